@@ -1,0 +1,42 @@
+# Every target sets up what it needs; nothing happens twice.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install repro flow test test-slow lint clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(READY) ## create .venv with the tested versions of everything
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: expected $(PYTHON), found none; install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[engine,dev]'
+	@touch $@
+
+repro: $(READY) ## run the whole pipeline (dvc repro) and print the table
+	@dvc repro
+	@python -m rsd.report.table
+
+flow: $(READY) ## run the same graph as a Prefect flow, stages side by side
+	@python -m pipelines.reproduce
+	@python -m rsd.report.table
+
+test: $(READY) ## fast tests, under 10 minutes
+	@python -m pytest -m "not slow"
+
+test-slow: $(READY) ## the heavier tests
+	@python -m pytest -m slow
+
+lint: $(READY) ## ruff (lint, format) and mypy
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+clean: ## remove results and unfinished training; .venv and DVC's cache stay
+	rm -rf out .state

@@ -1,0 +1,80 @@
+"""How well is the scratch twin tuned? Validation top-1 of scratch and RSD over learning rates and epochs.
+
+    python -m benchmarks.tune_twin --learning-rates 0.002 0.005 0.01 --epochs 30 60
+
+Reads what `dvc repro embed` made; touches no test image. One row per setting, mean and standard deviation
+over the seeds. The recipe in conf/recipe/ is the setting that is best for *scratch*, not for RSD.
+"""
+
+import argparse
+
+import pandas as pd
+import torch
+
+from rsd.compute import ComputeOptions, set_up
+from rsd.data.augment import ViewChoice
+from rsd.data.images import read_record, read_split
+from rsd.distillers import distiller
+from rsd.files import read_json
+from rsd.models import ModelOptions, PixelNormalize, create
+from rsd.recipe import Recipe, make_criterion
+from rsd.train import train
+from rsd.views import StoredTeacher, ViewOptions
+from stages import OUT, section
+
+
+def validation_top1(method: str, seed: int, recipe: Recipe) -> float:
+    """Train one student as the `distill` stage would; its selected validation top-1 in per cent."""
+    data = read_record(OUT / "data")
+    torch.manual_seed(seed)
+    student = create(section("student", ModelOptions), classes=len(data.classes), image_shape=data.image_shape)
+    task_class = distiller(method)
+    teacher, width, views = None, None, ViewChoice(seed)
+    if task_class.needs:
+        header = read_json(OUT / "views" / "header.json")
+        teacher = StoredTeacher(OUT / "views", digest=header["digest"], device=torch.device("cpu"))
+        width = teacher.embedding.shape[2]
+        options = section("views", ViewOptions)
+        views = ViewChoice(options.seed, options.count)
+    task = task_class(
+        student,
+        teacher_width=width,
+        options=section(f"method/{method}", task_class.Options),
+        criterion=make_criterion(recipe),
+    )
+    trained = train(
+        task,
+        read_split(OUT / "data", "train"),
+        read_split(OUT / "data", "validation"),
+        recipe,
+        normalize=PixelNormalize(data.mean, data.std),
+        seed=seed,
+        view_choice=views,
+        teacher=teacher,
+        name=f"{method}-{seed} lr {recipe.learning_rate} {recipe.epochs} epochs",
+    )
+    return trained.selected["validation_top1"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[0.002, 0.005, 0.01])
+    parser.add_argument("--epochs", type=int, nargs="+", default=[30])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    set_up(section("compute", ComputeOptions))
+    recipe = section("recipe", Recipe)
+    rows = []
+    for epochs in arguments.epochs:
+        for rate in arguments.learning_rates:
+            tried = recipe.model_copy(update={"epochs": epochs, "learning_rate": rate})
+            row: dict[str, float | str] = {"epochs": epochs, "learning_rate": rate}
+            for method in ("scratch", "rsd"):
+                top1 = pd.Series([validation_top1(method, seed, tried) for seed in arguments.seeds])
+                row[method] = f"{top1.mean():.2f} +- {top1.std():.2f}"
+            rows.append(row)
+            print(pd.DataFrame(rows).to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Prefect flows. They start stages through DVC and never repeat the graph."""

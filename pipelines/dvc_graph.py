@@ -1,0 +1,102 @@
+"""DVC's own graph, as plain data. The only module that touches DVC's internal API.
+
+`dvc repro` plans with the same three calls as `stages` below, so the flow cannot disagree with it about
+which stages there are, what they wait for, or which cells a matrix has. The contract test
+(`tests/pipelines/test_dvc_graph.py`) is what notices when another DVC release moves them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.repo.reproduce import get_active_graph, plan_repro
+from dvc.stage import PipelineStage, Stage
+
+from rsd.errors import UserError
+
+
+@dataclass(frozen=True)
+class StageNode:
+    """One stage or one cell of a matrix, as DVC names it."""
+
+    address: str
+    """What `dvc repro ADDRESS` understands, from the project's folder: `distill@rsd-0`."""
+    upstream: tuple[str, ...] = ()
+    """Addresses of the stages whose outputs this one reads."""
+    alone: bool = False
+    """`meta: {alone: true}`: nothing may run beside it, as a latency benchmark needs."""
+    measured: bool = False
+    """`meta: {measured: true}`: its outputs, or what it reads, hold times, so no two runs are equal."""
+
+
+def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
+    """What `dvc repro TARGETS` would go through in `root`, each stage after all of its upstream.
+
+    A target is an address, or a stage's name for all of its matrix cells; none means all of `dvc.yaml`.
+    Raises `UserError` where `root` is no DVC project, `dvc.yaml` is wrong or a target is unknown.
+    """
+    root = root.resolve()
+    try:
+        with Repo(str(root)) as repo:
+            graph = get_active_graph(repo.index.graph)  # without the upstream of frozen stages, as in repro
+            chosen = _chosen(root, list(graph), targets)
+            plan = plan_repro(graph, chosen) if chosen else []
+            return [
+                StageNode(
+                    address=_address(root, stage),
+                    upstream=tuple(sorted(_address(root, other) for other in graph.successors(stage))),
+                    alone=_marked(stage, "alone"),
+                    measured=_marked(stage, "measured"),
+                )
+                for stage in plan
+            ]
+    except DvcException as error:
+        raise UserError(f"DVC cannot read the pipeline in {root}: {error}") from error
+
+
+def lock_entries(root: Path) -> dict[str, dict[str, Any]]:
+    """The entries of `dvc.lock` by address: command, params and hashes of what was read and written.
+
+    Stages marked as measured are left out: two runs of one project are equal if these entries are.
+    """
+    root = root.resolve()
+    entries: dict[str, dict[str, Any]] = {}
+    with Repo(str(root)) as repo:
+        for stage in repo.index.stages:
+            lock = Path(stage.path).with_suffix(".lock")
+            if not isinstance(stage, PipelineStage) or _marked(stage, "measured") or not lock.exists():
+                continue
+            locked = yaml.safe_load(lock.read_text())["stages"]
+            if stage.name in locked:
+                entries[_address(root, stage)] = locked[stage.name]
+    return entries
+
+
+def _chosen(root: Path, all_stages: list[Stage], targets: Sequence[str] | None) -> list[Stage]:
+    if not targets:
+        return [stage for stage in all_stages if Path(stage.path) == root / "dvc.yaml"]
+    named: dict[str, list[Stage]] = {}
+    for stage in all_stages:
+        address = _address(root, stage)
+        named.setdefault(address, []).append(stage)
+        if "@" in address:
+            named.setdefault(address.partition("@")[0], []).append(stage)
+    if unknown := sorted(set(targets) - named.keys()):
+        raise UserError(f"no stage named {', '.join(unknown)}; there are {', '.join(sorted(named))}")
+    return [stage for target in targets for stage in named[target]]
+
+
+def _address(root: Path, stage: Stage) -> str:
+    # DVC's own `addressing` is relative to the current folder; the flow may have been started in another.
+    path = Path(stage.path).relative_to(root).as_posix()
+    if not isinstance(stage, PipelineStage):
+        return path
+    return str(stage.name) if path == "dvc.yaml" else f"{path}:{stage.name}"
+
+
+def _marked(stage: Stage, mark: str) -> bool:
+    return isinstance(stage.meta, dict) and stage.meta.get(mark) is True

@@ -1,0 +1,129 @@
+"""One command in a process group of its own: its lines as they come, and nothing of it left behind."""
+
+import codecs
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PROGRESS_SECONDS = 5.0
+"""A progress bar becomes at most one log line in this time."""
+GRACE_SECONDS = 10.0
+"""How long an interrupted group may take to save its state before it is killed."""
+LONGEST_LINE = 10_000
+
+# Waits until this process is gone, however it went, then ends the group ($1).
+GUARD = 'read -r _; kill -s INT -- "-$1" && sleep "$2"; kill -s KILL -- "-$1"'
+
+
+def run_group(
+    command: list[str], folder: Path, *, say: Callable[[str], None], stop: threading.Event | None = None
+) -> int:
+    """Run `command` in a process group of its own and return its exit status; none of it is left behind.
+
+    `say` gets each line of its output. When `stop` is set the group is interrupted, as by Ctrl-C (DVC
+    releases its locks, the stage saves its state), and killed after `GRACE_SECONDS`.
+    """
+    here = Path(sys.executable).parent  # `python` in a stage's command is this interpreter, activated or not
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(here), os.environ.get("PATH", os.defpath)]),
+        "PYTHONUNBUFFERED": "1",  # or a stage's lines arrive when it ends, after its error
+    }
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    lines = Lines(say)
+    deadline = float("inf")
+    try:
+        with _guarded(process.pid), selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while time.monotonic() < deadline:
+                if stop is not None and stop.is_set() and deadline == float("inf"):
+                    _signal_group(process.pid, signal.SIGINT)
+                    deadline = time.monotonic() + GRACE_SECONDS
+                if selector.select(timeout=0.2):
+                    chunk = os.read(process.stdout.fileno(), 1 << 16)
+                    if not chunk:
+                        break
+                    lines.feed(chunk)
+                elif process.poll() is not None:  # a grandchild keeps the pipe open; there is no more to read
+                    break
+            lines.feed(b"", last=True)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, min(GRACE_SECONDS, deadline - time.monotonic())))
+    finally:
+        _signal_group(process.pid, signal.SIGKILL)
+        process.stdout.close()
+        process.wait()
+    return process.returncode
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+@contextmanager
+def _guarded(group: int) -> Iterator[None]:
+    """End `group` if this process dies inside the block, even by SIGKILL: the kernel closes the pipe then."""
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", GUARD, "guard", str(group), str(GRACE_SECONDS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.wait()
+        assert guard.stdin is not None
+        guard.stdin.close()
+
+
+class Lines:
+    """Turns a terminal's character stream into log lines.
+
+    What ends in a newline is said; what ends in a carriage return may still be overwritten, as a progress
+    bar is, and is said at most once in `every` seconds. Escape sequences are dropped.
+    """
+
+    _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+    def __init__(self, say: Callable[[str], None], every: float = PROGRESS_SECONDS) -> None:
+        self._say = say
+        self._every = every
+        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        self._rest = ""
+        self._shown = ""
+        self._said_at = float("-inf")
+
+    def feed(self, chunk: bytes, *, last: bool = False) -> None:
+        pieces = re.split(r"(?<=[\r\n])", self._rest + self._decode(chunk, final=last))
+        self._rest = "" if last or len(pieces[-1]) > LONGEST_LINE else pieces.pop()
+        for piece in pieces:
+            if text := self._ESCAPE.sub("", piece).rstrip("\r\n"):
+                self._shown = text.rstrip()
+            now = time.monotonic()
+            final = last or piece.endswith("\n") or len(piece) > LONGEST_LINE  # as a row of dots is
+            if self._shown and (final or now - self._said_at >= self._every):
+                self._say(self._shown)
+                if not final:
+                    self._said_at = now
+                self._shown = ""

@@ -1,0 +1,63 @@
+"""What survives a crash: the state of an unfinished training, named by everything that shaped it."""
+
+import hashlib
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd.files import sha256, written_aside
+
+STATE = Path(".state")
+
+
+def code_digests() -> dict[str, str]:
+    """SHA-256 of every file of this project that is loaded, the stage that was started included, by path."""
+    project = Path(__file__).parents[1]
+    loaded = {Path(file).resolve() for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
+    ours = [path for path in sorted(loaded) for room in ("rsd", "stages") if path.is_relative_to(project / room)]
+    return {str(path.relative_to(project)): sha256(path) for path in ours}
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "timm", "numpy")},
+    }
+
+
+def state_file(run: str, inputs: Mapping[str, Any], *, root: Path = STATE) -> Path:
+    """Where the unfinished state of `run` (such as `rsd-0`) with exactly these inputs lives.
+
+    The folder is named by a digest of `inputs`, the loaded code and the software versions: a killed run
+    finds its state again, a changed one starts afresh, and the state of the unchanged one is removed.
+    """
+    everything = {"inputs": inputs, "code": code_digests(), "versions": software_versions()}
+    digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
+    for stale in (root / run).glob("*"):
+        if stale.name != digest:
+            shutil.rmtree(stale)
+    return root / run / digest / "checkpoint.pt"
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, whole or not at all."""
+    with written_aside(path) as aside:
+        torch.save(dict(state), aside)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """The state at `path`, or None if there is none."""
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
+
+def forget(path: Path) -> None:
+    """Remove the state of a run that is done."""
+    shutil.rmtree(path.parent.parent, ignore_errors=True)

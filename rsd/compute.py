@@ -1,0 +1,36 @@
+"""Where numbers are computed: device and threads."""
+
+import os
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from rsd.errors import UserError
+from rsd.options import Options
+
+
+class ComputeOptions(Options):
+    """`compute` of params.yaml."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU if there is one."""
+    threads: int = Field(1, gt=0)
+    """CPU threads of a stage. Another count gives other bits, and stages run side by side collapse when
+    they share cores, hence 1."""
+
+
+def set_up(options: ComputeOptions) -> torch.device:
+    """Pin threads, ask for deterministic kernels, and return the device.
+
+    Raises:
+        UserError: `cuda` is asked for where there is none.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("expected a CUDA device, found none; set compute.device to auto or cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")

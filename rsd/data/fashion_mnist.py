@@ -1,0 +1,77 @@
+"""Fashion-MNIST from a folder with its four IDX files: 60,000 + 10,000 grey images of 28 x 28 pixels."""
+
+import gzip
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from rsd.data.images import LabelledImages
+from rsd.errors import UserError
+from rsd.options import Options
+
+CLASSES = [
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+]  # fmt: skip
+
+
+class FashionMnistOptions(Options):
+    """`data.source: fashion_mnist`."""
+
+    source: Literal["fashion_mnist"]
+    root: Path = Field(Path("/usr/share/datasets/fashion-mnist"), strict=False)
+    """Folder of the four IDX files, plain or .gz; the default is where Debian's package
+    `dataset-fashion-mnist` puts them."""
+    validation: float = Field(0.1, gt=0, lt=0.5)
+    """Share of the 60,000 training images that selects; stratified by class."""
+    seed: int = Field(0, ge=0)
+    """Seed of the split."""
+
+
+def load(options: FashionMnistOptions) -> tuple[LabelledImages, LabelledImages]:
+    """The official training and test images, uint8 `[N, 28, 28, 1]`.
+
+    Raises:
+        UserError: the folder or a file of it is missing, or a file is not what its name says.
+    """
+    if not options.root.is_dir():
+        raise UserError(
+            f"expected Fashion-MNIST's IDX files in the folder {options.root}, found no such folder; "
+            "install Debian's package dataset-fashion-mnist, or set data.root to your own folder"
+        )
+    return _read_pair(options.root, "train"), _read_pair(options.root, "t10k")
+
+
+def _read_pair(root: Path, part: str) -> LabelledImages:
+    images = _read_idx(root, f"{part}-images-idx3-ubyte", dimensions=3)
+    labels = _read_idx(root, f"{part}-labels-idx1-ubyte", dimensions=1)
+    if len(images) != len(labels):
+        raise UserError(
+            f"expected one label per image in {root}, found {len(labels)} labels for {len(images)} {part} "
+            "images; copy the four files again"
+        )
+    return LabelledImages(images[..., None], labels.astype(np.int64), CLASSES)
+
+
+def _read_idx(root: Path, name: str, *, dimensions: int) -> np.ndarray:
+    plain, packed = root / name, root / f"{name}.gz"
+    try:
+        if plain.is_file():
+            content = plain.read_bytes()
+        elif packed.is_file():
+            content = gzip.decompress(packed.read_bytes())
+        else:
+            raise UserError(f"expected {name} or {name}.gz in {root}, found neither; copy the four IDX files there")
+    except (OSError, EOFError) as error:
+        raise UserError(f"expected a readable file {name} in {root}, found: {error}; copy it again") from error
+    # IDX: two zero bytes, the type (8 = uint8), the number of dimensions, then each size as big-endian uint32.
+    header = 4 + 4 * dimensions
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < header:
+        raise UserError(f"expected an IDX file of uint8 with {dimensions} dimensions, found something else: {name}")
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4).astype(int)
+    if len(content) != header + shape.prod():
+        raise UserError(
+            f"expected {shape.prod()} bytes of data in {name}, found {len(content) - header}; copy the file again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

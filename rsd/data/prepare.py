@@ -1,0 +1,86 @@
+"""From a source of images to fixed train, validation and test splits on disk."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from rsd.data import digits, fashion_mnist
+from rsd.data.digits import DigitsOptions
+from rsd.data.fashion_mnist import FashionMnistOptions
+from rsd.data.images import DatasetRecord, LabelledImages, write_split
+from rsd.errors import UserError
+from rsd.files import sha256, write_json
+
+DataOptions = Annotated[DigitsOptions | FashionMnistOptions, Field(discriminator="source")]
+
+
+def prepare(options: DigitsOptions | FashionMnistOptions, out: Path) -> DatasetRecord:
+    """Write `train/`, `validation/`, `test/` and `dataset.json` under `out`.
+
+    Raises:
+        UserError: the source is missing or damaged, or a class is too small to be split.
+    """
+    splits = split(options)
+    for name, part in splits.items():
+        write_split(out / name, part.images, part.labels)
+    train = splits["train"]
+    mean, std = channel_statistics(train.images)
+    record = DatasetRecord(
+        source=options.source,
+        classes=train.classes,
+        height=train.images.shape[1],
+        width=train.images.shape[2],
+        channels=train.images.shape[3],
+        mean=mean,
+        std=std,
+        counts={name: len(part.labels) for name, part in splits.items()},
+        checksums={
+            f"{name}/{file}": sha256(out / name / file) for name in splits for file in ("images.npy", "labels.npy")
+        },
+    )
+    write_json(out / "dataset.json", record.model_dump())
+    return record
+
+
+def split(options: DigitsOptions | FashionMnistOptions) -> dict[str, LabelledImages]:
+    """Train, validation and test images; a source with a test split of its own keeps it."""
+    if isinstance(options, DigitsOptions):
+        rest, test = stratified(digits.load(options), options.test, options.seed)
+        validation = options.validation / (1 - options.test)
+    else:
+        rest, test = fashion_mnist.load(options)
+        validation = options.validation
+    train, held_out = stratified(rest, validation, options.seed)
+    return {"train": train, "validation": held_out, "test": test}
+
+
+def stratified(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Split off `share` of the images, the same share of every class; both parts keep the images' order."""
+    from sklearn.model_selection import train_test_split  # late, as in digits.py
+
+    try:
+        kept, taken = train_test_split(
+            np.arange(len(images.labels)), test_size=share, random_state=seed, stratify=images.labels
+        )
+    except ValueError as error:
+        raise UserError(f"expected classes large enough to split off {share:.0%} of each, found: {error}") from error
+    parts = (np.sort(kept), np.sort(taken))
+    kept_images, taken_images = (
+        LabelledImages(images.images[part], images.labels[part], images.classes) for part in parts
+    )
+    return kept_images, taken_images
+
+
+def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of uint8 `[N, H, W, C]`, in [0, 1], exact."""
+    # A histogram per channel is exact, and needs no float copy of the images.
+    values = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(images.shape[-1]):
+        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
+        mean = float(share @ values)
+        means.append(mean)
+        stds.append(float(np.sqrt(share @ (values - mean) ** 2)))
+    return means, stds

@@ -1,0 +1,224 @@
+"""What every method shares: a student, what is thrown away after training, and the task contract."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import Field
+from timm.task import TrainingTask
+from timm.task.distillation import FeatureDistillationTrainableModule
+from timm.utils.model import unwrap_model
+from torch import Tensor, nn
+
+from rsd.errors import UserError
+from rsd.features import StagedOutputs, StageShape, staged_outputs
+from rsd.models import Outputs, outputs
+from rsd.options import Options
+
+Signal = Literal["embedding", "logits", "stages"]
+
+
+class MethodOptions(Options):
+    """A method's section of `params.yaml` (`method.<name>`)."""
+
+
+class WeightOptions(MethodOptions):
+    """For a method that adds one loss of its own."""
+
+    weight: float = Field(1.0, ge=0)
+    """Of the method's loss beside the cross-entropy."""
+
+
+class Setting(NamedTuple):
+    """What a distiller is built for, as far as its method needs to know."""
+
+    teacher_width: int | None = None
+    """Width of the teacher's embedding."""
+    teacher_stages: tuple[StageShape, ...] | None = None
+    """The teacher's four stages, of a live teacher only."""
+    image_shape: tuple[int, int, int] | None = None
+    """Height, width and channels of the training images."""
+    image_count: int | None = None
+    """How many training images there are."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a method sees of one batch."""
+
+    student: Outputs | StagedOutputs
+    teacher: Outputs | StagedOutputs
+    adapted: Any
+    """What the scaffold made of the two; None without one."""
+    target: Tensor
+    """Class indices `[B]` or class probabilities `[B, classes]`."""
+    index: Tensor | None
+    """Which of the training images these are, `[B]`."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices `[B]`; of mixed labels the likeliest."""
+        return self.target.argmax(dim=1) if self.target.ndim == 2 else self.target
+
+
+class TrainableModule(FeatureDistillationTrainableModule):
+    """Student and scaffold: all that is trained runs inside this forward, as DistributedDataParallel asks."""
+
+    def __init__(self, student: nn.Module, scaffold: nn.Module | None, *, staged: bool) -> None:
+        super().__init__(student, scaffold)
+        self.staged = staged
+
+    def forward(  # type: ignore[override]
+        self, input: Tensor, teacher: Outputs | StagedOutputs | None
+    ) -> tuple[Outputs | StagedOutputs, Any]:
+        student = staged_outputs(self.student, input) if self.staged else outputs(self.student, input)
+        return student, None if self.projection is None else self.projection(student, teacher)
+
+
+class LinearEmbeddings(nn.Module):
+    """A scaffold of two linear maps: the embeddings of student and teacher, each to `[B, width]`."""
+
+    def __init__(self, student_width: int, teacher_width: int, width: int) -> None:
+        super().__init__()
+        self.student = nn.Linear(student_width, width)
+        self.teacher = nn.Linear(teacher_width, width)
+
+    def forward(self, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+        stored = teacher.embedding.to(self.teacher.weight.dtype)  # the view store holds fp16
+        return self.student(student.embedding), self.teacher(stored)
+
+
+class Distiller(TrainingTask):
+    """Trains `student`; a subclass says what it needs of the teacher and what it adds to the loss.
+
+    `forward(input, target, teacher, index)` returns a dict: `loss` is minimised, `output` holds the logits,
+    every other entry is a scalar for the log. The trainable scaffolding (such as RSD's AAD) sits beside the
+    student in the trainable module: its weights are task state, never part of the student's `state_dict`.
+
+    Args:
+        student: a timm model.
+        teacher_width: width of the teacher's embedding; None where there is no teacher.
+        teacher_stages: the teacher's stages, for a method that needs them.
+        image_shape: height, width, channels of the images, for a method that takes the student apart.
+        image_count: how many training images there are, for a method that remembers each.
+        options: the method's own section.
+        criterion: `(logits [B, classes], target) -> scalar` against the ground truth.
+
+    Raises:
+        UserError: the method cannot work on this student with this teacher.
+    """
+
+    registry: ClassVar[dict[str, type["Distiller"]]] = {}
+    method: ClassVar[str]
+    needs: ClassVar[frozenset[Signal]] = frozenset()
+    """What of the teacher."""
+    staged: ClassVar[bool] = False
+    """Whether the method takes the student apart into stages."""
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+
+    def __init_subclass__(cls, *, method: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.method = method
+        Distiller.registry[method] = cls
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        teacher_width: int | None = None,
+        teacher_stages: tuple[StageShape, ...] | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        image_count: int | None = None,
+        options: MethodOptions | None = None,
+        criterion: nn.Module | None = None,
+    ) -> None:
+        super().__init__(verbose=False)
+        if self.needs and teacher_width is None:
+            raise ValueError(f"{type(self).__name__} needs the teacher's {', '.join(sorted(self.needs))}")
+        self.options = options or self.Options()
+        self.criterion = criterion or nn.CrossEntropyLoss()
+        setting = Setting(teacher_width, teacher_stages, image_shape, image_count)
+        self.trainable_module: nn.Module = TrainableModule(
+            student, self.make_scaffold(student, setting), staged=self.staged
+        )
+
+    @classmethod
+    def check_views(cls, count: int) -> None:
+        """Refuse a teacher that could not say what the method needs.
+
+        Args:
+            count: stored views of each image; 0 for a live teacher.
+
+        Raises:
+            UserError: the method needs feature maps, and the teacher is a view store.
+        """
+        if "stages" in cls.needs and count:
+            raise UserError(
+                f"expected a live teacher for method '{cls.method}', which compares feature maps, found stored views "
+                f"(views.count {count}), which hold none; set views.count to 0, or take '{cls.method}' out of methods"
+            )
+
+    def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module | None:
+        """What is trained beside the student, and thrown away; None for nothing.
+
+        Called as `scaffold(student, teacher)` with the outputs of both; what it returns is `Step.adapted`.
+        """
+        return None
+
+    def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the method adds to the loss, and its scalars for the log. Not asked where `needs` is empty."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        teacher: Outputs | StagedOutputs | None = None,
+        index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """One training step's forward pass.
+
+        Args:
+            input: `[B, C, H, W]`, normalised for the student.
+            target: class indices `[B]` or class probabilities `[B, classes]`.
+            teacher: the teacher's outputs for the same pixels.
+            index: which of the training images these are, `[B]`; for a method that remembers each.
+        """
+        if self.needs and teacher is None:
+            raise ValueError(f"{type(self).__name__} was given no outputs of the teacher")
+        student, adapted = self.trainable_module(input, teacher)
+        cross_entropy = self.criterion(student.logits, target)
+        loss, log = cross_entropy, dict[str, Tensor]()
+        if self.needs and teacher is not None:
+            extra, log = self.distillation_terms(Step(student, teacher, adapted, target, index))
+            loss = cross_entropy + extra
+        return {"loss": loss, "output": student.logits, "cross_entropy": cross_entropy, **log}
+
+    @property
+    def extra_parameters(self) -> int:
+        """Trainable parameters that are thrown away after training."""
+        scaffold = unwrap_model(self.trainable_module).projection
+        return 0 if scaffold is None else sum(p.numel() for p in scaffold.parameters())
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module:
+        return unwrap_model(module or self.get_trainable_module(ema=ema)).student
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        scaffold = unwrap_model(module or self.get_trainable_module(ema=ema)).projection
+        return {} if scaffold is None else {"projection": scaffold.state_dict()}
+
+    def load_task_state(
+        self,
+        state: dict[str, Any] | None,
+        strict: bool = True,
+        module: nn.Module | None = None,
+        ema: bool = False,
+    ) -> None:
+        if state:
+            scaffold = unwrap_model(module or self.get_trainable_module(ema=ema)).projection
+            scaffold.load_state_dict(state["projection"], strict=strict)
+
+    def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> Self:
+        self.trainable_module = nn.parallel.DistributedDataParallel(
+            self.trainable_module, device_ids=device_ids, **ddp_kwargs
+        )
+        return self

@@ -1,0 +1,35 @@
+"""DIST: distillation from a stronger teacher (NeurIPS 2022, arXiv 2205.10536)."""
+
+from pydantic import Field
+from torch import Tensor
+
+from rsd.distillers.base import Distiller, Step, WeightOptions
+from rsd.losses import dist_loss
+
+
+class DISTOptions(WeightOptions):
+    """Options of `method.dist`."""
+
+    beta: float = Field(1.0, ge=0)
+    """Of the correlation over the classes."""
+    gamma: float = Field(1.0, ge=0)
+    """Of the correlation over the batch."""
+    temperature: float = Field(1.0, gt=0)
+
+
+class DISTDistiller(Distiller, method="dist"):
+    """Cross-entropy + `weight` x DIST of the logits."""
+
+    needs = frozenset({"logits"})
+    Options = DISTOptions
+    options: DISTOptions
+
+    def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = dist_loss(
+            step.student.logits,
+            step.teacher.logits,
+            beta=self.options.beta,
+            gamma=self.options.gamma,
+            temperature=self.options.temperature,
+        )
+        return self.options.weight * loss, {"dist": loss}

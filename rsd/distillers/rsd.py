@@ -1,0 +1,105 @@
+"""Redundancy suppression distillation (ICCV 2025, arXiv 2507.21844)."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rsd.aad import AAD
+from rsd.distillers.base import Distiller, MethodOptions, Setting, Step
+from rsd.errors import UserError
+from rsd.losses import matched_correlation, rsd_terms
+from rsd.models import Outputs, embedding_width
+from rsd.parallel import gather
+
+SPACES = ("embedding", "logits")
+
+
+class RSDOptions(MethodOptions):
+    """Options of `method.rsd`; the defaults are the paper's, but for `correlation`."""
+
+    weight: float = Field(0.1, ge=0)
+    """Weight of the whole RSD loss beside the cross-entropy (lambda in the paper)."""
+    kappa: float = Field(0.01, ge=0)
+    """Weight of the redundancy term; 0 keeps only the invariance."""
+    gamma: float = Field(2.0, gt=0)
+    """Width of the AAD's hidden layer as a multiple of the student's embedding."""
+    max_hidden: int | None = Field(None, gt=0)
+    """A cap on that width, for students with a wide embedding such as MobileNetV2's; null for none."""
+    space: Literal["embedding", "logits", "both"] = "embedding"
+    """What of student and teacher is correlated; `both` adds the two losses."""
+    aad: Literal["embedding", "logits", "both", "none"] = "embedding"
+    """Which of these the student's side passes through an AAD; without one the widths must be equal."""
+    reference_width: int | None = Field(None, gt=1)
+    """Both sums grow with the width D of what is correlated, the invariance as D, the redundancy as D (D - 1).
+    With a reference width W they are scaled by W / D and W (W - 1) / (D (D - 1)), so that a weight and a kappa
+    found at width W hold for teachers of any width; null leaves the sums alone."""
+    correlation: Literal["global", "per_process"] = "global"
+    """Under several processes: over the whole batch, as one process would, or over each process's share (as the
+    published runs do)."""
+
+
+class Correlated(nn.Module):
+    """The scaffold: what is correlated, gathered from all processes, the student's side through its AAD."""
+
+    def __init__(self, aads: dict[str, AAD | None], *, over_processes: bool) -> None:
+        super().__init__()
+        self.spaces = list(aads)
+        self.aads = nn.ModuleDict({space: aad for space, aad in aads.items() if aad is not None})
+        self.over_processes = over_processes
+
+    def forward(self, student: Outputs, teacher: Outputs) -> dict[str, tuple[Tensor, Tensor]]:
+        return {space: self.pair(space, student, teacher) for space in self.spaces}
+
+    def pair(self, space: str, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+        own, other = getattr(student, space), getattr(teacher, space)
+        if self.over_processes:  # before the AAD: its batch norm then sees the whole batch
+            own, other = gather(own), gather(other)
+        return (self.aads[space](own) if space in self.aads else own), other
+
+
+class RSDDistiller(Distiller, method="rsd"):
+    """Cross-entropy + `weight` x RSD between the AAD's output and the teacher's embedding."""
+
+    needs = frozenset({"embedding", "logits"})
+    Options = RSDOptions
+    options: RSDOptions
+
+    def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module:
+        assert setting.teacher_width is not None  # the constructor has checked what `needs` asks for
+        classes = int(student.num_classes)  # type: ignore[arg-type]
+        widths = {"embedding": (embedding_width(student), setting.teacher_width), "logits": (classes, classes)}
+        aads: dict[str, AAD | None] = {}
+        for space in SPACES if self.options.space == "both" else (self.options.space,):
+            own, other = widths[space]
+            if self.options.aad in (space, "both"):
+                aads[space] = AAD(own, other, gamma=self.options.gamma, max_hidden=self.options.max_hidden)
+            elif own == other:
+                aads[space] = None
+            else:
+                raise UserError(
+                    f"expected a student as wide as its teacher where no AAD maps between them, found {own} and "
+                    f"{other}; set method.rsd.aad to {space} or both, or choose a student with an embedding of {other}"
+                )
+        return Correlated(aads, over_processes=self.options.correlation == "global")
+
+    def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, log = list[Tensor](), dict[str, Tensor]()
+        for number, (space, (student, teacher)) in enumerate(step.adapted.items()):
+            invariance, redundancy = rsd_terms(student, teacher)
+            batch, width = student.shape
+            pairs = max(width * (width - 1), 1)
+            reference = self.options.reference_width
+            scale, square = (reference / width, reference * (reference - 1) / pairs) if reference else (1.0, 1.0)
+            losses.append(scale * invariance + self.options.kappa * square * redundancy)
+            prefix = f"{space}_" if number else ""
+            log |= {
+                f"{prefix}invariance": invariance,
+                f"{prefix}redundancy": redundancy,
+                f"{prefix}diagonal_mean": matched_correlation(student, teacher).mean(),
+                f"{prefix}off_diagonal_rms": (redundancy.detach().clamp_min(0) / pairs).sqrt(),
+                # Uncorrelated dimensions still show 1/sqrt(B) by chance: the floor of a healthy run.
+                f"{prefix}off_diagonal_chance": student.new_tensor(batch**-0.5),
+            }
+        return self.options.weight * torch.stack(losses).sum(), log

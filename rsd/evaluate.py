@@ -1,0 +1,77 @@
+"""How good a model is on a split: accuracy, calibration, agreement with its teacher."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+)
+
+CALIBRATION_BINS = 15
+
+
+def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor, classes: list[str]) -> dict[str, Any]:
+    """Metrics of one model on one split.
+
+    Args:
+        logits: `[N, C]`.
+        labels: class indices `[N]`.
+        teacher_logits: `[N, C]` for the same images.
+
+    Returns:
+        top1, top5 and agreement (with the teacher's top-1) in per cent, nll in nats, ece (15 bins, Guo et
+        al. 2017) in per cent, per_class accuracy in per cent by class name, images.
+    """
+    count = len(classes)
+    per_class = multiclass_accuracy(logits, labels, count, average=None)
+    return {
+        "top1": _percent(multiclass_accuracy(logits, labels, count, average="micro")),
+        "top5": _percent(multiclass_accuracy(logits, labels, count, average="micro", top_k=min(5, count))),
+        "nll": float(torch.nn.functional.cross_entropy(logits.double(), labels)),
+        "ece": _percent(multiclass_calibration_error(logits.softmax(1), labels, count, CALIBRATION_BINS)),
+        "agreement": _percent((logits.argmax(1) == teacher_logits.argmax(1)).double().mean()),
+        "per_class": {name: _percent(value) for name, value in zip(classes, per_class, strict=True)},
+        "images": len(labels),
+    }
+
+
+def calibration(logits: Tensor, labels: Tensor) -> pd.DataFrame:
+    """The reliability diagram: columns confidence (mean of the bin), accuracy, count; empty bins left out."""
+    confidence, predicted = logits.double().softmax(1).max(1)
+    bins = np.minimum((confidence.numpy() * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    frame = pd.DataFrame(
+        {"bin": bins, "confidence": confidence.numpy(), "accuracy": (predicted == labels).double().numpy()}
+    )
+    grouped = frame.groupby("bin").agg(
+        confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), count=("accuracy", "size")
+    )
+    return grouped.reset_index(drop=True)
+
+
+def summary(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """One line per method for `dvc metrics show`: means over seeds, and the gain over the scratch twins.
+
+    Args:
+        records: what `measure` returned, each with `method`, `seed` and `parameters` added.
+    """
+    frame = pd.DataFrame(records)
+    scratch = frame[frame.method == "scratch"].set_index("seed").top1
+    lines: dict[str, dict[str, float]] = {}
+    for method, group in frame.groupby("method", sort=False):
+        line = {key: float(group[key].mean()) for key in ("top1", "nll", "ece", "agreement")}
+        line["parameters"] = int(group.parameters.iloc[0])
+        if len(group) > 1:
+            line["top1_std"] = float(group.top1.std(ddof=1))
+        if method not in ("teacher", "scratch"):
+            line["gain_over_scratch"] = float((group.set_index("seed").top1 - scratch).mean())
+        lines[str(method)] = line
+    return lines
+
+
+def _percent(share: Tensor) -> float:
+    """In per cent, without the digits that float32 makes up."""
+    return round(100 * float(share), 4)

@@ -1,0 +1,1 @@
+"""Export: a student out of training, as ONNX and as TensorRT engines."""

@@ -1,0 +1,64 @@
+"""Files that are either whole or not there: written aside, synced, renamed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what was written there becomes `path` only if the block succeeds.
+
+    Works for one file and for a folder made by the block. A kill at any moment leaves the old content of
+    `path` or the new one, never a part (of a folder, for a moment, neither: one cannot be renamed over another).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside, old = (path.parent / f".{path.name}.{suffix}" for suffix in ("writing", "old.writing"))
+    _remove(aside)
+    try:
+        yield aside
+        for part in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
+            _sync(part)
+        if path.is_dir():
+            path.replace(old)
+        aside.replace(path)
+        _sync(path.parent)
+    finally:
+        _remove(aside)
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON; NaN is refused, because no JSON reader has to accept it."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,336 @@
+"""The report: one self-contained HTML page from the records of a run.
+
+The page needs no network and says in words what was not recorded. The same records give the same bytes.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import vl_convert
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from rsd.files import written_aside
+from rsd.report import charts, verdict
+from rsd.report.records import Records, parity, read
+from rsd.report.table import method_name, milliseconds, size
+
+LONGEST_VALUE = 160
+
+# A loss term's title, and what to look for in its curve.
+TERMS = {
+    "loss": ("Total loss", "What the optimiser sees: cross-entropy plus the weighted distillation terms."),
+    "cross_entropy": ("Cross-entropy", "Against the labels of the training views."),
+    "invariance": (
+        "Invariance, Σ (Pᵢᵢ \N{MINUS SIGN} 1)²",
+        "Falls as each student dimension finds its teacher dimension.",
+    ),
+    "redundancy": (
+        "Redundancy, Σ Pᵢⱼ²",
+        "Off the diagonal, before κ. What the teacher's own dimensions share remains.",
+    ),
+    "diagonal_mean": ("Mean of the diagonal of P", "1 is full agreement with the teacher, 0 is none."),
+    "off_diagonal_rms": ("RMS off the diagonal of P", "Dotted: two unrelated batches, by chance alone."),
+    "gradient_norm": ("Gradient norm", "The mean over an epoch."),
+    "learning_rate": ("Learning rate", "The schedule."),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its words."""
+
+    name: str
+    spec: Markup
+    title: str = ""
+    note: str = ""
+
+
+def write_page(
+    path: Path,
+    *,
+    evaluation: Path,
+    students: Path,
+    export: Path,
+    engines: Path,
+    benchmark: Path,
+    params: Path,
+    device: Path,
+    chosen: Path,
+    revision: str | None,
+) -> None:
+    """Write the report on one run to `path`.
+
+    Args:
+        path: the HTML file; it is either written whole or left as it was.
+        evaluation: folder with models.json, curves.csv, calibration.csv, cka.csv, correlation.json and
+            `confusion/{model}.csv`.
+        students: folder with `{method}-{seed}/student.json`.
+        export: folder with `{precision}/export.json`.
+        engines: folder with `{precision}/engine.json`.
+        benchmark: folder with latency.json and samples.csv.gz.
+        params: folder with the resolved sections, one JSON each.
+        device: the fingerprint of this machine, a JSON file.
+        chosen: params.yaml as it was for this run; shown as it is.
+        revision: the git commit of this run, if it has one.
+
+    Raises:
+        UserError: if no model was evaluated. Every other record may be missing; the page then says so.
+    """
+    records = read(
+        evaluation=evaluation,
+        students=students,
+        export=export,
+        engines=engines,
+        benchmark=benchmark,
+        params=params,
+        device=device,
+    )
+    environment = Environment(
+        loader=PackageLoader("rsd.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": verdict.percent,
+        "points": verdict.points,
+        "milliseconds": milliseconds,
+        "size": size,
+    }
+    theme = charts.theme(ink="var(--ink)", muted="var(--muted)", line="var(--line)")
+    html = environment.get_template("page.html").render(
+        **_content(records),
+        commands=_commands(revision),
+        chosen=chosen.read_text() if chosen.is_file() else None,
+        theme=_json(theme),
+        vega=_vega(),
+    )
+    with written_aside(path) as aside:
+        aside.write_text(html, encoding="utf-8")
+
+
+@cache
+def _vega() -> Markup:
+    """Vega, Vega-Lite and vega-embed in one script; bundling takes seconds."""
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return Markup(script.replace("</script", r"<\/script"))  # noqa: S704 - the libraries' own code
+
+
+def _content(records: Records) -> dict[str, Any]:
+    shipped = records.shipped
+    methods = charts.method_order(records.frame["method"])
+    gains = {name: records.gain(name) for name in methods if name not in ("teacher", "scratch")}
+    return {
+        "pair": records.run.get("pair"),
+        "headline": verdict.headline(records),
+        "facts": verdict.facts(records),
+        "methods": [{"name": method_name(name), "colour": charts.colour(name)} for name in methods],
+        "models": [
+            {**model, "colour": charts.colour(model["method"]), "shipped": model is shipped}
+            for method in methods
+            for model in records.models
+            if model["method"] == method
+        ],
+        "gains": [
+            f"{method_name(name)}: {verdict.points(gain.mean)} over scratch ({verdict.gain_words(gain)})."
+            if gain
+            else f"{method_name(name)}: no scratch twin of the same seed, so no gain is stated."
+            for name, gain in gains.items()
+        ],
+        "seeds": len(records.run.get("seeds") or {model["seed"] for model in records.models} - {None}),
+        "epochs": 0 if records.curves is None else records.curves["epoch"].nunique(),
+        "most_epochs": charts.LEARNING_CURVE_POINTS,
+        "classes": len(records.models[0].get("per_class") or {}),
+        "most_classes": charts.MAX_CLASSES,
+        "reliable": charts.RELIABLE_COUNT,
+        "shipped": shipped,
+        "student": records.students.get(shipped["model"], {}) if shipped else {},
+        "figures": _figures(records),
+        "terms": _terms(records),
+        "likeness": _likeness(records),
+        "correlation": records.correlation,
+        "correlations": _correlations(records),
+        "confusions": _confusions(records),
+        "exports": [_export(records, export) for export in records.exports],
+        "engines": records.engines,
+        "latency": [
+            {**row, "runs_on": charts.series(str(row.get("runtime")), row.get("threads"))} for row in records.latency
+        ],
+        "timed_on": records.timed_on,
+        "device": _flat({key: value for key, value in records.device.items() if key != "versions"}),
+        "versions": _flat(records.versions),
+        "params": {name: _flat(records.params[name]) for name in _section_order(records.params)},
+    }
+
+
+def _export(records: Records, export: dict[str, Any]) -> dict[str, Any]:
+    """A line of the ladder of precisions; parity records hold shares, people read per cent."""
+    found = parity(export)
+    agreement = found.get("top1_agreement")
+    return {
+        "precision": export["precision"],
+        "bytes": export.get("bytes"),
+        "top1": _top1(records, export),
+        "change": found.get("accuracy_delta_points"),
+        "agreement": None if agreement is None else 100 * agreement,
+        "difference": found.get("max_difference_share"),
+        "cosine": found.get("min_cosine"),
+        "passed": records.gates[export["precision"]],
+    }
+
+
+def _top1(records: Records, export: dict[str, Any]) -> float | None:
+    """Of the exported file, in per cent; of the student in PyTorch where the file's was not recorded."""
+    share = parity(export).get("accuracy")
+    if share is not None:
+        return 100 * float(share)
+    return float(records.shipped["top1"]) if records.shipped else None
+
+
+def _figures(records: Records) -> dict[str, Figure]:
+    """The single charts by name; one whose records are missing is left out, and the template says so."""
+    shipped, frame, timed = records.shipped, records.frame, _timed(records)
+    drawn = {"accuracy": charts.accuracy_side_by_side(frame)}
+    if records.curves is not None and records.curves["validation_top1"].notna().any():
+        drawn["validation"] = charts.learning_curve(
+            records.curves, "validation_top1", title="validation top-1, %", height=260
+        )
+    if all(model.get("per_class") for model in records.models):
+        drawn["classes"] = charts.per_class_accuracy(frame)
+    if shipped and records.confusion is not None:
+        drawn["confusion"] = charts.confusion_matrix(records.confusion, shipped["model"], list(shipped["per_class"]))
+    if records.calibration is not None:
+        drawn["calibration"] = charts.reliability(records.calibration, shipped=shipped["model"] if shipped else None)
+    if len(timed):
+        drawn["latency"] = charts.latency_against_accuracy(timed)
+    if records.samples is not None:
+        drawn["distribution"] = charts.latency_distribution(records.samples)
+    return {name: Figure(name, _spec(chart)) for name, chart in drawn.items()}
+
+
+def _terms(records: Records) -> list[Figure]:
+    """A small chart per loss term."""
+    if records.curves is None:
+        return []
+    figures = []
+    for term in charts.loss_terms(records.curves):
+        title, note = TERMS.get(term, (term.replace("_", " ").capitalize(), ""))
+        figures.append(Figure(f"term-{term}", _spec(charts.learning_curve(records.curves, term)), title, note))
+    return figures
+
+
+def _likeness(records: Records) -> list[Figure]:
+    """A heat map of CKA per student that was looked into, on one scale."""
+    if records.likeness is None:
+        return []
+    figures = []
+    for method in charts.method_order(records.likeness["method"]):
+        for name, rows in records.likeness[records.likeness["method"] == method].groupby("student"):
+            figures.append(Figure(f"cka-{name}", _spec(charts.layer_likeness(rows)), f"{name} and its teacher"))
+    return figures
+
+
+def _correlations(records: Records) -> list[Figure]:
+    """P before and after training, on one scale."""
+    found = records.correlation
+    pictures = {when: found[when] for when in ("before", "after") if found.get(when)}
+    most = max((abs(value) for one in pictures.values() for row in one["matrix"] for value in row), default=1.0)
+    return [
+        Figure(
+            f"correlation-{when}",
+            _spec(charts.correlation_matrix(one["matrix"], most=most)),
+            f"P {when} training",
+            f"Mean of the diagonal {one['diagonal_mean']:.2f}; RMS off the diagonal {one['off_diagonal_rms']:.3f}.",
+        )
+        for when, one in pictures.items()
+    ]
+
+
+def _timed(records: Records) -> pd.DataFrame:
+    """The measured rows, with the accuracy of the file that was timed."""
+    accuracy = {export["precision"]: _top1(records, export) for export in records.exports}
+    rows = [
+        {
+            "precision": row["precision"],
+            "runtime": row["runtime"],
+            "threads": row.get("threads"),
+            "p50_ms": row.get("p50_ms"),
+            "p99_ms": row.get("p99_ms"),
+            "accuracy": accuracy.get(row["precision"]),
+        }
+        for row in records.latency
+        if row.get("status") == "measured"
+    ]
+    frame = pd.DataFrame(rows, columns=["precision", "runtime", "threads", "p50_ms", "p99_ms", "accuracy"])
+    return frame.dropna(subset=["p50_ms", "accuracy"])
+
+
+def _confusions(records: Records) -> list[str]:
+    """The five most frequent errors of the shipped student, in words."""
+    if records.shipped is None or records.confusion is None:
+        return []
+    answers = records.confusion[records.confusion["model"] == records.shipped["model"]]
+    wrong = answers[answers["actual"] != answers["predicted"]]
+    counts = wrong.value_counts(["actual", "predicted"], sort=False).sort_values(ascending=False, kind="stable")
+    return [f"{actual} taken for {predicted} ({count})" for (actual, predicted), count in counts.head(5).items()]
+
+
+def _commands(revision: str | None) -> list[str]:
+    """What reproduces this run, with the params.yaml that the page shows."""
+    if revision is None:
+        return ["make repro"]
+    commit = revision.removesuffix("-dirty")
+    note = "  # this run had uncommitted changes" if commit != revision else ""
+    return [f"git checkout {commit}{note}", "make repro"]
+
+
+def _section_order(params: dict[str, Any]) -> list[str]:
+    """In the order of the work: what was run, data and models, training, methods, then what follows."""
+    first = ["run", "data", "teacher", "teacher_recipe", "student", "recipe", "views"]
+    last = ["compute", "export", "engine", "benchmark", "bundle"]
+    order = {name: i for i, name in enumerate([*first, "method", *last])}
+    return sorted(params, key=lambda name: (order.get(name.split(".")[0], len(order)), name))
+
+
+def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as pairs of a dotted key and a text; long texts are cut."""
+    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        values = dict(enumerate(values))
+    if isinstance(values, dict):
+        below = [
+            pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        ]
+        return below or ([(prefix, "none")] if prefix else [])
+    if values is None or values == []:
+        text = "none"
+    elif isinstance(values, bool):
+        text = "yes" if values else "no"
+    elif isinstance(values, list):
+        text = ", ".join(map(str, values))
+    else:
+        text = str(values)
+    return [(prefix, text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + " …")]
+
+
+def _spec(chart: alt.LayerChart) -> Markup:
+    """The chart as JSON, without Altair's own look and without what changes from call to call."""
+    spec = chart.to_dict(validate=False)  # slow, and a matter for the tests of `charts`
+    for key in ("config", "$schema"):
+        spec.pop(key, None)
+    text = str(_json(spec))
+    # Altair numbers its views over the life of the process.
+    views = list(dict.fromkeys(re.findall(r'"view_\d+"', text)))
+    return Markup(re.sub(r'"view_\d+"', lambda found: f'"view_{views.index(found.group())}"', text))  # noqa: S704
+
+
+def _json(value: Any) -> Markup:
+    """JSON for a script element: no "<" can close it, whatever a class is called."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return Markup(text.replace("<", r"\u003c"))  # noqa: S704

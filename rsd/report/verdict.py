@@ -1,0 +1,114 @@
+"""A run in one sentence and five numbers: the top of the report."""
+
+from dataclasses import dataclass
+
+from rsd.report.charts import Interval, series
+from rsd.report.records import Records
+from rsd.report.table import milliseconds, size
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number of the verdict and what it means; `state` is good, bad, none (not known) or empty."""
+
+    label: str
+    value: str
+    note: str
+    state: str = ""
+
+
+def headline(records: Records) -> str:
+    """What the run showed, no more than its seeds allow."""
+    shipped = records.shipped
+    if False in records.gates.values():
+        return "A parity gate failed: an exported file does not answer as PyTorch does."
+    if shipped is None:
+        return "No student was exported in this run."
+    gain = records.gain(shipped["method"])
+    said = f"The shipped student reaches {percent(shipped['top1'], 1)} on the test split"
+    if gain is None:
+        return f"{said}."
+    if gain.low is None or gain.high is None:
+        return f"{said}, {points(gain.mean, 1)} against its plainly trained twin."
+    if gain.low > 0:
+        return f"{said}; its method is {gain.mean:.1f} points ahead of plain training."
+    if gain.high < 0:
+        return f"{said}; its method is {-gain.mean:.1f} points behind plain training."
+    return f"{said}; whether its method beats plain training, {gain.seeds} seeds cannot tell."
+
+
+def facts(records: Records) -> list[Fact]:
+    """Accuracy, gain, size, tail latency and gates, each present even if only to say why it is unknown."""
+    return [_accuracy(records), _gain(records), _size(records), _latency(records), _gates(records)]
+
+
+def gain_words(gain: Interval) -> str:
+    if gain.low is None or gain.high is None:
+        return "one seed, so no interval can be given"
+    return f"95 % interval {_signed(gain.low, 2)} to {_signed(gain.high, 2)}, {gain.seeds} paired seeds"
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def points(value: float, digits: int = 2) -> str:
+    return f"{_signed(value, digits)}\N{NO-BREAK SPACE}points"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _accuracy(records: Records) -> Fact:
+    shipped = records.shipped
+    if shipped is None:
+        return Fact("Test top-1", "unknown", "no student was exported", "none")
+    teacher = next((model for model in records.models if model["method"] == "teacher"), None)
+    beside = f"; the teacher {percent(teacher['top1'])}" if teacher else ""
+    return Fact("Test top-1", percent(shipped["top1"]), f"{shipped['model']}, {shipped['images']:,} images{beside}")
+
+
+def _gain(records: Records) -> Fact:
+    label, shipped = "Gain over scratch", records.shipped
+    if shipped is None:
+        return Fact(label, "unknown", "no student was exported", "none")
+    if shipped["method"] == "scratch":
+        return Fact(label, "none", "the shipped student is the plainly trained one", "none")
+    gain = records.gain(shipped["method"])
+    if gain is None:
+        return Fact(label, "unknown", "no scratch twin of the same seed in this run", "none")
+    return Fact(label, points(gain.mean), gain_words(gain))
+
+
+def _size(records: Records) -> Fact:
+    sizes = [f"{record['precision']} {size(record['bytes'])}" for record in records.exports if record.get("bytes")]
+    if not sizes:
+        return Fact("Size", "unknown", "no file was exported", "none")
+    precision, value = sizes[0].split(" ", 1)
+    weights = [f"{records.shipped['parameters']:,} parameters"] if records.shipped else []
+    return Fact("Size", value, "; ".join([f"as {precision}", *sizes[1:], *weights]))
+
+
+def _latency(records: Records) -> Fact:
+    measured = [row for row in records.latency if row.get("status") == "measured"]
+    tailed = [row for row in measured if row.get("p99_ms") is not None]
+    if not tailed:
+        why = "too few samples for a tail" if measured else "no file was timed on this machine"
+        return Fact("p99 latency", "not measured", why, "none")
+    best = min(tailed, key=lambda row: float(row["p99_ms"]))
+    noise = "; the machine was noisy" if best.get("noisy") else ""
+    where = series(str(best.get("runtime")), best.get("threads"))
+    return Fact("p99 latency", milliseconds(best["p99_ms"]), f"{best['precision']}, {where}, batch 1{noise}")
+
+
+def _gates(records: Records) -> Fact:
+    label, gates = "Parity gates", records.gates
+    judged = [name for name, passed in gates.items() if passed is not None]
+    if not judged:
+        return Fact(label, "none run", "no exported file was compared with PyTorch", "none")
+    failed = [name for name in judged if not gates[name]]
+    if failed:
+        return Fact(label, f"{len(failed)} failed", f"{', '.join(failed)} differs from PyTorch", "bad")
+    note = f"{', '.join(judged)}: same answers as PyTorch, within tolerance"
+    return Fact(label, f"{len(judged)} of {len(gates)} passed", note, "good")

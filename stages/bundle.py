@@ -1,0 +1,28 @@
+"""Everything a device needs -> out/bundle/: one folder with a manifest, not yet signed."""
+
+from rsd.bundle import BundleOptions, write_bundle
+from rsd.data.images import read_split
+from rsd.files import read_json
+from rsd.revision import git_revision
+from stages import OUT, run, section
+
+
+def main() -> None:
+    precisions = read_json(OUT / "params" / "run.json")["precisions"]
+    shipped = read_json(OUT / "export" / precisions[0] / "export.json")["student"]
+    models = {record["model"]: record for record in read_json(OUT / "evaluate" / "models.json")}
+    manifest = write_bundle(
+        OUT / "bundle",
+        section("bundle", BundleOptions),
+        export={precision: OUT / "export" / precision for precision in precisions},
+        engines={precision: OUT / "engines" / precision for precision in precisions},
+        images=read_split(OUT / "data", "test").images,
+        metrics=models[shipped],
+        revision=git_revision(),
+        latency=read_json(OUT / "benchmark" / "latency.json"),
+    )
+    print(f"{manifest['name']} release {manifest['release']}: {len(manifest['files'])} files, not signed")
+
+
+if __name__ == "__main__":
+    run(main)

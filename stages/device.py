@@ -1,0 +1,13 @@
+"""This machine -> out/device.json. Runs at every `dvc repro`, so that no other machine's figures pass for ours."""
+
+from rsd.device import fingerprint
+from rsd.files import write_json
+from stages import OUT, run
+
+
+def main() -> None:
+    write_json(OUT / "device.json", fingerprint())
+
+
+if __name__ == "__main__":
+    run(main)

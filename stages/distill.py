@@ -1,0 +1,148 @@
+"""Images and a teacher -> out/students/METHOD-SEED/: one student, what was thrown away, and its history."""
+
+import argparse
+from typing import Any, NamedTuple
+
+import torch
+
+from rsd import checkpoint
+from rsd.compute import ComputeOptions, set_up
+from rsd.data.augment import ViewChoice
+from rsd.data.images import read_record, read_split
+from rsd.distillers import distiller
+from rsd.features import StageShape, stage_shapes
+from rsd.files import read_json, sha256, write_json, written_aside
+from rsd.models import (
+    ModelOptions,
+    PixelNormalize,
+    create,
+    embedding_width,
+    load_trained,
+    parameter_count,
+    save_weights,
+)
+from rsd.recipe import Recipe, make_criterion
+from rsd.train import Teacher, train
+from rsd.views import LiveTeacher, StoredTeacher, ViewOptions, store_digest
+from stages import OUT, run, section
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("method")
+    parser.add_argument("seed", type=int)
+    arguments = parser.parse_args()
+    method, seed = arguments.method, arguments.seed
+    name = f"{method}-{seed}"
+
+    data = read_record(OUT / "data")
+    recipe = section("recipe", Recipe)
+    student_options = section("student", ModelOptions)
+    distiller_class = distiller(method)
+    options = section(f"method/{method}", distiller_class.Options)
+    device = set_up(section("compute", ComputeOptions))
+
+    torch.manual_seed(seed)  # twins of one seed start from the same student
+    student = create(student_options, classes=len(data.classes), image_shape=data.image_shape)
+    teacher, width, stages, view_choice, seen = None, None, None, ViewChoice(seed), None
+    if distiller_class.needs:
+        distiller_class.check_views(section("views", ViewOptions).count)
+        teacher, width, stages, view_choice, seen = _teacher(
+            seed, recipe, device, staged="stages" in distiller_class.needs
+        )
+    task = distiller_class(
+        student,
+        teacher_width=width,
+        teacher_stages=stages,
+        image_shape=data.image_shape,
+        image_count=data.counts["train"],
+        options=options,
+        criterion=make_criterion(recipe),
+    ).to(device)
+
+    record: dict[str, Any] = {
+        "method": method,
+        "seed": seed,
+        "model": student_options.model_dump(),
+        "options": options.model_dump(),
+        "recipe": recipe.model_dump(),
+        "compute": read_json(OUT / "params" / "compute.json"),
+        "device": device.type,
+        "views": view_choice.cycle,
+        "classes": data.classes,
+        "height": data.height,
+        "width": data.width,
+        "mean": data.mean,
+        "std": data.std,
+    }
+    state = checkpoint.state_file(name, {"record": record, "data": data.model_dump(), "teacher": seen})
+    trained = train(
+        task,
+        read_split(OUT / "data", "train"),
+        read_split(OUT / "data", "validation"),
+        recipe,
+        normalize=PixelNormalize(data.mean, data.std).to(device),
+        seed=seed,
+        view_choice=view_choice,
+        teacher=teacher,
+        state=state,
+        name=name,
+    )
+    folder = OUT / "students" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(trained.student, folder / "student.safetensors")
+    # For resuming research, not for shipping: nothing downstream of evaluation reads it.
+    save_weights(trained.scaffold, folder / "scaffold.safetensors")
+    with written_aside(folder / "history.csv") as aside:
+        trained.history.to_csv(aside, index=False)
+    write_json(
+        folder / "student.json",
+        record
+        | {
+            "parameters": parameter_count(student),
+            "extra_parameters": task.extra_parameters,
+            "embedding_width": embedding_width(student),
+            "teacher_digest": seen,
+            "effective_batch_size": recipe.batch_size,
+            "steps": recipe.epochs * (data.counts["train"] // recipe.batch_size),
+            "validation": {
+                "top1": trained.selected["validation_top1"],
+                "loss": trained.selected["validation_loss"],
+                "epoch": int(trained.selected["epoch"]),
+            },
+            "versions": checkpoint.software_versions(),
+        },
+    )
+    checkpoint.forget(state)
+
+
+class Served(NamedTuple):
+    """The teacher, stored or live."""
+
+    teacher: Teacher
+    width: int
+    """Of its embedding."""
+    stages: tuple[StageShape, ...] | None
+    views: ViewChoice
+    """The views that it tells its outputs of."""
+    made_from: str
+
+
+def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -> Served:
+    options = section("views", ViewOptions)
+    weights = OUT / "teacher" / "model.safetensors"
+    if options.count:
+        digest = store_digest(
+            teacher=weights, dataset=OUT / "data" / "dataset.json", augment=recipe.augment, options=options
+        )
+        stored = StoredTeacher(OUT / "views", digest=digest, device=device)
+        return Served(stored, stored.embedding.shape[2], None, ViewChoice(options.seed, options.count), digest)
+    model, record = load_trained(OUT / "teacher", "model")
+    normalize = PixelNormalize(record["mean"], record["std"]).to(device)
+    shapes = stage_shapes(model, (record["height"], record["width"], len(record["mean"]))) if staged else None
+    live = LiveTeacher(model.to(device), normalize, staged=staged)
+    return Served(live, record["embedding_width"], shapes, ViewChoice(seed), sha256(weights))
+
+
+if __name__ == "__main__":
+    run(main)

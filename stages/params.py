@@ -1,0 +1,34 @@
+"""params.yaml and the files it names -> out/params/: one checked file per section."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rsd.config import resolve
+from rsd.files import write_json, written_aside
+from stages import OUT, run
+
+
+def main() -> None:
+    resolved = resolve(Path("params.yaml"), Path("conf"))
+    methods = resolved.pop("method")
+    with written_aside(OUT / "params") as aside:
+        for name, values in resolved.items():
+            write_json(aside / f"{name}.json", values)
+        for name, values in methods.items():
+            write_json(aside / "method" / f"{name}.json", values)
+    _forget_cells(resolved["run"])
+
+
+def _forget_cells(chosen: dict[str, Any]) -> None:
+    """Remove what cells that are no longer chosen have left: stages that read a whole folder would count it in."""
+    students = {f"{method}-{seed}" for method in chosen["methods"] for seed in chosen["seeds"]}
+    kept = {"students": students, "export": set(chosen["precisions"]), "engines": set(chosen["precisions"])}
+    for folder, names in kept.items():
+        for path in (OUT / folder).glob("[!.]*"):
+            if path.name not in names:
+                shutil.rmtree(path)
+
+
+if __name__ == "__main__":
+    run(main)

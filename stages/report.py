@@ -1,0 +1,26 @@
+"""Everything measured -> out/report.html: one page to look at."""
+
+from pathlib import Path
+
+from rsd.report.page import write_page
+from rsd.revision import git_revision
+from stages import OUT, run
+
+
+def main() -> None:
+    write_page(
+        OUT / "report.html",
+        evaluation=OUT / "evaluate",
+        students=OUT / "students",
+        export=OUT / "export",
+        engines=OUT / "engines",
+        benchmark=OUT / "benchmark",
+        params=OUT / "params",
+        device=OUT / "device.json",
+        chosen=Path("params.yaml"),
+        revision=git_revision(),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

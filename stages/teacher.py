@@ -1,0 +1,87 @@
+"""Images, or a checkpoint -> out/teacher/: the teacher's weights and record."""
+
+import torch
+
+from rsd import checkpoint
+from rsd.compute import ComputeOptions, set_up
+from rsd.data.augment import ViewChoice
+from rsd.data.images import read_record, read_split
+from rsd.distillers.scratch import ScratchDistiller
+from rsd.files import read_json, write_json, written_aside
+from rsd.models import PixelNormalize, create, embedding_width, parameter_count, save_weights
+from rsd.recipe import Recipe, make_criterion
+from rsd.teacher import TeacherOptions, check_accuracy, load_checkpoint
+from rsd.train import train, validate
+from stages import OUT, run, section
+
+
+def main() -> None:
+    options = section("teacher", TeacherOptions)
+    data = read_record(OUT / "data")
+    device = set_up(section("compute", ComputeOptions))
+    torch.manual_seed(options.seed)
+    model = create(options.model, classes=len(data.classes), image_shape=data.image_shape).to(device)
+    normalize = PixelNormalize(data.mean, data.std).to(device)
+    validation = read_split(OUT / "data", "validation")
+    state, history = None, None
+
+    if options.source == "file":
+        assert options.path is not None  # TeacherOptions has checked it
+        load_checkpoint(model, options.path)
+    else:
+        recipe = section("teacher_recipe", Recipe)
+        state = checkpoint.state_file(
+            "teacher",
+            {
+                "options": options.model_dump(mode="json"),
+                "recipe": recipe.model_dump(),
+                "compute": read_json(OUT / "params" / "compute.json"),
+                "device": device.type,
+                "data": data.model_dump(),
+            },
+        )
+        trained = train(
+            ScratchDistiller(model, criterion=make_criterion(recipe)).to(device),
+            read_split(OUT / "data", "train"),
+            validation,
+            recipe,
+            normalize=normalize,
+            seed=options.seed,
+            view_choice=ViewChoice(options.seed),
+            state=state,
+            name="teacher",
+        )
+        model.load_state_dict(trained.student)
+        history = trained.history
+
+    measured = validate(model, normalize, validation, batch_size=256)
+    check_accuracy(measured["validation_top1"], options)
+    with written_aside(OUT / "teacher") as aside:
+        save_weights(model.state_dict(), aside / "model.safetensors")
+        if history is not None:
+            history.to_csv(aside / "history.csv", index=False)
+        write_json(
+            aside / "model.json",
+            {
+                "model": options.model.model_dump(),
+                "source": options.source,
+                "seed": options.seed,
+                "parameters": parameter_count(model),
+                "embedding_width": embedding_width(model),
+                "classes": data.classes,
+                "height": data.height,
+                "width": data.width,
+                "mean": data.mean,
+                "std": data.std,
+                "validation": {"top1": measured["validation_top1"], "loss": measured["validation_loss"]},
+                "device": device.type,
+                "versions": checkpoint.software_versions(),
+            },
+        )
+    if state:
+        checkpoint.forget(state)
+    print(f"teacher {options.name}: validation top-1 {measured['validation_top1']:.2f} %")
+
+
+if __name__ == "__main__":
+    run(main)

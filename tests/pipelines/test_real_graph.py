@@ -1,0 +1,27 @@
+"""The flow on the project's own graph gives what `dvc repro` gives."""
+
+import os
+import sys
+
+import pytest
+
+from pipelines.dvc_graph import lock_entries, stages
+from tests.stages.conftest import ROOT, copy_of_the_project
+
+
+def test_the_benchmark_is_alone_and_all_that_is_timed_is_marked_as_measured():
+    nodes = {node.address: node for node in stages(ROOT)}
+    assert [name for name, node in nodes.items() if node.alone] == ["benchmark"]
+    for node in nodes.values():
+        assert node.measured or not any(nodes[name].measured for name in node.upstream), node.address
+
+
+@pytest.mark.slow
+def test_the_flow_gives_the_same_lock_entries_as_dvc_repro(tmp_path, prefect_server):
+    by_dvc, by_flow = (copy_of_the_project(tmp_path / name) for name in ("dvc", "flow"))
+    by_dvc.run("dvc", "repro")
+    os.environ.update(prefect_server)
+    output = by_flow.run(sys.executable, "-m", "pipelines.reproduce").stdout
+    assert "error:" not in output
+    assert lock_entries(by_flow.folder) == lock_entries(by_dvc.folder)
+    assert len(lock_entries(by_dvc.folder)) > 8

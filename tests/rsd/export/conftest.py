@@ -1,0 +1,86 @@
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from rsd.export.onnx import export_onnx
+from rsd.export.parity import Precision
+from rsd.models import RawPixels
+
+MEAN, STD = [0.485], [0.229]
+
+
+def _resnet() -> nn.Module:
+    return timm.create_model("resnet18", layers=(1, 1, 1, 1), channels=(8, 16, 32, 64), in_chans=1, num_classes=10)
+
+
+def _vit() -> nn.Module:
+    args: dict[str, Any] = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    return timm.create_model("vit_tiny_patch16_224", in_chans=1, num_classes=10, **args)
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Give an untrained model what training would: gains near 1, biases and statistics that are not 0."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("gamma", "alpha", "ls1", "ls2")) or ("norm" in name and "weight" in name):
+                parameter.uniform_(0.8, 1.2)
+            elif parameter.ndim == 1:
+                parameter.normal_(0, 0.1)
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.uniform_(0.5, 1.5)
+        model.get_classifier().weight.normal_(0, 0.2)  # type: ignore[operator]
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Exported:
+    path: Path
+    model: nn.Module
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """What PyTorch says of raw images."""
+        with torch.no_grad():
+            return RawPixels(self.model, MEAN, STD)(torch.from_numpy(images)).numpy()
+
+
+def export(model: nn.Module, precision: Precision, path: Path, **changes) -> None:
+    arguments = {"opset": 20, "metadata": {"name": "tiny", "classes": '["a", "b"]'}, "classes": 10, **changes}
+    export_onnx(
+        model,
+        mean=MEAN,
+        std=STD,
+        image_shape=(16, 16, 1),
+        precision=precision,
+        ir_version=10,
+        path=path,
+        **arguments,
+    )
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (64, 16, 16, 1), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """`exported("vit", "fp16")`: a tiny model and its ONNX file, made once."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def make(name: str, precision: Precision) -> Exported:
+        model = lively({"resnet": _resnet, "vit": _vit}[name]())
+        path = folder / f"{name}-{precision}.onnx"
+        export(model, precision, path)
+        return Exported(path, model)
+
+    return make

@@ -1,0 +1,236 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rsd.errors import UserError
+from rsd.report.page import write_page
+from stages.evaluate import MOST_IMAGES
+
+from .conftest import page_arguments, write, write_records
+
+
+class Text(HTMLParser):
+    """What a reader sees, and which addresses the page names in attributes that load something."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.addresses: list[str] = []
+        self._hidden = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self._hidden = tag in ("script", "style")
+        self.addresses += [value for name, value in attributes if name in ("src", "href") and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.words.append(data)
+
+    @property
+    def seen(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def written(out: Path) -> str:
+    write_page(out / "report.html", **page_arguments(out))
+    return (out / "report.html").read_text()
+
+
+def seen(out: Path) -> str:
+    return Text(written(out)).seen
+
+
+def charts_of(html: str) -> dict[str, Any]:
+    found = re.findall(r'<script type="application/json" data-chart="chart-([^"]+)">(.*?)</script>', html, re.S)
+    return {name: json.loads(spec) for name, spec in found}
+
+
+def test_one_file_holds_everything_and_stays_small(out: Path) -> None:
+    html = written(out)
+    assert len(html.encode()) < 5_000_000
+    assert html.count("vegaEmbed = ") + html.count("vegaEmbed=") == 1
+    assert all(address.startswith(("#", "data:")) for address in Text(html).addresses)
+    assert "default-src 'none'" in html
+    assert "@import" not in html
+
+
+def test_the_same_records_give_the_same_bytes(out: Path) -> None:
+    assert written(out) == written(out)
+
+
+def test_every_part_of_the_run_has_its_chart(out: Path) -> None:
+    terms = {"loss", "cross_entropy", "invariance", "redundancy", "diagonal_mean", "off_diagonal_rms"}
+    single = {"accuracy", "validation", "classes", "confusion", "calibration", "latency", "distribution"}
+    vitals = {"term-gradient_norm", "term-learning_rate"}
+    inside = {"correlation-before", "correlation-after", "cka-scratch-0", "cka-rsd-0"}
+    assert set(charts_of(written(out))) == single | vitals | inside | {f"term-{term}" for term in terms}
+
+
+def test_charts_that_are_compared_share_one_scale(out: Path) -> None:
+    drawn = charts_of(written(out))
+    for names in (("correlation-before", "correlation-after"), ("cka-scratch-0", "cka-rsd-0")):
+        one, other = ([layer["encoding"].get("opacity") for layer in drawn[name]["layer"]] for name in names)
+        assert one == other
+        assert any(opacity and opacity["scale"]["domain"][0] == 0 for opacity in one)
+
+
+def test_the_correlation_stands_beside_chance_and_the_teachers_own(out: Path) -> None:
+    text = seen(out)
+    assert "Mean of the diagonal 0.90; RMS off the diagonal 0.050" in text
+    assert "By chance alone the diagonal is near 0 and the RMS beside it 0.053" in text
+    assert "0.210" in text
+    assert "is the mean of a block" not in text
+
+
+def test_a_matrix_that_was_made_smaller_says_so(out: Path) -> None:
+    path = out / "evaluate" / "correlation.json"
+    write(path, json.loads(path.read_text()) | {"width": 768})
+    assert "Each of the 16 by 16 cells is the mean of a block of the 768 by 768 matrix" in seen(out)
+
+
+def test_the_number_of_images_behind_the_likeness_is_the_stages_own(out: Path) -> None:
+    assert f"on at most {MOST_IMAGES} test images" in seen(out)
+
+
+def test_what_was_not_looked_into_is_said_in_words(out: Path) -> None:
+    write(out / "evaluate" / "correlation.json", {"skipped": "no RSD student was trained in this run"})
+    (out / "evaluate" / "cka.csv").write_text("student,method,student_layer,teacher_layer,cka\n")
+    text = seen(out)
+    assert "The cross-correlation is not drawn: no RSD student was trained in this run." in text
+    assert "No likeness of layers was recorded" in text
+
+
+def test_the_verdict_comes_first_with_the_gain_and_its_interval(out: Path) -> None:
+    text = seen(out)
+    models = {model["model"]: model for model in json.loads((out / "evaluate" / "models.json").read_text())}
+    gains = [models[f"rsd-{seed}"]["top1"] - models[f"scratch-{seed}"]["top1"] for seed in range(3)]
+    assert f"+{sum(gains) / 3:.2f} points" in text
+    assert "95 % interval" in text
+    assert "3 paired seeds" in text
+    assert "2 of 2 passed" in text
+    assert "points ahead of plain training" in text
+    assert text.index("Parity gates") < text.index("Accuracy, side by side")
+
+
+def test_an_interval_that_holds_zero_is_not_called_a_gain(out: Path) -> None:
+    path = out / "evaluate" / "models.json"
+    models = json.loads(path.read_text())
+    for model in models:
+        if model["method"] != "teacher":
+            model["top1"] = (
+                95
+                + (0.4 if model["method"] == "rsd" else 0)
+                + (model["seed"] == 1) * (2 if model["method"] == "scratch" else 0)
+            )
+    write(path, models)
+    assert "3 seeds cannot tell" in seen(out)
+
+
+def test_params_versions_device_and_the_command_are_there(out: Path) -> None:
+    (out / "params.yaml").write_text("methods: [scratch, rsd]\n")
+    text = seen(out)
+    for words in (
+        "git checkout abc # this run had",
+        "make repro",
+        "methods: [scratch, rsd]",
+        "kappa 0.01",
+        "torch 2.14.1",
+        "Intel(R) Xeon(R)",
+    ):
+        assert words in text
+
+
+def test_one_seed_is_said_in_words(tmp_path: Path) -> None:
+    write_records(tmp_path, seeds=(4,))
+    text = seen(tmp_path)
+    assert "one seed, so no interval can be given" in text
+    assert "95 % interval" not in text
+
+
+def test_no_distilled_student_means_no_gain(out: Path) -> None:
+    path = out / "evaluate" / "models.json"
+    write(path, [model for model in json.loads(path.read_text()) if model["method"] != "rsd"])
+    for precision in ("fp32", "fp16"):
+        record = json.loads((out / "export" / precision / "export.json").read_text())
+        write(out / "export" / precision / "export.json", record | {"student": "scratch-0"})
+    assert "the shipped student is the plainly trained one" in seen(out)
+
+
+def test_a_skipped_engine_and_a_missing_device_are_said_in_words(out: Path) -> None:
+    reason = "no TensorRT library can build here; install tensorrt-rtx"
+    write(out / "engines" / "fp16" / "engine.json", {"status": "skipped", "reason": reason})
+    text = seen(out)
+    assert reason in text
+    assert "not measured: no CUDA device" in text
+
+
+def test_a_tail_without_enough_samples_is_said_in_words(out: Path) -> None:
+    path = out / "benchmark" / "latency.json"
+    record = json.loads(path.read_text())
+    for row in record["rows"]:
+        row["p99_ms"] = None
+    write(path, record)
+    assert "not measured too few samples for a tail" in seen(out)
+
+
+def test_a_failed_gate_is_the_headline(out: Path) -> None:
+    path = out / "export" / "fp16" / "export.json"
+    record = json.loads(path.read_text())
+    write(path, record | {"parity": record["parity"] | {"passed": False}})
+    text = seen(out)
+    assert "A parity gate failed" in text
+    assert "1 failed" in text
+
+
+@pytest.mark.parametrize("missing", ["students", "export", "engines", "benchmark", "params", "device.json"])
+def test_it_is_written_without_the_records_of_any_other_stage(out: Path, missing: str) -> None:
+    path = out / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert "Accuracy, side by side" in seen(out)
+
+
+@pytest.mark.parametrize("missing", ["curves.csv", "calibration.csv", "confusion", "cka.csv", "correlation.json"])
+def test_it_is_written_without_a_part_of_the_evaluation(out: Path, missing: str) -> None:
+    path = out / "evaluate" / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert "recorded" in seen(out)
+
+
+def test_without_an_evaluated_model_it_says_what_to_run_and_keeps_the_old_page(out: Path) -> None:
+    before = written(out)
+    (out / "evaluate" / "models.json").unlink()
+    with pytest.raises(UserError, match="evaluate"):
+        write_page(out / "report.html", **page_arguments(out))
+    assert (out / "report.html").read_text() == before
+
+
+def test_names_from_the_data_cannot_become_markup(out: Path) -> None:
+    evil = "</script><b>cat & dog</b>"
+    path = out / "evaluate" / "models.json"
+    models = json.loads(path.read_text())
+    for model in models:
+        model["per_class"] = {evil if name == "3" else name: value for name, value in model["per_class"].items()}
+    write(path, models)
+    for file in (out / "evaluate" / "confusion").iterdir():
+        file.write_text(file.read_text().replace("3", evil))
+    html = written(out)
+    assert evil not in html
+    names = {row["class"] for rows in charts_of(html)["classes"]["datasets"].values() for row in rows}
+    assert evil in names
+
+
+def test_it_imports_no_torch() -> None:
+    script = "import sys, rsd.report.page; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout == "False\n"

@@ -1,0 +1,98 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rsd.errors import UserError
+from rsd.report.table import size, summary
+
+from .conftest import write, write_records
+
+
+def test_it_holds_every_model_with_parameters_accuracy_and_gain(out: Path) -> None:
+    lines = summary(out).splitlines()
+    teacher, scratch, rsd = lines[2:5]
+    assert teacher.split()[:2] == ["teacher", "77,354"]
+    assert scratch.startswith("scratch student")
+    assert "3 seeds" in scratch
+    assert rsd.startswith("RSD student")
+    assert "points over scratch" in rsd
+
+
+def test_it_holds_every_file_with_size_latency_and_agreement(out: Path) -> None:
+    text = summary(out)
+    (fp16,) = [line for line in text.splitlines() if line.startswith("rsd-2 fp16.onnx")]
+    assert "61 kB" in fp16
+    assert "99.72 %" in fp16
+    assert fp16.count(" ms") == 2
+    assert text.count("not measured: no CUDA device") == 2
+    assert "on Intel(R) Xeon(R) Processor @ 2.60GHz, 2 cores" in text
+
+
+def test_it_ends_with_the_path_of_the_report(out: Path) -> None:
+    assert summary(out).endswith("report  not written yet")
+    (out / "report.html").write_text("<!doctype html>")
+    assert summary(out).endswith(f"report  {out / 'report.html'}")
+
+
+def test_a_skipped_engine_says_why(out: Path) -> None:
+    write(
+        out / "engines" / "fp32" / "engine.json", {"status": "skipped", "reason": "no TensorRT library can build here"}
+    )
+    assert "fp32 engine" in summary(out)
+    assert "skipped: no TensorRT library can build here" in summary(out)
+
+
+def test_a_tail_without_enough_samples_is_not_a_number(out: Path) -> None:
+    path = out / "benchmark" / "latency.json"
+    record = json.loads(path.read_text())
+    for row in record["rows"]:
+        row["p99_ms"] = None
+    write(path, record)
+    assert "too few samples" in summary(out)
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    write_records(tmp_path, seeds=(0,))
+    assert "±" not in summary(tmp_path)
+    assert "1 seed," in summary(tmp_path)
+
+
+def test_it_prints_what_there_is_when_later_stages_did_not_run(out: Path) -> None:
+    for name in ("export", "engines", "benchmark"):
+        shutil.rmtree(out / name)
+    assert "none exported yet" in summary(out)
+
+
+def test_no_line_is_wider_than_a_terminal(out: Path) -> None:
+    assert max(map(len, summary(out).splitlines())) <= 110
+
+
+def test_before_the_first_run_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make repro"):
+        summary(tmp_path / "out")
+
+
+def test_the_command_prints_one_sentence_and_fails_before_the_first_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rsd.report.table", str(tmp_path / "out")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("error: ")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_it_needs_none_of_the_heavy_libraries() -> None:
+    script = (
+        "import sys, rsd.report.table; print([m for m in ('torch', 'pandas', 'numpy', 'altair') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("count", "words"), [(12, "12 B"), (61_200, "61 kB"), (2_400_000, "2.4 MB")])
+def test_sizes_are_decimal(count: int, words: str) -> None:
+    assert size(count) == words

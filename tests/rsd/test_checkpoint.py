@@ -1,0 +1,71 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsd import checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    state = {"t": torch.arange(3), "rows": [{"a": 1.5}], "nested": {"x": [1, "b"]}}
+    checkpoint.save(tmp_path / "run" / "d" / "c.pt", state)
+    again = checkpoint.load(tmp_path / "run" / "d" / "c.pt")
+    assert again is not None
+    assert torch.equal(again.pop("t"), state.pop("t"))  # type: ignore[arg-type]
+    assert again == state
+    assert checkpoint.load(tmp_path / "none.pt") is None
+
+
+def test_changed_inputs_never_find_the_old_state(tmp_path):
+    first = checkpoint.state_file("rsd-0", {"weight": 0.1}, root=tmp_path)
+    checkpoint.save(first, {})
+    assert checkpoint.state_file("rsd-0", {"weight": 0.1}, root=tmp_path) == first
+    assert first.is_file()
+    second = checkpoint.state_file("rsd-0", {"weight": 0.2}, root=tmp_path)
+    assert second != first
+    assert not first.exists()  # and it is not kept for ever
+
+
+def test_changed_code_never_finds_the_old_state(tmp_path, monkeypatch):
+    first = checkpoint.state_file("rsd-0", {}, root=tmp_path)
+    monkeypatch.setattr(checkpoint, "code_digests", lambda: {"rsd/losses.py": "other"})
+    assert checkpoint.state_file("rsd-0", {}, root=tmp_path) != first
+
+
+def test_the_code_digest_covers_the_loaded_modules_of_the_project_and_the_started_stage():
+    program = "import json; from rsd import checkpoint; print(json.dumps([*checkpoint.code_digests()]))"
+    loaded = json.loads(subprocess.check_output([sys.executable, "-c", program], cwd=ROOT))
+    assert {"rsd/checkpoint.py", "rsd/files.py"} <= set(loaded)
+    assert "rsd/train.py" not in loaded
+    # `python -m stages.x` is `__main__` in sys.modules, and counts by its file all the same.
+    code = "import sys; from rsd import checkpoint; sys.modules['__main__'].__file__ = 'stages/distill.py'; "
+    found = subprocess.check_output([sys.executable, "-c", code + "print([*checkpoint.code_digests()])"], cwd=ROOT)
+    assert b"stages/distill.py" in found
+
+
+def test_other_runs_are_left_alone(tmp_path):
+    other = checkpoint.state_file("rsd-1", {}, root=tmp_path)
+    checkpoint.save(other, {})
+    mine = checkpoint.state_file("rsd-0", {}, root=tmp_path)
+    checkpoint.save(mine, {})
+    checkpoint.forget(mine)
+    assert not mine.exists()
+    assert other.is_file()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("/nonexistent/never",)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    torch.save({"x": Evil()}, tmp_path / "c.pt")
+    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
+        checkpoint.load(tmp_path / "c.pt")

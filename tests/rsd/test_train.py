@@ -1,0 +1,153 @@
+"""On random images with a linear rule, tiny enough for a second a run."""
+
+import numpy as np
+import pytest
+import torch
+
+from rsd import train as training
+from rsd.data.augment import AugmentOptions, ViewChoice
+from rsd.data.images import LabelledImages
+from rsd.distillers.rsd import RSDDistiller
+from rsd.distillers.scratch import ScratchDistiller
+from rsd.errors import UserError
+from rsd.models import ModelOptions, Outputs, PixelNormalize, create
+from rsd.recipe import Recipe
+from rsd.train import train, validate
+
+NORMALIZE = PixelNormalize([0.5], [0.25])
+RECIPE = Recipe(
+    epochs=4,
+    batch_size=16,
+    optimizer="adamw",
+    learning_rate=1e-2,
+    warmup_epochs=1,
+    augment=AugmentOptions(shift=1, flip=True),
+)
+
+
+def images(count, seed):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, count)
+    pixels = generator.integers(0, 100, (count, 8, 8, 1), dtype=np.uint8)
+    pixels[labels == 1] += 100
+    return LabelledImages(pixels, labels, ["dark", "bright"])
+
+
+TRAIN, VALIDATION = images(70, 0), images(40, 1)
+
+
+def student(drop=0.0):
+    torch.manual_seed(0)
+    args = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2, "drop_rate": drop}
+    return create(ModelOptions(name="vit_tiny_patch16_224", args=args), classes=2, image_shape=(8, 8, 1))
+
+
+def teacher(raw, index, view):
+    """Deterministic in the pixels, as a real teacher is."""
+    flat = raw.float().flatten(1) / 255
+    return Outputs(flat @ torch.linspace(-1, 1, 64 * 6).reshape(64, 6).sin(), flat[:, :2])
+
+
+def rsd_run(state=None, recipe=RECIPE):
+    return train(
+        RSDDistiller(student(drop=0.2), teacher_width=6), TRAIN, VALIDATION, recipe,
+        normalize=NORMALIZE, seed=3, view_choice=ViewChoice(0, 2), teacher=teacher, state=state, name="t",
+    )  # fmt: skip
+
+
+def same(a, b):
+    return (
+        a.history.equals(b.history)
+        and a.selected == b.selected
+        and all(torch.equal(a.student[k], b.student[k]) for k in a.student)
+        and all(torch.equal(a.scaffold[k], b.scaffold[k]) for k in a.scaffold)
+    )
+
+
+def test_it_learns_and_the_history_has_every_term():
+    trained = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 15}))
+    assert trained.selected["validation_top1"] > 90
+    assert {"epoch", "learning_rate", "loss", "cross_entropy", "invariance", "redundancy", "gradient_norm",
+            "validation_top1", "validation_loss"} <= set(trained.history)  # fmt: skip
+    assert list(trained.history.epoch) == list(range(1, 16))
+
+
+def test_two_runs_of_one_seed_give_the_same_bits_and_another_seed_does_not():
+    first = rsd_run()
+    assert same(first, rsd_run())
+    other = train(RSDDistiller(student(drop=0.2), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE,
+                  seed=4, view_choice=ViewChoice(0, 2), teacher=teacher)  # fmt: skip
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 3])
+def test_a_run_killed_between_epochs_resumes_to_the_same_bits(tmp_path, monkeypatch, killed_after):
+    undisturbed = rsd_run()
+    state = tmp_path / "run" / "digest" / "checkpoint.pt"
+    saves = iter(range(1, 100))
+    real = training.checkpoint.save
+
+    def save_then_die(path, content):
+        real(path, content)
+        if next(saves) == killed_after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.checkpoint, "save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        rsd_run(state)
+    torch.manual_seed(99)  # a new process has another random state
+    assert same(rsd_run(state), undisturbed)
+
+
+def test_the_selected_epoch_is_the_best_on_validation_or_the_last():
+    best = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 8}))
+    assert best.selected["validation_top1"] == best.history.validation_top1.max()
+    model = student(drop=0.2)
+    model.load_state_dict(best.student)
+    measured = validate(model.eval(), NORMALIZE, VALIDATION, batch_size=16)
+    assert measured["validation_top1"] == best.selected["validation_top1"]
+    last = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 8, "select": "last"}))
+    assert last.selected["epoch"] == 8
+
+
+def test_the_learning_rate_follows_the_schedule_by_step():
+    """After the warm-up of one epoch, a cosine from the start of training to zero at its end."""
+    share_done = np.arange(1, 5) / 4
+    expected = 1e-2 * (1 + np.cos(np.pi * share_done)) / 2
+    assert rsd_run().history.learning_rate.to_list() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_do():
+    def broken(raw, index, view):
+        told = teacher(raw, index, view)
+        return told if view == 0 else told._replace(embedding=told.embedding * float("nan"))
+
+    with pytest.raises(UserError) as caught:
+        train(RSDDistiller(student(), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
+              view_choice=ViewChoice(0, 2), teacher=broken)  # fmt: skip
+    text = str(caught.value)
+    assert "found nan at step 4 " in text  # 70 images are 4 batches of 16; view 1 begins with the second epoch
+    assert "invariance" in text
+    assert "lower recipe.learning_rate" in text
+
+
+def test_the_student_sees_the_views_that_the_teacher_is_asked_for():
+    seen = []
+
+    def spy(raw, index, view):
+        seen.append((raw.numpy().copy(), index, view))
+        return teacher(raw, index, view)
+
+    train(RSDDistiller(student(), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
+          view_choice=ViewChoice(5, 2), teacher=spy)  # fmt: skip
+    assert [view for _, _, view in seen] == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
+    for raw, index, view in seen:
+        expected = training.views(TRAIN.images, index, RECIPE.augment, seed=5, view=view)
+        assert np.array_equal(raw, expected)
+
+
+def test_training_leaves_no_aad_in_the_student():
+    assert rsd_run().student.keys() == student().state_dict().keys()
+    scratch = train(ScratchDistiller(student()), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
+                    view_choice=ViewChoice(0))  # fmt: skip
+    assert scratch.scaffold == {}

@@ -1,0 +1,107 @@
+"""The real project in a temporary folder, with settings so small that the whole graph takes a minute."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+TINY: dict[str, Any] = {
+    "seeds": [0],
+    "views": {"count": 2, "seed": 0, "batch_size": 256},
+    "override": {
+        "data": {"size": 8},
+        "teacher": {"args": {"channels": [8, 8, 8, 16], "stem_width": 4}, "min_top1": 0},
+        "teacher_recipe": {"epochs": 4},
+        "student": {"args": {"img_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}},
+        "recipe": {"epochs": 6, "warmup_epochs": 1},
+    },
+    "benchmark": {"warmup_seconds": 0.05, "min_seconds": 0.1, "min_samples": 70, "rounds": 2},
+}
+
+
+class Project:
+    """A copy of the project; `run` starts a command in it, as a user would in an activated environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.out = folder / "out"
+
+    def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment() | variables,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stdout
+        return done
+
+    def stage(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run("python", "-m", f"stages.{name}", *arguments, check=check)
+
+    def edit(self, file: str, **changes: object) -> None:
+        """Change top-level keys of a YAML or JSON file; what is written is JSON, which both readers take."""
+        path = self.folder / file
+        path.write_text(json.dumps(yaml.safe_load(path.read_text()) | changes))
+
+
+def environment() -> dict[str, str]:
+    """`python` and `dvc` are those that run the tests."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "200"}
+
+
+def copy_of_the_project(folder: Path) -> Project:
+    """What git tracks or would track, committed in a repository of its own, with tiny params."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    project = Project(folder)
+    project.edit("params.yaml", **TINY)
+    project.run("git", "init", "-q")
+    project.run("git", "config", "user.email", "test@example.org")
+    project.run("git", "config", "user.name", "test")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-q", "-m", "copy")
+    return project
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory):
+    """The project after its first `dvc repro`. Tests that change files take `project`, a copy of it."""
+    project = copy_of_the_project(tmp_path_factory.mktemp("project"))
+    project.first_run = project.run("dvc", "repro").stdout  # type: ignore[attr-defined]
+    return project
+
+
+@pytest.fixture
+def project(reproduced, tmp_path):
+    """A copy of the reproduced project, without DVC's cache, to be changed at will."""
+    folder = tmp_path / "project"
+    shutil.copytree(reproduced.folder, folder, ignore=shutil.ignore_patterns(".git", ".dvc", "__pycache__"))
+    return Project(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares this folder's session fixtures runs in one process."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("reproduced"))

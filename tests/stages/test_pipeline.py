@@ -1,0 +1,246 @@
+"""The whole graph, run by DVC in a copy of the project."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rsd.export import tensorrt
+from tests.stages.conftest import TINY
+
+
+def ran(output: str) -> list[str]:
+    return re.findall(r"Running stage '(.+?)'", output)
+
+
+def test_every_stage_and_cell_runs_and_writes_what_it_declares(reproduced):
+    cells = {"distill@scratch-0", "distill@rsd-0", "export@fp32", "export@fp16", "engine@fp32", "engine@fp16"}
+    alone = {"device", "params", "prepare", "teacher", "embed", "evaluate", "benchmark", "bundle", "report"}
+    assert set(ran(reproduced.first_run)) == cells | alone
+    lock = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())["stages"]
+    assert set(lock) == cells | alone
+    for stage in lock.values():
+        for output in stage["outs"]:
+            assert (reproduced.folder / output["path"]).exists()
+
+
+def test_a_second_run_runs_the_device_fingerprint_only(reproduced):
+    before = (reproduced.folder / "dvc.lock").read_bytes()
+    assert ran(reproduced.run("dvc", "repro").stdout) == ["device"]
+    assert (reproduced.folder / "dvc.lock").read_bytes() == before
+
+
+def test_the_students_weights_hold_no_aad_and_are_those_of_the_plain_model(reproduced):
+    students = reproduced.out / "students"
+    names = {}
+    for method in ("scratch", "rsd"):
+        with safe_open(students / f"{method}-0" / "student.safetensors", "np") as weights:
+            names[method] = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+    assert names["rsd"] == names["scratch"]
+    record = json.loads((students / "rsd-0" / "student.json").read_text())
+    assert record["parameters"] == sum(int(np.prod(shape)) for shape in names["rsd"].values())
+    assert record["extra_parameters"] == 16 * 32 + 2 * 32 + 32 * 16
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_exported_graph_has_no_aad_and_no_path_of_this_machine(reproduced, precision):
+    path = reproduced.out / "export" / precision / "model.onnx"
+    assert str(reproduced.folder).encode() not in path.read_bytes()
+    graph = onnx.load(path).graph
+    # The AAD's hidden layer is 32 wide, and so is nothing else of this student but its MLP (64) and tokens.
+    shapes = [tuple(initializer.dims) for initializer in graph.initializer]
+    assert not {(32, 16), (16, 32)} & set(shapes)
+    assert not [i.name for i in graph.initializer if "projection" in i.name or "aad" in i.name.lower()]
+
+
+def test_every_student_is_judged_beside_its_scratch_twin(reproduced):
+    metrics = json.loads((reproduced.out / "evaluate" / "metrics.json").read_text())
+    assert metrics.keys() == {"teacher", "scratch", "rsd"}
+    assert metrics["rsd"]["gain_over_scratch"] == pytest.approx(metrics["rsd"]["top1"] - metrics["scratch"]["top1"])
+
+
+def test_the_first_seeds_students_are_compared_with_the_teacher_layer_by_layer(reproduced):
+    rows = list(csv.DictReader((reproduced.out / "evaluate" / "cka.csv").open()))
+    assert list(rows[0]) == ["student", "method", "student_layer", "teacher_layer", "cka"]
+    assert {(row["student"], row["method"]) for row in rows} == {("scratch-0", "scratch"), ("rsd-0", "rsd")}
+    assert {row["student_layer"] for row in rows} == {"blocks.0", "embedding"}
+    assert {row["teacher_layer"] for row in rows} == {"act1", "layer1", "layer2", "layer3", "layer4", "embedding"}
+    assert all(-0.5 < float(row["cka"]) <= 1 for row in rows)
+
+
+def test_the_cross_correlation_after_training_is_closer_to_the_teacher_than_before(reproduced):
+    record = json.loads((reproduced.out / "evaluate" / "correlation.json").read_text())
+    assert record["student"] == "rsd-0"
+    assert record["after"]["diagonal_mean"] > record["before"]["diagonal_mean"] + 0.1
+    assert np.shape(record["before"]["matrix"]) == np.shape(record["after"]["matrix"]) == (record["cells"],) * 2
+    validation = json.loads((reproduced.out / "data" / "dataset.json").read_text())["counts"]["validation"]
+    assert record["images"] == min(validation, 512)
+
+
+def test_without_an_aad_the_evaluation_says_that_there_is_no_picture_of_it(project):
+    save_file({}, project.out / "students" / "rsd-0" / "scaffold.safetensors")
+    project.stage("evaluate")
+    record = json.loads((project.out / "evaluate" / "correlation.json").read_text())
+    assert record == {"skipped": "the student rsd-0 was trained without an AAD on its embedding"}
+    project.edit("out/params/run.json", methods=["scratch"])
+    project.stage("evaluate")
+    record = json.loads((project.out / "evaluate" / "correlation.json").read_text())
+    assert record == {"skipped": "no RSD student was trained in this run"}
+    project.stage("report")
+
+
+def test_engines_are_built_or_say_why_not(reproduced):
+    for precision in ("fp32", "fp16"):
+        folder = reproduced.out / "engines" / precision
+        record = json.loads((folder / "engine.json").read_text())
+        if tensorrt.available():
+            assert record["status"] == "built"
+            assert hashlib.sha256((folder / "model.engine").read_bytes()).hexdigest() == record["engine_sha256"]
+        else:
+            assert record["status"] == "skipped"
+            assert "pip install" in record["reason"]
+
+
+def test_what_is_measured_depends_on_the_fingerprint_of_the_machine_which_is_taken_anew_each_time(reproduced):
+    stages = yaml.safe_load((reproduced.folder / "dvc.yaml").read_text())["stages"]
+    assert stages["device"]["always_changed"]
+    for name in ("engine", "benchmark"):
+        assert "out/device.json" in stages[name]["deps"]
+
+
+HIDDEN = """
+import importlib.metadata, sys
+sys.modules["tensorrt_rtx"] = sys.modules["tensorrt"] = None
+real = importlib.metadata.version
+def version(name):
+    if name.replace("_", "-").startswith("tensorrt"):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+importlib.metadata.version = version
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(tensorrt.available() is None, reason="no TensorRT library to hide")
+def test_without_a_library_the_graph_completes_and_after_installing_it_the_engine_is_built(reproduced, tmp_path):
+    """As if tensorrt were not installed, then installed: `sitecustomize` hides it from every stage."""
+    engine = reproduced.out / "engines" / "fp32"
+    (tmp_path / "sitecustomize.py").write_text(HIDDEN)
+    without = reproduced.run("dvc", "repro", PYTHONPATH=str(tmp_path)).stdout
+    assert {"engine@fp32", "engine@fp16", "benchmark", "bundle", "report"} <= set(ran(without))
+    assert "no TensorRT library can build here; `.venv/bin/pip install" in without
+    assert not (engine / "model.engine").exists()
+    assert "not measured: no TensorRT library" in (reproduced.out / "benchmark" / "latency.json").read_text()
+    reproduced.run("dvc", "repro")
+    assert (engine / "model.engine").is_file()
+
+
+def test_latency_rows_are_measured_here_or_say_why_not(reproduced):
+    latency = json.loads((reproduced.out / "benchmark" / "latency.json").read_text())
+    assert latency["device"] == json.loads((reproduced.out / "device.json").read_text())
+    for row in latency["rows"]:
+        if row["runtime"] == "onnxruntime":
+            assert row["status"] == "measured"
+            assert row["samples"] >= 70
+        else:
+            assert row["status"] == "measured" or row["status"].startswith("not measured: ")
+
+
+def test_the_bundles_manifest_names_every_file_with_its_digest_and_says_it_is_unsigned(reproduced):
+    bundle = reproduced.out / "bundle"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["signed"] is False
+    on_disk = {str(path.relative_to(bundle)): path for path in bundle.rglob("*") if path.is_file()}
+    assert manifest["files"].keys() == on_disk.keys() - {"manifest.json"}
+    for name, facts in manifest["files"].items():
+        assert hashlib.sha256(on_disk[name].read_bytes()).hexdigest() == facts["sha256"]
+
+
+def test_the_bundles_golden_pairs_hold_for_its_own_models(reproduced):
+    from rsd.export.parity import logits_of
+
+    golden = reproduced.out / "bundle" / "golden"
+    images = np.load(golden / "images.npy")
+    for precision in ("fp32", "fp16"):
+        found = logits_of(reproduced.out / "bundle" / precision / "model.onnx", images)
+        assert np.allclose(found, np.load(golden / f"logits.{precision}.npy"), atol=1e-3)
+
+
+def test_the_closing_table_and_the_report_show_teacher_students_and_files(reproduced):
+    table = reproduced.run("python", "-m", "rsd.report.table").stdout
+    for word in ("teacher", "scratch", "rsd", "fp32", "fp16", "out/report.html"):
+        assert word in table, table
+    assert (reproduced.out / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("dvc metrics show", ["evaluate/metrics.json", "rsd.gain_over_scratch", "teacher.top1"]),
+        ("dvc exp show --csv", ["method.rsd.weight", "rsd.top1"]),
+        ("dvc plots show --json", ["history.csv", "confusion"]),
+        ("dvc dag --mermaid --collapse-foreach-matrix", ["distill", "evaluate"]),
+    ],
+)
+def test_dvcs_own_commands_print_something_useful(reproduced, command, words):
+    output = reproduced.run(*command.split()).stdout
+    for word in words:
+        assert word in output, output[:2000]
+
+
+def test_a_pair_with_a_teacher_from_a_file_runs_and_needs_no_recipe_for_it(reproduced):
+    params = reproduced.folder / "params.yaml"
+    before = params.read_text()
+    weights = reproduced.out / "teacher" / "model.safetensors"
+    (reproduced.folder / "mine.safetensors").write_bytes(weights.read_bytes())
+    pair = yaml.safe_load((reproduced.folder / "conf" / "pair" / "digits" / "resnet-vit.yaml").read_text())
+    pair["teacher"] |= {"source": "file", "path": "mine.safetensors"}
+    del pair["teacher"]["recipe"]
+    try:
+        (reproduced.folder / "conf" / "pair" / "mine.yaml").write_text(yaml.safe_dump(pair))
+        override = {name: values for name, values in TINY["override"].items() if name != "teacher_recipe"}
+        reproduced.edit("params.yaml", pair="mine", override=override)
+        reproduced.run("dvc", "repro", "teacher")
+        assert json.loads((reproduced.out / "teacher" / "model.json").read_text())["source"] == "file"
+        assert weights.read_bytes() == (reproduced.folder / "mine.safetensors").read_bytes()
+    finally:
+        params.write_text(before)
+        (reproduced.folder / "conf" / "pair" / "mine.yaml").unlink()
+        reproduced.run("dvc", "repro", "embed")
+
+
+def test_another_number_of_epochs_makes_no_other_view_store(reproduced):
+    params = reproduced.folder / "params.yaml"
+    before = params.read_text()
+    try:
+        override = TINY["override"] | {"recipe": {"epochs": 7, "warmup_epochs": 1}}
+        reproduced.edit("params.yaml", override=override)
+        assert ran(reproduced.run("dvc", "repro", "embed").stdout) == ["params"]
+    finally:
+        params.write_text(before)
+        reproduced.run("dvc", "repro", "embed")
+
+
+def test_another_weight_reruns_the_rsd_student_and_not_its_scratch_twin(reproduced):
+    reproduced.run("git", "add", "-A")
+    reproduced.run("git", "commit", "-qm", "first run")
+    try:
+        cells = ["distill@scratch-0", "distill@rsd-0"]
+        output = reproduced.run("dvc", "exp", "run", "-S", "method.rsd.weight=0.2", *cells).stdout
+        assert "distill@rsd-0" in ran(output)
+        assert "distill@scratch-0" not in ran(output)
+        difference = reproduced.run("dvc", "params", "diff", "HEAD").stdout
+        assert re.search(r"method\.rsd\.weight\s+0\.1\s+0\.2", difference), difference
+        rows = list(csv.DictReader(io.StringIO(reproduced.run("dvc", "exp", "show", "--csv").stdout)))
+        assert {"0.1", "0.2"} <= {row["method.rsd.weight"] for row in rows}
+    finally:
+        reproduced.run("git", "reset", "-q", "--hard")
+        reproduced.run("dvc", "checkout", "-q", "--force")

@@ -1,0 +1,155 @@
+"""Bad input and bad luck: one clear sentence, a non-zero exit, and nothing half-written that looks whole."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.stages.conftest import environment
+
+
+def sentence(done):
+    """The stage's last words, after checking that they are no traceback."""
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stdout
+    lines = done.stdout.strip().splitlines()
+    assert any(line.startswith("error: ") for line in lines), done.stdout
+    return done.stdout[done.stdout.index("error: ") :]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_an_unknown_param_stops_dvc_repro_before_anything_runs(reproduced):
+    params = reproduced.folder / "params.yaml"
+    before, lock = params.read_text(), (reproduced.folder / "dvc.lock").read_bytes()
+    student = digest(reproduced.out / "students" / "rsd-0" / "student.safetensors")
+    try:
+        reproduced.edit("params.yaml", viws={"count": 3})
+        done = reproduced.run("dvc", "repro", check=False)
+        assert done.returncode != 0
+        assert "viws: unknown key; did you mean views?" in done.stdout
+        assert "Running stage 'prepare'" not in done.stdout
+        assert "Running stage 'distill" not in done.stdout
+    finally:
+        params.write_text(before)
+    assert digest(reproduced.out / "students" / "rsd-0" / "student.safetensors") == student
+    reproduced.run("dvc", "repro", "params")
+    assert (reproduced.folder / "dvc.lock").read_bytes() == lock
+
+
+def test_a_missing_dataset_folder_is_one_sentence(project):
+    source = {"source": "fashion_mnist", "root": "nowhere/fashion", "validation": 0.1, "seed": 0}
+    (project.out / "params" / "data.json").write_text(json.dumps(source))
+    before = digest(project.out / "data" / "dataset.json")
+    assert "nowhere/fashion, found no such folder" in sentence(project.stage("prepare", check=False))
+    assert digest(project.out / "data" / "dataset.json") == before
+
+
+def test_a_teacher_checkpoint_that_does_not_fit_is_one_sentence(project):
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(3, 3)}}, project.folder / "other.pth")
+    project.edit("out/params/teacher.json", source="file", path="other.pth")
+    before = digest(project.out / "teacher" / "model.safetensors")
+    assert "other.pth do not fit the teacher" in sentence(project.stage("teacher", check=False))
+    assert digest(project.out / "teacher" / "model.safetensors") == before
+
+
+def test_a_teacher_read_from_a_file_is_that_teacher(project):
+    before = digest(project.out / "teacher" / "model.safetensors")
+    (project.out / "teacher" / "model.safetensors").rename(project.folder / "mine.safetensors")
+    project.edit("out/params/teacher.json", source="file", path="mine.safetensors")
+    project.stage("teacher")
+    assert digest(project.out / "teacher" / "model.safetensors") == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(project):
+    project.edit("out/params/recipe.json", learning_rate=1e30)
+    before = digest(project.out / "students" / "scratch-0" / "student.safetensors")
+    assert "expected a finite loss, found" in (text := sentence(project.stage("distill", "scratch", "0", check=False)))
+    assert "at step" in text
+    assert digest(project.out / "students" / "scratch-0" / "student.safetensors") == before
+
+
+def test_cells_that_are_no_longer_chosen_are_forgotten(project):
+    """What they left would be counted in by the stages that read a whole folder, and by the report."""
+    assert (project.out / "export" / "fp16").is_dir()
+    project.edit("params.yaml", precisions=["fp32"], seeds=[1])
+    project.stage("params")
+    assert [path.name for path in (project.out / "export").iterdir()] == ["fp32"]
+    assert [path.name for path in (project.out / "engines").iterdir()] == ["fp32"]
+    assert not list((project.out / "students").iterdir())
+    assert "fp16" not in project.run("python", "-m", "rsd.report.table").stdout
+
+
+def test_a_view_store_of_another_augmentation_is_refused(project):
+    recipe = yaml.safe_load((project.out / "params" / "recipe.json").read_text())
+    project.edit("out/params/recipe.json", augment=recipe["augment"] | {"flip": True})
+    assert "run `dvc repro embed`" in sentence(project.stage("distill", "rsd", "0", check=False))
+
+
+def test_a_failed_parity_gate_stops_the_export_and_leaves_no_file(project):
+    options = yaml.safe_load((project.out / "params" / "export.json").read_text())
+    project.edit("out/params/export.json", gates=options["gates"] | {"fp32_max_difference": 1e-12})
+    before = digest(project.out / "export" / "fp32" / "model.onnx")
+    assert "the fp32 export differs from PyTorch" in sentence(project.stage("export", "fp32", check=False))
+    assert digest(project.out / "export" / "fp32" / "model.onnx") == before
+
+
+def killed_in_training(project):
+    """Start an RSD student, kill it without warning once a checkpoint is there, and return that checkpoint."""
+    for file in (project.out / "students" / "rsd-0").iterdir():
+        file.unlink()  # as `dvc repro` does before a stage runs
+    process = subprocess.Popen(
+        ["python", "-m", "stages.distill", "rsd", "0"], cwd=project.folder, env=environment(), stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (checkpoints := list((project.folder / ".state" / "rsd-0").glob("*/checkpoint.pt"))):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    return checkpoints[0]
+
+
+# The undisturbed history goes into the comparison too: it shows every epoch.
+FILES = ("student.safetensors", "scaffold.safetensors", "history.csv", "student.json")
+
+
+def test_a_killed_training_leaves_no_student_and_resumes_to_the_same_bytes(reproduced, project):
+    project.edit("out/params/recipe.json", epochs=40)
+    project.stage("distill", "rsd", "0")
+    undisturbed = {name: digest(project.out / "students" / "rsd-0" / name) for name in FILES}
+    killed_in_training(project)
+    assert not list((project.out / "students" / "rsd-0").iterdir())
+    done = project.stage("distill", "rsd", "0")
+    assert "resumed after epoch" in done.stdout
+    assert {name: digest(project.out / "students" / "rsd-0" / name) for name in FILES} == undisturbed
+    assert not (project.folder / ".state" / "rsd-0").exists()
+
+
+@pytest.mark.parametrize("changed", ["params", "data", "code"])
+def test_after_a_kill_a_changed_run_starts_afresh(project, changed):
+    project.edit("out/params/recipe.json", epochs=40)
+    stale = killed_in_training(project)
+    if changed == "params":
+        project.edit("out/params/method/rsd.json", weight=0.3)
+    elif changed == "data":
+        record = json.loads((project.out / "data" / "dataset.json").read_text())
+        record["mean"] = [0.123]
+        (project.out / "data" / "dataset.json").write_text(json.dumps(record))
+        project.stage("embed")
+    else:
+        with (project.folder / "rsd" / "train.py").open("a") as file:
+            file.write("\n# changed\n")
+    done = project.stage("distill", "rsd", "0")
+    assert "resumed" not in done.stdout
+    assert not stale.exists()
