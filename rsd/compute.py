@@ -15,6 +15,16 @@ class ComputeOptions(Options):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU if there is one."""
+    processes: int = Field(1, gt=0)
+    """Processes that train on one batch together, through torchrun; with `cuda` one GPU each."""
+    workers: int = Field(0, ge=0)
+    """Processes that prepare batches, per training process; they do not change a pixel."""
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    """Automatic mixed precision; fp16 scales the loss."""
+    channels_last: bool = False
+    """Memory format of maps; faster for CNNs on GPUs with amp."""
+    compile: bool = False
+    """`torch.compile` the student."""
     threads: int = Field(1, gt=0)
     """CPU threads of a stage. Another count gives other bits, and stages run side by side collapse when
     they share cores, hence 1."""

@@ -32,9 +32,19 @@ class Recipe(Options):
     warmup_epochs: int = Field(0, ge=0)
     warmup_learning_rate: float = Field(0.0, ge=0)
     """Where the warm-up starts."""
+    loss: Literal["ce", "bce"] = "ce"
+    """Against the ground truth: cross-entropy, or binary cross-entropy of each class (summed over the classes)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     clip_gradient: float | None = Field(None, gt=0)
     """Largest gradient norm; null leaves gradients alone."""
+    accumulation: int = Field(1, gt=0)
+    """A step's batch is taken in so many parts, one after the other, where the whole does not fit in memory."""
+    repeats: int = Field(1, gt=0)
+    """Each image comes in so many views per epoch; an epoch then holds that much fewer different images."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is validated and kept; null: none."""
+    patience: int | None = Field(None, gt=0)
+    """Training ends when validation has not improved for so many epochs; null: never early."""
     augment: AugmentOptions = AugmentOptions()
     select: Literal["best", "last"] = "best"
     """Which epoch's weights are kept: the best on validation, or the last."""

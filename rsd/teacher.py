@@ -14,14 +14,18 @@ from rsd.models import ModelOptions, load_state
 class TeacherOptions(ModelOptions):
     """A teacher by its timm name, and where its weights come from."""
 
-    source: Literal["pretrain", "file"] = "pretrain"
-    """`pretrain`: trained here from random weights; `file`: read from `path`."""
+    source: Literal["pretrain", "finetune", "hub", "file"] = "pretrain"
+    """`pretrain`: trained here from random weights; `finetune`: timm's weights, from the hub or from `path`, with a
+    new head, trained here; `hub`: timm's weights as they are, head and all; `file`: read from `path`."""
     path: Path | None = Field(None, strict=False)
-    """For `file`: a `.safetensors` or timm-style `.pth` checkpoint of this model and these classes."""
+    """For `file`: a `.safetensors` or timm-style `.pth` checkpoint of this model and these classes. For `finetune`:
+    one of this model and any classes, in place of the hub's."""
     recipe: str | None = None
-    """For `pretrain`: a name in conf/recipe."""
+    """For `pretrain` and `finetune`: a name in conf/recipe."""
     seed: int = Field(0, ge=0)
-    """For `pretrain`: seed of the weights, the order and the views."""
+    """For `pretrain` and `finetune`: seed of the new weights, the order and the views."""
+    input_size: int | None = Field(None, ge=8)
+    """Side in pixels to which images are resized for the teacher alone; null takes them as they are served."""
     min_top1: float = Field(0.0, ge=0, le=100)
     """Validation top-1 in per cent below which the pipeline stops."""
 

@@ -8,15 +8,34 @@ from pydantic import Field
 from rsd.options import Options
 
 
-class AugmentOptions(Options):
-    """How a view differs from its image. The defaults change nothing."""
+class CropOptions(Options):
+    """A random resized crop, as Inception's (Szegedy et al., CVPR 2015)."""
 
+    scale: tuple[float, float] = Field((0.08, 1.0), strict=False)
+    """Smallest and largest share of the image's area."""
+    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), strict=False)
+    """Smallest and largest width / height."""
+
+
+class AugmentOptions(Options):
+    """How a view differs from its image. The defaults change nothing. In this order:"""
+
+    crop: CropOptions | None = None
+    """`{}` is the usual random resized crop; null serves the whole image."""
     shift: int = Field(0, ge=0)
     """Largest shift in pixels, each way in both directions; what comes in is black."""
     flip: bool = False
     """Mirror half of the views left to right."""
+    randaugment: str | None = None
+    """timm's words for RandAugment, such as rand-m9-mstd0.5-inc1; null for none."""
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    """Largest change of brightness, contrast and saturation, as a share."""
     erase: float = Field(0.0, ge=0, le=1)
-    """Share of the views in which a random rectangle, a quarter to a half of each side, is black."""
+    """Share of the views in which a random rectangle is noise (Zhong et al., AAAI 2020)."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha of the Beta distribution of mixup's shares (Zhang et al., ICLR 2018); 0 for none."""
+    cutmix: float = Field(0.0, ge=0)
+    """Alpha of CutMix (Yun et al., ICCV 2019); with mixup as well, each mixes half of the pairs."""
 
 
 class ViewChoice(NamedTuple):

@@ -6,11 +6,10 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from rsd.data.images import LabelledImages
-from rsd.options import Options
+from rsd.data.images import LabelledImages, SourceOptions
 
 
-class DigitsOptions(Options):
+class DigitsOptions(SourceOptions):
     """`data.source: digits`; nothing is downloaded."""
 
     source: Literal["digits"]
@@ -20,8 +19,6 @@ class DigitsOptions(Options):
     """Share of all images that selects; stratified by class."""
     test: float = Field(0.3, gt=0, lt=0.5)
     """Share of all images that is read once, by `evaluate`; stratified by class."""
-    seed: int = Field(0, ge=0)
-    """Seed of the split."""
 
 
 def load(options: DigitsOptions) -> LabelledImages:

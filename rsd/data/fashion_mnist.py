@@ -7,26 +7,23 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from rsd.data.images import LabelledImages
+from rsd.data.images import LabelledImages, SourceOptions
 from rsd.errors import UserError
-from rsd.options import Options
 
 CLASSES = [
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 ]  # fmt: skip
 
 
-class FashionMnistOptions(Options):
+class FashionMnistOptions(SourceOptions):
     """`data.source: fashion_mnist`."""
 
     source: Literal["fashion_mnist"]
     root: Path = Field(Path("/usr/share/datasets/fashion-mnist"), strict=False)
     """Folder of the four IDX files, plain or .gz; the default is where Debian's package
     `dataset-fashion-mnist` puts them."""
-    validation: float = Field(0.1, gt=0, lt=0.5)
-    """Share of the 60,000 training images that selects; stratified by class."""
-    seed: int = Field(0, ge=0)
-    """Seed of the split."""
+    size: int | None = Field(None, ge=8, le=512)
+    """Side in pixels at which the images are served; null: as they are."""
 
 
 def load(options: FashionMnistOptions) -> tuple[LabelledImages, LabelledImages]:

@@ -4,10 +4,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from rsd.errors import UserError
 from rsd.files import read_json, written_aside
+from rsd.options import Options
+
+
+class SourceOptions(Options):
+    """What every source of images has in common."""
+
+    validation: float = Field(0.1, gt=0, lt=0.5)
+    """Share of the training images that selects; stratified by class."""
+    hold_out: bool = True
+    """Whether training leaves the validation images out; false only to follow a protocol without validation."""
+    seed: int = Field(0, ge=0)
+    """Seed of the split."""
 
 
 class LabelledImages(NamedTuple):

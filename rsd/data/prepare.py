@@ -6,17 +6,20 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from rsd.data import digits, fashion_mnist
+from rsd.data import cifar100, digits, fashion_mnist
+from rsd.data.cifar100 import Cifar100Options
 from rsd.data.digits import DigitsOptions
 from rsd.data.fashion_mnist import FashionMnistOptions
+from rsd.data.folder import FolderOptions
 from rsd.data.images import DatasetRecord, LabelledImages, write_split
 from rsd.errors import UserError
 from rsd.files import sha256, write_json
 
-DataOptions = Annotated[DigitsOptions | FashionMnistOptions, Field(discriminator="source")]
+Source = DigitsOptions | FashionMnistOptions | Cifar100Options | FolderOptions
+DataOptions = Annotated[Source, Field(discriminator="source")]
 
 
-def prepare(options: DigitsOptions | FashionMnistOptions, out: Path) -> DatasetRecord:
+def prepare(options: Source, out: Path) -> DatasetRecord:
     """Write `train/`, `validation/`, `test/` and `dataset.json` under `out`.
 
     Raises:
@@ -44,13 +47,15 @@ def prepare(options: DigitsOptions | FashionMnistOptions, out: Path) -> DatasetR
     return record
 
 
-def split(options: DigitsOptions | FashionMnistOptions) -> dict[str, LabelledImages]:
+def split(options: Source) -> dict[str, LabelledImages]:
     """Train, validation and test images; a source with a test split of its own keeps it."""
     if isinstance(options, DigitsOptions):
         rest, test = stratified(digits.load(options), options.test, options.seed)
         validation = options.validation / (1 - options.test)
+    elif isinstance(options, FolderOptions):
+        raise NotImplementedError
     else:
-        rest, test = fashion_mnist.load(options)
+        rest, test = cifar100.load(options) if isinstance(options, Cifar100Options) else fashion_mnist.load(options)
         validation = options.validation
     train, held_out = stratified(rest, validation, options.seed)
     return {"train": train, "validation": held_out, "test": test}
