@@ -98,9 +98,12 @@ def views(
         pixels = source.crops(index, crop_boxes(source.sizes(index), tries, options.crop))
     else:
         pixels = images[index]
-    if options.shift or options.flip:
-        mirrored = draw[:, _FLIP] < 0.5 if options.flip else np.zeros(len(index), bool)
+    mirrored = draw[:, _FLIP] < 0.5 if options.flip else np.zeros(len(index), bool)
+    if options.shift:
         pixels = _moved(pixels, draw[:, _SHIFT], options.shift, mirrored)
+    elif options.flip:
+        pixels = np.array(pixels)
+        pixels[mirrored] = pixels[mirrored, :, ::-1]
     if options.randaugment or options.color_jitter:
         pixels = perturbed(pixels, options.randaugment, options.color_jitter, seed=seed, index=index, view=view)
     if options.erase:
@@ -138,15 +141,14 @@ def crop_boxes(sizes: np.ndarray, tries: np.ndarray, options: CropOptions) -> np
 
 
 def _moved(images: np.ndarray, draw: np.ndarray, shift: int, mirrored: np.ndarray) -> np.ndarray:
-    """Images `[B, H, W, C]` moved by up to `shift` pixels over black, some of them mirrored."""
+    """Images `[B, H, W, C]` moved by up to `shift` pixels over black, some of them then mirrored."""
     height, width = images.shape[1:3]
     steps = (draw * (2 * shift + 1)).astype(np.int64) - shift
-    rows = np.arange(height) + steps[:, 0:1]
-    columns = np.arange(width) + steps[:, 1:2]
-    columns[mirrored] = columns[mirrored, ::-1]
-    keep_rows = (rows >= 0) & (rows < height)
-    keep_columns = (columns >= 0) & (columns < width)
-    keep = keep_rows[:, :, None] & keep_columns[:, None, :]
-    every = np.arange(len(images))[:, None, None]
-    picked = images[every, rows.clip(0, height - 1)[:, :, None], columns.clip(0, width - 1)[:, None, :]]
-    return picked * keep[..., None].astype(np.uint8)
+    moved = np.zeros_like(images)
+    for row, ((down, right), mirror) in enumerate(zip(steps.tolist(), mirrored.tolist(), strict=True)):
+        part = images[row, max(down, 0) : max(height + down, 0), max(right, 0) : max(width + right, 0)]
+        into = moved[row, max(-down, 0) :, max(-right, 0) :][: part.shape[0], : part.shape[1]]
+        into[...] = part
+        if mirror:
+            moved[row] = moved[row, :, ::-1].copy()
+    return moved

@@ -1,18 +1,16 @@
 """Labelled images, in memory, memory-mapped or as files, and the record that describes a prepared data set."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, Field
 
 from rsd.data.image_files import ImageFiles
 from rsd.errors import UserError
 from rsd.files import read_json, sha256, written_aside
 from rsd.options import Options
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class SourceOptions(Options):
@@ -55,10 +53,7 @@ class CroppedImages(Images, Protocol):
 
 
 class ArrayImages:
-    """Images of one size in an array uint8 `[N, H, W, C]`, served at `size` x `size` pixels or as they are.
-
-    Torch is imported where it resizes: stages that do not compute with it need not wait for it.
-    """
+    """Images of one size in an array uint8 `[N, H, W, C]`, served at `size` x `size` pixels or as they are."""
 
     def __init__(self, array: Any, size: int | None = None) -> None:
         height, width = array.shape[1:3]
@@ -74,41 +69,56 @@ class ArrayImages:
 
     def __getitem__(self, index: Any, /) -> np.ndarray:
         picked = np.asarray(self.array[index])
-        if picked.shape[1:3] == self.side:
-            return picked
-        from torch.nn.functional import interpolate
-
-        return _bytes(interpolate(_maps(picked), self.side, mode="bilinear", antialias=True, align_corners=False))
+        height, width = picked.shape[1:3]
+        whole = np.tile([[0.0, 0.0, height, width]], (len(picked), 1))
+        return picked if (height, width) == self.side else _resized(picked, whole, self.side)
 
     def sizes(self, index: np.ndarray) -> np.ndarray:
         return np.tile(np.array(self.array.shape[1:3], np.int64), (len(index), 1))
 
     def crops(self, index: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        import torch
-        from torch.nn.functional import grid_sample
-
-        height, width = self.array.shape[1:3]
-        # grid_sample counts from -1 to 1 over the whole image, pixel centres half a pixel in.
-        rows = boxes[:, 0:1] + (np.arange(self.side[0]) + 0.5) / self.side[0] * boxes[:, 2:3]
-        columns = boxes[:, 1:2] + (np.arange(self.side[1]) + 0.5) / self.side[1] * boxes[:, 3:4]
-        y = torch.from_numpy(2 * rows / height - 1).float()[:, :, None].expand(-1, -1, self.side[1])
-        x = torch.from_numpy(2 * columns / width - 1).float()[:, None, :].expand(-1, self.side[0], -1)
-        grid = torch.stack([x, y], dim=3)
-        return _bytes(
-            grid_sample(_maps(self.array[index]), grid, mode="bilinear", padding_mode="border", align_corners=False)
+        picked = self.array[index]
+        if picked.shape[1] > self.side[0] or picked.shape[2] > self.side[1]:
+            return _resized(picked, boxes, self.side)
+        rows, columns = (
+            boxes[:, [start]] + (np.arange(side) + 0.5) / side * boxes[:, [length]] - 0.5
+            for start, length, side in ((0, 2, self.side[0]), (1, 3, self.side[1]))
         )
+        tall = _interpolated(picked, rows)
+        return np.ascontiguousarray(_interpolated(tall.swapaxes(1, 2), columns).swapaxes(1, 2))
 
 
-def _maps(images: np.ndarray) -> "Tensor":
-    """uint8 `[B, H, W, C]` -> float32 `[B, C, H, W]`."""
-    import torch
+def _interpolated(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Linear between rows: uint8 `[B, H, ...]` at positions `[B, S]` -> uint8 `[B, S, ...]`. Only enlarges well.
 
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
+    A whole batch at once and in 16-bit integers: several times as fast as one image after the other.
+    """
+    count, height, *rest = images.shape
+    rows = rows.clip(0, height - 1)
+    low = rows.astype(np.int64)
+    weight = np.rint(256 * (rows - low)).astype(np.uint16).reshape(-1, 1)
+    first = np.arange(count)[:, None] * height
+    flat = np.ascontiguousarray(images).reshape(count * height, -1)
+    total = flat.take((first + low).ravel(), axis=0).astype(np.uint16)
+    total *= 256 - weight
+    above = flat.take((first + np.minimum(low + 1, height - 1)).ravel(), axis=0).astype(np.uint16)
+    above *= weight
+    total += above
+    total += 128
+    total >>= 8
+    return total.astype(np.uint8).reshape(count, rows.shape[1], *rest)
 
 
-def _bytes(maps: "Tensor") -> np.ndarray:
-    """Float `[B, C, H, W]` -> uint8 `[B, H, W, C]`."""
-    return maps.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+def _resized(images: np.ndarray, boxes: np.ndarray, side: tuple[int, int]) -> np.ndarray:
+    """Parts of images, top, left, height, width, at another size; smooth where that is smaller."""
+    resized = np.empty((len(images), *side, images.shape[3]), np.uint8)
+    for row, (pixels, (top, left, height, width)) in enumerate(zip(images, boxes, strict=True)):
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        box = (left, top, left + width, top + height)
+        resized[row] = np.asarray(image.resize(side[::-1], Image.Resampling.BILINEAR, box=box)).reshape(
+            resized[row].shape
+        )
+    return resized
 
 
 class LabelledImages(NamedTuple):

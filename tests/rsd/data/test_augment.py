@@ -123,6 +123,12 @@ def test_randaugment_and_jitter_change_most_images_of_either_kind(channels):
     assert (changed != images).any(axis=(1, 2, 3)).mean() > 0.8
 
 
+def test_randaugment_at_its_strongest_never_fails():
+    options = AugmentOptions(randaugment="rand-m10-n4-inc1")
+    for view in range(20):
+        views(IMAGES, np.arange(40), options, seed=0, view=view)
+
+
 def test_no_view_number_comes_back_as_another_one():
     """The histogram of a corner pixel over views is that of independent augmentation, not of a few that repeat."""
     image = np.arange(144, dtype=np.uint8).reshape(1, 12, 12, 1)
