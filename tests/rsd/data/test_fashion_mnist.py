@@ -70,3 +70,28 @@ def test_a_truncated_gzip_is_one_sentence(root):
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match="copy it again"):
         load(options(root))
+
+
+def test_damage_inside_a_gzip_is_one_sentence(root):
+    path = root / "train-images-idx3-ubyte.gz"
+    content = bytearray(path.read_bytes())
+    content[50:70] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="copy it again"):
+        load(options(root))
+
+
+def test_download_fetches_only_the_files_that_are_missing(root, monkeypatch):
+    content = (root / "train-labels-idx1-ubyte").read_bytes()
+    (root / "train-labels-idx1-ubyte").unlink()
+    fetched = []
+
+    def fetch(url, path, *, md5):
+        fetched.append((url.rpartition("/")[2], md5))
+        path.write_bytes(gzip.compress(content))
+
+    monkeypatch.setattr("rsd.data.fashion_mnist.download", fetch)
+    with_download = options(root).model_copy(update={"download": True})
+    assert len(load(with_download)[0].labels) == 200
+    assert len(load(with_download)[0].labels) == 200
+    assert fetched == [("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe")]
