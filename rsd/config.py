@@ -125,8 +125,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         resolved[name] = _check(kind, values, prefix, files.get(name, params), override.get(name), errors)
     # A section of its own, so that another number of epochs does not make another view store.
     resolved["augment"] = (resolved["recipe"] or {}).get("augment")
-    resolved["method"] = _methods(method, sections["run"]["methods"], params, errors)
-    errors += _unserved(sections["run"]["methods"], resolved["views"], params)
+    resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors)
     if isinstance(methods := sections["run"]["methods"], list) and sections["export"].get("method") not in methods:
         errors.append(
             f"{params}: export.method: expected one of methods {methods}, found {sections['export'].get('method')!r}"
@@ -136,44 +135,37 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     return resolved
 
 
-def _methods(options: dict[str, Any], chosen: Any, file: Path, errors: list[str]) -> dict[str, Any]:
-    known = distillers.methods()
-    if isinstance(chosen, list):
-        if "scratch" not in chosen:
-            errors.append(
-                f"{file}: methods: expected scratch among them, found {chosen}; a distilled student is judged "
-                "beside its plainly trained twin"
-            )
-        errors += [
-            f"{file}: methods: expected names out of {', '.join(known)}, found {name!r}{_near(name, known)}"
-            for name in chosen
-            if name not in known
-        ]
-    errors += _unknown(options, set(known), "method.", file)
-    return {
-        name: _check(
-            distillers.distiller(name).Options,
-            _mapping(options.get(name), f"method.{name}", file, errors),
-            f"method.{name}.",
-            file,
-            None,
-            errors,
+def _methods(options: dict[str, Any], chosen: Any, views: Any, file: Path, errors: list[str]) -> dict[str, Any]:
+    """The sections of the methods, those of the user's own among them; `views` is the resolved section."""
+    known = distillers.methods() + distillers.own_methods()
+    chosen = chosen if isinstance(chosen, list) else None
+    if chosen is not None and "scratch" not in chosen:
+        errors.append(
+            f"{file}: methods: expected scratch among them, found {chosen}; a distilled student is judged "
+            "beside its plainly trained twin"
         )
-        for name in known
-        if name in options or name in (chosen if isinstance(chosen, list) else [])
-    }
-
-
-def _unserved(chosen: Any, views: Any, file: Path) -> list[str]:
-    """The chosen methods that the view store cannot serve."""
-    errors = []
-    for name in chosen if isinstance(chosen, list) and views else []:
-        if name in distillers.methods():
+    errors += [
+        f"{file}: methods: expected names out of {', '.join(known)}, found {name!r}{_near(name, known)}"
+        for name in chosen or []
+        if name not in known
+    ]
+    errors += _unknown(options, set(known), "method.", file)
+    resolved = {}
+    for name in dict.fromkeys(known):
+        if name in options or name in (chosen or []):
+            values = _mapping(options.get(name), f"method.{name}", file, errors)
             try:
-                distillers.distiller(name).check_views(views["count"])
+                kind = distillers.distiller(name)
+                resolved[name] = _check(kind.Options, values, f"method.{name}.", file, None, errors)
             except UserError as error:
-                errors.append(f"{file}: views.count: {error}")
-    return errors
+                errors.append(f"{file}: methods: {error}")
+                continue
+            if views and name in (chosen or []):
+                try:
+                    kind.check_views(views["count"])
+                except UserError as error:
+                    errors.append(f"{file}: views.count: {error}")
+    return resolved
 
 
 def _check(kind: Any, values: Any, prefix: str, file: Path, override: Any, errors: list[str]) -> Any:

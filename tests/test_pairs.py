@@ -135,7 +135,7 @@ def test_a_recipe_of_the_paper_is_as_published(name):
     mixes = (augment.mixup, augment.cutmix)
     assert recipe.label_smoothing == (0.0 if name == "imagenet_stronger" else 0.1)
     assert recipe.ema_decay == {"imagenet_vit_mlp": 0.99996, "imagenet_stronger": 0.9998}.get(name)
-    assert (recipe.loss, recipe.repeats) == (("bce", 3) if name == "imagenet_stronger" else ("ce", 1))
+    assert (recipe.loss, recipe.augment.repeats) == (("bce", 3) if name == "imagenet_stronger" else ("ce", 1))
     if name.endswith("cnn"):
         assert (recipe.momentum, recipe.decay_epochs) == (0.9, 30)
         assert (mixes, augment.randaugment, augment.erase) == ((0, 0), None, 0)
