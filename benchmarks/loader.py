@@ -27,8 +27,7 @@ from torchvision.datasets import ImageFolder
 from benchmarks.interleaved import interleaved, markdown, spread
 from rsd.data.augment import AugmentOptions, CropOptions, ViewChoice
 from rsd.data.batches import batches, epoch_plan
-from rsd.data.image_files import ImageFiles
-from rsd.data.images import ArrayImages, Images, LabelledImages
+from rsd.data.images import ArrayImages, ImageFiles, Images, LabelledImages
 
 BATCH, CLASSES, POLICY = 128, 100, "rand-m9-mstd0.5-inc1"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -69,7 +68,7 @@ def theirs(dataset: Any, size: int, policy: str | None) -> Iterator[Any]:
         use_prefetcher=True,  # which collates uint8
         num_workers=0,
         auto_augment=policy,
-        color_jitter=None,
+        color_jitter=0.0,
         persistent_workers=False,
         device=torch.device("cpu"),
     )

@@ -1,5 +1,6 @@
 """Labelled images, in memory, memory-mapped or as files, and the record that describes a prepared data set."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -7,7 +8,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from rsd.data.image_files import ImageFiles
+from rsd.data.image_file import decode
 from rsd.errors import UserError
 from rsd.files import read_json, sha256, written_aside
 from rsd.options import Options
@@ -121,6 +122,51 @@ def _resized(images: np.ndarray, boxes: np.ndarray, side: tuple[int, int]) -> np
     return resized
 
 
+class ImageFiles:
+    """Image files below `root`, decoded when they are asked for and served at `size` x `size` pixels.
+
+    Without augmentation that is the central square of `crop_share` of the shorter side.
+
+    Args:
+        paths: relative to the root.
+        sizes: height and width of each as shown, `[N, 2]`.
+    """
+
+    def __init__(self, root: Path, paths: list[str], sizes: np.ndarray, *, size: int, crop_share: float) -> None:
+        self.root = root
+        self.paths = np.array([os.fsencode(path) for path in paths])  # no objects: worker processes share the memory
+        self.originals = sizes.astype(np.int64)
+        self.size = size
+        self.crop_share = crop_share
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.paths), self.size, self.size, 3)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        chosen = np.arange(len(self))[index]
+        sides = self.originals[chosen]
+        square = self.crop_share * sides.min(axis=1, keepdims=True)
+        return self.crops(chosen, np.concatenate([(sides - square) / 2, square, square], axis=1))
+
+    def sizes(self, index: np.ndarray) -> np.ndarray:
+        return self.originals[index]
+
+    def crops(self, index: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        served = np.empty((len(index), self.size, self.size, 3), np.uint8)
+        for row, (number, (top, left, height, width)) in enumerate(zip(index, boxes, strict=True)):
+            # A box of twice the served size can be cut from a JPEG that is decoded at half of its size.
+            image = decode(self.root / os.fsdecode(self.paths[number]), reduce=min(height, width) / self.size)
+            down, right = np.array(image.size[::-1]) / self.originals[number]
+            box = (left * right, top * down, (left + width) * right, (top + height) * down)
+            box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
+            served[row] = np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+        return served
+
+
 class LabelledImages(NamedTuple):
     """Images `[N, H, W, C]` as served, labels int64 `[N]`, and the names of the classes."""
 
@@ -171,16 +217,15 @@ def write_arrays(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[s
 
 
 def write_index(
-    folder: Path, paths: list[str], labels: np.ndarray, sizes: np.ndarray, digests: list[str]
+    folder: Path, paths: list[str], labels: np.ndarray, sizes: np.ndarray, digests: np.ndarray
 ) -> dict[str, str]:
-    """Write one split as an index of files: `paths.txt`, `digests.txt`, `sizes.npy`, `labels.npy`; SHA-256 of each."""
+    """Write one split as an index of files: `paths.txt`, `labels.npy`, `sizes.npy`, `digests.npy`; SHA-256 of each."""
     with written_aside(folder) as aside:
         aside.mkdir()
-        (aside / "paths.txt").write_text("".join(f"{path}\n" for path in paths))
-        (aside / "digests.txt").write_text("".join(f"{digest}\n" for digest in digests))
-        np.save(aside / "sizes.npy", sizes)
-        np.save(aside / "labels.npy", labels)
-    return {name: sha256(folder / name) for name in ("paths.txt", "digests.txt", "sizes.npy", "labels.npy")}
+        (aside / "paths.txt").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+        for name, values in (("labels", labels), ("sizes", sizes), ("digests", digests)):
+            np.save(aside / f"{name}.npy", values)
+    return {name: sha256(folder / name) for name in ("paths.txt", "labels.npy", "sizes.npy", "digests.npy")}
 
 
 def read_record(data: Path) -> DatasetRecord:
@@ -202,7 +247,7 @@ def read_split(data: Path, split: str) -> LabelledImages:
     if record.kept == "files":
         assert record.root is not None
         assert record.crop_share is not None
-        paths = (folder / "paths.txt").read_text().splitlines()
+        paths = (folder / "paths.txt").read_text(encoding="utf-8").split("\n")[:-1]
         sizes = np.load(folder / "sizes.npy", allow_pickle=False)
         images = ImageFiles(Path(record.root), paths, sizes, size=record.height, crop_share=record.crop_share)
     else:

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from rsd.data.augment import AugmentOptions, CropOptions, views
-from rsd.data.image_files import ImageFiles, decode
+from rsd.data.images import ImageFiles
 
 
 @pytest.fixture
@@ -37,13 +37,26 @@ def test_a_view_depends_on_its_image_only_never_on_the_batch_around_it(files):
         assert np.array_equal(views(files, np.array([number]), options, seed=3, view=5)[0], whole[number])
 
 
-def test_images_are_upright_and_rgb_whatever_their_file_says(tmp_path):
-    pixels = np.zeros((20, 30), np.uint8)
-    pixels[0] = 255
-    image = Image.fromarray(pixels)
+def test_a_large_photograph_is_served_from_a_smaller_decoding_with_the_same_look(tmp_path):
+    coarse = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((1600, 1200), Image.Resampling.BICUBIC)
+    for name in ("photo.jpg", "photo.png"):
+        image.save(tmp_path / name)
+    files = ImageFiles(tmp_path, ["photo.jpg", "photo.png"], np.array([[1200, 1600]] * 2), size=64, crop_share=0.9)
+    jpeg, png = files[:2].astype(float)
+    assert np.abs(jpeg - png).mean() < 2
+    boxes = np.array([[100.0, 200.0, 500.0, 400.0]] * 2)
+    jpeg, png = files.crops(np.arange(2), boxes).astype(float)
+    assert np.abs(jpeg - png).mean() < 2
+
+
+def test_a_turned_photograph_is_cut_where_it_is_seen(tmp_path):
+    pixels = np.zeros((400, 800, 3), np.uint8)
+    pixels[:, :100] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn right to see it upright
-    image.save(tmp_path / "turned.png", exif=exif)
-    upright = decode(tmp_path / "turned.png")
-    assert (upright.mode, upright.size) == ("RGB", (20, 30))
-    assert (np.asarray(upright)[:, -1] == 255).all()
+    exif[0x0112] = 6  # turn right to see it upright: the left edge is then the top one
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
+    files = ImageFiles(tmp_path, ["turned.jpg"], np.array([[800, 400]]), size=50, crop_share=1.0)
+    top = files.crops(np.array([0]), np.array([[0.0, 0.0, 100.0, 400.0]]))
+    assert top.mean() > 245
+    assert files.crops(np.array([0]), np.array([[120.0, 0.0, 600.0, 400.0]])).mean() < 5
