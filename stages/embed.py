@@ -3,7 +3,7 @@
 from rsd.compute import ComputeOptions, set_up
 from rsd.data.augment import AugmentOptions
 from rsd.data.images import read_split
-from rsd.models import PixelNormalize, load_trained
+from rsd.models import load_trained, normalizer
 from rsd.views import ViewOptions, store_digest, write_store
 from stages import OUT, run, section
 
@@ -22,7 +22,7 @@ def main() -> None:
     write_store(
         OUT / "views",
         teacher.to(device),
-        PixelNormalize(record["mean"], record["std"]).to(device),
+        normalizer(record).to(device),
         images,
         augment=augment,
         options=options,
