@@ -43,19 +43,20 @@ def listing(root: Path) -> str:
 
     A file stands for itself; what is not there has the digest of nothing.
     """
-    lines = [] if root.is_dir() or not root.is_file() else [_line(root.name, root)]
-    waiting, seen = [root] if root.is_dir() else [], set()
+    lines = [_line(root.name, root)] if root.is_file() else []
+    waiting, seen = [""] if root.is_dir() else [], set()
     while waiting:
         folder = waiting.pop()
-        if (real := os.path.realpath(folder)) in seen:
+        if (real := os.path.realpath(root / folder)) in seen:
             continue  # a link that leads back up
         seen.add(real)
-        with os.scandir(folder) as entries:
+        with os.scandir(root / folder) as entries:
             for entry in entries:
+                name = f"{folder}{entry.name}"
                 if entry.is_dir():
-                    waiting.append(Path(entry.path))
+                    waiting.append(f"{name}/")
                 else:
-                    lines.append(_line(os.path.relpath(entry.path, root), entry))
+                    lines.append(_line(name, entry))
     return hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
 

@@ -92,6 +92,20 @@ def test_every_stage_shows_the_teacher_its_own_size_and_normalisation(project, m
     assert judged["nll"] == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_a_copy_of_a_teachers_folder_is_that_teacher(project):
+    teacher.main()
+    before = {file.name: file.read_bytes() for file in (OUT / "teacher").iterdir()}
+    (OUT / "teacher").rename("copy")
+    file = OUT / "params" / "teacher.json"
+    changes = {"source": "file", "path": "copy", "input_size": None}
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    teacher.main()
+    assert (OUT / "teacher" / "model.safetensors").read_bytes() == before["model.safetensors"]
+    records = [json.loads(before["model.json"]), json.loads((OUT / "teacher" / "model.json").read_text())]
+    for key in ("mean", "std", "input_size", "validation", "classes"):
+        assert records[0][key] == records[1][key], key
+
+
 def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
     settings(views=TINY["views"] | {"count": 0}, methods=["scratch", "rsd", "fitnet"])
     teacher.main()
