@@ -19,7 +19,7 @@ from rsd.export.tensorrt import EngineOptions
 from rsd.models import ModelOptions
 from rsd.options import Options
 from rsd.recipe import Recipe
-from rsd.teacher import TeacherOptions
+from rsd.teacher import TRAINED, TeacherOptions
 from rsd.views import ViewOptions
 
 
@@ -106,8 +106,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     files = {"data": data_file, "teacher": pair_file, "student": pair_file, "recipe": recipe_file}
     for name in ("data", "teacher", "student", "recipe"):
         sections[name] = _merge(sections[name], override.get(name, {}))
-    trained_here = sections["teacher"].get("source", "pretrain") in ("pretrain", "finetune")
-    if trained_here and sections["teacher"].get("recipe"):
+    if sections["teacher"].get("source", "pretrain") in TRAINED and sections["teacher"].get("recipe"):
         files["teacher_recipe"], teacher_recipe = _named(
             conf, "recipe", sections["teacher"]["recipe"], errors, pair_file
         )

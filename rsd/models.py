@@ -31,6 +31,13 @@ class ModelOptions(Options):
             near = difflib.get_close_matches(name, timm.list_models(), n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them all"
             raise ValueError(f"expected the name of a timm model, found '{name}'; {hint}")
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError as error:  # a tag, as in resnet18.a1_in1k, that is none of this model's
+            tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+            raise ValueError(
+                f"expected a tag that timm knows ({', '.join(tagged) or 'none'}), found '{name}'"
+            ) from error
         return name
 
 
@@ -45,19 +52,30 @@ class PixelNormalize(nn.Module):
     """Raw pixels to model input: uint8 `[N, H, W, C]` -> standardised float32 `[N, C, H, W]`.
 
     Training, evaluation and the exported graph share this module, so they cannot drift apart.
+
+    Args:
+        mean, std: per channel, of pixels in [0, 1].
+        size: side to which images of another size are resized first, `[N, C, size, size]` comes out; bicubic with
+            antialiasing, as timm prepares images, without rounding to 8 bits. None takes images as they are.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], *, size: int | None = None) -> None:
         super().__init__()
+        self.size = size
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         # The cast comes first: TensorRT refuses every other operation on uint8.
-        return ((image.float() / 255.0 - self.mean) / self.std).permute(0, 3, 1, 2)
+        pixels = image.float() / 255.0
+        if self.size is not None and pixels.shape[1:3] != (self.size, self.size):
+            planes = pixels.permute(0, 3, 1, 2)
+            resized = nn.functional.interpolate(planes, (self.size, self.size), mode="bicubic", antialias=True)
+            pixels = resized.clamp(0, 1).permute(0, 2, 3, 1)  # bicubic weights overshoot at edges
+        return ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
 
 
 class RawPixels(nn.Module):
@@ -92,7 +110,8 @@ def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, 
     except (ValueError, AssertionError, RuntimeError) as error:
         raise UserError(
             f"expected a model for images of {height} x {width}, found that '{options.name}' with {options.args} "
-            f"cannot take them: {error}; change `args` of this model (such as img_size) or data.size"
+            f"cannot take them: {error}; change `args` of this model (such as img_size), data.size, or for a teacher "
+            "alone teacher.input_size"
         ) from error
     return model.train()
 
@@ -113,10 +132,10 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def save_weights(state: dict[str, Tensor], path: Path) -> None:
+def save_weights(state: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
     """Write a state dict as safetensors, whole or not at all."""
     with written_aside(path) as aside:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, aside)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, aside, metadata)
 
 
 def load_weights(model: nn.Module, path: Path, *, what: str) -> None:
@@ -137,24 +156,27 @@ def load_weights(model: nn.Module, path: Path, *, what: str) -> None:
 
 def load_state(model: nn.Module, state: dict[str, Tensor], *, path: Path, what: str) -> None:
     """Load `state` into `model`; every name and shape must fit, or a `UserError` says which do not."""
-    own = model.state_dict()
+    if faults := misfits(model.state_dict(), state):
+        raise UserError(
+            f"the weights in {path} do not fit {what}: {faults}; "
+            "give weights of this model and number of classes, or change the model's name and args"
+        )
+    model.load_state_dict(state)
+
+
+def misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """What of `state` does not fit a model whose state dict is `own`, in words; empty if all fits."""
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     reshaped = [
         f"{name} is {list(state[name].shape)} instead of {list(own[name].shape)}"
         for name in sorted(own.keys() & state.keys())
         if state[name].shape != own[name].shape
     ]
-    faults = [
+    return "; ".join(
         f"{len(names)} {fault} (first: {names[0]})"
         for fault, names in (("missing", missing), ("unknown", extra), ("of another shape", reshaped))
         if names
-    ]
-    if faults:
-        raise UserError(
-            f"the weights in {path} do not fit {what}: {'; '.join(faults)}; "
-            "give weights of this model and number of classes, or change the model's name and args"
-        )
-    model.load_state_dict(state)
+    )
 
 
 def load_trained(folder: Path, kind: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -168,10 +190,21 @@ def load_trained(folder: Path, kind: str) -> tuple[nn.Module, dict[str, Any]]:
     model = create(
         ModelOptions.model_validate(record["model"]),
         classes=len(record["classes"]),
-        image_shape=(record["height"], record["width"], len(record["mean"])),
+        image_shape=input_shape(record),
     )
     load_weights(model, folder / f"{kind}.safetensors", what=str(folder))
     return model.eval(), record
+
+
+def normalizer(record: dict[str, Any]) -> PixelNormalize:
+    """What makes the input of the model that `record` describes out of raw pixels, whatever other models take."""
+    return PixelNormalize(record["mean"], record["std"], size=record.get("input_size"))
+
+
+def input_shape(record: dict[str, Any]) -> tuple[int, int, int]:
+    """Height, width and channels of what `normalizer(record)` makes."""
+    size = record.get("input_size")
+    return size or record["height"], size or record["width"], len(record["mean"])
 
 
 @torch.no_grad()

@@ -17,7 +17,9 @@ from rsd.models import (
     PixelNormalize,
     create,
     embedding_width,
+    input_shape,
     load_trained,
+    normalizer,
     parameter_count,
     save_weights,
 )
@@ -140,9 +142,8 @@ def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -
         stored = StoredTeacher(OUT / "views", digest=digest, device=device)
         return Served(stored, stored.embedding.shape[2], None, ViewChoice(options.seed, options.count), digest)
     model, record = load_trained(OUT / "teacher", "model")
-    normalize = PixelNormalize(record["mean"], record["std"]).to(device)
-    shapes = stage_shapes(model, (record["height"], record["width"], len(record["mean"]))) if staged else None
-    live = LiveTeacher(model.to(device), normalize, staged=staged)
+    shapes = stage_shapes(model, input_shape(record)) if staged else None
+    live = LiveTeacher(model.to(device), normalizer(record).to(device), staged=staged)
     return Served(live, record["embedding_width"], shapes, ViewChoice(seed), sha256(weights))
 
 

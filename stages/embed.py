@@ -5,7 +5,7 @@ from rsd.compute import ComputeOptions, set_up
 from rsd.data.augment import AugmentOptions
 from rsd.data.images import read_split
 from rsd.embed import check_store, write_store
-from rsd.models import PixelNormalize, load_trained
+from rsd.models import load_trained, normalizer
 from rsd.views import ViewOptions, store_digest
 from stages import OUT, run, section
 
@@ -32,7 +32,7 @@ def main() -> None:
     header = write_store(
         OUT / "views",
         teacher.to(device),
-        PixelNormalize(record["mean"], record["std"]).to(device),
+        normalizer(record).to(device),
         images,
         augment=augment,
         options=options,

@@ -15,7 +15,7 @@ from rsd.data.images import Images, LabelledImages, read_split
 from rsd.errors import UserError
 from rsd.evaluate import calibration, measure, summary
 from rsd.files import read_json, write_json, written_aside
-from rsd.models import ModelOptions, PixelNormalize, create, load_trained, predict
+from rsd.models import ModelOptions, PixelNormalize, create, input_shape, load_trained, normalizer, predict
 from stages import OUT, run, section
 
 LOOKED_INTO = ("scratch", "rsd")
@@ -39,7 +39,7 @@ def main() -> None:
     teacher_logits = None
     for method, folder, kind, seed in models:
         model, trained = load_trained(folder, kind)
-        normalize = PixelNormalize(trained["mean"], trained["std"]).to(device)
+        normalize = normalizer(trained).to(device)
         logits = predict(model.to(device), normalize, test.images, batch_size=256).logits
         teacher_logits = logits if teacher_logits is None else teacher_logits  # the teacher comes first
         names = {"model": folder.name, "method": method, "seed": seed}
@@ -110,16 +110,16 @@ def _correlation(chosen: dict[str, Any], validation: LabelledImages, device: tor
     fresh = create(
         ModelOptions.model_validate(record["model"]),
         classes=len(record["classes"]),
-        image_shape=(record["height"], record["width"], len(record["mean"])),
+        image_shape=input_shape(record),
     )
     untrained = untrained_like(aad)
-    before = decoupled(untrained, embedding(fresh.to(device), PixelNormalize(record["mean"], record["std"]).to(device)))
+    before = decoupled(untrained, embedding(fresh.to(device), normalizer(record).to(device)))
     return {"student": folder.name, **describe(before, after, of_teacher)}
 
 
 def _loaded(folder: Path, kind: str, device: torch.device) -> tuple[nn.Module, PixelNormalize]:
     model, record = load_trained(folder, kind)
-    return model.to(device), PixelNormalize(record["mean"], record["std"]).to(device)
+    return model.to(device), normalizer(record).to(device)
 
 
 def _some(images: Images) -> np.ndarray:

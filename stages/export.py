@@ -10,7 +10,7 @@ from rsd.data.images import read_record, read_split
 from rsd.export.onnx import ExportOptions, export_onnx
 from rsd.export.parity import check, compare, logits_of
 from rsd.files import read_json, sha256, write_json, written_aside
-from rsd.models import PixelNormalize, load_trained, parameter_count, predict
+from rsd.models import load_trained, normalizer, parameter_count, predict
 from stages import OUT, run, section
 
 
@@ -48,7 +48,7 @@ def main() -> None:
             },
             path=path,
         )
-        expected = predict(model, PixelNormalize(record["mean"], record["std"]), test.images, batch_size=256).logits
+        expected = predict(model, normalizer(record), test.images, batch_size=256).logits
         logits = logits_of(path, test.images)
         np.save(aside / "logits.npy", logits)
         parity = compare(expected.numpy(), logits, test.labels)

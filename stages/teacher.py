@@ -1,4 +1,6 @@
-"""Images, or a checkpoint -> out/teacher/: the teacher's weights and record."""
+"""Images, or weights from elsewhere -> out/teacher/: the teacher's weights and record."""
+
+import json
 
 import torch
 
@@ -8,9 +10,9 @@ from rsd.data.augment import ViewChoice
 from rsd.data.images import read_record, read_split
 from rsd.distillers.scratch import ScratchDistiller
 from rsd.files import read_json, write_json, written_aside
-from rsd.models import PixelNormalize, create, embedding_width, parameter_count, save_weights
+from rsd.models import embedding_width, normalizer, parameter_count, save_weights
 from rsd.recipe import Recipe, make_criterion
-from rsd.teacher import TeacherOptions, check_accuracy, load_checkpoint
+from rsd.teacher import TRAINED, TeacherOptions, check_accuracy, teacher
 from rsd.train import train, validate
 from stages import OUT, run, section
 
@@ -20,20 +22,21 @@ def main() -> None:
     data = read_record(OUT / "data")
     device = set_up(section("compute", ComputeOptions))
     torch.manual_seed(options.seed)
-    model = create(options.model, classes=len(data.classes), image_shape=data.image_shape).to(device)
-    normalize = PixelNormalize(data.mean, data.std).to(device)
+    start = teacher(options, data)
+    model = start.model.to(device)
+    preprocessing = {"mean": start.mean, "std": start.std, "input_size": start.input_size}
+    normalize = normalizer(preprocessing).to(device)
     validation = read_split(OUT / "data", "validation")
     state, history = None, None
 
-    if options.source == "file":
-        assert options.path is not None  # TeacherOptions has checked it
-        load_checkpoint(model, options.path)
-    else:
+    if options.source in TRAINED:
         recipe = section("teacher_recipe", Recipe)
         state = checkpoint.state_file(
             "teacher",
             {
                 "options": options.model_dump(mode="json"),
+                "weights": start.weights,
+                "preprocessing": preprocessing,
                 "recipe": recipe.model_dump(),
                 "compute": read_json(OUT / "params" / "compute.json"),
                 "device": device.type,
@@ -57,7 +60,9 @@ def main() -> None:
     measured = validate(model, normalize, validation, batch_size=256)
     check_accuracy(measured["validation_top1"], options)
     with written_aside(OUT / "teacher") as aside:
-        save_weights(model.state_dict(), aside / "model.safetensors")
+        # With the preprocessing in it the file's digest tells teachers apart that differ in nothing else.
+        metadata = {"preprocessing": json.dumps(preprocessing)}
+        save_weights(model.state_dict(), aside / "model.safetensors", metadata=metadata)
         if history is not None:
             history.to_csv(aside / "history.csv", index=False)
         write_json(
@@ -71,8 +76,8 @@ def main() -> None:
                 "classes": data.classes,
                 "height": data.height,
                 "width": data.width,
-                "mean": data.mean,
-                "std": data.std,
+                **preprocessing,
+                "weights": start.weights,
                 "validation": {"top1": measured["validation_top1"], "loss": measured["validation_loss"]},
                 "device": device.type,
                 "versions": checkpoint.software_versions(),

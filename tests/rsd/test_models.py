@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from timm.data import create_transform
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from rsd.errors import UserError
 from rsd.files import write_json
@@ -12,8 +16,10 @@ from rsd.models import (
     RawPixels,
     create,
     embedding_width,
+    input_shape,
     load_trained,
     load_weights,
+    normalizer,
     outputs,
     parameter_count,
     predict,
@@ -50,6 +56,26 @@ def test_pixels_are_normalised_in_float_and_channels_come_first():
     expected = (image.double().numpy() / 255 - np.array(mean)) / np.array(std)
     assert found.dtype == torch.float32
     assert np.allclose(found.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [9, 40])
+def test_images_are_resized_as_timm_does_it_but_for_its_rounding_to_8_bits(side):
+    image = torch.randint(64, 192, (3, 17, 24, 3), dtype=torch.uint8)  # PIL cuts off between its two passes
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    found = PixelNormalize(mean, std, size=side)(image)
+    exact = image.permute(0, 3, 1, 2).double() / 255
+    exact = resize(exact, [side, side], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    expected = (exact - torch.tensor(mean)[:, None, None].double()) / torch.tensor(std)[:, None, None].double()
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+    prepare = create_transform((3, side, side), interpolation="bicubic", crop_pct=1.0, crop_mode="squash",
+                               mean=mean, std=std)  # fmt: skip
+    by_timm = torch.stack([prepare(Image.fromarray(one.numpy())) for one in image])
+    assert (found - by_timm).abs().max() < 2 / 255 / min(std)
+
+
+def test_images_that_have_the_size_already_are_not_touched():
+    image = torch.randint(0, 256, (2, 6, 6, 1), dtype=torch.uint8)
+    assert torch.equal(PixelNormalize([0.3], [0.2], size=6)(image), PixelNormalize([0.3], [0.2])(image))
 
 
 def test_raw_pixels_adds_no_parameter_to_the_model():
@@ -94,6 +120,15 @@ def test_a_trained_model_round_trips_through_its_folder(tmp_path):
     images = torch.randn(2, 1, 16, 16)
     assert torch.equal(again(images), model(images))
     assert not again.training
+
+
+def test_a_records_normaliser_makes_what_its_model_takes(tmp_path):
+    record = {"model": RESNET.model_dump(), "classes": ["a"], "height": 12, "width": 16, "mean": [0.1], "std": [0.2]}
+    image = torch.zeros(1, 12, 16, 1, dtype=torch.uint8)
+    for sized in (record, record | {"input_size": None}, record | {"input_size": 20}):
+        height, width, channels = input_shape(sized)
+        assert normalizer(sized)(image).shape == (1, channels, height, width)
+    assert input_shape(record | {"input_size": 20}) == (20, 20, 1)
 
 
 def test_weights_that_do_not_fit_name_what_does_not(tmp_path):

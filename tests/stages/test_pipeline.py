@@ -9,9 +9,10 @@ import re
 import numpy as np
 import onnx
 import pytest
+import torch
 import yaml
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rsd.export import tensorrt
 from tests.stages.conftest import TINY
@@ -23,7 +24,7 @@ def ran(output: str) -> list[str]:
 
 def test_every_stage_and_cell_runs_and_writes_what_it_declares(reproduced):
     cells = {"distill@scratch-0", "distill@rsd-0", "export@fp32", "export@fp16", "engine@fp32", "engine@fp16"}
-    alone = {"device", "params", "prepare", "teacher", "embed", "evaluate", "benchmark", "bundle", "report"}
+    alone = {"device", "params", "sources", "prepare", "teacher", "embed", "evaluate", "benchmark", "bundle", "report"}
     assert set(ran(reproduced.first_run)) == cells | alone
     lock = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())["stages"]
     assert set(lock) == cells | alone
@@ -32,9 +33,9 @@ def test_every_stage_and_cell_runs_and_writes_what_it_declares(reproduced):
             assert (reproduced.folder / output["path"]).exists()
 
 
-def test_a_second_run_runs_the_device_fingerprint_only(reproduced):
+def test_a_second_run_looks_at_the_machine_and_at_what_lies_outside_of_the_project_only(reproduced):
     before = (reproduced.folder / "dvc.lock").read_bytes()
-    assert ran(reproduced.run("dvc", "repro").stdout) == ["device"]
+    assert set(ran(reproduced.run("dvc", "repro").stdout)) == {"device", "sources"}
     assert (reproduced.folder / "dvc.lock").read_bytes() == before
 
 
@@ -211,6 +212,14 @@ def test_a_pair_with_a_teacher_from_a_file_runs_and_needs_no_recipe_for_it(repro
         reproduced.run("dvc", "repro", "teacher")
         assert json.loads((reproduced.out / "teacher" / "model.json").read_text())["source"] == "file"
         assert weights.read_bytes() == (reproduced.folder / "mine.safetensors").read_bytes()
+
+        # Replaced in place by other weights it is read again; touched it is not.
+        (reproduced.folder / "mine.safetensors").touch()
+        assert ran(reproduced.run("dvc", "repro", "teacher").stdout) == ["sources"]
+        state = {name: tensor * 2 for name, tensor in load_file(weights).items()}
+        save_file(state, reproduced.folder / "mine.safetensors")
+        assert ran(reproduced.run("dvc", "repro", "teacher").stdout) == ["sources", "teacher"]
+        assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(weights).items())
     finally:
         params.write_text(before)
         (reproduced.folder / "conf" / "pair" / "mine.yaml").unlink()
@@ -223,7 +232,7 @@ def test_another_number_of_epochs_makes_no_other_view_store(reproduced):
     try:
         override = TINY["override"] | {"recipe": {"epochs": 7, "warmup_epochs": 1}}
         reproduced.edit("params.yaml", override=override)
-        assert ran(reproduced.run("dvc", "repro", "embed").stdout) == ["params"]
+        assert ran(reproduced.run("dvc", "repro", "embed").stdout) == ["params", "sources"]
     finally:
         params.write_text(before)
         reproduced.run("dvc", "repro", "embed")

@@ -1,0 +1,165 @@
+"""A teacher with an input of its own, through the stages that meet it; called in this process, without DVC."""
+
+import json
+import shutil
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from rsd import checkpoint
+from rsd.data.augment import AugmentOptions, views
+from rsd.data.images import read_split
+from rsd.models import outputs
+from stages import OUT, distill, embed, evaluate, params, prepare, sources, teacher
+from tests.stages.conftest import ROOT, TINY
+
+ARGS: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "stem_type": "deep", "stem_width": 4}
+SIDE = 12  # of the teacher's input; the images are served at 8
+
+
+def settings(**changes):
+    """Run what comes before the teacher, for a pair whose teacher is fine-tuned from `theirs/`."""
+    pair = yaml.safe_load((ROOT / "conf" / "pair" / "digits" / "resnet-vit.yaml").read_text())
+    pair["teacher"] |= {"source": "finetune", "path": "theirs", "args": ARGS, "input_size": SIDE, "min_top1": 0}
+    with open("conf/pair/mine.yaml", "w") as file:
+        yaml.safe_dump(pair, file)
+    override = {name: values for name, values in TINY["override"].items() if name != "teacher"}
+    override["teacher_recipe"] = {"epochs": 1, "warmup_epochs": 0}
+    override["recipe"] = {"epochs": 1, "warmup_epochs": 0}
+    chosen = yaml.safe_load((ROOT / "params.yaml").read_text()) | TINY | {"pair": "mine", "override": override}
+    with open("params.yaml", "w") as file:
+        yaml.safe_dump(chosen | changes, file)
+    params.main()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project whose teacher starts from a folder of weights for 5 classes and 3 channels."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "conf", "conf")
+    (tmp_path / "theirs").mkdir()
+    theirs = timm.create_model("resnet18", num_classes=5, **ARGS)
+    save_file({k: v.contiguous() for k, v in theirs.state_dict().items()}, tmp_path / "theirs" / "model.safetensors")
+    settings()
+    prepare.main()
+    yield tmp_path
+    torch.use_deterministic_algorithms(False)
+
+
+def test_every_stage_shows_the_teacher_its_own_size_and_normalisation(project, monkeypatch):
+    teacher.main()
+    record = json.loads((OUT / "teacher" / "model.json").read_text())
+    assert (record["source"], record["input_size"], record["height"]) == ("finetune", SIDE, 8)
+    assert record["mean"] == [pytest.approx(0.449)]
+    assert record["std"] == [pytest.approx(0.226)]
+
+    embed.main()
+    reference = timm.create_model("resnet18", num_classes=10, in_chans=1, **ARGS)
+    reference.load_state_dict(load_file(OUT / "teacher" / "model.safetensors"))
+    reference.double().eval()
+
+    def by_hand(images):
+        exact = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).double() / 255
+        exact = resize(exact, [SIDE, SIDE], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        exact = (exact - (0.485 + 0.456 + 0.406) / 3) / ((0.229 + 0.224 + 0.225) / 3)
+        with torch.no_grad():
+            return outputs(reference, exact)
+
+    images = read_split(OUT / "data", "train").images
+    augment = AugmentOptions.model_validate_json((OUT / "params" / "augment.json").read_text())
+    seen = views(images, np.arange(64), augment, seed=0, view=1)
+    for name, expected in by_hand(seen)._asdict().items():
+        stored = torch.from_numpy(np.load(OUT / "views" / f"{name}.npy")[1, :64]).double()
+        assert torch.allclose(stored, expected, rtol=2e-3, atol=2e-3), name  # stored as fp16
+
+    for method in ("scratch", "rsd"):
+        monkeypatch.setattr(sys, "argv", ["distill", method, "0"])
+        distill.main()
+    evaluate.main()
+    test = read_split(OUT / "data", "test")
+    judged = next(
+        model for model in json.loads((OUT / "evaluate" / "models.json").read_text()) if model["model"] == "teacher"
+    )
+    expected = torch.nn.functional.cross_entropy(by_hand(test.images).logits, torch.from_numpy(test.labels))
+    assert judged["nll"] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_copy_of_a_teachers_folder_is_that_teacher(project):
+    teacher.main()
+    before = {file.name: file.read_bytes() for file in (OUT / "teacher").iterdir()}
+    (OUT / "teacher").rename("copy")
+    file = OUT / "params" / "teacher.json"
+    changes = {"source": "file", "path": "copy", "input_size": None}
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    teacher.main()
+    assert (OUT / "teacher" / "model.safetensors").read_bytes() == before["model.safetensors"]
+    records = [json.loads(before["model.json"]), json.loads((OUT / "teacher" / "model.json").read_text())]
+    for key in ("mean", "std", "input_size", "validation", "classes"):
+        assert records[0][key] == records[1][key], key
+
+
+def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
+    settings(views=TINY["views"] | {"count": 0}, methods=["scratch", "rsd", "fitnet"])
+    teacher.main()
+    monkeypatch.setattr(sys, "argv", ["distill", "fitnet", "0"])
+    distill.main()
+    assert (OUT / "students" / "fitnet-0" / "student.safetensors").is_file()
+
+
+def test_a_killed_finetuning_goes_on_to_the_same_bytes_and_with_other_weights_starts_afresh(
+    project, monkeypatch, capsys
+):
+    params_file = OUT / "params" / "teacher_recipe.json"
+    params_file.write_text(json.dumps(json.loads(params_file.read_text()) | {"epochs": 3}))
+    weights = OUT / "teacher" / "model.safetensors"
+    teacher.main()
+    undisturbed = weights.read_bytes()
+    save = checkpoint.save
+
+    def save_and_die(path, state):
+        save(path, state)
+        raise KeyboardInterrupt
+
+    def killed():
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save", save_and_die)
+            with pytest.raises(KeyboardInterrupt):
+                teacher.main()
+
+    killed()
+    teacher.main()
+    assert "resumed after epoch 1" in capsys.readouterr().err
+    assert weights.read_bytes() == undisturbed
+
+    killed()
+    theirs = project / "theirs" / "model.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(theirs).items()}, theirs)
+    teacher.main()
+    assert "resumed" not in capsys.readouterr().err
+    assert weights.read_bytes() != undisturbed
+
+
+def test_replaced_weights_and_images_show_in_what_the_stages_depend_on(project):
+    def told():
+        sources.main()
+        return [(OUT / "sources" / f"{name}.json").read_bytes() for name in ("teacher", "data")]
+
+    first = told()
+    assert told() == first
+    (project / "theirs" / "model.safetensors").write_bytes(b"others")
+    second = told()
+    assert second[0] != first[0]
+    assert second[1] == first[1]
+    (OUT / "params" / "data.json").write_text(json.dumps({"source": "folder", "root": "images"}))
+    third = told()
+    (project / "images").mkdir()
+    (project / "images" / "1.png").write_text("new")
+    assert told()[1] != third[1]
