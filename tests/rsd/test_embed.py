@@ -117,5 +117,6 @@ def test_mixed_views_are_stored_under_the_image_they_belong_to(tmp_path):
 def test_a_teacher_that_does_not_know_its_stored_views_stops_the_pipeline():
     check_store({"views": 3, "top1": 40.0}, classes=10, validation_top1=98.0)
     check_store({"views": 0}, classes=10, validation_top1=98.0)
+    check_store({"views": 3, "top1": 10.0}, classes=10, validation_top1=19.0)
     with pytest.raises(UserError, match=r"at least 32.00 % on its stored views, found 31.00 %"):
         check_store({"views": 3, "top1": 31.0}, classes=10, validation_top1=98.0)
