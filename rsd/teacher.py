@@ -136,7 +136,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     rest = ({name: tensor for name, tensor in tensors.items() if name not in head} for tensors in (own, state))
     if found != expected and not misfits(*rest):
         raise UserError(
-            f"expected a head for {expected} classes, as the data has, in {path}, found {f'one for {found}' if found else 'none'}; "
+            f"expected a head for {expected} classes, as the data has, in {path}, found "
+            f"{f'one for {found}' if found else 'none'}; "
             "give a checkpoint of these classes, or train a new head with teacher.source finetune"
         )
     load_state(model, state, path=path, what="the teacher")
