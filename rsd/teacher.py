@@ -136,7 +136,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     rest = ({name: tensor for name, tensor in tensors.items() if name not in head} for tensors in (own, state))
     if found != expected and not misfits(*rest):
         raise UserError(
-            f"expected a head for {expected} classes, as the data has, in {path}, found one for {found or 'none'}; "
+            f"expected a head for {expected} classes, as the data has, in {path}, found "
+            f"{f'one for {found}' if found else 'none'}; "
             "give a checkpoint of these classes, or train a new head with teacher.source finetune"
         )
     load_state(model, state, path=path, what="the teacher")
@@ -205,7 +206,7 @@ def head_names(model: nn.Module) -> list[str]:
 def head_classes(state: dict[str, Tensor], head: list[str]) -> int:
     """For how many classes the head in `state` is: the outputs of its last layer, 0 without a head."""
     present = [name for name in head if name in state]
-    return state[present[-1]].shape[0] if present else 0
+    return len(state[present[-1]]) if present and state[present[-1]].ndim else 0
 
 
 def _check_hub_classes(options: TeacherOptions, data: DatasetRecord) -> None:

@@ -82,6 +82,12 @@ def test_a_checkpoint_of_other_classes_says_how_many_and_what_to_do(tmp_path):
         load_checkpoint(model(), tmp_path / "t.pth")
 
 
+def test_a_checkpoint_without_a_head_says_so(tmp_path):
+    torch.save(timm_model(classes=0).state_dict(), tmp_path / "t.pth")
+    with pytest.raises(UserError, match=r"a head for 3 classes, as the data has, .*, found none; .*finetune"):
+        load_checkpoint(model(), tmp_path / "t.pth")
+
+
 def test_a_checkpoint_of_another_model_names_what_does_not_fit(tmp_path):
     path = saved(tmp_path / "t.safetensors", timm_model(args=ARGS | {"channels": [8, 8, 8, 16]}, classes=4))
     with pytest.raises(UserError, match=r"do not fit the teacher: .*fc\.bias is \[4\] instead of \[3\]"):

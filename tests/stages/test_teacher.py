@@ -118,7 +118,7 @@ def test_a_killed_finetuning_goes_on_to_the_same_bytes_and_with_other_weights_st
     project, monkeypatch, capsys
 ):
     params_file = OUT / "params" / "teacher_recipe.json"
-    params_file.write_text(json.dumps(json.loads(params_file.read_text()) | {"epochs": 3}))
+    params_file.write_text(json.dumps(json.loads(params_file.read_text()) | {"epochs": 2}))
     weights = OUT / "teacher" / "model.safetensors"
     teacher.main()
     undisturbed = weights.read_bytes()
