@@ -75,12 +75,13 @@ def steps(student: nn.Module, optimizer: str, teacher: nn.Module, store: StoredT
     raw = torch.randint(0, 256, (BATCH, *SHAPE), dtype=torch.uint8)
     target = torch.randint(0, CLASSES, (BATCH,))
     index = np.random.default_rng(0).permutation(IMAGES)[:BATCH]
+    view = np.zeros_like(index)
     live, width = LiveTeacher(teacher, normalize), embedding_width(teacher)
 
     def ours(task: Distiller, told: Teacher | None) -> Step:
         task.train()
         return updated(
-            task, optimizer, lambda: task(normalize(raw), target, told(raw, index, 0) if told is not None else None)
+            task, optimizer, lambda: task(normalize(raw), target, told(raw, index, view) if told is not None else None)
         )
 
     theirs = FeatureDistillationTask(copy.deepcopy(student), teacher, criterion=nn.CrossEntropyLoss(), verbose=False)
@@ -88,7 +89,7 @@ def steps(student: nn.Module, optimizer: str, teacher: nn.Module, store: StoredT
     scratch_beside = ours(ScratchDistiller(copy.deepcopy(student)), None)
 
     def scratch_and_teacher() -> None:
-        live(raw, index, 0)
+        live(raw, index, view)
         scratch_beside()
 
     return {

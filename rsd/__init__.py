@@ -1,1 +1,35 @@
-"""Redundancy suppression distillation: a strong vision model's skill in a small one of another architecture."""
+"""Redundancy suppression distillation: a strong vision model's skill in a small one of another architecture.
+
+What someone else's training loop needs is here by name, and imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rsd.aad import AAD
+    from rsd.distillers.rsd import RSDDistiller, RSDOptions
+    from rsd.losses import rsd_loss, rsd_terms
+    from rsd.models import Outputs, outputs
+
+__all__ = ["AAD", "Outputs", "RSDDistiller", "RSDOptions", "outputs", "rsd_loss", "rsd_terms"]
+
+_HOMES = {
+    "AAD": "rsd.aad",
+    "Outputs": "rsd.models",
+    "RSDDistiller": "rsd.distillers.rsd",
+    "RSDOptions": "rsd.distillers.rsd",
+    "outputs": "rsd.models",
+    "rsd_loss": "rsd.losses",
+    "rsd_terms": "rsd.losses",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

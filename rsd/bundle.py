@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from rsd.data.images import Images
 from rsd.files import read_json, sha256, write_json, written_aside
 from rsd.options import Options
 
@@ -29,7 +30,7 @@ def write_bundle(
     *,
     export: dict[str, Path],
     engines: dict[str, Path],
-    images: np.ndarray,
+    images: Images,
     metrics: dict[str, Any],
     latency: dict[str, Any],
     revision: str | None,

@@ -18,11 +18,17 @@ STATE = Path(".state")
 
 
 def code_digests() -> dict[str, str]:
-    """SHA-256 of every file of this project that is loaded, the stage that was started included, by path."""
+    """SHA-256 of every file of this project that is loaded, by path: the started stage and own methods included."""
     project = Path(__file__).parents[1]
+    # A user's own methods lie where the stage was started (rsd.distillers.OWN).
+    rooms = {"rsd": project / "rsd", "stages": project / "stages", "methods": Path("methods").resolve()}
     loaded = {Path(file).resolve() for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
-    ours = [path for path in sorted(loaded) for room in ("rsd", "stages") if path.is_relative_to(project / room)]
-    return {str(path.relative_to(project)): sha256(path) for path in ours}
+    return {
+        f"{name}/{path.relative_to(room)}": sha256(path)
+        for path in sorted(loaded)
+        for name, room in rooms.items()
+        if path.is_relative_to(room)
+    }
 
 
 def software_versions() -> dict[str, str]:

@@ -32,6 +32,8 @@ class Run(Options):
     methods: list[str] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     precisions: list[Literal["fp32", "fp16"]] = Field(min_length=1)
+    protocol: Literal["ours", "paper"] = "ours"
+    """`paper` sets what `PAPER` says."""
 
     @field_validator("methods", "seeds", "precisions")
     @classmethod
@@ -57,9 +59,17 @@ SECTIONS: dict[str, Any] = {
 }
 """The resolved sections, and the type that checks each."""
 
+PAPER: dict[str, dict[str, Any]] = {
+    "data": {"hold_out": False},
+    "recipe": {"select": "last"},
+    "teacher_recipe": {"select": "last"},  # "best" would be picked on images that it was trained on
+    "method": {"rsd": {"correlation": "per_process"}},
+}
+"""What `protocol: paper` lays over everything else: all training images, the last epoch, correlation per process."""
+
 _OWN = ("views", "compute", "export", "engine", "benchmark", "bundle")  # written out in params.yaml itself
 _NAMED = ("data", "teacher", "teacher_recipe", "student", "recipe")  # from conf/; `override` lies above
-_TOP = {"pair", "data", "recipe", "methods", "seeds", "precisions", "method", "override", *_OWN}
+_TOP = {"pair", "data", "recipe", "methods", "seeds", "precisions", "protocol", "method", "override", *_OWN}
 
 
 def resolve(params: Path, conf: Path) -> dict[str, Any]:
@@ -84,7 +94,9 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     data_file, data = _named(conf, "data", names["data"], errors, params)
     recipe_file, recipe = _named(conf, "recipe", names["recipe"], errors, params)
     sections: dict[str, Any] = {
-        "run": names | {key: chosen.get(key) for key in ("pair", "methods", "seeds", "precisions")},
+        "run": names
+        | {key: chosen.get(key) for key in ("pair", "methods", "seeds", "precisions")}
+        | {key: chosen[key] for key in ("protocol",) if key in chosen},
         "data": data,
         "teacher": _mapping(pair.get("teacher"), "teacher", pair_file, errors),
         "student": _mapping(pair.get("student"), "student", pair_file, errors),
@@ -94,11 +106,17 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     files = {"data": data_file, "teacher": pair_file, "student": pair_file, "recipe": recipe_file}
     for name in ("data", "teacher", "student", "recipe"):
         sections[name] = _merge(sections[name], override.get(name, {}))
-    if sections["teacher"].get("source", "pretrain") == "pretrain" and sections["teacher"].get("recipe"):
+    trained_here = sections["teacher"].get("source", "pretrain") in ("pretrain", "finetune")
+    if trained_here and sections["teacher"].get("recipe"):
         files["teacher_recipe"], teacher_recipe = _named(
             conf, "recipe", sections["teacher"]["recipe"], errors, pair_file
         )
         sections["teacher_recipe"] = _merge(teacher_recipe, override.get("teacher_recipe", {}))
+    method = _mapping(chosen.get("method"), "method", params, errors)
+    if chosen.get("protocol") == "paper":
+        errors += _contradicted(override, PAPER, "override", params)
+        sections |= {name: _merge(sections[name], values) for name, values in PAPER.items() if name in sections}
+        method = _merge(method, PAPER["method"])
 
     resolved: dict[str, Any] = {"teacher_recipe": None}  # stays None where the teacher is not trained here
     for name, values in sections.items():
@@ -107,8 +125,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         resolved[name] = _check(kind, values, prefix, files.get(name, params), override.get(name), errors)
     # A section of its own, so that another number of epochs does not make another view store.
     resolved["augment"] = (resolved["recipe"] or {}).get("augment")
-    resolved["method"] = _methods(chosen.get("method"), sections["run"]["methods"], params, errors)
-    errors += _unserved(sections["run"]["methods"], resolved["views"], params)
+    resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors)
     if isinstance(methods := sections["run"]["methods"], list) and sections["export"].get("method") not in methods:
         errors.append(
             f"{params}: export.method: expected one of methods {methods}, found {sections['export'].get('method')!r}"
@@ -118,45 +135,37 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     return resolved
 
 
-def _methods(options: Any, chosen: Any, file: Path, errors: list[str]) -> dict[str, Any]:
-    known = distillers.methods()
-    if isinstance(chosen, list):
-        if "scratch" not in chosen:
-            errors.append(
-                f"{file}: methods: expected scratch among them, found {chosen}; a distilled student is judged "
-                "beside its plainly trained twin"
-            )
-        errors += [
-            f"{file}: methods: expected names out of {', '.join(known)}, found {name!r}{_near(name, known)}"
-            for name in chosen
-            if name not in known
-        ]
-    options = _mapping(options, "method", file, errors)
-    errors += _unknown(options, set(known), "method.", file)
-    return {
-        name: _check(
-            distillers.distiller(name).Options,
-            _mapping(options.get(name), f"method.{name}", file, errors),
-            f"method.{name}.",
-            file,
-            None,
-            errors,
+def _methods(options: dict[str, Any], chosen: Any, views: Any, file: Path, errors: list[str]) -> dict[str, Any]:
+    """The sections of the methods, those of the user's own among them; `views` is the resolved section."""
+    known = distillers.methods() + distillers.own_methods()
+    chosen = chosen if isinstance(chosen, list) else None
+    if chosen is not None and "scratch" not in chosen:
+        errors.append(
+            f"{file}: methods: expected scratch among them, found {chosen}; a distilled student is judged "
+            "beside its plainly trained twin"
         )
-        for name in known
-        if name in options or name in (chosen if isinstance(chosen, list) else [])
-    }
-
-
-def _unserved(chosen: Any, views: Any, file: Path) -> list[str]:
-    """The chosen methods that the view store cannot serve."""
-    errors = []
-    for name in chosen if isinstance(chosen, list) and views else []:
-        if name in distillers.methods():
+    errors += [
+        f"{file}: methods: expected names out of {', '.join(known)}, found {name!r}{_near(name, known)}"
+        for name in chosen or []
+        if name not in known
+    ]
+    errors += _unknown(options, set(known), "method.", file)
+    resolved = {}
+    for name in dict.fromkeys(known):
+        if name in options or name in (chosen or []):
+            values = _mapping(options.get(name), f"method.{name}", file, errors)
             try:
-                distillers.distiller(name).check_views(views["count"])
+                kind = distillers.distiller(name)
+                resolved[name] = _check(kind.Options, values, f"method.{name}.", file, None, errors)
             except UserError as error:
-                errors.append(f"{file}: views.count: {error}")
-    return errors
+                errors.append(f"{file}: methods: {error}")
+                continue
+            if views and name in (chosen or []):
+                try:
+                    kind.check_views(views["count"])
+                except UserError as error:
+                    errors.append(f"{file}: views.count: {error}")
+    return resolved
 
 
 def _check(kind: Any, values: Any, prefix: str, file: Path, override: Any, errors: list[str]) -> Any:
@@ -192,6 +201,21 @@ def _unknown(values: Mapping[str, Any], known: set[str], prefix: str, file: Path
 def _near(word: Any, known: Any) -> str:
     near = difflib.get_close_matches(str(word), sorted(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _contradicted(above: Mapping[str, Any], paper: Mapping[str, Any], path: str, file: Path) -> list[str]:
+    """What an override asks for against the paper's protocol: nobody could say which of the two is meant."""
+    errors = []
+    for key, value in paper.items():
+        if isinstance(value, dict):
+            below = above.get(key)
+            errors += _contradicted(below if isinstance(below, dict) else {}, value, f"{path}.{key}", file)
+        elif key in above and above[key] != value:
+            errors.append(
+                f"{file}: {path}.{key}: expected {value!r}, which protocol 'paper' sets, found {above[key]!r}; "
+                "take it out of override, or set protocol to ours"
+            )
+    return errors
 
 
 def _named(conf: Path, kind: str, name: Any, errors: list[str], named_in: Path) -> tuple[Path, dict[str, Any]]:

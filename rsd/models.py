@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rsd.data.images import Images
 from rsd.errors import UserError
 from rsd.files import read_json, written_aside
 from rsd.options import Options
@@ -174,7 +175,7 @@ def load_trained(folder: Path, kind: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, normalize: PixelNormalize, images: np.ndarray, *, batch_size: int) -> Outputs:
+def predict(model: nn.Module, normalize: PixelNormalize, images: Images, *, batch_size: int) -> Outputs:
     """Embeddings and logits of a model in eval mode, float32 on the CPU, for raw images `[N, H, W, C]`.
 
     Runs where `normalize` lives; the model's training mode is restored.

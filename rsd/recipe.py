@@ -39,8 +39,6 @@ class Recipe(Options):
     """Largest gradient norm; null leaves gradients alone."""
     accumulation: int = Field(1, gt=0)
     """A step's batch is taken in so many parts, one after the other, where the whole does not fit in memory."""
-    repeats: int = Field(1, gt=0)
-    """Each image comes in so many views per epoch; an epoch then holds that much fewer different images."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is validated and kept; null: none."""
     patience: int | None = Field(None, gt=0)

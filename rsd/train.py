@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from rsd import checkpoint
-from rsd.data.augment import ViewChoice, views
-from rsd.data.batches import batch_count, epoch_batches
+from rsd.data.augment import ViewChoice
+from rsd.data.batches import batch_count, batches, epoch_plan
 from rsd.data.images import LabelledImages
 from rsd.distillers.base import Distiller
 from rsd.errors import UserError
@@ -23,8 +23,8 @@ from rsd.models import Outputs, PixelNormalize, predict
 from rsd.progress import progress
 from rsd.recipe import Recipe, make_optimizer, make_scheduler
 
-Teacher = Callable[[Tensor, np.ndarray, int], Outputs | StagedOutputs]
-"""The teacher's outputs for a batch of raw views `[B, H, W, C]`, given their indices and view number."""
+Teacher = Callable[[Tensor, np.ndarray, np.ndarray], Outputs | StagedOutputs]
+"""The teacher's outputs for a batch of raw views `[B, H, W, C]`, given their indices and view numbers `[B]`."""
 
 
 class Trained(NamedTuple):
@@ -51,6 +51,7 @@ def train(
     teacher: Teacher | None = None,
     state: Path | None = None,
     name: str = "",
+    workers: int = 0,
 ) -> Trained:
     """Train `task` by `recipe`; a run that is killed and started again ends with the same bits.
 
@@ -62,6 +63,7 @@ def train(
         teacher: asked for its outputs at each step; None for a method that needs none.
         state: the checkpoint file of this run; None keeps none.
         name: what the progress bar says.
+        workers: processes that prepare batches.
 
     Raises:
         UserError: the loss is not finite, or there are fewer images than one batch.
@@ -89,13 +91,16 @@ def train(
         for epoch in range(len(history), recipe.epochs):
             task.train()
             sums: dict[str, Tensor] = {}
-            view = view_choice.number(epoch)
-            for step, index in enumerate(epoch_batches(len(images.labels), recipe.batch_size, seed=seed, epoch=epoch)):
-                pixels = views(images.images, index, recipe.augment, seed=view_choice.seed, view=view)
-                raw = torch.from_numpy(pixels).to(device, non_blocking=True)
-                target = torch.from_numpy(images.labels[index]).to(device, non_blocking=True)
-                told = teacher(raw, index, view) if teacher else None
-                result = task(normalize(raw), target, told, torch.from_numpy(index).to(device, non_blocking=True))
+            plan = epoch_plan(
+                len(images.labels), recipe.batch_size, recipe.augment, seed=seed, epoch=epoch, view_choice=view_choice
+            )
+            served = batches(images, plan, recipe.augment, seed=view_choice.seed, workers=workers)
+            for step, batch in enumerate(served):
+                raw = batch.raw.to(device, non_blocking=True)
+                target = batch.target.to(device, non_blocking=True)
+                told = teacher(raw, batch.images, batch.views) if teacher else None
+                index = torch.from_numpy(batch.images).to(device, non_blocking=True)
+                result = task(normalize(raw), target, told, index)
                 terms = {key: value.detach() for key, value in result.items() if key != "output"}
                 _check_finite(terms, sums, step=epoch * steps + step, done=step)
                 optimizer.zero_grad(set_to_none=True)
@@ -105,7 +110,7 @@ def train(
                 scheduler.step_update(epoch * steps + step + 1)
                 for key, value in {**terms, "gradient_norm": norm.detach()}.items():
                     sums[key] = sums[key] + value if key in sums else value
-                bar.update(len(index))
+                bar.update(len(batch.images))
             row = {
                 "epoch": float(epoch + 1),
                 "learning_rate": optimizer.param_groups[0]["lr"],

@@ -1,22 +1,20 @@
-"""The store of teacher outputs for every view of every training image, and the teacher that runs live."""
+"""The teacher's outputs for a batch of views: looked up in a store (`rsd.embed` writes it), or computed live."""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rsd.data.augment import AugmentOptions, views
+from rsd.data.augment import AugmentOptions
 from rsd.errors import UserError
 from rsd.features import StagedOutputs, staged_outputs
-from rsd.files import read_json, sha256, write_json, written_aside
+from rsd.files import read_json, sha256
 from rsd.models import Outputs, PixelNormalize, outputs
 from rsd.options import Options
-from rsd.progress import progress
 
 
 class ViewOptions(Options):
@@ -41,58 +39,6 @@ def store_digest(*, teacher: Path, dataset: Path, augment: AugmentOptions, optio
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
-def write_store(
-    folder: Path,
-    teacher: nn.Module,
-    normalize: PixelNormalize,
-    images: np.ndarray,
-    *,
-    augment: AugmentOptions,
-    options: ViewOptions,
-    digest: str,
-) -> dict[str, Any]:
-    """Run the teacher on every view and write `embedding.npy` `[V, N, D]`, `logits.npy` `[V, N, C]`, fp16.
-
-    The header is written last; a folder without one is not a store.
-
-    Raises:
-        UserError: an output does not fit into fp16.
-    """
-    header: dict[str, Any] = {
-        "views": options.count,
-        "seed": options.seed,
-        "images": len(images),
-        "digest": digest,
-    }
-    with written_aside(folder) as aside, torch.inference_mode():
-        aside.mkdir()
-        arrays: dict[str, np.ndarray] = {}
-        teacher.eval()
-        with progress(total=options.count * len(images), name="embed", unit="views") as bar:
-            for view in range(options.count):
-                for start in range(0, len(images), options.batch_size):
-                    index = np.arange(start, min(start + options.batch_size, len(images)))
-                    raw = torch.from_numpy(views(images, index, augment, seed=options.seed, view=view))
-                    told = outputs(teacher, normalize(raw.to(normalize.mean.device)))
-                    for name, value in told._asdict().items():
-                        if name not in arrays:
-                            shape = (options.count, len(images), value.shape[1])
-                            arrays[name] = np.lib.format.open_memmap(
-                                aside / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape
-                            )
-                        arrays[name][view, start : start + len(index)] = value.half().cpu().numpy()
-                    bar.update(len(index))
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise UserError(
-                    f"expected teacher outputs that fit into fp16, found a {name} beyond 65,504 or not finite; "
-                    "check the teacher, or run it live with views.count 0"
-                )
-            header[f"{name}_width"] = array.shape[2]
-        write_json(aside / "header.json", header)
-    return header
-
-
 class StoredTeacher:
     """Looks the teacher's outputs up instead of running it.
 
@@ -111,7 +57,7 @@ class StoredTeacher:
         self.embedding = np.load(folder / "embedding.npy", mmap_mode="r", allow_pickle=False)
         self.logits = np.load(folder / "logits.npy", mmap_mode="r", allow_pickle=False)
 
-    def __call__(self, raw: Tensor, index: np.ndarray, view: int) -> Outputs:
+    def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs:
         return Outputs(
             torch.from_numpy(self.embedding[view, index]).to(self.device),
             torch.from_numpy(self.logits[view, index]).to(self.device),
@@ -131,6 +77,6 @@ class LiveTeacher:
         self.staged = staged
 
     @torch.no_grad()
-    def __call__(self, raw: Tensor, index: np.ndarray, view: int) -> Outputs | StagedOutputs:
+    def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs | StagedOutputs:
         inputs = self.normalize(raw)
         return staged_outputs(self.teacher, inputs) if self.staged else outputs(self.teacher, inputs)

@@ -40,7 +40,8 @@ def main() -> None:
     student_options = section("student", ModelOptions)
     distiller_class = distiller(method)
     options = section(f"method/{method}", distiller_class.Options)
-    device = set_up(section("compute", ComputeOptions))
+    compute = section("compute", ComputeOptions)
+    device = set_up(compute)
 
     torch.manual_seed(seed)  # twins of one seed start from the same student
     student = create(student_options, classes=len(data.classes), image_shape=data.image_shape)
@@ -87,6 +88,7 @@ def main() -> None:
         teacher=teacher,
         state=state,
         name=name,
+        workers=compute.workers,
     )
     folder = OUT / "students" / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,38 +1,49 @@
 """Teacher and training images -> out/views/: the teacher's outputs for every stored view."""
 
+from rsd import checkpoint
 from rsd.compute import ComputeOptions, set_up
 from rsd.data.augment import AugmentOptions
 from rsd.data.images import read_split
+from rsd.embed import check_store, write_store
 from rsd.models import PixelNormalize, load_trained
-from rsd.views import ViewOptions, store_digest, write_store
+from rsd.views import ViewOptions, store_digest
 from stages import OUT, run, section
 
 
 def main() -> None:
     options = section("views", ViewOptions)
     augment = section("augment", AugmentOptions)
-    device = set_up(section("compute", ComputeOptions))
+    compute = section("compute", ComputeOptions)
+    device = set_up(compute)
     teacher, record = load_trained(OUT / "teacher", "model")
-    images = read_split(OUT / "data", "train").images
-    size = options.count * len(images) * 2 * (record["embedding_width"] + len(record["classes"]))
+    images = read_split(OUT / "data", "train")
+    size = options.count * len(images.labels) * 2 * (record["embedding_width"] + len(record["classes"]))
     if options.count:
-        print(f"view store: {options.count} views of {len(images)} images, {size / 1e6:.1f} MB")
+        print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB")
     else:
         print("view store: none (views.count is 0), the teacher will run live")
-    write_store(
+    digest = store_digest(
+        teacher=OUT / "teacher" / "model.safetensors",
+        dataset=OUT / "data" / "dataset.json",
+        augment=augment,
+        options=options,
+    )
+    state = checkpoint.state_file("embed", {"digest": digest, "device": device.type, "threads": compute.threads})
+    header = write_store(
         OUT / "views",
         teacher.to(device),
         PixelNormalize(record["mean"], record["std"]).to(device),
         images,
         augment=augment,
         options=options,
-        digest=store_digest(
-            teacher=OUT / "teacher" / "model.safetensors",
-            dataset=OUT / "data" / "dataset.json",
-            augment=augment,
-            options=options,
-        ),
+        digest=digest,
+        unfinished=state.parent / "store",
+        workers=compute.workers,
     )
+    checkpoint.forget(state)
+    if options.count:
+        print(f"teacher on its stored views: top-1 {header['top1']:.2f} %")
+        check_store(header, classes=len(record["classes"]), validation_top1=record["validation"]["top1"])
 
 
 if __name__ == "__main__":

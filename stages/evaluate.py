@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rsd.cka import compare_layers
 from rsd.compute import ComputeOptions, set_up
 from rsd.correlation import decoupled, describe, read_aad, untrained_like
-from rsd.data.images import LabelledImages, read_split
+from rsd.data.images import Images, LabelledImages, read_split
 from rsd.errors import UserError
 from rsd.evaluate import calibration, measure, summary
 from rsd.files import read_json, write_json, written_aside
@@ -122,7 +122,7 @@ def _loaded(folder: Path, kind: str, device: torch.device) -> tuple[nn.Module, P
     return model.to(device), PixelNormalize(record["mean"], record["std"]).to(device)
 
 
-def _some(images: np.ndarray) -> np.ndarray:
+def _some(images: Images) -> np.ndarray:
     """At most `MOST_IMAGES`, in an order that mixes the classes."""
     return images[np.random.default_rng(0).permutation(len(images))[:MOST_IMAGES]]
 

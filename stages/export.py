@@ -6,7 +6,7 @@ import json
 import numpy as np
 import torch
 
-from rsd.data.images import read_split
+from rsd.data.images import read_record, read_split
 from rsd.export.onnx import ExportOptions, export_onnx
 from rsd.export.parity import check, compare, logits_of
 from rsd.files import read_json, sha256, write_json, written_aside
@@ -25,6 +25,7 @@ def main() -> None:
     name = best_student(options.method, chosen["seeds"])
     model, record = load_trained(OUT / "students" / name, "student")
     preprocessing = {key: record[key] for key in ("height", "width", "mean", "std")}
+    data = read_record(OUT / "data")
     test = read_split(OUT / "data", "test")
     folder = OUT / "export" / precision
     with written_aside(folder) as aside:
@@ -33,7 +34,7 @@ def main() -> None:
             model,
             mean=record["mean"],
             std=record["std"],
-            image_shape=test.images.shape[1:],
+            image_shape=data.image_shape,
             classes=len(record["classes"]),
             precision=precision,
             opset=options.opset,
@@ -48,7 +49,7 @@ def main() -> None:
             path=path,
         )
         expected = predict(model, PixelNormalize(record["mean"], record["std"]), test.images, batch_size=256).logits
-        logits = logits_of(path, np.array(test.images))
+        logits = logits_of(path, test.images)
         np.save(aside / "logits.npy", logits)
         parity = compare(expected.numpy(), logits, test.labels)
         check(parity, precision, options.gates)

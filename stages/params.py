@@ -1,10 +1,11 @@
-"""params.yaml and the files it names -> out/params/: one checked file per section."""
+"""params.yaml and the files it names -> out/params/: one checked file per section, and each method's code."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
 from rsd.config import resolve
+from rsd.distillers import source
 from rsd.files import write_json, written_aside
 from stages import OUT, run
 
@@ -13,10 +14,13 @@ def main() -> None:
     resolved = resolve(Path("params.yaml"), Path("conf"))
     methods = resolved.pop("method")
     with written_aside(OUT / "params") as aside:
+        (aside / "code").mkdir(parents=True)
         for name, values in resolved.items():
             write_json(aside / f"{name}.json", values)
         for name, values in methods.items():
             write_json(aside / "method" / f"{name}.json", values)
+            # What `distill` depends on: a method's code has one path here, wherever its file lies.
+            shutil.copy(source(name), aside / "code" / f"{name}.py")
     _forget_cells(resolved["run"])
 
 

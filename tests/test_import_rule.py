@@ -1,11 +1,14 @@
 """Who may import whom, and that dvc.yaml lists the code a stage imports: no more, no less."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import rsd
 from rsd import distillers
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +37,17 @@ def imported(file: Path) -> set[str]:
     return names
 
 
+PUBLIC = ROOT / "rsd" / "__init__.py"
+
+
 def is_bare(file: Path) -> bool:
-    """A package's `__init__.py` with a docstring only changes nothing for whoever imports the package."""
+    """A package's `__init__.py` with a docstring only changes nothing for whoever imports the package.
+
+    Nor does that of `rsd`, whose names are looked up when asked for: the two tests below hold that importing it
+    loads nothing and that none of us asks.
+    """
+    if file == PUBLIC:
+        return True
     return file.name == "__init__.py" and all(isinstance(n, ast.Expr) for n in ast.parse(file.read_text()).body)
 
 
@@ -50,8 +62,31 @@ def code_of(*start: str) -> set[Path]:
         waiting += [p for p in parents if (f := file_of(p)) and f not in found]
         if file and file not in found:
             found.add(file)
-            waiting += [name for name in imported(file) if name.split(".")[0] in OURS]
+            if file != PUBLIC:
+                waiting += [name for name in imported(file) if name.split(".")[0] in OURS]
     return {file for file in found if not is_bare(file)}
+
+
+def test_importing_rsd_loads_and_defines_nothing_but_the_way_to_its_public_names():
+    program = "import sys; before = {*sys.modules}; import rsd; print(*sorted({*sys.modules} - before))"
+    loaded = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split()
+    assert {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names) == {"rsd"}
+    assert [name for name in loaded if name.startswith("rsd.")] == []
+    for node in ast.parse(PUBLIC.read_text()).body:
+        if isinstance(node, ast.If):
+            assert ast.unparse(node.test) == "TYPE_CHECKING"
+        elif isinstance(node, ast.Assign):
+            assert ast.literal_eval(node.value)  # nothing is computed
+        else:
+            assert isinstance(node, ast.Expr | ast.ImportFrom | ast.FunctionDef), ast.unparse(node)
+
+
+def test_none_of_our_modules_takes_a_public_name_from_rsd_itself():
+    public = {f"rsd.{name}" for name in rsd.__all__}
+    for room in OURS:
+        for file in (ROOT / room).rglob("*.py"):
+            names = imported(file) & public
+            assert not names, f"{file.relative_to(ROOT)} imports {sorted(names)}; import them where they are defined"
 
 
 FORBIDDEN = {
@@ -85,7 +120,9 @@ def listed(stage: dict, method: str) -> set[Path]:
     """The Python files among a stage's deps; a folder stands for all in it."""
     files: set[Path] = set()
     for dep in stage["deps"]:
-        path = ROOT / dep.replace("${item.method}", method)
+        # `params` copies the one file of each method to one place (tests/stages/test_own_method.py).
+        dep = dep.replace("out/params/code/${item.method}", f"rsd/distillers/{method}")
+        path = ROOT / dep
         if dep.split("/")[0] in OURS:
             files |= set(path.rglob("*.py")) if path.is_dir() else {path}
     return {file for file in files if not is_bare(file)}

@@ -1,8 +1,37 @@
-"""Which images make up which batch: a pure function of the seed and the epoch."""
+"""Which views make up which batch, a pure function of seed and epoch, and how batches are served."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from rsd.data.augment import AugmentOptions, ViewChoice
+from rsd.data.images import LabelledImages
+from rsd.data.mix import mixed_views, partners
 from rsd.errors import UserError
+
+
+class Batch(NamedTuple):
+    """What a step sees."""
+
+    raw: Tensor
+    """Views, uint8 `[B, H, W, C]`."""
+    target: Tensor
+    """Class indices int64 `[B]`, or class probabilities float32 `[B, classes]`."""
+    images: np.ndarray
+    """Which images, int64 `[B]`."""
+    views: np.ndarray
+    """Which views of them, int64 `[B]`."""
+
+
+class Plan(NamedTuple):
+    """Images and views of each batch, int64 `[B]` each."""
+
+    images: Sequence[np.ndarray]
+    views: Sequence[np.ndarray]
 
 
 def batch_count(images: int, batch_size: int) -> int:
@@ -19,8 +48,73 @@ def batch_count(images: int, batch_size: int) -> int:
     return images // batch_size
 
 
-def epoch_batches(images: int, batch_size: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Indices of an epoch's batches, int64 `[batches, batch_size]`, shuffled by (seed, epoch)."""
-    order = np.random.default_rng([seed, epoch]).permutation(images)
+def epoch_plan(
+    images: int, batch_size: int, augment: AugmentOptions, *, seed: int, epoch: int, view_choice: ViewChoice
+) -> Plan:
+    """An epoch's batches, shuffled by (seed, epoch); images that are mixed with each other stay side by side."""
     count = batch_count(images, batch_size)
-    return order[: count * batch_size].reshape(count, batch_size)
+    repeats = augment.repeats
+    number = [view_choice.number(epoch, repeats, repeat) for repeat in range(repeats)]
+    order = np.random.default_rng([seed, epoch]).permutation(images)
+    if augment.mixes:
+        order = _paired(order, partners(images, seed=view_choice.seed, pairing=number[0] // repeats))
+    units = order[: images // 2 * 2].reshape(-1, 2) if augment.mixes else order[:, None]
+    index = np.repeat(units[:, None], repeats, axis=1)
+    view = np.broadcast_to(np.array(number)[None, :, None], index.shape)
+    chosen, numbers = (np.resize(values, (count, batch_size)) for values in (index, view))
+    return Plan(list(chosen), list(numbers))
+
+
+def store_plan(images: int, batch_size: int, augment: AugmentOptions, *, seed: int, view: int) -> Plan:
+    """Every image once, in one view; images that are mixed with each other stay side by side."""
+    order = np.arange(images)
+    if augment.mixes:
+        order = _paired(order, partners(images, seed=seed, pairing=view // augment.repeats))
+    chosen = np.split(order, range(batch_size, images, batch_size))
+    return Plan(chosen, [np.full(len(part), view) for part in chosen])
+
+
+def _paired(order: np.ndarray, partner: np.ndarray) -> np.ndarray:
+    """`order` with each image's partner moved right behind it; an image without one comes last."""
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    first = order[place[order] < place[partner[order]]]
+    return np.concatenate([np.stack([first, partner[first]], axis=1).ravel(), order[partner[order] == order]])
+
+
+class _Batches(Dataset[Batch]):
+    def __init__(self, images: LabelledImages, plan: Plan, augment: AugmentOptions, seed: int) -> None:
+        self.images, self.plan, self.augment, self.seed = images, plan, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.plan.images)
+
+    def __getitem__(self, number: int) -> Batch:
+        index, view = self.plan.images[number], self.plan.views[number]
+        images, labels, classes = self.images
+        raw, target = mixed_views(images, labels, len(classes), index, self.augment, seed=self.seed, view=view)
+        return Batch(torch.from_numpy(np.ascontiguousarray(raw)), torch.from_numpy(target), index, view)
+
+
+def batches(
+    images: LabelledImages, plan: Plan, augment: AugmentOptions, *, seed: int, workers: int = 0, start: int = 0
+) -> Iterator[Batch]:
+    """The batches of a plan from number `start` on; `workers` other processes prepare them, with the same pixels."""
+    dataset = _Batches(images, plan, augment, seed)
+    if not workers:
+        return (dataset[number] for number in range(start, len(dataset)))
+    return iter(
+        DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=range(start, len(dataset)),
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the loader draws a seed: not from the stream that dropout uses
+        )
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

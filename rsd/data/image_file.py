@@ -44,17 +44,23 @@ class Inspected(NamedTuple):
     """Of the shrunk image: pixels; the sums of red, green and blue; the sums of their squares."""
 
 
-def decode(path: Path) -> Image.Image:
+def decode(path: Path, *, reduce: float = 1.0) -> Image.Image:
     """The image as it is shown: RGB, 8 bits, upright by its EXIF orientation, whatever is transparent over white.
 
     Grey and paletted images become RGB; those of CMYK or 16 bits, animations and images of more than
     67 million pixels are refused, as `inspect` refuses them.
+
+    Args:
+        reduce: how much smaller the image may be than its file says. A JPEG is then decoded at an eighth, a quarter
+            or a half of its size, which takes a fraction of the time.
 
     Raises:
         UserError: it is not such an image (any more).
     """
     try:
         image = _opened(_content(path))
+        if reduce >= 2:
+            image.draft(None, (int(image.width / reduce), int(image.height / reduce)))
         return _upright(_rgb(image), _orientation(image))
     except BadImageError as error:
         raise UserError(
@@ -153,7 +159,7 @@ def _rgb(image: Image.Image) -> Image.Image:
             white = Image.new("RGB", image.size, "white")
             white.paste(with_alpha, mask=with_alpha)
             return white
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except MemoryError:  # of this machine, at these sizes; the image may be fine
         raise
     except Exception as error:  # a damaged file can run into anything

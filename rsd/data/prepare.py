@@ -10,12 +10,13 @@ from rsd.data import cifar100, digits, fashion_mnist
 from rsd.data.cifar100 import Cifar100Options
 from rsd.data.digits import DigitsOptions
 from rsd.data.fashion_mnist import FashionMnistOptions
-from rsd.data.folder import FolderOptions
-from rsd.data.images import DatasetRecord, LabelledImages, write_split
+from rsd.data.folder import FolderOptions, index_folder
+from rsd.data.images import DatasetRecord, LabelledImages, write_arrays, write_index
 from rsd.errors import UserError
-from rsd.files import sha256, write_json
+from rsd.files import write_json
 
-Source = DigitsOptions | FashionMnistOptions | Cifar100Options | FolderOptions
+ArraySource = DigitsOptions | FashionMnistOptions | Cifar100Options
+Source = ArraySource | FolderOptions
 DataOptions = Annotated[Source, Field(discriminator="source")]
 
 
@@ -25,40 +26,64 @@ def prepare(options: Source, out: Path) -> DatasetRecord:
     Raises:
         UserError: the source is missing or damaged, or a class is too small to be split.
     """
-    splits = split(options)
-    for name, part in splits.items():
-        write_split(out / name, part.images, part.labels)
-    train = splits["train"]
-    mean, std = channel_statistics(train.images)
-    record = DatasetRecord(
-        source=options.source,
-        classes=train.classes,
-        height=train.images.shape[1],
-        width=train.images.shape[2],
-        channels=train.images.shape[3],
-        mean=mean,
-        std=std,
-        counts={name: len(part.labels) for name, part in splits.items()},
-        checksums={
-            f"{name}/{file}": sha256(out / name / file) for name in splits for file in ("images.npy", "labels.npy")
-        },
-    )
+    record = _indexed(options, out) if isinstance(options, FolderOptions) else _arrays(options, out)
     write_json(out / "dataset.json", record.model_dump())
     return record
 
 
-def split(options: Source) -> dict[str, LabelledImages]:
+def _arrays(options: ArraySource, out: Path) -> DatasetRecord:
+    splits = split(options)
+    checksums = {name: write_arrays(out / name, np.asarray(part.images), part.labels) for name, part in splits.items()}
+    train = splits["train"]
+    mean, std = channel_statistics(np.asarray(train.images))
+    height, width, channels = train.images.shape[1:]
+    size = None if isinstance(options, DigitsOptions) else options.size  # the digits are kept at their size
+    return DatasetRecord(
+        source=options.source,
+        classes=train.classes,
+        height=size or height,
+        width=size or width,
+        channels=channels,
+        mean=mean,
+        std=std,
+        counts={name: len(part.labels) for name, part in splits.items()},
+        checksums={f"{name}/{file}": digest for name, files in checksums.items() for file, digest in files.items()},
+    )
+
+
+def _indexed(options: FolderOptions, out: Path) -> DatasetRecord:
+    index = index_folder(options, findings_file=out / "findings.txt")
+    checksums = {
+        name: write_index(out / name, part.paths, part.labels, part.sizes, part.digests)
+        for name, part in index.splits.items()
+    }
+    return DatasetRecord(
+        source=options.source,
+        kept="files",
+        root=str(options.root),
+        crop_share=options.crop_share,
+        classes=index.classes,
+        height=options.size,
+        width=options.size,
+        channels=3,
+        mean=index.mean,
+        std=index.std,
+        counts={name: len(part.labels) for name, part in index.splits.items()},
+        left_out=index.findings,
+        checksums={f"{name}/{file}": digest for name, files in checksums.items() for file, digest in files.items()},
+    )
+
+
+def split(options: ArraySource) -> dict[str, LabelledImages]:
     """Train, validation and test images; a source with a test split of its own keeps it."""
     if isinstance(options, DigitsOptions):
         rest, test = stratified(digits.load(options), options.test, options.seed)
         validation = options.validation / (1 - options.test)
-    elif isinstance(options, FolderOptions):
-        raise NotImplementedError
     else:
         rest, test = cifar100.load(options) if isinstance(options, Cifar100Options) else fashion_mnist.load(options)
         validation = options.validation
     train, held_out = stratified(rest, validation, options.seed)
-    return {"train": train, "validation": held_out, "test": test}
+    return {"train": train if options.hold_out else rest, "validation": held_out, "test": test}
 
 
 def stratified(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:

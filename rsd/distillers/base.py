@@ -117,6 +117,11 @@ class Distiller(TrainingTask):
 
     def __init_subclass__(cls, *, method: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if (taken := Distiller.registry.get(method)) and taken.__module__ != cls.__module__:
+            raise ValueError(
+                f"expected a name of its own for the method {cls.__name__}, found '{method}', which is "
+                f"{taken.__module__}.{taken.__name__}"
+            )
         cls.method = method
         Distiller.registry[method] = cls
 

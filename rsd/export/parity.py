@@ -9,6 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from pydantic import Field
 
+from rsd.data.images import Images
 from rsd.errors import UserError
 from rsd.options import Options
 
@@ -34,14 +35,15 @@ class Gates(Options):
         return allowed or math.ceil(images / 200)
 
 
-def logits_of(path: Path, images: NDArray[np.uint8], *, batch: int = 128, threads: int = 1) -> NDArray[np.float32]:
+def logits_of(path: Path, images: Images, *, batch: int = 128, threads: int = 1) -> NDArray[np.float32]:
     """Run an exported graph with ONNX Runtime on the CPU: uint8 `[N, H, W, C]` -> float32 `[N, classes]`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; fp16 graphs on a CPU warn of every cast
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     parts = [
-        session.run(["logits"], {"image": images[start : start + batch]})[0] for start in range(0, len(images), batch)
+        session.run(["logits"], {"image": np.asarray(images[start : start + batch])})[0]
+        for start in range(0, len(images), batch)
     ]
     return np.concatenate(parts)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rsd import train as training
-from rsd.data.augment import AugmentOptions, ViewChoice
+from rsd.data.augment import AugmentOptions, ViewChoice, views
 from rsd.data.images import LabelledImages
 from rsd.distillers.rsd import RSDDistiller
 from rsd.distillers.scratch import ScratchDistiller
@@ -120,7 +120,7 @@ def test_the_learning_rate_follows_the_schedule_by_step():
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_do():
     def broken(raw, index, view):
         told = teacher(raw, index, view)
-        return told if view == 0 else told._replace(embedding=told.embedding * float("nan"))
+        return told if view[0] == 0 else told._replace(embedding=told.embedding * float("nan"))
 
     with pytest.raises(UserError) as caught:
         train(RSDDistiller(student(), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
@@ -140,9 +140,9 @@ def test_the_student_sees_the_views_that_the_teacher_is_asked_for():
 
     train(RSDDistiller(student(), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
           view_choice=ViewChoice(5, 2), teacher=spy)  # fmt: skip
-    assert [view for _, _, view in seen] == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
+    assert [view[0] for _, _, view in seen] == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
     for raw, index, view in seen:
-        expected = training.views(TRAIN.images, index, RECIPE.augment, seed=5, view=view)
+        expected = views(TRAIN.images, index, RECIPE.augment, seed=5, view=view)
         assert np.array_equal(raw, expected)
 
 

@@ -9,17 +9,12 @@ import yaml
 
 from rsd.config import resolve
 from rsd.errors import UserError
+from tests.readme import README, block
 from tests.stages.conftest import ROOT
-
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
 
 def test_the_python_in_it_runs_on_the_bundle(reproduced):
-    (snippet,) = blocks("python")
+    snippet = block("python", holding="onnxruntime")
     (reproduced.folder / "snippet.py").write_text(snippet)
     output = reproduced.run("python", "snippet.py").stdout
     (reproduced.folder / "snippet.py").unlink()
@@ -30,7 +25,7 @@ def test_the_pair_in_it_is_valid(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     (tmp_path / "conf" / "pair" / "mine").mkdir()
-    (tmp_path / "conf" / "pair" / "mine" / "my-teacher.yaml").write_text(blocks("yaml")[0])
+    (tmp_path / "conf" / "pair" / "mine" / "my-teacher.yaml").write_text(block("yaml", holding="my_teacher"))
     params = yaml.safe_load((tmp_path / "params.yaml").read_text()) | {"pair": "mine/my-teacher"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     assert resolve(tmp_path / "params.yaml", tmp_path / "conf")["teacher"]["source"] == "file"

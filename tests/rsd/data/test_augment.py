@@ -1,16 +1,23 @@
+import random
+
 import numpy as np
 import pytest
+import torch
 
-from rsd.data.augment import AugmentOptions, ViewChoice, uniform, views
+from rsd.data.augment import AugmentOptions, CropOptions, ViewChoice, crop_boxes, views
+from rsd.data.draws import seeded, uniform
+from rsd.data.images import ArrayImages
 
 ALL = AugmentOptions(shift=2, flip=True, erase=0.5)
+STRONG = AugmentOptions(crop=CropOptions(), flip=True, randaugment="rand-m9-mstd0.5-inc1", color_jitter=0.4, erase=0.5)
 IMAGES = np.random.default_rng(0).integers(1, 256, (40, 12, 10, 3), dtype=np.uint8)
 
 
-def test_a_view_depends_on_its_image_only_never_on_the_batch_around_it():
-    whole = views(IMAGES, np.arange(40), ALL, seed=3, view=5)
+@pytest.mark.parametrize("options", [ALL, STRONG], ids=["arrays", "strong"])
+def test_a_view_depends_on_its_image_only_never_on_the_batch_around_it(options):
+    whole = views(IMAGES, np.arange(40), options, seed=3, view=5)
     order = np.random.default_rng(1).permutation(40)
-    parts = [views(IMAGES, part, ALL, seed=3, view=5) for part in np.array_split(order, 7)]
+    parts = [views(IMAGES, part, options, seed=3, view=5) for part in np.array_split(order, 7)]
     assert np.array_equal(np.concatenate(parts), whole[order])
 
 
@@ -40,23 +47,113 @@ def test_a_flip_mirrors_about_half_of_the_views():
     assert 160 < sum(flipped) < 240
 
 
-def test_erasing_blackens_one_rectangle_in_the_chosen_share_of_views():
-    erased = views(IMAGES, np.zeros(400, int) + 1, AugmentOptions(erase=1.0), seed=0, view=0)
-    same_index = (erased == erased[0]).all()
-    assert same_index  # a pure function of the index
-    batch = views(np.repeat(IMAGES[:1], 400, 0), np.arange(400), AugmentOptions(erase=0.25), seed=0, view=0)
-    black = (batch == 0).all(axis=3)
-    share = black.any(axis=(1, 2)).mean()
-    assert 0.18 < share < 0.32
-    for mask in black[black.any(axis=(1, 2))]:
-        rows, columns = mask.any(1).sum(), mask.any(0).sum()
-        assert mask.sum() == rows * columns
-        assert rows <= 7
-        assert columns <= 6
+def test_erasing_fills_one_rectangle_of_the_papers_area_in_the_chosen_share_of_views():
+    black = np.zeros((400, 24, 20, 3), np.uint8)
+    changed = np.any(views(black, np.arange(400), AugmentOptions(erase=0.25), seed=0, view=0), axis=3)
+    assert 0.18 < changed.any(axis=(1, 2)).mean() < 0.32
+    for mask in changed[changed.any(axis=(1, 2))]:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert inside.mean() > 0.9  # noise is black now and then
+        assert 0.01 < inside.size / mask.size < 0.4
+
+
+def test_crops_are_inside_and_spread_over_the_allowed_areas_and_ratios():
+    sizes = np.tile([[120, 200]], (3000, 1))
+    top, left, height, width = crop_boxes(sizes, uniform(0, np.arange(3000), 0, 40).reshape(-1, 10, 4), CropOptions()).T
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= 120 + 1e-9).all()
+    assert (left + width <= 200 + 1e-9).all()
+    area = height * width / (120 * 200)
+    assert 0.08 <= area.min() < 0.1
+    assert area.max() > 0.7
+    ratio = width / height
+    assert ratio.min() >= 0.75 - 1e-9
+    assert ratio.max() <= 4 / 3 + 1e-9
+    assert np.histogram(np.log(ratio), bins=5)[0].min() > 400
+
+
+def test_a_crop_that_never_fits_is_the_largest_central_part():
+    boxes = crop_boxes(np.array([[10, 100]]), np.full((1, 10, 4), 0.999), CropOptions())
+    assert np.allclose(boxes, [[0, 50 - 20 / 3, 10, 40 / 3]])
+
+
+def test_a_crop_of_everything_is_the_image_and_of_a_half_is_its_pixels_twice():
+    served = ArrayImages(IMAGES)
+    every = np.arange(40)
+    whole = np.tile([[0.0, 0, 12, 10]], (40, 1))
+    assert np.array_equal(served.crops(every, whole), IMAGES)
+    constant = ArrayImages(np.broadcast_to(IMAGES[:, :1, :1], IMAGES.shape), 24)
+    assert np.array_equal(constant.crops(every, whole / 2), np.broadcast_to(IMAGES[:, :1, :1], (40, 24, 24, 3)))
+
+
+def test_images_are_served_at_another_size_without_a_change_of_their_mean():
+    smooth = np.tile(np.arange(0, 200, 5, dtype=np.uint8)[None, :, None, None], (3, 1, 40, 1))
+    served = ArrayImages(smooth, 20)
+    assert served.shape == (3, 20, 20, 1)
+    assert served[:2].shape == (2, 20, 20, 1)
+    assert abs(served[np.arange(3)].mean() - smooth.mean()) < 1
+
+
+def test_randaugment_leaves_the_global_generators_as_they_were():
+    options = AugmentOptions(randaugment="rand-m9-mstd0.5-inc1", color_jitter=0.4)
+    state = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
+    views(IMAGES, np.arange(4), options, seed=0, view=0)
+    assert random.getstate() == state[0]
+    assert str(np.random.get_state()) == state[1]
+    assert torch.equal(torch.get_rng_state(), state[2])
+
+
+def test_a_seeded_block_ignores_and_restores_what_was_drawn_before():
+    drawn = []
+    for seed in (1, 2):
+        random.seed(seed)
+        with seeded(5):
+            drawn.append((random.random(), np.random.random(), torch.rand(1).item()))
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_randaugment_and_jitter_change_most_images_of_either_kind(channels):
+    options = AugmentOptions(randaugment="rand-m9-mstd0.5-inc1", color_jitter=0.4)
+    images = IMAGES[..., :channels]
+    changed = views(images, np.arange(40), options, seed=0, view=0)
+    assert changed.shape == images.shape
+    assert (changed != images).any(axis=(1, 2, 3)).mean() > 0.8
+
+
+def test_randaugment_at_its_strongest_never_fails():
+    options = AugmentOptions(randaugment="rand-m10-n4-inc1")
+    for view in range(20):
+        views(IMAGES, np.arange(40), options, seed=0, view=view)
+
+
+def test_no_view_number_comes_back_as_another_one():
+    """The histogram of a corner pixel over views is that of independent augmentation, not of a few that repeat."""
+    image = np.arange(144, dtype=np.uint8).reshape(1, 12, 12, 1)
+    corners = [views(image, np.array([0]), AugmentOptions(shift=5), seed=0, view=v)[0, 6, 6, 0] for v in range(2420)]
+    counts = np.bincount(np.array(corners), minlength=144)
+    seen = counts[counts > 0]
+    assert len(seen) == 121  # 11 x 11 shifts
+    chi_square = ((seen - 20) ** 2 / 20).sum()
+    assert 80 < chi_square < 170  # 120 degrees of freedom: mean 120, standard deviation 15.5
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"shift": 1, "crop": {}}, "expected crop or shift"),
+        ({"randaugment": "wild-m9"}, "expected timm's words for RandAugment"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        AugmentOptions(**options)
 
 
 def test_draws_are_uniform_and_independent_over_images_views_and_seeds():
-    draws = np.stack([uniform(seed, np.arange(500), view) for seed in range(4) for view in range(5)])
+    draws = np.stack([uniform(seed, np.arange(500), view, 8) for seed in range(4) for view in range(5)])
     histogram = np.histogram(draws, bins=20, range=(0, 1))[0] / draws.size
     assert np.abs(histogram - 0.05).max() < 0.003
     flat = draws.reshape(-1, draws.shape[-1])

@@ -1,0 +1,80 @@
+"""The trainable parameters that RSD and OFA add while training, for each of the paper's 27 pairs.
+
+    python -m benchmarks.overhead
+
+Ten seconds: the models are built without weights (on PyTorch's meta device) at 224 x 224, and every number is a
+distiller's own `extra_parameters`. All of it is thrown away after training: what is shipped is the student alone.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+from torch import nn
+
+from benchmarks.interleaved import markdown
+from rsd.distillers.ofa import OFADistiller
+from rsd.distillers.rsd import RSDDistiller, RSDOptions
+from rsd.models import ModelOptions, create, embedding_width, parameter_count
+
+PAIRS = Path(__file__).parents[1] / "conf" / "pair"
+CLASSES = {"cifar100": 100, "imagenet": 1000}
+SHAPE = (224, 224, 3)
+
+
+class Overhead(NamedTuple):
+    """Parameters of one pair."""
+
+    data: str
+    pair: str
+    student: int
+    extra: dict[str, int]
+    """What each method adds, by its name."""
+
+
+@cache
+def built(options: str, classes: int) -> nn.Module:
+    """A model without weights; several pairs share it."""
+    with torch.device("meta"):
+        return create(ModelOptions.model_validate_json(options), classes=classes, image_shape=SHAPE)
+
+
+def overhead(file: Path) -> Overhead:
+    """The overhead of the pair that `file` describes."""
+    pair = yaml.safe_load(file.read_text())
+    classes = CLASSES[pair["data"]]
+    teacher, student = (
+        built(ModelOptions(name=pair[role]["name"], args=pair[role].get("args", {})).model_dump_json(), classes)
+        for role in ("teacher", "student")
+    )
+    width = embedding_width(teacher)
+    with torch.device("meta"):
+        extra = {
+            f"RSD, gamma {gamma:g}": RSDDistiller(
+                student, teacher_width=width, options=RSDOptions(gamma=gamma)
+            ).extra_parameters
+            for gamma in (2.0, 4.0)
+        }
+        extra["OFA"] = OFADistiller(student, teacher_width=width, image_shape=SHAPE).extra_parameters
+    return Overhead(pair["data"], file.stem, parameter_count(student), extra)
+
+
+def overheads() -> list[Overhead]:
+    """All pairs, CIFAR-100's first."""
+    return [overhead(file) for data in CLASSES for file in sorted((PAIRS / data).glob("*.yaml"))]
+
+
+def row(found: Overhead) -> dict[str, str]:
+    """A line of the table: millions, and the share of the student's own parameters."""
+    return {
+        "data": found.data,
+        "teacher-student": found.pair,
+        "student, M": f"{found.student / 1e6:.2f}",
+        **{f"{name}, M": f"{count / 1e6:.2f} ({count / found.student:.0%})" for name, count in found.extra.items()},
+    }
+
+
+if __name__ == "__main__":
+    print(markdown([row(found) for found in overheads()]))

@@ -1,0 +1,57 @@
+"""A method from outside the package, in the pipeline."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rsd.distillers import distiller, methods
+from rsd.distillers.base import Distiller
+from stages import params
+from tests.readme import block
+from tests.stages.conftest import ROOT
+from tests.stages.test_pipeline import ran
+
+
+def test_params_copies_the_code_of_every_method_to_where_its_cells_look_for_it(tmp_path, monkeypatch):
+    for name in methods():
+        distiller(name)  # what is imported once is registered once
+    monkeypatch.setattr(Distiller, "registry", dict(Distiller.registry))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "conf", "conf")
+    chosen = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"methods": ["scratch", "rsd", "cosine"]}
+    Path("params.yaml").write_text(yaml.safe_dump(chosen))
+    Path("methods").mkdir()
+    Path("methods/cosine.py").write_text(block("python", holding="CosineDistiller"))
+    params.main()
+    copies = {file.stem: file.read_text() for file in Path("out/params/code").iterdir()}
+    own = {"cosine": Path("methods/cosine.py").read_text()}
+    assert copies == own | {name: (ROOT / "rsd" / "distillers" / f"{name}.py").read_text() for name in methods()}
+    distill = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["distill"]
+    assert "out/params/code/${item.method}.py" in distill["deps"]
+
+
+@pytest.mark.slow
+def test_an_own_method_is_trained_judged_and_retrained_when_its_file_changes(reproduced):
+    file = reproduced.folder / "methods" / "cosine.py"
+    before = (reproduced.folder / "params.yaml").read_text()
+    choice = yaml.safe_load(block("yaml", holding="cosine"))
+    try:
+        file.write_text(block("python", holding="CosineDistiller"))
+        choice["method"] |= yaml.safe_load(before)["method"]
+        reproduced.edit("params.yaml", **choice)
+        first = ran(reproduced.run("dvc", "repro").stdout)
+        assert "distill@cosine-0" in first
+        assert not {"distill@scratch-0", "distill@rsd-0", "teacher", "embed"} & set(first)
+        metrics = json.loads((reproduced.out / "evaluate" / "metrics.json").read_text())
+        assert metrics.keys() == {"teacher", "scratch", "rsd", "cosine"}
+        assert "COSINE" in (reproduced.out / "report.html").read_text()
+        file.write_text(file.read_text().replace("1 - cosine", "2 - 2 * cosine"))
+        again = ran(reproduced.run("dvc", "repro", "distill").stdout)
+        assert [stage for stage in again if stage != "device"] == ["params", "distill@cosine-0"]
+    finally:
+        file.unlink()
+        (reproduced.folder / "params.yaml").write_text(before)
+        reproduced.run("dvc", "repro")
