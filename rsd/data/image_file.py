@@ -160,6 +160,8 @@ def _rgb(image: Image.Image) -> Image.Image:
             white.paste(with_alpha, mask=with_alpha)
             return white
         return image if image.mode == "RGB" else image.convert("RGB")
+    except MemoryError:  # of this machine, at these sizes; the image may be fine
+        raise
     except Exception as error:  # a damaged file can run into anything
         raise BadImageError(f"truncated or damaged: {error}") from error
 
