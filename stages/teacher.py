@@ -1,5 +1,7 @@
 """Images, or a checkpoint -> out/teacher/: the teacher's weights and record."""
 
+import sys
+
 import torch
 
 from rsd import checkpoint
@@ -8,7 +10,9 @@ from rsd.data.augment import ViewChoice
 from rsd.data.images import read_record, read_split
 from rsd.distillers.scratch import ScratchDistiller
 from rsd.files import read_json, write_json, written_aside
+from rsd.launch import is_launcher, launch
 from rsd.models import PixelNormalize, create, embedding_width, parameter_count, save_weights
+from rsd.parallel import leads, leave
 from rsd.recipe import Recipe, make_criterion
 from rsd.teacher import TeacherOptions, check_accuracy, load_checkpoint
 from rsd.train import train, validate
@@ -17,8 +21,12 @@ from stages import OUT, run, section
 
 def main() -> None:
     options = section("teacher", TeacherOptions)
+    compute = section("compute", ComputeOptions)
+    if is_launcher(compute):
+        launch("stages.teacher", sys.argv[1:], compute)
+        return
     data = read_record(OUT / "data")
-    device = set_up(section("compute", ComputeOptions))
+    device = set_up(compute)
     torch.manual_seed(options.seed)
     model = create(options.model, classes=len(data.classes), image_shape=data.image_shape).to(device)
     normalize = PixelNormalize(data.mean, data.std).to(device)
@@ -49,6 +57,8 @@ def main() -> None:
             seed=options.seed,
             view_choice=ViewChoice(options.seed),
             state=state,
+            logs=OUT / "logs",
+            compute=compute,
             name="teacher",
         )
         model.load_state_dict(trained.student)
@@ -56,6 +66,9 @@ def main() -> None:
 
     measured = validate(model, normalize, validation, batch_size=256)
     check_accuracy(measured["validation_top1"], options)
+    if not leads():
+        leave()
+        return
     with written_aside(OUT / "teacher") as aside:
         save_weights(model.state_dict(), aside / "model.safetensors")
         if history is not None:
@@ -80,6 +93,7 @@ def main() -> None:
         )
     if state:
         checkpoint.forget(state)
+    leave()
     print(f"teacher {options.name}: validation top-1 {measured['validation_top1']:.2f} %")
 
 
