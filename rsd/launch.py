@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from typing import Any
 
 from rsd.compute import ComputeOptions
 from rsd.errors import UserError
@@ -42,9 +43,9 @@ def launch(module: str, arguments: Sequence[str], options: ComputeOptions) -> No
             raise UserError(_said(failures[number]) or _died(number, failures[number].exitcode, options)) from error
 
 
-def _said(failure: object) -> str:
-    data = getattr(failure, "error_file_data", {})
-    return str(data["message"]) if isinstance(data, dict) and "message" in data else ""
+def _said(failure: Any) -> str:
+    """The sentence that a failed process has written down; empty where it had none."""
+    return str(failure.error_file_data["message"]) if os.path.isfile(failure.error_file) else ""
 
 
 def _died(number: int, status: int, options: ComputeOptions) -> str:

@@ -1,5 +1,6 @@
 """What every method shares: a student, what is thrown away after training, and the task contract."""
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -267,7 +268,12 @@ class Distiller(TrainingTask):
         ddp_kwargs = {"broadcast_buffers": False} | ddp_kwargs
         if self.device.type == "cuda":
             self.trainable_module.student = convert_sync_batchnorm(self.trainable_module.student)
-        self.trainable_module = nn.parallel.DistributedDataParallel(
-            self.trainable_module, device_ids=device_ids, **ddp_kwargs
-        )
+        with warnings.catch_warnings():
+            # PyTorch 2.14 has another name for `broadcast_buffers`, which 2.9 does not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.trainable_module = nn.parallel.DistributedDataParallel(
+                self.trainable_module, device_ids=device_ids, **ddp_kwargs
+            )
+        # Images come in as [B, H, W, C], which lays the first layer's gradient out otherwise; nothing to act on.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return self
