@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rsd.errors import UserError
 from rsd.files import sha256, written_aside
 
 STATE = Path(".state")
@@ -49,14 +50,28 @@ def state_file(run: str, inputs: Mapping[str, Any], *, root: Path = STATE) -> Pa
     digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
     for stale in (root / run).glob("*"):
         if stale.name != digest:
-            shutil.rmtree(stale)
+            shutil.rmtree(stale, ignore_errors=True)  # each of several processes does it
     return root / run / digest / "checkpoint.pt"
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all."""
-    with written_aside(path) as aside:
-        torch.save(dict(state), aside)
+    """Write tensors and plain values, whole or not at all.
+
+    Raises:
+        UserError: there is no room for it, or the folder cannot be written; what was there before stays.
+    """
+    try:
+        with written_aside(path) as aside, aside.open("wb") as file:
+            torch.save(dict(state), file)
+    except (OSError, RuntimeError) as error:
+        # torch.save turns a write that breaks off into an internal error of its own.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        found = error.strerror if isinstance(error, OSError) else "the write broke off, as on a full disk"
+        raise UserError(
+            f"expected to write the checkpoint {path}, found: {found}; free space and run the same command again: "
+            + ("training goes on from the last checkpoint, which is whole" if path.is_file() else "it starts afresh")
+        ) from error
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Where numbers are computed: device and threads."""
 
 import os
+import shutil
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from pydantic import Field
 
 from rsd.errors import UserError
 from rsd.options import Options
+from rsd.parallel import join
 
 
 class ComputeOptions(Options):
@@ -20,21 +22,23 @@ class ComputeOptions(Options):
     workers: int = Field(0, ge=0)
     """Processes that prepare batches, per training process; they do not change a pixel."""
     amp: Literal["none", "bf16", "fp16"] = "none"
-    """Automatic mixed precision; fp16 scales the loss."""
+    """Automatic mixed precision of student, scaffold and live teacher; fp16 scales the loss. Losses, weights and
+    validation stay float32."""
     channels_last: bool = False
     """Memory format of maps; faster for CNNs on GPUs with amp."""
     compile: bool = False
-    """`torch.compile` the student."""
+    """`torch.compile` what is trained. Bits then depend on the compiler, too."""
     threads: int = Field(1, gt=0)
     """CPU threads of a stage. Another count gives other bits, and stages run side by side collapse when
     they share cores, hence 1."""
 
 
 def set_up(options: ComputeOptions) -> torch.device:
-    """Pin threads, ask for deterministic kernels, and return the device.
+    """Pin threads, ask for deterministic kernels, join the other processes, and return this one's device.
 
     Raises:
-        UserError: `cuda` is asked for where there is none.
+        UserError: `cuda` is asked for where there is none, `compile` where no C++ compiler is, or torchrun has
+            started another number of processes.
     """
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("expected a CUDA device, found none; set compute.device to auto or cpu")
@@ -43,4 +47,7 @@ def set_up(options: ComputeOptions) -> torch.device:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if cuda else "cpu")
+    compilers = [os.environ.get("CXX", "g++"), "g++", "clang++"]
+    if options.compile and not cuda and not any(map(shutil.which, compilers)):
+        raise UserError("expected a C++ compiler for compute.compile, found none; install g++, or set it to false")
+    return join(torch.device("cuda" if cuda else "cpu"), options.processes)

@@ -18,7 +18,7 @@ from rsd.export.onnx import ExportOptions
 from rsd.export.tensorrt import EngineOptions
 from rsd.models import ModelOptions
 from rsd.options import Options
-from rsd.recipe import Recipe
+from rsd.recipe import Recipe, part_size
 from rsd.teacher import TRAINED, TeacherOptions
 from rsd.views import ViewOptions
 
@@ -125,6 +125,8 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     # A section of its own, so that another number of epochs does not make another view store.
     resolved["augment"] = (resolved["recipe"] or {}).get("augment")
     resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors)
+    for name in ("recipe", "teacher_recipe"):
+        errors += _not_in_parts(name, resolved, files.get(name, params))
     if isinstance(methods := sections["run"]["methods"], list) and sections["export"].get("method") not in methods:
         errors.append(
             f"{params}: export.method: expected one of methods {methods}, found {sections['export'].get('method')!r}"
@@ -165,6 +167,25 @@ def _methods(options: dict[str, Any], chosen: Any, views: Any, file: Path, error
                 except UserError as error:
                     errors.append(f"{file}: views.count: {error}")
     return resolved
+
+
+def _not_in_parts(name: str, resolved: Mapping[str, Any], file: Path) -> list[str]:
+    """What forbids sharing a recipe's batch out over processes and parts of an accumulation."""
+    if not resolved[name] or not resolved["compute"]:
+        return []
+    recipe, errors = Recipe(**resolved[name]), []
+    try:
+        part_size(recipe, processes=resolved["compute"]["processes"])
+    except UserError as error:
+        errors.append(f"{file}: {name}.batch_size: {error}")
+    for method, options in resolved["method"].items() if name == "recipe" else ():
+        kind = distillers.distiller(method)
+        try:
+            if options is not None and method in (resolved["run"] or {}).get("methods", ()):
+                kind.check_accumulation(kind.Options(**options), recipe.accumulation)
+        except UserError as error:
+            errors.append(f"{file}: {name}.accumulation: {error}")
+    return errors
 
 
 def _check(kind: Any, values: Any, prefix: str, file: Path, override: Any, errors: list[str]) -> Any:

@@ -1,16 +1,84 @@
-"""Several processes that work on one batch."""
+"""Several processes that work on one batch. A lone process is a group of one: each function is then free."""
+
+import os
+import threading
+import time
+from datetime import timedelta
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.autograd.function import FunctionCtx
+
+from rsd.errors import UserError
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others before it gives up, where torchrun has not ended it before."""
+
+
+def join(device: torch.device, processes: int) -> torch.device:
+    """Join the processes that torchrun has started; the device of this one, with `cuda` a GPU of its own.
+
+    Raises:
+        UserError: torchrun has started another number, or there are fewer GPUs than processes on this machine.
+    """
+    if "RANK" not in os.environ:
+        return device
+    if (started := int(os.environ["WORLD_SIZE"])) != processes:
+        raise UserError(
+            f"expected {processes} processes (compute.processes), found that torchrun has started {started}; make them "
+            "equal, since the count belongs to the run's record"
+        )
+    if device.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"expected a GPU for each process on this machine, found {torch.cuda.device_count()}; lower "
+                "compute.processes, or set compute.device to cpu"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    return device
+
+
+def _end_with(parent: int) -> None:
+    # torchrun ends its processes unless it is killed itself; they must not go on beside the run that resumes.
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def leave() -> None:
+    """End the work together: every process waits for all others."""
+    if processes() > 1:
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+def processes() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    return distributed.get_rank() if processes() > 1 else 0
+
+
+def leads() -> bool:
+    """Whether this is the one process that writes and prints."""
+    return rank() == 0
+
+
+def own_share(count: int) -> slice:
+    """This process's run of `count` things in order; shares differ by one at most, the first are the larger."""
+    start, stop = (count * number // processes() for number in (rank(), rank() + 1))
+    return slice(start, stop)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
-        parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, own.contiguous())
-        return torch.cat(parts)
+        return torch.cat(all_of(own))
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
@@ -23,11 +91,43 @@ class _Gather(torch.autograd.Function):
         return total.narrow(0, distributed.get_rank() * size, size)
 
 
+@torch.compiler.disable
 def gather(own: Tensor) -> Tensor:
     """The whole batch `[processes * B, ...]`, from each process's share `[B, ...]`, with gradients for each.
 
-    A lone process gets its own tensor back. All shares are of one size.
+    A lone process gets its own tensor back. All shares are of one size. What is half-precise comes back as float32,
+    since gradients are summed over the processes.
     """
-    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
+    if processes() == 1:
         return own
-    return _Gather.apply(own)
+    return _Gather.apply(own.float() if own.dtype in (torch.float16, torch.bfloat16) else own)
+
+
+def all_of(own: Tensor) -> list[Tensor]:
+    """Every process's tensor, in their order, on the device of `own`; all are of one shape. No gradients."""
+    if processes() == 1:
+        return [own]
+    sent = own.detach().to(_wire()).contiguous()
+    parts = [torch.empty_like(sent) for _ in range(processes())]
+    distributed.all_gather(parts, sent)
+    return [part.to(own.device) for part in parts]
+
+
+def mean(own: Tensor) -> Tensor:
+    """The mean over the processes, the same in each. No gradients."""
+    return own if processes() == 1 else torch.stack(all_of(own)).mean(dim=0)
+
+
+def from_leader(module: nn.Module) -> None:
+    """Give the module's buffers the values that they have in the leading process."""
+    if processes() == 1:
+        return
+    for buffer in module.buffers():
+        sent = buffer.detach().to(_wire())
+        distributed.broadcast(sent, 0)
+        buffer.copy_(sent)
+
+
+def _wire() -> torch.device:
+    """Where tensors must lie to be sent."""
+    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")

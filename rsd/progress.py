@@ -5,7 +5,7 @@ import sys
 from tqdm import tqdm
 
 
-def progress(*, total: int, name: str, unit: str, done: int = 0) -> tqdm:
+def progress(*, total: int, name: str, unit: str, done: int = 0, shown: bool = True) -> tqdm:
     """A bar over `total` units; it moves often on a terminal and rarely in a log."""
     on_terminal = sys.stderr.isatty()
     return tqdm(
@@ -16,4 +16,5 @@ def progress(*, total: int, name: str, unit: str, done: int = 0) -> tqdm:
         mininterval=0.2 if on_terminal else 10,
         dynamic_ncols=on_terminal,
         smoothing=0.1,
+        disable=not shown,
     )

@@ -6,10 +6,12 @@ from pydantic import Field, field_validator, model_validator
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from rsd.data.augment import AugmentOptions
+from rsd.errors import UserError
 from rsd.options import Options
 
 
@@ -38,7 +40,9 @@ class Recipe(Options):
     clip_gradient: float | None = Field(None, gt=0)
     """Largest gradient norm; null leaves gradients alone."""
     accumulation: int = Field(1, gt=0)
-    """A step's batch is taken in so many parts, one after the other, where the whole does not fit in memory."""
+    """A step's batch is taken in so many parts, one after the other, where the whole does not fit in memory. The step
+    is that of the whole batch, but for batch norm, which sees a part; methods that compare the images of a batch
+    with each other refuse it."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is validated and kept; null: none."""
     patience: int | None = Field(None, gt=0)
@@ -62,9 +66,42 @@ class Recipe(Options):
         return self
 
 
+def part_size(recipe: Recipe, *, processes: int) -> int:
+    """Images that go through the student at once: of one process, and of one part of its accumulation.
+
+    Raises:
+        UserError: the batch cannot be shared out evenly.
+    """
+    parts = processes * recipe.accumulation
+    if recipe.batch_size % parts or recipe.batch_size // parts < 2:
+        raise UserError(
+            f"expected a multiple of compute.processes x accumulation ({processes} x {recipe.accumulation} = {parts}) "
+            f"of at least {2 * parts}, found {recipe.batch_size}; change one of the three"
+        )
+    return recipe.batch_size // parts
+
+
+class BinaryCrossEntropy(nn.Module):
+    """Each class for itself, summed over the classes, mean over the batch; targets as in `nn.CrossEntropyLoss`.
+
+    timm's own smooths indices only, not probabilities.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        classes = logits.shape[1]
+        wanted = (F.one_hot(target, classes) if target.ndim == 1 else target).to(logits.dtype)
+        wanted = (1 - self.label_smoothing) * wanted + self.label_smoothing / classes
+        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1).mean()
+
+
 def make_criterion(recipe: Recipe) -> nn.Module:
-    """Cross-entropy against the ground truth: class indices `[B]` or probabilities `[B, classes]`."""
-    return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    """The loss against the ground truth: class indices `[B]` or probabilities `[B, classes]`."""
+    kind = BinaryCrossEntropy if recipe.loss == "bce" else nn.CrossEntropyLoss
+    return kind(label_smoothing=recipe.label_smoothing)
 
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:

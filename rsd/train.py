@@ -2,7 +2,9 @@
 
 import math
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,18 +12,20 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 
-from rsd import checkpoint
+from rsd import checkpoint, parallel
+from rsd.compute import ComputeOptions
 from rsd.data.augment import ViewChoice
-from rsd.data.batches import batch_count, batches, epoch_plan
+from rsd.data.batches import Plan, batch_count, batches, epoch_plan
 from rsd.data.images import LabelledImages
 from rsd.distillers.base import Distiller
 from rsd.errors import UserError
 from rsd.features import StagedOutputs
+from rsd.health import Log, check_varied, is_stale, mean_row, peak_megabytes
 from rsd.models import Outputs, PixelNormalize, predict
 from rsd.progress import progress
-from rsd.recipe import Recipe, make_optimizer, make_scheduler
+from rsd.recipe import Recipe
+from rsd.stepper import Stepper
 
 Teacher = Callable[[Tensor, np.ndarray, np.ndarray], Outputs | StagedOutputs]
 """The teacher's outputs for a batch of raw views `[B, H, W, C]`, given their indices and view numbers `[B]`."""
@@ -31,12 +35,38 @@ class Trained(NamedTuple):
     """What training leaves: the selected weights, and one row per epoch."""
 
     student: dict[str, Tensor]
-    """State dict of the student alone."""
+    """State dict of the student alone; of its average where the recipe has one."""
     scaffold: dict[str, Tensor]
     """State dict of what was trained beside it, at the selected epoch."""
     history: pd.DataFrame
     selected: dict[str, float]
     """The selected epoch's row: epoch, validation_top1, validation_loss ..."""
+    steps: int
+    """Updates that were made."""
+
+
+@dataclass
+class Progress:
+    """What a run has behind it; with the stepper's state, all that is needed to go on."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    times: list[dict[str, float]] = field(default_factory=list)
+    """Beside each row of the history; of no consequence for it."""
+    done: int = 0
+    """Steps of the epoch that is not in the history yet, and their sums:"""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, terms: dict[str, Tensor], seconds: float) -> None:
+        self.sums = {key: self.sums[key] + value if key in self.sums else value for key, value in terms.items()}
+        self.done += 1
+        self.seconds += seconds
+
+    def end_epoch(self, row: dict[str, float], times: dict[str, float]) -> None:
+        self.history.append(row)
+        self.times.append(times)
+        self.done, self.sums, self.seconds = 0, {}, 0.0
 
 
 def train(
@@ -50,10 +80,15 @@ def train(
     view_choice: ViewChoice,
     teacher: Teacher | None = None,
     state: Path | None = None,
+    save_seconds: float = 300.0,
+    logs: Path | None = None,
+    compute: ComputeOptions | None = None,
     name: str = "",
-    workers: int = 0,
 ) -> Trained:
     """Train `task` by `recipe`; a run that is killed and started again ends with the same bits.
+
+    Each of several processes calls it with the same arguments and trains on its share of every batch; all return
+    the same, and the leading one writes.
 
     Args:
         task: on the device where it is to be trained.
@@ -62,134 +97,166 @@ def train(
         view_choice: which views the images are seen in.
         teacher: asked for its outputs at each step; None for a method that needs none.
         state: the checkpoint file of this run; None keeps none.
-        name: what the progress bar says.
-        workers: processes that prepare batches.
+        save_seconds: longest time between two checkpoints; one is written after each epoch, too.
+        logs: folder of the log with times; None keeps none.
+        compute: precision, memory format, compilation, and the processes that prepare batches.
+        name: what the progress bar and the log are called.
 
     Raises:
-        UserError: the loss is not finite, or there are fewer images than one batch.
+        UserError: the loss is not finite, the student has collapsed, there are fewer images than one batch, the batch
+            cannot be shared out, or a checkpoint cannot be written.
     """
     device = task.device
     steps = batch_count(len(images.labels), recipe.batch_size)
-    optimizer = make_optimizer(task.trainable_module, recipe)
-    scheduler = make_scheduler(optimizer, recipe, steps_per_epoch=steps)
-    history: list[dict[str, float]] = []
-    best: dict[str, Any] = {}
-    torch.manual_seed(seed)
+    compute = compute or ComputeOptions()
+    stepper = Stepper(task, recipe, compute, normalize=normalize, teacher=teacher, steps_per_epoch=steps)
+    averaged = stepper.has_average
+    run = Progress()
+    # Dropout differs from process to process; the leading one's is that of a lone process.
+    torch.manual_seed(
+        seed if parallel.leads() else int(np.random.SeedSequence([seed, parallel.rank()]).generate_state(1)[0])
+    )
 
     saved = checkpoint.load(state) if state else None
     if saved:
-        task.load_checkpoint_state(saved["student"], saved["scaffold"])
-        optimizer.load_state_dict(saved["optimizer"])
-        history, best = saved["history"], saved["best"]
-        _set_random_state(saved["random"])
-        scheduler.step_update(len(history) * steps)
-        print(f"{name}: resumed after epoch {len(history)} of {recipe.epochs}", file=sys.stderr)
+        run = Progress(**saved["progress"])
+        run.sums = {key: value.to(device) for key, value in run.sums.items()}
+        stepper.load(saved["stepper"], steps=len(run.history) * steps + run.done)
+        if parallel.leads():
+            inside = f" and {run.done} of {steps} steps" if run.done else ""
+            print(f"{name}: resumed after epoch {len(run.history)} of {recipe.epochs}{inside}", file=sys.stderr)
 
-    epoch_images = steps * recipe.batch_size
-    total, done = recipe.epochs * epoch_images, len(history) * epoch_images
-    with progress(total=total, done=done, name=name, unit="images") as bar:
-        for epoch in range(len(history), recipe.epochs):
+    def save() -> None:
+        content = {"progress": vars(run), "stepper": stepper.state()}
+        if state and parallel.leads():
+            checkpoint.save(state, content)
+
+    leads = parallel.leads()
+    log = Log(logs if leads else None, name, epochs=len(run.history))
+    share = parallel.own_share(recipe.batch_size)
+    last_save = time.monotonic()
+    total, before = recipe.epochs * steps, len(run.history) * steps + run.done
+    with progress(
+        total=total * recipe.batch_size, done=before * recipe.batch_size, name=name, unit="images", shown=leads
+    ) as bar:
+        while len(run.history) < recipe.epochs and not is_stale(run.history, recipe.patience):
+            epoch = len(run.history)
             task.train()
-            sums: dict[str, Tensor] = {}
+            clock = time.perf_counter()
             plan = epoch_plan(
                 len(images.labels), recipe.batch_size, recipe.augment, seed=seed, epoch=epoch, view_choice=view_choice
             )
-            served = batches(images, plan, recipe.augment, seed=view_choice.seed, workers=workers)
-            for step, batch in enumerate(served):
-                raw = batch.raw.to(device, non_blocking=True)
-                target = batch.target.to(device, non_blocking=True)
-                told = teacher(raw, batch.images, batch.views) if teacher else None
-                index = torch.from_numpy(batch.images).to(device, non_blocking=True)
-                result = task(normalize(raw), target, told, index)
-                terms = {key: value.detach() for key, value in result.items() if key != "output"}
-                _check_finite(terms, sums, step=epoch * steps + step, done=step)
-                optimizer.zero_grad(set_to_none=True)
-                result["loss"].backward()
-                norm = clip_grad_norm_(task.get_clip_parameters(), recipe.clip_gradient or math.inf)
-                optimizer.step()
-                scheduler.step_update(epoch * steps + step + 1)
-                for key, value in {**terms, "gradient_norm": norm.detach()}.items():
-                    sums[key] = sums[key] + value if key in sums else value
-                bar.update(len(batch.images))
+            own = Plan([part[share] for part in plan.images], [part[share] for part in plan.views])
+            served = batches(
+                images, own, recipe.augment, seed=view_choice.seed, workers=compute.workers, start=run.done
+            )
+            for batch in served:
+                terms = stepper.step(*batch, number=epoch * steps + run.done)
+                now = time.perf_counter()
+                run.add(terms, now - clock)
+                clock = now
+                bar.update(recipe.batch_size)
+                if state and run.done < steps and _is_due(time.monotonic() - last_save > save_seconds, device):
+                    save()
+                    last_save, clock = time.monotonic(), time.perf_counter()
+            model = task.get_eval_model(ema=averaged)
+            logits = _logits(model, normalize, validation, batch_size=recipe.batch_size)
             row = {
                 "epoch": float(epoch + 1),
-                "learning_rate": optimizer.param_groups[0]["lr"],
-                **{key: float(value) / steps for key, value in sums.items()},
-                **validate(task.get_eval_model(), normalize, validation, batch_size=recipe.batch_size),
+                "learning_rate": stepper.learning_rate,
+                **mean_row(run.sums, steps=steps),
+                **_scores(logits, validation.labels),
             }
             if not math.isfinite(row["validation_loss"]):
                 raise UserError(
                     f"expected a finite validation loss, found {row['validation_loss']} after epoch {epoch + 1}; "
                     "lower recipe.learning_rate or set recipe.clip_gradient"
                 )
-            history.append(row)
+            check_varied(
+                logits, epoch=epoch + 1, warmup_epochs=recipe.warmup_epochs, step=(epoch + 1) * steps, last=stepper.last
+            )
+            times = {
+                "images_per_second": steps * recipe.batch_size / run.seconds,
+                "seconds": run.seconds,
+                "peak_megabytes": peak_megabytes(device),
+            }
+            run.end_epoch(row, times)
             bar.set_postfix_str(f"validation {row['validation_top1']:.1f} %", refresh=False)
-            if not best or recipe.select == "last" or row["validation_top1"] > best["row"]["validation_top1"]:
-                best = {"row": row, "student": _copy(task.get_eval_model()), "scaffold": _scaffold(task)}
+            if not run.best or recipe.select == "last" or row["validation_top1"] > run.best["row"]["validation_top1"]:
+                run.best = {"row": row, "student": _copy(model), "scaffold": _scaffold(task, averaged)}
             if state:
-                checkpoint.save(state, _state(task, optimizer, history, best))
-    return Trained(best["student"], best["scaffold"], pd.DataFrame(history), best["row"])
+                save()
+                last_save = time.monotonic()
+            log.write([row | times for row, times in zip(run.history, run.times, strict=True)])
+    return Trained(
+        run.best["student"],
+        run.best["scaffold"],
+        pd.DataFrame(run.history),
+        run.best["row"],
+        len(run.history) * steps,
+    )
+
+
+def _is_due(due: bool, device: torch.device) -> bool:
+    """Whether to save now: as the leading process's clock says, since all take part."""
+    return due if parallel.processes() == 1 else bool(parallel.all_of(torch.tensor(due, device=device))[0])
 
 
 @torch.no_grad()
 def validate(
     model: nn.Module, normalize: PixelNormalize, images: LabelledImages, *, batch_size: int
 ) -> dict[str, float]:
-    """Top-1 in per cent and mean cross-entropy on a split, without augmentation."""
-    logits = predict(model, normalize, images.images, batch_size=batch_size).logits
-    labels = torch.from_numpy(images.labels)
+    """Top-1 in per cent and mean cross-entropy on a split, without augmentation.
+
+    Several processes take a share of the images each; the numbers are those of one, and the same in all.
+    """
+    return _scores(_logits(model, normalize, images, batch_size=batch_size), images.labels)
+
+
+class _Part:
+    """A run of a sequence, sliced as the whole would be."""
+
+    def __init__(self, whole: Any, start: int, stop: int) -> None:
+        self.whole, self.start, self.stop = whole, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, at: slice) -> np.ndarray:
+        return self.whole[self.start + at.start : min(self.start + at.stop, self.stop)]
+
+
+def _logits(model: nn.Module, normalize: PixelNormalize, images: LabelledImages, *, batch_size: int) -> Tensor:
+    """Logits `[N, classes]` on the CPU. A process takes whole batches, as one alone would, for the same bits."""
+    count = len(images.labels)
+    if parallel.processes() == 1:
+        return predict(model, normalize, images.images, batch_size=batch_size).logits
+    parallel.from_leader(model)
+    own = parallel.own_share(-(-count // batch_size))
+    start, stop = (min(at * batch_size, count) for at in (own.start, own.stop))
+    logits = torch.zeros(count, int(model.num_classes))  # type: ignore[arg-type]
+    if start < stop:
+        part: Any = _Part(images.images, start, stop)
+        logits[start:stop] = predict(model, normalize, part, batch_size=batch_size).logits
+    return torch.stack(parallel.all_of(logits)).sum(dim=0)
+
+
+def _scores(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
+    wanted = torch.from_numpy(labels)
     return {
-        "validation_top1": 100 * float((logits.argmax(dim=1) == labels).double().mean()),
-        "validation_loss": float(nn.functional.cross_entropy(logits.double(), labels)),
+        "validation_top1": 100 * float((logits.argmax(dim=1) == wanted).double().mean()),
+        "validation_loss": float(nn.functional.cross_entropy(logits.double(), wanted)),
     }
-
-
-def _check_finite(terms: dict[str, Tensor], sums: dict[str, Tensor], *, step: int, done: int) -> None:
-    if bool(torch.isfinite(terms["loss"])):
-        return
-    broken = ", ".join(key for key, value in terms.items() if not torch.isfinite(value).all())
-    last = ", ".join(f"{key} {float(value) / done:.4g}" for key, value in sums.items()) if done else "none yet"
-    raise UserError(
-        f"expected a finite loss, found {float(terms['loss'])} at step {step} (not finite: {broken}; means of this "
-        f"epoch until then: {last}); lower recipe.learning_rate or set recipe.clip_gradient, "
-        "and check the images and the teacher"
-    )
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
 
 
-def _scaffold(task: Distiller) -> dict[str, Tensor]:
+def _scaffold(task: Distiller, averaged: bool = False) -> dict[str, Tensor]:
     """The task state, flat."""
     return {
         f"{part}.{key}": value.detach().cpu().clone()
-        for part, tensors in task.get_task_state().items()
+        for part, tensors in task.get_task_state(ema=averaged).items()
         for key, value in tensors.items()
     }
-
-
-def _state(
-    task: Distiller, optimizer: torch.optim.Optimizer, history: list[dict[str, float]], best: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "student": task.get_eval_model().state_dict(),
-        "scaffold": task.get_task_state(),
-        "optimizer": optimizer.state_dict(),
-        "history": history,
-        "best": best,
-        "random": _random_state(),
-    }
-
-
-def _random_state() -> dict[str, Any]:
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,9 +1,13 @@
 """One short script per stage of dvc.yaml, named as the stage: read params, call rsd, write outputs."""
 
+import json
+import os
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from pydantic import BaseModel
 
@@ -19,11 +23,29 @@ def run(stage: Callable[[], None]) -> None:
     try:
         stage()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        _fail(str(error))
     except OSError as error:
-        sys.exit(f"error: expected to read and write under {OUT}, found: {error}; free space or mend rights, run again")
+        _fail(f"expected to read and write under {OUT}, found: {error}; free space or mend rights, run again")
     except KeyboardInterrupt:
-        sys.exit("error: interrupted; run the same command again to go on")
+        _fail("interrupted; run the same command again to go on")
+    except Exception:
+        if _STARTER in os.environ:
+            # The likely cause is that another process has died, which torchrun must notice first: it then ends
+            # this one, which says nothing.
+            time.sleep(3)
+        traceback.print_exc()
+        sys.exit(1)
+
+
+_STARTER = "TORCHELASTIC_ERROR_FILE"
+"""Set by torchrun: where one of several processes says what went wrong, for its starter to print once."""
+
+
+def _fail(sentence: str) -> NoReturn:
+    if file := os.environ.get(_STARTER):
+        Path(file).write_text(json.dumps({"message": sentence, "timestamp": int(time.time())}))
+        sys.exit(1)
+    sys.exit(f"error: {sentence}")
 
 
 def section(name: str, kind: type[Section]) -> Section:

@@ -1,6 +1,8 @@
 """Images and a teacher -> out/students/METHOD-SEED/: one student, what was thrown away, and its history."""
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from rsd.data.images import read_record, read_split
 from rsd.distillers import distiller
 from rsd.features import StageShape, stage_shapes
 from rsd.files import read_json, sha256, write_json, written_aside
+from rsd.launch import is_launcher, launch
 from rsd.models import (
     ModelOptions,
     PixelNormalize,
@@ -23,8 +26,9 @@ from rsd.models import (
     parameter_count,
     save_weights,
 )
+from rsd.parallel import leads, leave
 from rsd.recipe import Recipe, make_criterion
-from rsd.train import Teacher, train
+from rsd.train import Teacher, Trained, train
 from rsd.views import LiveTeacher, StoredTeacher, ViewOptions, store_digest
 from stages import OUT, run, section
 
@@ -36,13 +40,16 @@ def main() -> None:
     arguments = parser.parse_args()
     method, seed = arguments.method, arguments.seed
     name = f"{method}-{seed}"
+    compute = section("compute", ComputeOptions)
+    if is_launcher(compute):
+        launch("stages.distill", sys.argv[1:], compute)
+        return
 
     data = read_record(OUT / "data")
     recipe = section("recipe", Recipe)
     student_options = section("student", ModelOptions)
     distiller_class = distiller(method)
     options = section(f"method/{method}", distiller_class.Options)
-    compute = section("compute", ComputeOptions)
     device = set_up(compute)
 
     torch.manual_seed(seed)  # twins of one seed start from the same student
@@ -62,6 +69,10 @@ def main() -> None:
         options=options,
         criterion=make_criterion(recipe),
     ).to(device)
+    advice = task.advice(batch_size=recipe.batch_size, classes=len(data.classes))
+    if leads():
+        for sentence in advice:
+            print(f"warning: {name}: {sentence}", file=sys.stderr)
 
     record: dict[str, Any] = {
         "method": method,
@@ -89,35 +100,40 @@ def main() -> None:
         view_choice=view_choice,
         teacher=teacher,
         state=state,
+        logs=OUT / "logs",
+        compute=compute,
         name=name,
-        workers=compute.workers,
     )
-    folder = OUT / "students" / name
+    if leads():
+        record |= {
+            "parameters": parameter_count(student),
+            "extra_parameters": task.extra_parameters,
+            "embedding_width": embedding_width(student),
+            "teacher_digest": seen,
+            "effective_batch_size": recipe.batch_size,
+            "steps": trained.steps,
+            "validation": {
+                "top1": trained.selected["validation_top1"],
+                "loss": trained.selected["validation_loss"],
+                "epoch": int(trained.selected["epoch"]),
+            },
+            "warnings": advice,
+            "versions": checkpoint.software_versions(),
+        }
+        write(OUT / "students" / name, trained, record)
+        checkpoint.forget(state)
+    leave()
+
+
+def write(folder: Path, trained: Trained, record: dict[str, Any]) -> None:
+    """The student, what was trained beside it, the history, and last the record."""
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(trained.student, folder / "student.safetensors")
     # For resuming research, not for shipping: nothing downstream of evaluation reads it.
     save_weights(trained.scaffold, folder / "scaffold.safetensors")
     with written_aside(folder / "history.csv") as aside:
         trained.history.to_csv(aside, index=False)
-    write_json(
-        folder / "student.json",
-        record
-        | {
-            "parameters": parameter_count(student),
-            "extra_parameters": task.extra_parameters,
-            "embedding_width": embedding_width(student),
-            "teacher_digest": seen,
-            "effective_batch_size": recipe.batch_size,
-            "steps": recipe.epochs * (data.counts["train"] // recipe.batch_size),
-            "validation": {
-                "top1": trained.selected["validation_top1"],
-                "loss": trained.selected["validation_loss"],
-                "epoch": int(trained.selected["epoch"]),
-            },
-            "versions": checkpoint.software_versions(),
-        },
-    )
-    checkpoint.forget(state)
+    write_json(folder / "student.json", record)
 
 
 class Served(NamedTuple):

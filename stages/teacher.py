@@ -1,6 +1,7 @@
 """Images, or weights from elsewhere -> out/teacher/: the teacher's weights and record."""
 
 import json
+import sys
 
 import torch
 
@@ -10,7 +11,9 @@ from rsd.data.augment import ViewChoice
 from rsd.data.images import read_record, read_split
 from rsd.distillers.scratch import ScratchDistiller
 from rsd.files import read_json, write_json, written_aside
+from rsd.launch import is_launcher, launch
 from rsd.models import embedding_width, normalizer, parameter_count, save_weights
+from rsd.parallel import leads, leave
 from rsd.recipe import Recipe, make_criterion
 from rsd.teacher import TRAINED, TeacherOptions, check_accuracy, teacher
 from rsd.train import train, validate
@@ -19,8 +22,12 @@ from stages import OUT, run, section
 
 def main() -> None:
     options = section("teacher", TeacherOptions)
+    compute = section("compute", ComputeOptions)
+    if is_launcher(compute):
+        launch("stages.teacher", sys.argv[1:], compute)
+        return
     data = read_record(OUT / "data")
-    device = set_up(section("compute", ComputeOptions))
+    device = set_up(compute)
     torch.manual_seed(options.seed)
     start = teacher(options, data)
     model = start.model.to(device)
@@ -52,6 +59,8 @@ def main() -> None:
             seed=options.seed,
             view_choice=ViewChoice(options.seed),
             state=state,
+            logs=OUT / "logs",
+            compute=compute,
             name="teacher",
         )
         model.load_state_dict(trained.student)
@@ -59,6 +68,9 @@ def main() -> None:
 
     measured = validate(model, normalize, validation, batch_size=256)
     check_accuracy(measured["validation_top1"], options)
+    if not leads():
+        leave()
+        return
     with written_aside(OUT / "teacher") as aside:
         # With the preprocessing in it the file's digest tells teachers apart that differ in nothing else.
         metadata = {"preprocessing": json.dumps(preprocessing)}
@@ -85,6 +97,7 @@ def main() -> None:
         )
     if state:
         checkpoint.forget(state)
+    leave()
     print(f"teacher {options.name}: validation top-1 {measured['validation_top1']:.2f} %")
 
 

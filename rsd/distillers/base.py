@@ -1,13 +1,18 @@
 """What every method shares: a student, what is thrown away after training, and the task contract."""
 
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+import torch
 from pydantic import Field
+from timm.layers import convert_sync_batchnorm
 from timm.task import TrainingTask
 from timm.task.distillation import FeatureDistillationTrainableModule
 from timm.utils.model import unwrap_model
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from rsd.errors import UserError
 from rsd.features import StagedOutputs, StageShape, staged_outputs
@@ -114,6 +119,8 @@ class Distiller(TrainingTask):
     staged: ClassVar[bool] = False
     """Whether the method takes the student apart into stages."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    amp: torch.dtype | None = None
+    """What student and scaffold are computed in under automatic mixed precision; losses stay float32."""
 
     def __init_subclass__(cls, *, method: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -162,6 +169,33 @@ class Distiller(TrainingTask):
                 f"(views.count {count}), which hold none; set views.count to 0, or take '{cls.method}' out of methods"
             )
 
+    @classmethod
+    def couples_batch(cls, options: MethodOptions) -> bool:
+        """Whether an image's loss depends on the others of its batch, so that the batch cannot be taken in parts."""
+        return False
+
+    @classmethod
+    def check_accumulation(cls, options: MethodOptions, parts: int) -> None:
+        """Refuse to take a batch in parts where the sum of their losses is not the loss of the whole.
+
+        Raises:
+            UserError: the method compares the images of a batch with each other.
+        """
+        if parts > 1 and cls.couples_batch(options):
+            raise UserError(
+                f"expected 1 with method '{cls.method}', which compares all images of a batch with each other, found "
+                f"{parts}; set it to 1 and spread the batch over compute.processes, set compute.amp, or lower "
+                f"recipe.batch_size, or take '{cls.method}' out of methods"
+            )
+
+    def advice(self, *, batch_size: int, classes: int) -> list[str]:
+        """What looks unwise about the method's options for this batch, a sentence each; nothing is refused.
+
+        Args:
+            batch_size: images per step over all processes.
+        """
+        return []
+
     def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module | None:
         """What is trained beside the student, and thrown away; None for nothing.
 
@@ -190,13 +224,21 @@ class Distiller(TrainingTask):
         """
         if self.needs and teacher is None:
             raise ValueError(f"{type(self).__name__} was given no outputs of the teacher")
-        student, adapted = self.trainable_module(input, teacher)
+        with self.mixed_precision():
+            student, adapted = self.trainable_module(input, teacher)
+        if self.amp is not None:
+            student = student._replace(embedding=student.embedding.float(), logits=student.logits.float())
+            adapted = tree_map(lambda t: t.float() if isinstance(t, Tensor) else t, adapted)
         cross_entropy = self.criterion(student.logits, target)
         loss, log = cross_entropy, dict[str, Tensor]()
         if self.needs and teacher is not None:
             extra, log = self.distillation_terms(Step(student, teacher, adapted, target, index))
             loss = cross_entropy + extra
         return {"loss": loss, "output": student.logits, "cross_entropy": cross_entropy, **log}
+
+    def mixed_precision(self) -> AbstractContextManager[Any]:
+        """Within it what may be computed in `amp` is."""
+        return nullcontext() if self.amp is None else torch.autocast(self.device.type, dtype=self.amp)
 
     @property
     def extra_parameters(self) -> int:
@@ -223,7 +265,20 @@ class Distiller(TrainingTask):
             scaffold.load_state_dict(state["projection"], strict=strict)
 
     def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> Self:
-        self.trainable_module = nn.parallel.DistributedDataParallel(
-            self.trainable_module, device_ids=device_ids, **ddp_kwargs
-        )
+        """Train together with the other processes; on GPUs the student's batch norm sees the whole batch.
+
+        On CPUs, where PyTorch cannot, it sees each process's share. Buffers are not synchronised at each step: those
+        that training reads are the same in all processes, and the leading one's running statistics count.
+        """
+        ddp_kwargs = {"broadcast_buffers": False} | ddp_kwargs
+        if self.device.type == "cuda":
+            self.trainable_module.student = convert_sync_batchnorm(self.trainable_module.student)
+        with warnings.catch_warnings():
+            # PyTorch 2.14 has another name for `broadcast_buffers`, which 2.9 does not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.trainable_module = nn.parallel.DistributedDataParallel(
+                self.trainable_module, device_ids=device_ids, **ddp_kwargs
+            )
+        # Images come in as [B, H, W, C], which lays the first layer's gradient out otherwise; nothing to act on.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return self

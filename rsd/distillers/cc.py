@@ -3,9 +3,10 @@
 from pydantic import Field
 from torch import Tensor, nn
 
-from rsd.distillers.base import Distiller, LinearEmbeddings, Setting, Step, WeightOptions
+from rsd.distillers.base import Distiller, LinearEmbeddings, MethodOptions, Setting, Step, WeightOptions
 from rsd.losses import cc_loss
 from rsd.models import embedding_width
+from rsd.parallel import gather
 
 
 class CCOptions(WeightOptions):
@@ -22,10 +23,14 @@ class CCDistiller(Distiller, method="cc"):
     Options = CCOptions
     options: CCOptions
 
+    @classmethod
+    def couples_batch(cls, options: MethodOptions) -> bool:
+        return True
+
     def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module:
         assert setting.teacher_width is not None  # the constructor has checked what `needs` asks for
         return LinearEmbeddings(embedding_width(student), setting.teacher_width, self.options.width)
 
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = cc_loss(*step.adapted)
+        loss = cc_loss(*(gather(mapped) for mapped in step.adapted))
         return self.options.weight * loss, {"cc": loss}

@@ -8,10 +8,11 @@ from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsd.distillers.base import Distiller, LinearEmbeddings, Setting, Step, WeightOptions
+from rsd.distillers.base import Distiller, LinearEmbeddings, MethodOptions, Setting, Step, WeightOptions
 from rsd.errors import UserError
 from rsd.losses import crd_loss
 from rsd.models import Outputs, embedding_width
+from rsd.parallel import all_of
 
 
 class CRDOptions(WeightOptions):
@@ -44,7 +45,9 @@ class MemoryBank(nn.Module):
         scores = anchor @ self.vectors.clone().T
         positive, negatives = scores.gather(1, index[:, None]), scores.gather(1, others)
         everything = torch.cat([positive, negatives], dim=1).detach().float() / temperature
-        mean = everything.flatten().logsumexp(0) - math.log(everything.numel())
+        own = everything.flatten().logsumexp(0) - math.log(everything.numel())
+        shares = torch.stack(all_of(own))
+        mean = shares.logsumexp(0) - math.log(len(shares))
         partition = torch.where(self.log_partition.isnan(), mean, self.log_partition)
         if self.training:
             self.log_partition.copy_(partition)
@@ -53,6 +56,8 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     def remember(self, vectors: Tensor, index: Tensor, *, momentum: float) -> None:
         if self.training:
+            # Of all processes, so that each remembers the same.
+            vectors, index = torch.cat(all_of(vectors)), torch.cat(all_of(index))
             mixed = momentum * self.vectors[index] + (1 - momentum) * vectors.to(self.vectors.dtype)
             self.vectors[index] = F.normalize(mixed)
 
@@ -79,6 +84,11 @@ class CRDDistiller(Distiller, method="crd"):
     needs = frozenset({"embedding"})
     Options = CRDOptions
     options: CRDOptions
+
+    @classmethod
+    def couples_batch(cls, options: MethodOptions) -> bool:
+        # Through the memory: the second part of a batch would be told from the first as it is, not as it was.
+        return True
 
     def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module:
         if setting.image_count is None:

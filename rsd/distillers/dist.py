@@ -3,8 +3,9 @@
 from pydantic import Field
 from torch import Tensor
 
-from rsd.distillers.base import Distiller, Step, WeightOptions
+from rsd.distillers.base import Distiller, MethodOptions, Step, WeightOptions
 from rsd.losses import dist_loss
+from rsd.parallel import gather
 
 
 class DISTOptions(WeightOptions):
@@ -24,10 +25,14 @@ class DISTDistiller(Distiller, method="dist"):
     Options = DISTOptions
     options: DISTOptions
 
+    @classmethod
+    def couples_batch(cls, options: MethodOptions) -> bool:
+        return True
+
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         loss = dist_loss(
-            step.student.logits,
-            step.teacher.logits,
+            gather(step.student.logits),
+            gather(step.teacher.logits),
             beta=self.options.beta,
             gamma=self.options.gamma,
             temperature=self.options.temperature,

@@ -123,6 +123,10 @@ class OFADistiller(Distiller, method="ofa"):
     Options = OFAOptions
     options: OFAOptions
 
+    @classmethod
+    def couples_batch(cls, options: MethodOptions) -> bool:
+        return isinstance(options, OFAOptions) and options.loss == "rsd"
+
     def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module:
         if setting.image_shape is None:
             raise ValueError("OFADistiller takes the student apart; give image_shape")

@@ -3,8 +3,9 @@
 from pydantic import Field
 from torch import Tensor
 
-from rsd.distillers.base import Distiller, Step, WeightOptions
+from rsd.distillers.base import Distiller, MethodOptions, Step, WeightOptions
 from rsd.losses import rkd_loss
+from rsd.parallel import gather
 
 
 class RKDOptions(WeightOptions):
@@ -21,10 +22,14 @@ class RKDDistiller(Distiller, method="rkd"):
     Options = RKDOptions
     options: RKDOptions
 
+    @classmethod
+    def couples_batch(cls, options: MethodOptions) -> bool:
+        return True
+
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         loss = rkd_loss(
-            step.student.embedding,
-            step.teacher.embedding,
+            gather(step.student.embedding),
+            gather(step.teacher.embedding),
             distance_weight=self.options.distance_weight,
             angle_weight=self.options.angle_weight,
         )

@@ -1,5 +1,6 @@
 """Redundancy suppression distillation (ICCV 2025, arXiv 2507.21844)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -11,9 +12,14 @@ from rsd.distillers.base import Distiller, MethodOptions, Setting, Step
 from rsd.errors import UserError
 from rsd.losses import matched_correlation, rsd_terms
 from rsd.models import Outputs, embedding_width
-from rsd.parallel import gather
+from rsd.parallel import gather, processes
 
 SPACES = ("embedding", "logits")
+STRONGEST_PULL = 30.0
+"""`RSDDistiller.pull` above which a user is warned; of the published runs the strongest (a ResNet50 teaches, 2048
+wide, batch 64) has 24."""
+PUBLISHED_PULL = 12.0
+"""Of most published runs: 768 wide, batch 128."""
 
 
 class RSDOptions(MethodOptions):
@@ -66,13 +72,19 @@ class RSDDistiller(Distiller, method="rsd"):
     Options = RSDOptions
     options: RSDOptions
 
+    @classmethod
+    def couples_batch(cls, options: MethodOptions) -> bool:
+        return True
+
     def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module:
         assert setting.teacher_width is not None  # the constructor has checked what `needs` asks for
         classes = int(student.num_classes)  # type: ignore[arg-type]
         widths = {"embedding": (embedding_width(student), setting.teacher_width), "logits": (classes, classes)}
+        self.widths: dict[str, int] = {}
         aads: dict[str, AAD | None] = {}
         for space in SPACES if self.options.space == "both" else (self.options.space,):
-            own, other = widths[space]
+            own, self.widths[space] = widths[space]
+            other = self.widths[space]
             if self.options.aad in (space, "both"):
                 aads[space] = AAD(own, other, gamma=self.options.gamma, max_hidden=self.options.max_hidden)
             elif own == other:
@@ -84,14 +96,47 @@ class RSDDistiller(Distiller, method="rsd"):
                 )
         return Correlated(aads, over_processes=self.options.correlation == "global")
 
+    def scales(self, width: int) -> tuple[float, float]:
+        """Factors of the two sums over a correlation of this width, see `reference_width`."""
+        if not (reference := self.options.reference_width):
+            return 1.0, 1.0
+        return reference / width, reference * (reference - 1) / max(width * (width - 1), 1)
+
+    def pull(self, width: int, batch: int) -> float:
+        """About how many times the cross-entropy's gradient at the student's embedding RSD's is, at the start.
+
+        With uncorrelated standardised batches the gradient of the invariance, `2 Zt / B`, has the norm
+        `2 sqrt(D / B)`, that of the redundancy `D / B` times kappa as much; the cross-entropy's, through a linear head,
+        about `1 / (2 sqrt(B))`. Measured on random embeddings (D 64 to 4096, B 8 to 128, student 32 to 1280 wide):
+        right within a factor of 2, whatever the student's width.
+        """
+        scale, square = self.scales(width)
+        return 4 * self.options.weight * width**0.5 * (scale + self.options.kappa * square * width / batch)
+
+    def advice(self, *, batch_size: int, classes: int) -> list[str]:
+        batch = batch_size // (1 if self.options.correlation == "global" else processes())
+        return [
+            f"method.rsd.weight {self.options.weight:g} may be too strong: with the {space} of the teacher {width:,} "
+            f"wide and {batch} images correlated, RSD adds about {self._start(width, batch):.4g} to a cross-entropy of "
+            f"{math.log(classes):.2g} at the start and pulls about {pull:.0f} times as hard (published runs: 8 to 24); "
+            f"set it to about {self.options.weight * PUBLISHED_PULL / pull:.2g}, or method.rsd.reference_width to 768, "
+            "or raise recipe.batch_size"
+            for space, width in self.widths.items()
+            if (pull := self.pull(width, batch)) > STRONGEST_PULL
+        ]
+
+    def _start(self, width: int, batch: int) -> float:
+        """What RSD adds to the loss of uncorrelated batches: D (D - 1) correlations with a mean square of 1 / B."""
+        scale, square = self.scales(width)
+        return self.options.weight * (scale * width + self.options.kappa * square * width * (width - 1) / batch)
+
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         losses, log = list[Tensor](), dict[str, Tensor]()
         for number, (space, (student, teacher)) in enumerate(step.adapted.items()):
             invariance, redundancy = rsd_terms(student, teacher)
             batch, width = student.shape
             pairs = max(width * (width - 1), 1)
-            reference = self.options.reference_width
-            scale, square = (reference / width, reference * (reference - 1) / pairs) if reference else (1.0, 1.0)
+            scale, square = self.scales(width)
             losses.append(scale * invariance + self.options.kappa * square * redundancy)
             prefix = f"{space}_" if number else ""
             log |= {

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rsd import checkpoint
+from rsd.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,3 +70,40 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
     torch.save({"x": Evil()}, tmp_path / "c.pt")
     with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
         checkpoint.load(tmp_path / "c.pt")
+
+
+FULL_DISK = """
+import resource, signal, sys, torch
+from pathlib import Path
+from rsd import checkpoint
+from rsd.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as a full disk: the write fails, the process lives
+path = Path(sys.argv[1])
+checkpoint.save(path, {"weights": torch.arange(10)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    checkpoint.save(path, {"weights": torch.zeros(1_000_000)})
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_gives_a_sentence_and_leaves_the_last_good_checkpoint(tmp_path):
+    path = tmp_path / "run" / "d" / "checkpoint.pt"
+    said = subprocess.check_output([sys.executable, "-c", FULL_DISK, str(path)], cwd=ROOT, text=True)
+    assert said.startswith(f"expected to write the checkpoint {path}, found: ")
+    assert "free space and run the same command again: training goes on from the last checkpoint" in said
+    found = checkpoint.load(path)
+    assert found is not None
+    assert torch.equal(found["weights"], torch.arange(10))
+    assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]  # nothing half-written takes the room
+
+
+def test_no_space_left_is_named(tmp_path, monkeypatch):
+    def full(state, file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="found: No space left on device; free space.*it starts afresh"):
+        checkpoint.save(tmp_path / "c.pt", {})
+    assert not list(tmp_path.iterdir())

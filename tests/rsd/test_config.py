@@ -181,3 +181,28 @@ def test_a_chosen_method_without_a_section_has_its_defaults(project):
     edit, resolved = project
     edit({"method": {}})
     assert resolved()["method"]["rsd"] == distiller("rsd").Options().model_dump()
+
+
+def test_a_batch_in_parts_is_refused_for_methods_that_compare_its_images(project):
+    edit, resolved = project
+    edit({"methods": ["scratch", "rsd", "kd", "ofa"], "override.recipe.accumulation": 4})
+    with pytest.raises(UserError) as caught:
+        resolved()
+    assert "recipe.accumulation: expected 1 with method 'rsd', which compares all images" in str(caught.value)
+    assert str(caught.value).startswith("1 to correct")
+    edit({"methods": ["scratch", "kd", "ofa"], "export.method": "kd"})
+    assert resolved()["recipe"]["accumulation"] == 4
+    edit({"method.ofa.loss": "rsd"})
+    with pytest.raises(UserError, match="expected 1 with method 'ofa'"):
+        resolved()
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused_for_students_and_teacher(project):
+    edit, resolved = project
+    edit({"compute.processes": 3})
+    with pytest.raises(UserError) as caught:
+        resolved()
+    for name in ("recipe", "teacher_recipe"):
+        assert f"{name}.batch_size: expected a multiple of compute.processes x accumulation (3 x 1 = 3)" in str(
+            caught.value
+        )

@@ -3,22 +3,29 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from rsd.compute import ComputeOptions
+from rsd.data.augment import ViewChoice
+from rsd.data.images import LabelledImages
 from rsd.distillers import distiller
-from rsd.models import Outputs
-from rsd.parallel import gather
-from tests.rsd.distillers.tiny import BATCH, SHAPE, images, target, told, vit
+from rsd.models import Outputs, PixelNormalize
+from rsd.parallel import gather, own_share
+from rsd.recipe import Recipe
+from rsd.stepper import Stepper
+from rsd.train import train
+from tests.rsd.distillers.tiny import BATCH, CLASSES, IMAGES, SHAPE, images, target, told, vit
 
 PROCESSES = 2
 
 
-def task_of(method, **options):
+def task_of(method, width=20, **options):
     task_class = distiller(method)
     task = task_class(
-        vit(class_token=False, global_pool="avg"), teacher_width=20, image_shape=SHAPE,
+        vit(class_token=False, global_pool="avg"), teacher_width=width, image_shape=SHAPE, image_count=IMAGES,
         options=task_class.Options(**options),
     )  # fmt: skip
     with torch.no_grad():  # layers at their starting values hardly pass a gradient on
@@ -39,6 +46,69 @@ def gradients(task, share):
     }
 
 
+WIDE, STEPS = 40, 20  # the Gram form is for more than twice the batch of 12
+EQUAL = {
+    "rsd, Gram form": ("rsd", WIDE, {"weight": 1.0}),
+    "rsd, D x D form": ("rsd", 20, {"weight": 1.0, "space": "both"}),
+    "rkd": ("rkd", 20, {}),
+    "dist": ("dist", 20, {}),
+    "cc": ("cc", 20, {"weight": 10.0}),
+    "kd": ("kd", 20, {}),
+    "ofa": ("ofa", 20, {"loss": "rsd"}),
+    "scratch": ("scratch", 20, {}),
+}
+"""What two processes must do as one does, by name: method, width of the teacher, options."""
+
+
+def many_steps(method, width, options, *, dtype=torch.float64, steps=STEPS):
+    """The weights after some steps of SGD on this process's share, and the gradients of the first step."""
+    task = task_of(method, width, **options).to(dtype).train()
+    recipe = Recipe(epochs=9, batch_size=BATCH, optimizer="sgd", learning_rate=0.01, clip_gradient=5.0)
+    share = own_share(BATCH)
+    wide = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(3)).to(dtype)
+
+    def teacher(raw, index, view):
+        return Outputs(wide[index], told().logits[index].to(dtype))
+
+    stepper = Stepper(
+        task, recipe, ComputeOptions(), normalize=lambda raw: images()[share].to(dtype),  # type: ignore[arg-type]
+        teacher=teacher, steps_per_epoch=10,
+    )  # fmt: skip
+    first = {}
+    for number in range(steps):
+        index = torch.arange(BATCH)[share].numpy()
+        stepper.step(torch.zeros(len(index)), target()[share], index, index, number=number)
+        if not number:
+            named = task.trainable_module.named_parameters()
+            first = {name.removeprefix("module."): p.grad.clone() for name, p in named if p.grad is not None}
+    return {
+        "weights": {name.removeprefix("module."): p.detach() for name, p in task.trainable_module.named_parameters()},
+        "gradients": first,
+    }
+
+
+def trained(state=None):
+    """A whole training in float32, with dropout, an average of the weights and a checkpoint at each step."""
+    generator = torch.Generator().manual_seed(8)
+    pixels = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=generator).numpy()
+    labelled = LabelledImages(pixels, (torch.arange(IMAGES) % CLASSES).numpy(), [str(n) for n in range(CLASSES)])
+    torch.manual_seed(1)
+    crd = distiller("crd")
+    options = crd.Options.model_validate({"negatives": 16, "width": 8})
+    task = crd(vit(drop_rate=0.1), teacher_width=20, image_count=IMAGES, options=options)
+
+    def teacher(raw, index, view):
+        outputs = told()
+        return Outputs(outputs.embedding[index % BATCH], outputs.logits[index % BATCH])
+
+    recipe = Recipe(epochs=2, batch_size=8, optimizer="adamw", learning_rate=1e-3, ema_decay=0.5)
+    done = train(
+        task, labelled, labelled, recipe, normalize=PixelNormalize([0.5], [0.25]), seed=0,
+        view_choice=ViewChoice(0), teacher=teacher, state=state, save_seconds=0,
+    )  # fmt: skip
+    return {"student": done.student, "scaffold": done.scaffold, "history": done.history.to_csv()}
+
+
 CASES = {
     "rsd": ("rsd", {"space": "both", "weight": 1.0}),
     "rsd per process": ("rsd", {"weight": 1.0, "correlation": "per_process"}),
@@ -55,8 +125,39 @@ def work(rank, store, out):
     found = {
         name: gradients(task_of(m, **options).prepare_distributed(), share) for name, (m, options) in CASES.items()
     }
-    torch.save(found, f"{out}/{rank}.pt")
+    equal = {name: many_steps(*case) for name, case in EQUAL.items()}
+    single = {name: many_steps(*EQUAL[name], dtype=torch.float32, steps=1) for name in SINGLE}
+    whole = trained()
+    first = train_and_die(Path(out) / "checkpoint.pt")
+    torch.manual_seed(rank + 50)
+    resumed = trained(Path(out) / "checkpoint.pt")
+    torch.save(
+        {"cases": found, "equal": equal, "single": single, "trained": [whole, resumed], "died": first},
+        f"{out}/{rank}.pt",
+    )
     torch.distributed.destroy_process_group()
+
+
+SINGLE = ("rsd, Gram form", "rsd, D x D form", "rkd", "dist")
+
+
+def train_and_die(state):
+    """A training that ends with an error in both processes after some steps; whether it did."""
+    real, count = Stepper.step, iter(range(100))
+
+    def step(self, *arguments, **options):
+        if next(count) == 7:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    Stepper.step = step  # type: ignore[method-assign]
+    try:
+        trained(state)
+        return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        Stepper.step = real  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +185,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(found, cas
     method, options = CASES[case]
     whole = gradients(task_of(method, **options), slice(None))
     for process in found:
+        process = process["cases"]
         assert process[case].keys() == whole.keys()
         for name, gradient in whole.items():
             assert torch.allclose(process[case][name], gradient, rtol=1e-9, atol=1e-12), name
@@ -93,10 +195,46 @@ def test_per_process_correlation_is_the_mean_of_what_each_process_would_do_alone
     method, options = CASES["rsd per process"]
     halves = [gradients(task_of(method, **options), slice(r * SIZE, (r + 1) * SIZE)) for r in range(PROCESSES)]
     for process in found:
-        for name, gradient in process["rsd per process"].items():
+        for name, gradient in process["cases"]["rsd per process"].items():
             assert torch.allclose(gradient, (halves[0][name] + halves[1][name]) / 2, rtol=1e-9, atol=1e-12), name
 
 
 def test_a_lone_process_gets_its_own_tensor_back():
     own = torch.randn(3, 2)
     assert gather(own) is own
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_after_twenty_steps_in_float64_two_processes_have_the_weights_of_one(found, case):
+    alone = many_steps(*EQUAL[case])["weights"]
+    for process in found:
+        weights = process["equal"][case]["weights"]
+        assert weights.keys() == alone.keys()
+        for name in alone:
+            assert torch.allclose(weights[name], alone[name], rtol=1e-9, atol=1e-9), name
+
+
+@pytest.mark.parametrize("case", SINGLE)
+def test_in_float32_the_first_gradients_agree_to_one_part_in_100_000(found, case):
+    alone = many_steps(*EQUAL[case], dtype=torch.float32, steps=1)["gradients"]
+    for process in found:
+        gradients = process["single"][case]["gradients"]
+        for name in alone:
+            difference = (gradients[name] - alone[name]).norm()
+            assert difference <= 1e-5 * alone[name].norm().clamp_min(1e-6), name
+
+
+def test_all_processes_end_with_the_same_student_memory_and_history(found):
+    first, second = (process["trained"][0] for process in found)
+    assert first["history"] == second["history"]
+    for part in ("student", "scaffold"):
+        assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
+
+
+def test_two_processes_that_were_stopped_inside_an_epoch_resume_to_the_same_bits(found):
+    for process in found:
+        assert process["died"]
+        whole, resumed = process["trained"]
+        assert whole["history"] == resumed["history"]
+        for part in ("student", "scaffold"):
+            assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])

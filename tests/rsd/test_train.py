@@ -1,6 +1,7 @@
 """On random images with a linear rule, tiny enough for a second a run."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -151,3 +152,57 @@ def test_training_leaves_no_aad_in_the_student():
     scratch = train(ScratchDistiller(student()), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
                     view_choice=ViewChoice(0))  # fmt: skip
     assert scratch.scaffold == {}
+
+
+def test_training_ends_early_when_validation_has_not_improved_for_so_many_epochs():
+    whole = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 12, "learning_rate": 3e-2}))
+    patient = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 12, "learning_rate": 3e-2, "patience": 2}))
+    assert len(patient.history) < 12
+    assert patient.history.equals(whole.history.head(len(patient.history)))
+    assert len(patient.history) == patient.selected["epoch"] + 2
+    assert patient.steps == 4 * len(patient.history)
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept():
+    averaged = rsd_run(recipe=RECIPE.model_copy(update={"ema_decay": 0.8}))
+    model = student(drop=0.2)
+    model.load_state_dict(averaged.student)
+    assert averaged.student.keys() == student().state_dict().keys()
+    assert (
+        validate(model.eval(), NORMALIZE, VALIDATION, batch_size=16)["validation_loss"]
+        == (averaged.selected["validation_loss"])
+    )
+    plain = rsd_run()
+    loss = [name for name in plain.history if not name.startswith("validation")]
+    assert averaged.history[loss].equals(plain.history[loss])  # it watches, and changes nothing
+    assert not averaged.history.equals(plain.history)
+
+
+@pytest.mark.parametrize("often", [0.0, 1e9])
+def test_when_checkpoints_are_written_changes_no_bit(tmp_path, often):
+    trained = train(
+        RSDDistiller(student(drop=0.2), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=3,
+        view_choice=ViewChoice(0, 2), teacher=teacher, state=tmp_path / "c.pt", save_seconds=often,
+    )  # fmt: skip
+    assert same(trained, rsd_run())
+
+
+def test_a_collapsed_student_stops_after_the_warm_up():
+    """Weights that the first step has thrown far off: every unit is dead, every image looks the same."""
+    model = student()
+    torch.nn.init.zeros_(model.norm.weight)
+    model.norm.weight.requires_grad_(False)
+    with pytest.raises(UserError, match="the same output for all 40 validation images after step 8 .*collapsed"):
+        train(
+            ScratchDistiller(model), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0, view_choice=ViewChoice(0)
+        )
+
+
+def test_the_log_has_the_history_beside_its_times_and_the_history_has_no_times(tmp_path):
+    trained = train(ScratchDistiller(student()), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
+                    view_choice=ViewChoice(0), logs=tmp_path, name="scratch-0")  # fmt: skip
+    log = pd.read_csv(tmp_path / "scratch-0.csv")
+    times = ["images_per_second", "seconds", "peak_megabytes"]
+    assert list(log) == [*trained.history, *times]
+    assert np.allclose(log[list(trained.history)], trained.history)
+    assert (log[times] > 0).all().all()

@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -134,6 +136,41 @@ def test_a_killed_training_leaves_no_student_and_resumes_to_the_same_bytes(repro
     assert "resumed after epoch" in done.stdout
     assert {name: digest(project.out / "students" / "rsd-0" / name) for name in FILES} == undisturbed
     assert not (project.folder / ".state" / "rsd-0").exists()
+
+
+@pytest.mark.slow
+def test_dvc_repro_after_a_kill_goes_on_by_itself_to_the_same_bytes(reproduced):
+    """DVC deletes a stage's outputs before it runs: the unfinished training must not be among them."""
+    undisturbed = {name: digest(reproduced.out / "students" / "rsd-0" / name) for name in FILES}
+    process = subprocess.Popen(
+        ["dvc", "repro", "-f", "-s", "distill@rsd-0"], cwd=reproduced.folder, env=environment(), start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((reproduced.folder / ".state" / "rsd-0").glob("*/checkpoint.pt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert "resumed after epoch" in reproduced.run("dvc", "repro", "distill@rsd-0").stdout
+    assert {name: digest(reproduced.out / "students" / "rsd-0" / name) for name in FILES} == undisturbed
+
+
+@pytest.mark.slow
+def test_a_stage_in_two_processes_trains_the_student_of_one(project):
+    """And writes each file once; the numbers differ by the rounding of sums, which training magnifies."""
+    project.stage("distill", "rsd", "0")
+    alone = pd.read_csv(project.out / "students" / "rsd-0" / "history.csv")
+    project.edit("out/params/compute.json", processes=2)
+    project.stage("distill", "rsd", "0")
+    together = pd.read_csv(project.out / "students" / "rsd-0" / "history.csv")
+    assert list(together) == list(alone)
+    assert np.allclose(together.iloc[0], alone.iloc[0], rtol=1e-3)
+    assert json.loads((project.out / "students" / "rsd-0" / "student.json").read_text())["compute"]["processes"] == 2
+    project.edit("out/params/recipe.json", learning_rate=1e30)
+    said = sentence(project.stage("distill", "rsd", "0", check=False))
+    assert said.startswith("error: expected a finite")
+    assert said.count("expected a finite") == 1
 
 
 @pytest.mark.parametrize("changed", ["params", "data", "code"])

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import timm
 import torch
@@ -176,3 +178,36 @@ def test_with_one_process_global_and_per_process_correlation_are_the_same(batch)
     _, everywhere = log_of(batch, correlation="global")
     _, here = log_of(batch, correlation="per_process")
     assert torch.equal(everywhere["loss"], here["loss"])
+
+
+def advice(width, batch, **options):
+    task = RSDDistiller(student(), teacher_width=width, options=RSDOptions(**options))
+    return task.advice(batch_size=batch, classes=100)
+
+
+@pytest.mark.parametrize(("width", "batch"), [(768, 128), (384, 128), (2048, 64), (64, 64)])
+def test_the_settings_of_the_paper_give_no_warning(width, batch):
+    assert advice(width, batch) == []
+
+
+@pytest.mark.parametrize(("width", "batch"), [(4096, 128), (2048, 16)])
+def test_a_default_weight_too_strong_for_teacher_and_batch_is_warned_of_with_figures_that_mend_it(width, batch):
+    (sentence,) = advice(width, batch)
+    for figure in (f"{width:,} wide", f"{batch} images", "cross-entropy of 4.6", "method.rsd.weight 0.1"):
+        assert figure in sentence
+    proposed = float(re.search(r"set it to about ([\d.]+),", sentence)[1])  # type: ignore[index]
+    assert 0 < proposed < 0.1
+    assert advice(width, batch, weight=proposed) == []
+    assert advice(width, batch, reference_width=768) == []
+
+
+@pytest.mark.parametrize(("width", "batch"), [(64, 64), (384, 32), (768, 16)])
+def test_the_pull_is_the_measured_ratio_of_gradients_within_a_factor_of_two(width, batch):
+    torch.manual_seed(0)
+    task = RSDDistiller(student(), teacher_width=width)
+    embedding = torch.randn(batch, 16, requires_grad=True)
+    aad = task.trainable_module.get_submodule("projection.aads.embedding")
+    loss = 0.1 * rsd_loss(aad(embedding), torch.randn(batch, width))
+    plain = nn.functional.cross_entropy(nn.Linear(16, 100)(embedding), torch.arange(batch) % 100)
+    of_rsd, of_plain = (torch.autograd.grad(value, embedding)[0].norm() for value in (loss, plain))
+    assert 0.5 < task.pull(width, batch) / float(of_rsd / of_plain) < 2

@@ -1,0 +1,164 @@
+"""One step of training: forward, backward, clip, update, and what of it a resumed run needs."""
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils.model import unwrap_model
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from rsd.compute import ComputeOptions
+from rsd.distillers.base import Distiller
+from rsd.health import check_finite
+from rsd.models import PixelNormalize
+from rsd.parallel import all_of, mean, processes, rank
+from rsd.recipe import Recipe, make_optimizer, make_scheduler, part_size
+
+AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Stepper:
+    """A task with its optimiser, schedule, average of weights and loss scaling.
+
+    Args:
+        task: on its device; it is made ready for mixed precision, compilation and several processes.
+        teacher: see `rsd.train.Teacher`.
+
+    Raises:
+        UserError: the batch cannot be shared out as asked for.
+    """
+
+    def __init__(
+        self,
+        task: Distiller,
+        recipe: Recipe,
+        compute: ComputeOptions,
+        *,
+        normalize: PixelNormalize,
+        teacher: Any,
+        steps_per_epoch: int,
+    ) -> None:
+        self.task, self.recipe, self.normalize, self.teacher = task, recipe, normalize, teacher
+        self.device = task.device
+        self.size = part_size(recipe, processes=processes())
+        task.check_accumulation(task.options, recipe.accumulation)
+        task.amp = AMP[compute.amp]
+        self.channels_last = compute.channels_last
+        if self.channels_last:
+            task.trainable_module.to(memory_format=torch.channels_last)
+        self.has_average = recipe.ema_decay is not None
+        if recipe.ema_decay is not None:
+            task.setup_ema(recipe.ema_decay)
+        if compute.compile:
+            task.trainable_module.compile()  # in place: the names of the weights stay
+        if processes() > 1:
+            task.prepare_distributed([torch.cuda.current_device()] if self.device.type == "cuda" else None)
+        self.optimizer = make_optimizer(task.trainable_module, recipe)
+        self.scheduler = make_scheduler(self.optimizer, recipe, steps_per_epoch=steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.amp == "fp16")
+        self.last: dict[str, Any] = {}
+
+    def step(
+        self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray, *, number: int
+    ) -> dict[str, Tensor]:
+        """Update on this process's share of a batch, in parts; the means of the step's scalars over all of it.
+
+        Args:
+            raw: views uint8 `[B, H, W, C]`.
+            target: class indices `[B]` or probabilities `[B, classes]`.
+            index, view: numbers of images and views, int64 `[B]`.
+            number: of the step, from 0.
+
+        Raises:
+            UserError: the loss or the gradient is not finite.
+        """
+        raw, target = raw.to(self.device, non_blocking=True), target.to(self.device, non_blocking=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms: dict[str, Tensor] = {}
+        parts = self.recipe.accumulation
+        for part in range(parts):
+            own = slice(part * self.size, (part + 1) * self.size)
+            with nullcontext() if part == parts - 1 else self.task.no_sync():
+                result = self._forward(raw[own], target[own], index[own], view[own])
+                self.scaler.scale(result["loss"] / parts).backward()
+            for key, value in result.items():
+                if key != "output":
+                    terms[key] = terms[key] + value.detach() if part else value.detach()
+        if parts > 1:
+            terms = {key: value / parts for key, value in terms.items()}
+        if processes() > 1:
+            values = mean(torch.stack(list(terms.values())))
+            terms = dict(zip(terms, values.unbind(), strict=True))
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_grad_norm_(self.task.get_clip_parameters(), self.recipe.clip_gradient or math.inf).detach()
+        terms |= self._checked(terms, norm, number)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.has_average:
+            self._average(number)
+        self.scheduler.step_update(number + 1)
+        self.last = terms
+        return terms
+
+    def _forward(self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray) -> dict[str, Tensor]:
+        told = None
+        if self.teacher:
+            with self.task.mixed_precision():
+                told = self.teacher(raw, index, view)
+        inputs = self.normalize(raw)
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return self.task(inputs, target, told, torch.from_numpy(index).to(self.device, non_blocking=True))
+
+    def _average(self, number: int) -> None:
+        if number:
+            self.task.update_ema()
+        else:  # not from what the weights were before training, some of which (CRD's Z) were not even numbers
+            self.task.trainable_module_ema.set(unwrap_model(self.task.trainable_module))
+
+    def _checked(self, terms: dict[str, Tensor], norm: Tensor, number: int) -> dict[str, Tensor]:
+        if not self.scaler.is_enabled():
+            check_finite(terms, norm, step=number, last=self.last)
+            return {"gradient_norm": norm}
+        check_finite(terms, None, step=number, last=self.last)
+        # The scaler skips the step and halves its factor; a gradient that stays infinite without any is a fault.
+        skipped = not bool(torch.isfinite(norm))
+        if skipped and self.scaler.get_scale() < 1:
+            check_finite(terms, norm, step=number, last=self.last)
+        return {
+            "gradient_norm": torch.zeros_like(norm) if skipped else norm,
+            "skipped_steps": torch.full_like(norm, float(skipped)),
+        }
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def state(self) -> dict[str, Any]:
+        """All that the next steps depend on; every process must ask for it, since each has its own random state."""
+        return {
+            "weights": self.task.get_checkpoint_state(),
+            "average": self.task.get_checkpoint_state(ema=True) if self.has_average else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": {
+                "cpu": all_of(torch.get_rng_state()),
+                "cuda": all_of(torch.cuda.get_rng_state(self.device)) if self.device.type == "cuda" else [],
+            },
+        }
+
+    def load(self, state: dict[str, Any], *, steps: int) -> None:
+        """Go on from a state after so many steps."""
+        weights, average = state["weights"], state["average"]
+        self.task.load_checkpoint_state(weights["state_dict"], weights.get("task_state"))
+        if average:
+            self.task.load_checkpoint_state(average["state_dict_ema"], average.get("task_state_ema"), ema=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.scheduler.step_update(steps)
+        torch.set_rng_state(state["random"]["cpu"][rank()])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"]["cuda"][rank()], self.device)
