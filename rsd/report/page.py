@@ -20,26 +20,9 @@ from rsd.files import written_aside
 from rsd.report import charts, verdict
 from rsd.report.records import Records, parity, read
 from rsd.report.table import method_name, milliseconds, size
+from rsd.report.terms import caption
 
 LONGEST_VALUE = 160
-
-# A loss term's title, and what to look for in its curve.
-TERMS = {
-    "loss": ("Total loss", "What the optimiser sees: cross-entropy plus the weighted distillation terms."),
-    "cross_entropy": ("Cross-entropy", "Against the labels of the training views."),
-    "invariance": (
-        "Invariance, Σ (Pᵢᵢ \N{MINUS SIGN} 1)²",
-        "Falls as each student dimension finds its teacher dimension.",
-    ),
-    "redundancy": (
-        "Redundancy, Σ Pᵢⱼ²",
-        "Off the diagonal, before κ. What the teacher's own dimensions share remains.",
-    ),
-    "diagonal_mean": ("Mean of the diagonal of P", "1 is full agreement with the teacher, 0 is none."),
-    "off_diagonal_rms": ("RMS off the diagonal of P", "Dotted: two unrelated batches, by chance alone."),
-    "gradient_norm": ("Gradient norm", "The mean over an epoch."),
-    "learning_rate": ("Learning rate", "The schedule."),
-}
 
 
 @dataclass(frozen=True)
@@ -221,7 +204,7 @@ def _terms(records: Records) -> list[Figure]:
         return []
     figures = []
     for term in charts.loss_terms(records.curves):
-        title, note = TERMS.get(term, (term.replace("_", " ").capitalize(), ""))
+        title, note = caption(term)
         figures.append(Figure(f"term-{term}", _spec(charts.learning_curve(records.curves, term)), title, note))
     return figures
 
