@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,6 +20,10 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.testing.utilities import prefect_test_harness
+
+# Prefect 3.8 trips over its own clean-up at the end of a process that was forked after a flow had run, such as a
+# data loader's worker in a later test; whatever it would clean up is the parent's.
+os.register_at_fork(after_in_child=getattr(threading, "_threading_atexits", []).clear)
 
 # A diamond (prepare, two cells of train, merge), a stage beside it, one that can fail with one behind it, a
 # benchmark that must be alone, and its report.
