@@ -3,7 +3,7 @@
     python -m benchmarks.fashion_memory
     python -m benchmarks.fashion_memory --epochs 3 --views 4
 
-Five minutes on two cores. Debian's package dataset-fashion-mnist must be installed. In a temporary copy of the project
+Five minutes on two quiet cores. Debian's package dataset-fashion-mnist must be installed. In a temporary copy of the project
 every stage from `prepare` to `evaluate` runs as `dvc repro` would start it, for a small pair of the digits' kind, by
 default for one epoch and one stored view: more of them take longer, not more memory. The figure is the peak resident
 size of the stage's process, as the kernel counted it; it holds PyTorch and timm, which a stage takes before it has

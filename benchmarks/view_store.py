@@ -122,8 +122,8 @@ def main() -> None:
             {
                 "pair": name,
                 "batch": str(case.batch),
-                "stored, ms": spread(1000 * times["stored"]),
-                "live, ms": spread(1000 * times["live"]),
+                "stored, s": spread(times["stored"]),
+                "live, s": spread(times["live"]),
                 "live / stored": spread(times["live"] / times["stored"]),
             }
         )
