@@ -3,10 +3,10 @@
     python -m benchmarks.view_count
     python -m benchmarks.view_count --counts 1 2 8 --seeds 0 1 2 3 4
 
-Reads what `dvc repro teacher` made (with the default params: digits, 40 epochs); touches no test image. Three minutes on
-two cores. One store is written with a view for each epoch ("all": no view is seen twice); V = 4 then uses its views
-0 to 3 in turn. The scratch twin sees new views in every epoch, whatever V is, as it would alone. Prints a table and
-draws docs/view_count.png.
+Reads what `dvc repro teacher` made (with the default params: digits, 40 epochs); touches no test image. Eight minutes
+on two cores with other work. One store is written with a view for each epoch ("all": no view is seen twice); V = 4 then
+uses its views 0 to 3 in turn. The scratch twin sees new views in every epoch, whatever V is, as it would alone. Prints
+a table and draws docs/view_count.png.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m benchmarks.view_store
     python -m benchmarks.view_store --clock cpu --rounds 7   # on a machine that does other work meanwhile
 
-About four minutes on one quiet core. Untrained models, float32, one CPU thread. A step is that of `rsd.stepper`, with
+About two minutes on one quiet core. Untrained models, float32, one CPU thread. A step is that of `rsd.stepper`, with
 the batch's views already made: normalise, ask the teacher, forward, backward, clip, update. *Stored* looks up what
 `rsd.embed` would have written, *live* runs the teacher on the same pixels; both train a copy of the same student, turn
 by turn. Small: the default pair on digits (ResNet of 166 k parameters, ViT of 27 k, 16 x 16, batch 64). 224: Swin-T and
