@@ -18,9 +18,10 @@ class ComputeOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU if there is one."""
     processes: int = Field(1, gt=0)
-    """Processes that train on one batch together, through torchrun; with `cuda` one GPU each."""
+    """Processes that train on one batch together, and share out what is embedded and evaluated, through torchrun; with
+    `cuda` one GPU each."""
     workers: int = Field(0, ge=0)
-    """Processes that prepare batches, per training process; they do not change a pixel."""
+    """Other processes that prepare batches for each of these; they do not change a pixel."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     """Automatic mixed precision of student, scaffold and live teacher; fp16 scales the loss. Losses, weights and
     validation stay float32."""

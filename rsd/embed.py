@@ -1,8 +1,10 @@
 """Writes the view store: what the teacher says of every stored view of every training image."""
 
 import json
+import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from rsd import parallel
 from rsd.data.augment import AugmentOptions
-from rsd.data.batches import batches, store_plan
+from rsd.data.batches import Plan, batches, store_plan
 from rsd.data.images import LabelledImages
 from rsd.errors import UserError
 from rsd.files import write_json, written_aside
-from rsd.models import PixelNormalize, outputs
+from rsd.models import PixelNormalize, embedding_width, outputs
 from rsd.progress import progress
 from rsd.views import ViewOptions
 
@@ -38,47 +41,57 @@ def write_store(
 ) -> dict[str, Any]:
     """Run the teacher on every view and write `embedding.npy` `[V, N, D]`, `logits.npy` `[V, N, C]`, fp16.
 
-    The header is written last; a folder without one is not a store.
+    The header is written last; a folder without one is not a store. Each of several processes calls it with the
+    same arguments and takes a run of the batches, those of one process alone, so the store has that one's numbers.
 
     Args:
-        unfinished: where a store of this digest grows; what a killed run has left there is gone on with.
-        workers: processes that prepare the views.
+        unfinished: where a store of this digest grows; what a killed run has left there is gone on with, if it was
+            one of as many processes.
+        workers: other processes that prepare the views, for each of these.
         save_seconds: how often what is done is noted.
 
     Returns:
         The header, with the teacher's top-1 in per cent on its stored views (of mixed labels, the larger).
 
     Raises:
-        UserError: an output does not fit into fp16.
+        UserError: an output does not fit into fp16, or there is no room for the store.
     """
     count = len(images.labels)
-    batches_per_view = -(-count // options.batch_size)
-    total = options.count * batches_per_view
-    noted = unfinished / "progress.json"
+    per_view = -(-count // options.batch_size)
+    own = parallel.own_share(options.count * per_view)
+    widths = {"embedding": embedding_width(teacher), "logits": int(teacher.num_classes)}  # type: ignore[arg-type]
+    arrays = _opened(
+        unfinished, {name: (options.count, count, width) for name, width in widths.items()} if options.count else {}
+    )
+    noted = unfinished / f"progress-{parallel.rank()}.json"
     try:
         done, right = json.loads(noted.read_text())
     except (FileNotFoundError, ValueError):
-        done, right = 0, 0
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+        done, right = own.start, 0
 
-    arrays: dict[str, np.ndarray] = {}
+    def views_in(start: int, stop: int) -> int:
+        return sum(min(options.batch_size, count - options.batch_size * (n % per_view)) for n in range(start, stop))
+
     saved = time.monotonic()
     teacher.eval()
-    views_done = sum(min(options.batch_size, count - options.batch_size * (n % batches_per_view)) for n in range(done))
     with (
         torch.inference_mode(),
-        progress(total=options.count * count, done=views_done, name="embed", unit="views") as bar,
+        progress(
+            total=views_in(own.start, own.stop),
+            done=views_in(own.start, done),
+            name="embed" if parallel.processes() == 1 else f"embed (one of {parallel.processes()} shares)",
+            unit="views",
+            shown=parallel.leads(),
+        ) as bar,
     ):
-        for view in range(done // batches_per_view, options.count):
+        while done < own.stop:
+            view, start = divmod(done, per_view)
             plan = store_plan(count, options.batch_size, augment, seed=options.seed, view=view)
-            start = max(done - view * batches_per_view, 0)
+            stop = own.stop - view * per_view  # past the end of the view, or where the next process's share begins
+            plan = Plan(plan.images[:stop], plan.views[:stop])
             for batch in batches(images, plan, augment, seed=options.seed, workers=workers, start=start):
                 told = outputs(teacher, normalize(batch.raw.to(normalize.mean.device)))
                 for name, value in told._asdict().items():
-                    if name not in arrays:
-                        shape = (options.count, count, value.shape[1])
-                        arrays[name] = _array(unfinished / f"{name}.npy", shape, fresh=not done)
                     half = value.half()
                     if not torch.isfinite(half).all():
                         raise UserError(
@@ -90,28 +103,61 @@ def write_store(
                 right += int((told.logits.argmax(dim=1).cpu() == labels).sum())
                 done += 1
                 bar.update(len(batch.images))
-                if time.monotonic() - saved >= save_seconds or done == total:
+                if time.monotonic() - saved >= save_seconds or done == own.stop:
                     for array in arrays.values():
                         array.flush()  # type: ignore[attr-defined]
                     write_json(noted, [done, right])
                     saved = time.monotonic()
+    # Whoever has all of these knows that all others have written theirs.
+    all_right = int(torch.stack(parallel.all_of(torch.tensor(right))).sum())
     header: dict[str, Any] = {"views": options.count, "seed": options.seed, "images": count, "digest": digest}
-    if total:
-        header["top1"] = 100 * right / (options.count * count)
-    for name in ("embedding", "logits") if total else ():
-        array = np.load(unfinished / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        header[f"{name}_width"] = array.shape[2]
-    write_json(unfinished / "header.json", header)
-    noted.unlink(missing_ok=True)
-    with written_aside(folder) as aside:
-        shutil.move(unfinished, aside)
+    if options.count:
+        header["top1"] = 100 * all_right / (options.count * count)
+        header |= {f"{name}_width": width for name, width in widths.items()}
+    if parallel.leads():
+        write_json(unfinished / "header.json", header)
+        for note in (unfinished / _MADE_FOR, *unfinished.glob("progress-*.json")):
+            note.unlink(missing_ok=True)
+        with written_aside(folder) as aside:
+            shutil.move(unfinished, aside)
+    parallel.wait()
     return header
 
 
-def _array(path: Path, shape: tuple[int, ...], *, fresh: bool) -> np.ndarray:
-    if fresh:
-        return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    return np.lib.format.open_memmap(path, mode="r+")
+_MADE_FOR = "processes.json"
+"""How many processes write an unfinished store; there when its arrays are."""
+
+
+def _opened(unfinished: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The arrays to write into: those of an unfinished run of as many processes, or new ones."""
+    if parallel.leads():
+        try:
+            made_for = json.loads((unfinished / _MADE_FOR).read_text())
+        except (FileNotFoundError, ValueError):
+            made_for = None
+        if made_for != parallel.processes():  # other shares, so the notes of what is done mean nothing
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            for name, shape in shapes.items():
+                _make(unfinished / f"{name}.npy", shape)
+            write_json(unfinished / _MADE_FOR, parallel.processes())
+    parallel.wait()
+    return {name: np.lib.format.open_memmap(unfinished / f"{name}.npy", mode="r+") for name in shapes}
+
+
+def _make(path: Path, shape: tuple[int, ...]) -> None:
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            # A write into a map that finds the disk full ends the process without a word: room is taken here.
+            os.posix_fallocate(file.fileno(), 0, size)
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"expected room for the view store ({path.stem}: {size / 1e6:.1f} MB) in {path.parent}, found: "
+                f"{error.strerror}; free space, lower views.count, or run the teacher live with views.count 0"
+            ) from error
 
 
 def check_store(header: dict[str, Any], *, classes: int, validation_top1: float) -> None:

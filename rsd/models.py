@@ -11,8 +11,10 @@ import torch
 from pydantic import Field, field_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from rsd.data.images import Images
+from rsd.data.workers import in_order
 from rsd.errors import UserError
 from rsd.files import read_json, written_aside
 from rsd.options import Options
@@ -207,17 +209,43 @@ def input_shape(record: dict[str, Any]) -> tuple[int, int, int]:
     return size or record["height"], size or record["width"], len(record["mean"])
 
 
+class _Raw(Dataset[Tensor]):
+    """Raw images in batches, uint8 `[B, H, W, C]`."""
+
+    def __init__(self, images: Images, batch_size: int) -> None:
+        self.images, self.batch_size = images, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Tensor:
+        start = number * self.batch_size
+        return torch.from_numpy(np.array(self.images[start : start + self.batch_size]))  # a copy: a map is read-only
+
+
 @torch.no_grad()
-def predict(model: nn.Module, normalize: PixelNormalize, images: Images, *, batch_size: int) -> Outputs:
+def predict(
+    model: nn.Module,
+    normalize: PixelNormalize,
+    images: Images,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    numbers: range | None = None,
+) -> Outputs:
     """Embeddings and logits of a model in eval mode, float32 on the CPU, for raw images `[N, H, W, C]`.
 
     Runs where `normalize` lives; the model's training mode is restored.
+
+    Args:
+        workers: processes that read and decode the images; they do not change a pixel.
+        numbers: which batches, at least one; all if None.
     """
     was_training = model.training
     model.eval()
     parts = []
-    for start in range(0, len(images), batch_size):
-        raw = torch.from_numpy(np.array(images[start : start + batch_size]))  # a copy: the file is read-only
+    batches = _Raw(images, batch_size)
+    for raw in in_order(batches, range(len(batches)) if numbers is None else numbers, workers=workers):
         told = outputs(model, normalize(raw.to(normalize.mean.device)))
         parts.append(Outputs(*(part.float().cpu() for part in told)))
     model.train(was_training)

@@ -1,6 +1,20 @@
 """What every section of the params has in common."""
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"expected ~ to stand for a user's home folder, found none for '{path}'") from error
+
+
+UserPath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
+"""A path as a user writes it, text and all; `~` is the home folder."""
 
 
 class Options(BaseModel):

@@ -56,6 +56,12 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def wait() -> None:
+    """Go on when every process has come here."""
+    if processes() > 1:
+        distributed.barrier()
+
+
 def processes() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 

@@ -13,6 +13,7 @@ from rsd.data.images import DatasetRecord
 from rsd.errors import UserError
 from rsd.files import sha256
 from rsd.models import ModelOptions, create, load_state, misfits
+from rsd.options import UserPath
 from rsd.sources import STATED, weights_file
 
 TRAINED = ("pretrain", "finetune")
@@ -25,7 +26,7 @@ class TeacherOptions(ModelOptions):
     source: Literal["pretrain", "finetune", "hub", "file"] = "pretrain"
     """`pretrain`: trained here from random weights; `finetune`: timm's weights, from the hub or from `path`, with a
     new head, trained here; `hub`: timm's weights as they are, head and all; `file`: read from `path`."""
-    path: Path | None = Field(None, strict=False)
+    path: UserPath | None = None
     """For `file`: a `.safetensors` or timm-style `.pth` checkpoint of this model and these classes, or a folder with
     `model.safetensors`. For `finetune`: one of this model and any classes, in place of the hub's."""
     recipe: str | None = None

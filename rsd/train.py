@@ -22,7 +22,8 @@ from rsd.distillers.base import Distiller
 from rsd.errors import UserError
 from rsd.features import StagedOutputs
 from rsd.health import Log, check_varied, is_stale, mean_row, peak_megabytes
-from rsd.models import Outputs, PixelNormalize, predict
+from rsd.models import Outputs, PixelNormalize
+from rsd.predict import predict_together
 from rsd.progress import progress
 from rsd.recipe import Recipe
 from rsd.stepper import Stepper
@@ -160,7 +161,9 @@ def train(
                     save()
                     last_save, clock = time.monotonic(), time.perf_counter()
             model = task.get_eval_model(ema=averaged)
-            logits = _logits(model, normalize, validation, batch_size=recipe.batch_size)
+            logits = predict_together(
+                model, normalize, validation.images, batch_size=recipe.batch_size, workers=compute.workers
+            )
             row = {
                 "epoch": float(epoch + 1),
                 "learning_rate": stepper.learning_rate,
@@ -204,41 +207,14 @@ def _is_due(due: bool, device: torch.device) -> bool:
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, normalize: PixelNormalize, images: LabelledImages, *, batch_size: int
+    model: nn.Module, normalize: PixelNormalize, images: LabelledImages, *, batch_size: int, workers: int = 0
 ) -> dict[str, float]:
     """Top-1 in per cent and mean cross-entropy on a split, without augmentation.
 
     Several processes take a share of the images each; the numbers are those of one, and the same in all.
     """
-    return _scores(_logits(model, normalize, images, batch_size=batch_size), images.labels)
-
-
-class _Part:
-    """A run of a sequence, sliced as the whole would be."""
-
-    def __init__(self, whole: Any, start: int, stop: int) -> None:
-        self.whole, self.start, self.stop = whole, start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, at: slice) -> np.ndarray:
-        return self.whole[self.start + at.start : min(self.start + at.stop, self.stop)]
-
-
-def _logits(model: nn.Module, normalize: PixelNormalize, images: LabelledImages, *, batch_size: int) -> Tensor:
-    """Logits `[N, classes]` on the CPU. A process takes whole batches, as one alone would, for the same bits."""
-    count = len(images.labels)
-    if parallel.processes() == 1:
-        return predict(model, normalize, images.images, batch_size=batch_size).logits
-    parallel.from_leader(model)
-    own = parallel.own_share(-(-count // batch_size))
-    start, stop = (min(at * batch_size, count) for at in (own.start, own.stop))
-    logits = torch.zeros(count, int(model.num_classes))  # type: ignore[arg-type]
-    if start < stop:
-        part: Any = _Part(images.images, start, stop)
-        logits[start:stop] = predict(model, normalize, part, batch_size=batch_size).logits
-    return torch.stack(parallel.all_of(logits)).sum(dim=0)
+    logits = predict_together(model, normalize, images.images, batch_size=batch_size, workers=workers)
+    return _scores(logits, images.labels)
 
 
 def _scores(logits: Tensor, labels: np.ndarray) -> dict[str, float]:

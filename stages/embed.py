@@ -5,7 +5,9 @@ from rsd.compute import ComputeOptions, set_up
 from rsd.data.augment import AugmentOptions
 from rsd.data.images import read_split
 from rsd.embed import check_store, write_store
+from rsd.launch import is_launcher, launch
 from rsd.models import load_trained, normalizer
+from rsd.parallel import leads, leave
 from rsd.views import ViewOptions, store_digest
 from stages import OUT, run, section
 
@@ -14,13 +16,16 @@ def main() -> None:
     options = section("views", ViewOptions)
     augment = section("augment", AugmentOptions)
     compute = section("compute", ComputeOptions)
+    if options.count and is_launcher(compute):
+        launch("stages.embed", [], compute)
+        return
     device = set_up(compute)
     teacher, record = load_trained(OUT / "teacher", "model")
     images = read_split(OUT / "data", "train")
     size = options.count * len(images.labels) * 2 * (record["embedding_width"] + len(record["classes"]))
-    if options.count:
+    if options.count and leads():
         print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB")
-    else:
+    elif not options.count:
         print("view store: none (views.count is 0), the teacher will run live")
     digest = store_digest(
         teacher=OUT / "teacher" / "model.safetensors",
@@ -40,10 +45,12 @@ def main() -> None:
         unfinished=state.parent / "store",
         workers=compute.workers,
     )
-    checkpoint.forget(state)
-    if options.count:
+    if leads():
+        checkpoint.forget(state)
+    if leads() and options.count:
         print(f"teacher on its stored views: top-1 {header['top1']:.2f} %")
         check_store(header, classes=len(record["classes"]), validation_top1=record["validation"]["top1"])
+    leave()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ from rsd.data.images import Images, LabelledImages, read_split
 from rsd.errors import UserError
 from rsd.evaluate import calibration, measure, summary
 from rsd.files import read_json, write_json, written_aside
+from rsd.launch import is_launcher, launch
 from rsd.models import ModelOptions, PixelNormalize, create, input_shape, load_trained, normalizer, predict
+from rsd.parallel import leads, leave
+from rsd.predict import predict_together
 from stages import OUT, run, section
 
 LOOKED_INTO = ("scratch", "rsd")
@@ -26,7 +29,11 @@ MOST_IMAGES = 512
 
 def main() -> None:
     chosen = read_json(OUT / "params" / "run.json")
-    device = set_up(section("compute", ComputeOptions))
+    compute = section("compute", ComputeOptions)
+    if is_launcher(compute):
+        launch("stages.evaluate", [], compute)
+        return
+    device = set_up(compute)
     test = read_split(OUT / "data", "test")
     labels = torch.from_numpy(test.labels)
     models = [("teacher", OUT / "teacher", "model", None)] + [
@@ -36,11 +43,13 @@ def main() -> None:
     ]
     records: list[dict[str, Any]] = []
     curves, bins, confusion = [], [], {}
-    teacher_logits = None
+    teacher_logits, leader = None, leads()
     for method, folder, kind, seed in models:
         model, trained = load_trained(folder, kind)
         normalize = normalizer(trained).to(device)
-        logits = predict(model.to(device), normalize, test.images, batch_size=256).logits
+        logits = predict_together(model.to(device), normalize, test.images, batch_size=256, workers=compute.workers)
+        if not leader:
+            continue
         teacher_logits = logits if teacher_logits is None else teacher_logits  # the teacher comes first
         names = {"model": folder.name, "method": method, "seed": seed}
         measured = measure(logits, labels, teacher_logits, test.classes)
@@ -54,6 +63,9 @@ def main() -> None:
         )
         if (folder / "history.csv").is_file():
             curves.append(pd.read_csv(folder / "history.csv").assign(**names))
+    leave()  # the rest is little work on few images
+    if not leader:
+        return
 
     likeness = _likeness(chosen, test, device)
     correlation = _correlation(chosen, read_split(OUT / "data", "validation"), device)

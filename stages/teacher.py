@@ -66,7 +66,7 @@ def main() -> None:
         model.load_state_dict(trained.student)
         history = trained.history
 
-    measured = validate(model, normalize, validation, batch_size=256)
+    measured = validate(model, normalize, validation, batch_size=256, workers=compute.workers)
     check_accuracy(measured["validation_top1"], options)
     if not leads():
         leave()

@@ -1,16 +1,17 @@
 """Which views make up which batch, a pure function of seed and epoch, and how batches are served."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from rsd.data.augment import AugmentOptions, ViewChoice
 from rsd.data.images import LabelledImages
 from rsd.data.mix import mixed_views, partners
+from rsd.data.workers import in_order
 from rsd.errors import UserError
 
 
@@ -101,20 +102,4 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of a plan from number `start` on; `workers` other processes prepare them, with the same pixels."""
     dataset = _Batches(images, plan, augment, seed)
-    if not workers:
-        return (dataset[number] for number in range(start, len(dataset)))
-    return iter(
-        DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=range(start, len(dataset)),
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # the loader draws a seed: not from the stream that dropout uses
-        )
-    )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+    return in_order(dataset, range(start, len(dataset)), workers=workers)

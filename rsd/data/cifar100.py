@@ -13,6 +13,7 @@ from rsd.data import safe_pickle
 from rsd.data.download import download
 from rsd.data.images import LabelledImages, SourceOptions
 from rsd.errors import UserError
+from rsd.options import UserPath
 
 FOLDER = "cifar-100-python"
 ARCHIVE = f"{FOLDER}.tar.gz"
@@ -25,7 +26,7 @@ class Cifar100Options(SourceOptions):
     """`data.source: cifar100`."""
 
     source: Literal["cifar100"]
-    root: Path = Field(Path("datasets"), strict=False)
+    root: UserPath = Path("datasets")
     """Holds `cifar-100-python/` or `cifar-100-python.tar.gz`, or is one of the two."""
     download: bool = False
     """Whether torchvision may fetch the archive into `root` where it is missing."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from rsd.data.download import download
 from rsd.data.images import LabelledImages, SourceOptions
 from rsd.errors import UserError
+from rsd.options import UserPath
 
 CLASSES = [
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -21,7 +22,7 @@ class FashionMnistOptions(SourceOptions):
     """`data.source: fashion_mnist`."""
 
     source: Literal["fashion_mnist"]
-    root: Path = Field(Path("/usr/share/datasets/fashion-mnist"), strict=False)
+    root: UserPath = Path("/usr/share/datasets/fashion-mnist")
     """Folder of the four IDX files, plain or .gz; the default is where Debian's package
     `dataset-fashion-mnist` puts them."""
     download: bool = False

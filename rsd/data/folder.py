@@ -15,9 +15,10 @@ from rsd.data.images import SourceOptions
 from rsd.data.layout import Finding, Layout, read_layout
 from rsd.errors import UserError
 from rsd.files import written_aside
+from rsd.options import UserPath
 from rsd.progress import progress
 
-__all__ = ["FolderIndex", "FolderOptions", "ImageIndex", "decode", "index_folder"]
+__all__ = ["FolderIndex", "FolderOptions", "ImageIndex", "decode", "index_folder", "listed"]
 
 _CHUNK = 32  # images per task of a thread
 _SHOWN = 20  # findings at the terminal; all of them are in the file
@@ -27,7 +28,7 @@ class FolderOptions(SourceOptions):
     """`data.source: folder`; nothing is copied."""
 
     source: Literal["folder"]
-    root: Path = Field(strict=False)
+    root: UserPath
     """`root/CLASS/*`, or `root/{train,val,test}/CLASS/*`. Of val and test one alone is the test split, as in ImageNet;
     validation images are then split off train."""
     size: int = Field(224, ge=8, le=1024)
@@ -115,12 +116,12 @@ def index_folder(
     if lines and options.on_bad == "stop":
         raise UserError(
             f"expected a folder of images that can all be used in {options.root}, found {len(lines)} to correct, or to "
-            f"leave out by data.on_bad: skip:\n{_listed(lines, findings_file)}"
+            f"leave out by data.on_bad: skip:\n{listed(lines, findings_file)}"
         )
     if len(kept) < 2:
         raise UserError(
             f"expected at least two classes of usable images in {options.root}, found {len(kept)}; correct them"
-            + (f":\n{_listed(lines, findings_file)}" if lines else "")
+            + (f":\n{listed(lines, findings_file)}" if lines else "")
         )
     number = np.full(len(classes), -1)
     number[kept] = np.arange(len(kept))
@@ -305,8 +306,8 @@ def _write_findings(path: Path | None, lines: list[str]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _listed(lines: list[str], path: Path | None) -> str:
-    """Numbered, one per line; cut short only if all of them are in a file."""
+def listed(lines: list[str], path: Path | None) -> str:
+    """Findings, numbered, one per line; cut short only if all of them are in a file."""
     shown = lines[:_SHOWN] if path else lines
     width = len(str(len(shown)))
     text = "\n".join(f"  {number:{width}}. {line}" for number, line in enumerate(shown, 1))

@@ -10,7 +10,7 @@ from rsd.data import cifar100, digits, fashion_mnist
 from rsd.data.cifar100 import Cifar100Options
 from rsd.data.digits import DigitsOptions
 from rsd.data.fashion_mnist import FashionMnistOptions
-from rsd.data.folder import FolderOptions, index_folder
+from rsd.data.folder import FolderOptions, index_folder, listed
 from rsd.data.images import DatasetRecord, LabelledImages, write_arrays, write_index
 from rsd.errors import UserError
 from rsd.files import write_json
@@ -52,7 +52,12 @@ def _arrays(options: ArraySource, out: Path) -> DatasetRecord:
 
 
 def _indexed(options: FolderOptions, out: Path) -> DatasetRecord:
-    index = index_folder(options, findings_file=out / "findings.txt")
+    index = index_folder(options, findings_file=(file := out / "findings.txt"))
+    if index.findings:
+        print(f"left out of {options.root}, since data.on_bad is skip:\n{listed(index.findings, file)}")
+    if index.ignored:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(index.ignored.items()))
+        print(f"ignored in {options.root}, not .jpg, .jpeg, .png or .webp, or hidden: {kinds}")
     checksums = {
         name: write_index(out / name, part.paths, part.labels, part.sizes, part.digests)
         for name, part in index.splits.items()

@@ -206,3 +206,17 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_for_students_and_tea
         assert f"{name}.batch_size: expected a multiple of compute.processes x accumulation (3 x 1 = 3)" in str(
             caught.value
         )
+
+
+@pytest.mark.parametrize("data", ["fashion_mnist", "cifar100", "imagenet"])
+def test_a_tilde_in_a_path_is_the_home_folder(project, monkeypatch, tmp_path, data):
+    edit, resolved = project
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    edit({"data": data, "override": {"data": {"root": "~/images"}}})
+    edit({"override.teacher": {"source": "file", "path": "~/mine.safetensors"}})
+    found = resolved()
+    assert found["data"]["root"] == str(tmp_path / "home" / "images")
+    assert found["teacher"]["path"] == str(tmp_path / "home" / "mine.safetensors")
+    edit({"override.data.root": "~nobody-has-this-name/images"})
+    with pytest.raises(UserError, match="data.root: expected ~ to stand for a user's home folder, found none"):
+        resolved()

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -92,6 +93,17 @@ def test_a_store_that_was_killed_twice_is_the_store_of_one_run(tmp_path, augment
     assert len(calls) == 3 * 3 - 2 - 4  # nothing is done twice
     for name in ("embedding.npy", "logits.npy", "header.json"):
         assert (tmp_path / "views" / name).read_bytes() == (whole / "views" / name).read_bytes()
+
+
+def test_a_disk_without_room_for_the_store_is_one_sentence_before_the_teacher_is_asked(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match="room for the view store .*found: No space left on device; free space, lower"):
+        write(tmp_path)
+    monkeypatch.undo()
+    write(tmp_path)  # what was begun without room is not taken for an unfinished store
 
 
 def test_workers_write_the_same_store(tmp_path):

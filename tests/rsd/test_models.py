@@ -93,6 +93,19 @@ def test_prediction_does_not_depend_on_the_batch_size_and_restores_the_mode():
     assert model.training
 
 
+def test_prediction_with_workers_and_in_parts_gives_the_same_bits():
+    model = create(RESNET, classes=5, image_shape=SHAPE)
+    images = np.random.default_rng(0).integers(0, 256, (7, *SHAPE), dtype=np.uint8)
+    normalize = PixelNormalize([0.5], [0.5])
+    alone, helped, part = (
+        predict(model, normalize, images, batch_size=2, **how)
+        for how in ({}, {"workers": 2}, {"numbers": range(1, 3), "workers": 1})
+    )
+    assert torch.equal(alone.logits, helped.logits)
+    assert torch.equal(alone.embedding, helped.embedding)
+    assert torch.equal(alone.logits[2:6], part.logits)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from rsd import embed
 from rsd.compute import ComputeOptions
-from rsd.data.augment import ViewChoice
+from rsd.data.augment import AugmentOptions, ViewChoice
 from rsd.data.images import LabelledImages
 from rsd.distillers import distiller
 from rsd.models import Outputs, PixelNormalize
 from rsd.parallel import gather, own_share
+from rsd.predict import predict_together
 from rsd.recipe import Recipe
 from rsd.stepper import Stepper
 from rsd.train import train
+from tests.rsd import test_embed
 from tests.rsd.distillers.tiny import BATCH, CLASSES, IMAGES, SHAPE, images, target, told, vit
 
 PROCESSES = 2
@@ -132,7 +135,15 @@ def work(rank, store, out):
     torch.manual_seed(rank + 50)
     resumed = trained(Path(out) / "checkpoint.pt")
     torch.save(
-        {"cases": found, "equal": equal, "single": single, "trained": [whole, resumed], "died": first},
+        {
+            "cases": found,
+            "equal": equal,
+            "single": single,
+            "trained": [whole, resumed],
+            "died": first,
+            "embedded": embedded(Path(out), rank),
+            "predicted": predicted(),
+        },
         f"{out}/{rank}.pt",
     )
     torch.distributed.destroy_process_group()
@@ -160,10 +171,56 @@ def train_and_die(state):
         Stepper.step = real  # type: ignore[method-assign]
 
 
+MIXED = AugmentOptions(flip=True, mixup=0.8)
+
+
+def embedded(out, rank):
+    """Stores written in one go, by a run that died and one that went on; how many batches this process asked for."""
+    for name in ("whole", "resumed", "left"):
+        (out / name).mkdir(exist_ok=True)
+    test_embed.write(out / "whole", augment=MIXED)
+    for name in ("resumed", "left"):
+        embed_and_die(out / name, after=1 + 2 * rank)
+    watched, calls = test_embed.teacher(), []
+    watched.conv1.register_forward_hook(lambda *_: calls.append(1))
+    test_embed.write(out / "resumed", model=watched, augment=MIXED)
+    return len(calls)
+
+
+def embed_and_die(folder, *, after):
+    real, count = embed.outputs, iter(range(100))
+
+    def told(*arguments):
+        if next(count) == after:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    embed.outputs = told
+    try:
+        test_embed.write(folder, augment=MIXED, save_seconds=0)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        embed.outputs = real
+
+
+def predicted():
+    """Logits of all images in batches that are many, one too few for each process, and of 1 image at the end."""
+    pixels = test_embed.PIXELS
+    return [
+        predict_together(test_embed.teacher(), test_embed.NORMALIZE, pixels, batch_size=size, workers=workers)
+        for size, workers in ((2, 0), (64, 0), (3, 1))
+    ]
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """The gradients in each process, by case. Starting a process is what takes the time, so it happens once."""
-    folder = tmp_path_factory.mktemp("processes")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    """What each process found. Starting a process is what takes the time, so it happens once."""
     program = "import sys; from tests.rsd.test_parallel import work; work(int(sys.argv[1]), *sys.argv[2:])"
     started = [
         subprocess.Popen(
@@ -238,3 +295,32 @@ def test_two_processes_that_were_stopped_inside_an_epoch_resume_to_the_same_bits
         assert whole["history"] == resumed["history"]
         for part in ("student", "scaffold"):
             assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
+
+
+def same_store(one, other):
+    return all(
+        (one / "views" / name).read_bytes() == (other / "views" / name).read_bytes()
+        for name in ("embedding.npy", "logits.npy", "header.json")
+    )
+
+
+def test_two_processes_write_the_store_of_one_also_after_a_kill_and_do_nothing_twice(found, folder, tmp_path):
+    test_embed.write(tmp_path, augment=MIXED)
+    assert sorted(os.listdir(folder / "whole" / "views")) == ["embedding.npy", "header.json", "logits.npy"]
+    assert same_store(folder / "whole", tmp_path)
+    assert same_store(folder / "resumed", tmp_path)
+    assert [process["embedded"] for process in found] == [4 - 1, 5 - 3]  # of 9 batches, those that were left
+
+
+def test_a_store_that_was_begun_by_another_number_of_processes_is_begun_anew(found, folder, tmp_path):
+    assert (folder / "left" / "state" / "store" / "progress-1.json").exists()
+    test_embed.write(folder / "left", augment=MIXED)
+    test_embed.write(tmp_path, augment=MIXED)
+    assert same_store(folder / "left", tmp_path)
+    assert sorted(os.listdir(folder / "left" / "views")) == ["embedding.npy", "header.json", "logits.npy"]
+
+
+def test_two_processes_predict_the_bits_of_one(found):
+    for number, alone in enumerate(predicted()):
+        assert alone.shape == (len(test_embed.PIXELS), 4)
+        assert all(torch.equal(process["predicted"][number], alone) for process in found)

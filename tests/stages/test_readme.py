@@ -2,12 +2,16 @@
 
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from rsd.config import resolve
+from rsd.data.folder import FolderOptions, index_folder
 from rsd.errors import UserError
 from tests.readme import README, block
 from tests.stages.conftest import ROOT
@@ -29,6 +33,39 @@ def test_the_pair_in_it_is_valid(tmp_path):
     params = yaml.safe_load((tmp_path / "params.yaml").read_text()) | {"pair": "mine/my-teacher"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     assert resolve(tmp_path / "params.yaml", tmp_path / "conf")["teacher"]["source"] == "file"
+
+
+def test_the_images_in_it_and_their_pair_are_valid(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "data" / "mine.yaml").write_text(block("yaml", holding="my-images"))
+    (tmp_path / "conf" / "pair" / "mine").mkdir()
+    (tmp_path / "conf" / "pair" / "mine" / "swin-resnet.yaml").write_text(block("yaml", holding="data: mine"))
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"pair": "mine/swin-resnet"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    found = resolve(tmp_path / "params.yaml", tmp_path / "conf")
+    assert found["data"]["root"] == str(tmp_path / "my-images")
+    assert (found["teacher"]["source"], found["student"]["name"]) == ("finetune", "resnet18")
+
+
+def test_the_findings_in_it_are_what_a_folder_with_these_faults_is_told(tmp_path):
+    def image(seed):
+        return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+
+    for seed, (split, name, number) in enumerate(product(("train", "test"), ("cat", "dog"), range(4))):
+        (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+        image(seed).save(tmp_path / split / name / f"{number:04}.jpg")
+    train = tmp_path / "train"
+    (train / "cat" / "0003.jpg").write_bytes((train / "cat" / "0003.jpg").read_bytes()[:-20])
+    image(20).convert("CMYK").save(train / "cat" / "flyer.jpg")
+    (train / "dog" / "0002.jpg").write_bytes(b"")
+    shutil.copy(tmp_path / "test" / "dog" / "0001.jpg", train / "dog" / "again.jpg")
+    Image.fromarray(np.full((16, 16), 999, np.uint16)).save(train / "dog" / "scan.png")
+    (train / "fox").mkdir()
+    with pytest.raises(UserError) as caught:
+        index_folder(FolderOptions(source="folder", root=tmp_path, size=8))
+    said = re.sub(r"\d+ bytes not", "5 bytes not", str(caught.value).replace(str(tmp_path), "ROOT"))
+    assert f"error: {said}\n" in README
 
 
 def test_the_refusal_in_it_is_what_is_printed(tmp_path, monkeypatch):

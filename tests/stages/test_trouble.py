@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -179,6 +180,23 @@ def test_a_stage_in_two_processes_trains_the_student_of_one(project):
     said = sentence(project.stage("distill", "rsd", "0", check=False))
     assert said.startswith("error: expected a finite")
     assert said.count("expected a finite") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_embed_and_evaluate_what_one_does_and_say_it_once(project):
+    def written():
+        folders = (project.out / "views", project.out / "evaluate")
+        return {str(file): digest(file) for folder in folders for file in folder.rglob("*") if file.is_file()}
+
+    alone = written()
+    project.edit("out/params/compute.json", processes=2)
+    for name in ("views", "evaluate"):
+        shutil.rmtree(project.out / name)
+    said = project.stage("embed").stdout
+    assert said.count("view store: ") == said.count("teacher on its stored views: ") == 1
+    project.stage("evaluate")
+    assert written() == alone
+    assert not (project.folder / ".state" / "embed").exists()
 
 
 @pytest.mark.parametrize("changed", ["params", "data", "code"])

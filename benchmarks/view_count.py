@@ -1,0 +1,166 @@
+"""What storing few views costs RSD in accuracy: validation top-1 over V, the count of stored views.
+
+    python -m benchmarks.view_count
+    python -m benchmarks.view_count --counts 1 2 8 --seeds 0 1 2 3 4
+
+Reads what `dvc repro teacher` made (with the default params: digits, 40 epochs); touches no test image. Eight minutes
+on two cores with other work. One store is written with a view for each epoch ("all": no view is seen twice); V = 4 then
+uses its views 0 to 3 in turn. The scratch twin sees new views in every epoch, whatever V is, as it would alone. Prints
+a table and draws docs/view_count.png.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+import torch
+
+from benchmarks.interleaved import markdown
+from rsd.compute import ComputeOptions, set_up
+from rsd.data.augment import ViewChoice
+from rsd.data.images import DatasetRecord, LabelledImages, read_record, read_split
+from rsd.distillers.base import Distiller
+from rsd.distillers.rsd import RSDDistiller
+from rsd.distillers.scratch import ScratchDistiller
+from rsd.embed import write_store
+from rsd.models import ModelOptions, PixelNormalize, create, load_trained, normalizer
+from rsd.recipe import Recipe, make_criterion
+from rsd.report.charts import METHOD_COLOURS
+from rsd.train import train
+from rsd.views import StoredTeacher, ViewOptions
+from stages import OUT, section
+
+VIEW_SEED = 0
+
+
+def validation_top1(
+    task: Distiller,
+    splits: tuple[LabelledImages, LabelledImages],
+    data: DatasetRecord,
+    recipe: Recipe,
+    *,
+    seed: int,
+    view_choice: ViewChoice,
+    teacher: StoredTeacher | None,
+    name: str,
+) -> float:
+    """Of the selected epoch, in per cent, after training `task` as the `distill` stage would."""
+    trained = train(
+        task,
+        *splits,
+        recipe,
+        normalize=PixelNormalize(data.mean, data.std),
+        seed=seed,
+        view_choice=view_choice,
+        teacher=teacher,
+        name=name,
+    )
+    return trained.selected["validation_top1"]
+
+
+def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT) -> pd.DataFrame:
+    """Columns views (an epoch's worth each; 0 for the scratch twin), seed and top1 in per cent."""
+    data = read_record(out / "data")
+    splits = read_split(out / "data", "train"), read_split(out / "data", "validation")
+    student = section("student", ModelOptions)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model, record = load_trained(out / "teacher", "model")
+        write_store(
+            Path(folder) / "views",
+            model,
+            normalizer(record),
+            splits[0],
+            augment=recipe.augment,
+            options=ViewOptions(count=max(counts), seed=VIEW_SEED),
+            digest="benchmark",
+            unfinished=Path(folder) / "unfinished",
+        )
+        teacher = StoredTeacher(Path(folder) / "views", digest="benchmark", device=torch.device("cpu"))
+        for seed in seeds:
+            for count in (0, *counts):
+                torch.manual_seed(seed)
+                fresh = create(student, classes=len(data.classes), image_shape=data.image_shape)
+                criterion = make_criterion(recipe)
+                task = (
+                    RSDDistiller(
+                        fresh,
+                        teacher_width=teacher.embedding.shape[2],
+                        options=section("method/rsd", RSDDistiller.Options),
+                        criterion=criterion,
+                    )
+                    if count
+                    else ScratchDistiller(fresh, criterion=criterion)
+                )
+                top1 = validation_top1(
+                    task,
+                    splits,
+                    data,
+                    recipe,
+                    seed=seed,
+                    view_choice=ViewChoice(VIEW_SEED, count) if count else ViewChoice(seed),
+                    teacher=teacher if count else None,
+                    name=f"rsd-{seed} with {count} views" if count else f"scratch-{seed}",
+                )
+                rows.append({"views": count, "seed": seed, "top1": top1})
+    return pd.DataFrame(rows)
+
+
+def table(found: pd.DataFrame, epochs: int) -> str:
+    """Mean and standard deviation over the seeds, and the mean difference to V = all within a seed."""
+    by_seed = found.pivot(index="seed", columns="views", values="top1")
+    most = by_seed[by_seed.columns.max()]
+    rows = []
+    for count in by_seed.columns:
+        name = f"RSD, V = {_label(int(count), epochs)}" if count else "scratch, new views each epoch"
+        top1, behind = by_seed[count], by_seed[count] - most
+        rows.append(
+            {
+                "": name,
+                "validation top-1 %": f"{top1.mean():.2f} ± {top1.std():.2f}",
+                "against the most views": "" if count in (0, by_seed.columns.max()) else f"{behind.mean():+.2f}",
+            }
+        )
+    return markdown(rows)
+
+
+def chart(found: pd.DataFrame, epochs: int) -> alt.LayerChart | alt.FacetChart:
+    """A point per seed, a line through the means, and the scratch twin's mean as a rule."""
+    found = found.assign(label=[_label(count, epochs) for count in found.views])
+    rsd = found[found.views > 0]
+    order = list(dict.fromkeys(rsd.sort_values("views").label))
+    x = alt.X("label:N", sort=order, title="stored views of each image, V", axis=alt.Axis(labelAngle=0))
+    y = alt.Y("top1:Q", title="validation top-1 %", scale=alt.Scale(zero=False))
+    base = alt.Chart(rsd).encode(x=x)
+    line = base.mark_line(color=METHOD_COLOURS["rsd"]).encode(y=alt.Y("mean(top1):Q", title="validation top-1 %"))
+    points = base.mark_circle(size=60, opacity=0.7, color=METHOD_COLOURS["rsd"]).encode(y=y)
+    twin = pd.DataFrame({"top1": [found[found.views == 0].top1.mean()], "text": ["scratch twin, mean"]})
+    rule = alt.Chart(twin).mark_rule(strokeDash=[4, 4], color=METHOD_COLOURS["scratch"]).encode(y=y)
+    text = alt.Chart(twin).mark_text(align="left", dy=-7, color=METHOD_COLOURS["scratch"])
+    labelled = text.encode(x=alt.value(4), y=y, text="text:N")
+    return alt.layer(line, points, rule, labelled).properties(
+        width=420, height=240, title=f"RSD, {found.seed.nunique()} seeds, {epochs} epochs"
+    )
+
+
+def _label(count: int, epochs: int) -> str:
+    return f"{count} (all)" if count == epochs else str(count)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counts", type=int, nargs="+", help="1, 4, 16 and as many as there are epochs, if not given")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--plot", type=Path, default=Path("docs/view_count.png"))
+    arguments = parser.parse_args()
+    set_up(section("compute", ComputeOptions))
+    recipe = section("recipe", Recipe)
+    found = measure(sorted(arguments.counts or {1, 4, 16, recipe.epochs}), arguments.seeds, recipe)
+    print(f"{len(arguments.seeds)} seeds, {recipe.epochs} epochs\n\n{table(found, recipe.epochs)}")
+    chart(found, recipe.epochs).save(arguments.plot, scale_factor=2)
+
+
+if __name__ == "__main__":
+    main()

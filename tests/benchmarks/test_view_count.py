@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from benchmarks import view_count
+from rsd.config import resolve
+from rsd.data.images import DatasetRecord, write_arrays
+from rsd.files import write_json
+from rsd.models import ModelOptions, create, embedding_width, save_weights
+from rsd.recipe import Recipe
+from tests.stages.conftest import ROOT, TINY
+
+FOUND = pd.DataFrame(
+    [{"views": views, "seed": seed, "top1": 90.0 + views + seed} for views in (0, 1, 4) for seed in (0, 1)]
+)
+
+
+def test_each_count_and_the_twin_are_trained_for_each_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | TINY
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    resolved = resolve(Path("params.yaml"), ROOT / "conf")
+    write_json(out / "params" / "student.json", resolved["student"])
+    write_json(out / "params" / "method" / "rsd.json", resolved["method"]["rsd"])
+    generator = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        pixels = generator.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
+        write_arrays(out / "data" / split, pixels, np.arange(20) % 10)
+    record = DatasetRecord(
+        source="digits", classes=[str(n) for n in range(10)], height=8, width=8, channels=1, mean=[0.5], std=[0.25],
+        counts={"train": 20, "validation": 20}, checksums={},
+    )  # fmt: skip
+    write_json(out / "data" / "dataset.json", record.model_dump())
+    options = ModelOptions(name=resolved["teacher"]["name"], args=resolved["teacher"]["args"])
+    teacher = create(options, classes=10, image_shape=(8, 8, 1))
+    save_weights(teacher.state_dict(), out / "teacher" / "model.safetensors")
+    described = {"model": options.model_dump(), "embedding_width": embedding_width(teacher), **record.model_dump()}
+    write_json(out / "teacher" / "model.json", json.loads(json.dumps(described)))
+    recipe = Recipe.model_validate(resolved["recipe"] | {"epochs": 2, "batch_size": 10, "warmup_epochs": 0})
+    found = view_count.measure([1, 2], [0], recipe, out)
+    assert list(zip(found.views, found.seed, strict=True)) == [(0, 0), (1, 0), (2, 0)]
+    assert found.top1.between(0, 100).all()
+
+
+def test_the_table_compares_within_a_seed_with_the_most_views():
+    lines = view_count.table(FOUND, epochs=4).splitlines()
+    assert lines[2] == "| scratch, new views each epoch | 90.50 ± 0.71 |  |"
+    assert lines[3] == "| RSD, V = 1 | 91.50 ± 0.71 | -3.00 |"
+    assert lines[4] == "| RSD, V = 4 (all) | 94.50 ± 0.71 |  |"
+
+
+def test_the_picture_has_a_point_per_seed_and_the_twin_as_a_rule():
+    drawn = view_count.chart(FOUND, epochs=4).to_dict()
+    assert [layer["mark"]["type"] for layer in drawn["layer"]] == ["line", "circle", "rule", "text"]
+    assert sorted(len(rows) for rows in drawn["datasets"].values()) == [1, 4]
