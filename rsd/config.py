@@ -15,6 +15,7 @@ from rsd.compute import ComputeOptions
 from rsd.data.prepare import DataOptions
 from rsd.errors import UserError
 from rsd.export.onnx import ExportOptions
+from rsd.export.parity import Precision
 from rsd.export.tensorrt import EngineOptions
 from rsd.models import ModelOptions
 from rsd.options import Options
@@ -31,7 +32,7 @@ class Run(Options):
     recipe: str
     methods: list[str] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    precisions: list[Literal["fp32", "fp16"]] = Field(min_length=1)
+    precisions: list[Precision] = Field(min_length=1)
     protocol: Literal["ours", "paper"] = "ours"
     """`paper` sets what `PAPER` says."""
 

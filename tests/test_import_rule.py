@@ -1,6 +1,7 @@
 """Who may import whom, and that dvc.yaml lists the code a stage imports: no more, no less."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +122,7 @@ def listed(stage: dict, method: str) -> set[Path]:
     files: set[Path] = set()
     for dep in stage["deps"]:
         # `params` copies the one file of each method to one place (tests/stages/test_own_method.py).
-        dep = dep.replace("out/params/code/${item.method}", f"rsd/distillers/{method}")
+        dep = re.sub(r"out/params/code/\$\{(item|export)\.method\}", f"rsd/distillers/{method}", dep)
         path = ROOT / dep
         if dep.split("/")[0] in OURS:
             files |= set(path.rglob("*.py")) if path.is_dir() else {path}
@@ -131,8 +132,8 @@ def listed(stage: dict, method: str) -> set[Path]:
 @pytest.mark.parametrize("name", stages())
 def test_a_stage_depends_on_exactly_the_code_it_imports(name):
     stage = stages()[name]
-    # `distill` imports its method by name; `params` asks every method for its options.
-    methods = {"distill": distillers.methods(), "params": distillers.methods()}.get(name, [])
+    # `distill` and `export` import their method by name; `params` asks every method for its options.
+    methods = distillers.methods() if name in ("distill", "export", "params") else []
     together = code_of(f"stages.{name}", *[f"rsd.distillers.{m}" for m in methods])
     union = set().union(*(listed(stage, m) for m in methods)) if methods else listed(stage, "")
     relative = lambda files: sorted(str(f.relative_to(ROOT)) for f in files)  # noqa: E731

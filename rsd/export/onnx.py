@@ -7,24 +7,29 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from pydantic import Field
+from onnx import TensorProto, helper
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from pydantic import Field, field_validator
 from torch import nn
 
+from rsd.data.images import Images
 from rsd.errors import UserError
-from rsd.export.parity import Gates, Precision
+from rsd.export.half import to_half
+from rsd.export.parity import Gates, Precision, session_of
+from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.files import written_aside
 from rsd.models import RawPixels
 from rsd.options import Options
 
-# What normalisation consists of: these nodes, followed from the input on, stay float32 in an fp16 graph.
-PIXEL_OPERATORS = {"Cast", "Div", "Mul", "Sub", "Add", "Transpose"}
 # Top-level names of the module that training wraps around a student: such a state is not a plain student's.
 SCAFFOLDING = {"aad", "projection", "student"}
+NO_LICENSE = "NOASSERTION"
+"""What SPDX writes where nobody has said."""
 
 
 class ExportOptions(Options):
@@ -35,7 +40,32 @@ class ExportOptions(Options):
     opset: int = Field(20, ge=18, le=23)
     ir_version: int = Field(10, ge=8, le=13)
     """onnx's own default is newer than what older runtimes read."""
+    license: str = NO_LICENSE
+    """Of the shipped weights, an SPDX expression; written into every file."""
     gates: Gates = Gates()
+    int8: Int8Options = Int8Options()
+
+    @field_validator("license")
+    @classmethod
+    def _spdx(cls, license: str) -> str:
+        if license == NO_LICENSE:
+            return license
+        try:
+            return canonicalize_license_expression(license)
+        except InvalidLicenseExpression as error:
+            raise ValueError(
+                f"expected an SPDX expression, such as Apache-2.0 or LicenseRef-Ours, or {NO_LICENSE} where none is "
+                f"stated, found {license!r}"
+            ) from error
+
+
+class Traced(NamedTuple):
+    """A student as a graph."""
+
+    proto: onnx.ModelProto
+    """fp32, checked, with the shapes and types of all values."""
+    program: torch.export.ExportedProgram
+    """What it was made from: the same values under the same names, in PyTorch."""
 
 
 def export_onnx(
@@ -50,44 +80,105 @@ def export_onnx(
     ir_version: int,
     metadata: dict[str, str],
     path: Path,
+    calibration: Images | None = None,
+    int8: Int8Options | None = None,
 ) -> None:
-    """Write `model` as a checked ONNX file; the same arguments give the same bytes.
+    """Write `model` as a checked ONNX file: `trace`, the precision, `save`. The same arguments give the same bytes.
+
+    Args:
+        calibration: images that the ranges of int8 are taken from, uint8 `[N, H, W, C]`; needed for int8 only.
+        int8: how.
+
+    Raises:
+        UserError: as `trace` and `save`; the model does not fit the precision.
+    """
+    proto = trace(
+        model, mean=mean, std=std, image_shape=image_shape, classes=classes, opset=opset, ir_version=ir_version
+    ).proto
+    if precision == "fp16":
+        proto = to_half(proto)
+    elif precision == "int8":
+        if calibration is None:
+            raise UserError("expected images to calibrate an int8 graph with, found none; give some of the training's")
+        proto = quantized(proto, calibrated(proto, calibration, int8 or Int8Options()))
+    save(checked(proto), path, metadata=metadata)
+
+
+def trace(
+    model: nn.Module,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_shape: tuple[int, int, int],
+    classes: int,
+    opset: int,
+    ir_version: int,
+) -> Traced:
+    """`model` as one fp32 graph.
 
     The graph maps `image`, uint8 `[N, H, W, C]` of raw pixels, to `logits`, float32 `[N, classes]`, for any
-    N. Normalisation is inside and always float32; with `precision="fp16"` the weights and everything
-    between are fp16.
+    N. Normalisation is inside and stays float32 in every precision.
 
     Args:
         model: the plain student, without any training-only module.
         mean, std: per channel, of pixels scaled to 0..1.
         image_shape: (H, W, C).
-        metadata: put into the file's `metadata_props`; texts only, JSON for what is not a text.
 
     Raises:
-        UserError: the model holds a training-only module, cannot be exported, does not fit fp16, is not
-            the model that was given in size or shape, or the file would hold a path of this machine.
+        UserError: the model holds a training-only module, cannot be exported, or is not the model that was given
+            in size or shape.
     """
     _refuse_scaffolding(model)
     plain = copy.deepcopy(model).cpu().float().eval()
-    proto = _traced(RawPixels(plain, mean, std).eval(), image_shape, opset)
+    proto, program = _exported(RawPixels(plain, mean, std).eval(), image_shape, opset)
     _strip(proto)
     _check_size(proto, plain)
-    if precision == "fp16":
-        _to_half(proto)
     proto.ir_version = ir_version
-    helper.set_model_props(proto, dict(sorted(metadata.items())))
+    proto = checked(proto)
+    _check_interface(proto, image_shape, classes)
+    return Traced(proto, program)
+
+
+def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with the shapes and types of all its values, after onnx's own full check.
+
+    Raises:
+        UserError: onnx finds a fault.
+    """
+    proto = copy.deepcopy(proto)
+    # Written anew by shape inference, with the types of this graph.
+    del proto.graph.value_info[:]
     try:
         onnx.checker.check_model(proto, full_check=True)
-        proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UserError(
-            f"expected a valid {precision} ONNX graph, found a fault: {_first_line(error)}; "
-            "choose another opset or precision"
+            f"expected a valid ONNX graph, found a fault: {_first_line(error)}; choose another opset or precision"
         ) from error
-    _check_interface(proto, image_shape, classes)
+
+
+def save(proto: onnx.ModelProto, path: Path, *, metadata: dict[str, str]) -> None:
+    """Write a checked graph, once ONNX Runtime has loaded it.
+
+    Args:
+        metadata: put into the file's `metadata_props`; texts only, JSON for what is not a text.
+
+    Raises:
+        UserError: the file would hold a path of this machine, or ONNX Runtime does not take it.
+    """
+    proto = copy.deepcopy(proto)
+    helper.set_model_props(proto, dict(sorted(metadata.items())))
     _refuse_paths(proto)
+    content = proto.SerializeToString(deterministic=True)
+    try:
+        session_of(content)
+    except Exception as error:  # onnxruntime raises types of its own, which it does not export
+        raise UserError(
+            f"expected a graph that ONNX Runtime loads, found a fault: {_first_line(error)}; choose another opset, "
+            "IR version or precision"
+        ) from error
     with written_aside(path) as aside:
-        aside.write_bytes(proto.SerializeToString(deterministic=True))
+        aside.write_bytes(content)
 
 
 def _refuse_scaffolding(model: nn.Module) -> None:
@@ -99,7 +190,9 @@ def _refuse_scaffolding(model: nn.Module) -> None:
             )
 
 
-def _traced(model: nn.Module, image_shape: tuple[int, int, int], opset: int) -> onnx.ModelProto:
+def _exported(
+    model: nn.Module, image_shape: tuple[int, int, int], opset: int
+) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:
     example = torch.zeros(2, *image_shape, dtype=torch.uint8)  # a batch of 1 would be taken as fixed
     try:
         with _quiet():
@@ -118,6 +211,7 @@ def _traced(model: nn.Module, image_shape: tuple[int, int, int], opset: int) -> 
             f"torch.onnx could not export this model: {_first_line(error)}; choose another opset or student"
         ) from error
     assert program is not None  # None comes from the exporter that preceded dynamo
+    assert program.exported_program is not None
     proto = program.model_proto
     found = [(entry.domain, entry.version) for entry in proto.opset_import]
     if found != [("", opset)]:  # the exporter keeps its own opset where it cannot convert, and says so only in a log
@@ -125,7 +219,7 @@ def _traced(model: nn.Module, image_shape: tuple[int, int, int], opset: int) -> 
             f"expected a graph in opset {opset} of ONNX, found {found}: the exporter cannot write {opset}; "
             "choose an opset from 18 to 23"
         )
-    return proto
+    return proto, program.exported_program
 
 
 @contextmanager
@@ -153,8 +247,6 @@ def _strip(proto: onnx.ModelProto) -> None:
     for part in parts:
         part.doc_string = ""
         del part.metadata_props[:]
-    # Written anew by shape inference, with the types of the final graph.
-    del graph.value_info[:]
 
 
 def _check_size(proto: onnx.ModelProto, model: nn.Module) -> None:
@@ -175,57 +267,6 @@ def _check_size(proto: onnx.ModelProto, model: nn.Module) -> None:
             f"expected at most {expected:,} numbers in the exported graph, as in the plain model, found "
             f"{found:,}; export a model whose forward pass uses its own weights only"
         )
-
-
-def _to_half(proto: onnx.ModelProto) -> None:
-    """Turn weights and computation into fp16, in place; pixels, normalisation and logits keep their types.
-
-    onnxconverter-common is not used, because it rounds the mean and std too and moves small weights.
-    """
-    graph = proto.graph
-    pixels, steps = {"image"}, []
-    for node in graph.node:  # in topological order
-        if node.op_type in PIXEL_OPERATORS and node.input[0] in pixels:
-            steps.append(node)
-            pixels.update(node.output)
-    rest = [node for node in graph.node if node not in steps]
-    exact = {name for node in steps for name in node.input}
-
-    renamed: dict[str, str] = {}
-    for tensor in [t for t in graph.initializer if t.data_type == TensorProto.FLOAT]:
-        if tensor.name not in exact:
-            tensor.CopyFrom(_half(tensor, tensor.name))
-        elif any(tensor.name in node.input for node in rest):  # the exporter shares equal constants
-            renamed[tensor.name] = f"{tensor.name}_fp16"
-            graph.initializer.append(_half(tensor, renamed[tensor.name]))
-    casts = []
-    for name in sorted(pixels - {"image"}):
-        if any(name in node.input for node in rest):
-            renamed[name] = f"{name}_fp16"
-            casts.append(helper.make_node("Cast", [name], [renamed[name]], to=TensorProto.FLOAT16))
-    for node in rest:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = ["logits_fp16" if name == "logits" else name for name in node.output]
-        for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-                attribute.i = TensorProto.FLOAT16
-            elif attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
-                attribute.t.CopyFrom(_half(attribute.t, attribute.t.name))
-    last = helper.make_node("Cast", ["logits_fp16"], ["logits"], to=TensorProto.FLOAT)
-    nodes = [copy.deepcopy(node) for node in [*steps, *casts, *rest, last]]
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _half(tensor: TensorProto, name: str) -> TensorProto:
-    values = numpy_helper.to_array(tensor)
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    if (np.isinf(half) & np.isfinite(values)).any():
-        raise UserError(
-            f"expected weights within the fp16 range of 65504, found {np.abs(values).max():.3g} in '{name}'; ship fp32"
-        )
-    return numpy_helper.from_array(half, name)
 
 
 def _check_interface(proto: onnx.ModelProto, image_shape: tuple[int, int, int], classes: int) -> None:

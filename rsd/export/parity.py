@@ -13,7 +13,9 @@ from rsd.data.images import Images
 from rsd.errors import UserError
 from rsd.options import Options
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
+Rung = Literal["stripped", "fp32", "fp16", "int8"]
+"""Steps of the ladder from a student in training to a file: out of its training-only module, then into ONNX."""
 
 # Two classes closer than this share of the logit range are a near-tie: rounding alone may swap them.
 NEAR_TIE = 0.01
@@ -21,26 +23,58 @@ WORST = 5
 
 
 class Gates(Options):
-    """How far an exported graph may stray before the pipeline stops."""
+    """How far a rung of the ladder may stray before the pipeline stops."""
 
+    stripped_max_difference: float = Field(default=0.0, ge=0)
+    """Largest absolute logit difference of the stripped student from the one in its training-only module, as a
+    share of the logit range: none, since the weights and the operations are the same."""
     fp32_max_difference: float = Field(default=1e-4, gt=0)
-    """Largest absolute logit difference from PyTorch, as a share of the logit range."""
+    """Largest absolute logit difference from PyTorch, as a share of the logit range. Where the first class
+    differs, its two candidates must be nearer to each other than twice this."""
     fp16_accuracy_delta: float = Field(default=0.2, ge=0)
     """Accuracy that fp16 may lose, in points. Where this is less than one whole test image, one image in
     200 (rounded up) may be lost instead."""
+    int8_accuracy_delta: float = Field(default=1.0, ge=0)
+    """The same for int8."""
 
-    def images_to_lose(self, images: int) -> int:
-        """How many of `images` test images fp16 may get wrong that the reference gets right, net."""
-        allowed = math.floor(self.fp16_accuracy_delta / 100 * images + 1e-9)
-        return allowed or math.ceil(images / 200)
+    def images_to_lose(self, images: int, precision: Literal["fp16", "int8"]) -> int:
+        """How many of `images` test images may be wrong that the reference gets right, net."""
+        points = self.fp16_accuracy_delta if precision == "fp16" else self.int8_accuracy_delta
+        return math.floor(points / 100 * images + 1e-9) or math.ceil(images / 200)
+
+    def near_tie(self, rung: Rung) -> float:
+        """Share of the logit range within which two classes are a near-tie."""
+        exact = {"stripped": self.stripped_max_difference, "fp32": self.fp32_max_difference}
+        return 2 * exact[rung] if rung in exact else NEAR_TIE
 
 
-def logits_of(path: Path, images: Images, *, batch: int = 128, threads: int = 1) -> NDArray[np.float32]:
-    """Run an exported graph with ONNX Runtime on the CPU: uint8 `[N, H, W, C]` -> float32 `[N, classes]`."""
+class GateError(UserError):
+    """A rung that strays too far; `images` are the indices of those that differ most."""
+
+    def __init__(self, sentence: str, images: list[int]) -> None:
+        super().__init__(sentence)
+        self.images = images
+
+
+def session_options(*, threads: int = 1, optimised: bool = True) -> ort.SessionOptions:
+    """Of a run that gives the same bits on every machine with the same kernels."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; fp16 graphs on a CPU warn of every cast
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def session_of(model: Path | bytes, *, threads: int = 1, optimised: bool = True) -> ort.InferenceSession:
+    """An exported graph in ONNX Runtime on the CPU, from a file or its bytes."""
+    options = session_options(threads=threads, optimised=optimised)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def logits_of(model: Path | bytes, images: Images, *, batch: int = 128, threads: int = 1) -> NDArray[np.float32]:
+    """Run an exported graph with ONNX Runtime on the CPU: uint8 `[N, H, W, C]` -> float32 `[N, classes]`."""
+    session = session_of(model, threads=threads)
     parts = [
         session.run(["logits"], {"image": np.asarray(images[start : start + batch])})[0]
         for start in range(0, len(images), batch)
@@ -49,14 +83,19 @@ def logits_of(path: Path, images: Images, *, batch: int = 128, threads: int = 1)
 
 
 def compare(
-    reference_logits: NDArray[np.float32], logits: NDArray[np.float32], labels: NDArray[np.integer]
+    reference_logits: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    *,
+    near_tie: float = NEAR_TIE,
 ) -> dict[str, Any]:
-    """Compare an exported graph with its reference.
+    """Compare an exported graph, or any other rung of the ladder, with its reference.
 
     Args:
         reference_logits: `[N, classes]`, the trained model's in PyTorch.
         logits: `[N, classes]`, the exported graph's on the same images.
         labels: `[N]`, the true classes.
+        near_tie: share of the logit range within which the reference's two classes are a near-tie.
 
     Returns:
         Logit differences (`max_`, `mean_` and `max_difference_share`, the share of `logit_range`), the
@@ -65,8 +104,9 @@ def compare(
         export gains or loses (points and images) and the indices of the images that differ most.
 
     Raises:
-        UserError: shapes differ, a logit is not finite, or the reference gives every image equal logits,
-            as some untrained models do: then nothing would be proved.
+        UserError: shapes differ, or the reference gives every image equal logits, as some untrained models
+            do: then nothing would be proved.
+        GateError: a logit is not finite.
     """
     if reference_logits.shape != logits.shape or len(labels) != len(logits):
         raise UserError(
@@ -75,10 +115,11 @@ def compare(
         )
     broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(broken):
-        raise UserError(
+        raise GateError(
             f"expected finite logits of the exported graph, found NaN or infinity for {len(broken)} of "
             f"{len(logits)} images (first: {broken[:WORST].tolist()}); if this is fp16, its range of 65504 "
-            "is too small for this model: ship fp32"
+            "is too small for this model: ship fp32",
+            broken[:WORST].tolist(),
         )
     reference, found = reference_logits.astype(np.float64), logits.astype(np.float64)
     logit_range = float(np.ptp(reference))
@@ -103,7 +144,8 @@ def compare(
         "min_cosine": float(cosine.min()),
         "top1_agreement": float((before == after).mean()),
         "disagreements": int((before != after).sum()),
-        "disagreements_beyond_near_ties": int((margin > NEAR_TIE * logit_range).sum()),
+        "disagreements_beyond_near_ties": int(((before != after) & (margin > near_tie * logit_range)).sum()),
+        "near_tie_share": near_tie,
         "reference_accuracy": right_before / len(labels),
         "accuracy": right_after / len(labels),
         "accuracy_delta_points": 100 * (right_after - right_before) / len(labels),
@@ -112,26 +154,43 @@ def compare(
     }
 
 
-def check(record: dict[str, Any], precision: Precision, gates: Gates) -> None:
-    """Hold a record of `compare` against the gate of its precision.
+def check(record: dict[str, Any], rung: Rung, gates: Gates, *, what: str | None = None) -> None:
+    """Hold a record of `compare` against the gate of its rung.
+
+    Args:
+        record: of `compare` with `near_tie=gates.near_tie(rung)`.
+        rung: whose gate it is; an engine is held to that of its precision.
+        what: the rung's name in the sentence, such as "fp16 engine"; the export of `rung` if None.
 
     Raises:
-        UserError: the gate is missed; the sentence names the rung, value, limit and worst images.
+        GateError: the gate is missed; the sentence names the rung, value, limit and worst images.
     """
+    what = what or ("stripped student" if rung == "stripped" else f"{rung} export")
     worst = f"worst test images: {', '.join(map(str, record['worst_images']))}"
-    if precision == "fp32":
-        share = record["max_difference_share"]
-        if share > gates.fp32_max_difference:
-            raise UserError(
-                f"the fp32 export differs from PyTorch by {share:.2e} of the logit range, and at most "
-                f"{gates.fp32_max_difference:.2e} is allowed ({worst}); try another opset, or raise "
-                "`gates.fp32_max_difference` of the export"
+    if rung in ("fp16", "int8"):
+        lost, allowed = -record["accuracy_delta_images"], gates.images_to_lose(record["images"], rung)
+        if lost > allowed:
+            raise GateError(
+                f"the {what} loses {lost} of {record['images']} test images "
+                f"({-record['accuracy_delta_points']:.2f} points of accuracy), and at most {allowed} may be lost "
+                f"({worst}); ship fp32, or raise `gates.{rung}_accuracy_delta` of the export",
+                record["worst_images"],
             )
         return
-    lost, allowed = -record["accuracy_delta_images"], gates.images_to_lose(record["images"])
-    if lost > allowed:
-        raise UserError(
-            f"the fp16 export loses {lost} of {record['images']} test images "
-            f"({-record['accuracy_delta_points']:.2f} points of accuracy), and at most {allowed} may be lost "
-            f"({worst}); ship fp32, or raise `gates.fp16_accuracy_delta` of the export"
+    reference = "the student as it was trained" if rung == "stripped" else "PyTorch"
+    share, limit = record["max_difference_share"], getattr(gates, f"{rung}_max_difference")
+    advice = f"raise `gates.{rung}_max_difference` of the export"
+    if rung == "fp32":
+        advice = f"try another opset, or {advice}"
+    if share > limit:
+        raise GateError(
+            f"the {what} differs from {reference} by {share:.2e} of the logit range, and at most {limit:.2e} is "
+            f"allowed ({worst}); {advice}",
+            record["worst_images"],
+        )
+    if swapped := record["disagreements_beyond_near_ties"]:
+        raise GateError(
+            f"the {what} gives {swapped} of {record['images']} test images another first class than {reference} where "
+            f"the two classes are further apart than {gates.near_tie(rung):.2e} of the logit range ({worst}); {advice}",
+            record["worst_images"],
         )

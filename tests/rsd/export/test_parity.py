@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rsd.errors import UserError
-from rsd.export.parity import Gates, check, compare, logits_of
+from rsd.export.parity import GateError, Gates, check, compare, logits_of
 
 LABELS = np.arange(400) % 10
 REFERENCE = np.eye(10, dtype=np.float32)[LABELS] * 10  # right everywhere, logit range 10
@@ -59,9 +59,47 @@ def test_fp16_may_lose_one_image_in_200_of_a_small_split_and_no_more():
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize(("images", "allowed"), [(1, 1), (200, 1), (360, 2), (500, 1), (10_000, 20)])
-def test_a_large_split_is_held_to_the_points(images, allowed):
-    assert Gates().images_to_lose(images) == allowed
+@pytest.mark.parametrize(
+    ("images", "fp16", "int8"), [(1, 1, 1), (200, 1, 2), (360, 2, 3), (500, 1, 5), (10_000, 20, 100)]
+)
+def test_a_large_split_is_held_to_the_points(images, fp16, int8):
+    assert Gates().images_to_lose(images, "fp16") == fp16
+    assert Gates().images_to_lose(images, "int8") == int8
+
+
+def test_int8_may_lose_a_point():
+    check(compare(REFERENCE, _spoiled(4), LABELS), "int8", Gates())
+    with pytest.raises(GateError, match=r"int8 export loses 5 of 400 .* at most 4 .*gates\.int8_accuracy_delta") as e:
+        check(compare(REFERENCE, _spoiled(5), LABELS), "int8", Gates())
+    assert e.value.images == [0, 1, 2, 3, 4]
+
+
+def test_stripping_must_be_exact():
+    check(compare(REFERENCE, REFERENCE, LABELS, near_tie=0), "stripped", Gates())
+    logits = REFERENCE.copy()
+    logits[17, 3] = np.nextafter(logits[17, 3], 1)
+    with pytest.raises(GateError, match=r"^the stripped student differs from the student as it was trained .*: 17, "):
+        check(compare(REFERENCE, logits, LABELS, near_tie=0), "stripped", Gates())
+
+
+@pytest.mark.parametrize(("margin", "beyond"), [(0.015, 0), (0.025, 1)])
+def test_another_first_class_in_fp32_must_be_a_near_tie_within_twice_the_tolerance(margin, beyond):
+    gates = Gates(fp32_max_difference=1e-3)  # of a range of 10, so twice the tolerance is 0.02
+    reference, logits = REFERENCE.copy(), REFERENCE.copy()
+    reference[5, 0], logits[5, 0] = 10 - margin, 10.001
+    record = compare(reference, logits, LABELS, near_tie=gates.near_tie("fp32"))
+    assert (record["disagreements"], record["disagreements_beyond_near_ties"]) == (1, beyond)
+    record |= {"max_difference_share": 0}
+    if beyond:
+        with pytest.raises(GateError, match="gives 1 of 400 test images another first class than PyTorch"):
+            check(record, "fp32", gates)
+    else:
+        check(record, "fp32", gates)
+
+
+def test_an_engine_is_held_to_the_gate_of_its_precision_under_its_own_name():
+    with pytest.raises(GateError, match="^the int8 engine loses 9 of 400"):
+        check(compare(REFERENCE, _spoiled(9), LABELS), "int8", Gates(), what="int8 engine")
 
 
 def test_fp16_may_gain():

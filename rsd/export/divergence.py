@@ -1,0 +1,157 @@
+"""Where two forms of one model part: every value between pixels and logits of both, compared in order."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
+from torch import Tensor, nn
+
+from rsd.export.parity import Rung, session_of
+
+Values = Mapping[str, NDArray[np.floating]]
+"""What was computed on the way, by name, in the order of computation."""
+
+TOLERANCE: dict[Rung, float] = {"stripped": 0.0, "fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
+"""Share of its range by which a value may differ from the rung below without being where the two part: above what
+rounding alone does at each."""
+
+
+class Divergence(NamedTuple):
+    """The first value that strays, or the one that strays most where none exceeds the tolerance."""
+
+    value: str
+    share: float
+    """The largest difference, as a share of the value's range; infinite where it is not finite."""
+    after: str | None
+    """The last value before it that both have and that agrees."""
+    beyond: bool
+    """Whether it exceeds the tolerance."""
+
+
+def first_divergence(reference: Values, found: Values, tolerance: float) -> Divergence | None:
+    """Compare values of one name in the order of `found`; None if nothing differs at all.
+
+    Args:
+        tolerance: largest difference that is none, as a share of a value's range.
+    """
+    after, worst = None, None
+    for name, value in found.items():
+        if name not in reference or reference[name].shape != value.shape or not value.size:
+            continue
+        share = _share(np.asarray(reference[name], np.float64), np.asarray(value, np.float64))
+        if share > tolerance:
+            return Divergence(name, share, after, beyond=True)
+        if share > 0 and (worst is None or share > worst.share):
+            worst = Divergence(name, share, after, beyond=False)
+        after = name
+    return worst
+
+
+def _share(reference: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    difference = np.abs(found - reference)[np.isfinite(reference)]
+    if not difference.size:
+        return 0.0
+    if not np.isfinite(difference).all():
+        return float("inf")
+    span = max(float(np.ptp(reference[np.isfinite(reference)])), float(np.abs(reference).max()))
+    return float(difference.max()) / span if span else float(difference.max() > 0)
+
+
+def graph_values(proto: onnx.ModelProto, images: NDArray[np.uint8]) -> dict[str, NDArray[np.floating]]:
+    """Every float value of an ONNX graph for raw images `[N, H, W, C]`, as written: ONNX Runtime changes nothing."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(proto)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
+    names = [
+        name
+        for node in proto.graph.node
+        for name in node.output
+        if kinds.get(name, TensorProto.UNDEFINED) in (TensorProto.FLOAT, TensorProto.FLOAT16)
+    ]
+    own = [output.name for output in proto.graph.output]
+    types = {value.name: value for value in proto.graph.value_info}
+    exposed.graph.output.extend(types[name] for name in names if name not in own)
+    session = session_of(exposed.SerializeToString(), optimised=False)
+    told = dict(zip(names + own, session.run(names + own, {"image": images}), strict=True))
+    order = [name for node in proto.graph.node for name in node.output]
+    return {name: told[name] for name in order if name in told}
+
+
+class _Listening(torch.fx.Interpreter):
+    """Runs a traced module and keeps every float tensor under the name that the exporter gave it."""
+
+    def __init__(self, module: torch.fx.GraphModule) -> None:
+        super().__init__(module)
+        self.values: dict[str, NDArray[np.floating]] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.op == "call_function" and isinstance(result, Tensor) and result.is_floating_point():
+            self.values[n.name] = result.numpy()
+        return result
+
+
+@torch.no_grad()
+def torch_values(program: torch.export.ExportedProgram, images: NDArray[np.uint8]) -> dict[str, NDArray[np.floating]]:
+    """Every float value of the same model in PyTorch, under the names of the graph that was made from it."""
+    listening = _Listening(program.module())
+    logits = listening.run(torch.from_numpy(images))
+    last = logits[0] if isinstance(logits, tuple | list) else logits
+    return {**listening.values, "logits": last.numpy()}
+
+
+@torch.no_grad()
+def module_values(model: nn.Module, run: Callable[[], Any]) -> dict[str, NDArray[np.floating]]:
+    """The output of every part of `model` by its name while `run()` uses it, in the order of their ends."""
+    values: dict[str, NDArray[np.floating]] = {}
+
+    def listen(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.is_floating_point():
+                values[name] = output.float().cpu().numpy()
+
+        return keep
+
+    handles = [part.register_forward_hook(listen(name)) for name, part in model.named_modules() if name]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return values
+
+
+def parts(program: torch.export.ExportedProgram) -> dict[str, str]:
+    """Which part of the PyTorch model a value comes from, such as `blocks.0.attn.qkv`."""
+    named = {}
+    for node in program.graph.nodes:
+        if stack := node.meta.get("nn_module_stack"):
+            path = str(next(reversed(stack.values()))[0])
+            named[node.name] = path.removeprefix("model").removeprefix(".") or "the model itself"
+    return named
+
+
+def in_words(
+    found: Divergence | None, proto: onnx.ModelProto | None = None, named: Mapping[str, str] | None = None
+) -> str:
+    """A clause for the sentence of a failed gate.
+
+    Args:
+        proto: the graph whose node made the value; None for a part of a PyTorch model.
+        named: of `parts`.
+    """
+    if found is None:
+        return "no value on the way differs as the graph is written: the fault is in how the runtime optimises it"
+    node = next((n for n in (proto.graph.node if proto else ()) if found.value in n.output), None)
+    place = f"node '{node.name}' ({node.op_type})" if node else f"'{found.value}'"
+    if named and found.value in named:
+        place += f", {named[found.value]} in PyTorch"
+    size = "is not finite" if found.share == float("inf") else f"differs by {100 * found.share:.3g} % of its range"
+    if not found.beyond:
+        return f"no single node parts them; most strays {place}, whose output {size}"
+    after = f"; all before agree up to '{found.after}'" if found.after else ""
+    return f"the first node where the two part is {place}, whose output {size}{after}"

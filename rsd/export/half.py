@@ -1,0 +1,69 @@
+"""An exported graph in fp16: weights and computation, but not pixels, normalisation and logits."""
+
+import copy
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from rsd.errors import UserError
+
+# What normalisation consists of: these nodes, followed from the input on, stay float32 in an fp16 graph.
+PIXEL_OPERATORS = {"Cast", "Div", "Mul", "Sub", "Add", "Transpose"}
+
+
+def to_half(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a graph that `rsd.export.onnx.trace` made, in fp16.
+
+    onnxconverter-common is not used, because it rounds the mean and std too and moves small weights.
+
+    Raises:
+        UserError: a weight is beyond the range of fp16.
+    """
+    proto = copy.deepcopy(proto)
+    graph = proto.graph
+    del graph.value_info[:]  # their types are those of fp32
+    pixels, steps = {"image"}, []
+    for node in graph.node:  # in topological order
+        if node.op_type in PIXEL_OPERATORS and node.input[0] in pixels:
+            steps.append(node)
+            pixels.update(node.output)
+    rest = [node for node in graph.node if node not in steps]
+    exact = {name for node in steps for name in node.input}
+
+    renamed: dict[str, str] = {}
+    for tensor in [t for t in graph.initializer if t.data_type == TensorProto.FLOAT]:
+        if tensor.name not in exact:
+            tensor.CopyFrom(_half(tensor, tensor.name))
+        elif any(tensor.name in node.input for node in rest):  # the exporter shares equal constants
+            renamed[tensor.name] = f"{tensor.name}_fp16"
+            graph.initializer.append(_half(tensor, renamed[tensor.name]))
+    casts = []
+    for name in sorted(pixels - {"image"}):
+        if any(name in node.input for node in rest):
+            renamed[name] = f"{name}_fp16"
+            casts.append(helper.make_node("Cast", [name], [renamed[name]], to=TensorProto.FLOAT16))
+    for node in rest:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = ["logits_fp16" if name == "logits" else name for name in node.output]
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+            elif attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
+                attribute.t.CopyFrom(_half(attribute.t, attribute.t.name))
+    last = helper.make_node("Cast", ["logits_fp16"], ["logits"], to=TensorProto.FLOAT)
+    nodes = [copy.deepcopy(node) for node in [*steps, *casts, *rest, last]]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return proto
+
+
+def _half(tensor: TensorProto, name: str) -> TensorProto:
+    values = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if (np.isinf(half) & np.isfinite(values)).any():
+        raise UserError(
+            f"expected weights within the fp16 range of 65504, found {np.abs(values).max():.3g} in '{name}'; ship fp32"
+        )
+    return numpy_helper.from_array(half, name)

@@ -1,0 +1,201 @@
+"""An exported graph in int8, by ONNX Runtime's static quantiser: Q/DQ pairs around what is computed in integers.
+
+Symmetric, per channel, biases in float, and only convolutions and matrix products: TensorRT takes no other.
+"""
+
+import contextlib
+import copy
+import io
+import math
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from pydantic import Field
+
+from rsd.data.images import Images
+from rsd.errors import UserError
+from rsd.export.parity import logits_of, session_options
+from rsd.options import Options
+
+OPERATORS = ["Conv", "MatMul", "Gemm"]
+"""What is quantised; with the quantiser's default set TensorRT refuses Swin."""
+STEP = 0.05
+"""Share of the nodes that each further try keeps in float."""
+BATCH = 16
+"""Of calibration: all values between the layers are held for so many images."""
+
+
+class Int8Options(Options):
+    """How a graph is made int8."""
+
+    calibration: Literal["min_max", "percentile", "entropy"] = "min_max"
+    """How the range of a value is taken from what it was for the calibration images: all of it, all but the
+    outermost, or what keeps most of the information."""
+    calibration_images: int = Field(256, ge=1)
+    """Drawn from the training split, as they are served without augmentation."""
+    percentile: float = Field(99.99, gt=50, le=100)
+    """Share of a value's magnitudes that its range holds, in per cent; of `calibration: percentile`."""
+    least_share: float = Field(0.5, ge=0, le=1)
+    """Where the gate fails, the nodes that hurt most go back to float, until it passes or this share is left."""
+    reduce_range: bool = False
+    """Weights of 7 bits, for x86 CPUs without VNNI, whose sums of 8-bit products overflow."""
+
+
+class Calibrated(NamedTuple):
+    """What quantising needs to know, found once for any number of graphs."""
+
+    ranges: TensorsData
+    nodes: list[str]
+    """Names of all nodes that can be quantised, in the graph's order."""
+    options: Int8Options
+
+
+def some(images: Images, count: int) -> NDArray[np.uint8]:
+    """`count` images drawn by a fixed seed, all where there are no more: uint8 `[count, H, W, C]`."""
+    return images[np.sort(np.random.default_rng(0).permutation(len(images))[:count])]
+
+
+def calibrated(proto: onnx.ModelProto, images: Images, options: Int8Options, *, threads: int = 1) -> Calibrated:
+    """Take the range of every value that is to be quantised.
+
+    Args:
+        proto: an fp32 graph of `rsd.export.onnx.trace`.
+        images: of the training split; `options.calibration_images` of them are used.
+
+    Raises:
+        UserError: the graph has nothing that can be quantised.
+    """
+    nodes = [node.name for node in proto.graph.node if node.op_type in OPERATORS]
+    if not nodes:
+        raise UserError(
+            f"expected a graph with one of {', '.join(OPERATORS)} to make int8, found none; ship fp32 or fp16"
+        )
+    method, more = {
+        "min_max": (CalibrationMethod.MinMax, {}),
+        "percentile": (CalibrationMethod.Percentile, {"percentile": options.percentile}),
+        # With onnxruntime's own 128 bins entropy has one candidate only, the whole range.
+        "entropy": (CalibrationMethod.Entropy, {"num_bins": 512, "symmetric": True}),
+    }[options.calibration]
+    chosen = some(images, options.calibration_images)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        source, augmented = Path(folder) / "graph.onnx", Path(folder) / "augmented.onnx"
+        onnx.save(proto, source)
+        calibrator = create_calibrator(source, OPERATORS, str(augmented), calibrate_method=method, extra_options=more)
+        # Its own session takes as many threads as there are cores: other machines, other bits.
+        calibrator.infer_session = ort.InferenceSession(
+            str(augmented), session_options(threads=threads, optimised=False), providers=["CPUExecutionProvider"]
+        )
+        for start in range(0, len(chosen), BATCH):
+            calibrator.collect_data(_Reader(chosen[start : start + BATCH]))
+        return Calibrated(calibrator.compute_data(), nodes, options)
+
+
+class _Reader(CalibrationDataReader):
+    """One batch."""
+
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self.batches: Iterator[dict[str, NDArray[np.uint8]]] = iter([{"image": np.ascontiguousarray(images)}])
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        return next(self.batches, None)
+
+
+def quantized(proto: onnx.ModelProto, known: Calibrated, *, in_float: Collection[str] = ()) -> onnx.ModelProto:
+    """A copy of the graph in int8, not checked yet.
+
+    Args:
+        in_float: names of nodes that are left as they are.
+    """
+    quantizer = QDQQuantizer(
+        copy.deepcopy(proto),
+        per_channel=True,
+        reduce_range=known.options.reduce_range,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=known.ranges,
+        nodes_to_quantize=[],
+        nodes_to_exclude=list(in_float),
+        op_types_to_quantize=OPERATORS,
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    made: onnx.ModelProto = quantizer.model.model
+    made.ir_version = proto.ir_version
+    _logits_in_float(made)
+    return made
+
+
+def _logits_in_float(proto: onnx.ModelProto) -> None:
+    """Take the Q/DQ pair off the logits: rounded to 255 steps, near classes would become equal."""
+    graph = proto.graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    last = made_by["logits"]
+    if last.op_type != "DequantizeLinear":
+        return
+    rounded = made_by[last.input[0]]
+    source = made_by[rounded.input[0]]
+    source.output[:] = ["logits" if name == rounded.input[0] else name for name in source.output]
+    for node in (last, rounded):
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    kept = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+class Harm(NamedTuple):
+    """What quantising one node alone does."""
+
+    node: str
+    operator: str
+    error: float
+    """Root mean square of what it changes in the logits, as a share of their standard deviation."""
+
+
+def harms(proto: onnx.ModelProto, known: Calibrated, images: NDArray[np.uint8], *, threads: int = 1) -> list[Harm]:
+    """Measure every node that can be quantised, with all others in float; the most harmful first.
+
+    Args:
+        images: uint8 `[N, H, W, C]`, not of the test split: these choose, the test split judges.
+    """
+    exact = logits_of(proto.SerializeToString(), images, threads=threads)
+    spread = float(exact.std()) or 1.0
+    operators = {node.name: node.op_type for node in proto.graph.node}
+    found = []
+    for name in known.nodes:
+        alone = quantized(proto, known, in_float=[other for other in known.nodes if other != name])
+        told = logits_of(alone.SerializeToString(), images, threads=threads)
+        found.append(Harm(name, operators[name], float(np.sqrt(np.square(told - exact).mean())) / spread))
+    return sorted(found, key=lambda harm: -harm.error)
+
+
+def tries(count: int, least_share: float) -> list[int]:
+    """How many of `count` nodes to keep in float, try after try; at least `least_share` of them stay int8."""
+    most = math.floor((1 - least_share) * count + 1e-9)
+    step = max(1, round(STEP * count))
+    return [*range(step, most, step), most] if most else []
+
+
+def described(known: Calibrated, images: int, in_float: list[Harm]) -> dict[str, Any]:
+    """What the record of an int8 file says of how it was made.
+
+    Args:
+        images: how many it was calibrated on.
+        in_float: the nodes that stayed in float, the most harmful first.
+    """
+    return {
+        **known.options.model_dump(include={"calibration", "percentile", "reduce_range", "least_share"}),
+        "calibration_images": images,
+        "nodes": len(known.nodes),
+        "in_float": [{**harm._asdict(), "error": round(harm.error, 6)} for harm in in_float],
+    }

@@ -1,0 +1,54 @@
+"""The student as it was when training ended, in the module that trained it beside an AAD or its like."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rsd.distillers import distiller
+from rsd.features import StagedOutputs, stage_shapes, staged_outputs
+from rsd.models import Outputs, PixelNormalize, input_shape, load_trained, normalizer, outputs
+
+
+class AsTrained:
+    """Student, scaffold and teacher, put together again from what `distill` and `teacher` wrote, in eval mode.
+
+    Args:
+        folder: of the student, with `scaffold.safetensors`.
+        teacher: of the teacher, with `model.json`.
+        image_count: how many training images there were.
+
+    Raises:
+        UserError: a file is missing or does not fit.
+    """
+
+    def __init__(self, folder: Path, teacher: Path, *, image_count: int) -> None:
+        self.student, record = load_trained(folder, "student")
+        self.normalize = normalizer(record)
+        kind = distiller(record["method"])
+        self.staged = kind.staged
+        self.teacher: nn.Module | None = None
+        setting: dict[str, Any] = {"image_shape": input_shape(record), "image_count": image_count}
+        if kind.needs:
+            self.teacher, of_teacher = load_trained(teacher, "model")
+            self.normalize_teacher: PixelNormalize = normalizer(of_teacher)
+            setting["teacher_width"] = of_teacher["embedding_width"]
+            if kind.staged:
+                setting["teacher_stages"] = stage_shapes(self.teacher, input_shape(of_teacher))
+        self.task = kind(self.student, options=kind.Options.model_validate(record["options"]), **setting)
+        if scaffold := load_file(folder / "scaffold.safetensors"):
+            state = {name.removeprefix("projection."): tensor for name, tensor in scaffold.items()}
+            self.task.load_task_state({"projection": state})
+        self.task.eval()
+
+    @torch.no_grad()
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Raw images, uint8 `[B, H, W, C]` -> the student's logits `[B, classes]`, from the whole module's forward."""
+        said: Outputs | StagedOutputs | None = None
+        if self.teacher is not None:
+            inputs = self.normalize_teacher(raw)
+            said = staged_outputs(self.teacher, inputs) if self.staged else outputs(self.teacher, inputs)
+        student, _ = self.task.trainable_module(self.normalize(raw), said)
+        return student.logits.float()
