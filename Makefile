@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro flow test test-slow lint clean
+.PHONY: help install repro flow test test-slow lint gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ lint: $(READY) ## ruff (lint, format) and mypy
 	@ruff check .
 	@ruff format --check .
 	@mypy
+
+gpu-check: $(READY) ## run every CUDA and TensorRT path on a machine with a GPU, and write one record
+	@python -m benchmarks.gpu_check
 
 clean: ## remove results and unfinished training; .venv and DVC's cache stay
 	rm -rf out .state

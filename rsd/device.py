@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rsd.cuda import NoDriverError, driver
+
 LIBRARIES = ("onnxruntime", "torch", "onnx", "tensorrt", "tensorrt_rtx", "polygraphy")
 
 # What inference kernels choose between: x86 names of /proc/cpuinfo first, then Arm's.
@@ -24,7 +26,7 @@ def fingerprint() -> dict[str, Any]:
     Returns:
         `machine` (a digest of its id, so that two of a kind are told apart), `cpu` (name, architecture,
         logical cores, flags that matter to inference), `memory_gib`, `python`, `gpus` (name, driver, compute
-        capability, memory; empty without `nvidia-smi`) and `versions` of the runtimes (None where one is
+        capability, memory; empty without a driver) and `versions` of the runtimes (None where one is
         missing). No host name, path, kernel or clock: this is a DVC output.
     """
     cpuinfo = _cpuinfo()
@@ -78,6 +80,28 @@ def _board() -> str:
 
 
 def _gpus() -> list[dict[str, str]]:
+    return _gpus_by_tool() or _gpus_by_driver()
+
+
+def _gpus_by_driver() -> list[dict[str, str]]:
+    """As the driver tells it, where there is no nvidia-smi, as on many a Jetson."""
+    try:
+        found = driver()
+    except NoDriverError:
+        return []
+    version = "CUDA {}.{}".format(*found.cuda)
+    return [
+        {
+            "name": gpu.name,
+            "driver": version,
+            "compute_capability": gpu.compute_capability,
+            "memory": f"{gpu.memory_mib} MiB",
+        }
+        for gpu in found.gpus
+    ]
+
+
+def _gpus_by_tool() -> list[dict[str, str]]:
     fields = ("name", "driver_version", "compute_cap", "memory.total")
     query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:

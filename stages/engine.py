@@ -1,10 +1,18 @@
 """ONNX -> out/engines/PRECISION/: a TensorRT engine and its record, or a record that says why there is none."""
 
 import argparse
+import shutil
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from rsd.data.images import read_split
+from rsd.errors import UserError
+from rsd.export.engine import engine_parity
+from rsd.export.parity import Gates, check
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
-from rsd.files import write_json, written_aside
+from rsd.files import read_json, write_json, written_aside
 from stages import OUT, run, section
 
 
@@ -12,20 +20,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("precision")
     precision = parser.parse_args().precision
+    options = section("engine", EngineOptions)
     with written_aside(OUT / "engines" / precision) as aside:
         aside.mkdir()
-        record: dict[str, Any] = skipped()
-        if available() is None:
+        record: dict[str, Any] = skipped(options.library)
+        if available(options.library) is None:
             print(record["reason"])
-        else:
-            record = build(
-                OUT / "export" / precision / "model.onnx",
-                aside / "model.engine",
-                section("engine", EngineOptions),
-                precision=precision,
-            )
-            print(f"{precision}: engine of {record['bytes'] / 1e6:.2f} MB by {record['library']} {record['version']}")
+            write_json(aside / "engine.json", record)
+            return
+        onnx = OUT / "export" / precision / "model.onnx"
+        log = OUT / "logs" / f"engine-{precision}.log"  # stays there if the build fails
+        record = build(onnx, aside / "model.engine", options, precision=precision, log=log)
+        shutil.move(log, aside / "build.log")
         write_json(aside / "engine.json", record)
+        record["parity"] = parity(aside, precision)
+        write_json(aside / "engine.json", record)
+    print(f"{precision}: engine of {record['bytes'] / 1e6:.2f} MB by {record['library']} {record['version']}")
+
+
+def parity(folder: Path, precision: str) -> dict[str, Any] | str:
+    """The engine beside its ONNX graph on the test images, held to the gate of its precision where it can run."""
+    export = OUT / "export" / precision
+    test = read_split(OUT / "data", "test")
+    reference = np.load(export / "logits.npy", allow_pickle=False)
+    found = engine_parity(
+        folder, onnx=export / "model.onnx", images=test.images, labels=test.labels, reference=reference
+    )
+    if not isinstance(found, str):
+        gates = Gates.model_validate(read_json(OUT / "params" / "export.json")["gates"])
+        try:
+            check(found, precision, gates)  # type: ignore[arg-type]
+        except UserError as error:
+            raise UserError(
+                f"the {precision} engine beside its ONNX graph, in the words of the export: {error}"
+            ) from error
+    return found
 
 
 if __name__ == "__main__":

@@ -1,50 +1,62 @@
-"""TensorRT engines from ONNX: NVIDIA's `tensorrt` where it is installed, else `tensorrt_rtx`.
+"""TensorRT engines from ONNX: one way for NVIDIA's `tensorrt` (data centre, Jetson) and `tensorrt_rtx`.
 
 `tensorrt` builds for the GPU it finds, on the device that will run the engine. `tensorrt_rtx` builds for
-named compute capabilities and needs no GPU for it. Their Python API is the same.
+named compute capabilities and needs no GPU for it. Their Python API is the same, but each lacks some of it: what
+was asked for and is not there is said in a sentence.
 """
 
-import ctypes
 import importlib
 import time
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from rsd.device import fingerprint
+from rsd.cuda import NoDriverError, driver
 from rsd.errors import UserError
+from rsd.export.refusals import unparsed
 from rsd.files import sha256, written_aside
 from rsd.options import Options
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 INSTALL = ".venv/bin/pip install -c constraints.txt tensorrt-rtx"
+NO_DEVICE = "not measured: no CUDA device"
+RTX_CAPABILITIES = ["8.6", "8.9", "12.0"]
 
 
 class EngineOptions(Options):
-    """Batch sizes and GPUs an engine is made for."""
+    """`engine` of params.yaml: what an engine is made for."""
 
+    library: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto"
+    """`auto` takes tensorrt where it is installed and finds a GPU, else tensorrt_rtx."""
     min_batch: int = Field(default=1, ge=1)
     opt_batch: int = 1
     """The batch size that kernels are chosen for."""
     max_batch: int = 8
-    compute_capabilities: list[Annotated[str, Field(pattern=r"^(\d+\.\d|current)$")]] = Field(["8.6", "8.9", "12.0"])
-    """What tensorrt_rtx builds for (RTX 30, 40 and 50 here); `current` is the GPU of this machine.
-    tensorrt always builds for the GPU of this machine."""
+    compute_capabilities: list[Annotated[str, Field(pattern=r"^(\d+\.\d|current)$")]] | None = None
+    """GPU generations; `current` is the GPU of this machine, the only one that tensorrt builds for. By default
+    tensorrt takes `current` and tensorrt_rtx 8.6, 8.9 and 12.0 (RTX 30, 40 and 50)."""
+    hardware_compatibility: Literal["none", "same_compute_capability", "ampere_plus"] = "none"
+    """Other GPUs that the engine runs on, too; slower. tensorrt only."""
+    version_compatible: bool = False
+    """Later versions of tensorrt load the engine, too. It then holds code for the CPU, and is slower."""
+    strip_weights: bool = False
+    """Leave the weights out; they are filled in from the ONNX file when the engine is loaded."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> "EngineOptions":
+    def _possible(self) -> "EngineOptions":
         if not self.min_batch <= self.opt_batch <= self.max_batch:
             raise ValueError("batch sizes must be ordered: min_batch <= opt_batch <= max_batch")
-        if not self.compute_capabilities:
-            raise ValueError("compute_capabilities must name at least one GPU generation")
+        if self.compute_capabilities == []:
+            raise ValueError("compute_capabilities must name at least one GPU generation, or be null")
         return self
 
 
-def available() -> tuple[str, str] | None:
+def available(library: str = "auto") -> tuple[str, str] | None:
     """(module name, version) of the library that builds engines here, or None."""
-    for name in LIBRARIES:
+    for name in LIBRARIES if library == "auto" else (library,):
         try:
             version = importlib.import_module(name).__version__
         except ImportError:  # not installed, or its shared libraries are not
@@ -54,69 +66,95 @@ def available() -> tuple[str, str] | None:
     return None
 
 
-def skipped() -> dict[str, str]:
+def skipped(library: str = "auto") -> dict[str, str]:
     """The sidecar of an engine that could not be built, because `available` found nothing."""
+    if library == "tensorrt":
+        return {"status": "skipped", "reason": "tensorrt, which needs the GPU it builds for, cannot build here"}
     return {"status": "skipped", "reason": f"no TensorRT library can build here; `{INSTALL}` adds one"}
 
 
 def measurable() -> str | None:
     """Why an engine cannot be measured on this machine; None if it can."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "not measured: no CUDA device"
-    count = ctypes.c_int(0)
-    found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    return None if found else "not measured: no CUDA device"
+        driver()
+    except NoDriverError:
+        return NO_DEVICE
+    return None
 
 
-def build(onnx_path: Path, engine_path: Path, options: EngineOptions, *, precision: str) -> dict[str, Any]:
-    """Build a strongly typed engine: every precision is the one written in the ONNX graph.
+def build(
+    onnx_path: Path, engine_path: Path, options: EngineOptions, *, precision: str, log: Path | None = None
+) -> dict[str, Any]:
+    """Build a strongly typed engine: every precision is the one written in the ONNX graph, float32 included.
 
     Args:
-        onnx_path: a graph with one input and a dynamic first dimension, as `export_onnx` writes it.
+        onnx_path: a graph with one input and a dynamic first dimension, as `export_onnx` writes it; int8 as
+            explicit Q/DQ.
         engine_path: where the raw engine goes, without any header.
         precision: noted in the record.
+        log: where the library's messages go, of a failed build, too.
 
     Returns:
-        The record to be kept beside the engine: `status` "built", library and version, compute
-        capabilities, precision, inputs and outputs (name, dtype, shape), batch profile, SHA-256 of both
-        files, size in bytes, build seconds, and the builder's warnings.
+        The record to be kept beside the engine: `status` "built", library, version and the CUDA it is made with,
+        compute capabilities, hardware and version compatibility, whether weights are stripped, the GPU it was
+        built on, precision, inputs and outputs (name, dtype, shape), batch profile, SHA-256 of both files, size
+        in bytes, build seconds, and the builder's warnings.
 
     Raises:
         UserError: no library is installed, the graph holds something TensorRT does not take, this library
-            does not know a compute capability, or the build failed.
+            does not know a compute capability or has not what was asked for, or the build failed.
     """
-    found = available()
+    found = available(options.library)
     if found is None:
         raise UserError(f"expected a TensorRT library that can build here, found none; run `{INSTALL}`")
     library, version = found
     trt = importlib.import_module(library)
+    messages: list[str] = []
+    try:
+        return _build(trt, messages, onnx_path, engine_path, options) | {"version": version, "precision": precision}
+    except UserError as error:
+        raise UserError(f"{error}; see {log}" if log else str(error)) from error
+    finally:
+        if log:
+            with written_aside(log) as aside:
+                aside.write_text("".join(f"{message}\n" for message in messages))
+
+
+def _build(trt: Any, messages: list[str], onnx_path: Path, engine_path: Path, options: EngineOptions) -> dict[str, Any]:
+    library = trt.__name__
     started = time.perf_counter()
-    log: list[str] = []
-    logger = _logger(trt, log)
+    logger = _logger(trt, messages)
     try:
         builder = trt.Builder(logger)
     except (RuntimeError, TypeError) as error:  # pybind11 turns a null builder into a TypeError
-        raise UserError(_failure("its builder could not start; it needs a GPU here", library, log)) from error
+        raise UserError(_failure("its builder could not start; it needs a GPU here", library, messages)) from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx_path.read_bytes()):
-        raise UserError(_unparsed(parser, onnx_path, library))
+        raise UserError(unparsed(parser, onnx_path, library))
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, options))
-    capabilities = _target(trt, config, options, library)
+    if hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default; its 10 bits of mantissa would fail fp32's gate
+    capabilities = _target(trt, config, options)
+    _be_compatible(trt, config, options)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise UserError(_failure(f"no engine came of {onnx_path}", library, log))
+        hint = ""
+        if options.strip_weights and measurable():
+            hint = ", or set strip_weights to false: without a GPU not every version can"
+        raise UserError(_failure(f"no engine came of {onnx_path}", library, messages) + hint)
     with written_aside(engine_path) as aside:
         aside.write_bytes(engine)
     return {
         "status": "built",
         "library": library,
-        "version": version,
+        "cuda": cuda_major(library),
         "compute_capabilities": capabilities,
-        "precision": precision,
+        "hardware_compatibility": options.hardware_compatibility,
+        "version_compatible": options.version_compatible,
+        "weights_stripped": options.strip_weights,
+        "built_on": _own_gpu(),
         "inputs": [_port(trt, network.get_input(i)) for i in range(network.num_inputs)],
         "outputs": [_port(trt, network.get_output(i)) for i in range(network.num_outputs)],
         "profile": {"min": options.min_batch, "opt": options.opt_batch, "max": options.max_batch},
@@ -124,20 +162,30 @@ def build(onnx_path: Path, engine_path: Path, options: EngineOptions, *, precisi
         "engine_sha256": sha256(engine_path),
         "bytes": engine_path.stat().st_size,
         "build_seconds": round(time.perf_counter() - started, 3),
-        "warnings": log,
+        "warnings": [message for message in messages if not message.startswith("INFO")],
     }
 
 
-def _logger(trt: Any, log: list[str]) -> Any:
-    """A TensorRT logger that keeps warnings and errors in `log` and prints nothing."""
+def cuda_major(library: str) -> int | None:
+    """The major version of CUDA that an installed library is made with; None where pip did not install it.
+
+    A driver must know at least this one.
+    """
+    names = {found.metadata["Name"].lower().replace("-", "_") for found in metadata.distributions()}
+    made = [name.removeprefix(f"{library}_cu") for name in names if name.startswith(f"{library}_cu")]
+    return max((int(number) for number in made if number.isdecimal()), default=None)
+
+
+def _logger(trt: Any, messages: list[str]) -> Any:
+    """A TensorRT logger that keeps all but the verbose in `messages` and prints nothing."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.WARNING:
-                log.append(f"{severity.name}: {message}")
+            if severity <= trt.ILogger.Severity.INFO:
+                messages.append(f"{severity.name}: {message}")
 
     return Logger()
 
@@ -151,11 +199,22 @@ def _profile(builder: Any, network: Any, options: EngineOptions) -> Any:
     return profile
 
 
-def _target(trt: Any, config: Any, options: EngineOptions, library: str) -> list[str]:
+def _target(trt: Any, config: Any, options: EngineOptions) -> list[str]:
     """Choose the GPUs to build for; the answer is what the engine is for."""
-    if library == "tensorrt":
-        return [_own_capability()]
-    wanted = options.compute_capabilities
+    library, own = trt.__name__, _own_gpu()
+    cross = hasattr(config, "set_compute_capability")
+    wanted = options.compute_capabilities or (RTX_CAPABILITIES if cross else ["current"])
+    if "current" in wanted and not own:
+        raise UserError("expected a GPU for the compute capability `current`, found none; name one, such as 8.6")
+    meant = [own["compute_capability"] if capability == "current" and own else capability for capability in wanted]
+    if not cross:
+        if own and meant != [own["compute_capability"]]:
+            raise UserError(
+                f"expected compute_capabilities of `current`, since {library} builds for the GPU of this machine "
+                f"({own['compute_capability']}) alone, found {', '.join(wanted)}; build on the device itself, or with "
+                "tensorrt_rtx"
+            )
+        return meant
     config.num_compute_capabilities = len(wanted)
     for index, capability in enumerate(wanted):
         name = "CURRENT" if capability == "current" else f"SM{capability.replace('.', '')}"
@@ -168,13 +227,56 @@ def _target(trt: Any, config: Any, options: EngineOptions, library: str) -> list
                 f"({', '.join(f'{n[2:-1]}.{n[-1]}' for n in known)}), found {capability}; "
                 "change `compute_capabilities` of the engine"
             )
-    return [_own_capability() if capability == "current" else capability for capability in wanted]
+    return meant
 
 
-def _own_capability() -> str:
-    """Compute capability of this machine's first GPU, such as `8.7`; what `current` will have meant elsewhere."""
-    capabilities = [gpu["compute_capability"] for gpu in fingerprint()["gpus"]]
-    return capabilities[0] if capabilities else "current"
+def _be_compatible(trt: Any, config: Any, options: EngineOptions) -> None:
+    """Ask for what makes an engine portable, and make sure that the library has taken it."""
+    if options.hardware_compatibility != "none":
+        levels = getattr(trt, "HardwareCompatibilityLevel", None)
+        level = getattr(levels, options.hardware_compatibility.upper(), None)
+        if level is not None:
+            config.hardware_compatibility_level = level
+        # tensorrt_rtx has the names, warns, and builds as if nothing had been asked for.
+        if level is None or config.hardware_compatibility_level != level:
+            raise UserError(
+                _lacks(trt, f"hardware_compatibility {options.hardware_compatibility}", "hardware_compatibility: none")
+            )
+    # tensorrt_rtx has this flag, too, but its engines fit their own release alone (its guide, Engine Compatibility).
+    fixed = trt.__name__ == "tensorrt_rtx"
+    if options.version_compatible and (fixed or not _flagged(trt, config, "VERSION_COMPATIBLE")):
+        raise UserError(_lacks(trt, "engines that later versions load", "version_compatible: false"))
+    if options.strip_weights and not _flagged(trt, config, "STRIP_PLAN"):
+        raise UserError(_lacks(trt, "engines without weights", "strip_weights: false"))
+
+
+def _flagged(trt: Any, config: Any, name: str) -> bool:
+    flag = getattr(trt.BuilderFlag, name, None)
+    if flag is None:
+        return False
+    config.set_flag(flag)
+    return bool(config.get_flag(flag))
+
+
+def _lacks(trt: Any, what: str, instead: str) -> str:
+    return (
+        f"expected a library that builds with {what}, found {trt.__name__} {trt.__version__}, which does not; set "
+        f"`{instead}` of the engine, or take another library"
+    )
+
+
+def _own_gpu() -> dict[str, str] | None:
+    """This machine's first GPU: what `current` will have meant elsewhere. None without one."""
+    try:
+        found = driver()
+    except NoDriverError:
+        return None
+    gpu = found.gpus[0]
+    return {
+        "gpu": gpu.name,
+        "compute_capability": gpu.compute_capability,
+        "driver": "CUDA {}.{}".format(*found.cuda),
+    }
 
 
 def _port(trt: Any, tensor: Any) -> dict[str, Any]:
@@ -182,15 +284,6 @@ def _port(trt: Any, tensor: Any) -> dict[str, Any]:
     return {"name": tensor.name, "dtype": dtype, "shape": list(tensor.shape)}
 
 
-def _unparsed(parser: Any, onnx_path: Path, library: str) -> str:
-    error = parser.get_error(0)
-    node = f" at node '{error.node_name()}' ({error.node_operator()})" if error.node_operator() else ""
-    return (
-        f"expected a graph that {library} takes, found a fault in {onnx_path}{node}: "
-        f"{error.desc().strip()}; export with another opset, or choose another student"
-    )
-
-
-def _failure(what: str, library: str, log: list[str]) -> str:
-    said = next((line for line in reversed(log) if "ERROR" in line), "no reason was given")
+def _failure(what: str, library: str, messages: list[str]) -> str:
+    said = next((line for line in reversed(messages) if "ERROR" in line), "no reason was given")
     return f"expected {library} to build an engine, but {what} ({said.strip()}); check driver and GPU memory"

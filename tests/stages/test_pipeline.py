@@ -105,6 +105,9 @@ def test_engines_are_built_or_say_why_not(reproduced):
         if tensorrt.available():
             assert record["status"] == "built"
             assert hashlib.sha256((folder / "model.engine").read_bytes()).hexdigest() == record["engine_sha256"]
+            assert (folder / "build.log").read_text()
+            if tensorrt.measurable():
+                assert record["parity"] == "not measured: no CUDA device"
         else:
             assert record["status"] == "skipped"
             assert "pip install" in record["reason"]

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -77,6 +78,17 @@ def test_the_refusal_in_it_is_what_is_printed(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         resolve(Path("params.yaml"), Path("conf"))
     assert f"error: {caught.value}\n" in README
+
+
+def test_the_engine_is_opened_as_it_says_or_a_sentence_says_why_not(reproduced):
+    said = reproduced.run(sys.executable, "-c", block("python", holding="open_engine")).stdout.strip()
+    assert said.startswith(("expected ", "[")), said
+
+
+def test_the_bundle_becomes_a_model_repository_by_the_command_it_gives(reproduced, tmp_path):
+    (command,) = re.findall(r"^(python -m rsd\.export\.triton .*) models$", README, re.M)
+    reproduced.run(*command.split(), str(tmp_path))
+    assert (tmp_path / "digits-fp32-onnx" / "1" / "model.onnx").is_file()
 
 
 def test_every_make_target_and_option_in_it_exists():

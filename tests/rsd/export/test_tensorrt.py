@@ -1,15 +1,21 @@
 import builtins
 import importlib
+import sys
+from types import SimpleNamespace
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from pydantic import ValidationError
 
 from rsd.errors import UserError
 from rsd.export import tensorrt
 from rsd.export.tensorrt import EngineOptions, available, build, measurable, skipped
 from rsd.files import sha256
+
+pytestmark = pytest.mark.xdist_group("engine")
 
 needs_rtx = pytest.mark.skipif(
     (available() or ("none",))[0] != "tensorrt_rtx",
@@ -38,9 +44,96 @@ def test_two_builds_give_the_same_engine(tmp_path):
 
 
 @needs_rtx
-def test_an_operator_that_tensorrt_does_not_take_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"at node 'the_culprit' \(Det\)") as e:
-        build(_graph(tmp_path, "Det"), tmp_path / "m.engine", EngineOptions(), precision="fp32")
+def test_the_log_is_kept_of_a_build_and_of_a_failed_one(tmp_path):
+    record = build(
+        _graph(tmp_path, "Relu"), tmp_path / "m.engine", EngineOptions(), precision="fp32", log=tmp_path / "log"
+    )
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert any(line.startswith("INFO: ") for line in lines)
+    assert not any(line.startswith("INFO") for line in record["warnings"])
+    assert str(tmp_path) not in "".join(lines)
+    with pytest.raises(UserError, match="see .*/failed.log$"):
+        build(
+            _graph(tmp_path, "Det"),
+            tmp_path / "m2.engine",
+            EngineOptions(),
+            precision="fp32",
+            log=tmp_path / "failed.log",
+        )
+    assert "ERROR" in (tmp_path / "failed.log").read_text()
+
+
+@needs_rtx
+def test_an_int8_graph_of_onnx_runtimes_quantiser_builds_in_the_same_way(exported, images, tmp_path):
+    class Reader(CalibrationDataReader):
+        batches = iter([{"image": images}])
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    quantised = tmp_path / "int8.onnx"
+    quantize_static(
+        exported("vit", "fp32").path,
+        quantised,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+    )
+    record = build(quantised, tmp_path / "m.engine", EngineOptions(), precision="int8")
+    assert record["precision"] == "int8"
+    assert record["outputs"] == [{"name": "logits", "dtype": "float32", "shape": [-1, 10]}]
+
+
+def _node(operator, inputs, output, **attributes):
+    return helper.make_node(operator, inputs.split(), [output], **attributes)
+
+
+CAST = _node("Cast", "image", "pixels", to=TensorProto.FLOAT)
+# nodes, their constants, the operator that is refused, and what helps
+REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], str, str]] = {
+    "an operator that it has not": (
+        [CAST, _node("Det", "pixels", "logits", name="n")],
+        {},
+        "Det",
+        "has no such operator",
+    ),
+    "uint8 pixels that are not cast first": (
+        [_node("Transpose", "image", "t", perm=[0, 2, 1], name="n"), _node("Cast", "t", "logits", to=1)],
+        {},
+        "Transpose",
+        "cast the uint8 pixels to float before",
+    ),
+    "a quantised bias": (
+        [CAST, _node("DequantizeLinear", "bias scale", "b", name="n"), _node("Add", "pixels b", "logits")],
+        {"bias": np.arange(4, dtype=np.int32)},
+        "DequantizeLinear",
+        "QuantizeBias=False",
+    ),
+    "an asymmetric quantisation": (
+        [
+            CAST,
+            _node("QuantizeLinear", "pixels scale zero", "q", name="n"),
+            _node("DequantizeLinear", "q scale zero", "logits"),
+        ],
+        {"zero": np.array(3, np.int8)},
+        "QuantizeLinear",
+        "quantise symmetrically",
+    ),
+}
+
+
+@needs_rtx
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_graph_it_does_not_take_is_refused_with_node_operator_and_hint(tmp_path, what):
+    nodes, constants, operator, hint = REFUSED[what]
+    constants = {"scale": np.array(0.1, np.float32), **constants}
+    inits = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    with pytest.raises(UserError, match=rf"at node 'n' \({operator}\): .*; .*{hint}") as e:
+        build(_saved(tmp_path, nodes, inits), tmp_path / "m.engine", EngineOptions(), precision="fp32")
     assert "\n" not in str(e.value)
     assert not (tmp_path / "m.engine").exists()
 
@@ -50,6 +143,118 @@ def test_an_unknown_compute_capability_is_refused_with_those_that_exist(tmp_path
     options = EngineOptions(compute_capabilities=["8.6", "5.0"])
     with pytest.raises(UserError, match=r"8\.9.*found 5\.0"):
         build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
+
+
+@needs_rtx
+@pytest.mark.parametrize("level", ["ampere_plus", "same_compute_capability"])
+def test_hardware_compatibility_that_tensorrt_rtx_lacks_is_one_sentence(tmp_path, level):
+    options = EngineOptions(hardware_compatibility=level)
+    with pytest.raises(UserError, match=f"builds with hardware_compatibility {level}, found tensorrt_rtx .* set"):
+        build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
+
+
+@needs_rtx
+def test_version_compatibility_that_tensorrt_rtx_lacks_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="that later versions load, found tensorrt_rtx .*`version_compatible: false`"):
+        build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", EngineOptions(version_compatible=True), precision="fp32")
+
+
+@needs_rtx
+def test_the_gpu_of_a_machine_without_one_cannot_be_built_for(tmp_path, no_driver):
+    with pytest.raises(UserError, match="expected a GPU for the compute capability `current`, found none; name one"):
+        options = EngineOptions(compute_capabilities=["current"])
+        build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
+
+
+@needs_rtx
+@pytest.mark.skipif(measurable() is None, reason="with a GPU it may well be built")
+def test_weights_can_be_left_out_or_it_is_said_that_they_cannot_here(exported, tmp_path):
+    try:
+        options = EngineOptions(strip_weights=True)
+        record = build(exported("vit", "fp32").path, tmp_path / "m.engine", options, precision="fp32")
+        assert record["weights_stripped"]
+    except UserError as error:
+        assert "set strip_weights to false" in str(error)  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+class Config:
+    """A builder's configuration as `tensorrt` has it: for this machine's GPU alone, with compatibility."""
+
+    def __init__(self, real):
+        self.__dict__.update(real=real, flags=set(), hardware_compatibility_level=None)
+
+    def __getattr__(self, name):
+        if name in ("set_compute_capability", "num_compute_capabilities"):
+            raise AttributeError(name)
+        return getattr(self.real, name)
+
+    def set_flag(self, flag):
+        self.flags.add(flag)
+
+    def get_flag(self, flag):
+        return flag in self.flags
+
+
+@pytest.fixture
+def data_centre(monkeypatch, gpus):
+    """`tensorrt` on a machine with a GPU: tensorrt_rtx under its name, with what differs between the two."""
+    rtx = pytest.importorskip("tensorrt_rtx")
+    configs = []
+
+    class Builder(rtx.Builder):  # type: ignore[name-defined]
+        def create_builder_config(self):
+            configs.append(Config(super().create_builder_config()))
+            return configs[-1]
+
+        def build_serialized_network(self, network, config):
+            return super().build_serialized_network(network, config.real)
+
+    library = SimpleNamespace(**{**vars(rtx), "__name__": "tensorrt", "__version__": "11.4.0", "Builder": Builder})
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    gpus("8.7")
+    return configs
+
+
+def test_tensorrt_builds_in_the_same_way_for_the_gpu_that_it_finds(data_centre, tmp_path):
+    record = build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", EngineOptions(), precision="fp32")
+    assert (record["library"], record["version"], record["compute_capabilities"]) == ("tensorrt", "11.4.0", ["8.7"])
+    assert record["built_on"] == {"gpu": "NVIDIA Fake", "compute_capability": "8.7", "driver": "CUDA 13.0"}
+    assert (tmp_path / "m.engine").stat().st_size == record["bytes"]
+
+
+def test_tensorrt_is_asked_for_every_compatibility(data_centre, tmp_path):
+    import tensorrt_rtx as trt
+
+    options = EngineOptions(hardware_compatibility="ampere_plus", version_compatible=True, strip_weights=True)
+    record = build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
+    assert data_centre[0].hardware_compatibility_level == trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    assert data_centre[0].flags == {trt.BuilderFlag.VERSION_COMPATIBLE, trt.BuilderFlag.STRIP_PLAN}
+    assert (record["hardware_compatibility"], record["version_compatible"]) == ("ampere_plus", True)
+
+
+def test_another_gpu_than_its_own_is_refused_by_tensorrt(data_centre, tmp_path):
+    options = EngineOptions(compute_capabilities=["8.6", "8.9"])
+    with pytest.raises(
+        UserError, match=r"\(8\.7\) alone, found 8\.6, 8\.9; build on the device itself, or with tensorrt"
+    ):
+        build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
+
+
+def test_an_older_tensorrt_without_an_option_says_so(data_centre, tmp_path):
+    sys.modules["tensorrt"].BuilderFlag = SimpleNamespace()  # type: ignore[attr-defined]
+    for options, words in [
+        ({"strip_weights": True}, "engines without weights"),
+        ({"version_compatible": True}, "later versions load"),
+    ]:
+        with pytest.raises(UserError, match=f"{words}, found tensorrt 11.4.0, which does not"):
+            build(_graph(tmp_path, "Relu"), tmp_path / "m", EngineOptions.model_validate(options), precision="fp32")
+
+
+def test_the_library_that_was_asked_for_is_taken_or_nothing(data_centre, monkeypatch, no_driver):
+    assert available() == available("tensorrt_rtx")
+    assert available("tensorrt") is None
+    assert "needs the GPU it builds for" in skipped("tensorrt")["reason"]
 
 
 def test_without_a_library_engines_are_skipped_with_the_command_that_adds_one(monkeypatch, tmp_path):
@@ -79,11 +284,7 @@ def test_tensorrt_is_preferred_where_it_has_a_gpu(monkeypatch):
     assert available() == ("tensorrt_rtx", "11")
 
 
-def test_without_a_driver_nothing_can_be_measured(monkeypatch):
-    def absent(name):
-        raise OSError(name)
-
-    monkeypatch.setattr(tensorrt.ctypes, "CDLL", absent)
+def test_without_a_driver_nothing_can_be_measured(no_driver):
     assert measurable() == "not measured: no CUDA device"
 
 
@@ -109,17 +310,13 @@ def test_options_that_cannot_be_are_refused(wrong):
 
 def _graph(folder, operator):
     """uint8 `[N, 4, 4]` -> Cast -> `operator`."""
-    nodes = [
-        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node(operator, ["pixels"], ["logits"], name="the_culprit"),
-    ]
+    return _saved(folder, [CAST, _node(operator, "pixels", "logits", name="n")], [])
+
+
+def _saved(folder, nodes, constants):
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 4, 4])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", [image], [logits]),
-        ir_version=10,
-        opset_imports=[helper.make_opsetid("", 20)],
-    )
-    path = folder / f"{operator}.onnx"
-    onnx.save(model, path)
+    graph = helper.make_graph(nodes, "g", [image], [logits], constants)
+    path = folder / "graph.onnx"
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)]), path)
     return path

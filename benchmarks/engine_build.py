@@ -1,0 +1,130 @@
+"""How long TensorRT takes to build an engine for each student of the paper at 224 x 224, and how large it is.
+
+    python -m benchmarks.engine_build
+    python -m benchmarks.engine_build --students resnet18 --precisions fp32
+
+Some minutes on two cores, and no GPU where tensorrt_rtx builds. The students are untrained, which changes neither the
+work nor the size; int8 is Q/DQ by ONNX Runtime's static quantiser, calibrated on noise. `build` is what the stage
+`engine` waits for, parsing included, measured once; `CPU` is the processor time in it, on which other work on the
+machine has little influence.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from benchmarks.interleaved import markdown
+from benchmarks.overhead import CLASSES, PAIRS, SHAPE
+from rsd.errors import UserError
+from rsd.export.onnx import export_onnx
+from rsd.export.tensorrt import EngineOptions, build
+from rsd.models import ModelOptions, create
+
+PRECISIONS = ("fp32", "fp16", "int8")
+# A pair of the paper each of them is the student of.
+STUDENTS = {
+    "resnet18": "cifar100/swin_t-resnet18",
+    "mobilenetv2": "cifar100/swin_t-mobilenetv2",
+    "deit_t": "cifar100/convnext_t-deit_t",
+    "swin_n": "imagenet/convnext_t-swin_n",
+    "swin_p": "cifar100/convnext_t-swin_p",
+    "resmlp_s12": "cifar100/swin_t-resmlp_s12",
+}
+
+
+class _Noise(CalibrationDataReader):
+    def __init__(self, batches: int) -> None:
+        random = np.random.default_rng(0)
+        self._batches = ({"image": random.integers(0, 256, (4, *SHAPE), dtype=np.uint8)} for _ in range(batches))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._batches, None)
+
+
+def quantised(source: Path, path: Path, reader: CalibrationDataReader) -> None:
+    """Write the Q/DQ graph that TensorRT takes: symmetric, per channel, float biases."""
+    quantize_static(
+        source,
+        path,
+        reader,
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+    )
+
+
+def graphs(student: str, folder: Path) -> dict[str, Path]:
+    """The student's ONNX file in each precision, under `folder`."""
+    pair = STUDENTS[student]
+    described = yaml.safe_load((PAIRS / f"{pair}.yaml").read_text())["student"]
+    torch.manual_seed(0)
+    classes = CLASSES[pair.split("/")[0]]
+    options = ModelOptions(name=described["name"], args=described.get("args", {}))
+    model = create(options, classes=classes, image_shape=SHAPE)
+    paths = {precision: folder / f"{student}-{precision}.onnx" for precision in PRECISIONS}
+    for precision in ("fp32", "fp16"):
+        export_onnx(
+            model,
+            mean=[0.5] * 3,
+            std=[0.25] * 3,
+            image_shape=SHAPE,
+            classes=classes,
+            precision=precision,
+            opset=20,
+            ir_version=10,
+            metadata={},
+            path=paths[precision],
+        )
+    quantised(paths["fp32"], paths["int8"], _Noise(1))
+    return paths
+
+
+def rows(students: list[str], precisions: list[str], options: EngineOptions) -> Iterator[dict[str, str]]:
+    """A line of the table per engine; what is refused says why in the place of its numbers."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for student in students:
+            paths = graphs(student, folder)
+            for precision in precisions:
+                start = time.process_time()
+                try:
+                    record = build(paths[precision], folder / "engine", options, precision=precision)
+                except UserError as error:
+                    yield row(student, precision, str(error).replace(str(folder), ""))
+                else:
+                    yield row(student, precision, record | {"cpu_seconds": time.process_time() - start})
+
+
+def row(student: str, precision: str, record: dict[str, Any] | str) -> dict[str, str]:
+    line = {"student": student, "precision": precision}
+    if isinstance(record, str):
+        return line | {"build, s": "-", "CPU, s": "-", "engine, MB": "-", "library": record}
+    return line | {
+        "build, s": f"{record['build_seconds']:.1f}",
+        "CPU, s": f"{record['cpu_seconds']:.1f}",
+        "engine, MB": f"{record['bytes'] / 1e6:.1f}",
+        "library": f"{record['library']} {record['version']} for {', '.join(record['compute_capabilities'])}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    arguments = parser.parse_args()
+    print(markdown(list(rows(arguments.students, arguments.precisions, EngineOptions()))))
+
+
+if __name__ == "__main__":
+    main()

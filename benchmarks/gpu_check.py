@@ -1,0 +1,192 @@
+"""Every CUDA and TensorRT path of the project, run on a machine that has a GPU: one record, one table.
+
+    python -m benchmarks.gpu_check            # or: make gpu-check; some minutes
+    python -m benchmarks.gpu_check --list
+
+A check passes, fails with a sentence, or is not run with the reason: no CUDA device, fewer GPUs than it needs, or a
+library that is not installed. The record (by default `out/gpu-check.json`) lists all of them and the device. The exit
+status is 0 if there is a GPU and no check has failed, else 1.
+"""
+
+import argparse
+import importlib.util
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import torch
+
+from benchmarks import gpu_inference, gpu_training
+from benchmarks.interleaved import markdown
+from rsd.cuda import NoDriverError, driver
+from rsd.device import fingerprint, short_name
+from rsd.errors import UserError
+from rsd.export.tensorrt import LIBRARIES
+from rsd.files import write_json
+from rsd.revision import git_revision
+
+RECORD = Path("out/gpu-check.json")
+NO_DEVICE = "no CUDA device"
+
+
+def _nothing() -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One path. It passes if `run` returns; a UserError says what was expected and what was found."""
+
+    name: str
+    run: Callable[[torch.device, Path], dict[str, Any]]
+    """Device and a folder of its own run -> facts for the record."""
+    gpus: int = 1
+    missing: Callable[[], str | None] = _nothing
+    """Why it cannot be run on this machine even with a GPU."""
+
+
+def _no_library(library: str) -> str | None:
+    return None if importlib.util.find_spec(library) else f"{library} is not installed"
+
+
+def _no_provider(name: str) -> str | None:
+    return None if name in ort.get_available_providers() else f"this onnxruntime has no {name}; install onnxruntime-gpu"
+
+
+def _engine(
+    device: torch.device, folder: Path, *, library: str, precision: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    gpu_inference.make_student(folder / "digits")
+    return gpu_inference.engine_apart(folder / "digits", library, precision, options)
+
+
+def _provider(device: torch.device, folder: Path, *, name: str, precision: str) -> dict[str, Any]:
+    gpu_inference.make_student(folder / "digits")
+    return gpu_inference.provider(folder / "digits", name, precision)
+
+
+def checks() -> list[Check]:
+    """All of them, in the order in which they run."""
+    found = [
+        Check("training, float32", lambda device, _: gpu_training.training(device)),
+        Check("training, amp bf16", lambda device, _: gpu_training.training(device, amp="bf16")),
+        Check("training, amp fp16", lambda device, _: gpu_training.training(device, amp="fp16")),
+        Check("training, channels_last", lambda device, _: gpu_training.training(device, channels_last=True)),
+        Check("training, compile", lambda device, _: gpu_training.training(device, compile=True)),
+        Check("training twice, same bits", lambda device, _: gpu_training.repeated(device)),
+        Check("resume, same bits", gpu_training.resumed),
+        Check("resume in amp fp16, same bits", partial(gpu_training.resumed, amp="fp16")),
+        Check("training, two processes over NCCL", gpu_training.in_two_processes, gpus=2),
+        Check("embed", gpu_training.embedded),
+    ]
+    compatible = {"hardware_compatibility": "ampere_plus"}, {"version_compatible": True}
+    for library in LIBRARIES:
+        variants: list[tuple[str, dict[str, Any]]] = [(precision, {}) for precision in gpu_inference.PRECISIONS]
+        variants.append(("fp32", {"strip_weights": True}))
+        variants += [("fp32", options) for options in (compatible if library == "tensorrt" else ())]
+        for precision, options in variants:
+            name = ", ".join([f"engine by {library}", precision, *options])
+            run = partial(_engine, library=library, precision=precision, options=options)
+            found.append(Check(name, run, missing=partial(_no_library, library)))
+    for provider in gpu_inference.PROVIDERS:
+        for precision in gpu_inference.PRECISIONS:
+            run = partial(_provider, name=provider, precision=precision)
+            found.append(Check(f"ONNX Runtime, {provider}, {precision}", run, missing=partial(_no_provider, provider)))
+    return found
+
+
+def without_gpu() -> str | None:
+    """What this machine lacks, in a sentence; None if nothing."""
+    try:
+        driver()
+    except NoDriverError as error:
+        return str(error)
+    if not torch.cuda.is_available():
+        return (
+            f"expected a PyTorch that uses this GPU, found {torch.__version__} that does not; install one for its CUDA"
+        )
+    return None
+
+
+def carried_out(check: Check, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Run a check: its name, status ("passed", "failed: ..." or "not run: ..."), seconds and facts."""
+    if reason := check.missing():
+        return {"check": check.name, "status": f"not run: {reason}"}
+    if device.type == "cuda" and torch.cuda.device_count() < check.gpus:
+        return {
+            "check": check.name,
+            "status": f"not run: it needs {check.gpus} GPUs, here is {torch.cuda.device_count()}",
+        }
+    start = time.perf_counter()
+    try:
+        facts, status = check.run(device, folder), "passed"
+    except UserError as error:
+        facts, status = {}, f"failed: {error}"
+    except Exception as error:  # of PyTorch, CUDA, TensorRT: one broken path must not hide the others
+        facts, status = {}, f"failed: {type(error).__name__}: {error}"
+    return {"check": check.name, "status": status, "seconds": round(time.perf_counter() - start, 1), "facts": facts}
+
+
+def gpu_check(found: list[Check], record: Path) -> bool:
+    """Run all checks, write the record and print the table; whether there is a GPU and none has failed."""
+    lacking = without_gpu()
+    if lacking:
+        results = [{"check": check.name, "status": f"not run: {NO_DEVICE}"} for check in found]
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            results = [carried_out(check, torch.device("cuda"), Path(folder)) for check in found]
+    device = fingerprint()
+    write_json(
+        record, {"device": device, "revision": git_revision(), "torch_cuda": torch.version.cuda, "checks": results}
+    )
+    print(markdown([_line(result) for result in results]))
+    counts = {word: sum(r["status"].startswith(word) for r in results) for word in ("passed", "failed", "not run")}
+    print(f"\n{', '.join(f'{n} {word}' for word, n in counts.items())}, on {short_name(device)}; record in {record}")
+    if lacking:
+        print(f"error: {lacking}", file=sys.stderr)
+    return not lacking and not counts["failed"]
+
+
+def _line(result: dict[str, Any]) -> dict[str, str]:
+    seconds = result.get("seconds")
+    return {
+        "check": result["check"],
+        "status": " ".join(result["status"].split()).replace("|", "/"),
+        "seconds": "" if seconds is None else f"{seconds:.1f}",
+        "found": _facts(result.get("facts") or {}),
+    }
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    """The numbers of a result that a reader looks for first."""
+    parts = []
+    if "apart" in facts:
+        parts.append(f"apart by {facts['apart']:.2g}")
+    if "parity" in facts:
+        parts.append(f"same first class on {100 * facts['parity']['top1_agreement']:.2f} % of the images")
+    for batch, times in facts.get("latency", {}).items():
+        parts.append(
+            f"{batch}: " + ", ".join(f"{value:.3f} ms {name.removesuffix(', ms')}" for name, value in times.items())
+        )
+    return "; ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--list", action="store_true", help="name the checks and run none")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(check.name for check in checks()))
+        return
+    sys.exit(0 if gpu_check(checks(), arguments.record) else 1)
+
+
+if __name__ == "__main__":
+    main()

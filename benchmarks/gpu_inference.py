@@ -1,0 +1,187 @@
+"""The checks of `benchmarks.gpu_check` that run exported files: engines, and ONNX Runtime's providers.
+
+A student of the handwritten digits is trained for seconds and exported, so that parity is measured on real test images.
+Polygraphy takes one TensorRT library per process, hence each engine has a process of its own:
+`python -m benchmarks.gpu_inference FOLDER LIBRARY PRECISION OPTIONS`, which prints one line of JSON.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from onnxruntime.quantization import CalibrationDataReader
+
+from benchmarks.engine_build import PRECISIONS, quantised
+from rsd.compute import ComputeOptions, set_up
+from rsd.data.augment import ViewChoice
+from rsd.data.digits import DigitsOptions, load
+from rsd.distillers.scratch import ScratchDistiller
+from rsd.errors import UserError
+from rsd.export.engine import open_engine
+from rsd.export.onnx import export_onnx
+from rsd.export.parity import compare, logits_of
+from rsd.export.tensorrt import EngineOptions, build
+from rsd.files import write_json
+from rsd.models import ModelOptions, PixelNormalize, create
+from rsd.recipe import Recipe
+from rsd.train import train
+
+# Of the logit range: what rounding may change, TF32 where a provider takes it for float32, and int8's coarse steps.
+TOLERANCE = {"fp32": 1e-2, "fp16": 2e-2, "int8": 5e-2}
+RUNS, WARM_UP = 200, 20
+PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, images: np.ndarray) -> None:
+        self._batches = iter([{"image": images}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._batches, None)
+
+
+def make_student(folder: Path) -> None:
+    """Train a tiny ResNet on the digits and write it in every precision, with test images, labels and logits.
+
+    Does nothing where that is done.
+    """
+    if (folder / "done.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    everything = load(DigitsOptions(source="digits", size=16))
+    order = np.random.default_rng(0).permutation(len(everything.labels))
+    pixels, labels = np.asarray(everything.images[order]), everything.labels[order]
+    known = everything._replace(images=pixels[:1200], labels=labels[:1200])
+    test = everything._replace(images=pixels[1200:], labels=labels[1200:])
+    set_up(ComputeOptions(device="cpu"))
+    torch.manual_seed(0)
+    args = {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 32], "stem_type": "deep", "stem_width": 8}
+    shape = (16, 16, 1)
+    model = create(ModelOptions(name="resnet18", args=args), classes=10, image_shape=shape)
+    mean, std = [float(pixels.mean() / 255)], [float(pixels.std() / 255)]
+    recipe = Recipe(epochs=8, batch_size=32, optimizer="adamw", learning_rate=3e-3, warmup_epochs=1)
+    found = train(
+        ScratchDistiller(model),
+        known,
+        test,
+        recipe,
+        normalize=PixelNormalize(mean, std),
+        seed=0,
+        view_choice=ViewChoice(0),
+    )
+    model.load_state_dict(found.student)
+    for precision in ("fp32", "fp16"):
+        export_onnx(
+            model.eval(), mean=mean, std=std, image_shape=shape, classes=10, precision=precision,
+            opset=20, ir_version=10, metadata={}, path=folder / f"{precision}.onnx",
+        )  # fmt: skip
+    quantised(folder / "fp32.onnx", folder / "int8.onnx", _Reader(pixels[:256]))
+    np.savez(folder / "test.npz", images=pixels[1200:], labels=test.labels)
+    for precision in PRECISIONS:
+        np.save(folder / f"{precision}.npy", logits_of(folder / f"{precision}.onnx", test.images))
+    write_json(folder / "done.json", found.selected)
+
+
+def _test(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    test = np.load(folder / "test.npz", allow_pickle=False)
+    return test["images"], test["labels"]
+
+
+def held(logits: np.ndarray, folder: Path, precision: str) -> dict[str, Any]:
+    """The record of parity with ONNX Runtime on the CPU; a UserError where they are further apart than allowed."""
+    record = compare(np.load(folder / f"{precision}.npy", allow_pickle=False), logits, _test(folder)[1])
+    share, allowed = record["max_difference_share"], TOLERANCE[precision]
+    if share > allowed:
+        raise UserError(f"expected logits within {allowed:.0%} of ONNX Runtime's on the CPU, found {share:.2%}")
+    return {key: record[key] for key in ("max_difference_share", "top1_agreement", "accuracy", "images")}
+
+
+def median_ms(call: Callable[[], Any]) -> float:
+    """The median of some calls, after a warm-up; a check, no benchmark."""
+    seconds = []
+    for number in range(WARM_UP + RUNS):
+        start = time.perf_counter()
+        call()
+        if number >= WARM_UP:
+            seconds.append(time.perf_counter() - start)
+    return 1000 * float(np.median(seconds))
+
+
+def engine(folder: Path, library: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Build an engine for this machine's GPU, load it, hold it to the CPU's logits, and time it both ways."""
+    place = folder / f"{library}-{precision}-{'-'.join(options) or 'plain'}"
+    place.mkdir(parents=True, exist_ok=True)
+    wanted = {"library": library, "compute_capabilities": ["current"], **options}
+    onnx = folder / f"{precision}.onnx"
+    record = build(
+        onnx, place / "model.engine", EngineOptions.model_validate(wanted), precision=precision, log=place / "build.log"
+    )
+    write_json(place / "engine.json", record)
+    images, _ = _test(folder)
+    with open_engine(place, onnx=onnx) as ready:
+        parity = held(ready.logits(images), folder, precision)
+        latency = {
+            f"batch {size}": {
+                "with copies, ms": median_ms(ready.with_copies(images[:size])),
+                "compute only, ms": median_ms(ready.compute_only(images[:size])),
+            }
+            for size in (1, record["profile"]["max"])
+        }
+    facts = {key: record[key] for key in ("version", "bytes", "build_seconds", "compute_capabilities")}
+    return {**facts, "parity": parity, "latency": latency}
+
+
+def engine_apart(folder: Path, library: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
+    """`engine` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.gpu_inference", str(folder), library, precision, json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError((done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1])
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def provider(folder: Path, name: str, precision: str, device: str = "cuda") -> dict[str, Any]:
+    """Run the ONNX file by a provider of ONNX Runtime, hold it to the CPU's logits, and time it both ways."""
+    images, _ = _test(folder)
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    session = ort.InferenceSession(folder / f"{precision}.onnx", settings, providers=[name])
+    if session.get_providers()[0] != name:  # it falls back to the CPU and says so in a log only
+        raise UserError(f"expected a session of {name}, found that ONNX Runtime took {session.get_providers()[0]}")
+    parts = [session.run(["logits"], {"image": images[s : s + 8]})[0] for s in range(0, len(images), 8)]
+    parity = held(np.concatenate(parts), folder, precision)
+    one = images[:1]
+    bound = session.io_binding()
+    bound.bind_ortvalue_input("image", ort.OrtValue.ortvalue_from_numpy(one, device, 0))
+    bound.bind_output("logits", device)
+
+    def compute() -> None:
+        session.run_with_iobinding(bound)
+        bound.synchronize_outputs()
+
+    latency = {
+        "with copies, ms": median_ms(lambda: session.run(["logits"], {"image": one})),
+        "compute only, ms": median_ms(compute),
+    }
+    return {"version": ort.__version__, "parity": parity, "latency": {"batch 1": latency}}
+
+
+def main() -> None:
+    """One engine."""
+    folder, library, precision, options = sys.argv[1:]
+    try:
+        print(json.dumps(engine(Path(folder), library, precision, json.loads(options))))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""The checks of `benchmarks.gpu_check` that train: each way of training on a device beside plain training on the CPU.
+
+The images are noise with a rule that can be learnt, and the models are tiny. torchrun starts this module for the
+check of two processes: `python -m benchmarks.gpu_training FOLDER DEVICE`.
+"""
+
+import subprocess
+import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsd import checkpoint
+from rsd.compute import ComputeOptions, set_up
+from rsd.data.augment import AugmentOptions, ViewChoice
+from rsd.data.images import LabelledImages
+from rsd.distillers.rsd import RSDDistiller
+from rsd.embed import write_store
+from rsd.errors import UserError
+from rsd.models import ModelOptions, Outputs, PixelNormalize, create
+from rsd.parallel import leads, leave
+from rsd.recipe import Recipe
+from rsd.train import Trained, train
+from rsd.views import ViewOptions
+
+CLASSES, SIDE, WIDTH = 4, 16, 32
+STUDENTS = {
+    "cnn": ModelOptions(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 32]}),
+    # Without batch norm, which sees each process's share alone on CPUs.
+    "vit": ModelOptions(
+        name="vit_tiny_patch16_224",
+        args={"img_size": SIDE, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2},
+    ),
+}
+RECIPE = Recipe(
+    epochs=2,
+    batch_size=32,
+    optimizer="adamw",
+    learning_rate=2e-3,
+    warmup_epochs=0,
+    augment=AugmentOptions(shift=1, flip=True),
+)
+# Share of the loss by which an epoch may differ from float32 on the CPU. TF32 has 10 bits of mantissa, bf16 7.
+TOLERANCE = {"none": 0.02, "fp16": 0.05, "bf16": 0.1}
+
+
+def images(count: int, seed: int) -> LabelledImages:
+    """Noise whose brightness tells the class."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, CLASSES, count)
+    pixels = random.integers(0, 100, (count, SIDE, SIDE, 3)) + 40 * labels[:, None, None, None]
+    return LabelledImages(pixels.astype(np.uint8), labels, [str(c) for c in range(CLASSES)])
+
+
+def student(name: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create(STUDENTS[name], classes=CLASSES, image_shape=(SIDE, SIDE, 3))
+
+
+class StoppedError(Exception):
+    """What ends a training that is to be resumed."""
+
+
+class Teacher:
+    """Tells something deterministic of the pixels; stops the run at its `last` call."""
+
+    def __init__(self, device: torch.device, last: int | None = None) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.weight = torch.randn(SIDE * SIDE * 3, WIDTH, generator=generator).to(device) / SIDE
+        self.left = last
+
+    def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs:
+        if self.left is not None:
+            if not self.left:
+                raise StoppedError
+            self.left -= 1
+        embedding = (raw.float().flatten(1) / 255) @ self.weight
+        return Outputs(embedding, embedding[:, :CLASSES])
+
+
+def trained(
+    compute: ComputeOptions, *, name: str = "cnn", state: Path | None = None, last: int | None = None
+) -> Trained:
+    """A short training by RSD, as the stage `distill` does it."""
+    device = set_up(compute)
+    task = RSDDistiller(student(name), teacher_width=WIDTH).to(device)
+    return train(
+        task,
+        images(128, 0),
+        images(64, 1),
+        RECIPE,
+        normalize=PixelNormalize([0.5] * 3, [0.25] * 3).to(device),
+        seed=0,
+        view_choice=ViewChoice(0),
+        teacher=Teacher(device, last),
+        state=state,
+        save_seconds=0.0,
+        compute=compute,
+    )
+
+
+@cache
+def on_cpu(name: str) -> Trained:
+    """What all others are held to."""
+    return trained(ComputeOptions(device="cpu"), name=name)
+
+
+def options(device: torch.device, **changes: Any) -> ComputeOptions:
+    return ComputeOptions.model_validate({"device": device.type, **changes})
+
+
+def training(device: torch.device, name: str = "cnn", **changes: Any) -> dict[str, Any]:
+    """Train on the device with these options of `compute`; its losses are those of the CPU, up to rounding."""
+    compute = options(device, **changes)
+    found, expected = trained(compute, name=name).history, on_cpu(name).history
+    apart = float((found.loss / expected.loss - 1).abs().max())
+    allowed = TOLERANCE[compute.amp]
+    if not apart <= allowed:
+        raise UserError(
+            f"expected the losses of the CPU's float32 training within {allowed:.0%}, found {apart:.2%}: "
+            f"{found.loss.tolist()} beside {expected.loss.tolist()}"
+        )
+    return {"loss": found.loss.tolist(), "apart": apart}
+
+
+def same(a: Trained, b: Trained) -> bool:
+    """The same bits of student, scaffold and history."""
+    weights = all(torch.equal(a.student[key], b.student[key]) for key in a.student)
+    scaffold = all(torch.equal(a.scaffold[key], b.scaffold[key]) for key in a.scaffold)
+    return weights and scaffold and a.history.equals(b.history)
+
+
+def repeated(device: torch.device) -> dict[str, Any]:
+    """Two trainings give the same bits."""
+    if not same(trained(options(device)), trained(options(device))):
+        raise UserError("expected two trainings of one seed to give the same bits, found that they do not")
+    return {}
+
+
+def resumed(device: torch.device, folder: Path, name: str = "cnn", **changes: Any) -> dict[str, Any]:
+    """A training that is stopped within its second epoch and started again ends with the bits of an undisturbed one."""
+    compute, state = options(device, **changes), folder / "resume" / "run" / "checkpoint.pt"
+    checkpoint.forget(state)
+    with suppress(StoppedError):
+        trained(compute, name=name, state=state, last=6)
+    if not state.is_file():
+        raise UserError(f"expected a checkpoint of the stopped training in {state}, found none")
+    torch.manual_seed(99)  # a new process has another random state
+    if not same(trained(compute, name=name, state=state), trained(compute, name=name)):
+        raise UserError("expected a resumed training to end with the bits of an undisturbed one, found others")
+    return {}
+
+
+def embedded(device: torch.device, folder: Path) -> dict[str, Any]:
+    """The view store that is written on the device holds what one written on the CPU holds, up to rounding."""
+    stores: list[np.ndarray] = []
+    for where in (torch.device("cpu"), device):
+        store = folder / f"store-{len(stores)}"
+        write_store(
+            store,
+            student("cnn").to(where),
+            PixelNormalize([0.5] * 3, [0.25] * 3).to(where),
+            images(64, 0),
+            augment=RECIPE.augment,
+            options=ViewOptions(count=2, batch_size=32),
+            digest="",
+            unfinished=folder / "unfinished",
+        )
+        stores.append(np.load(store / "embedding.npy", allow_pickle=False).astype(np.float32))
+    apart = float(np.abs(stores[0] - stores[1]).max() / np.abs(stores[0]).max())
+    if not apart <= 0.01:
+        raise UserError(f"expected the embeddings that the CPU gives within 1 %, found {apart:.2%} of the largest")
+    return {"apart": apart}
+
+
+def in_two_processes(device: torch.device, folder: Path) -> dict[str, Any]:
+    """Two processes, over NCCL on GPUs and gloo on a CPU, end with the student of one with the whole batch."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "benchmarks.gpu_training", str(folder), device.type]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"expected two processes to train, found: {done.stderr.strip()[-500:]}")
+    found = torch.load(folder / "two.pt", weights_only=True)
+    alone = trained(options(device), name="vit").student
+    apart = max(float((found[key].cpu() - alone[key].cpu()).abs().max()) for key in alone)
+    if not apart <= 1e-2:
+        raise UserError(f"expected the weights of one process within 0.01, found {apart:.3g}")
+    return {"apart": apart}
+
+
+def main() -> None:
+    """One of the two processes."""
+    folder, device = Path(sys.argv[1]), sys.argv[2]
+    found = trained(ComputeOptions.model_validate({"device": device, "processes": 2}), name="vit")
+    if leads():
+        torch.save(found.student, folder / "two.pt")
+    leave()
+
+
+if __name__ == "__main__":
+    main()

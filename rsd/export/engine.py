@@ -1,0 +1,256 @@
+"""An engine file with its sidecar: whether this machine can run it, and what it says."""
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsd.cuda import Driver, NoDriverError, driver
+from rsd.data.images import Images
+from rsd.errors import UserError
+from rsd.export.parity import compare
+from rsd.export.tensorrt import NO_DEVICE, cuda_major
+from rsd.files import read_json, sha256
+
+# Across major versions NVIDIA promises these alone to version-compatible engines (its support matrix): built -> runs.
+ACROSS = {(8, 10), (10, 11)}
+
+
+class WrongEngineError(UserError):
+    """The machine may be fine, but this engine is not for it, or not what its sidecar says."""
+
+
+class OtherGpuError(WrongEngineError):
+    """The engine is for other GPUs than this machine's."""
+
+
+def check_engine(folder: Path) -> dict[str, Any]:
+    """Make sure that the engine in `folder` can run here, before a byte of it is loaded.
+
+    Checked in this order: there is one; its SHA-256 is the sidecar's; the library that built it is here, in a
+    version that reads it; a driver works and is new enough; the GPU is one that the engine is for; and what the
+    library itself says, where it can be asked (`tensorrt_rtx`). What is wrong with the file is so found without a
+    GPU, too.
+
+    Args:
+        folder: with `engine.json` and `model.engine`.
+
+    Returns:
+        The sidecar.
+
+    Raises:
+        OtherGpuError: it is not for this GPU.
+        WrongEngineError: the engine is not there, not what its sidecar says, or not for this library.
+        NoDriverError: there is no GPU to run any engine on.
+    """
+    record = _sidecar(folder)
+    _check_library(record)
+    _check_machine(record, driver())
+    _ask_library(record, folder / "model.engine")
+    return record
+
+
+def _sidecar(folder: Path) -> dict[str, Any]:
+    sidecar, path = folder / "engine.json", folder / "model.engine"
+    if not sidecar.is_file():
+        raise WrongEngineError(f"expected the record of an engine in {sidecar}, found none; run the stage `engine`")
+    record: dict[str, Any] = read_json(sidecar)
+    if record["status"] != "built":
+        raise WrongEngineError(f"expected an engine in {folder}, found that it was not built: {record['reason']}")
+    found = sha256(path) if path.is_file() else "no file"
+    if found != record["engine_sha256"]:
+        raise WrongEngineError(
+            f"expected {path} with the SHA-256 {record['engine_sha256'][:12]}… that its sidecar states, found "
+            f"{found[:12]}…; copy both files again, or build the engine again"
+        )
+    return record
+
+
+def _check_library(record: dict[str, Any]) -> None:
+    library, built = record["library"], record["version"]
+    try:
+        here = importlib.import_module(library).__version__
+    except ImportError as error:
+        raise WrongEngineError(
+            f"expected {library} {built}, which built the engine, found none that can be imported; install it, or "
+            "build the engine with the library that is here"
+        ) from error
+    if here == built:
+        return
+    if not record.get("version_compatible"):
+        raise WrongEngineError(
+            f"expected {library} {built}, which built the engine, found {here}; install that version, or build the "
+            "engine again"
+        )
+    then, now = (tuple(int(part) for part in version.split(".")[:3]) for version in (built, here))
+    if (then[0], now[0]) not in ACROSS and (then[0] != now[0] or now < then):
+        raise WrongEngineError(
+            f"expected a {library} that reads version-compatible engines of {built}, a later {then[0]}.x, found "
+            f"{here}; install one, or build the engine again"
+        )
+
+
+def _check_machine(record: dict[str, Any], found: Driver) -> None:
+    made_with = cuda_major(record["library"]) or record.get("cuda")
+    if made_with and found.cuda[0] < made_with:
+        raise NoDriverError(
+            f"expected a driver for CUDA {made_with}, which {record['library']} is made with, found one for CUDA "
+            f"{found.cuda[0]}.{found.cuda[1]}; update the driver"
+        )
+    own, made_for = found.gpus[0].compute_capability, record["compute_capabilities"]
+    above_ampere = record.get("hardware_compatibility") == "ampere_plus" and int(own.split(".")[0]) >= 8
+    if own not in made_for and not above_ampere:
+        raise OtherGpuError(
+            f"expected a GPU of compute capability {' or '.join(made_for)}, which the engine is for, found "
+            f"{found.gpus[0].name} with {own}; build the engine with `compute_capabilities: [{own}]`"
+        )
+
+
+def _ask_library(record: dict[str, Any], path: Path) -> None:
+    trt = importlib.import_module(record["library"])
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    if not hasattr(runtime, "get_engine_validity"):
+        return
+    validity, why = runtime.get_engine_validity(path.read_bytes())
+    if validity == trt.EngineValidity.INVALID:
+        causes = [n for n, flag in trt.EngineInvalidityDiagnostics.__members__.items() if int(flag) & int(why)]
+        raise WrongEngineError(
+            f"expected an engine that {record['library']} takes, found that it says {' and '.join(causes) or why} of "
+            f"{path}; build the engine again on this machine"
+        )
+
+
+class Engine:
+    """An engine that is loaded and ready, under Polygraphy's `TrtRunner`.
+
+    Args:
+        runner: an active `polygraphy.backend.trt.TrtRunner`.
+        largest: images of one batch at most, as the engine's profile says; `smallest` at least.
+    """
+
+    def __init__(self, runner: Any, *, smallest: int, largest: int) -> None:
+        self._runner, self._smallest, self._largest = runner, smallest, largest
+
+    def with_copies(self, images: NDArray[np.uint8]) -> Callable[[], Any]:
+        """A call from an image in the host's memory to logits in the host's memory, as an application sees it.
+
+        Args:
+            images: uint8 `[B, H, W, C]`, a batch within the profile.
+        """
+        return lambda: self._runner.infer({"image": images}, check_inputs=False)
+
+    def compute_only(self, images: NDArray[np.uint8]) -> Callable[[], Any]:
+        """A call with the images on the GPU already, where the logits stay; it returns when they are there."""
+        device_array = importlib.import_module("polygraphy.cuda").DeviceArray
+        there = device_array(shape=images.shape, dtype=images.dtype)
+        there.copy_from(images)
+        return lambda: self._runner.infer({"image": there}, check_inputs=False, copy_outputs_to_host=False)
+
+    def logits(self, images: Images) -> NDArray[np.float32]:
+        """Any number of images, uint8 `[N, H, W, C]` -> float32 `[N, classes]`, in batches of the profile."""
+        parts = []
+        for start in range(0, len(images), self._largest):
+            batch = np.asarray(images[start : start + self._largest])
+            count = len(batch)
+            if count < self._smallest:
+                batch = np.concatenate([batch, np.repeat(batch[-1:], self._smallest - count, axis=0)])
+            # The runner uses the memory of its answer again.
+            parts.append(np.array(self.with_copies(batch)()["logits"][:count]))
+        return np.concatenate(parts)
+
+
+@contextmanager
+def open_engine(folder: Path, *, onnx: Path | None = None) -> Iterator[Engine]:
+    """Load the engine in `folder` after `check_engine` has let it pass.
+
+    Args:
+        onnx: the graph it was built from; a weight-stripped engine gets its weights from there.
+
+    Raises:
+        WrongEngineError, NoDriverError: see `check_engine`; or the weights are not to be had.
+        UserError: Polygraphy is missing, or the library could not load the engine in spite of all.
+    """
+    record = check_engine(folder)
+    weights = _weights(record, onnx)
+    # Read by Polygraphy once, when it is imported: the engines of one process come from one library.
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if record["library"] == "tensorrt_rtx" else "0"
+    try:
+        polygraphy = importlib.import_module("polygraphy.backend.trt")
+        failed = importlib.import_module("polygraphy.exception").PolygraphyException
+    except ImportError as error:
+        raise UserError(
+            "expected Polygraphy to run the engine, found none; `.venv/bin/pip install -c constraints.txt polygraphy`"
+        ) from error
+    try:
+        engine = polygraphy.EngineFromBytes((folder / "model.engine").read_bytes())()
+        if weights is not None:
+            _refit(record["library"], engine, weights)
+        runner = polygraphy.TrtRunner(engine)
+        runner.activate()
+    except failed as error:
+        raise UserError(
+            f"expected {record['library']} to load {folder / 'model.engine'}, found: "
+            f"{str(error).strip().splitlines()[-1]}; look at the GPU's free memory, or build the engine again"
+        ) from error
+    try:
+        yield Engine(runner, smallest=record["profile"]["min"], largest=record["profile"]["max"])
+    finally:
+        runner.deactivate()
+
+
+def _weights(record: dict[str, Any], onnx: Path | None) -> bytes | None:
+    """The graph that a weight-stripped engine is filled from; None for an engine with weights."""
+    if not record.get("weights_stripped"):
+        return None
+    if onnx is None or not onnx.is_file():
+        raise WrongEngineError(
+            f"expected the ONNX file that the weight-stripped engine was built from, found {onnx or 'none'}; put it "
+            "beside the engine"
+        )
+    if sha256(onnx) != record["onnx_sha256"]:
+        raise WrongEngineError(
+            f"expected the ONNX file that the weight-stripped engine was built from, found another one in {onnx}; "
+            "take the one that was shipped with the engine"
+        )
+    return onnx.read_bytes()
+
+
+def _refit(library: str, engine: Any, graph: bytes) -> None:
+    trt = importlib.import_module(library)
+    logger = trt.Logger(trt.Logger.ERROR)
+    refitter = trt.Refitter(engine, logger)
+    if not trt.OnnxParserRefitter(refitter, logger).refit_from_bytes(graph) or not refitter.refit_cuda_engine():
+        raise WrongEngineError(
+            "expected an ONNX file whose weights fit the weight-stripped engine, found that they do not; build the "
+            "engine again"
+        )
+
+
+def engine_parity(
+    folder: Path, *, onnx: Path, images: Images, labels: NDArray[np.integer], reference: NDArray[np.float32]
+) -> dict[str, Any] | str:
+    """What the engine says of real images beside what its ONNX graph says: a record of `compare`.
+
+    Args:
+        images: uint8 `[N, H, W, C]`, with labels `[N]`.
+        reference: the ONNX graph's logits `[N, classes]` of them.
+
+    Returns:
+        The record, or why there is none on this machine: "not measured: ...".
+
+    Raises:
+        UserError: the engine says what cannot be compared (see `compare`), or could not be loaded on a GPU that it
+            is for.
+    """
+    try:
+        with open_engine(folder, onnx=onnx) as engine:
+            return compare(reference, engine.logits(images), labels)
+    except NoDriverError:
+        return NO_DEVICE
+    except OtherGpuError as error:  # which is what tensorrt_rtx was asked to build for
+        return f"not measured: {error}"

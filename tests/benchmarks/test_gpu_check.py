@@ -1,0 +1,166 @@
+"""What of it runs on a CPU: each check of training there, engines with a runner that is a fake, and the record."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gpu_check as module
+from benchmarks import gpu_inference, gpu_training
+from benchmarks.gpu_check import Check, carried_out, checks, gpu_check
+from rsd.cuda import NoDriverError
+from rsd.errors import UserError
+from rsd.export.parity import logits_of
+from rsd.export.tensorrt import available
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.xdist_group("gpu_check")
+
+
+def test_every_path_is_listed_once():
+    names = [check.name for check in checks()]
+    assert len(set(names)) == len(names)
+    for words in (
+        "amp bf16", "amp fp16", "channels_last", "compile", "NCCL", "resume", "embed", "same bits",
+        "by tensorrt, fp32", "by tensorrt, fp16", "by tensorrt, int8", "by tensorrt_rtx, int8", "strip_weights",
+        "hardware_compatibility", "version_compatible", "CUDAExecutionProvider, fp32",
+        "TensorrtExecutionProvider, int8",
+    ):  # fmt: skip
+        assert any(words in name for name in names), words
+
+
+def test_without_a_gpu_every_check_is_in_the_record_as_not_run_and_the_command_fails(monkeypatch, tmp_path, capsys):
+    def absent():
+        raise NoDriverError("expected an NVIDIA driver, found none; install the driver")
+
+    monkeypatch.setattr(module, "driver", absent)
+    assert not gpu_check(checks(), tmp_path / "record.json")
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [c["check"] for c in record["checks"]] == [c.name for c in checks()]
+    assert {c["status"] for c in record["checks"]} == {"not run: no CUDA device"}
+    said = capsys.readouterr()
+    assert said.err == "error: expected an NVIDIA driver, found none; install the driver\n"
+    assert f"0 passed, 0 failed, {len(checks())} not run, on " in said.out
+
+
+def test_a_check_passes_fails_with_its_sentence_or_is_not_run_and_none_hides_the_next(monkeypatch, tmp_path):
+    def refuse(device, folder):
+        raise UserError("expected sense, found none")
+
+    def crash(device, folder):
+        raise RuntimeError("CUDA error")
+
+    found = [
+        Check("passes", lambda device, folder: {"apart": 0.5}),
+        Check("refuses", refuse),
+        Check("crashes", crash),
+        Check("lacks", crash, missing=lambda: "no library"),
+        Check("needs two", crash, gpus=2),
+    ]
+    monkeypatch.setattr(module, "without_gpu", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert not gpu_check(found, tmp_path / "record.json")
+    results = json.loads((tmp_path / "record.json").read_text())["checks"]
+    assert [r["status"] for r in results] == [
+        "passed",
+        "failed: expected sense, found none",
+        "failed: RuntimeError: CUDA error",
+        "not run: no library",
+        "not run: it needs 2 GPUs, here is 1",
+    ]
+    assert results[0]["facts"] == {"apart": 0.5}
+    assert gpu_check([found[0], found[3], found[4]], tmp_path / "record.json")  # what is not run fails nothing
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda folder: gpu_training.training(CPU),
+        lambda folder: gpu_training.training(CPU, "vit", amp="bf16"),
+        lambda folder: gpu_training.training(CPU, channels_last=True),
+        lambda folder: gpu_training.resumed(CPU, folder),
+        lambda folder: gpu_training.embedded(CPU, folder),
+    ],
+    ids=["float32", "bf16", "channels_last", "resume", "embed"],
+)
+def test_each_check_of_training_passes_on_a_cpu(tmp_path, run):
+    result = carried_out(Check("c", lambda device, folder: run(folder)), CPU, tmp_path)
+    assert result["status"] == "passed", result
+
+
+@pytest.mark.slow
+def test_so_do_two_processes_and_training_twice(tmp_path):
+    assert gpu_training.in_two_processes(CPU, tmp_path)["apart"] < 1e-4
+    gpu_training.repeated(CPU)
+
+
+def test_a_training_that_strays_fails(monkeypatch):
+    monkeypatch.setitem(gpu_training.TOLERANCE, "bf16", 1e-9)
+    with pytest.raises(UserError, match="expected the losses of the CPU's float32 training within"):
+        gpu_training.training(CPU, "vit", amp="bf16")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("check") / "digits"
+    gpu_inference.make_student(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_parity_is_on_images_that_the_student_knows(digits):
+    assert json.loads((digits / "done.json").read_text())["validation_top1"] > 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", gpu_inference.PRECISIONS)
+def test_a_provider_of_onnx_runtime_is_held_to_the_cpu_and_timed_both_ways(digits, monkeypatch, precision):
+    monkeypatch.setattr(gpu_inference, "RUNS", 3)
+    found = gpu_inference.provider(digits, "CPUExecutionProvider", precision, device="cpu")
+    assert found["parity"]["top1_agreement"] > 0.99
+    assert set(found["latency"]["batch 1"]) == {"with copies, ms", "compute only, ms"}
+
+
+@pytest.mark.slow
+def test_a_provider_that_falls_back_fails(digits):
+    refused = pytest.raises(UserError, match="took CPUExecutionProvider")
+    with pytest.warns(UserWarning, match="not in available provider names"), refused:
+        gpu_inference.provider(digits, "CUDAExecutionProvider", "fp32")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((available() or ("",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here")
+@pytest.mark.parametrize("precision", gpu_inference.PRECISIONS)
+def test_an_engine_is_built_held_to_the_cpu_and_timed_both_ways(digits, monkeypatch, precision):
+    class Engine:
+        def logits(self, images):
+            return logits_of(digits / f"{precision}.onnx", images)
+
+        def with_copies(self, images):
+            return lambda: None
+
+        compute_only = with_copies
+
+    @contextmanager
+    def opened(folder, *, onnx):
+        assert (folder / "model.engine").stat().st_size
+        yield Engine()
+
+    monkeypatch.setattr(gpu_inference, "open_engine", opened)
+    options = {"compute_capabilities": ["8.6"], "max_batch": 4}
+    found = gpu_inference.engine(digits, "tensorrt_rtx", precision, options)
+    assert found["parity"]["images"] == 597
+    assert set(found["latency"]) == {"batch 1", "batch 4"}
+    assert np.isfinite(found["build_seconds"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((available() or ("",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here")
+def test_an_engine_that_cannot_be_run_says_why_out_of_its_own_process(digits):
+    if torch.cuda.is_available():
+        pytest.skip("it can be run")
+    with pytest.raises(UserError, match="^expected an NVIDIA driver, found none"):
+        gpu_inference.engine_apart(digits, "tensorrt_rtx", "fp32", {"compute_capabilities": ["8.6"]})

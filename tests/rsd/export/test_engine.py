@@ -1,0 +1,293 @@
+"""The driver and Polygraphy's runner are fakes here (the runner answers from the ONNX graph); files, digests and
+the library's own judgement are real."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from rsd.cuda import NoDriverError
+from rsd.errors import UserError
+from rsd.export import engine as module
+from rsd.export.engine import OtherGpuError, WrongEngineError, check_engine, engine_parity, open_engine
+from rsd.export.tensorrt import EngineOptions, available, build
+from rsd.files import read_json, sha256, write_json
+
+pytestmark = [
+    pytest.mark.xdist_group("engine"),
+    pytest.mark.skipif((available() or ("none",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here"),
+]
+
+
+@pytest.fixture(scope="module")
+def built(exported, tmp_path_factory):
+    """A real engine with its record, and the graph it came from."""
+    folder = tmp_path_factory.mktemp("engine")
+    onnx = exported("vit", "fp32").path
+    options = EngineOptions(min_batch=2, opt_batch=4, max_batch=8)
+    write_json(folder / "engine.json", build(onnx, folder / "model.engine", options, precision="fp32"))
+    return folder, onnx
+
+
+@pytest.fixture
+def folder(built, tmp_path):
+    """A copy of it to be spoiled."""
+    for path in built[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def trusted(monkeypatch):
+    """The library has no objection: it cannot be asked about a GPU that is a fake."""
+    monkeypatch.setattr(module, "_ask_library", lambda record, path: None)
+
+
+def changed(folder, **facts):
+    write_json(folder / "engine.json", read_json(folder / "engine.json") | facts)
+    return folder
+
+
+def test_an_engine_for_this_gpu_version_and_driver_passes(folder, gpus, trusted):
+    gpus("8.9", version=13000)
+    assert check_engine(folder)["precision"] == "fp32"
+
+
+def test_no_driver_is_told_apart_from_a_wrong_engine(folder, no_driver):
+    with pytest.raises(NoDriverError, match="install the driver"):
+        check_engine(folder)
+    with (folder / "model.engine").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(WrongEngineError, match="SHA-256"):  # which is found without a GPU
+        check_engine(folder)
+
+
+def test_an_engine_that_is_not_there_or_was_not_built_is_refused(folder):
+    (folder / "model.engine").unlink()
+    with pytest.raises(WrongEngineError, match="found no file"):
+        check_engine(folder)
+    with pytest.raises(WrongEngineError, match="found that it was not built: no library"):
+        check_engine(changed(folder, status="skipped", reason="no library"))
+    with pytest.raises(WrongEngineError, match="run the stage `engine`"):
+        check_engine(folder / "nowhere")
+
+
+def test_another_version_of_the_library_is_refused(folder, gpus):
+    gpus("8.9")
+    with pytest.raises(WrongEngineError, match=r"expected tensorrt_rtx 1\.0\.0, .* found \d"):
+        check_engine(changed(folder, version="1.0.0"))
+
+
+@pytest.mark.parametrize(
+    ("built_by", "here", "reads"),
+    [
+        ("11.0.0.114", "11.4.0.106", True),
+        ("11.4.0.106", "11.0.0.114", False),
+        ("10.3.0", "11.4.0", True),
+        ("8.6.1", "10.0.1", True),
+        ("8.6.1", "11.0.0", False),
+        ("11.0.0", "10.3.0", False),
+    ],
+)
+def test_a_version_compatible_engine_is_read_by_the_versions_that_nvidia_names(
+    folder, gpus, trusted, monkeypatch, built_by, here, reads
+):
+    gpus("8.9")
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__=here))
+    changed(folder, library="tensorrt", version=built_by, version_compatible=True)
+    if reads:
+        assert check_engine(folder)
+    else:
+        with pytest.raises(WrongEngineError, match="version-compatible"):
+            check_engine(folder)
+
+
+def test_a_missing_library_is_no_missing_driver(folder, no_driver, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(WrongEngineError, match="found none that can be imported"):
+        check_engine(changed(folder, library="tensorrt"))
+
+
+def test_an_old_driver_is_the_machines_fault(folder, gpus, trusted):
+    gpus("8.9", version=12080)
+    with pytest.raises(NoDriverError, match=r"for CUDA 13, .* found one for CUDA 12\.8; update the driver"):
+        check_engine(folder)
+
+
+def test_an_engine_for_other_gpus_is_refused_with_the_param_that_helps(folder, gpus, trusted):
+    gpus("9.0")
+    with pytest.raises(OtherGpuError, match=r"8\.6 or 8\.9 or 12\.0, .* found NVIDIA Fake with 9\.0; .*\[9\.0\]"):
+        check_engine(folder)
+
+
+@pytest.mark.parametrize(("capability", "runs"), [("7.5", False), ("8.7", True), ("9.0", True), ("12.0", True)])
+def test_an_ampere_plus_engine_runs_on_ampere_and_later(folder, gpus, trusted, capability, runs):
+    gpus(capability)
+    changed(folder, compute_capabilities=["8.0"], hardware_compatibility="ampere_plus")
+    if runs:
+        assert check_engine(folder)
+    else:
+        with pytest.raises(OtherGpuError):
+            check_engine(folder)
+
+
+def test_what_the_library_itself_says_of_the_bytes_counts(folder, gpus):
+    gpus("8.9")
+    (folder / "model.engine").write_bytes(b"no engine" * 100)
+    changed(folder, engine_sha256=sha256(folder / "model.engine"))
+    with pytest.raises(WrongEngineError, match="says MALFORMED_ENGINE of"):
+        check_engine(folder)
+
+
+class Runner:
+    """As Polygraphy's: infer() answers from the ONNX graph, into memory that it uses again."""
+
+    sessions: dict[bytes, ort.InferenceSession] = {}  # noqa: RUF012
+    device_batches: list[int] = []  # noqa: RUF012
+
+    def __init__(self, engine):
+        self.session, self.alive, self.memory = engine, False, np.zeros((8, 10), np.float32)
+
+    def activate(self):
+        self.alive = True
+
+    def deactivate(self):
+        self.alive = False
+
+    def infer(self, feed, check_inputs, copy_outputs_to_host=True):
+        assert self.alive
+        batch = feed["image"]
+        if isinstance(batch, DeviceArray):
+            assert not copy_outputs_to_host
+            self.device_batches.append(batch.shape[0])
+            return {"logits": batch}
+        assert 2 <= len(batch) <= 8  # the profile
+        self.memory[: len(batch)] = self.session.run(["logits"], {"image": batch})[0]
+        return {"logits": self.memory[: len(batch)]}
+
+
+class DeviceArray:
+    def __init__(self, shape, dtype):
+        self.shape, self.dtype, self.filled = shape, dtype, False
+
+    def copy_from(self, array):
+        assert (array.shape, array.dtype) == (self.shape, self.dtype)
+
+
+class PolygraphyError(Exception):
+    pass
+
+
+@pytest.fixture
+def polygraphy(monkeypatch, built, gpus, trusted):
+    """A machine where the engine runs."""
+    gpus("8.6")
+    graph = built[1].read_bytes()
+    fakes = {
+        "polygraphy.backend.trt": SimpleNamespace(
+            EngineFromBytes=lambda content: lambda: ort.InferenceSession(graph), TrtRunner=Runner
+        ),
+        "polygraphy.cuda": SimpleNamespace(DeviceArray=DeviceArray),
+        "polygraphy.exception": SimpleNamespace(PolygraphyException=PolygraphyError),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, name, fake)
+    monkeypatch.setenv("POLYGRAPHY_USE_TENSORRT_RTX", "")
+    return fakes
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 33])
+def test_any_number_of_images_goes_through_in_batches_of_the_profile(built, polygraphy, images, count):
+    folder, onnx = built
+    expected = ort.InferenceSession(onnx).run(None, {"image": images[:count]})[0]
+    with open_engine(folder) as engine:
+        found = engine.logits(images[:count])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_call_with_copies_and_one_of_computation_alone_are_two_calls(built, polygraphy, images):
+    with open_engine(built[0]) as engine:
+        assert engine.with_copies(images[:2])()["logits"].shape == (2, 10)
+        engine.compute_only(images[:4])()
+    assert Runner.device_batches[-1] == 4
+
+
+def test_polygraphy_is_told_which_library_it_is(built, polygraphy):
+    import os
+
+    with open_engine(built[0]):
+        assert os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] == "1"
+
+
+def test_parity_on_images_is_recorded_where_the_engine_runs(built, polygraphy, images):
+    folder, onnx = built
+    reference = ort.InferenceSession(onnx).run(None, {"image": images})[0]
+    record = engine_parity(folder, onnx=onnx, images=images, labels=reference.argmax(axis=1), reference=reference)
+    assert isinstance(record, dict)
+    assert record["top1_agreement"] == 1
+
+
+def test_parity_says_why_it_was_not_measured(built, no_driver, images, request):
+    folder, onnx = built
+    arguments = {"onnx": onnx, "images": images, "labels": np.zeros(64, int), "reference": np.zeros((64, 10))}
+    assert engine_parity(folder, **arguments) == "not measured: no CUDA device"
+    request.getfixturevalue("gpus")("9.0")
+    assert str(engine_parity(folder, **arguments)).startswith("not measured: expected a GPU of compute capability")
+
+
+def test_polygraphys_absence_and_its_failure_are_sentences(folder, polygraphy, monkeypatch):
+    def fail(content):
+        raise PolygraphyError("log\nCould not deserialize engine.")
+
+    polygraphy["polygraphy.backend.trt"].EngineFromBytes = fail
+    with pytest.raises(UserError, match="found: Could not deserialize engine.; look at the GPU's free memory"):
+        open_engine(folder).__enter__()
+    monkeypatch.setitem(sys.modules, "polygraphy.backend.trt", None)
+    with pytest.raises(UserError, match="pip install .* polygraphy"):
+        open_engine(folder).__enter__()
+
+
+def test_a_stripped_engine_gets_its_weights_from_the_graph_it_came_from_and_no_other(
+    folder, built, polygraphy, monkeypatch, tmp_path
+):
+    changed(folder, weights_stripped=True)
+    filled = []
+    monkeypatch.setattr(module, "_refit", lambda library, engine, graph: filled.append(graph))
+    with open_engine(folder, onnx=built[1]):
+        assert filled == [built[1].read_bytes()]
+    another = tmp_path / "another.onnx"
+    another.write_bytes(b"of another student")
+    for onnx, words in [(None, "found none; put it"), (another, "found another one")]:
+        with pytest.raises(WrongEngineError, match=words):
+            open_engine(folder, onnx=onnx).__enter__()
+
+
+@pytest.mark.parametrize(("parsed", "filled"), [(True, True), (False, True), (True, False)])
+def test_a_refit_that_fails_is_refused(monkeypatch, parsed, filled):
+    class Logger:
+        ERROR = 0
+
+        def __init__(self, level):
+            pass
+
+    fake = SimpleNamespace(
+        Logger=Logger,
+        Refitter=lambda engine, logger: SimpleNamespace(refit_cuda_engine=lambda: filled),
+        OnnxParserRefitter=lambda refitter, logger: SimpleNamespace(refit_from_bytes=lambda graph: parsed),
+    )
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    if parsed and filled:
+        module._refit("tensorrt", None, b"")
+    else:
+        with pytest.raises(WrongEngineError, match="whose weights fit"):
+            module._refit("tensorrt", None, b"")
+
+
+def test_the_sidecar_is_json_with_nothing_but_facts(built):
+    record = json.loads((built[0] / "engine.json").read_text())
+    assert record["profile"] == {"min": 2, "opt": 4, "max": 8}
+    assert (record["cuda"], record["hardware_compatibility"], record["version_compatible"]) == (13, "none", False)
+    assert not record["weights_stripped"]
