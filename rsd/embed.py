@@ -151,7 +151,8 @@ def _make(path: Path, shape: tuple[int, ...]) -> None:
         size = os.fstat(file.fileno()).st_size
         try:
             # A write into a map that finds the disk full ends the process without a word: room is taken here.
-            os.posix_fallocate(file.fileno(), 0, size)
+            if hasattr(os, "posix_fallocate"):  # a Mac has none
+                os.posix_fallocate(file.fileno(), 0, size)
             os.fsync(file.fileno())
         except OSError as error:
             raise UserError(
