@@ -1,8 +1,8 @@
 """What the README shows is what happens."""
 
 import re
-import sys
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
