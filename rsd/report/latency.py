@@ -72,9 +72,7 @@ def chart(record: Record) -> alt.LayerChart:
     """Every measured row at batch 1: its p50, with a line to the p99."""
     rows = [
         {
-            "name": f"{Path(row.file).parent.name or row.file} {row.precision}, {_runs_on(row)}"
-            if row.runtime == "onnxruntime"
-            else f"{row.file} {row.precision}, {_runs_on(row)}",
+            "name": f"{row.precision}, {_runs_on(row)}",
             "precision": row.precision,
             "p50": row.p50_ms,
             "p99": row.p99_ms,
@@ -86,7 +84,7 @@ def chart(record: Record) -> alt.LayerChart:
         y=alt.Y("name:N", sort=[str(row["name"]) for row in rows], title=None, axis=alt.Axis(labelLimit=400)),
         color=alt.Color("precision:N", title=None),
     )
-    x = alt.X("p50:Q", title="latency at batch 1, ms (p50, line to p99; log)", scale=alt.Scale(type="log"))
+    x = alt.X("p50:Q", title="latency at batch 1, ms (p50, line to p99; log)", scale=alt.Scale(type="log", nice=False))
     line = base.transform_filter("isValid(datum.p99)").mark_rule(strokeWidth=1.5).encode(x=x, x2="p99:Q")
     points = base.mark_point(filled=True, size=110, opacity=1).encode(x=x)
     return _layered(line, points, height=24 * len(rows) + 20)
