@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from benchmarks.interleaved import markdown
 from benchmarks.overhead import CLASSES, PAIRS, SHAPE
 from rsd.errors import UserError
 from rsd.export.onnx import export_onnx
+from rsd.export.quantize import quantize_file
 from rsd.export.tensorrt import EngineOptions, build
 from rsd.models import ModelOptions, create
 
@@ -38,30 +38,6 @@ STUDENTS = {
     "swin_p": "cifar100/convnext_t-swin_p",
     "resmlp_s12": "cifar100/swin_t-resmlp_s12",
 }
-
-
-class _Noise(CalibrationDataReader):
-    def __init__(self, batches: int) -> None:
-        random = np.random.default_rng(0)
-        self._batches = ({"image": random.integers(0, 256, (4, *SHAPE), dtype=np.uint8)} for _ in range(batches))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._batches, None)
-
-
-def quantised(source: Path, path: Path, reader: CalibrationDataReader) -> None:
-    """Write the Q/DQ graph that TensorRT takes: symmetric, per channel, float biases."""
-    quantize_static(
-        source,
-        path,
-        reader,
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-    )
 
 
 def graphs(student: str, folder: Path) -> dict[str, Path]:
@@ -86,7 +62,8 @@ def graphs(student: str, folder: Path) -> dict[str, Path]:
             metadata={},
             path=paths[precision],
         )
-    quantised(paths["fp32"], paths["int8"], _Noise(1))
+    noise = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), dtype=np.uint8)
+    quantize_file(paths["fp32"], paths["int8"], noise)
     return paths
 
 

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-from onnxruntime.quantization import CalibrationDataReader
 
-from benchmarks.engine_build import PRECISIONS, quantised
+from benchmarks.engine_build import PRECISIONS
 from rsd.compute import ComputeOptions, set_up
 from rsd.data.augment import ViewChoice
 from rsd.data.digits import DigitsOptions, load
@@ -27,6 +26,7 @@ from rsd.errors import UserError
 from rsd.export.engine import open_engine
 from rsd.export.onnx import export_onnx
 from rsd.export.parity import compare, logits_of
+from rsd.export.quantize import quantize_file
 from rsd.export.tensorrt import EngineOptions, build
 from rsd.files import write_json
 from rsd.models import ModelOptions, PixelNormalize, create
@@ -37,14 +37,6 @@ from rsd.train import train
 TOLERANCE = {"fp32": 1e-2, "fp16": 2e-2, "int8": 5e-2}
 RUNS, WARM_UP = 200, 20
 PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
-
-
-class _Reader(CalibrationDataReader):
-    def __init__(self, images: np.ndarray) -> None:
-        self._batches = iter([{"image": images}])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._batches, None)
 
 
 def make_student(folder: Path) -> None:
@@ -82,7 +74,7 @@ def make_student(folder: Path) -> None:
             model.eval(), mean=mean, std=std, image_shape=shape, classes=10, precision=precision,
             opset=20, ir_version=10, metadata={}, path=folder / f"{precision}.onnx",
         )  # fmt: skip
-    quantised(folder / "fp32.onnx", folder / "int8.onnx", _Reader(pixels[:256]))
+    quantize_file(folder / "fp32.onnx", folder / "int8.onnx", pixels[:256])
     np.savez(folder / "test.npz", images=pixels[1200:], labels=test.labels)
     for precision in PRECISIONS:
         np.save(folder / f"{precision}.npy", logits_of(folder / f"{precision}.onnx", test.images))

@@ -1,59 +1,70 @@
-"""Latency of exported models at batch 1, as MLPerf's single stream: one image after another, nothing removed.
+"""The latency record: ONNX files, engines and PyTorch itself, timed in turns on this machine.
 
-Latency is from an image in the host's memory to logits in the host's memory. Models take turns over
-several rounds, so that a machine that slows down or warms up hits all of them alike. Nothing else should
-run beside a benchmark.
+How it is measured is in `rsd.latency`. Nothing else should run beside a benchmark.
 """
 
 import csv
 import gzip
-import importlib
 import io
-import math
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
-import numpy as np
-import onnxruntime as ort
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from rsd.cuda import NoDriverError
 from rsd.device import cores
-from rsd.export.tensorrt import measurable
+from rsd.errors import UserError
+from rsd.export.engine import open_engine
+from rsd.export.tensorrt import NO_DEVICE
 from rsd.files import read_json, write_json, written_aside
+from rsd.latency import Candidate, Infer, Plan, conditions, fresh, image, measured, onnx_candidate, scenario, take_turns
 from rsd.options import Options
 
-# The fewest samples that a percentile may be read from (MLPerf Inference, early stopping).
-SAMPLES_NEEDED = {50: 1, 90: 64, 99: 662}
-NOISY_SPREAD = 0.1
-SAMPLE_COLUMNS = ("file", "precision", "threads", "round", "nanoseconds")
+SAMPLE_COLUMNS = ("file", "runtime", "precision", "threads", "batch", "round", "nanoseconds")
 
 
 class BenchmarkOptions(Options):
     """How long each model is timed; seconds and samples are per row of the result, over all rounds."""
 
-    warmup_seconds: float = Field(default=0.5, ge=0)
-    """Untimed, before each round of each model."""
+    warmup_seconds: float = Field(default=0.1, ge=0)
+    """A window of the warm-up before each round, which ends when two successive windows agree within 5 %."""
     min_seconds: float = Field(default=5.0, ge=0)
     min_samples: int = Field(default=662, ge=1)
-    """662 is the least that a 99th percentile can be read from."""
+    """662 is the least that a 99th percentile can be read from; rows above batch 1 take at most 64."""
     rounds: int = Field(default=5, ge=1)
+    offline_batches: list[Annotated[int, Field(ge=2)]] = Field(default=[8, 32])
+    """Batch sizes of the rows that state throughput, with all cores."""
+    cold_starts: int = Field(default=3, ge=0)
+    """Fresh processes per file and number of threads."""
+    baseline: bool = True
+    """PyTorch, eager and compiled, as rows of the same run."""
+
+    def plan(self) -> Plan:
+        return Plan(**self.model_dump(exclude={"offline_batches", "baseline"}))
 
 
 class Latency(BaseModel):
-    """One row of the result: a file, on one runtime, with one number of threads. All `_ms` are per image."""
+    """One row: a file, on one runtime, with one number of threads and one batch size. `_ms` are per call."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     file: str
     precision: str
     runtime: str
+    """`onnxruntime`, `pytorch`, `pytorch compiled`; `tensorrt` or `tensorrt_rtx`, with the copies to the GPU and back,
+    and these with ` compute only`, without them."""
     threads: int | None
     """CPU threads within an operator; None for an engine."""
+    scenario: str
+    """`single stream`: one image after another; `offline`: batch after batch."""
+    batch: int = Field(ge=1)
     status: str
-    """`measured`, or why not; then all that follows is None."""
+    """`measured`, or why not; then all figures are None."""
+    file_bytes: int | None = None
     samples: int | None = None
     mean_ms: float | None = None
     p50_ms: float | None = None
@@ -61,19 +72,35 @@ class Latency(BaseModel):
     p99_ms: float | None = None
     """A percentile with too few samples is None."""
     images_per_second: float | None = None
+    cpu_ms: float | None = None
+    """CPU time of all threads per call; far from threads x mean where something else ran."""
     round_medians_ms: list[float] | None = None
     spread: float | None = None
     """(largest - smallest) / median of the rounds' medians."""
     noisy: bool | None = None
     """The spread is above 0.1: something else ran, or the clock changed; measure again."""
+    warmup_calls: int | None = None
+    settled: bool | None = None
+    """False where the warm-up of a round gave up before two of its windows agreed."""
+    cold_start_ms: list[float] | None = None
+    """Session and first inference, each in a fresh process."""
+    peak_memory_bytes: int | None = None
+    """Of that process as a whole, at the first inference."""
+    runtime_memory_bytes: int | None = None
+    """Of that process before the file was opened."""
 
 
-Infer = Callable[[], Any]
+class Record(BaseModel):
+    """A benchmark: what was measured, on which device, under which conditions."""
 
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-class _Candidate(NamedTuple):
-    row: Latency
-    start: Callable[[], AbstractContextManager[Infer]]
+    device: dict[str, Any]
+    """`rsd.device.fingerprint()`."""
+    conditions: dict[str, Any]
+    """Affinity, clock, governor and load, `before` and `after`; see `rsd.latency.conditions`."""
+    options: dict[str, Any]
+    rows: list[Latency]
 
 
 def benchmark(
@@ -83,152 +110,84 @@ def benchmark(
     *,
     device: dict[str, Any],
     folder: Path,
-) -> dict[str, Any]:
+    others: Sequence[Candidate | Latency] = (),
+) -> Record:
     """Time ONNX files on the CPU, with one thread and with all cores, and engines on the GPU if there is one.
 
     Args:
         onnx: precision -> `model.onnx`, with one uint8 input `[N, H, W, C]`.
         engines: precision -> folder with `engine.json` and, unless it says skipped, `model.engine`.
         device: `rsd.device.fingerprint()`, kept in the record.
-        folder: gets `latency.json` and all raw samples in `samples.csv.gz`.
-
-    Returns:
-        What is in `latency.json`: `device`, `options` and `rows` (see `Latency`).
+        folder: gets the record, `latency.json`, and all raw samples, `samples.csv.gz`.
+        others: what else takes turns with them (`rsd.baseline`), or rows that say why it does not.
     """
-    candidates, missing = [], []
+    began = conditions()
+    candidates: list[Candidate] = []
+    missing: list[Latency] = [one for one in others if isinstance(one, Latency)]
     for precision, path in onnx.items():
         for threads in sorted({1, cores()}):
-            row = _row(path, precision, "onnxruntime", threads)
-            candidates.append(_Candidate(row, lambda p=path, t=threads: _onnx_session(p, t)))  # type: ignore[misc]
+            single = onnx_candidate(path, precision=precision, threads=threads)
+            candidates.append(Candidate(single.row | fresh(path, threads, options.cold_starts), single.start))
+        candidates += [
+            onnx_candidate(path, precision=precision, threads=cores(), batch=batch) for batch in options.offline_batches
+        ]
     for precision, engine_folder in engines.items():
-        record = read_json(engine_folder / "engine.json")
-        path = engine_folder / "model.engine"
-        row = _row(path, precision, record.get("library", "tensorrt"), None)
-        reason = _why_not(record, path)
-        if reason:
-            missing.append(row.model_copy(update={"status": reason}))
-        else:
-            candidates.append(_Candidate(row, lambda p=path, r=record: _engine_session(p, r)))  # type: ignore[misc]
+        engine = read_json(engine_folder / "engine.json")
+        library = engine.get("library", "tensorrt")
+        row = {"file": str(engine_folder / "model.engine"), "precision": precision, "threads": None, **scenario(1)}
+        if reason := _why_not(engine, engine_folder, onnx.get(precision)):
+            missing.append(Latency(**row, runtime=library, status=reason))
+            continue
+        row["file_bytes"] = engine["bytes"]
+        for runtime, copies in ((library, True), (f"{library} compute only", False)):
+            start = partial(_engine_session, engine, engine_folder, onnx.get(precision), copies=copies)
+            candidates.append(Candidate(row | {"runtime": runtime}, start))
+    candidates += [one for one in others if isinstance(one, Candidate)]
 
-    times = _take_turns(candidates, options)
-    rows = [summary(c.row, nanoseconds) for c, nanoseconds in zip(candidates, times, strict=True)]
-    result = {
-        "device": device,
-        "options": options.model_dump(),
-        "rows": [row.model_dump() for row in [*rows, *missing]],
-    }
+    with tqdm(total=options.rounds * len(candidates), desc="benchmark", unit="turn", disable=None) as bar:
+        turns = take_turns(candidates, options.plan(), progress=lambda _: bar.update())
+    rows = [Latency(**measured(c.row, t)) for c, t in zip(candidates, turns, strict=True)]
+    result = Record(
+        device=device,
+        conditions={"before": began, "after": conditions()},
+        options=options.model_dump(),
+        rows=[*rows, *missing],
+    )
     with written_aside(folder / "samples.csv.gz") as aside:
-        aside.write_bytes(_samples_csv(rows, times))
-    write_json(folder / "latency.json", result)
+        aside.write_bytes(_samples_csv(rows, [[turn.nanoseconds for turn in one] for one in turns]))
+    write_json(folder / "latency.json", result.model_dump())
     return result
 
 
-def summary(row: Latency, rounds: list[list[int]]) -> Latency:
-    """Fill in a row from its samples, nanoseconds per round. Percentiles are samples that occurred."""
-    samples = np.concatenate([np.asarray(r, dtype=np.float64) for r in rounds]) / 1e6
-    percentiles = {
-        f"p{q}_ms": float(np.percentile(samples, q, method="higher")) if len(samples) >= needed else None
-        for q, needed in SAMPLES_NEEDED.items()
-    }
-    medians = [float(np.median(r)) / 1e6 for r in rounds]
-    spread = (max(medians) - min(medians)) / float(np.median(medians))
-    measured = {
-        "status": "measured",
-        "samples": len(samples),
-        "mean_ms": float(samples.mean()),
-        **percentiles,
-        "images_per_second": 1000 / float(samples.mean()),
-        "round_medians_ms": medians,
-        "spread": spread,
-        "noisy": spread > NOISY_SPREAD,
-    }
-    return row.model_copy(update=measured)
-
-
-def _row(path: Path, precision: str, runtime: str, threads: int | None) -> Latency:
-    return Latency(file=str(path), precision=precision, runtime=runtime, threads=threads, status="waiting")
-
-
-def _take_turns(candidates: list[_Candidate], options: BenchmarkOptions) -> list[list[list[int]]]:
-    """Nanoseconds `[candidate][round][sample]`. Only one session is alive at a time: idle threads spin."""
-    times: list[list[list[int]]] = [[] for _ in candidates]
-    least = math.ceil(options.min_samples / options.rounds)
-    seconds = options.min_seconds / options.rounds
-    with tqdm(total=options.rounds * len(candidates), desc="benchmark", unit="turn", disable=None) as bar:
-        for _ in range(options.rounds):
-            for candidate, kept in zip(candidates, times, strict=True):
-                with candidate.start() as infer:
-                    _timed(infer, options.warmup_seconds, 1)
-                    kept.append(_timed(infer, seconds, least))
-                bar.update()
-    return times
-
-
-def _timed(infer: Infer, seconds: float, least: int) -> list[int]:
-    """Call `infer` for at least `seconds` and `least` times; nanoseconds of each call."""
-    samples: list[int] = []
-    end = time.perf_counter_ns() + int(seconds * 1e9)
-    while len(samples) < least or time.perf_counter_ns() < end:
-        start = time.perf_counter_ns()
-        infer()
-        samples.append(time.perf_counter_ns() - start)
-    return samples
-
-
-def _image(shape: list[Any]) -> np.ndarray:
-    """One image of noise, uint8 `[1, H, W, C]`; its content does not change the work."""
-    return np.random.default_rng(0).integers(0, 256, (1, *shape[1:]), dtype=np.uint8)
-
-
-@contextmanager
-def _onnx_session(path: Path, threads: int) -> Iterator[Infer]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {"image": _image(session.get_inputs()[0].shape)}
-    yield lambda: session.run(["logits"], feed)
-
-
-def _why_not(record: dict[str, Any], path: Path) -> str | None:
+def _why_not(engine: dict[str, Any], folder: Path, onnx: Path | None) -> str | None:
     """Why an engine is not measured, or None: it was opened and ran once."""
-    if record["status"] != "built":
-        return f"not measured: {record['reason']}"
-    reason = measurable()
-    if reason:
-        return reason
+    if engine["status"] != "built":
+        return f"not measured: {engine['reason']}"
     try:
-        with _engine_session(path, record) as infer:
+        with _engine_session(engine, folder, onnx, copies=True) as infer:
             infer()
-    except ImportError as error:
-        return f"not measured: {error.name} is missing; `.venv/bin/pip install -c constraints.txt polygraphy`"
-    except Exception as error:  # the runtimes have no exception type in common, e.g. for another GPU's engine
-        return f"not measured: {record['library']} could not run the engine on this GPU ({error})"
+    except NoDriverError:
+        return NO_DEVICE
+    except UserError as error:
+        return f"not measured: {error}"
     return None
 
 
 @contextmanager
-def _engine_session(path: Path, record: dict[str, Any]) -> Iterator[Infer]:
-    """An engine under Polygraphy, with its copies to and from the GPU, as a caller with an image would see.
-
-    Raises:
-        ImportError: Polygraphy, or the library that built the engine, is missing.
-    """
-    # Read by Polygraphy once, when it is imported; all engines of a run come from one library.
-    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if record["library"] == "tensorrt_rtx" else "0"
-    polygraphy = importlib.import_module("polygraphy.backend.trt")
-    importlib.import_module(record["library"])
-    feed = {"image": _image(record["inputs"][0]["shape"])}
-    with polygraphy.TrtRunner(polygraphy.EngineFromBytes(path.read_bytes())) as runner:
-        yield lambda: runner.infer(feed, check_inputs=False)
+def _engine_session(engine: dict[str, Any], folder: Path, onnx: Path | None, *, copies: bool) -> Iterator[Infer]:
+    """One image through an engine: from the host's memory and back, or on the GPU alone (see `Engine`)."""
+    pixels = image(engine["inputs"][0]["shape"])
+    with open_engine(folder, onnx=onnx) as opened:
+        yield opened.with_copies(pixels) if copies else opened.compute_only(pixels)
 
 
-def _samples_csv(rows: list[Latency], times: list[list[list[int]]]) -> bytes:
+def _samples_csv(rows: Sequence[Latency], times: Sequence[Sequence[Sequence[int]]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(SAMPLE_COLUMNS)
     for row, rounds in zip(rows, times, strict=True):
+        threads = "" if row.threads is None else row.threads
         for number, samples in enumerate(rounds):
-            key = (row.file, row.precision, "" if row.threads is None else row.threads, number)
+            key = (row.file, row.runtime, row.precision, threads, row.batch, number)
             writer.writerows((*key, nanoseconds) for nanoseconds in samples)
     return gzip.compress(text.getvalue().encode(), mtime=0)

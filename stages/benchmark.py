@@ -1,18 +1,37 @@
-"""ONNX files and engines -> out/benchmark/: their latency on this machine, with every raw sample."""
+"""ONNX files, engines and PyTorch -> out/benchmark/: their latency on this machine, with every raw sample."""
 
+import torch
+
+from rsd.baseline import baseline
 from rsd.benchmark import BenchmarkOptions, benchmark
 from rsd.files import read_json
+from rsd.models import load_trained
 from stages import OUT, run, section
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     precisions = read_json(OUT / "params" / "run.json")["precisions"]
+    options = section("benchmark", BenchmarkOptions)
+    others = []
+    if options.baseline:
+        name = read_json(OUT / "export" / precisions[0] / "export.json")["student"]
+        model, record = load_trained(OUT / "students" / name, "student")
+        others = baseline(
+            model,
+            record["mean"],
+            record["std"],
+            name=name,
+            image_shape=(record["height"], record["width"], len(record["mean"])),
+            threads=[1],  # two threads make a small model slower, and the stage longer
+        )
     benchmark(
         {precision: OUT / "export" / precision / "model.onnx" for precision in precisions},
         {precision: OUT / "engines" / precision for precision in precisions},
-        section("benchmark", BenchmarkOptions),
+        options,
         device=read_json(OUT / "device.json"),
         folder=OUT / "benchmark",
+        others=others,
     )
 
 

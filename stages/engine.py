@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from rsd.data.images import read_split
-from rsd.errors import UserError
 from rsd.export.engine import engine_parity
 from rsd.export.parity import Gates, check
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
@@ -43,17 +42,18 @@ def parity(folder: Path, precision: str) -> dict[str, Any] | str:
     export = OUT / "export" / precision
     test = read_split(OUT / "data", "test")
     reference = np.load(export / "logits.npy", allow_pickle=False)
+    gates = Gates.model_validate(read_json(OUT / "params" / "export.json")["gates"])
+    rung: Any = precision  # the engine is held to the gate of its graph's precision
     found = engine_parity(
-        folder, onnx=export / "model.onnx", images=test.images, labels=test.labels, reference=reference
+        folder,
+        onnx=export / "model.onnx",
+        images=test.images,
+        labels=test.labels,
+        reference=reference,
+        near_tie=gates.near_tie(rung),
     )
     if not isinstance(found, str):
-        gates = Gates.model_validate(read_json(OUT / "params" / "export.json")["gates"])
-        try:
-            check(found, precision, gates)  # type: ignore[arg-type]
-        except UserError as error:
-            raise UserError(
-                f"the {precision} engine beside its ONNX graph, in the words of the export: {error}"
-            ) from error
+        check(found, rung, gates, what=f"{precision} engine")
     return found
 
 

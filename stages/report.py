@@ -18,6 +18,7 @@ def main() -> None:
         params=OUT / "params",
         device=OUT / "device.json",
         chosen=Path("params.yaml"),
+        budget=Path("budget"),
         revision=git_revision(),
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rsd.cuda import Driver, NoDriverError, driver
 from rsd.data.images import Images
 from rsd.errors import UserError
-from rsd.export.parity import compare
+from rsd.export.parity import NEAR_TIE, compare
 from rsd.export.tensorrt import NO_DEVICE, cuda_major
 from rsd.files import read_json, sha256
 
@@ -232,13 +232,20 @@ def _refit(library: str, engine: Any, graph: bytes) -> None:
 
 
 def engine_parity(
-    folder: Path, *, onnx: Path, images: Images, labels: NDArray[np.integer], reference: NDArray[np.float32]
+    folder: Path,
+    *,
+    onnx: Path,
+    images: Images,
+    labels: NDArray[np.integer],
+    reference: NDArray[np.float32],
+    near_tie: float = NEAR_TIE,
 ) -> dict[str, Any] | str:
     """What the engine says of real images beside what its ONNX graph says: a record of `compare`.
 
     Args:
         images: uint8 `[N, H, W, C]`, with labels `[N]`.
         reference: the ONNX graph's logits `[N, classes]` of them.
+        near_tie: see `compare`.
 
     Returns:
         The record, or why there is none on this machine: "not measured: ...".
@@ -249,7 +256,7 @@ def engine_parity(
     """
     try:
         with open_engine(folder, onnx=onnx) as engine:
-            return compare(reference, engine.logits(images), labels)
+            return compare(reference, engine.logits(images), labels, near_tie=near_tie)
     except NoDriverError:
         return NO_DEVICE
     except OtherGpuError as error:  # which is what tensorrt_rtx was asked to build for

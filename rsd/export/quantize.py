@@ -135,6 +135,12 @@ def quantized(proto: onnx.ModelProto, known: Calibrated, *, in_float: Collection
     return made
 
 
+def quantize_file(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
+    """Write an fp32 file of `rsd.export.onnx` in int8, with the ranges that these images give, without any gate."""
+    proto = onnx.load(source)
+    onnx.save(quantized(proto, calibrated(proto, images, Int8Options())), target)
+
+
 def _logits_in_float(proto: onnx.ModelProto) -> None:
     """Take the Q/DQ pair off the logits: rounded to 255 steps, near classes would become equal."""
     graph = proto.graph

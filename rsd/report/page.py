@@ -16,8 +16,10 @@ import vl_convert
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from rsd.budget import choose
 from rsd.files import written_aside
 from rsd.report import charts, verdict
+from rsd.report import latency as latency_charts
 from rsd.report.records import Records, parity, read
 from rsd.report.table import method_name, milliseconds, size
 from rsd.report.terms import caption
@@ -46,6 +48,7 @@ def write_page(
     params: Path,
     device: Path,
     chosen: Path,
+    budget: Path,
     revision: str | None,
 ) -> None:
     """Write the report on one run to `path`.
@@ -60,6 +63,7 @@ def write_page(
         benchmark: folder with latency.json and samples.csv.gz.
         params: folder with the resolved sections, one JSON each.
         device: the fingerprint of this machine, a JSON file.
+        budget: folder with `devices/*.json` and `trained.json`; see `rsd.budget`.
         chosen: params.yaml as it was for this run; shown as it is.
         revision: the git commit of this run, if it has one.
 
@@ -90,6 +94,7 @@ def write_page(
     theme = charts.theme(ink="var(--ink)", muted="var(--muted)", line="var(--line)")
     html = environment.get_template("page.html").render(
         **_content(records),
+        **_budget(choose.rows(budget, evaluation.parent)),
         commands=_commands(revision),
         chosen=chosen.read_text() if chosen.is_file() else None,
         theme=_json(theme),
@@ -150,6 +155,18 @@ def _content(records: Records) -> dict[str, Any]:
         "device": _flat({key: value for key, value in records.device.items() if key != "versions"}),
         "versions": _flat(records.versions),
         "params": {name: _flat(records.params[name]) for name in _section_order(records.params)},
+    }
+
+
+def _budget(found: list[choose.Row]) -> dict[str, Any]:
+    """The trained students on every device that is known of, and their front of accuracy against p99."""
+    best = set(map(id, choose.pareto(found)))
+    trained = sorted((row for row in found if row.top1 is not None), key=lambda row: (row.device, row.p99_ms or 0.0))
+    drawn = [row for row in trained if row.p99_ms is not None]
+    return {
+        "budget_rows": [{"row": row, "front": id(row) in best} for row in trained],
+        "budget_untrained": len(found) - len(trained),
+        "budget_front": Figure("budget", _spec(latency_charts.front(drawn))) if drawn else None,
     }
 
 
@@ -249,7 +266,7 @@ def _timed(records: Records) -> pd.DataFrame:
             "accuracy": accuracy.get(row["precision"]),
         }
         for row in records.latency
-        if row.get("status") == "measured"
+        if row.get("status") == "measured" and row.get("batch", 1) == 1
     ]
     frame = pd.DataFrame(rows, columns=["precision", "runtime", "threads", "p50_ms", "p99_ms", "accuracy"])
     return frame.dropna(subset=["p50_ms", "accuracy"])

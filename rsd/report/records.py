@@ -143,8 +143,14 @@ def _confusion(folder: Path) -> pd.DataFrame | None:
 def _samples(path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame | None:
     """The raw samples, with the runtime that the latency record names for their file."""
     frame = _csv(path)
+    if frame is None:
+        return None
+    if "batch" in frame:
+        frame = frame[frame["batch"] == 1]
+    if "runtime" in frame:
+        return frame
     runtimes = {row["file"]: row["runtime"] for row in rows}
-    return None if frame is None else frame.assign(runtime=frame["file"].map(runtimes).fillna("unknown"))
+    return frame.assign(runtime=frame["file"].map(runtimes).fillna("unknown"))
 
 
 def _json(path: Path) -> Any:

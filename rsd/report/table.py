@@ -12,7 +12,9 @@ from typing import Any
 from rsd.device import short_name
 from rsd.errors import UserError
 
-RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT"}
+ENGINES = {"tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT"}
+ENGINES |= {f"{library} compute only": f"{name}, without copies" for library, name in ENGINES.items()}
+RUNTIMES = {"onnxruntime": "ONNX Runtime", **ENGINES, "pytorch": "PyTorch", "pytorch compiled": "PyTorch compiled"}
 PRECISIONS = ["fp32", "fp16", "int8"]
 
 
@@ -83,7 +85,7 @@ def _gain(by_method: dict[str, list[dict[str, Any]]], method: str) -> float | No
 
 def _files(out: Path) -> str:
     latency = _read(out / "benchmark" / "latency.json") or {}
-    timed = latency.get("rows", [])
+    timed = [row for row in latency.get("rows", []) if row.get("batch", 1) == 1]
     rows = [["file", "size", "agrees with PyTorch", "runs on", "p50", "p99"]]
     chosen = (_read(out / "params" / "run.json") or {}).get("precisions")
     for path in _records(out / "export", "export.json", chosen):
@@ -102,11 +104,13 @@ def _files(out: Path) -> str:
         if record.get("status") != "built":
             rows.append([name, "-", "-", f"skipped: {record.get('reason') or 'no reason recorded'}", "", ""])
             continue
-        here = [row for row in timed if row.get("precision") == precision and row.get("runtime") != "onnxruntime"]
+        here = [row for row in timed if row.get("precision") == precision and row.get("runtime") in ENGINES]
         library = record.get("library", "TensorRT")
         rows += _timed_rows(name, record.get("bytes"), "-", here or [{"runtime": library, "status": "not timed"}])
     if len(rows) == 1:
         return "files   none exported yet"
+    if baseline := [row for row in timed if str(row.get("runtime")).startswith("pytorch")]:
+        rows += _timed_rows("(not exported)", None, "-", baseline)
     device = device_name(latency.get("device"))
     return _aligned(rows, right={1}) + (f"\n(batch 1, on {device})" if device else "")
 

@@ -23,7 +23,15 @@ TINY: dict[str, Any] = {
         "student": {"args": {"img_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}},
         "recipe": {"epochs": 6, "warmup_epochs": 1},
     },
-    "benchmark": {"warmup_seconds": 0.05, "min_seconds": 0.1, "min_samples": 70, "rounds": 2},
+    "benchmark": {
+        "warmup_seconds": 0.05,
+        "min_seconds": 0.1,
+        "min_samples": 70,
+        "rounds": 2,
+        "offline_batches": [4],
+        "cold_starts": 1,
+        "baseline": False,
+    },
 }
 
 

@@ -38,6 +38,7 @@ def page_arguments(out: Path) -> dict[str, Any]:
         "evaluation": out / "evaluate",
         "device": out / "device.json",
         "chosen": out / "params.yaml",
+        "budget": out.parent / "budget",
         "revision": "abc-dirty",
         **{name: out / name for name in names},
     }
@@ -88,6 +89,10 @@ def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
             student = {
                 **who,
                 "model": {"name": "resmlp_12_224", "args": {"embed_dim": 32, "num_blocks": 4}},
+                "classes": DIGITS,
+                "height": 16,
+                "width": 16,
+                "mean": [0.3],
                 "parameters": 27_018,
                 "extra_parameters": 0 if method == "scratch" else 12_544,
                 "validation": {"top1": level + 0.2, "loss": 0.11, "epoch": epochs - 1},
@@ -210,6 +215,8 @@ def _latency(folder: Path, random: np.random.Generator) -> None:
                     "runtime": "onnxruntime",
                     "precision": precision,
                     "threads": threads,
+                    "scenario": "single stream",
+                    "batch": 1,
                     "status": "measured",
                     **{f"p{q}_ms": float(np.percentile(times, q)) for q in (50, 90, 99)},
                     "mean_ms": float(times.mean()),

@@ -71,7 +71,7 @@ def test_the_same_records_give_the_same_bytes(out: Path) -> None:
 
 def test_every_part_of_the_run_has_its_chart(out: Path) -> None:
     terms = {"loss", "cross_entropy", "invariance", "redundancy", "diagonal_mean", "off_diagonal_rms"}
-    single = {"accuracy", "validation", "classes", "confusion", "calibration", "latency", "distribution"}
+    single = {"accuracy", "validation", "classes", "confusion", "calibration", "latency", "distribution", "budget"}
     vitals = {"term-gradient_norm", "term-learning_rate"}
     inside = {"correlation-before", "correlation-after", "cka-scratch-0", "cka-rsd-0"}
     assert set(charts_of(written(out))) == single | vitals | inside | {f"term-{term}" for term in terms}

@@ -1,0 +1,165 @@
+"""ONNX Runtime beside PyTorch, and our harness beside a bare loop.
+
+    python -m benchmarks.latency             # the default student, ResNet18 and MobileNetV2 at 224 x 224
+    python -m benchmarks.latency --harness   # the share of a call's time that timing it takes
+
+One thread, batch 1, weights random (`rsd.budget.kit.randomised`). Each model's rows take turns in one run: fp32 and
+int8 in ONNX Runtime, PyTorch eager and compiled. Some minutes; nothing else should run.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.interleaved import interleaved, markdown, spread
+from rsd.baseline import baseline
+from rsd.benchmark import Latency, Record
+from rsd.budget.kit import randomised
+from rsd.device import fingerprint
+from rsd.export.onnx import export_onnx
+from rsd.export.quantize import quantize_file
+from rsd.latency import Candidate, Plan, conditions, image, measured, onnx_candidate, onnx_session, take_turns, timed
+from rsd.models import ModelOptions, create
+from rsd.report.latency import notes
+
+STUDENT = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4}
+MODELS = {
+    "default student": (
+        ModelOptions(name="vit_tiny_patch16_224", args=STUDENT | {"class_token": False, "global_pool": "avg"}),
+        (16, 16, 1),
+        10,
+    ),
+    "ResNet18": (ModelOptions(name="resnet18"), (224, 224, 3), 1000),
+    "MobileNetV2": (ModelOptions(name="mobilenetv2_100"), (224, 224, 3), 1000),
+}
+
+
+def candidates(name: str, folder: Path) -> list[Candidate | Latency]:
+    """The rows of one model, whose files go into `folder`."""
+    options, shape, classes = MODELS[name]
+    model = randomised(create(options, classes=classes, image_shape=shape), shape)
+    mean, std = [0.5] * shape[2], [0.25] * shape[2]
+    fp32, int8 = folder / f"{name}-fp32.onnx", folder / f"{name}-int8.onnx"
+    export_onnx(
+        model,
+        mean=mean,
+        std=std,
+        image_shape=shape,
+        classes=classes,
+        precision="fp32",
+        opset=20,
+        ir_version=10,
+        metadata={},
+        path=fp32,
+    )
+    quantize_file(fp32, int8, image((1, *shape), 8))
+    files = [
+        onnx_candidate(path, precision=kind, threads=1, file=name) for path, kind in ((fp32, "fp32"), (int8, "int8"))
+    ]
+    return [*files, *baseline(model, mean, std, name=name, image_shape=shape, threads=[1])]
+
+
+def compare(plan: Plan, names: list[str]) -> Record:
+    """One run per model, its rows interleaved."""
+    began, rows = conditions(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            found = candidates(name, Path(folder))
+            timing = [one for one in found if isinstance(one, Candidate)]
+            turns = take_turns(timing, plan)
+            rows += [Latency(**measured(one.row, t)) for one, t in zip(timing, turns, strict=True)]
+            rows += [one for one in found if isinstance(one, Latency)]
+    state = {"before": began, "after": conditions()}
+    options = {"min_seconds": plan.min_seconds, "min_samples": plan.min_samples, "rounds": plan.rounds}
+    return Record(device=fingerprint(), conditions=state, options=options, rows=rows)
+
+
+def table(record: Record) -> str:
+    """p50, CPU time per call, and how many times faster than eager by each."""
+    eager = {row.file: row for row in record.rows if row.runtime == "pytorch"}
+    lines = []
+    for row in record.rows:
+        if row.status != "measured" or not (row.p50_ms and row.cpu_ms):
+            lines.append({"model": row.file, "runs on": row.runtime, "precision": row.precision, "p50": row.status})
+            continue
+        by = eager[row.file]
+        lines.append(
+            {
+                "model": row.file,
+                "runs on": row.runtime,
+                "precision": row.precision,
+                "p50": f"{row.p50_ms:.3g} ms" + (" (noisy)" if row.noisy else ""),
+                "CPU time": f"{row.cpu_ms:.3g} ms",
+                "eager / this, p50": f"{(by.p50_ms or 0) / row.p50_ms:.2f}",
+                "eager / this, CPU time": f"{(by.cpu_ms or 0) / row.cpu_ms:.2f}",
+                "samples": f"{row.samples:,}",
+            }
+        )
+    head = max(lines, key=len)
+    return markdown([{key: line.get(key, "") for key in head} for line in lines])
+
+
+def harness(folder: Path, rounds: int) -> pd.DataFrame:
+    """CPU seconds of `CALLS` calls of the default student: a bare loop, and ours with its clock and its list."""
+    path = folder / "model.onnx"
+    options, shape, classes = MODELS["default student"]
+    model = randomised(create(options, classes=classes, image_shape=shape), shape)
+    export_onnx(
+        model,
+        mean=[0.5],
+        std=[0.25],
+        image_shape=shape,
+        classes=classes,
+        precision="fp32",
+        opset=20,
+        ir_version=10,
+        metadata={},
+        path=path,
+    )
+    with onnx_session(path, 1) as infer:
+        session, feed = infer.func.__self__, infer.args[1]  # type: ignore[attr-defined]
+
+        def bare() -> None:
+            for _ in range(CALLS):
+                session.run(None, feed)
+
+        def ours() -> None:
+            timed(infer, 0.0, CALLS)
+
+        return interleaved({"bare": bare, "ours": ours}, rounds=rounds, clock=time.process_time)
+
+
+CALLS = 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--harness", action="store_true")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--seconds", type=float, default=2.0, help="least time per row")
+    parser.add_argument("--samples", type=int, default=64, help="least number of calls per row; a p99 needs 662")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.harness:
+        with tempfile.TemporaryDirectory() as folder:
+            found = harness(Path(folder), 40)
+        ratio = found["ours"] / found["bare"] - 1
+        print(f"bare session.run: {spread(found['bare'] / CALLS * 1e6)} us of CPU per call")
+        print(f"ours: {spread(found['ours'] / CALLS * 1e6)} us")
+        low, high = ratio.quantile(0.25), ratio.quantile(0.75)
+        print(f"overhead: median {np.median(ratio):+.2%} (quartiles {low:+.2%}, {high:+.2%})")
+        return
+    plan = Plan(min_seconds=given.seconds, min_samples=given.samples, rounds=given.rounds)
+    record = compare(plan, given.models)
+    print(table(record))
+    print(*[f"- {line}" for line in notes(record)], sep="\n")
+
+
+if __name__ == "__main__":
+    main()

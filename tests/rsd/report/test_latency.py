@@ -1,0 +1,63 @@
+from rsd.benchmark import Latency, Record
+from rsd.latency import scenario
+from rsd.report.latency import chart, markdown, svg
+
+FIGURES = {
+    **{"samples": 63, "mean_ms": 1.0, "p50_ms": 1.0, "images_per_second": 1000.0, "cpu_ms": 1.0, "spread": 0.0},
+    **{"noisy": False, "settled": True, "file_bytes": 1000, "cold_start_ms": [3.0, 1.0, 2.0]},
+    "peak_memory_bytes": 5_000_000,
+}
+
+
+def record(**changes):
+    row = Latency(
+        file="out/export/fp32/model.onnx",
+        precision="int8",
+        runtime="onnxruntime",
+        threads=1,
+        status="measured",
+        **{**FIGURES, **changes},
+        **scenario(1),
+    )
+    missing = row.model_copy(update={"status": "not measured: no CUDA device", "runtime": "tensorrt", "threads": None})
+    state = {"affinity": [0, 1], "clock_mhz": [2600, 2600], "governor": None, "load": 0.1}
+    return Record(
+        device={"cpu": {"name": "x", "logical_cores": 2, "flags": ["avx2"]}, "gpus": []},
+        conditions={"before": state, "after": state},
+        options={"min_seconds": 2.0, "min_samples": 662, "rounds": 5},
+        rows=[row, missing],
+    )
+
+
+def test_too_few_samples_are_said_and_no_number_stands_in_for_them():
+    text = markdown(record())
+    assert "| 1.00 ms | too few samples (63 of 64) | too few samples (63 of 662) | 1.00 ms |" in text
+    assert "not measured: no CUDA device" in text
+
+
+def test_what_it_takes_to_judge_the_table_stands_below_it():
+    text = markdown(record())
+    for said in (
+        "at least 2 s and 662 calls",
+        "A p90 needs 64 samples, a p99 662",
+        "Cores 0, 1",
+        "2600 MHz",
+        "load 0.1",
+    ):
+        assert said in text
+    assert "no int8 dot product" in text
+    assert "2.00 ms | 5.0 MB | 1 kB" in text  # the median cold start
+
+
+def test_a_noisy_machine_and_a_warm_up_without_end_are_said():
+    assert "noisy" not in markdown(record())
+    text = markdown(record(noisy=True, spread=0.42, settled=False))
+    assert (
+        "The machine was noisy: the medians of the rounds differ by more than 10% in 1 of 1 rows, by 42% at worst"
+        in text
+    )
+    assert "The warm-up never settled in 1 of 1 rows." in text
+
+
+def test_the_record_is_a_plot_too():
+    assert svg(chart(record(p99_ms=2.0))).startswith("<svg")
