@@ -68,7 +68,8 @@ def test_a_kit_holds_every_student_in_every_precision_and_what_runs_it(kit):
     held = {str(path.relative_to(kit)) for path in kit.rglob("*") if path.is_file()}
     names = ("vit_tiny_patch16_224", "vit_tiny_patch16_224_2")
     models = {f"models/{name}-{precision}.onnx" for name in names for precision in ("fp32", "fp16", "int8")}
-    assert held == {"kit.json", "run.py", "rsd/__init__.py", "rsd/latency.py", "rsd/device.py"} | models
+    modules = {f"rsd/{name}.py" for name in ("__init__", "latency", "device", "cuda", "errors")}
+    assert held == {"kit.json", "run.py"} | modules | models
 
 
 def test_the_runner_needs_onnxruntime_and_numpy_only_and_its_json_is_taken(answer):
