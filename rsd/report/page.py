@@ -147,6 +147,7 @@ def _content(records: Records) -> dict[str, Any]:
         "correlations": _correlations(records),
         "confusions": _confusions(records),
         "exports": [_export(records, export) for export in records.exports],
+        "stripped": _stripped(records),
         "engines": records.engines,
         "latency": [
             {**row, "runs_on": charts.series(str(row.get("runtime")), row.get("threads"))} for row in records.latency
@@ -183,7 +184,15 @@ def _export(records: Records, export: dict[str, Any]) -> dict[str, Any]:
         "difference": found.get("max_difference_share"),
         "cosine": found.get("min_cosine"),
         "passed": records.gates[export["precision"]],
+        "in_float": len(export.get("int8", {}).get("in_float", [])),
+        "nodes": export.get("int8", {}).get("nodes"),
     }
+
+
+def _stripped(records: Records) -> dict[str, Any] | None:
+    """The lowest rung of the ladder: the student without what trained it, against the one within it."""
+    rungs = (rung for export in records.exports for rung in export.get("ladder", []) if rung["rung"] == "stripped")
+    return next(rungs, None)
 
 
 def _top1(records: Records, export: dict[str, Any]) -> float | None:

@@ -23,7 +23,8 @@ def ran(output: str) -> list[str]:
 
 
 def test_every_stage_and_cell_runs_and_writes_what_it_declares(reproduced):
-    cells = {"distill@scratch-0", "distill@rsd-0", "export@fp32", "export@fp16", "engine@fp32", "engine@fp16"}
+    cells = {"distill@scratch-0", "distill@rsd-0"}
+    cells |= {f"{stage}@{precision}" for stage in ("export", "engine") for precision in ("fp32", "fp16", "int8")}
     alone = {"device", "params", "sources", "prepare", "teacher", "embed", "evaluate", "benchmark", "bundle", "report"}
     assert set(ran(reproduced.first_run)) == cells | alone
     lock = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())["stages"]
@@ -51,7 +52,7 @@ def test_the_students_weights_hold_no_aad_and_are_those_of_the_plain_model(repro
     assert record["extra_parameters"] == 16 * 32 + 2 * 32 + 32 * 16
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_exported_graph_has_no_aad_and_no_path_of_this_machine(reproduced, precision):
     path = reproduced.out / "export" / precision / "model.onnx"
     assert str(reproduced.folder).encode() not in path.read_bytes()
@@ -99,7 +100,7 @@ def test_without_an_aad_the_evaluation_says_that_there_is_no_picture_of_it(proje
 
 
 def test_engines_are_built_or_say_why_not(reproduced):
-    for precision in ("fp32", "fp16"):
+    for precision in ("fp32", "fp16", "int8"):
         folder = reproduced.out / "engines" / precision
         record = json.loads((folder / "engine.json").read_text())
         if tensorrt.available():
@@ -173,14 +174,14 @@ def test_the_bundles_golden_pairs_hold_for_its_own_models(reproduced):
 
     golden = reproduced.out / "bundle" / "golden"
     images = np.load(golden / "images.npy")
-    for precision in ("fp32", "fp16"):
+    for precision in ("fp32", "fp16", "int8"):
         found = logits_of(reproduced.out / "bundle" / precision / "model.onnx", images)
         assert np.allclose(found, np.load(golden / f"logits.{precision}.npy"), atol=1e-3)
 
 
 def test_the_closing_table_and_the_report_show_teacher_students_and_files(reproduced):
     table = reproduced.run("python", "-m", "rsd.report.table").stdout
-    for word in ("teacher", "scratch", "rsd", "fp32", "fp16", "out/report.html"):
+    for word in ("teacher", "scratch", "rsd", "fp32", "fp16", "int8", "out/report.html"):
         assert word in table, table
     assert (reproduced.out / "report.html").stat().st_size > 100_000
 

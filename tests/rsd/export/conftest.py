@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from rsd.export.onnx import export_onnx
+from rsd.export.onnx import Traced, export_onnx, trace
 from rsd.export.parity import Precision
 from rsd.models import RawPixels
 
@@ -30,15 +30,38 @@ def lively(model: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(("gamma", "alpha", "ls1", "ls2")) or ("norm" in name and "weight" in name):
+            gain = name.endswith(("gamma", "alpha", "ls1", "ls2")) or (parameter.ndim == 1 and name.endswith("weight"))
+            if gain:  # of batch norms too: gains near 0 would make every image's logits the same
                 parameter.uniform_(0.8, 1.2)
             elif parameter.ndim == 1:
                 parameter.normal_(0, 0.1)
+            elif parameter.ndim == 2:  # timm's 0.02 lets a transformer's blocks add next to nothing
+                parameter.normal_(0, parameter.shape[1] ** -0.5)
         for name, buffer in model.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.1)
+            elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
         model.get_classifier().weight.normal_(0, 0.2)  # type: ignore[operator]
     return model.eval()
+
+
+def telling(model: nn.Module, images: np.ndarray, mean: list[float], std: list[float]) -> nn.Module:
+    """Shift the logits by their mean over the images, so that the first class depends on the image."""
+    with torch.no_grad():
+        logits = RawPixels(model, mean, std)(torch.from_numpy(images))
+        model.get_classifier().bias -= logits.mean(dim=0)  # type: ignore[operator]
+    return model
+
+
+def squares(count: int, side: int, channels: int) -> np.ndarray:
+    """Raw images of coarse squares: noise would look the same to every model."""
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 4, 4, channels), dtype=np.uint8)
+    return coarse.repeat(side // 4, axis=1).repeat(side // 4, axis=2)
+
+
+def _made(name: str) -> nn.Module:
+    return telling(lively({"resnet": _resnet, "vit": _vit}[name]()), squares(64, 16, 1), MEAN, STD)
 
 
 @dataclass(frozen=True)
@@ -68,7 +91,7 @@ def export(model: nn.Module, precision: Precision, path: Path, **changes) -> Non
 
 @pytest.fixture(scope="session")
 def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (64, 16, 16, 1), dtype=np.uint8)
+    return squares(64, 16, 1)
 
 
 @pytest.fixture(scope="session")
@@ -78,9 +101,32 @@ def exported(tmp_path_factory):
 
     @cache
     def make(name: str, precision: Precision) -> Exported:
-        model = lively({"resnet": _resnet, "vit": _vit}[name]())
+        model = _made(name)
         path = folder / f"{name}-{precision}.onnx"
         export(model, precision, path)
         return Exported(path, model)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Student:
+    model: nn.Module
+    traced: Traced
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return RawPixels(self.model, MEAN, STD)(torch.from_numpy(images)).numpy()
+
+
+@pytest.fixture(scope="session")
+def traced():
+    """`traced("vit")`: a tiny model and its fp32 graph, made once; not to be changed."""
+
+    @cache
+    def make(name: str) -> Student:
+        model = _made(name)
+        options: dict[str, Any] = {"image_shape": (16, 16, 1), "classes": 10, "opset": 20, "ir_version": 10}
+        return Student(model, trace(model, mean=MEAN, std=STD, **options))
 
     return make

@@ -234,3 +234,17 @@ def test_it_imports_no_torch() -> None:
     script = "import sys, rsd.report.page; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout == "False\n"
+
+
+def test_the_ladder_says_that_stripping_was_exact_and_what_int8_keeps_in_float(out: Path) -> None:
+    path = out / "export" / "fp16" / "export.json"
+    record = json.loads(path.read_text())
+    ladder = [{"rung": "stripped", "images": 512, "max_difference": 0.0, "max_difference_share": 0.0}]
+    made = {"nodes": 14, "in_float": [{"node": "node_linear", "operator": "Gemm", "error": 0.1}]}
+    write(out / "export" / "int8" / "export.json", record | {"precision": "int8", "ladder": ladder, "int8": made})
+    run = json.loads((out / "params" / "run.json").read_text())
+    write(out / "params" / "run.json", run | {"precisions": ["fp32", "fp16", "int8"]})
+    text = seen(out)
+    assert "int8 1 of 14 nodes in float" in text
+    assert "answers exactly as with it, on 512 test images" in text
+    assert "3 of 3 passed" in text

@@ -1,0 +1,104 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from rsd.export.divergence import (
+    first_divergence,
+    graph_values,
+    in_words,
+    module_values,
+    parts,
+    torch_values,
+)
+from rsd.export.half import to_half
+from rsd.export.onnx import checked
+
+ONES = np.ones((2, 3), np.float32)
+
+
+def broken(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The graph with one activation replaced by another."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    (node,) = [node for node in copy.graph.node if node.name == name]
+    node.op_type = "Tanh"
+    del node.attribute[:]
+    return checked(copy)
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+def test_a_graph_has_the_values_of_the_model_it_was_made_from(traced, images, name):
+    student = traced(name)
+    in_torch = torch_values(student.traced.program, images[:3])
+    in_onnx = graph_values(student.traced.proto, images[:3])
+    assert np.array_equal(in_torch["logits"], student.logits(images[:3]))
+    assert len(set(in_torch) & set(in_onnx)) > 15
+    found = first_divergence(in_torch, in_onnx, 1e-4)
+    assert found is None or not found.beyond
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "part"), [("resnet", "node_relu_3", "layer2.0.act1"), ("vit", "node_gelu", "blocks.0.mlp.act")]
+)
+def test_the_first_node_of_a_broken_graph_that_strays_from_pytorch_is_named(traced, images, name, node, part):
+    student = traced(name)
+    proto = broken(student.traced.proto, node)
+    found = first_divergence(torch_values(student.traced.program, images[:3]), graph_values(proto, images[:3]), 1e-4)
+    assert found is not None
+    assert found.beyond
+    words = in_words(found, proto, parts(student.traced.program))
+    assert f"the first node where the two part is node '{node}' (Tanh), {part} in PyTorch" in words
+    assert "all before agree up to" in words
+
+
+def test_an_fp16_graph_is_compared_with_the_fp32_graph(traced, images):
+    student = traced("vit")
+    below = graph_values(student.traced.proto, images[:3])
+    half = checked(to_half(student.traced.proto))
+    sound = first_divergence(below, graph_values(half, images[:3]), 0.05)
+    assert sound is not None
+    assert not sound.beyond
+    assert "no single node parts them" in in_words(sound, half)
+    found = first_divergence(below, graph_values(broken(half, "node_gelu"), images[:3]), 0.05)
+    assert found is not None
+    assert "'node_gelu'" in in_words(found, broken(half, "node_gelu"))
+
+
+def test_the_order_is_that_of_computation_and_other_shapes_are_left_out():
+    found = first_divergence(
+        {"a": ONES, "b": ONES, "c": ONES}, {"x": ONES, "a": ONES, "b": 2 * ONES, "c": 3 * ONES, "d": ONES}, 0.1
+    )
+    assert found is not None
+    assert (found.value, found.after, found.beyond, found.share) == ("b", "a", True, 1.0)
+    assert first_divergence({"a": ONES}, {"a": ONES[:1]}, 0.1) is None
+
+
+def test_a_value_that_is_not_finite_diverges():
+    found = first_divergence({"a": ONES}, {"a": ONES * np.inf}, 0.5)
+    assert found is not None
+    assert "is not finite" in in_words(found)
+
+
+def test_where_all_values_agree_the_runtime_is_at_fault():
+    assert first_divergence({"a": ONES}, {"a": ONES}, 0.0) is None
+    assert "how the runtime optimises it" in in_words(None)
+
+
+def test_parts_of_a_pytorch_model_are_compared_by_name():
+    first, last, last_of_other = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    last_of_other.load_state_dict(last.state_dict())
+    one, other = (torch.nn.Sequential(first, torch.nn.ReLU(), end) for end in (last, last_of_other))
+    inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+
+    def compared():
+        return first_divergence(
+            module_values(one, lambda: one(inputs)), module_values(other, lambda: other(inputs)), 0.0
+        )
+
+    assert compared() is None
+    last_of_other.bias.data[0] += 0.5
+    found = compared()
+    assert found is not None
+    assert (found.value, found.after) == ("2", "1")
+    assert not first._forward_hooks

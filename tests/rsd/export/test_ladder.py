@@ -1,0 +1,160 @@
+import json
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rsd.data.images import LabelledImages
+from rsd.distillers import distiller
+from rsd.errors import UserError
+from rsd.export import ladder as module
+from rsd.export.ladder import Ladder
+from rsd.export.parity import Gates
+from rsd.export.quantize import Int8Options
+from rsd.export.strip import AsTrained
+from rsd.features import stage_shapes
+from rsd.models import ModelOptions, PixelNormalize, create
+from tests.rsd.export.conftest import MEAN, STD, lively
+
+VIT: dict[str, Any] = {
+    "name": "vit_tiny_patch16_224",
+    "args": {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
+}
+RESNET: dict[str, Any] = {"name": "resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}}
+SHAPE: dict[str, Any] = {"height": 16, "width": 16, "mean": MEAN, "std": STD, "classes": [str(i) for i in range(10)]}
+
+
+def labelled(student, images) -> LabelledImages:
+    """Labels as the student gives them, so that every change of the first class is an error."""
+    return LabelledImages(images, student.logits(images).argmax(axis=1), [str(i) for i in range(10)])
+
+
+def climbing(student, images, **gates) -> Ladder:
+    return Ladder(student.model, PixelNormalize(MEAN, STD), labelled(student, images), Gates(**gates))
+
+
+def test_every_rung_has_a_parity_record_on_real_images(traced, images):
+    student = traced("resnet")
+    ladder = climbing(student, images)
+    ladder.fp32(student.traced, whole=False)
+    proto = ladder.fp16(student.traced)
+    assert [record["rung"] for record in ladder.records] == ["fp32", "fp16"]
+    for record in ladder.records:
+        assert record["images"] == 64
+        assert {"max_difference", "mean_difference", "min_cosine", "top1_agreement", "accuracy_delta_points"} <= {
+            *record
+        }
+    assert proto.graph.output[0].name == "logits"
+    assert ladder.logits is not None
+    assert ladder.logits.shape == (64, 10)
+
+
+def test_a_failed_fp32_rung_names_rung_worst_images_and_node(traced, images):
+    student = traced("resnet")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(student.traced.proto)
+    (node,) = [node for node in proto.graph.node if node.name == "node_relu_3"]
+    node.op_type = "Softplus"
+    with pytest.raises(UserError, match=r"^the fp32 export differs .*: \d+, .*'node_relu_3'") as error:
+        climbing(student, images).fp32(student.traced._replace(proto=proto), whole=True)
+    assert "\n" not in str(error.value)
+
+
+def test_int8_that_passes_keeps_nothing_in_float(traced, images):
+    student = traced("resnet")
+    ladder = climbing(student, images, int8_accuracy_delta=50.0)
+    split = labelled(student, images)
+    _, made = ladder.int8(student.traced, Int8Options(), train=split, validation=split)
+    assert (made["in_float"], made["nodes"], made["calibration_images"]) == ([], 14, 64)
+
+
+def test_int8_that_misses_keeps_the_worst_nodes_in_float_until_it_passes(traced, images, monkeypatch):
+    """The gate is made to pass once the most harmful node is in float."""
+    student = traced("resnet")
+    ladder, split = climbing(student, images), labelled(student, images)
+    worst: list[str] = []
+    measure = module.harms
+
+    def harms(*arguments, **options):
+        found = measure(*arguments, **options)
+        worst.append(found[0].node)
+        return found
+
+    def judge(self, rung, found, index, reference):
+        if not worst or worst[0] not in in_float[-1]:
+            raise module.GateError("too bad", [3, 4])
+
+    monkeypatch.setattr(module, "harms", harms)
+    in_float: list[set[str]] = []
+    made_of = module.quantized
+
+    def quantized(proto, known, **options):
+        in_float.append(set(options["in_float"]))
+        return made_of(proto, known, **options)
+
+    monkeypatch.setattr(module, "quantized", quantized)
+    monkeypatch.setattr(Ladder, "_compare", judge)
+    _, made = ladder.int8(student.traced, Int8Options(), train=split, validation=split)
+    assert [harm["node"] for harm in made["in_float"]] == worst  # measured once
+    assert [len(kept) for kept in in_float] == [0, 1]
+
+
+def test_int8_that_cannot_pass_says_how_much_is_in_float_and_where_most_is_lost(traced, images):
+    student = traced("resnet")
+    split = labelled(student, images)
+    wrong = split._replace(labels=split.labels.copy())
+    ladder = Ladder(student.model, PixelNormalize(MEAN, STD), wrong, Gates())
+    ladder.expected = ladder.expected[::-1]  # of other images, so that no graph can agree
+    wrong.labels[:] = ladder.expected.argmax(axis=1)
+    with pytest.raises(
+        UserError, match="^with 3 of 14 nodes kept in float the int8 export loses .*; most is lost at '"
+    ):
+        ladder.int8(student.traced, Int8Options(least_share=0.75), train=split, validation=split)
+
+
+def trained(folder, method: str) -> tuple[Any, Any]:
+    """What `distill` and `teacher` would have written for this method, untrained."""
+    student, teacher = folder / "student", folder / "teacher"
+    kind = distiller(method)
+    for place, what, name in ((student, VIT, "student"), (teacher, RESNET, "model")):
+        place.mkdir()
+        torch.manual_seed(1)
+        model = lively(create(ModelOptions(**what), classes=10, image_shape=(16, 16, 1)))
+        save_file(model.state_dict(), place / f"{name}.safetensors")
+        record = {**SHAPE, "model": what, "method": method, "options": kind.Options().model_dump()}
+        (place / f"{name}.json").write_text(json.dumps({**record, "embedding_width": 64}))
+        if name == "student":
+            own = model
+    shapes = stage_shapes(model, (16, 16, 1)) if kind.staged else None
+    task = kind(own, teacher_width=64, teacher_stages=shapes, image_shape=(16, 16, 1), image_count=100)
+    state = task.get_task_state().get("projection", {})
+    save_file({f"projection.{k}": v.clone() for k, v in state.items()}, student / "scaffold.safetensors")
+    return student, teacher
+
+
+@pytest.mark.parametrize("method", ["scratch", "rsd", "kd", "cc", "crd", "fitnet", "ofa"])
+def test_a_stripped_student_says_exactly_what_it_said_beside_its_scaffold(tmp_path, images, method):
+    student, teacher = trained(tmp_path, method)
+    within = AsTrained(student, teacher, image_count=100)
+    model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
+    model.load_state_dict(load_file(student / "student.safetensors"))
+    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
+    ladder = Ladder(model, PixelNormalize(MEAN, STD), split, Gates())
+    ladder.stripped(within)
+    assert ladder.records[0]["max_difference"] == 0
+    assert np.ptp(ladder.expected) > 0.1
+
+
+def test_a_student_that_was_not_stripped_cleanly_is_refused_with_the_part_that_differs(tmp_path, images):
+    student, teacher = trained(tmp_path, "rsd")
+    within = AsTrained(student, teacher, image_count=100)
+    model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
+    state = load_file(student / "student.safetensors")
+    state["blocks.2.mlp.fc1.bias"] += 1e-3
+    model.load_state_dict(state)
+    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
+    with pytest.raises(UserError, match=r"^the stripped student differs .* is 'blocks\.2\.mlp\.fc1', whose output"):
+        Ladder(model, PixelNormalize(MEAN, STD), split, Gates()).stripped(within)

@@ -1,0 +1,169 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from pydantic import ValidationError
+
+from rsd.errors import UserError
+from rsd.export import tensorrt
+from rsd.export.onnx import ExportOptions, checked, save
+from rsd.export.parity import compare, logits_of
+from rsd.export.quantize import Int8Options, calibrated, harms, quantized, tries
+from tests.rsd.export.conftest import export
+
+
+def int8_of(traced, images, *, in_float=(), **options):
+    known = calibrated(traced.proto, images, Int8Options(**options))
+    return known, checked(quantized(traced.proto, known, in_float=in_float))
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+def test_int8_says_about_what_pytorch_says(traced, images, name):
+    student = traced(name)
+    reference = student.logits(images)
+    _, proto = int8_of(student.traced, images)
+    logits = logits_of(proto.SerializeToString(), images)
+    assert 1e-4 < compare(reference, logits, reference.argmax(axis=1))["max_difference_share"] < 0.1
+    assert np.corrcoef(reference.ravel(), logits.ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+def test_what_tensorrt_asks_for_symmetric_per_channel_and_biases_in_float(traced, images, name):
+    known, proto = int8_of(traced(name).traced, images)
+    values = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero = onnx.numpy_helper.to_array(values[node.input[2]])
+            assert zero.dtype == np.int8
+            assert not zero.any()
+    weights = [t for t in values.values() if t.data_type == TensorProto.INT8 and len(t.dims) > 1]
+    assert weights
+    scales = [values[node.input[1]] for node in proto.graph.node if node.input[0] in {t.name for t in weights}]
+    assert all(np.prod(scale.dims) > 1 for scale in scales)
+    assert not [t for t in values.values() if t.data_type == TensorProto.INT32]
+    assert {n.op_type for n in proto.graph.node if n.name in known.nodes} <= {"Conv", "MatMul", "Gemm"}
+
+
+def test_pixels_and_logits_stay_as_they_are(traced, images):
+    _, proto = int8_of(traced("vit").traced, images)
+    (image,), (logits,) = proto.graph.input, proto.graph.output
+    assert (image.type.tensor_type.elem_type, logits.type.tensor_type.elem_type) == (TensorProto.UINT8, 1)
+    (last,) = [node for node in proto.graph.node if "logits" in node.output]
+    assert last.op_type == "Gemm"
+    assert proto.ir_version == 10
+    assert [(o.domain, o.version) for o in proto.opset_import] == [("", 20)]
+
+
+@pytest.mark.parametrize("calibration", ["percentile", "entropy"])
+def test_other_calibrations_take_narrower_ranges(traced, images, capfd, calibration):
+    student = traced("resnet")
+    known, proto = int8_of(student.traced, images, calibration=calibration, percentile=99.0)
+    widest, _ = int8_of(student.traced, images)
+    widths = [[float(np.abs(of.ranges[name].range_value).max()) for of in (known, widest)] for name in known.ranges]
+    assert all(own <= whole * 1.01 for own, whole in widths)
+    assert any(own < whole * 0.99 for own, whole in widths)
+    assert logits_of(proto.SerializeToString(), images).shape == (64, 10)
+    assert capfd.readouterr().out == ""
+
+
+def test_only_so_many_images_are_used_and_always_the_same(traced, images):
+    student = traced("resnet")
+    few, many = (calibrated(student.traced.proto, images, Int8Options(calibration_images=n)) for n in (4, 64))
+    again = calibrated(student.traced.proto, images, Int8Options(calibration_images=4))
+    ends = [
+        {name: np.ravel(known.ranges[name].range_value).tolist() for name in known.ranges} for known in (few, again)
+    ]
+    assert ends[0] == ends[1]
+    assert any(many.ranges[name].highest > few.ranges[name].highest for name in few.ranges)
+
+
+SAME_BYTES = """
+import hashlib, sys
+import numpy as np, onnx
+from rsd.export.quantize import Int8Options, calibrated, quantized
+proto, images = onnx.load(sys.argv[1]), np.load(sys.argv[2])
+made = quantized(proto, calibrated(proto, images, Int8Options()))
+print(hashlib.sha256(made.SerializeToString(deterministic=True)).hexdigest())
+"""
+
+
+def test_another_process_makes_the_same_bytes(traced, images, tmp_path):
+    save(traced("vit").traced.proto, tmp_path / "m.onnx", metadata={})
+    np.save(tmp_path / "images.npy", images)
+    digests = {
+        subprocess.check_output(
+            [sys.executable, "-c", SAME_BYTES, tmp_path / "m.onnx", tmp_path / "images.npy"],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[3])},
+        )
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+def test_the_node_that_hurts_most_is_found_and_can_be_kept_in_float(traced, images):
+    """One value in a thousand that is far outside ruins the range of the matrix product that reads it."""
+    student = traced("resnet")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(student.traced.proto)
+    (kernel,) = [t for t in proto.graph.initializer if t.name == "model.layer4.0.conv2.weight"]
+    victim = next(node for node in proto.graph.node if kernel.name in node.input)
+    values = onnx.numpy_helper.to_array(kernel).copy()
+    values[:, 0, 0, 0] += 100 * np.abs(values).max()  # each channel's range now belongs to one weight
+    kernel.CopyFrom(onnx.numpy_helper.from_array(values, kernel.name))
+    known = calibrated(proto, images, Int8Options())
+    found = harms(proto, known, images)
+    assert len(found) == len(known.nodes)
+    assert found[0].node == victim.name
+    assert (found[0].operator, found[0].error > 3 * found[2].error) == ("Conv", True)
+    exact = logits_of(proto.SerializeToString(), images)
+    errors = [
+        np.abs(logits_of(quantized(proto, known, in_float=kept).SerializeToString(), images) - exact).mean()
+        for kept in ((), [victim.name])
+    ]
+    assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize(("count", "least"), [(14, 0.5), (74, 0.5), (3, 0.9), (5, 0.0), (100, 1.0), (1, 0.0)])
+def test_tries_keep_more_and_more_in_float_and_no_more_than_the_stated_share(count, least):
+    kept = tries(count, least)
+    assert kept == sorted(set(kept))
+    assert all(0 < number <= (1 - least) * count + 1e-6 for number in kept)
+    assert not kept or kept[-1] == int((1 - least) * count + 1e-9)
+    assert len(kept) <= 21
+
+
+def test_a_graph_without_a_product_is_refused(traced, images):
+    proto = onnx.ModelProto()
+    proto.CopyFrom(traced("resnet").traced.proto)
+    for node in proto.graph.node:
+        node.op_type = "Relu" if node.op_type in ("Conv", "Gemm") else node.op_type
+    with pytest.raises(UserError, match="ship fp32 or fp16"):
+        calibrated(proto, images, Int8Options())
+
+
+def test_int8_without_images_is_refused(traced, tmp_path):
+    with pytest.raises(UserError, match="give some of the training's"):
+        export(traced("resnet").model, "int8", tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"calibration": "guess"}, {"calibration_images": 0}, {"least_share": 1.5}, {"percentile": 10}]
+)
+def test_options_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        Int8Options(**wrong)
+    with pytest.raises(ValidationError):
+        ExportOptions(int8=wrong)
+
+
+@pytest.mark.skipif((tensorrt.available() or ("",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here")
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+def test_the_same_graph_builds_an_engine(traced, images, tmp_path, name):
+    _, proto = int8_of(traced(name).traced, images)
+    save(proto, tmp_path / "m.onnx", metadata={})
+    record = tensorrt.build(tmp_path / "m.onnx", tmp_path / "e", tensorrt.EngineOptions(), precision="int8")
+    assert record["status"] == "built"
