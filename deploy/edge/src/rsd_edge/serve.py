@@ -154,7 +154,7 @@ class App:
         try:
             try:
                 body = await asyncio.wait_for(self._body(headers, receive, held), self.options.timeout)
-            except (asyncio.TimeoutError, TimeoutError):  # noqa: UP041, two classes in Python 3.10
+            except (asyncio.TimeoutError, TimeoutError):
                 raise RefusedError(408, f"expected the whole body within {self.options.timeout:g} s") from None
             if self._admitted >= self.options.workers + self.options.queue:
                 raise RefusedError(
