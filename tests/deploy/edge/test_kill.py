@@ -1,9 +1,11 @@
 """Killed at any line, a device is on the old or the new release, whole and usable, after `recover`.
 
 The command runs in a forked process that kills itself with SIGKILL before a given line of our package, or of `shutil`,
-is executed. All lines that a run executes are tried, one after the other; nobody has to list them.
+is executed. Nobody lists the steps: a first run looks at the disk before every line, and each line before which the
+disk had changed is one to be killed at. At all others a kill would leave what it leaves at the line before.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -21,38 +23,58 @@ from rsd_edge.releases import Releases
 OURS = (str(Path(rsd_edge.__file__).parent), shutil.__file__)
 
 
-def run(action: Callable[[], object], kill_before: int) -> int | None:
-    """Run `action` in a process of its own; how many lines it has executed, or None if it was killed."""
+def on_disk(root: Path) -> list[tuple[object, ...]]:
+    """What a kill would leave: every name, with what tells one content from another."""
+    found: list[tuple[object, ...]] = []
+    for folder, folders, files in os.walk(root):
+        for name in [*folders, *files]:
+            path = os.path.join(folder, name)
+            facts = os.lstat(path)
+            target = os.readlink(path) if os.path.islink(path) else None
+            found.append((path, facts.st_ino, facts.st_size if name in files else 0, target))
+    return sorted(found, key=str)
+
+
+def run(action: Callable[[], object], root: Path, kill_before: int | None = None) -> list[int] | None:
+    """Run `action` in a process of its own; the lines, by number, before which the disk had changed.
+
+    None if it was killed, before line `kill_before` of those that it executed.
+    """
     reading, writing = os.pipe()
     process = os.fork()
     if not process:
-        lines = 0
+        lines, before, steps = 0, on_disk(root), [1]
 
         def trace(frame, event, argument):
-            nonlocal lines
+            nonlocal lines, before
             if not frame.f_code.co_filename.startswith(OURS):
                 return None
             if event == "line":
                 lines += 1
                 if lines == kill_before:
                     os.kill(os.getpid(), signal.SIGKILL)
+                if kill_before is None and (now := on_disk(root)) != before:
+                    before = now
+                    steps.append(lines)
             return trace
 
         try:
             sys.settrace(trace)
             action()
             sys.settrace(None)
-            os.write(writing, str(lines).encode())
+            with os.fdopen(writing, "w") as answer:
+                json.dump([*steps, lines], answer)
         finally:
             os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as answer:
-        said = answer.read()
+    with os.fdopen(reading) as said:
+        found = said.read()
     _, status = os.waitpid(process, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
         return None
-    return int(said)
+    steps: list[int] = json.loads(found)
+    return steps
 
 
 def check(root: Path, expected: set[str | None]) -> str | None:
@@ -79,6 +101,8 @@ def devices(shared, tmp_path_factory):
     """Devices before a command, each with the command and the releases that may be current after it."""
     folder = tmp_path_factory.mktemp("devices")
     keys = shared.keys
+    for number in (1, 2, 3):  # made now: a forked process would make them for itself alone
+        shared.bundle(number)
 
     def device(name: str, *steps: Callable[[Releases], object]) -> Path:
         releases = Releases(folder / name)
@@ -127,37 +151,38 @@ COMMANDS = [
 ]
 
 
-def killed_at(devices, tmp_path, command, step):
+def killed(devices, tmp_path, command, every):
+    """Kill `command` at every so-manieth step; the releases that were current after it."""
     device, action, expected = devices[command]
+    root = tmp_path / "device"
 
-    def attempt(kill_before: int) -> tuple[Path, int | None]:
-        root = tmp_path / "device"
+    def attempt(kill_before: int | None = None) -> list[int] | None:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(device, root, symlinks=True)
-        return root, run(lambda: action(Releases(root)), kill_before)
+        return run(lambda: action(Releases(root)), root, kill_before)
 
-    root, lines = attempt(-1)
-    assert lines
+    steps = attempt()
+    assert steps
     last = check(root, expected)
     seen = set()
-    for kill_before in range(1, lines + 1, step or max(lines // 12, 1)):
-        root, executed = attempt(kill_before)
-        assert executed is None
+    for step in steps[::every]:
+        assert attempt(step) is None
         found = check(root, expected)
         seen.add(found)
         if command != "rollback" or found != last:  # that would go back further
             action(Releases(root))  # the command can be given again
         assert check(root, expected) == last
-    return seen
+    return seen, len(steps)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_killed_at_some_lines_it_is_on_the_old_or_the_new_release(devices, tmp_path, command):
-    killed_at(devices, tmp_path, command, None)
+def test_killed_at_some_steps_it_is_on_the_old_or_the_new_release(devices, tmp_path, command):
+    killed(devices, tmp_path, command, every=8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_killed_at_every_line_it_is_on_the_old_or_the_new_release(devices, tmp_path, command):
-    seen = killed_at(devices, tmp_path, command, 1)
+def test_killed_at_every_step_it_is_on_the_old_or_the_new_release(devices, tmp_path, command):
+    seen, steps = killed(devices, tmp_path, command, every=1)
+    print(f"{command}: {steps} steps")
     assert seen == devices[command][2]
