@@ -92,7 +92,7 @@ def _bench(given: argparse.Namespace) -> None:
     found = latency(model, images, samples=given.samples)
     print(
         f"{model.name} release {model.release}, {model.precision} on {model.provider}, {given.threads} threads: "
-        f"p50 {found.p50:.3f} ms, p90 {found.p90:.3f} ms, p99 {found.p99:.3f} ms over {found.samples} inferences of one image"
+        f"p50 {found.p50:.3f} ms, p90 {found.p90:.3f} ms, p99 {found.p99:.3f} ms over {found.samples} single images"
     )
 
 
