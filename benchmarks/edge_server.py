@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import psutil
+import psutil  # type: ignore[import-untyped]
 from PIL import Image
 
 from benchmarks.interleaved import interleaved, markdown

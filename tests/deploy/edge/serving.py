@@ -17,9 +17,10 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import onnxruntime
-import psutil
+import psutil  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from rsd_edge import disk
 from rsd_edge.images import MOST_PIXELS, Preprocessing, decode, preprocess
 from rsd_edge.live import LiveModel
 from rsd_edge.model import Model
@@ -156,10 +157,8 @@ def write_release(root: Path, release: int) -> None:
 
 
 def point(root: Path, release: int) -> None:
-    """Switch `current`, as `activate` does it at its end."""
-    aside = root / ".current"
-    aside.symlink_to(Path("releases") / str(release))
-    aside.replace(root / "current")
+    """Switch `current`, as `activate` does it once it has tested a release."""
+    disk.link(root / "current", f"releases/{release}")
 
 
 @contextmanager
