@@ -39,7 +39,9 @@ class State:
     name: str | None = None
     """Of every bundle here: releases of different names have nothing to do with each other."""
     highest: int = 0
-    """The newest release ever installed here."""
+    """The newest release ever installed here, whether or not it still is."""
+    highest_sha256: str = ""
+    """Of its manifest: the very same may be installed again."""
     installed: dict[str, str] = field(default_factory=dict)
     """Id -> SHA-256 of its manifest, in the order of installation."""
     history: list[str] = field(default_factory=list)
@@ -85,12 +87,10 @@ class Releases:
                 bundle = bundles.read(source, keys)
                 bundles.check_device(bundle.manifest, free=bundles.free_memory())
                 known = state.installed.get(bundle.id)
-                if known == bundle.files[bundles.MANIFEST]:
-                    with contextlib.suppress(EdgeError):  # a damaged copy is replaced below
-                        bundles.check_installed(self.folder / bundle.id, known)
-                        bundles.take(bundle)
-                        self._prepare(bundle.id)
-                        return bundle.id, False
+                if known == bundle.files[bundles.MANIFEST] and self._is_whole(bundle.id, known):
+                    bundles.take(bundle)
+                    self._prepare(bundle.id)
+                    return bundle.id, False
                 self._check_newer(state, bundle, known, allow_downgrade)
                 self._check_room(bundle.bytes)
                 arriving = self.folder / f".{bundle.id}.arriving"
@@ -113,7 +113,9 @@ class Releases:
                 self._log("downgrade", release=bundle.id, highest=state.highest)
             state.installed.pop(bundle.id, None)  # it comes last now
             state.installed[bundle.id] = bundle.files[bundles.MANIFEST]
-            state.name, state.highest = bundle.manifest["name"], max(state.highest, release)
+            state.name = bundle.manifest["name"]
+            if release >= state.highest:
+                state.highest, state.highest_sha256 = release, bundle.files[bundles.MANIFEST]
             self._save(state)
             self._log("installed", release=bundle.id)
             self._sweep(state, keep)
@@ -172,8 +174,6 @@ class Releases:
         What was tried and not committed is taken back. If the release that is to be current is not whole, the one
         before it becomes current. Does nothing while an `activate` is under way, which looks after itself.
         """
-        from rsd_edge import bundle as bundles
-
         self.root.mkdir(parents=True, exist_ok=True)
         with disk.locked(self.root / ".lock") as held:
             if not held:
@@ -182,16 +182,11 @@ class Releases:
             state = self._state(repair=True)
             if state.pending:
                 self._take_back(state, "was not committed")
-            while state.history:
-                good = state.history[-1]
-                try:
-                    bundles.check_installed(self.folder / good, state.installed[good])
-                    break
-                except EdgeError as error:
-                    self._log("damaged", release=good, reason=str(error))
-                    state.history.pop()
-                    state.installed.pop(good)
-                    self._save(state)
+            while state.history and not self._is_whole(state.history[-1], state.installed[state.history[-1]]):
+                damaged = state.history.pop()
+                state.installed.pop(damaged)
+                self._save(state)
+                self._log("damaged", release=damaged)
             self._point(state)
             self._sweep(state, keep)
             return state.history[-1] if state.history else None
@@ -284,16 +279,25 @@ class Releases:
             self._log("engine built", release=release, precision=precision, seconds=round(time.monotonic() - started))
 
     def _check_newer(self, state: State, bundle: Any, known: str | None, allow_downgrade: bool) -> None:
-        name, release = bundle.manifest["name"], bundle.manifest["release"]
+        name, release, digest = bundle.manifest["name"], bundle.manifest["release"], bundle.files["manifest.json"]
         if state.name not in (None, name):
             raise EdgeError(f"expected a bundle named {state.name}, found {name}; give it a folder of its own (--root)")
-        if known not in (None, bundle.files["manifest.json"]):
-            raise EdgeError(f"expected a new release number, found another {bundle.id} installed; raise the number")
-        if release <= state.highest and not known and not allow_downgrade:
+        if known not in (None, digest) or (release == state.highest and digest != state.highest_sha256):
+            raise EdgeError(f"expected a new release number, found that of another {bundle.id}; raise the number")
+        if release < state.highest and not known and not allow_downgrade:
             raise EdgeError(
                 f"expected a release newer than {state.highest}, the newest ever installed here, found {release}; "
                 "make a newer one, or allow this one with --allow-downgrade"
             )
+
+    def _is_whole(self, release: str, manifest_sha256: str) -> bool:
+        from rsd_edge import bundle as bundles
+
+        try:
+            bundles.check_installed(self.folder / release, manifest_sha256)
+        except EdgeError:
+            return False
+        return True
 
     def _check_room(self, size: int) -> None:
         free = shutil.disk_usage(self.folder).free
@@ -346,8 +350,11 @@ class Releases:
                 manifest, digest = json.loads(content), bundles.digest_of(content)
                 bundles.check_installed(folder, digest)
                 whole[manifest["release"]] = (folder.name, digest)
-                state.name, state.highest = manifest["name"], max(state.highest, manifest["release"])
+                state.name = manifest["name"]
         state.installed = dict(whole[release] for release in sorted(whole))
+        if whole:
+            state.highest = max(whole)
+            state.highest_sha256 = whole[state.highest][1]
         current = self.current()
         state.history = [current.name] if current and current.name in state.installed else []
         self._log("state rebuilt", reason=reason)

@@ -9,10 +9,11 @@ the library writes it, so that no byte of it can be changed.
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -21,6 +22,14 @@ from rsd_edge.errors import EdgeError
 NAME = "model.sig"
 MOST_BYTES = 1 << 22
 _TYPE = "application/vnd.in-toto+json"
+# The whole file: nothing of it is parsed before the signature holds.
+_SPELT = re.compile(
+    rb'\{"mediaType":"application/vnd\.dev\.sigstore\.bundle\.v0\.3\+json",'
+    rb'"verificationMaterial":\{"publicKey":\{"hint":"([0-9a-f]{64})"\},"tlogEntries":\[\]\},'
+    rb'"dsseEnvelope":\{"payload":"((?:[A-Za-z0-9+/]{4})+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)",'
+    rb'"payloadType":"application/vnd\.in-toto\+json",'
+    rb'"signatures":\[\{"sig":"((?:[A-Za-z0-9+/]{4})+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)","keyid":""\}\]\}\}'
+)
 _HASHES = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384(), "secp521r1": hashes.SHA512()}
 
 
@@ -35,18 +44,11 @@ def signed_files(signature: bytes, keys: Iterable[Path]) -> dict[str, str]:
         EdgeError: it is damaged, of another key, or does not list files as `model-signing` does.
     """
     pinned = dict(_public_key(path) for path in keys)
-    try:
-        bundle = json.loads(signature)
-        envelope = bundle["dsseEnvelope"]
-        hint = bundle["verificationMaterial"]["publicKey"]["hint"]
-        payload = base64.b64decode(envelope["payload"])
-        value = base64.b64decode(envelope["signatures"][0]["sig"])
-        if _spelt(hint, payload, value) != signature:
-            raise ValueError
-    except (ValueError, LookupError, TypeError):
-        raise EdgeError(
-            f"expected a signature as model-signing writes it, found {NAME} damaged; copy it again"
-        ) from None
+    found = _SPELT.fullmatch(signature)
+    payload, value = (base64.b64decode(found[part]) for part in (2, 3)) if found else (b"", b"")
+    if not found or (base64.b64encode(payload), base64.b64encode(value)) != (found[2], found[3]):
+        raise EdgeError(f"expected a signature as model-signing writes it, found {NAME} damaged; copy it again")
+    hint = found[1].decode()
     if hint not in pinned:
         raise EdgeError(
             f"expected a signature of one of the {len(pinned)} pinned keys, found that of another key ({hint[:12]}); "
@@ -70,26 +72,12 @@ def _public_key(path: Path) -> tuple[str, ec.EllipticCurvePublicKey]:
     """The key of a PEM file and what `model-signing` names it by."""
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise EdgeError(f"expected a public key in {path}, found: {error}; pin the .pub file of a key") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
         raise EdgeError(f"expected an ECDSA key on a NIST curve in {path}, found another kind; make one with rsd.sign")
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(pem).hexdigest(), key
-
-
-def _spelt(hint: str, payload: bytes, value: bytes) -> bytes:
-    """What `model-signing` writes for these three."""
-    bundle = {
-        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
-        "verificationMaterial": {"publicKey": {"hint": hint}, "tlogEntries": []},
-        "dsseEnvelope": {
-            "payload": base64.b64encode(payload).decode(),
-            "payloadType": _TYPE,
-            "signatures": [{"sig": base64.b64encode(value).decode(), "keyid": ""}],
-        },
-    }
-    return json.dumps(bundle, separators=(",", ":")).encode()
 
 
 def _listed(payload: bytes) -> dict[str, str]:
@@ -99,7 +87,7 @@ def _listed(payload: bytes) -> dict[str, str]:
         predicate, (subject,) = statement["predicate"], statement["subject"]
         resources, how = predicate["resources"], predicate["serialization"]
         kinds = (statement["_type"], statement["predicateType"], how["method"], how["hash_type"])
-        files = {resource["name"]: resource["digest"] for resource in resources}
+        files: dict[str, str] = {resource["name"]: resource["digest"] for resource in resources}
         digest = hashlib.sha256(b"".join(bytes.fromhex(resource["digest"]) for resource in resources)).hexdigest()
         if (
             kinds != ("https://in-toto.io/Statement/v1", "https://model_signing/signature/v1.0", "files", "sha256")
