@@ -3,22 +3,25 @@
 import http.client
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import onnx
 import onnxruntime
-import psutil
+import psutil  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from rsd_edge.errors import EdgeError
+from rsd_edge import disk
+from rsd_edge.images import MOST_PIXELS, Preprocessing, decode, preprocess
 from rsd_edge.live import LiveModel
 from rsd_edge.model import Model
 from rsd_edge.serve import Server, listen
@@ -27,6 +30,7 @@ from rsd_edge.serve_options import ServeOptions
 SHAPE = (5, 4, 3)
 LABELS = ["cat", "dog", "m\u00f6we"]
 NAME = "tiny"
+PREPROCESSING = Preprocessing(*SHAPE, resize="bilinear", crop_share=None)
 
 
 def graph(seed: int) -> bytes:
@@ -59,14 +63,11 @@ class Tiny:
         self.release, self.wait, self.closed = release, wait, False
         self._session = onnxruntime.InferenceSession(graph(release), providers=[self.provider])
 
-    def decode(self, data: bytes) -> Image.Image:
-        try:
-            return Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]).convert("RGB")
-        except OSError:
-            raise EdgeError("expected a JPEG or PNG image, found something else") from None
+    def decode(self, data: bytes, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
+        return decode(data, PREPROCESSING, most_pixels=most_pixels)
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
-        return np.asarray(image.resize(SHAPE[1::-1]))
+        return preprocess(image, PREPROCESSING)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         assert not self.closed, "used after it was closed"
@@ -152,26 +153,22 @@ def write_release(root: Path, release: int) -> None:
     (folder / "labels.json").write_text(json.dumps(LABELS))
     models = {"fp32": {"onnx": "fp32/model.onnx"}}
     (folder / "manifest.json").write_text(json.dumps({"name": NAME, "release": release, "models": models}))
-    sides = dict(zip(("height", "width", "channels"), SHAPE, strict=True))
-    (folder / "preprocessing.json").write_text(json.dumps({**sides, "resize": "bilinear", "crop_share": None}))
+    (folder / "preprocessing.json").write_text(json.dumps(asdict(PREPROCESSING)))
 
 
 def point(root: Path, release: int) -> None:
-    """Switch `current`, as `activate` does it at its end."""
-    aside = root / ".current"
-    aside.symlink_to(Path("releases") / str(release))
-    aside.replace(root / "current")
+    """Switch `current`, as `activate` does it once it has tested a release."""
+    disk.link(root / "current", f"releases/{release}")
 
 
 @contextmanager
 def process(root: Path, **options: Any) -> Iterator[tuple[str, psutil.Process]]:
     """`rsd-edge serve` in a process of its own; yields its host and port, and the process."""
-    program = (
-        "import sys, pathlib, json; from rsd_edge.serve import main; from rsd_edge.serve_options import ServeOptions;"
-        "main(pathlib.Path(sys.argv[1]), ServeOptions(port=0, **json.loads(sys.argv[2])))"
-    )
-    command = [sys.executable, "-c", program, str(root), json.dumps(options)]
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "rsd_edge", "--root", str(root), "serve", "--port", "0"]
+    for name, value in options.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert started.stdout
         address = started.stdout.readline().split("http://")[1].strip()

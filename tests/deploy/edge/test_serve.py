@@ -165,6 +165,14 @@ def test_a_batch_that_is_too_large_is_refused() -> None:
             assert ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)[0] == expected
 
 
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    with served(always(Tiny()), max_pixels=1000) as address:
+        for side, expected in ((31, 200), (32, 400)):
+            status, _, body = ask(address, "POST", "/v1/classify", png(np.zeros((side, side, 3), np.uint8)))
+            assert status == expected
+        assert json.loads(body)["error"].startswith("expected at most 1000 pixels, found 32 x 32")
+
+
 def test_a_full_queue_answers_429_and_everyone_who_was_let_in_is_served() -> None:
     gate = threading.Event()
     gate.set()

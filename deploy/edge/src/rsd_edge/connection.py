@@ -29,10 +29,12 @@ def limited(connections: int) -> type[H11Protocol]:
             self.timeout_keep_alive_task = self._later(self.timeout_keep_alive_handler)
 
         def data_received(self, data: bytes) -> None:
-            # As in the base class, but a byte does not stop the timer.
+            # As in the base class, but not a byte stops the timer: a whole head does.
             try:
                 self.conn.receive_data(data)
                 self.handle_events()
+                if self.cycle and not self.cycle.response_complete:
+                    self._unset_keepalive_if_required()
             except h11.ProtocolError:  # nonsense after an answer, which leaves nothing to say
                 self.transport.abort()
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from rsd_edge.disk import read_json
 from rsd_edge.errors import EdgeError
-from rsd_edge.images import Preprocessing, decode, preprocess
+from rsd_edge.images import MOST_PIXELS, Preprocessing, decode, preprocess
 
 TENSORRT = "TensorrtExecutionProvider"
 MOST_AT_ONCE = 8
@@ -64,9 +64,9 @@ class Model:
         model.engines = engines
         return model
 
-    def decode(self, data: bytes) -> Image.Image:
+    def decode(self, data: bytes, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
         """The image of a JPEG or PNG file; see `images.decode`, also for what is refused with an EdgeError."""
-        return decode(data, self.preprocessing)
+        return decode(data, self.preprocessing, most_pixels=most_pixels)
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
         """What the model takes of an image: uint8 `[H, W, C]`."""

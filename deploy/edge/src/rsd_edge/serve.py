@@ -5,6 +5,7 @@ requests wait for a thread. Everything a client can send too much of has a limit
 """
 
 import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -219,7 +220,7 @@ class App:
     def _classify(self, request: Served) -> Answer:
         with self.live.use() as model:
             try:
-                image = model.preprocess(model.decode(request.body))
+                image = model.preprocess(model.decode(request.body, most_pixels=self.options.max_pixels))
             except EdgeError as error:
                 raise RefusedError(400, str(error)) from None
             (logits,), seconds = _timed(model, image[None])
@@ -456,4 +457,5 @@ def main(root: Path, options: ServeOptions) -> None:
         print(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         if token is None and not ip_address(host).is_loopback:
             print("warning: any host that reaches this address may use it; give --token-file", flush=True)
-        Server(live, options, token=token).serve_on(listener)
+        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has stopped
+            Server(live, options, token=token).serve_on(listener)

@@ -33,6 +33,8 @@ class ServeOptions:
     """Open connections; the next one is closed at once."""
     max_body: int = 16 * MEGABYTE
     """Bytes of a request's body, also after unpacking; four times as many may be held for all requests together."""
+    max_pixels: int = 1 << 24
+    """Of one image; while it is decoded, a pixel was seen to take 13 bytes."""
     max_batch: int = 32
     """Images in one request."""
     timeout: float = 10.0
@@ -42,7 +44,12 @@ class ServeOptions:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give `parser` the flags of `serve`."""
     whole = {"port": (0, 65535), "threads": (1, 64), "workers": (1, 64), "queue": (0, 100_000)}
-    whole |= {"connections": (1, 100_000), "max_body": (1024, 1 << 30), "max_batch": (1, 65536)}
+    whole |= {
+        "connections": (1, 100_000),
+        "max_body": (1024, 1 << 30),
+        "max_batch": (1, 65536),
+        "max_pixels": (4, 1 << 26),
+    }
     help_ = {
         "host": "address to listen on",
         "port": "port to listen on; 0 takes a free one",
@@ -53,6 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "queue": "requests that may wait for a worker; the next one is answered 429",
         "connections": "open connections; the next one is closed",
         "max_body": "bytes of a request's body",
+        "max_pixels": "pixels of an image",
         "max_batch": "images in one request",
         "timeout": "seconds for a request's head, its body and its answer, each",
     }
