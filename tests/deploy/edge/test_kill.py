@@ -73,8 +73,7 @@ def run(action: Callable[[], object], root: Path, kill_before: int | None = None
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
         return None
-    steps: list[int] = json.loads(found)
-    return steps
+    return [int(line) for line in json.loads(found)]
 
 
 def check(root: Path, expected: set[str | None]) -> str | None:
