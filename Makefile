@@ -13,10 +13,10 @@ help: ## list the targets
 
 install: $(READY) ## create .venv with the tested versions of everything
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt deploy/edge/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: expected $(PYTHON), found none; install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[engine,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[engine,sign,dev]' -e ./deploy/edge
 	@touch $@
 
 repro: $(READY) ## run the whole pipeline (dvc repro) and print the table

@@ -1,7 +1,9 @@
 """Everything a device needs -> out/bundle/: one folder with a manifest, not yet signed."""
 
-from rsd.bundle import BundleOptions, write_bundle
-from rsd.data.images import read_split
+from pathlib import Path
+
+from rsd.bundle import BundleOptions, lock_digest, params_digest, write_bundle
+from rsd.data.images import read_record, read_split
 from rsd.files import read_json
 from rsd.revision import git_revision
 from stages import OUT, run, section
@@ -17,9 +19,15 @@ def main() -> None:
         export={precision: OUT / "export" / precision for precision in precisions},
         engines={precision: OUT / "engines" / precision for precision in precisions},
         images=read_split(OUT / "data", "test").images,
+        record=read_record(OUT / "data"),
         metrics=models[shipped],
-        revision=git_revision(),
         latency=read_json(OUT / "benchmark" / "latency.json"),
+        licences=Path("licences"),
+        origin={
+            "git_revision": git_revision(),
+            "params_sha256": params_digest(OUT / "params"),
+            "dvc_lock_sha256": lock_digest(Path("dvc.lock")),
+        },
     )
     print(f"{manifest['name']} release {manifest['release']}: {len(manifest['files'])} files, not signed")
 

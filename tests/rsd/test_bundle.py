@@ -4,32 +4,16 @@ import json
 import numpy as np
 import pytest
 
-from rsd.bundle import BundleOptions, write_bundle
-from rsd.files import write_json
+from rsd.bundle import BundleOptions, lock_digest, params_digest, write_bundle
+from rsd.export.parity import logits_of
+from tests.bundles import SHAPE, ingredients
 
-IMAGES = np.arange(20 * 4 * 4, dtype=np.uint8).reshape(20, 4, 4, 1)
+OPTIONS = BundleOptions(name="digits", release=3)
 
 
 @pytest.fixture
 def made(tmp_path):
-    """Two precisions, one with an engine; returns what `write_bundle` needs."""
-    export, engines = {}, {}
-    for precision in ("fp32", "fp16"):
-        export[precision] = tmp_path / "export" / precision
-        engines[precision] = tmp_path / "engines" / precision
-        for folder in (export[precision], engines[precision]):
-            folder.mkdir(parents=True)
-        (export[precision] / "model.onnx").write_bytes(precision.encode())
-        np.save(export[precision] / "logits.npy", np.ones((20, 3), np.float32))
-        record = {"student": "rsd-1", "classes": ["a", "b", "c"], "preprocessing": {"mean": [0.5]}, "parity": {"x": 1}}
-        write_json(export[precision] / "export.json", record)
-        write_json(engines[precision] / "engine.json", {"status": "built" if precision == "fp32" else "skipped"})
-    (engines["fp32"] / "model.engine").write_bytes(b"engine")
-    return {"export": export, "engines": engines, "images": IMAGES, "metrics": {"top1": 98.0},
-            "latency": {"device": {"cpu": "x"}, "rows": []}, "revision": "abc"}  # fmt: skip
-
-
-OPTIONS = BundleOptions(name="digits", release=3)
+    return ingredients(tmp_path)
 
 
 def test_every_file_is_listed_with_its_digest_and_there_is_no_other(made, tmp_path):
@@ -40,7 +24,14 @@ def test_every_file_is_listed_with_its_digest_and_there_is_no_other(made, tmp_pa
         name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for name, path in files.items()
     }
-    assert not any(path.is_symlink() for path in files.values())
+
+
+def test_links_become_files(made, tmp_path):
+    onnx = made["export"]["fp32"] / "model.onnx"
+    onnx.rename(tmp_path / "cached")
+    onnx.symlink_to(tmp_path / "cached")
+    write_bundle(tmp_path / "bundle", OPTIONS, **made)
+    assert not any(path.is_symlink() for path in (tmp_path / "bundle").rglob("*"))
 
 
 def test_it_holds_what_a_device_needs_and_says_it_is_unsigned(made, tmp_path):
@@ -48,8 +39,34 @@ def test_it_holds_what_a_device_needs_and_says_it_is_unsigned(made, tmp_path):
     assert (manifest["name"], manifest["release"], manifest["signed"]) == ("digits", 3, False)
     assert manifest["models"]["fp32"]["engine"] == "fp32/model.engine"
     assert "engine" not in manifest["models"]["fp16"]
-    assert np.array_equal(np.load(tmp_path / "bundle" / "golden" / "images.npy"), IMAGES[:8])
     assert json.loads((tmp_path / "bundle" / "labels.json").read_text()) == ["a", "b", "c"]
+    assert {p.name for p in (tmp_path / "bundle" / "licences").iterdir()} == {"all.txt", "tiny.txt"}
+    assert not (tmp_path / "bundle" / "model.sig").exists()
+
+
+@pytest.mark.parametrize("precisions", [("fp32",), ("fp32", "fp16", "int8")])
+def test_the_golden_logits_are_those_of_the_shipped_models(tmp_path, precisions):
+    made = ingredients(tmp_path, precisions=precisions)
+    golden = write_bundle(tmp_path / "bundle", OPTIONS, **made)["golden"]
+    images = np.load(tmp_path / "bundle" / golden["images"])
+    assert np.array_equal(images[:8], made["images"][:8])
+    assert len(images) == 8 + len(golden["files"])
+    for precision in precisions:
+        found = logits_of(tmp_path / "bundle" / precision / "model.onnx", images)
+        allowed = golden["tolerances"]["logits"][precision]
+        assert np.abs(found - np.load(tmp_path / "bundle" / golden["logits"][precision])).max() <= 1e-5 < allowed
+
+
+def test_the_golden_files_are_jpeg_and_png_of_several_sizes_and_the_first_is_served_as_it_is(made, tmp_path):
+    from PIL import Image
+
+    bundle = tmp_path / "bundle"
+    golden = write_bundle(bundle, OPTIONS, **made)["golden"]
+    images = [Image.open(bundle / file["path"]) for file in golden["files"]]
+    assert {image.format for image in images} == {"JPEG", "PNG"}
+    assert len({image.size for image in images}) == len(images)
+    assert images[0].size == SHAPE[1::-1]
+    assert np.array_equal(np.load(bundle / golden["images"])[8], made["images"][0])
 
 
 def test_the_same_inputs_give_the_same_bytes(made, tmp_path):
@@ -68,3 +85,25 @@ def test_a_failure_leaves_the_last_bundle_whole(made, tmp_path):
 def test_a_name_that_is_no_folder_name_is_refused(name):
     with pytest.raises(ValueError, match="pattern"):
         BundleOptions(name=name, release=1)
+
+
+def test_the_lock_digest_knows_the_upstream_stages_in_no_order_and_not_the_bundle_itself(tmp_path):
+    def digest(text):
+        (tmp_path / "dvc.lock").write_text(text)
+        return lock_digest(tmp_path / "dvc.lock")
+
+    first = digest("stages:\n  a: {cmd: x}\n  b: {cmd: y}\n")
+    assert digest("stages:\n  b: {cmd: y}\n  a: {cmd: x}\n  bundle: {cmd: z}\n  report: {cmd: z}\n") == first
+    assert digest("stages:\n  a: {cmd: x}\n  b: {cmd: z}\n") != first
+    assert lock_digest(tmp_path / "none") is None
+
+
+def test_the_params_digest_changes_with_any_section_and_with_nothing_else(tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "run.json").write_text('{"a": 1, "b": 2}')
+    (tmp_path / "method" / "rsd.json").write_text("{}")
+    first = params_digest(tmp_path)
+    (tmp_path / "run.json").write_text('{"b": 2,\n "a": 1}')
+    assert params_digest(tmp_path) == first
+    (tmp_path / "method" / "rsd.json").write_text('{"weight": 1}')
+    assert params_digest(tmp_path) != first

@@ -1,0 +1,1 @@
+"""What runs on the device: signed bundles are verified, installed, activated, served and taken back."""

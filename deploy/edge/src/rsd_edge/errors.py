@@ -1,0 +1,5 @@
+"""The one exception that is meant for the person at the terminal."""
+
+
+class EdgeError(Exception):
+    """One clear sentence: what was expected, what was found, and what to do. Commands print it and exit with 1."""

@@ -1,0 +1,137 @@
+"""The model of a release, ready to infer."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from PIL import Image
+
+from rsd_edge.disk import read_json
+from rsd_edge.errors import EdgeError
+from rsd_edge.images import MOST_PIXELS, Preprocessing, decode, preprocess
+
+TENSORRT = "TensorrtExecutionProvider"
+MOST_AT_ONCE = 8
+"""Images in the largest batch that TensorRT's engine is built for, as those of the project; more are inferred in parts,
+because the runtime would build another engine while somebody waits."""
+
+
+class Model:
+    """A release's model on the best provider of the runtime that is ready on this device.
+
+    Several threads may call `infer` at the same time.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], precision: str, wanted: Preprocessing, session: Any
+    ) -> None:
+        self.name: str = manifest["name"]
+        self.release: int = manifest["release"]
+        self.precision = precision
+        self.labels: list[str] = read_json(folder / "labels.json")
+        self.preprocessing = wanted
+        self.input_shape: tuple[int, int, int] = (wanted.height, wanted.width, wanted.channels)
+        self.provider: str = session.get_providers()[0]
+        self.engines: Path | None = None
+        self._session = session
+
+    @classmethod
+    def open(
+        cls, folder: Path, *, precision: str | None = None, threads: int = 1, engines: Path | None = None
+    ) -> "Model":
+        """Open the release in `folder`, which must have been verified.
+
+        TensorRT is used only where `prepare` has left its engine, so that none is ever built while somebody waits.
+
+        Args:
+            precision: one of the bundle's; its first one if not given.
+            threads: of one inference on the CPU.
+            engines: a folder in which TensorRT may build its engine, which takes minutes.
+
+        Raises:
+            EdgeError: there is no such precision, or the runtime does not take the model.
+        """
+        manifest = read_json(folder / "manifest.json")
+        precision = precision or next(iter(manifest["models"]))
+        if precision not in manifest["models"]:
+            raise EdgeError(f"expected a precision out of {', '.join(manifest['models'])}, found {precision}")
+        wanted = Preprocessing.from_json(read_json(folder / "preprocessing.json"))
+        built = engine_folder(folder, precision)
+        engines = engines or (built if built.is_dir() else None)
+        path = folder / manifest["models"][precision]["onnx"]
+        model = cls(folder, manifest, precision, wanted, _session(path, threads, wanted, engines))
+        model.engines = engines
+        return model
+
+    def decode(self, data: bytes, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
+        """The image of a JPEG or PNG file; see `images.decode`, also for what is refused with an EdgeError."""
+        return decode(data, self.preprocessing, most_pixels=most_pixels)
+
+    def preprocess(self, image: Image.Image) -> np.ndarray:
+        """What the model takes of an image: uint8 `[H, W, C]`."""
+        return preprocess(image, self.preprocessing)
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        """Logits float32 `[N, classes]` of images uint8 `[N, H, W, C]`; EdgeError for any other array."""
+        if images.dtype != np.uint8 or images.shape[1:] != self.input_shape or not len(images):
+            expected = ", ".join(map(str, self.input_shape))
+            raise EdgeError(f"expected uint8 [N, {expected}] with N > 0, found {images.dtype} {list(images.shape)}")
+        session = self._session  # `close` may come from another thread
+        if session is None:
+            raise EdgeError("expected an open model, found it closed; open it again")
+        step = MOST_AT_ONCE if self.provider == TENSORRT else len(images)
+        parts = [
+            session.run(["logits"], {"image": images[start : start + step]})[0] for start in range(0, len(images), step)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def warm_up(self) -> None:
+        """Infer once, which is when TensorRT builds its engine.
+
+        Raises:
+            EdgeError: TensorRT was to build one and has not taken the model.
+        """
+        self.infer(np.zeros((1, *self.input_shape), np.uint8))
+        if self.engines and self.provider != TENSORRT:
+            raise EdgeError(
+                f"expected TensorRT to take the {self.precision} model, found the runtime on {self.provider}"
+            )
+
+    def close(self) -> None:
+        """Free the memory of the runtime."""
+        self._session = None
+
+
+def engine_folder(folder: Path, precision: str) -> Path:
+    """Where the engine that TensorRT built here for a release is: beside the releases, which hold signed files only."""
+    return folder.parent.parent / "engines" / folder.name / precision
+
+
+def has_tensorrt() -> bool:
+    """Whether this device's runtime can build engines."""
+    return TENSORRT in ort.get_available_providers()
+
+
+def _session(path: Path, threads: int, wanted: Preprocessing, engines: Path | None) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; fp16 graphs on a CPU warn of every cast
+    available = ort.get_available_providers()
+    providers: list[Any] = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+    if engines and TENSORRT in available:
+        shape = f"{wanted.height}x{wanted.width}x{wanted.channels}"
+        settings: dict[str, Any] = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(engines)}
+        settings |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": str(engines)}
+        for end, batch in (("min", 1), ("opt", 1), ("max", MOST_AT_ONCE)):
+            settings[f"trt_profile_{end}_shapes"] = f"image:{batch}x{shape}"
+        providers.insert(0, (TENSORRT, settings))
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime raises classes of its own
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EdgeError(
+            f"expected ONNX Runtime {ort.__version__} to take {path.parent.name}/{path.name}, found: {first}; "
+            "install a newer onnxruntime, or make the bundle with a lower opset"
+        ) from error

@@ -1,0 +1,384 @@
+"""The releases on a device, and which of them is current.
+
+    ROOT/releases/NAME-RELEASE/   what was installed, as it was signed
+    ROOT/engines/NAME-RELEASE/    what TensorRT built for it here
+    ROOT/current                  a link to the release that is served
+    ROOT/state.json               what is installed, what was good, what is being tried
+    ROOT/events.jsonl             what happened, with the newest line last
+
+Every change is one rename: of a folder, of the link or of `state.json`. A release is installed when `state.json` says
+so, and good when it is the last of `history` there; while another is tried, that is `pending`. So `recover` knows at
+any moment what to go back to, and whatever nothing knows of is removed.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rsd_edge import disk
+from rsd_edge.errors import EdgeError
+from rsd_edge.health import watch
+
+RESERVE = 64 << 20
+"""Bytes that stay free on the disk."""
+MOST_EVENTS = 1 << 20
+
+
+@dataclass
+class State:
+    """`state.json`."""
+
+    name: str | None = None
+    """Of every bundle here: releases of different names have nothing to do with each other."""
+    highest: int = 0
+    """The newest release ever installed here, whether or not it still is."""
+    highest_sha256: str = ""
+    """Of its manifest: the very same may be installed again."""
+    installed: dict[str, str] = field(default_factory=dict)
+    """Id -> SHA-256 of its manifest, in the order of installation."""
+    history: list[str] = field(default_factory=list)
+    """Ids that were found good here, in that order; the last one is to be current."""
+    pending: str | None = None
+    """The id that is current on trial."""
+
+
+class Releases:
+    """The folder of releases of one device; see the module's docstring."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "releases"
+
+    def current(self) -> Path | None:
+        """The folder that `current` points to, whether or not it is there; one system call."""
+        try:
+            return self.root / os.readlink(self.root / "current")
+        except FileNotFoundError:
+            return None
+
+    def install(
+        self, source: Path, keys: list[Path], *, allow_downgrade: bool = False, keep: int = 3
+    ) -> tuple[str, bool]:
+        """Check a bundle, copy it, and let the runtime build its engine; nothing that is served changes.
+
+        Args:
+            keys: pinned public keys.
+            allow_downgrade: take an older release than the newest ever installed here, and log it.
+            keep: good releases to keep; older ones are removed.
+
+        Returns:
+            The id, and whether it is new here: the very same bundle may be installed again.
+
+        Raises:
+            EdgeError: the bundle is refused; nothing has changed.
+        """
+        from rsd_edge import bundle as bundles
+
+        with self._locked() as state:
+            try:
+                bundle = bundles.read(source, keys)
+                bundles.check_device(bundle.manifest, free=bundles.free_memory())
+                known = state.installed.get(bundle.id)
+                if known == bundle.files[bundles.MANIFEST] and self._is_whole(bundle.id, known):
+                    bundles.take(bundle)
+                    self._prepare(bundle.id)
+                    return bundle.id, False
+                self._check_newer(state, bundle, known, allow_downgrade)
+                self._check_room(bundle.bytes)
+                arriving = self.folder / f".{bundle.id}.arriving"
+                if arriving.exists():
+                    shutil.rmtree(arriving)
+                arriving.mkdir()
+                try:
+                    bundles.take(bundle, arriving)
+                except BaseException:
+                    shutil.rmtree(arriving)
+                    raise
+                disk.remove(self.folder / bundle.id)
+                os.replace(arriving, self.folder / bundle.id)
+                disk.sync(self.folder)
+            except EdgeError as error:
+                self._log("refused", source=source.name, reason=str(error))
+                raise
+            release = bundle.manifest["release"]
+            if release < state.highest:
+                self._log("downgrade", release=bundle.id, highest=state.highest)
+            state.installed.pop(bundle.id, None)  # it comes last now
+            state.installed[bundle.id] = bundle.files[bundles.MANIFEST]
+            state.name = bundle.manifest["name"]
+            if release >= state.highest:
+                state.highest, state.highest_sha256 = release, bundle.files[bundles.MANIFEST]
+            self._save(state)
+            self._log("installed", release=bundle.id)
+            self._sweep(state, keep)
+            self._prepare(bundle.id)
+            return bundle.id, True
+
+    def activate(
+        self,
+        release: str | None = None,
+        *,
+        window: float = 10.0,
+        healthy: Callable[[str], bool] | None = None,
+        keep: int = 3,
+    ) -> str:
+        """Test an installed release, make it current, watch it for a while, and commit to it; the id.
+
+        Args:
+            release: id; the one installed last if not given.
+            window: seconds to watch.
+            healthy: asked twice a second during the window with the id; see `health.served`. It may say no until it
+                first says yes, as a server needs a moment, and must say yes from then on. None: no window.
+            keep: good releases to keep.
+
+        Raises:
+            EdgeError: it failed; what was current before is current again.
+        """
+        with self._locked() as state:
+            if state.pending:
+                self._take_back(state, "was not committed")
+            if not state.installed:
+                raise EdgeError("expected an installed release to activate, found none; run `rsd-edge install` first")
+            release = release or next(reversed(state.installed))
+            self._try(state, release, window, healthy)
+            if release in state.history:
+                state.history.remove(release)
+            state.history.append(release)
+            self._commit(state, release, keep)
+            return release
+
+    def rollback(self, *, window: float = 10.0, healthy: Callable[[str], bool] | None = None, keep: int = 3) -> str:
+        """Go back to the release that was good before the current one, tested and watched like any; its id."""
+        with self._locked() as state:
+            if state.pending:
+                self._take_back(state, "was not committed")
+            if len(state.history) < 2:
+                raise EdgeError("expected an earlier good release to go back to, found none; install another one")
+            release = state.history[-2]
+            self._try(state, release, window, healthy)
+            state.history.pop()
+            self._commit(state, release, keep)
+            return release
+
+    def recover(self, *, keep: int = 3) -> str | None:
+        """Put things right after a crash or a power cut, at the next start; the id that is current, or None.
+
+        What was tried and not committed is taken back. If the release that is to be current is not whole, the one
+        before it becomes current. Does nothing while an `activate` is under way, which looks after itself.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with disk.locked(self.root / ".lock") as held:
+            if not held:
+                found = self.current()
+                return found.name if found else None
+            state = self._state(repair=True)
+            if state.pending:
+                self._take_back(state, "was not committed")
+            while state.history and not self._is_whole(state.history[-1], state.installed[state.history[-1]]):
+                damaged = state.history.pop()
+                state.installed.pop(damaged)
+                self._save(state)
+                self._log("damaged", release=damaged)
+            self._point(state)
+            self._sweep(state, keep)
+            return state.history[-1] if state.history else None
+
+    def status(self) -> dict[str, Any]:
+        """Current, installed and good releases, and the last events; reads only."""
+        state, current = self._state(), self.current()
+        return {
+            "current": current.name if current else None,
+            "pending": state.pending,
+            "good": state.history,
+            "installed": list(state.installed),
+            "highest": state.highest,
+            "events": self._events()[-10:],
+        }
+
+    # What the commands are made of.
+
+    def _try(self, state: State, release: str, window: float, healthy: Callable[[str], bool] | None) -> None:
+        """Make `release` current on trial; whatever goes wrong, the good one is current again."""
+        from rsd_edge import bundle as bundles
+        from rsd_edge.selftest import self_test
+
+        if release not in state.installed:
+            raise EdgeError(
+                f"expected a release out of {', '.join(state.installed)}, found {release}; install it first"
+            )
+        try:
+            bundles.check_installed(self.folder / release, state.installed[release])
+            self._prepare(release)
+            self._log("tested", release=release, **self_test(self.folder / release))
+        except EdgeError as error:
+            self._log("failed", release=release, reason=str(error))
+            raise
+        state.pending = release
+        self._save(state)
+        try:
+            disk.link(self.root / "current", f"releases/{release}")
+            self._log("on trial", release=release)
+            if healthy:
+                watch(release, window, healthy)
+        except BaseException as error:  # also when interrupted
+            self._take_back(state, str(error) or type(error).__name__)
+            raise
+
+    def _commit(self, state: State, release: str, keep: int) -> None:
+        state.pending = None
+        self._save(state)
+        self._log("good", release=release)
+        self._sweep(state, keep)
+
+    def _take_back(self, state: State, reason: str) -> None:
+        self._log("taken back", release=state.pending, reason=reason)
+        self._point(state)
+        state.pending = None
+        self._save(state)
+
+    def _point(self, state: State) -> None:
+        """Point `current` at the last good release; at nothing if there is none."""
+        found = self.current()
+        if state.history:
+            if found is None or found != self.folder / state.history[-1]:
+                disk.link(self.root / "current", f"releases/{state.history[-1]}")
+        elif found is not None:
+            (self.root / "current").unlink()
+            disk.sync(self.root)
+
+    def _prepare(self, release: str) -> None:
+        """Let TensorRT build the engines of a release, if it is on this device and has not built them before."""
+        from rsd_edge.model import Model, engine_folder, has_tensorrt
+
+        if not has_tensorrt():
+            return
+        folder = self.folder / release
+        for precision in disk.read_json(folder / "manifest.json")["models"]:
+            built = engine_folder(folder, precision)
+            if built.is_dir():
+                continue
+            print(f"{release}: TensorRT builds its {precision} engine, which can take minutes", file=sys.stderr)
+            started = time.monotonic()
+            building = built.with_name(f".{precision}.building")
+            if building.exists():
+                shutil.rmtree(building)
+            building.mkdir(parents=True)
+            model = Model.open(folder, precision=precision, engines=building)
+            model.warm_up()
+            model.close()
+            os.replace(building, built)
+            disk.sync(built.parent)
+            self._log("engine built", release=release, precision=precision, seconds=round(time.monotonic() - started))
+
+    def _check_newer(self, state: State, bundle: Any, known: str | None, allow_downgrade: bool) -> None:
+        name, release, digest = bundle.manifest["name"], bundle.manifest["release"], bundle.files["manifest.json"]
+        if state.name not in (None, name):
+            raise EdgeError(f"expected a bundle named {state.name}, found {name}; give it a folder of its own (--root)")
+        if known not in (None, digest) or (release == state.highest and digest != state.highest_sha256):
+            raise EdgeError(f"expected a new release number, found that of another {bundle.id}; raise the number")
+        if release < state.highest and not known and not allow_downgrade:
+            raise EdgeError(
+                f"expected a release newer than {state.highest}, the newest ever installed here, found {release}; "
+                "make a newer one, or allow this one with --allow-downgrade"
+            )
+
+    def _is_whole(self, release: str, manifest_sha256: str) -> bool:
+        from rsd_edge import bundle as bundles
+
+        try:
+            bundles.check_installed(self.folder / release, manifest_sha256)
+        except EdgeError:
+            return False
+        return True
+
+    def _check_room(self, size: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < size + RESERVE:
+            raise EdgeError(f"expected {size + RESERVE} free bytes in {self.folder}, found {free}; free some space")
+
+    def _sweep(self, state: State, keep: int) -> None:
+        """Remove what is neither among the last good releases nor installed last, and what a kill has left."""
+        last = list(state.installed)[-1:]
+        kept = [*state.history[-max(keep, 1) :], *last]
+        if state.installed.keys() != {*kept}:
+            state.installed = {name: value for name, value in state.installed.items() if name in kept}
+            state.history = [name for name in state.history if name in kept]
+            self._save(state)
+        for folder in (self.folder, self.root / "engines"):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path.name not in kept:
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[State]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with disk.locked(self.root / ".lock") as held:
+            if not held:
+                raise EdgeError("expected to be the only one who changes releases here, found another; wait for it")
+            yield self._state()
+
+    def _state(self, *, repair: bool = False) -> State:
+        path = self.root / "state.json"
+        try:
+            return State(**disk.read_json(path))
+        except FileNotFoundError:
+            return State()
+        except (OSError, ValueError, TypeError) as error:
+            if not repair:
+                raise EdgeError(f"expected {path} as it was written, found: {error}; run `rsd-edge recover`") from None
+            return self._rebuilt(str(error))
+
+    def _rebuilt(self, reason: str) -> State:
+        """A state from what is there, where `state.json` was lost: every release that is whole in itself."""
+        from rsd_edge import bundle as bundles
+
+        state, whole = State(), {}
+        for folder in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+            with contextlib.suppress(OSError, LookupError, ValueError, EdgeError):
+                content = disk.read(folder / "manifest.json", bundles.MOST_MANIFEST)
+                manifest, digest = json.loads(content), bundles.digest_of(content)
+                bundles.check_installed(folder, digest)
+                whole[manifest["release"]] = (folder.name, digest)
+                state.name = manifest["name"]
+        state.installed = dict(whole[release] for release in sorted(whole))
+        if whole:
+            state.highest = max(whole)
+            state.highest_sha256 = whole[state.highest][1]
+        current = self.current()
+        state.history = [current.name] if current and current.name in state.installed else []
+        self._log("state rebuilt", reason=reason)
+        self._save(state)
+        return state
+
+    def _save(self, state: State) -> None:
+        disk.write_json(self.root / "state.json", asdict(state))
+
+    def _log(self, event: str, **facts: Any) -> None:
+        path = self.root / "events.jsonl"
+        if path.exists() and path.stat().st_size > MOST_EVENTS:
+            os.replace(path, path.with_suffix(".old.jsonl"))
+        line = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "event": event, **facts}
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _events(self) -> list[dict[str, Any]]:
+        try:
+            lines = (self.root / "events.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        events = []
+        for line in lines[-50:]:
+            with contextlib.suppress(ValueError):  # a line that the power was cut in
+                events.append(json.loads(line))
+        return events

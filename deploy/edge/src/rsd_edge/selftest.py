@@ -1,0 +1,97 @@
+"""Does a release give on this device what it gave where it was made, and fast enough?"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsd_edge.bundle import MANIFEST
+from rsd_edge.disk import read_json
+from rsd_edge.errors import EdgeError
+from rsd_edge.model import Model
+
+SAMPLES = 1000
+"""Ten of them lie above the 99th percentile."""
+WARM_UP = 50
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one image at a time, in milliseconds."""
+
+    samples: int
+    p50: float
+    p90: float
+    p99: float
+
+
+def self_test(folder: Path, *, threads: int = 1) -> dict[str, Any]:
+    """Run every model of a release on its golden pairs, and time the one that is served.
+
+    Returns:
+        Per precision `provider` and `difference`, the largest of any logit; `pixels`, the largest difference of a
+        pixel of the golden files; `p99_ms` of the first precision if the bundle has a limit, else None.
+
+    Raises:
+        EdgeError: a pixel, a logit or p99 is outside of what the bundle allows.
+    """
+    manifest = read_json(folder / MANIFEST)
+    golden = manifest["golden"]
+    images = np.load(folder / golden["images"], allow_pickle=False)
+    result: dict[str, Any] = {"pixels": 0, "precisions": {}, "p99_ms": None}
+    for precision in manifest["models"]:
+        model = Model.open(folder, precision=precision, threads=threads)
+        try:
+            if not result["precisions"]:
+                result["pixels"] = _decoded(model, folder, golden, images)
+            expected = np.load(folder / golden["logits"][precision], allow_pickle=False)
+            found = np.concatenate([model.infer(images[i : i + 1]) for i in range(len(images))])
+            allowed = golden["tolerances"]["logits"][precision]
+            difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else np.inf
+            if not difference <= allowed:  # NaN is no number below
+                raise EdgeError(
+                    f"expected the {precision} logits of golden images within {allowed:.3g}, found {difference:.3g} "
+                    f"on {model.provider}; use another release, or mend the runtime"
+                )
+            result["precisions"][precision] = {"provider": model.provider, "difference": difference}
+            limit = manifest["p99_ms"]
+            if limit is not None and result["p99_ms"] is None:
+                result["p99_ms"] = latency(model, images).p99
+                if result["p99_ms"] > limit:
+                    raise EdgeError(
+                        f"expected a 99th percentile of at most {limit} ms, found {result['p99_ms']:.3f} ms on this "
+                        "device; end what else runs here, or use a smaller model"
+                    )
+        finally:
+            model.close()
+    return result
+
+
+def _decoded(model: Model, folder: Path, golden: dict[str, Any], images: np.ndarray) -> int:
+    """The largest difference of a pixel, in levels, between golden files as decoded here and as they should be."""
+    worst = 0
+    for file in golden["files"]:
+        found = model.preprocess(model.decode((folder / file["path"]).read_bytes()))
+        expected = images[file["row"]]
+        difference = int(np.abs(found.astype(int) - expected).max()) if found.shape == expected.shape else 255
+        if difference > golden["tolerances"]["pixels"]:
+            raise EdgeError(
+                f"expected the pixels of {file['path']} within {golden['tolerances']['pixels']} levels, found "
+                f"{difference}; install the Pillow that rsd-edge asks for"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def latency(model: Model, images: np.ndarray, *, samples: int = SAMPLES) -> Latency:
+    """Time `samples` inferences of one image each, uint8 `[N, H, W, C]` taken in turn, after a warm-up."""
+    singles = [images[i : i + 1] for i in range(len(images))]
+    times = []
+    for number in range(WARM_UP + samples):
+        start = time.perf_counter_ns()
+        model.infer(singles[number % len(singles)])
+        times.append(time.perf_counter_ns() - start)
+    p50, p90, p99 = np.percentile(times[WARM_UP:], [50, 90, 99]) / 1e6
+    return Latency(samples, float(p50), float(p90), float(p99))

@@ -1,0 +1,185 @@
+"""The release step after `dvc repro`: a signed copy of the bundle, with a key that never comes near the project.
+
+python -m rsd.sign make-key ~/keys/release     # once: release.pem, which stays secret, and release.pub for the devices
+python -m rsd.sign sign out/bundle ~/releases/digits-1 --key ~/keys/release.pem
+python -m rsd.sign verify ~/releases/digits-1 --key ~/keys/release.pub
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rsd.errors import UserError
+from rsd.files import read_json, sha256, write_json, written_aside
+
+SIGNATURE = "model.sig"
+INSTALL = "pip install -c constraints.txt -e '.[sign]'"
+
+
+def make_key(stem: Path) -> tuple[Path, Path]:
+    """Make an ECDSA key on P-256: `stem`.pem, which only its owner can read, and `stem`.pub.
+
+    Raises:
+        UserError: one of them exists, or they would lie in a repository or a bundle.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private, public = (stem.with_name(stem.name + suffix) for suffix in (".pem", ".pub"))
+    _refuse_near(private)
+    if found := [path for path in (private, public) if path.exists()]:
+        raise UserError(f"expected no key at {found[0]}, found one; choose another name, and keep the old key")
+    key = ec.generate_private_key(ec.SECP256R1())
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    private.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret)
+        file.flush()
+        os.fsync(file.fileno())
+    with written_aside(public) as aside:
+        aside.write_bytes(
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+    return private, public
+
+
+def sign(bundle: Path, target: Path, key: Path) -> dict[str, Any]:
+    """Copy `bundle` to `target`, where its manifest says that it is signed, and sign it there; the new manifest.
+
+    The bundle itself stays as DVC knows it. Links become files.
+
+    Raises:
+        UserError: the key lies in a repository or the bundle or is none, `target` exists or lies in the bundle, the
+            bundle is not what its manifest says, or holds a private key.
+    """
+    signing, hashing = _library("signing"), _library("hashing")
+    _refuse_near(key, bundle)
+    if not key.is_file():
+        raise UserError(f"expected a private key in {key}, found no file; make one with `python -m rsd.sign make-key`")
+    if target.exists() or bundle.resolve() in target.resolve().parents:
+        raise UserError(f"expected a folder to be made for the signed bundle, found {target}; choose another place")
+    manifest = _checked(bundle)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The signature names the folder that it was made in.
+    with tempfile.TemporaryDirectory(prefix=".signing-", dir=target.parent) as folder, written_aside(target) as aside:
+        work = Path(folder) / f"{manifest['name']}-{manifest['release']}"
+        for name in [*manifest["files"], "manifest.json"]:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle / name, work / name)
+            if b"PRIVATE KEY-----" in (work / name).read_bytes():
+                raise UserError(f"expected no private key in the bundle, found one in {name}; take it out")
+        manifest["signed"] = True
+        write_json(work / "manifest.json", manifest)
+        _checked(work)  # what is signed is what was made, whatever happened to the bundle meanwhile
+        config = signing.Config().set_hashing_config(_every_file(hashing))
+        try:
+            config.use_elliptic_key_signer(private_key=key).sign(work, work / SIGNATURE)
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"expected an unencrypted ECDSA key in {key}, found: {error}; make one with "
+                "`python -m rsd.sign make-key`"
+            ) from error
+        work.replace(aside)
+    return manifest
+
+
+def verify(bundle: Path, key: Path) -> None:
+    """Hold a signed bundle to a public key, with `model-signing` itself.
+
+    Raises:
+        UserError: it is not signed, not by this key, or not what was signed.
+    """
+    verifying, hashing = _library("verifying"), _library("hashing")
+    if not (bundle / SIGNATURE).is_file():
+        raise UserError(f"expected a signed bundle in {bundle}, found no {SIGNATURE}; sign it first")
+    try:
+        config = verifying.Config().set_hashing_config(_every_file(hashing))
+        config.use_elliptic_key_verifier(public_key=key).verify(bundle, bundle / SIGNATURE)
+    except OSError:
+        raise
+    except Exception as error:  # the library lets every parser's own error through
+        raise UserError(f"expected {bundle} as it was signed, found: {error or 'another'}; do not ship it") from error
+
+
+def _library(name: str) -> Any:
+    try:
+        import model_signing
+    except ImportError as error:
+        raise UserError(f"expected the package model-signing, found it missing ({error}); run `{INSTALL}`") from error
+    return getattr(model_signing, name)
+
+
+def _every_file(hashing: Any) -> Any:
+    """All files but the signature, those of git among them, which the library would leave out."""
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+
+
+def _checked(bundle: Path) -> dict[str, Any]:
+    """The manifest of a bundle that is whole."""
+    if not (bundle / "manifest.json").is_file():
+        raise UserError(f"expected a bundle in {bundle}, found no manifest.json; run `dvc repro bundle`")
+    manifest: dict[str, Any] = read_json(bundle / "manifest.json")
+    found = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if not path.is_dir()}
+    if wrong := found ^ {*manifest["files"], "manifest.json"}:
+        raise UserError(
+            f"expected the files of its manifest in {bundle}, found another set (first: {min(wrong)}); "
+            "run `dvc repro -f bundle`"
+        )
+    for name, facts in manifest["files"].items():
+        if sha256(bundle / name) != facts["sha256"]:
+            raise UserError(f"expected {name} as the manifest has it, found it changed; run `dvc repro -f bundle`")
+    return manifest
+
+
+def _refuse_near(key: Path, bundle: Path | None = None) -> None:
+    """Refuse a key where git, DVC or a bundle could pick it up."""
+    folders = key.resolve().parents
+    for folder in folders:
+        for mark in (".git", ".dvc", "dvc.yaml", "manifest.json"):
+            if (folder / mark).exists():
+                raise UserError(
+                    f"expected the private key outside of every repository and bundle, found {key} in {folder}, "
+                    f"which has {mark}; keep it elsewhere"
+                )
+    if bundle and bundle.resolve() in folders:
+        raise UserError(f"expected the private key outside of the bundle, found {key}; keep it elsewhere")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m rsd.sign", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    new = commands.add_parser("make-key", help="make a key: STEM.pem, to be kept secret, and STEM.pub for the devices")
+    new.add_argument("stem", type=Path)
+    signs = commands.add_parser("sign", help="write a signed copy of a bundle")
+    signs.add_argument("bundle", type=Path)
+    signs.add_argument("target", type=Path, help="the folder to be made")
+    signs.add_argument("--key", type=Path, required=True, help="the private key, a .pem file")
+    verifies = commands.add_parser("verify", help="hold a signed bundle to a public key")
+    verifies.add_argument("bundle", type=Path)
+    verifies.add_argument("--key", type=Path, required=True, help="the public key, a .pub file")
+    given = parser.parse_args()
+    try:
+        if given.command == "make-key":
+            private, public = make_key(given.stem)
+            print(f"{private}: keep it secret and safe\n{public}: pin it on the devices")
+        elif given.command == "sign":
+            manifest = sign(given.bundle, given.target, given.key)
+            print(f"{given.target}: {manifest['name']} release {manifest['release']}, signed")
+        else:
+            verify(given.bundle, given.key)
+            print(f"{given.bundle}: signed by {given.key}")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: expected to read and write these files, found: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Small real bundles: a linear classifier in ONNX, its logits, and what else `write_bundle` takes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from rsd import sign
+from rsd.bundle import BundleOptions, write_bundle
+from rsd.data.images import DatasetRecord
+from rsd.export.parity import logits_of
+from rsd.files import write_json
+
+SHAPE = (6, 5, 3)
+CLASSES = ["a", "b", "c"]
+
+
+def graph(shape: tuple[int, int, int], seed: int = 0) -> bytes:
+    """An ONNX file: uint8 `[N, H, W, C]` -> float32 `[N, 3]`."""
+    pixels = int(np.prod(shape))
+    weight = np.random.default_rng(seed).normal(0, 1 / pixels, (pixels, len(CLASSES))).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["float"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *shape])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(CLASSES)])
+    body = helper.make_graph(nodes, "tiny", [image], [logits], [numpy_helper.from_array(weight, "weight")])
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(onnx.ModelProto.SerializeToString(model))
+
+
+def dataset(shape: tuple[int, int, int] = SHAPE, crop_share: float | None = None) -> DatasetRecord:
+    """With `crop_share` one of files, else one of arrays."""
+    return DatasetRecord(
+        source="tiny", kept="arrays" if crop_share is None else "files", crop_share=crop_share, classes=CLASSES,
+        height=shape[0], width=shape[1], channels=shape[2], mean=[0.5] * shape[2], std=[0.5] * shape[2], counts={},
+        checksums={},
+    )  # fmt: skip
+
+
+def ingredients(
+    folder: Path,
+    *,
+    shape: tuple[int, int, int] = SHAPE,
+    crop_share: float | None = None,
+    precisions: tuple[str, ...] = ("fp32", "fp16"),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What `write_bundle` takes, with an engine for the first precision; the same model stands for every precision."""
+    images = np.random.default_rng(1).integers(0, 256, (20, *shape), np.uint8)
+    export, engines = {}, {}
+    for precision in precisions:
+        export[precision] = folder / "export" / precision
+        engines[precision] = folder / "engines" / precision
+        for made in (export[precision], engines[precision]):
+            made.mkdir(parents=True)
+        (export[precision] / "model.onnx").write_bytes(graph(shape, seed))
+        np.save(export[precision] / "logits.npy", logits_of(export[precision] / "model.onnx", images))
+        record = {"student": "rsd-1", "classes": CLASSES, "parity": {"x": 1}}
+        write_json(export[precision] / "export.json", record | {"preprocessing": {"mean": [0.5], "std": [0.5]}})
+        write_json(engines[precision] / "engine.json", {"status": "built" if precision == precisions[0] else "skipped"})
+    (engines[precisions[0]] / "model.engine").write_bytes(b"engine")
+    (folder / "licences" / "data").mkdir(parents=True)
+    (folder / "licences" / "all.txt").write_text("for all")
+    (folder / "licences" / "data" / "tiny.txt").write_text("for tiny")
+    (folder / "licences" / "data" / "other.txt").write_text("for others")
+    return {
+        "export": export, "engines": engines, "images": images, "record": dataset(shape, crop_share),
+        "metrics": {"top1": 98.0}, "latency": {"device": {"cpu": "x"}, "rows": []}, "licences": folder / "licences",
+        "origin": {"git_revision": "abc"},
+    }  # fmt: skip
+
+
+class Workshop:
+    """Makes signed bundles; `key` is the private key, `pinned` the folder with the public one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.key, public = sign.make_key(folder / "secret" / "one")
+        self.pinned = folder / "pinned"
+        self.pinned.mkdir()
+        self.public = Path(shutil.copy(public, self.pinned))
+        self._number = 0
+
+    @property
+    def keys(self) -> list[Path]:
+        return sorted(self.pinned.glob("*.pub"))
+
+    def unsigned(
+        self, release: int = 1, *, name: str = "tiny", options: dict[str, Any] | None = None, **made: Any
+    ) -> Path:
+        self._number += 1
+        work = self.folder / str(self._number)
+        given = BundleOptions(name=name, release=release, **{"requires": {"memory_mib": 0}, **(options or {})})
+        write_bundle(work / "bundle", given, **ingredients(work, seed=release, **made))
+        return work / "bundle"
+
+    def signed(self, release: int = 1, **made: Any) -> Path:
+        return self.sign(self.unsigned(release, **made))
+
+    def sign(self, bundle: Path) -> Path:
+        target = bundle.with_name("signed")
+        sign.sign(bundle, target, self.key)
+        return target
+
+    def forged(self, bundle: Path) -> Path:
+        """A copy with a valid signature over whatever is in it: what only the key's owner could make."""
+        from model_signing import hashing, signing
+
+        target = bundle.with_name("forged")
+        shutil.copytree(bundle, target, symlinks=True)
+        (target / "model.sig").unlink(missing_ok=True)
+        config = signing.Config().set_hashing_config(
+            hashing.Config().set_ignored_paths(paths=["model.sig"], ignore_git_paths=False)
+        )
+        config.use_elliptic_key_signer(private_key=self.key).sign(target, target / "model.sig")
+        return target
+
+
+def edit(path: Path, change: Any) -> None:
+    """Change a JSON file in place."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))

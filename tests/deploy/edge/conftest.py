@@ -1,0 +1,32 @@
+from functools import cache, cached_property
+from pathlib import Path
+
+import pytest
+
+from tests.bundles import Workshop
+
+
+class Shared(Workshop):
+    @cache  # noqa: B019 - there is one of it
+    def bundle(self, release: int) -> Path:
+        """Small: one precision only."""
+        return self.signed(release, precisions=("fp32",))
+
+    @cached_property
+    def first(self) -> Path:
+        return self.signed(1)
+
+    @cached_property
+    def second(self) -> Path:
+        return self.signed(2)
+
+
+@pytest.fixture
+def workshop(tmp_path):
+    return Workshop(tmp_path / "workshop")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A workshop for tests that copy its bundles before they change them."""
+    return Shared(tmp_path_factory.mktemp("shared"))

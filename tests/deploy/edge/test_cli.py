@@ -1,0 +1,121 @@
+"""The command as it is typed: one line of output, or one sentence and exit status 1."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rsd_edge
+from rsd_edge import cli
+
+SOURCE = Path(rsd_edge.__file__).parent
+UNITS = SOURCE.parents[1] / "systemd"
+
+
+def run(capsys, *arguments, status=0):
+    try:
+        cli.main([str(argument) for argument in arguments])
+        found = 0
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        found = end.code if isinstance(end.code, int) else 1
+    out, err = capsys.readouterr()
+    assert found == status, err
+    return err if status else out
+
+
+@pytest.fixture
+def at(shared, tmp_path):
+    return ["--root", tmp_path / "device", "--keys", shared.pinned]
+
+
+def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys):
+    assert "tiny-1: signed by a pinned key" in run(capsys, *at, "verify", shared.first)
+    assert "tiny-1: installed" in run(capsys, *at, "install", shared.first)
+    assert "tiny-1: was installed already" in run(capsys, *at, "install", shared.first)
+    assert "tiny-1: current and good" in run(capsys, *at, "activate")
+    run(capsys, *at, "install", shared.second)
+    run(capsys, *at, "activate", "tiny-2")
+    assert "tiny-1: current again" in run(capsys, *at, "rollback")
+    assert "tiny-1: current" in run(capsys, *at, "recover")
+    assert json.loads(run(capsys, *at, "status"))["current"] == "tiny-1"
+    image = shared.first / "golden" / "files" / "wide.jpg"
+    assert "wide.jpg: " in run(capsys, *at, "predict", image, "--top", 1)
+    assert "p99" in run(capsys, *at, "bench", "--samples", 20)
+
+
+def test_what_is_wrong_is_one_sentence_and_status_1(shared, at, capsys, tmp_path):
+    for arguments in (
+        ["verify", tmp_path],
+        ["install", tmp_path / "none"],
+        ["activate"],
+        ["activate", "--server", "ftp://x"],
+        ["rollback"],
+        ["predict", tmp_path / "x.png"],
+        ["bench"],
+    ):
+        said = run(capsys, *at, *arguments, status=1)
+        assert said.startswith("error: expected ")
+        assert said.count("\n") == 1, said
+    run(capsys, *at, "install", shared.first)
+    run(capsys, *at, "activate")
+    (tmp_path / "x.png").write_text("no image")
+    image = shared.first / "golden" / "files" / "wide.jpg"
+    with pytest.raises(SystemExit, match="1"):
+        cli.main([str(a) for a in [*at, "predict", tmp_path / "x.png", image]])
+    out, err = capsys.readouterr()
+    assert "x.png: expected a JPEG or PNG" in err
+    assert "wide.jpg: " in out  # one bad image does not keep the others
+
+
+def test_status_loads_no_runtime_and_nothing_loads_what_a_device_has_not(tmp_path):
+    program = (
+        "import sys; from rsd_edge.cli import main; main(sys.argv[1:]);"
+        "heavy = {'onnxruntime', 'numpy', 'PIL', 'cryptography', 'uvicorn'} & {*sys.modules}; print(sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--root", str(tmp_path), "status"],
+        env=os.environ | {"PYTHONPATH": str(SOURCE.parent)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.endswith("[]\n")
+    allowed = {"numpy", "PIL", "onnxruntime", "cryptography", "uvicorn", "h11", "rsd_edge", *sys.stdlib_module_names}
+    for file in SOURCE.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(), feature_version=(3, 10))):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= allowed, file
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] in allowed, file
+
+
+def unit() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in (UNITS / "rsd-edge.service").read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, value = line.split("=", 1)
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_unit_recovers_before_it_serves_and_what_it_runs_are_commands_of_ours():
+    found = unit()
+    parser = cli._parser()
+    for command in [*found["ExecStartPre"], *found["ExecStart"]]:
+        parser.parse_args(command.lstrip("+").split()[1:])
+    assert found["ExecStartPre"][0].endswith("rsd-edge recover")
+    assert " serve" in found["ExecStart"][0]
+    assert found["NoNewPrivileges"] == ["yes"]
+    assert found["ProtectSystem"] == ["strict"]
+
+
+@pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="no systemd-analyze here")
+def test_systemd_finds_no_fault_in_the_unit(tmp_path):
+    text = (UNITS / "rsd-edge.service").read_text().replace("/opt/rsd-edge/bin/rsd-edge", "/bin/true")
+    (tmp_path / "rsd-edge.service").write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "rsd-edge.service")], capture_output=True, text=True
+    )
+    assert "rsd-edge.service" not in done.stderr, done.stderr

@@ -1,0 +1,187 @@
+"""Killed at any line, a device is on the old or the new release, whole and usable, after `recover`.
+
+The command runs in a forked process that kills itself with SIGKILL before a given line of our package, or of `shutil`,
+is executed. Nobody lists the steps: a first run looks at the disk before every line, and each line before which the
+disk had changed is one to be killed at. At all others a kill would leave what it leaves at the line before.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rsd_edge
+from rsd_edge import bundle as bundles
+from rsd_edge.model import Model
+from rsd_edge.releases import Releases
+
+OURS = (str(Path(rsd_edge.__file__).parent), shutil.__file__)
+
+
+def on_disk(root: Path) -> list[tuple[object, ...]]:
+    """What a kill would leave: every name, with what tells one content from another."""
+    found: list[tuple[object, ...]] = []
+    for folder, folders, files in os.walk(root):
+        for name in [*folders, *files]:
+            path = os.path.join(folder, name)
+            facts = os.lstat(path)
+            target = os.readlink(path) if os.path.islink(path) else None
+            found.append((path, facts.st_ino, facts.st_size if name in files else 0, target))
+    return sorted(found, key=str)
+
+
+def run(action: Callable[[], object], root: Path, kill_before: int | None = None) -> list[int] | None:
+    """Run `action` in a process of its own; the lines, by number, before which the disk had changed.
+
+    None if it was killed, before line `kill_before` of those that it executed.
+    """
+    reading, writing = os.pipe()
+    process = os.fork()
+    if not process:
+        lines, before, steps = 0, on_disk(root), [1]
+
+        def trace(frame, event, argument):
+            nonlocal lines, before
+            if not frame.f_code.co_filename.startswith(OURS):
+                return None
+            if event == "line":
+                lines += 1
+                if lines == kill_before:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if kill_before is None and (now := on_disk(root)) != before:
+                    before = now
+                    steps.append(lines)
+            return trace
+
+        try:
+            sys.settrace(trace)
+            action()
+            sys.settrace(None)
+            with os.fdopen(writing, "w") as answer:
+                json.dump([*steps, lines], answer)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        found = said.read()
+    _, status = os.waitpid(process, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return None
+    return [int(line) for line in json.loads(found)]
+
+
+def check(root: Path, expected: set[str | None]) -> str | None:
+    """After `recover`: one of the expected releases is current, whole and infers, and nothing is left over."""
+    releases = Releases(root)
+    found = releases.recover()
+    current = releases.current()
+    assert found in expected
+    assert (current.name if current else None) == found
+    if current:
+        model = Model.open(current)
+        logits = model.infer(np.load(current / "golden" / "images.npy"))
+        assert np.allclose(logits, np.load(current / "golden" / "logits.fp32.npy"), atol=1e-3)
+    state = releases._state()
+    assert state.pending is None
+    assert {path.name for path in releases.folder.glob("*")} == state.installed.keys()
+    for release, digest in state.installed.items():
+        bundles.check_installed(releases.folder / release, digest)
+    return found
+
+
+@pytest.fixture(scope="module")
+def devices(shared, tmp_path_factory):
+    """Devices before a command, each with the command and the releases that may be current after it."""
+    folder = tmp_path_factory.mktemp("devices")
+    keys = shared.keys
+    for number in (1, 2, 3):  # made now: a forked process would make them for itself alone
+        shared.bundle(number)
+
+    def device(name: str, *steps: Callable[[Releases], object]) -> Path:
+        releases = Releases(folder / name)
+        releases.root.mkdir()
+        for step in steps:
+            step(releases)
+        return releases.root
+
+    def install(number: int) -> Callable[[Releases], object]:
+        return lambda releases: releases.install(shared.bundle(number), keys, keep=1)
+
+    def activate(releases: Releases) -> object:
+        return releases.activate(window=0, healthy=lambda release: True, keep=1)
+
+    def roomy(releases: Releases) -> object:
+        return releases.activate(keep=3)
+
+    def on_trial(releases: Releases) -> None:
+        state = releases._state()
+        releases._try(state, "tiny-2", 0, None)
+
+    one, two = (install(1), activate), (install(2),)
+    return {
+        "the first install": (device("a"), install(1), {None}),
+        "the first activate": (device("b", install(1)), activate, {None, "tiny-1"}),
+        "install": (device("c", *one), install(2), {"tiny-1"}),
+        "activate": (device("d", *one, *two), activate, {"tiny-1", "tiny-2"}),
+        "install that removes another": (device("e", *one, *two), install(3), {"tiny-1"}),
+        "rollback": (
+            device("f", *one, *two, roomy),
+            lambda r: r.rollback(window=0, healthy=lambda release: True),
+            {"tiny-1", "tiny-2"},
+        ),
+        "recover": (device("g", *one, *two, on_trial), lambda r: r.recover(), {"tiny-1"}),
+    }
+
+
+COMMANDS = [
+    "the first install",
+    "the first activate",
+    "install",
+    "activate",
+    "install that removes another",
+    "rollback",
+    "recover",
+]
+
+
+def killed(devices, tmp_path, command, every):
+    """Kill `command` at every so-manieth step; the releases that were current after it."""
+    device, action, expected = devices[command]
+    root = tmp_path / "device"
+
+    def attempt(kill_before: int | None = None) -> list[int] | None:
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(device, root, symlinks=True)
+        return run(lambda: action(Releases(root)), root, kill_before)
+
+    steps = attempt()
+    assert steps
+    last = check(root, expected)
+    seen = set()
+    for step in steps[::every]:
+        assert attempt(step) is None
+        found = check(root, expected)
+        seen.add(found)
+        if command != "rollback" or found != last:  # that would go back further
+            action(Releases(root))  # the command can be given again
+        assert check(root, expected) == last
+    return seen, len(steps)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_at_some_steps_it_is_on_the_old_or_the_new_release(devices, tmp_path, command):
+    killed(devices, tmp_path, command, every=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_at_every_step_it_is_on_the_old_or_the_new_release(devices, tmp_path, command):
+    seen, steps = killed(devices, tmp_path, command, every=1)
+    print(f"{command}: {steps} steps")
+    assert seen == devices[command][2]

@@ -1,0 +1,431 @@
+"""The server over loopback: what it answers, its limits, the token, the switch of releases."""
+
+import gzip
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from rsd_edge.errors import EdgeError
+from rsd_edge.live import LiveModel
+from rsd_edge.model import Model
+from rsd_edge.serve import Server, listen, read_token
+from rsd_edge.serve_options import ServeOptions
+from tritonclient.utils import InferenceServerException
+
+from .serving import LABELS, NAME, SHAPE, Tiny, always, ask, images, infer_body, png, read_logits, served
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served(always(Tiny())) as address:
+        yield address
+
+
+# What it answers.
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_s_own_client_gets_exactly_what_the_runtime_says(address: str, binary: bool) -> None:
+    client = triton.InferenceServerClient(address)
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(NAME)
+    assert client.is_model_ready(NAME, "1")
+    assert not client.is_model_ready("another")
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration"]
+    metadata = client.get_model_metadata(NAME)
+    assert metadata["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, *SHAPE]}]
+    assert metadata["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, len(LABELS)]}]
+    config = client.get_model_config(NAME)
+    assert json.loads(config["parameters"]["labels"]["string_value"]) == LABELS
+    for count, packing in ((1, None), (3, "gzip"), (config["max_batch_size"], "deflate")):
+        array = images(count)
+        given = triton.InferInput("image", array.shape, "UINT8")
+        given.set_data_from_numpy(array, binary_data=binary)
+        outputs = [triton.InferRequestedOutput("logits", binary_data=binary)]
+        for wanted in (outputs, None):
+            result = client.infer(NAME, [given], outputs=wanted, request_id="7", request_compression_algorithm=packing)
+            np.testing.assert_array_equal(result.as_numpy("logits"), Tiny().infer(array))
+            assert result.get_response()["id"] == "7"
+            assert result.get_response()["model_version"] == "1"
+    with pytest.raises(InferenceServerException, match="expected the model 'tiny', found 'another'"):
+        client.infer("another", [given])
+    client.close()
+
+
+def test_an_image_is_classified_as_the_model_says(address: str) -> None:
+    for pixels, format_ in ((images(1)[0], "PNG"), (np.full((60, 30, 3), 200, np.uint8), "JPEG")):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format_)
+        status, _, body = ask(address, "POST", "/v1/classify", buffer.getvalue())
+        assert status == 200
+        answer = json.loads(body)
+        model = Tiny()
+        logits = model.infer(model.preprocess(model.decode(buffer.getvalue()))[None])[0].astype(float)
+        shares = np.exp(logits) / np.exp(logits).sum()
+        assert (answer["model"], answer["release"]) == (NAME, 1)
+        assert [found["label"] for found in answer["classes"]] == [LABELS[index] for index in np.argsort(-shares)]
+        for found in answer["classes"]:
+            assert found["probability"] == pytest.approx(shares[found["index"]], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "sentence"),
+    [
+        ("POST", "/v1/classify", b"", 400, "expected a JPEG or PNG image"),
+        ("POST", "/v1/classify", b"GIF89a" + bytes(100), 400, "expected a JPEG or PNG image"),
+        ("GET", "/v1/classify", None, 405, "expected POST"),
+        ("DELETE", "/", None, 405, "expected GET or HEAD"),
+        ("GET", "/nowhere", None, 404, "expected a path of this server"),
+        ("GET", "/../../etc/passwd", None, 404, "expected a path of this server"),
+        ("GET", "/v2/models/another", None, 404, "expected the model 'tiny', found 'another'"),
+        ("POST", "/v2/models/another/infer", b"{}", 404, "expected the model 'tiny'"),
+        ("POST", "/v2/models/tiny/versions/9/infer", b"{}", 404, "expected version 1"),
+        ("POST", "/v2/models/tiny/infer", b"{}", 400, "expected a list with one tensor as inputs"),
+        ("POST", "/v2/models/tiny/load", b"{}", 404, "expected a path of this server"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_one_sentence(
+    address: str, method: str, path: str, body: bytes | None, status: int, sentence: str
+) -> None:
+    found, _, text = ask(address, method, path, body)
+    assert found == status
+    assert sentence in json.loads(text)["error"]
+
+
+def test_metrics_are_in_the_format_of_prometheus_and_count_what_was_asked() -> None:
+    with served(always(Tiny(release=4))) as address:
+        ask(address, "POST", "/v1/classify", png(images(1)[0]))
+        ask(address, "POST", "/v1/classify", b"no image")
+        for _ in range(3):
+            body, headers = infer_body(images(1), binary=True)
+            ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)
+        status, headers, body = ask(address, "GET", "/metrics")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+    count = "rsd_edge_requests_total"
+    assert samples[count, ("code", "200"), ("route", "classify")] == 1
+    assert samples[count, ("code", "400"), ("route", "classify")] == 1
+    assert samples[count, ("code", "200"), ("route", "infer")] == 3
+    assert samples["rsd_edge_request_seconds_count", ("route", "infer")] == 3
+    assert samples["rsd_edge_request_seconds_bucket", ("le", "+Inf"), ("route", "infer")] == 3
+    assert samples["rsd_edge_inference_seconds_count",] == 4
+    assert samples["rsd_edge_resident_bytes",] > 1e6
+    release = {"model": NAME, "release": "4", "precision": "fp32", "provider": "CPUExecutionProvider"}
+    assert samples["rsd_edge_release", *sorted(release.items())] == 1
+
+
+def test_the_page_runs_nothing_but_its_own_script(address: str) -> None:
+    status, headers, body = ask(address, "GET", "/")
+    policy = headers["content-security-policy"]
+    assert status == 200
+    assert b"<script>" in body
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+# Its limits.
+
+
+def test_a_body_that_is_too_large_is_refused_whether_its_length_is_stated_or_not() -> None:
+    with served(always(Tiny()), max_body=5000) as address:
+        status, _, body = ask(address, "POST", "/v1/classify", bytes(5001))
+        assert (status, json.loads(body)["error"]) == (413, "expected at most 5000 bytes of body, found 5001")
+        chunk = b"3e8\r\n" + bytes(1000) + b"\r\n"
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert raw(address, head + 6 * chunk).startswith(b"HTTP/1.1 413 ")
+        assert ask(address, "POST", "/v1/classify", bytes(5000))[0] == 400
+        packed = {"Content-Encoding": "gzip"}
+        status, _, body = ask(address, "POST", "/v1/classify", gzip.compress(bytes(100_000)), packed)
+        assert (status, "after unpacking" in json.loads(body)["error"]) == (413, True)
+
+
+def test_a_batch_that_is_too_large_is_refused() -> None:
+    with served(always(Tiny()), max_batch=2) as address:
+        for count, expected in ((2, 200), (3, 400)):
+            body, headers = infer_body(images(count), binary=True)
+            assert ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)[0] == expected
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    with served(always(Tiny()), max_pixels=1000) as address:
+        for side, expected in ((31, 200), (32, 400)):
+            status, _, body = ask(address, "POST", "/v1/classify", png(np.zeros((side, side, 3), np.uint8)))
+            assert status == expected
+        assert json.loads(body)["error"].startswith("expected at most 1000 pixels, found 32 x 32")
+
+
+def test_a_full_queue_answers_429_and_everyone_who_was_let_in_is_served() -> None:
+    gate = threading.Event()
+    gate.set()
+    model = Tiny(wait=lambda: gate.wait(60))
+    apps: list[Server] = []
+    with (
+        served(always(model), opened=apps.append, workers=2, queue=3) as address,
+        ThreadPoolExecutor(5) as clients,
+    ):
+        gate.clear()
+        body, headers = infer_body(images(1), binary=True)
+        path = f"/v2/models/{NAME}/infer"
+        admitted = [clients.submit(ask, address, "POST", path, body, headers) for _ in range(5)]
+        until(lambda: apps[0].app._admitted == 5)
+        status, found, text = ask(address, "POST", path, body, headers)
+        assert (status, found["retry-after"]) == (429, "1")
+        assert "try again later" in json.loads(text)["error"]
+        assert ask(address, "GET", "/v2/health/ready")[0] == 200  # health is not in the queue
+        gate.set()
+        assert [job.result()[0] for job in admitted] == [200] * 5
+        assert ask(address, "POST", path, body, headers)[0] == 200
+
+
+def test_who_waits_longer_than_the_limit_is_told_so() -> None:
+    gate = threading.Event()
+    gate.set()
+    model = Tiny(wait=lambda: gate.wait(60))
+    with served(always(model), workers=1, queue=3, timeout=0.3) as address, ThreadPoolExecutor(2) as clients:
+        gate.clear()
+        body, headers = infer_body(images(1), binary=True)
+        jobs = [clients.submit(ask, address, "POST", f"/v2/models/{NAME}/infer", body, headers) for _ in range(2)]
+        assert sorted(job.result()[0] for job in jobs) == [429, 503]  # waited for a worker; waited for the model
+        gate.set()
+
+
+def test_clients_that_drip_are_cut_off_and_nobody_else_notices() -> None:
+    with served(always(Tiny()), timeout=1.0) as address:
+        heads = {
+            "half a head": b"GET /v2/health/live HTTP/1.1\r\nHost: ",
+            "half a body": b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+            "half a second head": b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\nGET /v2/",
+            "rest of a refused body": b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n",
+            "nothing": b"",
+        }
+        slow = {what: connect(address) for what in heads}
+        start = time.monotonic()
+        for what, client in slow.items():
+            client.sendall(heads[what])
+        answers = dict.fromkeys(slow, b"")
+        while slow:
+            assert time.monotonic() - start < 20, f"still connected: {list(slow)}"
+            assert ask(address, "GET", "/v2/health/ready")[0] == 200
+            for what, client in list(slow.items()):
+                try:
+                    client.sendall(b"a" if what != "nothing" else b"")
+                    client.settimeout(0.05)
+                    part = client.recv(4096)
+                    answers[what] += part
+                    gone = not part
+                except TimeoutError:
+                    gone = False
+                except OSError:
+                    gone = True
+                if gone:
+                    slow.pop(what).close()
+        assert answers["half a body"].startswith(b"HTTP/1.1 408 ")
+        assert answers["rest of a refused body"].startswith(b"HTTP/1.1 413 ")
+
+
+def test_no_more_connections_than_the_limit_are_held_open() -> None:
+    with served(always(Tiny()), connections=3, timeout=30) as address:
+        held = [connect(address) for _ in range(3)]
+        until(lambda: refused(address))
+        for client in held:
+            client.close()
+        until(lambda: not refused(address))
+
+
+# The token.
+
+
+def test_with_a_token_only_its_owner_is_answered_and_health_still_is() -> None:
+    token = "0123456789abcdef-secret"
+    with served(always(Tiny()), token=token) as address:
+        for path in ("/v2", f"/v2/models/{NAME}", "/v1/status", "/metrics", "/nowhere"):
+            for headers in (
+                {},
+                {"Authorization": "Bearer "},
+                {"Authorization": f"Bearer {token}x"},
+                {"Authorization": f"Bearer {token[:-1]}"},
+                {"Authorization": f"Basic {token}"},
+                {"Authorization": token},
+            ):
+                status, found, body = ask(address, "GET", path, headers=headers)
+                assert (status, found["www-authenticate"]) == (401, "Bearer")
+                assert token not in body.decode()
+            assert ask(address, "GET", path, headers={"Authorization": f"Bearer {token}"})[0] in (200, 404)
+        assert ask(address, "POST", "/v1/classify", png(images(1)[0]))[0] == 401
+        for path in ("/", "/v2/health/live", "/v2/health/ready", f"/v2/models/{NAME}/versions/1/ready"):
+            assert ask(address, "GET", path)[0] == 200
+        status, _, body = ask(address, "GET", "/v2/models/guessed/ready")
+        assert (status, NAME in body.decode()) == (404, False)
+
+
+def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def compare(given: bytes, token: bytes) -> bool:
+        compared.append((given, token))
+        return False
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+    with served(always(Tiny()), token="0123456789abcdef") as address:
+        assert ask(address, "GET", "/metrics", headers={"Authorization": "Bearer 0123"})[0] == 401
+    assert compared == [(b"Bearer 0123", b"Bearer 0123456789abcdef")]
+
+
+@pytest.mark.parametrize("content", ["", "short", "two words that are long enough", "t\ten-0123456789abcdef", "ü" * 20])
+def test_a_file_without_one_good_token_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "token").write_text(content)
+    with pytest.raises(EdgeError, match="expected (a|one) token"):
+        read_token(tmp_path / "token")
+    with pytest.raises(EdgeError, match="expected a token in"):
+        read_token(tmp_path / "none")
+
+
+def test_it_listens_on_loopback_only_unless_told_otherwise() -> None:
+    assert ServeOptions().host == "127.0.0.1"
+    with listen(ServeOptions(port=0)) as listener:
+        host, port = listener.getsockname()
+        assert host == "127.0.0.1"
+        with pytest.raises(EdgeError, match=f"expected to listen on 127.0.0.1 port {port}, found: .*in use"):
+            listen(ServeOptions(port=port))
+
+
+# The switch.
+
+
+class Switch:
+    """A link `current` and the models it may name."""
+
+    def __init__(self) -> None:
+        self.now: str | None = None
+        self.models: dict[str, Tiny] = {}
+
+    def live(self) -> LiveModel:
+        return LiveModel(lambda: Path(self.now) if self.now else None, self._open)
+
+    def _open(self, folder: Path) -> Model:
+        if folder.name == "broken":
+            raise EdgeError("expected an ONNX file, found none")
+        model = self.models[folder.name] = Tiny(release=int(folder.name))
+        return cast(Model, model)
+
+
+def test_without_a_release_it_lives_is_not_ready_and_says_why() -> None:
+    switch = Switch()
+    with served(switch.live()) as address:
+        assert ask(address, "GET", "/v2/health/live")[0] == 200
+        status, _, body = ask(address, "GET", "/v2/health/ready")
+        assert (status, json.loads(body)["error"]) == (503, "no release is active; install and activate one")
+        assert ask(address, "POST", "/v1/classify", png(images(1)[0]))[0] == 503
+        assert json.loads(ask(address, "GET", "/v1/status")[2])["ready"] is False
+        assert ask(address, "GET", "/metrics")[0] == 200
+        switch.now = "2"
+        until(lambda: ask(address, "GET", "/v2/health/ready")[0] == 200)
+
+
+def test_no_request_fails_while_releases_switch_and_each_is_answered_by_one_release_whole() -> None:
+    switch = Switch()
+    switch.now = "1"
+    expected = {release: Tiny(release=release).infer(images(1)) for release in range(1, 6)}
+    body, headers = infer_body(images(1), binary=True)
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def client(address: str) -> None:
+        while not stop.is_set():
+            status, found, answer = ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)
+            assert status == 200
+            length = int(found["inference-header-content-length"])
+            seen.append(int(json.loads(answer[:length])["model_version"]))
+            np.testing.assert_array_equal(read_logits(found, answer), expected[seen[-1]])
+
+    def saw(release: int) -> bool:
+        return release in seen[-4:]
+
+    live = switch.live()
+    with served(live) as address, ThreadPoolExecutor(4) as clients:
+        jobs = [clients.submit(client, address) for _ in range(4)]
+        for release in (2, 3, 4, 5):
+            switch.now = str(release)
+            until(partial(saw, release))
+        stop.set()
+        for job in jobs:
+            job.result()
+        until(lambda: [model.closed for model in switch.models.values()] == [True] * 4 + [False])
+        assert live.switches == 4
+    assert all(model.closed for model in switch.models.values())
+
+
+def test_a_release_that_cannot_be_opened_changes_nothing_and_the_way_back_is_free() -> None:
+    switch = Switch()
+    switch.now = "1"
+    with served(switch.live()) as address:
+        switch.now = "broken"
+        status = lambda: json.loads(ask(address, "GET", "/v1/status")[2])  # noqa: E731
+        until(lambda: status()["error"])
+        assert status()["error"] == "release broken cannot be served: expected an ONNX file, found none"
+        assert (status()["ready"], status()["release"]) == (True, 1)
+        assert ask(address, "POST", "/v1/classify", png(images(1)[0]))[0] == 200
+        switch.now = "1"
+        until(lambda: status()["error"] is None)
+        assert len(switch.models) == 1
+
+
+def test_a_request_that_is_being_worked_on_is_answered_before_the_server_stops() -> None:
+    gate = threading.Event()
+    gate.set()
+    model = Tiny(wait=lambda: gate.wait(60))
+    servers: list[Server] = []
+    with ThreadPoolExecutor(1) as clients:
+        with served(always(model), opened=servers.append) as address:
+            gate.clear()
+            body, headers = infer_body(images(1), binary=True)
+            job = clients.submit(ask, address, "POST", f"/v2/models/{NAME}/infer", body, headers)
+            until(lambda: servers[0].app._admitted == 1)
+            servers[0].should_exit = True
+            time.sleep(0.2)
+            gate.set()
+        assert job.result()[0] == 200
+
+
+def connect(address: str) -> socket.socket:
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def raw(address: str, request: bytes) -> bytes:
+    with connect(address) as client:
+        client.sendall(request)
+        return client.recv(65536)
+
+
+def refused(address: str) -> bool:
+    try:
+        return ask(address, "GET", "/v2/health/live")[0] != 200
+    except OSError:
+        return True
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,108 @@
+import json
+import stat
+
+import pytest
+
+from rsd import sign
+from rsd.errors import UserError
+from rsd.files import sha256
+from tests.bundles import Workshop
+
+
+@pytest.fixture
+def workshop(tmp_path):
+    return Workshop(tmp_path)
+
+
+def test_a_signed_copy_verifies_and_says_it_is_signed_and_the_bundle_stays_as_dvc_knows_it(workshop):
+    bundle = workshop.unsigned()
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    signed = workshop.sign(bundle)
+    sign.verify(signed, workshop.public)
+    assert json.loads((signed / "manifest.json").read_text())["signed"] is True
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+
+
+def test_signing_twice_gives_the_same_bytes_but_for_the_signature(workshop, tmp_path):
+    bundle = workshop.unsigned()
+    for name in ("one", "two"):
+        sign.sign(bundle, tmp_path / name, workshop.key)
+    one, two = (
+        {str(p.relative_to(f)): sha256(p) for p in f.rglob("*") if p.is_file()}
+        for f in (tmp_path / "one", tmp_path / "two")
+    )
+    assert {name for name in one if one[name] != two[name]} <= {"model.sig"}
+    assert one.keys() == two.keys()
+
+
+def test_the_private_key_can_be_read_by_its_owner_only_and_is_never_overwritten(workshop):
+    assert stat.S_IMODE(workshop.key.stat().st_mode) == 0o600
+    with pytest.raises(UserError, match="found one; choose another name"):
+        sign.make_key(workshop.key.with_suffix(""))
+
+
+@pytest.mark.parametrize("mark", [".git", ".dvc", "dvc.yaml"])
+def test_a_key_below_a_repository_is_neither_made_nor_used(workshop, tmp_path, mark):
+    project = tmp_path / "project"
+    (project / "below").mkdir(parents=True)
+    (project / mark).mkdir()
+    with pytest.raises(UserError, match="outside of every repository"):
+        sign.make_key(project / "below" / "key")
+    assert list((project / "below").iterdir()) == []
+    key = project / "below" / "key.pem"
+    key.write_bytes(workshop.key.read_bytes())
+    with pytest.raises(UserError, match="outside of every repository"):
+        sign.sign(workshop.unsigned(), tmp_path / "signed", key)
+    link = tmp_path / "link.pem"
+    link.symlink_to(key)
+    with pytest.raises(UserError, match="outside of every repository"):
+        sign.sign(workshop.unsigned(), tmp_path / "signed", link)
+    assert not (tmp_path / "signed").exists()
+
+
+def test_a_key_in_the_bundle_or_among_its_files_is_refused(workshop, tmp_path):
+    bundle = workshop.unsigned()
+    key = bundle / "golden" / "key.pem"
+    key.write_bytes(workshop.key.read_bytes())
+    with pytest.raises(UserError, match="outside of every repository and bundle"):
+        sign.sign(bundle, tmp_path / "signed", key)
+    facts = {"bytes": key.stat().st_size, "sha256": sha256(key)}
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["golden/key.pem"] = facts
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="found one in golden/key.pem"):
+        sign.sign(bundle, tmp_path / "signed", workshop.key)
+    assert not (tmp_path / "signed").exists()
+
+
+def test_a_bundle_that_is_not_what_its_manifest_says_is_not_signed(workshop, tmp_path):
+    bundle = workshop.unsigned()
+    (bundle / "extra").touch()
+    with pytest.raises(UserError, match="another set"):
+        sign.sign(bundle, tmp_path / "signed", workshop.key)
+    (bundle / "extra").unlink()
+    (bundle / "labels.json").write_text("[]")
+    with pytest.raises(UserError, match="found it changed"):
+        sign.sign(bundle, tmp_path / "signed", workshop.key)
+    with pytest.raises(UserError, match="found no manifest"):
+        sign.sign(tmp_path / "nothing", tmp_path / "signed", workshop.key)
+
+
+def test_no_key_and_no_free_place_are_refused_in_a_sentence(workshop, tmp_path):
+    bundle = workshop.unsigned()
+    with pytest.raises(UserError, match="found no file"):
+        sign.sign(bundle, tmp_path / "signed", tmp_path / "none.pem")
+    with pytest.raises(UserError, match="expected an unencrypted ECDSA key"):
+        sign.sign(bundle, tmp_path / "signed", workshop.public)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="choose another place"):
+        sign.sign(bundle, tmp_path / "taken", workshop.key)
+
+
+def test_an_unsigned_bundle_and_one_of_another_key_do_not_verify(workshop, tmp_path):
+    bundle = workshop.unsigned()
+    with pytest.raises(UserError, match="found no model.sig"):
+        sign.verify(bundle, workshop.public)
+    _, other = sign.make_key(tmp_path / "secret" / "two")
+    with pytest.raises(UserError, match="Key mismatch"):
+        sign.verify(workshop.sign(bundle), other)
