@@ -7,65 +7,32 @@ stages run side by side, a stage marked `meta: {alone: true}` never beside anoth
 """
 
 import argparse
-import logging
-import signal
-import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from contextvars import copy_context
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import yaml
-from prefect import flow, get_client, get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_SERVER_ANALYTICS_ENABLED,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
-from prefect.states import Cancelled, Failed
+from prefect.states import Cancelled
 
+from pipelines.artifacts import publish
+from pipelines.dvc_command import DVC, reason, verdict
 from pipelines.dvc_graph import StageNode, stages
+from pipelines.order import start_order
+from pipelines.outcome import StageError, StageRun, failed
 from pipelines.process_group import GRACE_SECONDS, run_group
+from pipelines.server import one_sentence, server_that_answers
 from rsd.device import cores
 from rsd.errors import UserError
 
-DVC = [sys.executable, "-P", "-m", "dvc"]  # this interpreter's DVC; -P keeps the project off its import path
-REPORT = Path("out/report.html")
-TEMPORARY_SERVER = {
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # 10 to 30 s are usual on a busy machine
-    PREFECT_SERVER_ANALYTICS_ENABLED: False,  # its first heartbeat meets a locked database, with a traceback
-}
-"""Used where the user's own settings say nothing."""
 TAIL_LINES = 200
-
-
-class StageError(UserError):
-    """The stage's address and its own sentence."""
-
-
-@dataclass(frozen=True)
-class StageRun:
-    """How one stage ended."""
-
-    stage: str
-    state: str
-    """ran | unchanged | from cache | failed | not run"""
-    seconds: float = 0.0
-    message: str = ""
-
-    @property
-    def good(self) -> bool:
-        return self.state not in ("failed", "not run")
 
 
 @flow(name="reproduce", persist_result=False, retries=0)
@@ -83,7 +50,7 @@ def reproduce(root: str = ".", targets: list[str] | None = None, jobs: int | Non
             raise UserError(f"jobs: expected at least 1, found {slots}")
         nodes = stages(folder, targets)
     except UserError as error:
-        return _failed(error)
+        return failed(error)
     log = get_run_logger()
     log.info("%d stages in %s, up to %d at a time", len(nodes), folder, slots)
     runs = _run_all(nodes, slots, folder)
@@ -91,39 +58,8 @@ def reproduce(root: str = ".", targets: list[str] | None = None, jobs: int | Non
     states = Counter(run.state for run in runs)
     log.info("%d stages: %s", len(runs), ", ".join(f"{count} {state}" for state, count in states.items()))
     if failures := [run.message for run in runs if run.state == "failed"]:
-        return _failed(StageError("\n".join(failures)))
+        return failed(StageError("\n".join(failures)))
     return runs
-
-
-def _failed(error: UserError) -> Any:
-    """A state to return from a flow or task, which then raises `error` for its caller.
-
-    Raised inside, it would be logged with a traceback through Prefect that says nothing more.
-    """
-    return Failed(message=str(error), data=error)
-
-
-def start_order(nodes: Sequence[StageNode]) -> dict[str, set[str]]:
-    """For each address, the addresses that must have ended before it may start.
-
-    Those are its upstream; for a stage that runs alone, everything but its descendants as well. Its
-    descendants wait for it anyway, so nothing is left that could run beside it.
-    """
-    before = {node.address: set(node.upstream) for node in nodes}
-    for node in reversed(nodes):
-        if node.alone:
-            # Counted anew for each: of two such stages the later now waits for the earlier.
-            before[node.address] |= before.keys() - _descendants(before, node.address) - {node.address}
-    return before
-
-
-def _descendants(before: dict[str, set[str]], address: str) -> set[str]:
-    found: set[str] = set()
-    edge = {address}
-    while edge:
-        edge = {later for later, earlier in before.items() if earlier & edge} - found
-        found |= edge
-    return found
 
 
 def _run_all(nodes: Sequence[StageNode], jobs: int, folder: Path) -> list[StageRun]:
@@ -197,48 +133,10 @@ def run_stage(address: str, folder: Path, stop: threading.Event) -> Any:
     if stop.is_set():
         return Cancelled(message=f"stage {address} was stopped")
     if code:
-        return _failed(StageError(f"stage {address} failed: {reason(tail)}"))
-    state = _dvc_verdict(tail)
+        return failed(StageError(f"stage {address} failed: {reason(tail)}"))
+    state = verdict(tail)
     log.info("stage %s: %s", address, state)
     return state
-
-
-def _dvc_verdict(lines: Iterable[str]) -> str:
-    for line in lines:
-        if line.endswith("didn't change, skipping"):
-            return "unchanged"
-        if "is cached - skipping run" in line:
-            return "from cache"
-    return "ran"
-
-
-def reason(lines: Iterable[str]) -> str:
-    """What the stage itself said: its `error: ...` sentence, else its last line before DVC's verdict."""
-    said: list[str] = []
-    verdict = ""
-    for line in lines:
-        if line.startswith("ERROR: "):
-            verdict = line.removeprefix("ERROR: ")
-        elif not verdict:
-            said.append(line)
-    for number in reversed(range(len(said))):
-        if said[number].startswith("error: "):  # and what follows: a list of several errors is one message
-            return "\n".join(said[number:]).removeprefix("error: ")
-    last = next((line for line in reversed(said) if not line.startswith(("> ", "Running stage "))), "")
-    return " - ".join(part for part in (last, verdict) if part) or "it said nothing"
-
-
-def publish(folder: Path, runs: Sequence[StageRun]) -> None:
-    """Publish the table of stages, the metrics DVC knows and the path of the report as Prefect artifacts."""
-    create_table_artifact([asdict(run) for run in runs], key="stages", description="How each stage ended")
-    metrics: list[str] = []
-    if run_group([*DVC, "metrics", "show", "--md"], folder, say=metrics.append):
-        get_run_logger().warning("no metrics artifact: %s", reason(metrics))
-    else:
-        create_markdown_artifact("\n".join(metrics), key="metrics", description="`dvc metrics show`")
-    report = folder / REPORT
-    if report.exists():
-        create_link_artifact(report.as_uri(), link_text=str(report), key="report", description="The report")
 
 
 def _slots(folder: Path) -> int:
@@ -258,50 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("targets", nargs="*", metavar="STAGE", help="stages or matrix cells; default: all")
     parser.add_argument("--jobs", type=int, help="stages side by side; default: one for each core")
     options = parser.parse_args(arguments)
-    try:
+    with one_sentence():
         stages(Path(), options.targets)  # a wrong name is answered now, not after the server's start-up
-        # `kill` and `docker stop` end the stages in order, as Ctrl-C does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with temporary_settings(set_defaults=TEMPORARY_SERVER):
-            _start_server()
+        with server_that_answers():
             reproduce(targets=options.targets or None, jobs=options.jobs)
-    except UserError as error:
-        _silence_farewells()
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        _silence_farewells()
-        sys.exit("error: stopped; run the same command again to continue")
-
-
-def _start_server() -> None:
-    """Start the temporary server, if the user has set none, deaf to Ctrl-C; `UserError` if none answers.
-
-    A terminal sends Ctrl-C to the server too. Without it Prefect would try for minutes to say that the flow
-    was stopped. A signal mask belongs to a thread and is inherited by what the thread starts.
-    """
-
-    problem: list[Exception] = []
-
-    def start() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            with get_client(sync_client=True) as client:
-                if error := client.api_healthcheck():
-                    problem.append(error)
-        except Exception as error:  # a server that did not start in time, a setting it refuses ...
-            problem.append(error)
-
-    thread = threading.Thread(target=copy_context().run, args=[start], daemon=True)
-    thread.start()
-    thread.join()
-    if problem:
-        where = PREFECT_API_URL.value() or "a temporary one"
-        raise UserError(f"no answer from the Prefect server ({where}): {problem[0]}; see PREFECT_API_URL")
-
-
-def _silence_farewells() -> None:
-    """Prefect says good-bye to its temporary server at exit; the sentence for the user comes last."""
-    logging.getLogger("prefect").setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,15 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from prefect import get_client
 
-from pipelines import reproduce as module
-from pipelines.dvc_graph import StageNode, lock_entries, stages
+from pipelines import server
+from pipelines.dvc_graph import lock_entries, stages
+from pipelines.outcome import StageError, StageRun
 from pipelines.process_group import GRACE_SECONDS
-from pipelines.reproduce import StageError, StageRun, reason, reproduce, start_order
+from pipelines.reproduce import main, reproduce
 from rsd.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
 
-PROJECT = Path(module.__file__).parents[1]
+PROJECT = Path(server.__file__).parents[1]
 Built = tuple[ToyRepo, list[StageRun]]
 
 
@@ -54,9 +55,6 @@ def run_module(repo: ToyRepo, server: dict[str, str], *arguments: str, **extra: 
 
 def overlap(first: dict[str, Any], second: dict[str, Any]) -> bool:
     return first["start"] < second["end"] and second["start"] < first["end"]
-
-
-# --- the whole flow
 
 
 def test_every_stage_runs_once_and_after_its_upstream(built: Built) -> None:
@@ -163,10 +161,10 @@ def test_a_failed_stage_is_an_exception_for_the_caller(dvc_repo: ToyRepo, prefec
 
 def test_a_wrong_target_fails_before_a_server_is_started(dvc_repo: ToyRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(dvc_repo.path)
-    monkeypatch.setattr(module, "_start_server", lambda: pytest.fail("started a server"))
+    monkeypatch.setattr(server, "_start_server", lambda: pytest.fail("started a server"))
 
     with pytest.raises(SystemExit, match="error: no stage named trian"):
-        module.main(["trian"])
+        main(["trian"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -202,57 +200,3 @@ def alive(group: int) -> list[int]:
         except ProcessLookupError:
             continue
     return found
-
-
-# --- its parts
-
-
-def test_nothing_can_run_beside_a_stage_that_is_alone() -> None:
-    nodes = [
-        StageNode("a"),
-        StageNode("b", ("a",)),
-        StageNode("first", ("a",), alone=True),
-        StageNode("second", ("a",), alone=True),
-        StageNode("c", ("first",)),
-        StageNode("d", ("second",)),
-        StageNode("e"),
-    ]
-    before = start_order(nodes)
-
-    order = {node.address: earlier(before, node.address) for node in nodes}
-    assert all(address not in known for address, known in order.items())  # no cycle
-    for node in nodes:
-        assert before[node.address].issuperset(node.upstream)
-        if node.alone:
-            others = order.keys() - {node.address}
-            assert all(other in order[node.address] or node.address in order[other] for other in others)
-    assert "first" in order["second"]  # in the order of the graph
-
-
-def earlier(before: dict[str, set[str]], address: str) -> set[str]:
-    found: set[str] = set()
-    edge = before[address]
-    while edge:
-        found |= edge
-        edge = set().union(*(before[name] for name in edge)) - found
-    return found
-
-
-def test_a_graph_without_lone_stages_keeps_its_own_order() -> None:
-    nodes = [StageNode("a"), StageNode("b", ("a",)), StageNode("c", ("a",))]
-
-    assert start_order(nodes) == {"a": set(), "b": {"a"}, "c": {"a"}}
-
-
-@pytest.mark.parametrize(
-    ("lines", "sentence"),
-    [
-        (["> python x", "error: no", "ERROR: failed to reproduce 'x'"], "no"),
-        (["error: two problems:", "  - a", "  - b", "ERROR: failed"], "two problems:\n  - a\n  - b"),
-        (["Running stage 'x':", "> x", "ValueError: 3", "ERROR: failed"], "ValueError: 3 - failed"),
-        (["ERROR: dvc.yaml is broken"], "dvc.yaml is broken"),
-        ([], "it said nothing"),
-    ],
-)
-def test_the_reason_is_the_stage_own_sentence_or_its_last_line(lines: list[str], sentence: str) -> None:
-    assert reason(lines) == sentence

@@ -1,0 +1,35 @@
+"""How a stage or a flow ended."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.states import Failed
+
+from rsd.errors import UserError
+
+
+class StageError(UserError):
+    """The stage's address and its own sentence."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """How one stage ended."""
+
+    stage: str
+    state: str
+    """ran | unchanged | from cache | failed | not run"""
+    seconds: float = 0.0
+    message: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.state not in ("failed", "not run")
+
+
+def failed(error: UserError) -> Any:
+    """A state to return from a flow or task, which then raises `error` for its caller.
+
+    Raised inside, it would be logged with a traceback through Prefect that says nothing more.
+    """
+    return Failed(message=str(error), data=error)
