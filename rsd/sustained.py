@@ -19,7 +19,8 @@ from rsd.device import fingerprint, short_name
 from rsd.errors import UserError
 from rsd.files import write_json, written_aside
 from rsd.latency import NOISY_SPREAD, SAMPLES_NEEDED, Infer, conditions, duration, onnx_session, statistics, timed
-from rsd.report.latency import drift, svg, write
+from rsd.report.charts.latency import drift
+from rsd.report.charts.style import save_svg
 from rsd.report.table import milliseconds
 
 WINDOWS = 60
@@ -81,10 +82,11 @@ def main() -> None:
     with written_aside(given.folder / "samples.npz") as aside, aside.open("wb") as file:
         window = np.repeat(np.arange(len(samples)), [len(one) for one in samples])
         np.savez_compressed(file, window=window.astype(np.uint8), nanoseconds=np.concatenate(samples))
-    write(given.folder / "sustained.svg", svg(drift(windows)))
+    save_svg(drift(windows), given.folder / "sustained.svg")
     few = " A p99 is drawn for windows of at least 662 samples."
     text = f"{given.model.name}, {given.threads} thread(s), {short_name(device)}, {given.seconds:g} s: {said}.{few}\n"
-    write(given.folder / "sustained.md", text)
+    with written_aside(given.folder / "sustained.md") as aside:
+        aside.write_text(text)
     print(text, end="")
 
 

@@ -21,7 +21,8 @@ from rsd.budget.records import read_device, read_trained, shipped
 from rsd.device import short_name
 from rsd.errors import UserError
 from rsd.files import read_json, write_json, written_aside
-from rsd.report.latency import front, svg, write
+from rsd.report.charts.latency import front
+from rsd.report.charts.style import save_svg
 from rsd.report.table import milliseconds, size
 
 OUT, BUDGET = Path("out"), Path("budget")
@@ -141,7 +142,7 @@ def show(given: argparse.Namespace) -> None:
     else:
         print(table(sorted(found, key=lambda row: (row.device, row.p99_ms or float("inf")))))
     if any(row.top1 is not None and row.p99_ms is not None for row in found):
-        write(given.plot, svg(front(found)))
+        save_svg(front(found), given.plot)
         print(f"\nfront of accuracy against p99 -> {given.plot}")
     else:
         print("\nno plot: none of these was trained here yet")

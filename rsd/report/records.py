@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from rsd.errors import UserError
-from rsd.report import charts
+from rsd.report.interval import Interval, interval
 from rsd.report.table import PRECISIONS, device_name
 
 
@@ -66,14 +66,14 @@ class Records:
             merged |= record.get("versions") or {}
         return merged
 
-    def gain(self, method: str) -> charts.Interval | None:
+    def gain(self, method: str) -> Interval | None:
         """Test top-1 over the scratch twins, paired by seed, in points; None without such a pair."""
         if method in ("teacher", "scratch"):
             return None
         frame = self.frame
         twins = frame[frame["method"] == "scratch"].set_index("seed")["top1"]
         gains = (frame[frame["method"] == method].set_index("seed")["top1"] - twins).dropna()
-        return charts.interval(gains) if len(gains) else None
+        return interval(gains) if len(gains) else None
 
 
 def parity(export: dict[str, Any]) -> dict[str, Any]:

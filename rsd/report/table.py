@@ -4,6 +4,7 @@ Standard library only: it is printed after every run, also after one that had no
 """
 
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -47,6 +48,14 @@ def size(count: float) -> str:
 
 def device_name(fingerprint: dict[str, Any] | None) -> str | None:
     return short_name(fingerprint) if fingerprint else None
+
+
+def runs_on(runtime: str, threads: object) -> str:
+    """What a file runs on, in words: "ONNX Runtime, 1 thread"; engines have no thread count."""
+    name = RUNTIMES.get(runtime, runtime)
+    if not isinstance(threads, int | float) or math.isnan(threads):
+        return name
+    return f"{name}, {int(threads)} thread{'' if int(threads) == 1 else 's'}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -119,9 +128,6 @@ def _timed_rows(name: str, count: int | None, agreement: str, timed: list[dict[s
     """A line per way the file was run; the file's own facts stand on the first line only."""
     rows: list[list[str]] = []
     for row in timed or [{"status": "not timed"}]:
-        runs_on = RUNTIMES.get(row.get("runtime", ""), row.get("runtime", "-"))
-        if row.get("threads"):
-            runs_on += f", {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
         status = row.get("status", "measured")
         if status == "measured":
             p50 = milliseconds(row.get("p50_ms"))
@@ -130,7 +136,7 @@ def _timed_rows(name: str, count: int | None, agreement: str, timed: list[dict[s
         else:
             p50, p99 = status, ""
         facts = ["", "", ""] if rows else [name, "-" if count is None else size(count), agreement]
-        rows.append([*facts, runs_on, p50, p99])
+        rows.append([*facts, runs_on(row.get("runtime", "-"), row.get("threads")), p50, p99])
     return rows
 
 

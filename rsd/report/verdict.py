@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from rsd.report.charts import Interval, series
+from rsd.report.interval import Interval
 from rsd.report.records import Records
-from rsd.report.table import milliseconds, size
+from rsd.report.table import milliseconds, runs_on, size
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _latency(records: Records) -> Fact:
         return Fact("p99 latency", "not measured", why, "none")
     best = min(tailed, key=lambda row: float(row["p99_ms"]))
     noise = "; the machine was noisy" if best.get("noisy") else ""
-    where = series(str(best.get("runtime")), best.get("threads"))
+    where = runs_on(str(best.get("runtime")), best.get("threads"))
     return Fact("p99 latency", milliseconds(best["p99_ms"]), f"{best['precision']}, {where}, batch 1{noise}")
 
 
