@@ -21,12 +21,16 @@ from rsd.report.charts.latency import latencies
 from rsd.report.charts.style import save_svg
 from rsd.report.table import milliseconds, runs_on, size
 
+COLUMNS = (
+    *("runs on", "batch", "p50", "p90", "p99", "mean", "CPU time", "images/s", "samples"),
+    *("cold start", "peak memory", "size"),
+)
+
 
 def markdown(record: Record) -> str:
     """The record as a table, with what it takes to judge it below."""
-    head = ["file", "runs on", "batch", "p50", "p90", "p99", "mean", "CPU time", "images/s", "samples"]
-    head += ["cold start", "peak memory", "size"]
-    lines = [head, ["---"] * len(head), *[_cells(row) for row in record.rows]]
+    head = ["file", *COLUMNS]
+    lines = [head, ["---"] * len(head), *[[f"{row.file} {row.precision}", *cells(row)] for row in record.rows]]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return "\n\n".join([table, *[f"- {line}" for line in notes(record)]]) + "\n"
 
@@ -63,10 +67,11 @@ def notes(record: Record) -> list[str]:
 INT8_FLAGS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"}
 
 
-def _cells(row: Latency) -> list[str]:
-    first = [f"{row.file} {row.precision}", runs_on(row.runtime, row.threads), str(row.batch)]
+def cells(row: Latency) -> list[str]:
+    """A row under `COLUMNS`; what was not measured says why in the place of its p50."""
+    first = [runs_on(row.runtime, row.threads), str(row.batch)]
     if row.status != "measured":
-        return [*first, row.status, *["-"] * 9]
+        return [*first, row.status, *["-"] * (len(COLUMNS) - 3)]
     tails = []
     for name, needed in SAMPLES_NEEDED.items():
         value = getattr(row, f"p{name}_ms")

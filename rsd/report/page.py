@@ -20,8 +20,9 @@ from rsd.budget import choose
 from rsd.files import written_aside
 from rsd.report import verdict
 from rsd.report.charts import accuracy, inside, latency, style, training
+from rsd.report.latency import COLUMNS, cells, notes
 from rsd.report.records import Records, parity, read
-from rsd.report.table import method_name, milliseconds, runs_on, size
+from rsd.report.table import method_name, milliseconds, size
 from rsd.report.terms import caption
 
 LONGEST_VALUE = 160
@@ -149,10 +150,9 @@ def _content(records: Records) -> dict[str, Any]:
         "exports": [_export(records, export) for export in records.exports],
         "stripped": _stripped(records),
         "engines": records.engines,
-        "latency": [
-            {**row, "runs_on": runs_on(str(row.get("runtime")), row.get("threads"))} for row in records.latency
-        ],
-        "timed_on": records.timed_on,
+        "latency_head": COLUMNS,
+        "latency": [(row.precision, row.status, cells(row)) for row in records.latency],
+        "timing": notes(records.benchmark) if records.benchmark else [],
         "device": _flat({key: value for key, value in records.device.items() if key != "versions"}),
         "versions": _flat(records.versions),
         "params": {name: _flat(records.params[name]) for name in _section_order(records.params)},
@@ -183,7 +183,7 @@ def _export(records: Records, export: dict[str, Any]) -> dict[str, Any]:
         "agreement": None if agreement is None else 100 * agreement,
         "difference": found.get("max_difference_share"),
         "cosine": found.get("min_cosine"),
-        "passed": records.gates[export["precision"]],
+        "passed": bool(found),
         "in_float": len(export.get("int8", {}).get("in_float", [])),
         "nodes": export.get("int8", {}).get("nodes"),
     }
@@ -220,7 +220,7 @@ def _figures(records: Records) -> dict[str, Figure]:
     if len(timed):
         drawn["latency"] = latency.latency_against_accuracy(timed)
     if records.samples is not None:
-        drawn["distribution"] = latency.latency_distribution(records.samples)
+        drawn["distribution"] = latency.latency_distribution(records.samples[records.samples["batch"] == 1])
     return {name: Figure(name, _spec(chart)) for name, chart in drawn.items()}
 
 
@@ -267,15 +267,15 @@ def _timed(records: Records) -> pd.DataFrame:
     top1 = {export["precision"]: _top1(records, export) for export in records.exports}
     rows = [
         {
-            "precision": row["precision"],
-            "runtime": row["runtime"],
-            "threads": row.get("threads"),
-            "p50_ms": row.get("p50_ms"),
-            "p99_ms": row.get("p99_ms"),
-            "accuracy": top1.get(row["precision"]),
+            "precision": row.precision,
+            "runtime": row.runtime,
+            "threads": row.threads,
+            "p50_ms": row.p50_ms,
+            "p99_ms": row.p99_ms,
+            "accuracy": top1.get(row.precision),
         }
         for row in records.latency
-        if row.get("status") == "measured" and row.get("batch", 1) == 1
+        if row.status == "measured" and row.batch == 1
     ]
     frame = pd.DataFrame(rows, columns=["precision", "runtime", "threads", "p50_ms", "p99_ms", "accuracy"])
     return frame.dropna(subset=["p50_ms", "accuracy"])

@@ -46,10 +46,6 @@ def size(count: float) -> str:
     return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
-def device_name(fingerprint: dict[str, Any] | None) -> str | None:
-    return short_name(fingerprint) if fingerprint else None
-
-
 def runs_on(runtime: str, threads: object) -> str:
     """What a file runs on, in words: "ONNX Runtime, 1 thread"; engines have no thread count."""
     name = RUNTIMES.get(runtime, runtime)
@@ -120,8 +116,8 @@ def _files(out: Path) -> str:
         return "files   none exported yet"
     if baseline := [row for row in timed if str(row.get("runtime")).startswith("pytorch")]:
         rows += _timed_rows("(not exported)", None, "-", baseline)
-    device = device_name(latency.get("device"))
-    return _aligned(rows, right={1}) + (f"\n(batch 1, on {device})" if device else "")
+    device = latency.get("device")
+    return _aligned(rows, right={1}) + (f"\n(batch 1, on {short_name(device)})" if device else "")
 
 
 def _timed_rows(name: str, count: int | None, agreement: str, timed: list[dict[str, Any]]) -> list[list[str]]:
