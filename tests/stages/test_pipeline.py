@@ -107,6 +107,12 @@ def test_engines_are_built_or_say_why_not(reproduced):
             assert record["status"] == "built"
             assert hashlib.sha256((folder / "model.engine").read_bytes()).hexdigest() == record["engine_sha256"]
             assert (folder / "build.log").read_text()
+            assert str(reproduced.folder) not in json.dumps(record) + (folder / "build.log").read_text()
+            model = onnx.load(reproduced.out / "export" / precision / "model.onnx")
+            assert record["metadata"] == {entry.key: entry.value for entry in model.metadata_props}
+            assert {"classes", "preprocessing", "license", "test_top1", "training_record_sha256"} <= {
+                *record["metadata"]
+            }
             if tensorrt.measurable():
                 assert record["parity"] == "not measured: no CUDA device"
         else:
