@@ -8,7 +8,6 @@ python -m rsd.budget show --p99 5        # what fits 5 ms, the best of it, and t
 """
 
 import argparse
-import json
 import re
 import shutil
 import sys
@@ -73,24 +72,14 @@ def kit(given: argparse.Namespace) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
+    from rsd.budget import runner
     from rsd.budget.kit import opened
-    from rsd.device import cores
-    from rsd.latency import Plan, run_kit
 
     with opened(given.kit) as folder:
-        plan = Plan(**read_json(folder / "kit.json")["options"])
-
-        def say(line: str) -> None:
-            print(f"\r{line[:100]:<100}", end="", file=sys.stderr, flush=True)
-
         try:
-            result = run_kit(folder, plan, sorted({1, cores()}), progress=say)
+            runner.run(folder, given.out)
         except ValueError as error:
             raise UserError(str(error)) from error
-    print(file=sys.stderr)
-    with written_aside(given.out) as aside:
-        aside.write_text(json.dumps(result, allow_nan=False))
-    print(f"{len(result['rows'])} rows -> {given.out}")
 
 
 def take(given: argparse.Namespace) -> None:
