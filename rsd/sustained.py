@@ -47,16 +47,22 @@ def sustained(
 
 
 def verdict(windows: list[dict[str, Any]]) -> str:
-    """The drift in a sentence: the median p50 of the last tenth of the windows over that of the first."""
-    tenth = max(1, len(windows) // 10)
-    first, last = (float(np.median([w["p50_ms"] for w in part])) for part in (windows[:tenth], windows[-tenth:]))
+    """The drift in a sentence: the median of the last tenth of the windows over that of the first, of p50 and p99."""
+    first, last = _ends(windows, "p50_ms")
     medians = [w["p50_ms"] for w in windows]
     spread = (max(medians) - min(medians)) / float(np.median(medians))
     change = last / first - 1
     said = f"p50 went from {milliseconds(first)} to {milliseconds(last)}, {change:+.1%}"
-    if spread > NOISY_SPREAD:
-        return f"{said}; the windows in between differ by {spread:.0%}: the machine was noisy, or its clock moved"
-    return f"{said}; the windows in between differ by {spread:.0%}"
+    if all(w["p99_ms"] is not None for w in windows):
+        said += ", p99 from {} to {}".format(*map(milliseconds, _ends(windows, "p99_ms")))
+    said += f"; the p50 of the windows in between differ by {spread:.0%}"
+    return f"{said}: the machine was noisy, or its clock moved" if spread > NOISY_SPREAD else said
+
+
+def _ends(windows: list[dict[str, Any]], figure: str) -> tuple[float, float]:
+    tenth = max(1, len(windows) // 10)
+    first, last = (float(np.median([w[figure] for w in part])) for part in (windows[:tenth], windows[-tenth:]))
+    return first, last
 
 
 def main() -> None:

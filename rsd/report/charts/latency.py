@@ -163,7 +163,7 @@ def front(found: Sequence[Row]) -> alt.LayerChart:
     ]
     colours = [DEVICE_COLOURS[i % len(DEVICE_COLOURS)] for i in range(len(devices))]
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X("p99:Q", title="p99 latency at batch 1, ms", scale=alt.Scale(zero=True)),
+        x=alt.X("p99:Q", title="p99 latency at batch 1, ms", scale=alt.Scale(zero=True, padding=80)),
         y=alt.Y("top1:Q", title="test top-1, %", scale=alt.Scale(zero=False, padding=14)),
         color=alt.Color("device:N", title=None, scale=alt.Scale(domain=devices, range=colours)),
     )
@@ -178,24 +178,31 @@ def front(found: Sequence[Row]) -> alt.LayerChart:
             "noisy:N",
         ],
     )
-    label = base.mark_text(align="left", dx=8, dy=-8).encode(text="name:N")
+    label = base.transform_filter("datum.front").mark_text(align="left", dx=8, dy=-8).encode(text="name:N")
     return layered(line, point, label, height=280)
 
 
-def drift(windows: Sequence[dict[str, Any]]) -> alt.LayerChart:
-    """p50 and p99 of each window of a sustained run over its minutes; windows: seconds, p50_ms, p99_ms."""
-    values = [
-        {"minutes": window["seconds"] / 60, "ms": window[key], "figure": key[:3]}
-        for window in windows
-        for key in ("p50_ms", "p99_ms")
-        if window[key] is not None
-    ]
-    base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X("minutes:Q", title="minutes", scale=alt.Scale(nice=False)),
-        y=alt.Y("ms:Q", title="latency at batch 1, ms", scale=alt.Scale(zero=True)),
-        color=alt.Color("figure:N", title=None, scale=alt.Scale(range=list(DEVICE_COLOURS[:2]))),
-    )
-    return layered(base.mark_line(strokeWidth=1.5, point=True), height=260)
+def drift(windows: Sequence[dict[str, Any]]) -> alt.VConcatChart:
+    """p50 of each window of a sustained run over its minutes, and p99 below; windows: seconds, p50_ms, p99_ms.
+
+    Each has a scale of its own: beside a p99 that is a hundred times larger no p50 would be seen to drift.
+    """
+    panels = []
+    for figure, paint in zip(("p50", "p99"), DEVICE_COLOURS, strict=False):
+        rows = [
+            {"minutes": w["seconds"] / 60, "ms": w[f"{figure}_ms"]} for w in windows if w[f"{figure}_ms"] is not None
+        ]
+        if rows:
+            line = (
+                alt.Chart(alt.InlineData(values=rows))
+                .mark_line(strokeWidth=1.5, point=alt.OverlayMarkDef(color=paint), color=paint)
+                .encode(
+                    x=alt.X("minutes:Q", title="minutes", scale=alt.Scale(zero=True, nice=False)),
+                    y=alt.Y("ms:Q", title=f"{figure} at batch 1, ms", scale=alt.Scale(zero=False, padding=10)),
+                )
+            )
+            panels.append(line.properties(width=640, height=170))
+    return alt.vconcat(*panels)
 
 
 def _short(runtime: str, threads: object) -> str:

@@ -98,14 +98,16 @@ def theme(*, ink: str, muted: str, line: str) -> dict[str, Any]:
     }
 
 
-def svg(figure: alt.LayerChart) -> str:
+def svg(figure: alt.LayerChart | alt.VConcatChart) -> str:
     """A chart that stands alone, on white."""
-    spec = figure.to_dict(validate=False) | {"width": 640, "background": PAPER}
+    spec = figure.to_dict(validate=False) | {"background": PAPER}
+    if isinstance(figure, alt.LayerChart):  # as wide as the page, where it stands in one
+        spec["width"] = 640
     spec["config"] = theme(ink=INK, muted=MUTED, line=LINE) | {"background": PAPER, "padding": 12}
     return str(vl_convert.vegalite_to_svg(spec))
 
 
-def save_svg(figure: alt.LayerChart, path: Path) -> None:
+def save_svg(figure: alt.LayerChart | alt.VConcatChart, path: Path) -> None:
     with written_aside(path) as aside:
         aside.write_text(svg(figure))
 
