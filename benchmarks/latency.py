@@ -10,12 +10,14 @@ int8 in ONNX Runtime, PyTorch eager and compiled. Some minutes; nothing else sho
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from benchmarks.interleaved import interleaved, markdown, spread
 from rsd.baseline import baseline
@@ -79,12 +81,17 @@ def compare(plan: Plan, names: list[str]) -> Record:
         for name in names:
             found = candidates(name, Path(folder))
             timing = [one for one in found if isinstance(one, Candidate)]
-            turns = take_turns(timing, plan)
+            with tqdm(total=plan.rounds * len(timing), desc=name, unit="turn", disable=None) as bar:
+                turns = take_turns(timing, plan, progress=partial(_advance, bar))
             rows += [Latency(**measured(one.row, t)) for one, t in zip(timing, turns, strict=True)]
             rows += [one for one in found if isinstance(one, Latency)]
     state = {"before": began, "after": conditions()}
     options = {"min_seconds": plan.min_seconds, "min_samples": plan.min_samples, "rounds": plan.rounds}
     return Record(device=fingerprint(), conditions=state, options=options, rows=rows)
+
+
+def _advance(bar: tqdm, _: str) -> None:
+    bar.update()
 
 
 def table(record: Record) -> str:
