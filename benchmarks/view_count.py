@@ -27,7 +27,7 @@ from rsd.distillers.scratch import ScratchDistiller
 from rsd.embed import write_store
 from rsd.models import ModelOptions, PixelNormalize, create, load_trained, normalizer
 from rsd.recipe import Recipe, make_criterion
-from rsd.report.charts import METHOD_COLOURS
+from rsd.report.charts.style import METHOD_COLOURS
 from rsd.train import train
 from rsd.views import StoredTeacher, ViewOptions
 from stages import OUT, section
