@@ -25,8 +25,9 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
 from benchmarks.interleaved import interleaved, markdown, spread
-from rsd.data.augment import AugmentOptions, CropOptions, ViewChoice
+from rsd.data.augment import AugmentOptions, ViewChoice
 from rsd.data.batches import batches, epoch_plan
+from rsd.data.crop import CropOptions
 from rsd.data.images import ArrayImages, ImageFiles, Images, LabelledImages
 
 BATCH, CLASSES, POLICY = 128, 100, "rand-m9-mstd0.5-inc1"

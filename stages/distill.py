@@ -13,7 +13,7 @@ from rsd.data.augment import ViewChoice
 from rsd.data.images import read_record, read_split
 from rsd.distillers import distiller
 from rsd.features import StageShape, stage_shapes
-from rsd.files import read_json, sha256, write_json, written_aside
+from rsd.files import sha256, write_json, written_aside
 from rsd.launch import is_launcher, launch
 from rsd.models import (
     ModelOptions,
@@ -80,7 +80,7 @@ def main() -> None:
         "model": student_options.model_dump(),
         "options": options.model_dump(),
         "recipe": recipe.model_dump(),
-        "compute": read_json(OUT / "params" / "compute.json"),
+        "compute": compute.decisive(),
         "device": device.type,
         "views": view_choice.cycle,
         "classes": data.classes,
