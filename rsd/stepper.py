@@ -18,6 +18,9 @@ from rsd.parallel import all_of, mean, processes, rank
 from rsd.recipe import Recipe, make_optimizer, make_scheduler, part_size
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# On CPUs with bf16 instructions oneDNN reads memory that nothing was written to, where a convolution of stride 2 gets a
+# map of one pixel: its gradient is then anything.
+HINTS = {"none": "", "bf16": "set compute.amp to none, ", "fp16": "set compute.amp to none or bf16, "}
 
 
 class Stepper:
@@ -45,7 +48,7 @@ class Stepper:
         self.device = task.device
         self.size = part_size(recipe, processes=processes())
         task.check_accumulation(task.options, recipe.accumulation)
-        task.amp = AMP[compute.amp]
+        task.amp, self.hint = AMP[compute.amp], HINTS[compute.amp]
         self.channels_last = compute.channels_last
         if self.channels_last:
             task.trainable_module.to(memory_format=torch.channels_last)
@@ -121,13 +124,13 @@ class Stepper:
 
     def _checked(self, terms: dict[str, Tensor], norm: Tensor, number: int) -> dict[str, Tensor]:
         if not self.scaler.is_enabled():
-            check_finite(terms, norm, step=number, last=self.last)
+            check_finite(terms, norm, step=number, last=self.last, hint=self.hint)
             return {"gradient_norm": norm}
-        check_finite(terms, None, step=number, last=self.last)
+        check_finite(terms, None, step=number, last=self.last, hint=self.hint)
         # The scaler skips the step and halves its factor; a gradient that stays infinite without any is a fault.
         skipped = not bool(torch.isfinite(norm))
         if skipped and self.scaler.get_scale() < 1:
-            check_finite(terms, norm, step=number, last=self.last)
+            check_finite(terms, norm, step=number, last=self.last, hint=self.hint)
         return {
             "gradient_norm": torch.zeros_like(norm) if skipped else norm,
             "skipped_steps": torch.full_like(norm, float(skipped)),
