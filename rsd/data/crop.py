@@ -77,7 +77,7 @@ def crops(images: ArrayImages | ImageFiles, index: np.ndarray, boxes: np.ndarray
             part = np.array(image.crop((columns.start, rows.start, columns.stop, rows.stop)))
             served[row] = _resized(part, side, mirrored[row])
         return served
-    picked = images.array[index]
+    picked = np.asarray(images.array[index])
     if picked.shape[1] > side[0] or picked.shape[2] > side[1]:
         parts = [pixels[_whole_pixels(box, pixels.shape)] for pixels, box in zip(picked, boxes, strict=True)]
         return np.stack([_resized(part, side, turn) for part, turn in zip(parts, mirrored, strict=True)])

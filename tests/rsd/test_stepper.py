@@ -135,6 +135,15 @@ def test_a_gradient_that_is_no_number_under_mixed_precision_has_the_hint_to_do_w
     assert ("set compute.amp to none" in str(caught.value)) == hinted
 
 
+def test_bf16_on_a_cpu_refuses_the_one_convolution_whose_gradient_is_wrong():
+    student = cnn()
+    stepped(stepper(made(distiller("kd"), student), None, {"amp": "bf16"}), 1)
+    student.conv1.stride = (4, 4)  # so that the last stage gets maps of one pixel
+    stepped(stepper(made(distiller("kd"), student), None, {}), 1)
+    with pytest.raises(UserError, match="wider than one pixel.*stride=.2, 2.*set compute.amp to none"):
+        stepped(stepper(made(distiller("kd"), student), None, {"amp": "bf16"}), 1)
+
+
 def test_channels_last_changes_the_layout_and_not_the_step():
     plain, laid_out = (stepper(made(distiller("rsd"), cnn()), None, {"channels_last": on}) for on in (False, True))
     weights = laid_out.task.get_eval_model().conv1.weight
