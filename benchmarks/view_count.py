@@ -75,10 +75,10 @@ def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT
             splits[0],
             augment=recipe.augment,
             options=ViewOptions(count=max(counts), seed=VIEW_SEED),
-            digest="benchmark",
+            made_from={},
             unfinished=Path(folder) / "unfinished",
         )
-        teacher = StoredTeacher(Path(folder) / "views", digest="benchmark", device=torch.device("cpu"))
+        teacher = StoredTeacher(Path(folder) / "views", made_from={}, device=torch.device("cpu"))
         for seed in seeds:
             for count in (0, *counts):
                 torch.manual_seed(seed)

@@ -265,6 +265,17 @@ def test_another_number_of_epochs_makes_no_other_view_store(reproduced):
         reproduced.run("dvc", "repro", "embed")
 
 
+def test_another_number_of_workers_computes_nothing_anew(reproduced):
+    params = reproduced.folder / "params.yaml"
+    before = params.read_text()
+    try:
+        reproduced.edit("params.yaml", compute=yaml.safe_load(before)["compute"] | {"workers": 1})
+        assert ran(reproduced.run("dvc", "repro", "evaluate", "export").stdout) == ["params", "sources"]
+    finally:
+        params.write_text(before)
+        reproduced.run("dvc", "repro", "embed")
+
+
 def test_another_weight_reruns_the_rsd_student_and_not_its_scratch_twin(reproduced):
     reproduced.run("git", "add", "-A")
     reproduced.run("git", "commit", "-qm", "first run")
