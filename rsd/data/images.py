@@ -22,6 +22,9 @@ class SourceOptions(Options):
     """Share of the training images that selects; stratified by class."""
     hold_out: bool = True
     """Whether training leaves the validation images out; false only to follow a protocol without validation."""
+    train_share: float = Field(1.0, gt=0, le=1)
+    """Share of the training images that trains, stratified by class, to see what fewer of them cost; validation and
+    test images stay as they are."""
     seed: int = Field(0, ge=0)
     """Seed of the split."""
 
