@@ -11,6 +11,8 @@ import pytest
 import rsd_edge
 from rsd_edge import cli
 
+from tests.bundles import packed
+
 SOURCE = Path(rsd_edge.__file__).parent
 UNITS = SOURCE.parents[1] / "systemd"
 
@@ -33,8 +35,9 @@ def at(shared, tmp_path):
     return ["--root", tmp_path / "device", "--keys", shared.pinned]
 
 
-def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys):
+def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys, tmp_path):
     assert "tiny-1: signed by a pinned key" in run(capsys, *at, "verify", shared.first)
+    assert "tiny-1: signed by a pinned key" in run(capsys, *at, "verify", packed(shared.first, tmp_path / "one.tar"))
     assert "tiny-1: installed" in run(capsys, *at, "install", shared.first)
     assert "tiny-1: was installed already" in run(capsys, *at, "install", shared.first)
     assert "tiny-1: current and good" in run(capsys, *at, "activate")
