@@ -4,6 +4,7 @@ import io
 import random
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from rsd_edge import archive
@@ -18,7 +19,7 @@ def releases(tmp_path):
     return Releases(tmp_path / "device")
 
 
-def made(path: Path, *members: tarfile.TarInfo, mode: str = "w") -> Path:
+def made(path: Path, *members: tarfile.TarInfo, mode: Literal["w", "w:gz"] = "w") -> Path:
     with tarfile.open(path, mode) as tar:
         for member in members:
             tar.addfile(member, io.BytesIO(b"x" * member.size))
