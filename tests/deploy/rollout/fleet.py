@@ -67,7 +67,7 @@ class Fleet:
         """Run the playbook; the content of its results file."""
         results = self.folder / "results.json"
         results.unlink(missing_ok=True)
-        playbook = [*self.prefix, BIN / "ansible-playbook", "-i", self.inventory(), PLAYBOOK]
+        playbook: list[str | Path] = [*self.prefix, BIN / "ansible-playbook", "-i", self.inventory(), PLAYBOOK]
         given = {"bundle": str(bundle), "results": str(results), "waves": [1, "100%"], **extra}
         done = subprocess.run(
             [*playbook, "-e", json.dumps(given), *arguments],

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +22,7 @@ def fleet(shared, tmp_path):
 
 
 def test_ansible_takes_the_playbook_with_the_inventory_of_the_example():
-    command = [BIN / "ansible-playbook", "-i", EXAMPLE, PLAYBOOK, "--list-hosts"]
+    command: Sequence[str | Path] = [BIN / "ansible-playbook", "-i", EXAMPLE, PLAYBOOK, "--list-hosts"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={"PATH": PATH, "HOME": "/nonexistent"}
     )
@@ -34,7 +36,7 @@ def test_only_a_signed_bundle_is_taken_and_only_with_somebody_to_bring_it_to(sha
         (EXAMPLE, shared.unsigned(7), "expected a signed bundle, found none in"),
         ("nowhere,", shared.bundle(1), "expected hosts in the groups canary and devices, found none"),
     ):
-        command = [BIN / "ansible-playbook", "-i", inventory, PLAYBOOK, "-e", f"bundle={bundle}"]
+        command: Sequence[str | Path] = [BIN / "ansible-playbook", "-i", inventory, PLAYBOOK, "-e", f"bundle={bundle}"]
         done = subprocess.run(command, capture_output=True, text=True, env={"PATH": PATH, "HOME": "/nonexistent"})
         assert done.returncode == 2
         assert sentence in done.stdout + done.stderr
