@@ -122,3 +122,11 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path):
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / "rsd-edge.service")], capture_output=True, text=True
     )
     assert "rsd-edge.service" not in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="no systemd-analyze here")
+def test_the_server_is_exposed_as_little_as_systemd_calls_ok():
+    """On its scale from 0 (nothing) to 10 (all); the threshold is in tenths."""
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(UNITS / "rsd-edge.service")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
