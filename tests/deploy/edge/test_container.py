@@ -13,8 +13,7 @@ FILES = ["Containerfile", "Containerfile.jetson"]
 def instructions(name: str) -> dict[str, str]:
     """The last one of each kind, with continued lines joined."""
     text = re.sub(r"\\\n", " ", (PACKAGE / name).read_text())
-    lines = [line.split(maxsplit=1) for line in text.splitlines() if re.match("[A-Z]+ ", line)]
-    return {kind: rest for kind, rest in lines}
+    return dict(re.findall("^([A-Z]+) (.*)$", text, re.M))
 
 
 @pytest.mark.parametrize("name", FILES)
