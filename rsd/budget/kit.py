@@ -50,6 +50,12 @@ from rsd.latency import main
 if __name__ == "__main__":
     main(Path(__file__).resolve().parent)
 '''
+PART = '''"""The part of rsd that times models; see run.py."""
+
+from os import environ
+
+environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by ONNX Runtime when it is imported
+'''
 
 
 def arguments(name: str, side: int) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def write_kit(
         )
         (folder / "run.py").write_text(RUNNER)
         (folder / "rsd").mkdir()
-        (folder / "rsd" / "__init__.py").write_text('"""The part of rsd that times models; see run.py."""\n')
+        (folder / "rsd" / "__init__.py").write_text(PART)
         for module in (latency, device, cuda, errors):
             source = Path(str(module.__file__))
             shutil.copyfile(source, folder / "rsd" / source.name)

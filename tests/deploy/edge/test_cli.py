@@ -94,6 +94,16 @@ def test_status_loads_no_runtime_and_nothing_loads_what_a_device_has_not(tmp_pat
                 assert (node.module or "").split(".")[0] in allowed, file
 
 
+@pytest.mark.parametrize("module", ["rsd_edge.model", "rsd.export.parity"])
+def test_the_runtime_is_told_to_tell_nobody(tmp_path, module):
+    """ONNX Runtime names the machine in a file of the home folder before it sends anything; without it, it does not."""
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    for program in (f"import {module}", "import onnxruntime"):
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+        told = [path.name for path in tmp_path.rglob("*onnxruntime*")]
+        assert bool(told) == (program == "import onnxruntime"), told
+
+
 def unit() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in (UNITS / "rsd-edge.service").read_text().splitlines():
