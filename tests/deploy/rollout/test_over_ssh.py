@@ -34,7 +34,11 @@ def why_not() -> str | None:
     return done.stderr.strip() if done.returncode else None
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(reason := why_not()), reason=str(reason))]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("ssh"),
+    pytest.mark.skipif(bool(reason := why_not()), reason=str(reason)),
+]
 
 
 def ip(*arguments: str) -> None:
