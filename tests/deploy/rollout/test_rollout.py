@@ -1,6 +1,7 @@
 """The playbook over devices on this machine, which it reaches without SSH; test_over_ssh.py is about that."""
 
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -47,13 +48,14 @@ def test_only_a_signed_bundle_is_taken_and_only_with_somebody_to_bring_it_to(sha
 def test_a_check_changes_nothing_and_says_what_would_a_rollout_switches_and_a_second_one_changes_nothing(
     shared, fleet, tmp_path
 ):
-    results = fleet.roll_out(shared.bundle(2), "--check")
+    relative = os.path.relpath(shared.bundle(2), fleet.folder)  # as it may be typed
+    results = fleet.roll_out(Path(relative), "--check")
     assert set(outcomes(results).values()) == {"would switch"}
     assert fleet.currents() == ["tiny-1"] * 3
     assert not any(fleet.changed().values())
 
     (tmp_path / "wave-2.answer").write_text("yes\n")
-    results = fleet.roll_out(shared.bundle(2), approvals=str(tmp_path))
+    results = fleet.roll_out(Path(relative), approvals=str(tmp_path))
     assert results["hosts"] == [
         {"host": name, "wave": wave, "before": "tiny-1", "outcome": "switched", "message": ""}
         for name, wave in (("edge-1", 1), ("edge-2", 2), ("edge-3", 2))
