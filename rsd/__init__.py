@@ -4,6 +4,7 @@ What someone else's training loop needs is here by name, and imported when it is
 """
 
 from importlib import import_module
+from os import environ
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from rsd.distillers.rsd import RSDDistiller, RSDOptions
     from rsd.losses import rsd_loss, rsd_terms
     from rsd.models import Outputs, outputs
+
+# From 1.29 on ONNX Runtime tells Microsoft about models and machine unless this was set before it is imported.
+environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["AAD", "Outputs", "RSDDistiller", "RSDOptions", "outputs", "rsd_loss", "rsd_terms"]
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,9 @@ def edit(path: Path, change: Any) -> None:
     value = json.loads(path.read_text())
     change(value)
     path.write_text(json.dumps(value))
+
+
+def packed(bundle: Path, target: Path) -> Path:
+    """A bundle as one file, by the command that the README gives."""
+    subprocess.run(["tar", "-C", str(bundle), "-cf", str(target), "."], check=True)
+    return target

@@ -42,6 +42,12 @@ weights under a permissive licence and takes images from 16 x 16 up."""
 
 PRECISIONS = ("fp32", "fp16", "int8")
 CALIBRATION_IMAGES = 32
+PART = '''"""The part of rsd that times models; see run.py."""
+
+from os import environ
+
+environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by ONNX Runtime when it is imported
+'''
 
 
 def arguments(name: str, side: int) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def write_kit(
         )
         shutil.copyfile(str(runner.__file__), folder / "run.py")
         (folder / "rsd").mkdir()
-        (folder / "rsd" / "__init__.py").write_text('"""The part of rsd that times models; see run.py."""\n')
+        (folder / "rsd" / "__init__.py").write_text(PART)
         for module in (latency, device, cuda, errors):
             source = Path(str(module.__file__))
             shutil.copyfile(source, folder / "rsd" / source.name)

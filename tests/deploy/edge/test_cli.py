@@ -11,6 +11,8 @@ import pytest
 import rsd_edge
 from rsd_edge import cli
 
+from tests.bundles import packed
+
 SOURCE = Path(rsd_edge.__file__).parent
 UNITS = SOURCE.parents[1] / "systemd"
 
@@ -33,8 +35,9 @@ def at(shared, tmp_path):
     return ["--root", tmp_path / "device", "--keys", shared.pinned]
 
 
-def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys):
+def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys, tmp_path):
     assert "tiny-1: signed by a pinned key" in run(capsys, *at, "verify", shared.first)
+    assert "tiny-1: signed by a pinned key" in run(capsys, *at, "verify", packed(shared.first, tmp_path / "one.tar"))
     assert "tiny-1: installed" in run(capsys, *at, "install", shared.first)
     assert "tiny-1: was installed already" in run(capsys, *at, "install", shared.first)
     assert "tiny-1: current and good" in run(capsys, *at, "activate")
@@ -91,6 +94,16 @@ def test_status_loads_no_runtime_and_nothing_loads_what_a_device_has_not(tmp_pat
                 assert (node.module or "").split(".")[0] in allowed, file
 
 
+@pytest.mark.parametrize("module", ["rsd_edge.model", "rsd.export.parity"])
+def test_the_runtime_is_told_to_tell_nobody(tmp_path, module):
+    """ONNX Runtime names the machine in a file of the home folder before it sends anything; without it, it does not."""
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    for program in (f"import {module}", "import onnxruntime"):
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+        told = [path.name for path in tmp_path.rglob("*onnxruntime*")]
+        assert bool(told) == (program == "import onnxruntime"), told
+
+
 def unit() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in (UNITS / "rsd-edge.service").read_text().splitlines():
@@ -119,3 +132,11 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path):
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / "rsd-edge.service")], capture_output=True, text=True
     )
     assert "rsd-edge.service" not in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="no systemd-analyze here")
+def test_the_server_is_exposed_as_little_as_systemd_calls_ok():
+    """On its scale from 0 (nothing) to 10 (all); the threshold is in tenths."""
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(UNITS / "rsd-edge.service")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,8 @@ from rsd_edge import bundle as bundles
 from rsd_edge.model import Model
 from rsd_edge.releases import Releases
 
+from tests.bundles import packed
+
 OURS = (str(Path(rsd_edge.__file__).parent), shutil.__file__)
 
 
@@ -102,6 +104,7 @@ def devices(shared, tmp_path_factory):
     keys = shared.keys
     for number in (1, 2, 3):  # made now: a forked process would make them for itself alone
         shared.bundle(number)
+    tar = packed(shared.bundle(2), folder / "tiny-2.tar")
 
     def device(name: str, *steps: Callable[[Releases], object]) -> Path:
         releases = Releases(folder / name)
@@ -128,6 +131,11 @@ def devices(shared, tmp_path_factory):
         "the first install": (device("a"), install(1), {None}),
         "the first activate": (device("b", install(1)), activate, {None, "tiny-1"}),
         "install": (device("c", *one), install(2), {"tiny-1"}),
+        "install of a tar file": (
+            device("h", *one),
+            lambda releases: releases.install(tar, keys, keep=1),
+            {"tiny-1"},
+        ),
         "activate": (device("d", *one, *two), activate, {"tiny-1", "tiny-2"}),
         "install that removes another": (device("e", *one, *two), install(3), {"tiny-1"}),
         "rollback": (
@@ -143,6 +151,7 @@ COMMANDS = [
     "the first install",
     "the first activate",
     "install",
+    "install of a tar file",
     "activate",
     "install that removes another",
     "rollback",

@@ -2,6 +2,7 @@
 
 import http.client
 import itertools
+import json
 import random
 import socket
 import threading
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
+from rsd_edge import health
+from rsd_edge.releases import Releases
 
 from .malformed import malformed
 from .serving import NAME, Tiny, ask, images, infer_body, png, point, process, read_logits, write_release
@@ -117,3 +120,33 @@ def test_a_soak_of_two_minutes_with_sixteen_clients_and_twenty_switches_fails_no
     assert 'code="5' not in metrics
     assert set().union(*(releases for _, releases in results)) == {"1", "2", "3"}
     assert np.median(memory[-5:]) < np.median(memory[5:10]) + GROWTH
+
+
+def test_no_request_fails_while_releases_are_installed_activated_and_removed(shared, tmp_path: Path) -> None:
+    """By the commands of the device, which keep one good release only: what was served is gone from the disk."""
+    releases = Releases(tmp_path)
+    for number in range(1, 7):  # made before the clock starts
+        shared.bundle(number)
+    releases.install(shared.bundle(1), shared.keys)
+    releases.activate()
+    image = (shared.bundle(1) / "golden" / "files" / "wide.jpg").read_bytes()
+    stop = threading.Event()
+
+    def client(address: str) -> set[int]:
+        seen = set()
+        while not stop.is_set():
+            status, _, body = ask(address, "POST", "/v1/classify", image)
+            assert status == 200, body
+            seen.add(json.loads(body)["release"])
+        return seen
+
+    with process(tmp_path) as (address, _), ThreadPoolExecutor(4) as clients:
+        jobs = [clients.submit(client, address) for _ in range(4)]
+        try:
+            for number in range(2, 7):
+                releases.install(shared.bundle(number), shared.keys, keep=1)
+                releases.activate(window=1, healthy=health.served(f"http://{address}"), keep=1)
+        finally:
+            stop.set()
+        assert set().union(*(job.result() for job in jobs)) == {1, 2, 3, 4, 5, 6}
+    assert [path.name for path in releases.folder.iterdir()] == ["tiny-6"]

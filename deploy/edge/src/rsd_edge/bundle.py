@@ -69,7 +69,7 @@ def read(folder: Path, keys: Iterable[Path]) -> Bundle:
         raise EdgeError(f"expected a signed bundle in {folder}, found no {signature.NAME}; sign it with rsd.sign")
     files = signature.signed_files(disk.read(folder / signature.NAME, signature.MOST_BYTES), keys)
     for name in files:
-        _check_path(name)
+        check_path(name)
     if missing := sorted(files.keys() - found.keys()):
         raise EdgeError(f"expected {len(files)} files, found no {missing[0]}: the bundle is only half there; {_AGAIN}")
     if extra := sorted(found.keys() - files.keys() - {signature.NAME}):
@@ -183,7 +183,8 @@ def _walk(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def _check_path(name: str) -> None:
+def check_path(name: str) -> None:
+    """EdgeError for anything but a plain relative path, at most four parts long."""
     parts = name.split("/")
     if len(parts) > 4 or not all(_PART.fullmatch(part) for part in parts):
         raise EdgeError(f"expected plain relative paths in a bundle, found {name!a}; do not trust who signed it")

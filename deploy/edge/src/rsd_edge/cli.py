@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _verify(given: argparse.Namespace) -> None:
     from rsd_edge import bundle as bundles
+    from rsd_edge.archive import unpacked
 
-    bundle = bundles.read(given.bundle, _keys(given))
-    bundles.take(bundle)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        unpacked(given.bundle, Path(temporary) / "bundle") as folder,
+    ):
+        bundle = bundles.read(folder, _keys(given))
+        bundles.take(bundle)
     print(f"{bundle.id}: signed by a pinned key, {len(bundle.files)} files and {bundle.bytes} bytes as signed")
 
 
@@ -134,9 +140,10 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    command("verify", _verify, "check a bundle's signature and files").add_argument("bundle", type=Path)
+    verify = command("verify", _verify, "check a bundle's signature and files")
     install = command("install", _install, "check a bundle and copy it here; what is served does not change")
-    install.add_argument("bundle", type=Path)
+    for made in (verify, install):
+        made.add_argument("bundle", type=Path, help="its folder, or a tar file of that")
     install.add_argument("--allow-downgrade", action="store_true", help="take an older release, and log it")
     activate = command("activate", _activate, "test an installed release and make it current")
     activate.add_argument("release", nargs="?", help="such as digits-7 (default: installed last)")

@@ -70,6 +70,7 @@ class Releases:
         """Check a bundle, copy it, and let the runtime build its engine; nothing that is served changes.
 
         Args:
+            source: its folder, or a tar file of it.
             keys: pinned public keys.
             allow_downgrade: take an older release than the newest ever installed here, and log it.
             keep: good releases to keep; older ones are removed.
@@ -81,10 +82,13 @@ class Releases:
             EdgeError: the bundle is refused; nothing has changed.
         """
         from rsd_edge import bundle as bundles
+        from rsd_edge.archive import unpacked
 
-        with self._locked() as state:
+        with self._locked() as state, contextlib.ExitStack() as stack:
             try:
-                bundle = bundles.read(source, keys)
+                if source.is_file():
+                    self._check_room(2 * source.stat().st_size)  # unpacked, and copied once it is checked
+                bundle = bundles.read(stack.enter_context(unpacked(source, self.folder / ".unpacked")), keys)
                 bundles.check_device(bundle.manifest, free=bundles.free_memory())
                 known = state.installed.get(bundle.id)
                 if known == bundle.files[bundles.MANIFEST] and self._is_whole(bundle.id, known):
@@ -196,6 +200,7 @@ class Releases:
         state, current = self._state(), self.current()
         return {
             "current": current.name if current else None,
+            "manifest_sha256": state.installed.get(current.name) if current else None,
             "pending": state.pending,
             "good": state.history,
             "installed": list(state.installed),

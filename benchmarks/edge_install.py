@@ -1,0 +1,97 @@
+"""How long `rsd-edge install` takes for a large bundle, beside what nobody can save: reading, hashing and writing it.
+
+    python -m benchmarks.edge_install
+    python -m benchmarks.edge_install --bundle BUNDLE --megabytes 100
+
+Half a minute. A bundle (the one of the last `dvc repro`) is filled up to the size with bytes that nothing packs, signed
+with a key made for this, and installed turn by turn: as a folder, as a tar file, and as a plain copy that is hashed and
+synced on the way. Each is a process of its own, so that starting Python and its imports are part of it.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.interleaved import interleaved, markdown, spread
+from rsd import sign
+from rsd.files import read_json, sha256, write_json
+
+ROUNDS = 7
+COPY = """
+import sys
+from pathlib import Path
+from rsd_edge import disk
+source, target = map(Path, sys.argv[1:])
+for path in source.rglob("*"):
+    if path.is_file():
+        (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        disk.digest(path, path.stat().st_size, copy=target / path.relative_to(source))
+"""
+
+
+def filled(bundle: Path, folder: Path, megabytes: float, key: Path) -> Path:
+    """A signed copy of `bundle` of about so many megabytes."""
+    work = folder / "filled"
+    shutil.copytree(bundle, work)
+    manifest = read_json(work / "manifest.json")
+    missing = int(megabytes * 1e6) - sum(facts["bytes"] for facts in manifest["files"].values())
+    (work / "filling.bin").write_bytes(np.random.default_rng(0).bytes(max(missing, 0)))
+    manifest["files"]["filling.bin"] = {"bytes": max(missing, 0), "sha256": sha256(work / "filling.bin")}
+    write_json(work / "manifest.json", manifest)
+    sign.sign(work, folder / "signed", key)
+    return folder / "signed"
+
+
+def table(bundle: Path, megabytes: float, rounds: int = ROUNDS) -> str:
+    """Seconds of each way, as Markdown."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        key, public = sign.make_key(folder / "key")
+        (folder / "pinned").mkdir()
+        shutil.copy(public, folder / "pinned")
+        signed = filled(bundle, folder, megabytes, key)
+        subprocess.run(["tar", "-C", signed, "-cf", folder / "bundle.tar", "."], check=True)
+
+        def run(*command: str | Path) -> None:
+            shutil.rmtree(folder / "device", ignore_errors=True)
+            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+
+        def install(source: Path) -> Callable[[], None]:
+            at: list[str | Path] = ["--root", folder / "device", "--keys", folder / "pinned"]
+            return lambda: run("-m", "rsd_edge", *at, "install", source)
+
+        ways: dict[str, Callable[[], object]] = {
+            "copy, hash and sync alone": lambda: run("-c", COPY, signed, folder / "device"),
+            "rsd-edge install, folder": install(signed),
+            "rsd-edge install, tar file": install(folder / "bundle.tar"),
+        }
+        times = interleaved(ways, rounds=rounds, warmup=1)
+        least = times.iloc[:, 0]
+        size = sum(path.stat().st_size for path in signed.rglob("*") if path.is_file())
+        rows = [
+            {f"{size / 1e6:.0f} MB": way, "s": spread(times[way]), "ratio": spread(times[way] / least)} for way in ways
+        ]
+    return markdown(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=Path("out/bundle"))
+    parser.add_argument("--megabytes", type=float, default=100)
+    given = parser.parse_args()
+    if not (given.bundle / "manifest.json").is_file():
+        sys.exit(f"error: expected a bundle in {given.bundle}, found none; run `dvc repro bundle`, or give --bundle")
+    if json.loads((given.bundle / "manifest.json").read_text())["signed"]:
+        sys.exit(f"error: expected a bundle that is not signed yet, found {given.bundle}; give out/bundle")
+    print(table(given.bundle, given.megabytes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""A bundle that travels as one file: an uncompressed tar of its folder, as Ansible and Mender carry it.
+
+Unpacked before its signature is checked, so with nothing of what tar can do but plain files below one folder.
+"""
+
+import contextlib
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rsd_edge.bundle import MOST_BYTES, MOST_FILES, check_path
+from rsd_edge.errors import EdgeError
+
+_AGAIN = "make it with `tar -C BUNDLE -cf FILE .` and copy it again"
+
+
+@contextlib.contextmanager
+def unpacked(source: Path, folder: Path) -> Iterator[Path]:
+    """The folder of a bundle: `source` itself, or if that is a file `folder`, which is made and removed again.
+
+    Raises:
+        EdgeError: the file is no tar of plain files, or holds more than a bundle may have.
+    """
+    if not source.is_file():
+        yield source
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+    try:
+        _unpack(source, folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # whatever stays is removed by the next command that changes releases
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    total = count = 0
+    try:
+        # Not compressed: what comes out is no more than what is there.
+        with tarfile.open(source, "r:") as tar:
+            for member in tar:
+                name = os.path.normpath(member.name)
+                if member.isdir() and name == ".":
+                    continue
+                check_path(name)
+                total, count = total + member.size, count + 1
+                if count > MOST_FILES or total > MOST_BYTES:
+                    raise EdgeError(f"expected a bundle in {source.name}, found more files or bytes than it may have")
+                if member.isdir():
+                    (folder / name).mkdir(parents=True, exist_ok=True)
+                    continue
+                content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+                if content is None:
+                    raise EdgeError(f"expected plain files in {source.name}, found {name!a}, which is none; {_AGAIN}")
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with (folder / name).open("xb") as file:
+                    shutil.copyfileobj(content, file)
+    except (tarfile.TarError, FileExistsError, NotADirectoryError, ValueError) as error:
+        raise EdgeError(f"expected a whole tar file in {source.name}, found: {error}; {_AGAIN}") from None

@@ -1,0 +1,216 @@
+"""A signed bundle to a fleet of devices, as a Prefect flow around the playbook in deploy/rollout.
+
+    python -m pipelines.rollout BUNDLE --inventory FILE [--approve]
+
+The playbook does the work, wave by wave, and takes the release back if too many hosts fail. Prefect shows every host's
+result, and can ask a person before each wave but the first.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_run_logger, pause_flow_run, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import NotPausedError
+from prefect.flow_runs import resume_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled
+
+from pipelines.outcome import failed
+from pipelines.process_group import GRACE_SECONDS, run_group
+from pipelines.server import one_sentence, server_that_answers
+from rsd.errors import UserError
+
+PLAYBOOK = Path(__file__).parents[1] / "deploy" / "rollout" / "rollout.yml"
+ANSIBLE = [sys.executable, "-P", "-m", "ansible", "playbook"]
+POLL_SECONDS = 2
+SPARE_SECONDS = 300
+TAIL_LINES = 200
+
+
+class RolloutError(UserError):
+    """Why a rollout was stopped and reversed, or did not start."""
+
+
+class GoAhead(RunInput):
+    """The form that Prefect's UI shows before a wave; a no takes the release back everywhere."""
+
+    go_ahead: bool
+    remark: str = ""
+
+
+@flow(name="rollout", persist_result=False, retries=0)
+def rollout(
+    bundle: str,
+    inventory: str,
+    waves: list[int | str] | None = None,
+    allowed_percent: float = 0.0,
+    approve: bool = False,
+    approval_hours: float = 24.0,
+) -> list[dict[str, Any]]:
+    """Bring the signed bundle in the folder `bundle` to the hosts of an Ansible inventory; one row per host.
+
+    `waves` and `allowed_percent` are those of the playbook. With `approve` the flow pauses before each wave but the
+    first, for at most `approval_hours`.
+
+    Raises `RolloutError` if the playbook took the release back, or stopped; `UserError` where there is nothing to roll
+    out.
+    """
+    try:
+        given = _given(Path(bundle), Path(inventory))
+    except UserError as error:
+        return failed(error)
+    with tempfile.TemporaryDirectory(prefix="rollout-") as folder:
+        results = Path(folder) / "results.json"
+        given |= {"results": str(results), "allowed_percent": allowed_percent}
+        given |= {"waves": waves} if waves else {}
+        if approve:
+            # The playbook outlasts the pause, which is the one to say that nobody answered.
+            given |= {"approvals": folder, "approval_seconds": int(approval_hours * 3600) + 2 * SPARE_SECONDS}
+        command = [*ANSIBLE, "-i", str(Path(inventory).resolve()), str(PLAYBOOK), "-e", json.dumps(given)]
+        stop = threading.Event()
+        playbook = run_playbook.submit(command, stop, return_state=False)
+        try:
+            while not playbook.state.is_final():
+                for question in Path(folder).glob("wave-*.hosts"):
+                    answer = question.with_suffix(".answer")
+                    if not answer.exists():
+                        publish(results)
+                        go = ask(question.stem, json.loads(question.read_text()), approval_hours * 3600)
+                        answer.write_text("yes\n" if go else "no\n")
+                time.sleep(POLL_SECONDS / 4)
+        except BaseException:  # a signal as well: the playbook may not outlive its flow
+            stop.set()
+            playbook.wait(timeout=2 * GRACE_SECONDS)
+            raise
+        said = playbook.result(raise_on_failure=False)
+        found = publish(results)
+    if found.get("reversed") or isinstance(said, Exception):
+        return failed(RolloutError(found.get("sentence") or str(said)))
+    return rows(found)
+
+
+@task(name="ansible-playbook", cache_policy=NO_CACHE, persist_result=False, retries=0)
+def run_playbook(command: list[str], stop: threading.Event) -> Any:
+    """Run the playbook; ends as failed, with its own last error, when it does."""
+    log = get_run_logger()
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def say(line: str) -> None:
+        tail.append(line)
+        log.info("%s", line)
+
+    code = run_group(command, Path.cwd(), say=say, stop=stop)
+    if stop.is_set():
+        return Cancelled(message="the playbook was stopped; every host is on a release that was good there")
+    return failed(RolloutError(reason(tail))) if code else None
+
+
+def ask(wave: str, hosts: Sequence[str], seconds: float) -> bool:
+    """Pause the flow until somebody says whether the next wave may start; False if nobody does."""
+    names = ", ".join(hosts[:20]) + (f" and {len(hosts) - 20} more" if len(hosts) > 20 else "")
+    form = GoAhead.with_initial_data(
+        description=f"**{wave}** brings the release to {names}. The table `rollout` says how the waves before ended. "
+        "Without a go-ahead every host goes back."
+    )
+    # Prefect's own time-out would end the run on the server, which then takes no sentence from us.
+    late = threading.Timer(seconds, copy_context().run, [_refuse, UUID(flow_run.id)])
+    late.daemon = True
+    late.start()
+    try:
+        answer = pause_flow_run(
+            wait_for_input=form, timeout=int(seconds) + SPARE_SECONDS, poll_interval=POLL_SECONDS, key=wave
+        )
+    finally:
+        late.cancel()
+    get_run_logger().info("%s: %s %s", wave, "go ahead" if answer.go_ahead else "refused", answer.remark)
+    return answer.go_ahead
+
+
+def _refuse(run: UUID) -> None:
+    with suppress(NotPausedError):  # somebody has answered at the last moment
+        resume_flow_run(run, run_input={"go_ahead": False, "remark": "because nobody answered in time"})
+
+
+def publish(results: Path) -> dict[str, Any]:
+    """Publish the results so far, one row per host, as the artifact `rollout`; they themselves, if there are any."""
+    if not results.exists():
+        return {}
+    found: dict[str, Any] = json.loads(results.read_text())
+    create_table_artifact(rows(found), key="rollout", description=f"{found['release']}: {found['sentence'] or 'well'}")
+    return found
+
+
+def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per host, those that were not tried among them."""
+    untried = [{"host": name, "wave": None, "outcome": "not tried"} for name in results["not_tried"]]
+    return [*results["hosts"], *untried]
+
+
+def reason(lines: Iterable[str]) -> str:
+    """What Ansible gave as its last error, else its last line."""
+    last = ""
+    for line in lines:
+        if line.startswith(("[ERROR]: ", "ERROR! ")) or not last.startswith("["):
+            last = line
+    for prefix in ("[ERROR]: ", "Task failed: ", "Action failed: "):
+        last = last.removeprefix(prefix)
+    return last or "the playbook ended without a word"
+
+
+def _given(bundle: Path, inventory: Path) -> dict[str, Any]:
+    """What can be known before anything starts."""
+    if not (bundle / "manifest.json").is_file():
+        raise UserError(f"expected a signed bundle in {bundle}, found none; sign one with `python -m rsd.sign sign`")
+    if not inventory.exists():
+        raise UserError(f"expected an inventory in {inventory}, found none; see deploy/rollout/inventory.example.yml")
+    if find_spec("ansible") is None:
+        raise UserError("expected ansible-core, found none; run `pip install -c constraints.txt -e '.[rollout]'`")
+    return {"bundle": str(bundle.resolve())}
+
+
+def _waves(text: str) -> list[int | str]:
+    sizes: list[int | str] = [int(part) if part.isdigit() else part for part in text.split(",")]
+    if not all(isinstance(size, int) or (size.endswith("%") and size[:-1].isdigit()) for size in sizes):
+        raise argparse.ArgumentTypeError(f"expected counts and shares such as 1,10%,100%, found {text!r}")
+    return sizes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the flow; a failure's last line is its sentence, and the exit status is 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.rollout", description=(__doc__ or "").strip().splitlines()[0]
+    )
+    parser.add_argument("bundle", help="folder of a signed bundle")
+    parser.add_argument("--inventory", required=True, help="of Ansible, with the groups canary and devices")
+    parser.add_argument("--waves", type=_waves, help="sizes, such as 1,10%%,100%% (default: the playbook's)")
+    parser.add_argument("--allowed-percent", type=float, default=0.0, help="hosts that may fail (default: 0)")
+    parser.add_argument("--approve", action="store_true", help="ask in Prefect's UI before each wave but the first")
+    parser.add_argument("--approval-hours", type=float, default=24.0, help="how long to wait (default: 24)")
+    given = parser.parse_args(arguments)
+    with one_sentence(again="run the same command again: hosts that have the release are left alone"):
+        _given(Path(given.bundle), Path(given.inventory))
+        if given.approve and not PREFECT_API_URL.value():
+            raise UserError("--approve: expected a Prefect server to ask on, found none; set PREFECT_API_URL")
+        with server_that_answers():
+            for row in rollout(**vars(given)):
+                print(f"{row['host']}: {row['outcome']}", row.get("message") or "")
+
+
+if __name__ == "__main__":
+    main()

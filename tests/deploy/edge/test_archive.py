@@ -1,0 +1,119 @@
+"""A bundle as one tar file is taken as its folder is, and nothing else that a tar file can hold."""
+
+import io
+import random
+import tarfile
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from rsd_edge import archive
+from rsd_edge.errors import EdgeError
+from rsd_edge.releases import Releases
+
+from tests.bundles import packed
+
+
+@pytest.fixture
+def releases(tmp_path):
+    return Releases(tmp_path / "device")
+
+
+def made(path: Path, *members: tarfile.TarInfo, mode: Literal["w", "w:gz"] = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(b"x" * member.size))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname = kind, size, target
+    return info
+
+
+def left(releases: Releases) -> list[str]:
+    return sorted(path.name for path in releases.folder.iterdir())
+
+
+def test_it_is_installed_as_its_folder_would_be_and_leaves_nothing_over(shared, releases, tmp_path):
+    tar = packed(shared.first, tmp_path / "tiny-1.tar")
+    assert releases.install(tar, shared.keys) == ("tiny-1", True)
+    assert releases.install(tar, shared.keys) == ("tiny-1", False)
+    assert releases.install(shared.first, shared.keys) == ("tiny-1", False)
+    assert releases.activate() == "tiny-1"
+    assert left(releases) == ["tiny-1"]
+
+
+REFUSED = {
+    "a path up": ([member("../up")], "found '../up'"),
+    "an absolute path": ([member("/tmp/up")], "found '/tmp/up'"),
+    "a link": ([member("labels.json", tarfile.SYMTYPE, target="/etc/passwd")], "found 'labels.json', which is none"),
+    "a hard link": ([member("labels.json", tarfile.LNKTYPE, target="/etc/passwd")], "which is none"),
+    "a file through a link": (
+        [member("golden", tarfile.SYMTYPE, target="/tmp"), member("golden/up")], "found 'golden', which is none",
+    ),
+    "a device": ([member("labels.json", tarfile.CHRTYPE)], "which is none"),
+    "a pipe": ([member("labels.json", tarfile.FIFOTYPE)], "which is none"),
+    "a sparse file": ([member("labels.json", tarfile.GNUTYPE_SPARSE, 512)], "which is none"),
+    "a file twice": ([member("labels.json"), member("labels.json")], "File exists"),
+    "a file below a file": ([member("a"), member("a/b")], "found: "),
+    "too many files": ([member(str(number)) for number in range(1001)], "found more files or bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_plain_file_below_its_folder_is_refused_with_nothing_left(shared, releases, tmp_path, kind):
+    members, sentence = REFUSED[kind]
+    with pytest.raises(EdgeError, match="^expected .*" + sentence):
+        releases.install(made(tmp_path / "x.tar", *members), shared.keys)
+    assert left(releases) == []
+    assert not (tmp_path / "device" / "up").exists()
+    assert releases.status()["events"][-1]["event"] == "refused"
+
+
+def test_more_bytes_than_a_bundle_may_have_are_refused_before_they_are_written(shared, releases, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "MOST_BYTES", 1000)
+    written: list[str] = []
+    monkeypatch.setattr(archive.shutil, "copyfileobj", lambda *files: written.append("some"))
+    with pytest.raises(EdgeError, match="found more files or bytes"):
+        releases.install(made(tmp_path / "x.tar", member("a", size=2000)), shared.keys)
+    assert not written
+
+
+def test_a_compressed_file_is_refused_so_that_no_more_comes_out_than_is_there(shared, releases, tmp_path):
+    with pytest.raises(EdgeError, match="expected a whole tar file"):
+        releases.install(made(tmp_path / "x.tar", member("labels.json"), mode="w:gz"), shared.keys)
+
+
+def test_cut_or_changed_anywhere_it_is_refused(shared, releases, tmp_path):
+    """Or, where the change is in what tar ignores, taken: then the bundle in it is whole."""
+    whole = packed(shared.first, tmp_path / "tiny-1.tar").read_bytes()
+    source = random.Random(0)
+    end = len(whole.rstrip(b"\0"))
+    refused = 0
+    for turn in range(60):
+        content = bytearray(whole)
+        place = source.randrange(end)
+        if turn % 2:
+            content[place] ^= 1 << source.randrange(8)
+        else:
+            del content[place:]
+        (tmp_path / "x.tar").write_bytes(content)
+        device = Releases(tmp_path / f"device-{turn}")
+        try:
+            device.install(tmp_path / "x.tar", shared.keys)
+        except EdgeError:
+            refused += 1
+            assert left(device) == []
+        else:
+            assert device.activate() == "tiny-1"
+            assert turn % 2, "a file that was cut was taken"
+    assert refused > 50
+
+
+def test_a_kill_while_it_is_unpacked_leaves_nothing_that_stays(shared, releases, tmp_path):
+    (releases.folder / ".unpacked" / "fp32").mkdir(parents=True)
+    (releases.folder / ".unpacked" / "fp32" / "model.onnx").write_bytes(b"half")
+    releases.recover()
+    assert left(releases) == []

@@ -1,0 +1,34 @@
+"""What the container files promise; no image is built here."""
+
+import re
+from pathlib import Path
+
+import pytest
+from rsd_edge import cli
+
+PACKAGE = Path(__file__).parents[3] / "deploy" / "edge"
+FILES = ["Containerfile", "Containerfile.jetson"]
+
+
+def instructions(name: str) -> dict[str, str]:
+    """The last one of each kind, with continued lines joined."""
+    text = re.sub(r"\\\n", " ", (PACKAGE / name).read_text())
+    return dict(re.findall("^([A-Z]+) (.*)$", text, re.M))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_runs_as_nobody_says_whether_it_is_healthy_and_serves(name: str) -> None:
+    found = instructions(name)
+    assert int(found["USER"].split(":")[0]) >= 1000
+    assert "/v2/health/ready" in found["HEALTHCHECK"]
+    assert found["ENTRYPOINT"] == '["rsd-edge"]'
+    cli._parser().parse_args([word.strip(' "') for word in found["CMD"].strip("[]").split(",")])
+    assert re.search(r":[\w.-]*\d", found["FROM"])  # a version, not whatever is latest
+
+
+def test_its_versions_are_those_that_are_tested() -> None:
+    tested = (PACKAGE.parents[1] / "constraints.txt").read_text().splitlines()
+    chosen = (PACKAGE / "constraints.txt").read_text().splitlines()
+    assert set(chosen) <= set(tested)
+    needed = re.findall(r'"([a-z]+)[><=]', (PACKAGE / "pyproject.toml").read_text().split("dependencies = [")[1])
+    assert {*needed} <= {line.split("==")[0] for line in chosen}
