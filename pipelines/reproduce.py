@@ -30,10 +30,11 @@ from pipelines.dvc_command import DVC, reason, verdict
 from pipelines.dvc_graph import StageNode, stages
 from pipelines.gpus import create_limits, reserved, visible_gpus
 from pipelines.order import start_order
-from pipelines.outcome import StageError, StageRun, check_starts, failed
+from pipelines.outcome import StageError, StageRun, failed
 from pipelines.process_group import GRACE_SECONDS, run_group
 from pipelines.progress import Progress
 from pipelines.server import one_sentence, server_that_answers
+from pipelines.upkeep import begin
 from pipelines.workspace import one_writer
 from rsd.errors import UserError
 
@@ -67,14 +68,14 @@ def reproduce(root: Root = ".", targets: Targets = None, jobs: Jobs = None) -> l
     slots = chosen.slots(folder) if jobs is None else jobs
     log = get_run_logger()
     try:
-        check_starts()
+        begin()
         if slots < 1:
             raise UserError(f"jobs: expected at least 1, found {slots}")
         stages(folder, targets)  # before anyone is waited for, or a lock is written into a folder that is no project
         with one_writer(folder, name=str(runtime.flow_run.name), say=log.info) as lock:
             nodes = stages(folder, targets)  # whoever held the workspace may have changed it
             log.info("%d stages in %s, up to %d at a time", len(nodes), folder, slots)
-            runs = _run_all(nodes, slots, folder, lock)
+            runs = run_all(nodes, slots, folder, lock)
             publish(folder, runs)
     except UserError as error:
         return failed(error)
@@ -85,8 +86,10 @@ def reproduce(root: Root = ".", targets: Targets = None, jobs: Jobs = None) -> l
     return runs
 
 
-def _run_all(nodes: Sequence[StageNode], jobs: int, folder: Path, lock: int) -> list[StageRun]:
+def run_all(nodes: Sequence[StageNode], jobs: int, folder: Path, lock: int, *, force: bool = False) -> list[StageRun]:
     """Start each stage as soon as it may; go on with what does not depend on a failed one.
+
+    `lock` is the descriptor of the workspace's lock; by `force` stages run that are not stale.
 
     A stage is submitted only when it can start: a task waiting inside the pool would hold a slot, and
     enough of them would leave none for the stage they wait for.
@@ -114,7 +117,9 @@ def _run_all(nodes: Sequence[StageNode], jobs: int, folder: Path, lock: int) -> 
                     started[address] = time.monotonic()
                     upstream = [futures[name] for name in node.upstream]  # ended; Prefect draws the edges
                     named = run_stage.with_options(name=address, task_run_name=f"{address} of {pair}")
-                    futures[address] = named.submit(node, folder, stop, lock, wait_for=upstream, return_state=False)
+                    futures[address] = named.submit(
+                        node, folder, stop, lock, force, wait_for=upstream, return_state=False
+                    )
                     futures[address].add_done_callback(partial(note_end, address))
                 else:
                     continue
@@ -140,8 +145,8 @@ def _outcome(address: str, future: PrefectFuture[Any], seconds: float) -> StageR
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retries=0)
-def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int) -> Any:
-    """Let DVC run one stage if it is stale; returns `ran`, `unchanged` or `from cache`.
+def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int, force: bool = False) -> Any:
+    """Let DVC run one stage if it is stale, or by `force`; returns `ran`, `unchanged` or `from cache`.
 
     `lock` is the descriptor of the workspace's lock, which the stage inherits.
     Ends as failed, with a `StageError`, when DVC or the stage does; as cancelled when `stop` is set.
@@ -155,7 +160,7 @@ def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int) -
         log.info("%s", line)
         progress.follow(line)
 
-    command = [*DVC, "--wait-for-lock", "repro", "--single-item", node.address]
+    command = [*DVC, "--wait-for-lock", "repro", "--single-item", *["--force"] * force, node.address]
     code = 1
     try:
         with _gpus_for(node, folder, stop) as only_mine:
