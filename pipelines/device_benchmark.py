@@ -29,9 +29,9 @@ from pydantic import Field
 from pipelines import chosen
 from pipelines.artifacts import key_of, picture, shown
 from pipelines.dvc_graph import StageNode, stages
-from pipelines.git import git
 from pipelines.outcome import failed
-from pipelines.reproduce import Root, reproduce, run_all, run_name
+from pipelines.release import git
+from pipelines.reproduce import reproduce, run_all, run_name
 from pipelines.server import one_sentence, server_that_answers
 from pipelines.upkeep import begin
 from pipelines.workspace import one_writer
@@ -47,14 +47,6 @@ HISTORY = Path("history")
 BUSY_LOAD = 0.5
 """Load per core above which a benchmark had better wait."""
 
-Margin = Annotated[
-    float, Field(gt=0, title="Margin", description="Alert if a median is slower than usual by more than this share")
-]
-Notify = Annotated[
-    str | None,
-    Field(title="Notification block", description="TYPE/NAME of a block that tells people: slack-webhook/fleet"),
-]
-
 
 class SlowerError(UserError):
     """Something has become slower than it was."""
@@ -65,10 +57,20 @@ class BusyError(UserError):
 
 
 @flow(name="device-benchmark", flow_run_name=run_name, persist_result=False, retries=0)
-def device_benchmark(root: Root = ".", margin: Margin = 0.1, notify: Notify = None) -> Any:
+def device_benchmark(root: str = ".", margin: Annotated[float, Field(gt=0)] = 0.1, notify: str | None = None) -> Any:
     """Time the shipped files on this machine and hold them to what was usual.
 
-    Returns a sentence. Raises `UserError` where a stage fails or a row is slower than usual by more than `margin`.
+    Args:
+        root: folder of the project, from the worker's workspace.
+        margin: alert where a median is slower than usual by more than this share; 0.1 is a tenth.
+        notify: TYPE/NAME of a notification block that tells people, such as slack-webhook/fleet.
+
+    Returns:
+        A sentence on what was found.
+
+    Raises:
+        SlowerError: something is slower than usual.
+        UserError: a stage failed, or there is no such block.
     """
     folder = Path(root).resolve()
     log = get_run_logger()

@@ -12,7 +12,7 @@ import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from prefect import flow, get_run_logger, runtime, task
@@ -26,10 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.artifacts import shown
 from pipelines.dvc_command import DVC, reason
-from pipelines.git import changed, data_files, git, has_upstream, is_at, last_release, tag_release
 from pipelines.outcome import failed
 from pipelines.process_group import run_group
-from pipelines.reproduce import Jobs, Root, reproduce, run_name
+from pipelines.release import changed, data_files, git, has_upstream, is_at, last_release, tag_release
+from pipelines.reproduce import reproduce, run_name
 from pipelines.server import one_sentence, server_that_answers
 from pipelines.upkeep import begin
 from pipelines.workspace import one_writer
@@ -50,12 +50,6 @@ class Gate(BaseModel):
     better: Literal["higher", "lower"] = Field("higher", title="Which is better")
 
 
-Gates = Annotated[
-    list[Gate],
-    Field(title="Gates", description="The flow stops where a metric is worse than the last release by more than this"),
-]
-
-
 DEFAULT_GATES = [Gate()]
 
 
@@ -68,11 +62,19 @@ def worth_a_retry(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool
 
 
 @flow(name="nightly", flow_run_name=run_name, persist_result=False, retries=0)
-def nightly(root: Root = ".", gates: Gates = DEFAULT_GATES, jobs: Jobs = None) -> Any:
+def nightly(root: str = ".", gates: list[Gate] = DEFAULT_GATES, jobs: int | None = None) -> Any:
     """Release what the newest data give, if no gate says that it is worse than the last release.
 
-    Returns the tag, or a sentence if nothing is new. Raises `UserError` where the workspace has changes that are not
-    committed, where a stage or a gate fails, or where the remotes do not answer.
+    Args:
+        root: folder of the project, from the worker's workspace.
+        gates: the flow stops where a metric is worse than the last release by more than its margin.
+        jobs: stages side by side; none: the cores, divided by the threads of a stage.
+
+    Returns:
+        The tag of the release, or a sentence if nothing is new.
+
+    Raises:
+        UserError: the workspace has changes that are not committed, a stage or a gate failed, or a remote is away.
     """
     folder = Path(root).resolve()
     log = get_run_logger()

@@ -16,13 +16,12 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
-from pydantic import Field
 
 from pipelines import chosen
 from pipelines.artifacts import publish
@@ -40,16 +39,6 @@ from rsd.errors import UserError
 
 TAIL_LINES = 200
 
-Root = Annotated[str, Field(title="Workspace", description="Folder of the DVC project, from the worker's own")]
-Targets = Annotated[
-    list[str] | None,
-    Field(title="Stages", description="Stages or matrix cells with all they need, such as distill@rsd-0; none: all"),
-]
-Jobs = Annotated[
-    int | None,
-    Field(title="Stages side by side", description="None: the cores, divided by the threads of a stage"),
-]
-
 
 def run_name() -> str:
     """What this flow is and what params.yaml chose: `reproduce digits/resnet-vit: scratch, rsd; seeds 0, 1, 2`."""
@@ -58,11 +47,19 @@ def run_name() -> str:
 
 
 @flow(name="reproduce", flow_run_name=run_name, persist_result=False, retries=0)
-def reproduce(root: Root = ".", targets: Targets = None, jobs: Jobs = None) -> list[StageRun]:
-    """Bring the DVC project in `root` up to date, as `dvc repro TARGETS` does, `jobs` stages at a time.
+def reproduce(root: str = ".", targets: list[str] | None = None, jobs: int | None = None) -> list[StageRun]:
+    """Bring a DVC project up to date, as `dvc repro TARGETS` does, several stages at a time.
 
-    Waits for another flow that writes to this workspace. Raises `StageError`, once everything that could run has
-    run, if a stage failed; `UserError` where there is no pipeline to run.
+    Waits for another flow that writes to this workspace.
+
+    Args:
+        root: folder of the project, from the worker's workspace.
+        targets: stages, or matrix cells such as distill@rsd-0, with all that they need; none: all.
+        jobs: stages side by side; none: the cores, divided by the threads of a stage.
+
+    Raises:
+        StageError: a stage failed, and everything that could run has run.
+        UserError: there is no pipeline to run.
     """
     folder = Path(root).resolve()
     slots = chosen.slots(folder) if jobs is None else jobs

@@ -1,4 +1,4 @@
-"""The few things that flows ask of git."""
+"""Releases: tags in git on the results that DVC keeps."""
 
 import subprocess
 from collections.abc import Sequence
