@@ -86,7 +86,7 @@ def nightly(root: str = ".", gates: list[Gate] = DEFAULT_GATES, jobs: int | None
             pull(folder, lock, variables)
             reproduce(root=root, jobs=jobs)
             before = last_release(folder)
-            results = _results_changed(folder)
+            results, _ = changed(folder)
             new = before is None or bool(results) or not is_at(folder, before)
             if new:
                 compare(folder, before, gates)
@@ -187,13 +187,10 @@ def _over_the_network(command: list[str], folder: Path, lock: int, variables: Ma
         raise kind(f"`{words}` failed: {said}")
 
 
-def _results_changed(folder: Path) -> list[str]:
-    return [name for name in changed(folder) if name == "dvc.lock" or name.endswith(".dvc")]
-
-
 def _check_clean(folder: Path) -> None:
     git(folder, "rev-parse", "HEAD")
-    if others := sorted(set(changed(folder)) - set(_results_changed(folder))):
+    _, others = changed(folder)
+    if others:
         raise UserError(
             f"expected a workspace without changes, for a tag to tell what was run, found {', '.join(others)} changed; "
             "commit or stash them"

@@ -29,10 +29,12 @@ def data_files(folder: Path) -> list[Path]:
     return [Path(name) for name in git(folder, "ls-files", "*.dvc").splitlines()]
 
 
-def changed(folder: Path) -> list[str]:
-    """Files that git knows and that differ from the last commit."""
-    lines = _run(folder, ["status", "--porcelain", "--untracked-files=no"]).stdout.splitlines()
-    return [line[3:] for line in lines]
+def changed(folder: Path) -> tuple[list[str], list[str]]:
+    """What differs from the last commit: DVC's own record of results (a new one, too), and other tracked files."""
+    status = ["status", "--porcelain", "--no-renames"]
+    results = _run(folder, [*status, "--", "dvc.lock", "*.dvc"]).stdout.splitlines()
+    tracked = _run(folder, [*status, "--untracked-files=no"]).stdout.splitlines()
+    return [line[3:] for line in results], [line[3:] for line in tracked if line not in results]
 
 
 def last_release(folder: Path) -> str | None:
@@ -51,6 +53,7 @@ def tag_release(folder: Path, files: Sequence[str], words: str) -> str:
     taken = set(git(folder, "tag", "--list", f"{day}*").splitlines())
     tag = next(name for number in range(1, 10_000) if (name := day if number == 1 else f"{day}.{number}") not in taken)
     if files:
+        git(folder, "add", "--", *files)
         git(folder, "commit", "--quiet", "--only", "--message", f"Results of {tag}", "--", *files)
     git(folder, "tag", "--annotate", "--message", words, tag)
     return tag

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prefect import get_client
 from prefect.blocks.system import Secret
+from prefect.client.schemas.sorting import LogSort
 
 from pipelines import nightly as module
 from pipelines.nightly import SECRET, Gate, miss, nightly
@@ -163,7 +164,11 @@ def test_a_secret_reaches_the_command_and_neither_params_nor_logs(
 
     assert (released.repo.path / "seen-by-git").read_text() == "token is s3cr3t-value\n"
     with get_client(sync_client=True) as client:
-        everything = str(client.read_logs()) + str(client.read_flow_runs()) + str(client.read_artifacts())
+        everything = (
+            str(client.read_logs(sort=LogSort.TIMESTAMP_DESC))
+            + str(client.read_flow_runs())
+            + str(client.read_artifacts())
+        )
     assert "token is ***" in everything
     assert "s3cr3t-value" not in everything
 
