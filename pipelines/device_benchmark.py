@@ -125,7 +125,7 @@ def record(folder: Path, margin: float) -> tuple[str, list[str]]:
         raise UserError(f"expected a measured row at batch 1 in {folder / RECORD}, found none")
     everything = trend.append(folder / HISTORY / "latency.csv", points)
     judged = trend.judge(everything)
-    drawn = latency.svg(latency.trend([point for point in everything if point.device == points[0].device]))
+    drawn = latency.svg(trend.chart([point for point in everything if point.device == points[0].device]))
     with written_aside(folder / HISTORY / "latency.svg") as aside:
         aside.write_text(drawn)
     with shown("trend"):

@@ -6,10 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import altair as alt
+
 from rsd.benchmark import Record
 from rsd.budget.choose import device_name
 from rsd.errors import UserError
 from rsd.files import written_aside
+from rsd.report import charts
+from rsd.report.latency import layered
 
 REMEMBERED = 7
 """A row is compared with the median of as many quiet ones before it,"""
@@ -113,6 +117,30 @@ def judge(everything: Sequence[Point]) -> list[Judged]:
 def slower(judged: Iterable[Judged], margin: float) -> list[Judged]:
     """The quiet points that are slower than usual by more than the share `margin`."""
     return [one for one in judged if not one.point.noisy and one.change is not None and one.change > margin]
+
+
+def chart(points: Sequence[Point]) -> alt.LayerChart:
+    """p50 of every file over time on one device, noisy runs hollow; a colour per precision, a dash per runtime."""
+    values = [
+        {
+            "when": point.when,
+            "ms": point.p50_ms,
+            "precision": point.precision,
+            "series": charts.series(point.runtime, point.threads),
+            "noisy": point.noisy,
+        }
+        for point in points
+    ]
+    base = alt.Chart(alt.InlineData(values=values)).encode(
+        x=alt.X("when:T", title=None),
+        y=alt.Y("ms:Q", title="p50 at batch 1, ms (log)", scale=alt.Scale(type="log", nice=False, padding=10)),
+        color=alt.Color("precision:N", title=None),
+        strokeDash=alt.StrokeDash("series:N", title=None, legend=alt.Legend(columns=1, labelLimit=400)),
+    )
+    line = base.transform_filter("!datum.noisy").mark_line(strokeWidth=1.5)
+    quiet = base.transform_filter("!datum.noisy").mark_point(filled=True, size=35, opacity=1)
+    noisy = base.transform_filter("datum.noisy").mark_point(filled=False, size=35, opacity=0.6)
+    return layered(line, quiet, noisy, height=300)
 
 
 def _point(row: dict[str, str]) -> Point:

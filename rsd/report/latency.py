@@ -22,7 +22,6 @@ from rsd.files import written_aside
 from rsd.latency import NOISY_SPREAD, SAMPLES_NEEDED
 from rsd.report import charts
 from rsd.report.table import milliseconds, size
-from rsd.trend import Point
 
 INK, MUTED, LINE, PAPER = "#1c2128", "#59636e", "#d1d9e0", "#ffffff"
 DEVICE_COLOURS = ("#2b7fc9", "#d17a12", "#159a76", "#c75f93", "#9a7bd0", "#a88a00")
@@ -88,7 +87,7 @@ def chart(record: Record) -> alt.LayerChart:
     x = alt.X("p50:Q", title="latency at batch 1, ms (p50, line to p99; log)", scale=alt.Scale(type="log", nice=False))
     line = base.transform_filter("isValid(datum.p99)").mark_rule(strokeWidth=1.5).encode(x=x, x2="p99:Q")
     points = base.mark_point(filled=True, size=110, opacity=1).encode(x=x)
-    return _layered(line, points, height=24 * len(rows) + 20)
+    return layered(line, points, height=24 * len(rows) + 20)
 
 
 def front(found: Sequence[Row]) -> alt.LayerChart:
@@ -125,7 +124,7 @@ def front(found: Sequence[Row]) -> alt.LayerChart:
         ],
     )
     label = base.mark_text(align="left", dx=8, dy=-8).encode(text="name:N")
-    return _layered(line, point, label, height=280)
+    return layered(line, point, label, height=280)
 
 
 def drift(windows: Sequence[dict[str, Any]]) -> alt.LayerChart:
@@ -141,31 +140,7 @@ def drift(windows: Sequence[dict[str, Any]]) -> alt.LayerChart:
         y=alt.Y("ms:Q", title="latency at batch 1, ms", scale=alt.Scale(zero=True)),
         color=alt.Color("figure:N", title=None, scale=alt.Scale(range=list(DEVICE_COLOURS[:2]))),
     )
-    return _layered(base.mark_line(strokeWidth=1.5, point=True), height=260)
-
-
-def trend(points: Sequence[Point]) -> alt.LayerChart:
-    """p50 of every file over time on one device, noisy runs hollow; a colour per precision, a dash per runtime."""
-    values = [
-        {
-            "when": point.when,
-            "ms": point.p50_ms,
-            "precision": point.precision,
-            "series": charts.series(point.runtime, point.threads),
-            "noisy": point.noisy,
-        }
-        for point in points
-    ]
-    base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X("when:T", title=None),
-        y=alt.Y("ms:Q", title="p50 at batch 1, ms (log)", scale=alt.Scale(type="log", nice=False, padding=10)),
-        color=alt.Color("precision:N", title=None),
-        strokeDash=alt.StrokeDash("series:N", title=None, legend=alt.Legend(columns=1, labelLimit=400)),
-    )
-    line = base.transform_filter("!datum.noisy").mark_line(strokeWidth=1.5)
-    quiet = base.transform_filter("!datum.noisy").mark_point(filled=True, size=35, opacity=1)
-    noisy = base.transform_filter("datum.noisy").mark_point(filled=False, size=35, opacity=0.6)
-    return _layered(line, quiet, noisy, height=300)
+    return layered(base.mark_line(strokeWidth=1.5, point=True), height=260)
 
 
 def svg(figure: alt.LayerChart) -> str:
@@ -214,7 +189,7 @@ def _list(values: Sequence[Any] | None) -> str:
     return ", ".join(unique)
 
 
-def _layered(*layers: alt.Chart, height: int) -> alt.LayerChart:
+def layered(*layers: alt.Chart, height: int) -> alt.LayerChart:
     figure = alt.layer(*layers).properties(width="container", height=height)
     assert isinstance(figure, alt.LayerChart)  # a facet only where a layer is one
     return figure

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import pytest
 from prefect import get_client
@@ -45,13 +46,15 @@ def test_no_gpu_has_two_stages_and_each_sees_its_own_alone(two: list[str], wante
                     taken.remove(name)
 
     with ThreadPoolExecutor(len(wanted)) as pool:
-        list(pool.map(stage, wanted))
+        stages = [pool.submit(copy_context().run, stage, count) for count in wanted]  # as Prefect starts its tasks
+        for one in stages:
+            one.result(timeout=60)
 
 
 def test_who_waits_can_be_stopped_and_holds_nothing(two: list[str]) -> None:
     stop = threading.Event()
     with reserved(2, two, threading.Event()), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(lambda: reserved(1, two, stop).__enter__())
+        waiting = pool.submit(copy_context().run, reserved(1, two, stop).__enter__)
         time.sleep(0.5)
         assert not waiting.done()
         stop.set()
