@@ -17,6 +17,8 @@ from rsd import trend
 from rsd.errors import UserError
 from tests.pipelines.conftest import ToyRepo
 
+pytestmark = pytest.mark.slow
+
 STAGE = """
 stages:
   benchmark:
@@ -129,3 +131,16 @@ def test_an_unknown_block_is_refused_before_anything_is_timed(usual: Device) -> 
     with pytest.raises(UserError, match="expected a notification block slack-webhook/nobody"):
         usual.time(1.0, notify="slack-webhook/nobody")
     assert trend.read(usual.folder / "history" / "latency.csv") == before
+
+
+def test_a_busy_machine_is_waited_for_and_timed_in_the_end(usual: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = [9.0, 9.0, 0.1]
+    monkeypatch.setattr(module, "BUSY_LOAD", 0.5)
+    monkeypatch.setattr(module, "cores", lambda: 1)
+    monkeypatch.setattr(module.os, "getloadavg", lambda: (loads.pop(0), 0, 0))
+    monkeypatch.setattr(module.quiet, "retry_delay_seconds", [0.1] * 4)
+    assert "0 slower" in usual.time(1.0)
+    assert loads == []
+
+    loads[:] = [9.0] * 5
+    assert "0 slower" in usual.time(1.0)

@@ -15,7 +15,7 @@ from prefect.client.schemas.sorting import LogSort
 from pipelines import nightly as module
 from pipelines.nightly import SECRET, Gate, miss, nightly
 from rsd.errors import UserError
-from tests.pipelines.conftest import ToyRepo
+from tests.pipelines.conftest import ToyRepo, wait_until
 
 GATE = Gate(metric="value", margin=0.5)
 QUIET = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
@@ -85,6 +85,7 @@ def run(released: Released) -> str:
     return str(nightly(root=str(released.repo.path), gates=[GATE]))
 
 
+@pytest.mark.slow
 def test_new_data_become_a_release_that_both_remotes_have(released: Released, tmp_path: Path) -> None:
     first = run(released)
     assert first.startswith("release-")
@@ -101,6 +102,7 @@ def test_new_data_become_a_release_that_both_remotes_have(released: Released, tm
     assert json.loads((clone / "merge.json").read_text()) == {"value": 6}
 
 
+@pytest.mark.slow
 def test_worse_metrics_stop_with_a_sentence_before_anything_is_pushed(released: Released, tmp_path: Path) -> None:
     first = run(released)
     released.new_data_elsewhere(0.25, tmp_path)
@@ -113,6 +115,7 @@ def test_worse_metrics_stop_with_a_sentence_before_anything_is_pushed(released: 
     assert sorted(path.name for path in released.remote.rglob("*") if path.is_file()) == kept
 
 
+@pytest.mark.slow
 def test_a_workspace_with_changes_is_refused(released: Released) -> None:
     (released.repo.path / "work.py").write_text("raise SystemExit('error: edited')")
 
@@ -120,6 +123,7 @@ def test_a_workspace_with_changes_is_refused(released: Released) -> None:
         run(released)
 
 
+@pytest.mark.slow
 def test_a_remote_that_is_away_is_tried_again_and_a_gate_is_not(
     released: Released, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +152,7 @@ def test_a_remote_that_is_away_is_tried_again_and_a_gate_is_not(
     assert tries == 2
 
 
+@pytest.mark.slow
 def test_a_secret_reaches_the_command_and_neither_params_nor_logs(
     released: Released, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,12 +169,13 @@ def test_a_secret_reaches_the_command_and_neither_params_nor_logs(
 
     assert (released.repo.path / "seen-by-git").read_text() == "token is s3cr3t-value\n"
     with get_client(sync_client=True) as client:
-        everything = (
-            str(client.read_logs(sort=LogSort.TIMESTAMP_DESC))
-            + str(client.read_flow_runs())
-            + str(client.read_artifacts())
-        )
-    assert "token is ***" in everything
+
+        def shown() -> str:
+            logs = client.read_logs(sort=LogSort.TIMESTAMP_DESC)
+            return str(logs) + str(client.read_flow_runs()) + str(client.read_artifacts())
+
+        wait_until(lambda: "token is ***" in shown(), 30)  # logs are sent every two seconds
+        everything = shown()
     assert "s3cr3t-value" not in everything
 
 

@@ -150,3 +150,30 @@ def steps_of(repo: ToyRepo) -> int:
     """How far the training of `train@rsd` is, by its checkpoint."""
     note = repo.path / ".state" / "train@rsd"
     return int(note.read_text() or 0) if note.exists() else 0
+
+
+def test_server_stop_ends_everything_and_the_next_start_goes_on(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+    run = start(dvc_repo, "train@rsd", STEPS="100")
+    wait_until(lambda: steps_of(dvc_repo) > 20, 120)
+    families = [daemon.running() for daemon in (prefect_worker.server, prefect_worker.worker, prefect_worker.reports)]
+    processes = [one for process in families if process for one in [process, *process.children(recursive=True)]]
+    lines: list[str] = []
+    operate.stop(prefect_worker, say=lines.append)
+
+    assert [" ".join(line.split()) for line in lines] == ["worker stopped", "reports stopped", "server stopped"]
+    assert not any(process.is_running() for process in processes)
+    operate.start(prefect_worker, say=print)
+    wait_for(run, "Completed", 240)
+    assert dvc_repo.runs()[-1]["first"] > 20
+
+
+def test_a_second_start_finds_everything_running_on_loopback_only(prefect_worker: Site) -> None:
+    lines: list[str] = []
+    operate.start(prefect_worker, say=lines.append)
+
+    assert [line.split()[0] for line in lines if "runs already" in line] == ["server", "reports", "worker"]
+    for daemon in (prefect_worker.server, prefect_worker.reports):
+        process = daemon.running()
+        assert process is not None
+        listening = [one for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+        assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
