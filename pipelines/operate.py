@@ -107,6 +107,10 @@ class Site:
         return (self.elsewhere or f"http://127.0.0.1:{self.port}/api").removesuffix("/api")
 
     @property
+    def home_in_words(self) -> Path:
+        return self.home.relative_to(self.project) if self.home.is_relative_to(self.project) else self.home
+
+    @property
     def files(self) -> str:
         """Where a browser on this machine finds `out/`."""
         return f"http://127.0.0.1:{self.port + 1}"
@@ -176,7 +180,7 @@ def start(place: Site, say: Callable[[str], None] = print) -> None:
     say(
         f"\nexport PREFECT_API_URL={place.page}/api\n"
         "prefect deployment run reproduce/default --watch\n"
-        f"make server-stop       # the logs are in {place.home}"
+        f"make server-stop       # the logs are in {place.home_in_words}"
     )
 
 
@@ -216,7 +220,7 @@ def start_server(place: Site, say: Callable[[str], None] = print) -> None:
             place.server.stop()
             raise UserError(f"the Prefect server did not come up; {place.home}/server.log ends with\n{words}")
         time.sleep(0.2)
-    say(f"server       {place.page} started; its database is in {place.home}")
+    say(f"server       {place.page} started; its database is in {place.home_in_words}")
 
 
 def _once(daemon: Daemon) -> str:
