@@ -1,0 +1,135 @@
+"""Where the units of a sweep run: threads of this process, or the workers of Dask. Either way each in a workspace."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from pipelines.outcome import StageError, failed
+from pipelines.plan import Unit
+from pipelines.clone import Project, Stop, Stopped, TransferError, run
+from rsd.errors import UserError
+
+POLL_SECONDS = 2.0
+"""How often a worker of Dask asks whether to stop."""
+WORKERS_SECONDS = 60
+
+
+def _can_be_mended(_task: object, _run: object, state: Any) -> bool:
+    try:
+        state.result()
+    except TransferError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=3,
+    retry_delay_seconds=[2, 15, 60],
+    retry_condition_fn=_can_be_mended,
+)
+def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: Stop) -> Any:
+    """Run one unit of a sweep in a workspace of its own; returns the ref of its experiment.
+
+    Tries again where git or DVC could not reach its remote. Ends as failed, with a `StageError`, when a stage does;
+    as cancelled when told to stop.
+    """
+    log = get_run_logger()
+    try:
+        return run(unit, project, needs, stop, lambda line: log.info("%s", line))
+    except Stopped as error:
+        return Cancelled(message=str(error))
+    except TransferError:
+        raise
+    except StageError as error:
+        return failed(error)
+
+
+class Place(NamedTuple):
+    """Where units run."""
+
+    runner: Any
+    """A task runner of Prefect's that has been started."""
+    slots: Callable[[], int]
+    """How many of them run at a time, as of now."""
+    stop: Any
+    """An event; set, it stops what runs there."""
+
+
+@contextmanager
+def on_threads(jobs: int) -> Iterator[Place]:
+    """In threads of this process, `jobs` at a time."""
+    with ThreadPoolTaskRunner(max_workers=jobs) as runner:
+        yield Place(runner, lambda: jobs, threading.Event())
+
+
+@contextmanager
+def on_dask(address: str, jobs: int | None) -> Iterator[Place]:
+    """On a Dask cluster of `jobs` processes on this machine (`local`), or on a scheduler's workers.
+
+    Raises `UserError` where prefect-dask is not installed or no worker is there.
+    """
+    check_dask()
+    from prefect_dask import DaskTaskRunner
+
+    if address == "local":
+        one_each = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+        runner = DaskTaskRunner(cluster_kwargs=one_each)
+    else:
+        runner = DaskTaskRunner(address=address)
+    with runner:
+        try:
+            client = runner.client
+            client.wait_for_workers(1, timeout=WORKERS_SECONDS)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise UserError(f"expected a Dask scheduler with a worker at {address}, found: {error}") from error
+
+        def slots() -> int:
+            there = sum(client.nthreads().values())  # workers come and go
+            return there if jobs is None else min(there, jobs)
+
+        yield Place(runner, slots, DaskStop(f"stop {uuid4()}", client))
+
+
+class DaskStop:
+    """An event that lives in Dask's scheduler: set by the flow, asked for by the workers, and small to send."""
+
+    def __init__(self, name: str, client: Any = None) -> None:
+        self._name, self._client = name, client
+        self._asked, self._set = float("-inf"), False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_name": self._name, "_client": None, "_asked": float("-inf"), "_set": False}
+
+    def set(self) -> None:
+        import distributed
+
+        distributed.Event(self._name, client=self._client).set()
+
+    def is_set(self) -> bool:
+        import distributed
+
+        if not self._set and time.monotonic() - self._asked > POLL_SECONDS:
+            self._asked = time.monotonic()
+            with suppress(Exception):  # without a scheduler the unit goes on: its experiment is kept by git
+                self._set = distributed.Event(self._name, client=self._client).is_set()
+        return self._set
+
+
+def check_dask() -> None:
+    """`UserError` where prefect-dask is not installed."""
+    try:
+        import prefect_dask  # noqa: F401
+    except ImportError as error:
+        raise UserError("expected prefect-dask, found none; pip install -c constraints.txt -e '.[dask]'") from error
