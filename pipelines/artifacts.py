@@ -1,8 +1,13 @@
-"""What a run leaves to look at in Prefect's UI."""
+"""What a run leaves to look at in Prefect's UI: tables, and pictures that the report's own code draws."""
 
-from collections.abc import Sequence
+import base64
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -10,18 +15,117 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from pipelines.dvc_command import DVC, reason
 from pipelines.outcome import StageRun
 from pipelines.process_group import run_group
+from rsd.errors import UserError
+from rsd.files import read_json
 
-REPORT = Path("out/report.html")
+if TYPE_CHECKING:
+    from rsd.report.records import Records
+
+OUT_URL = "RSD_OUT_URL"
+"""Where a browser finds `out/`; `make server` sets it, since a page of a server may not open files."""
 
 
 def publish(folder: Path, runs: Sequence[StageRun]) -> None:
-    """Publish the table of stages, the metrics DVC knows and the path of the report as Prefect artifacts."""
-    create_table_artifact([asdict(run) for run in runs], key="stages", description="How each stage ended")
-    metrics: list[str] = []
-    if run_group([*DVC, "metrics", "show", "--md"], folder, say=metrics.append):
-        get_run_logger().warning("no metrics artifact: %s", reason(metrics))
-    else:
+    """Publish how the stages ended, the metrics, and of a full run parity, latency, curves, Pareto front and report.
+
+    What cannot be published is a warning: nothing that is shown is worth a run.
+    """
+    with shown("stages"):
+        create_table_artifact([asdict(run) for run in runs], key="stages", description="How each stage ended")
+    with shown("metrics"):
+        metrics: list[str] = []
+        if run_group([*DVC, "metrics", "show", "--md"], folder, say=metrics.append):
+            raise UserError(reason(metrics))
         create_markdown_artifact("\n".join(metrics), key="metrics", description="`dvc metrics show`")
-    report = folder / REPORT
-    if report.exists():
-        create_link_artifact(report.as_uri(), link_text=str(report), key="report", description="The report")
+    if (folder / "out" / "evaluate" / "models.json").is_file():
+        with shown("results"):
+            _publish_results(folder / "out", budget=folder / "budget")
+    with shown("report"):
+        if (folder / "out" / "report.html").is_file() and (url := os.environ.get(OUT_URL)):
+            create_link_artifact(f"{url}/report.html", link_text="out/report.html", key="report", description="Report")
+
+
+def picture(svg: str, name: str) -> str:
+    """A chart as Markdown that carries it, so that it outlives the files it was drawn from."""
+    return f"![{name}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def key_of(*parts: str) -> str:
+    """A key as Prefect takes it: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+@contextmanager
+def shown(what: str) -> Iterator[None]:
+    """Whatever goes wrong in this block (no server, a record of another version) is a warning in the run's log."""
+    try:
+        yield
+    except Exception as error:
+        get_run_logger().warning("not published: %s: %s", what, error)
+
+
+def _publish_results(out: Path, *, budget: Path) -> None:
+    # Late: what draws takes seconds to import, and a run that fails early draws nothing.
+    from rsd.benchmark import Record
+    from rsd.budget import choose
+    from rsd.report import charts, latency, records, verdict
+
+    run = records.read(
+        evaluation=out / "evaluate",
+        students=out / "students",
+        export=out / "export",
+        engines=out / "engines",
+        benchmark=out / "benchmark",
+        params=out / "params",
+        device=out / "device.json",
+    )
+    facts = [f"- **{fact.label}** {fact.value} ({fact.note})" for fact in verdict.facts(run)]
+    pictures = [picture(latency.svg(charts.accuracy_side_by_side(run.frame)), "test top-1")]
+    create_markdown_artifact(
+        "\n\n".join([f"### {verdict.headline(run)}", "\n".join(facts), *pictures]),
+        key="verdict",
+        description="The run in one sentence, five numbers and a picture",
+    )
+    if rows := _parity(run):
+        create_table_artifact(rows, key="parity", description="Exported files against PyTorch, on test images")
+    timed = out / "benchmark" / "latency.json"
+    if timed.is_file():
+        with shown("latency"):
+            record = Record.model_validate(read_json(timed))
+            create_markdown_artifact(
+                picture(latency.svg(latency.chart(record)), "latency") + "\n\n" + latency.markdown(record),
+                key="latency",
+                description="Latency on this machine",
+            )
+    if run.curves is not None:
+        drawn = [charts.learning_curve(run.curves, "validation_top1", title="validation top-1, %")]
+        drawn += [charts.learning_curve(run.curves, term, title=term) for term in charts.loss_terms(run.curves)]
+        create_markdown_artifact(
+            "\n\n".join(picture(latency.svg(chart), "curve") for chart in drawn),
+            key="curves",
+            description="Validation accuracy and every loss term over the epochs",
+        )
+    if front := [row for row in choose.rows(budget, out) if row.top1 is not None and row.p99_ms is not None]:
+        create_markdown_artifact(
+            picture(latency.svg(latency.front(front)), "Pareto front"),
+            key="pareto",
+            description="Test accuracy against p99; the line joins what nothing else beats",
+        )
+
+
+def _parity(run: "Records") -> list[dict[str, Any]]:
+    from rsd.report.records import parity
+
+    return [
+        {
+            "precision": export["precision"],
+            "bytes": export.get("bytes"),
+            "images": compared.get("images"),
+            "same first class, %": round(100 * compared["top1_agreement"], 2),
+            "largest difference": f"{compared['max_difference']:.2g}",
+            "accuracy, points": round(compared.get("accuracy_delta_points", 0.0), 2),
+            "gate": {True: "passed", False: "failed", None: "none"}[run.gates[export["precision"]]],
+        }
+        for export in run.exports
+        if (compared := parity(export))
+    ]

@@ -30,6 +30,8 @@ class StageNode:
     """Addresses of the stages whose outputs this one reads."""
     alone: bool = False
     """`meta: {alone: true}`: nothing may run beside it, as a latency benchmark needs."""
+    gpu: bool = False
+    """`meta: {gpu: true}`: it computes on a GPU where there is one."""
     measured: bool = False
     """`meta: {measured: true}`: its outputs, or what it reads, hold times, so no two runs are equal."""
     command: str = field(default="", compare=False)
@@ -54,6 +56,7 @@ def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
                     address=_address(root, stage),
                     upstream=tuple(sorted(_address(root, other) for other in graph.successors(stage))),
                     alone=_marked(stage, "alone"),
+                    gpu=_marked(stage, "gpu"),
                     measured=_marked(stage, "measured"),
                     command=str(stage.cmd or ""),
                     reads=_reads(root, stage),

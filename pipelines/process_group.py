@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,16 +24,24 @@ GUARD = 'read -r _; kill -s INT -- "-$1" && sleep "$2"; kill -s KILL -- "-$1"'
 
 
 def run_group(
-    command: list[str], folder: Path, *, say: Callable[[str], None], stop: threading.Event | None = None
+    command: list[str],
+    folder: Path,
+    *,
+    say: Callable[[str], None],
+    stop: threading.Event | None = None,
+    hold: Sequence[int] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> int:
     """Run `command` in a process group of its own and return its exit status; none of it is left behind.
 
     `say` gets each line of its output. When `stop` is set the group is interrupted, as by Ctrl-C (DVC
-    releases its locks, the stage saves its state), and killed after `GRACE_SECONDS`.
+    releases its locks, the stage saves its state), and killed after `GRACE_SECONDS`. `hold` are descriptors that the
+    group inherits: a lock lasts as long as any of it. `variables` are of its environment alone.
     """
     here = Path(sys.executable).parent  # `python` in a stage's command is this interpreter, activated or not
     environment = {
         **os.environ,
+        **(variables or {}),
         "PATH": os.pathsep.join([str(here), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",  # or a stage's lines arrive when it ends, after its error
     }
@@ -45,6 +53,7 @@ def run_group(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=hold,
     )
     assert process.stdout is not None
     lines = Lines(say)

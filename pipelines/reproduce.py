@@ -3,7 +3,8 @@
     python -m pipelines.reproduce [STAGE ...] [--jobs N]
 
 DVC decides what is stale, runs it, and owns every cache. Prefect shows, logs and parallelises: independent
-stages run side by side, a stage marked `meta: {alone: true}` never beside another.
+stages run side by side, a stage marked `meta: {alone: true}` never beside another, one marked `meta: {gpu: true}`
+on a GPU that no other stage has. Nothing is retried: a stage that fails is a gate that failed, or would fail again.
 """
 
 import argparse
@@ -11,50 +12,72 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
+from pydantic import Field
 
+from pipelines import chosen
 from pipelines.artifacts import publish
 from pipelines.dvc_command import DVC, reason, verdict
 from pipelines.dvc_graph import StageNode, stages
+from pipelines.gpus import create_limits, reserved, visible_gpus
 from pipelines.order import start_order
-from pipelines.outcome import StageError, StageRun, failed
+from pipelines.outcome import StageError, StageRun, check_starts, failed
 from pipelines.process_group import GRACE_SECONDS, run_group
+from pipelines.progress import Progress
 from pipelines.server import one_sentence, server_that_answers
-from rsd.device import cores
+from pipelines.workspace import one_writer
 from rsd.errors import UserError
 
 TAIL_LINES = 200
 
+Root = Annotated[str, Field(title="Workspace", description="Folder of the DVC project, from the worker's own")]
+Targets = Annotated[
+    list[str] | None,
+    Field(title="Stages", description="Stages or matrix cells with all they need, such as distill@rsd-0; none: all"),
+]
+Jobs = Annotated[
+    int | None,
+    Field(title="Stages side by side", description="None: the cores, divided by the threads of a stage"),
+]
 
-@flow(name="reproduce", persist_result=False, retries=0)
-def reproduce(root: str = ".", targets: list[str] | None = None, jobs: int | None = None) -> list[StageRun]:
+
+def run_name() -> str:
+    """What this flow is and what params.yaml chose: `reproduce digits/resnet-vit: scratch, rsd; seeds 0, 1, 2`."""
+    folder = Path(runtime.flow_run.parameters.get("root", ".")).resolve()
+    return f"{runtime.flow_run.flow_name} {chosen.in_words(folder)}"
+
+
+@flow(name="reproduce", flow_run_name=run_name, persist_result=False, retries=0)
+def reproduce(root: Root = ".", targets: Targets = None, jobs: Jobs = None) -> list[StageRun]:
     """Bring the DVC project in `root` up to date, as `dvc repro TARGETS` does, `jobs` stages at a time.
 
-    `jobs` defaults to the cores this process may use, divided by the threads of a stage.
-    Raises `StageError`, once everything that could run has run, if a stage failed; `UserError` where
-    there is no pipeline to run.
+    Waits for another flow that writes to this workspace. Raises `StageError`, once everything that could run has
+    run, if a stage failed; `UserError` where there is no pipeline to run.
     """
     folder = Path(root).resolve()
-    slots = _slots(folder) if jobs is None else jobs
+    slots = chosen.slots(folder) if jobs is None else jobs
+    log = get_run_logger()
     try:
+        check_starts()
         if slots < 1:
             raise UserError(f"jobs: expected at least 1, found {slots}")
-        nodes = stages(folder, targets)
+        stages(folder, targets)  # before anyone is waited for, or a lock is written into a folder that is no project
+        with one_writer(folder, name=str(runtime.flow_run.name), say=log.info) as lock:
+            nodes = stages(folder, targets)  # whoever held the workspace may have changed it
+            log.info("%d stages in %s, up to %d at a time", len(nodes), folder, slots)
+            runs = _run_all(nodes, slots, folder, lock)
+            publish(folder, runs)
     except UserError as error:
         return failed(error)
-    log = get_run_logger()
-    log.info("%d stages in %s, up to %d at a time", len(nodes), folder, slots)
-    runs = _run_all(nodes, slots, folder)
-    publish(folder, runs)
     states = Counter(run.state for run in runs)
     log.info("%d stages: %s", len(runs), ", ".join(f"{count} {state}" for state, count in states.items()))
     if failures := [run.message for run in runs if run.state == "failed"]:
@@ -62,7 +85,7 @@ def reproduce(root: str = ".", targets: list[str] | None = None, jobs: int | Non
     return runs
 
 
-def _run_all(nodes: Sequence[StageNode], jobs: int, folder: Path) -> list[StageRun]:
+def _run_all(nodes: Sequence[StageNode], jobs: int, folder: Path, lock: int) -> list[StageRun]:
     """Start each stage as soon as it may; go on with what does not depend on a failed one.
 
     A stage is submitted only when it can start: a task waiting inside the pool would hold a slot, and
@@ -75,6 +98,7 @@ def _run_all(nodes: Sequence[StageNode], jobs: int, folder: Path) -> list[StageR
     ended: SimpleQueue[str] = SimpleQueue()
     done: dict[str, StageRun] = {}
     stop = threading.Event()
+    pair = chosen.pair(folder)
 
     def note_end(address: str, _: object) -> None:
         ended.put(address)
@@ -89,9 +113,8 @@ def _run_all(nodes: Sequence[StageNode], jobs: int, folder: Path) -> list[StageR
                 elif len(futures.keys() - done.keys()) < jobs:
                     started[address] = time.monotonic()
                     upstream = [futures[name] for name in node.upstream]  # ended; Prefect draws the edges
-                    futures[address] = run_stage.with_options(name=address, task_run_name=address).submit(
-                        address, folder, stop, wait_for=upstream, return_state=False
-                    )
+                    named = run_stage.with_options(name=address, task_run_name=f"{address} of {pair}")
+                    futures[address] = named.submit(node, folder, stop, lock, wait_for=upstream, return_state=False)
                     futures[address].add_done_callback(partial(note_end, address))
                 else:
                     continue
@@ -117,35 +140,45 @@ def _outcome(address: str, future: PrefectFuture[Any], seconds: float) -> StageR
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retries=0)
-def run_stage(address: str, folder: Path, stop: threading.Event) -> Any:
+def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int) -> Any:
     """Let DVC run one stage if it is stale; returns `ran`, `unchanged` or `from cache`.
 
+    `lock` is the descriptor of the workspace's lock, which the stage inherits.
     Ends as failed, with a `StageError`, when DVC or the stage does; as cancelled when `stop` is set.
     """
     log = get_run_logger()
     tail: deque[str] = deque(maxlen=TAIL_LINES)
+    progress = Progress(node.address)
 
     def say(line: str) -> None:
         tail.append(line)
         log.info("%s", line)
+        progress.follow(line)
 
-    code = run_group([*DVC, "--wait-for-lock", "repro", "--single-item", address], folder, say=say, stop=stop)
+    command = [*DVC, "--wait-for-lock", "repro", "--single-item", node.address]
+    code = 1
+    try:
+        with _gpus_for(node, folder, stop) as only_mine:
+            if not stop.is_set():
+                code = run_group(command, folder, say=say, stop=stop, hold=[lock], variables=only_mine)
+    finally:
+        progress.end(good=code == 0)
     if stop.is_set():
-        return Cancelled(message=f"stage {address} was stopped")
+        return Cancelled(message=f"stage {node.address} was stopped")
     if code:
-        return failed(StageError(f"stage {address} failed: {reason(tail)}"))
+        return failed(StageError(f"stage {node.address} failed: {reason(tail)}"))
     state = verdict(tail)
-    log.info("stage %s: %s", address, state)
+    log.info("stage %s: %s", node.address, state)
     return state
 
 
-def _slots(folder: Path) -> int:
-    """How many stages fit on the cores: each computes with `compute.threads` of params.yaml, 1 if it says none."""
-    params = folder / "params.yaml"
-    content = yaml.safe_load(params.read_text()) if params.is_file() else None
-    compute = content.get("compute") if isinstance(content, dict) else None
-    threads = compute.get("threads") if isinstance(compute, dict) else None
-    return max(1, cores() // threads) if isinstance(threads, int) and threads > 0 else cores()
+def _gpus_for(node: StageNode, folder: Path, stop: threading.Event) -> AbstractContextManager[dict[str, str]]:
+    """As many GPUs as the stage has processes; all for one that runs alone; none if it computes on the CPU."""
+    compute = chosen.compute(folder)
+    if not node.gpu or compute.get("device") == "cpu" or not (gpus := visible_gpus()):
+        return nullcontext({})
+    create_limits(gpus)
+    return reserved(len(gpus) if node.alone else int(compute.get("processes") or 1), gpus, stop)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,71 @@
+"""One stage per GPU, over all flows of a machine: a global concurrency limit of the Prefect server for each.
+
+The limits of a machine are named `gpu-HOST-NUMBER`. A server that is told nothing for five minutes, because the
+flow was killed, frees them.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from prefect import get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.concurrency.sync import concurrency
+
+from rsd.device import fingerprint
+
+POLL_SECONDS = 2.0
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    return [str(number) for number in range(len(fingerprint()["gpus"]))]
+
+
+def limit_of(gpu: str) -> str:
+    return f"gpu-{socket.gethostname()}-{gpu}".lower().replace(".", "-")
+
+
+def create_limits(gpus: Sequence[str]) -> list[str]:
+    """Make sure that the server has a limit of one for each GPU of this machine; returns their names."""
+    names = [limit_of(gpu) for gpu in gpus]
+    if names:
+        with get_client(sync_client=True) as client:
+            for name in names:
+                client.upsert_global_concurrency_limit_by_name(name, 1)
+    return names
+
+
+@contextmanager
+def reserved(count: int, gpus: Sequence[str], stop: threading.Event) -> Iterator[dict[str, str]]:
+    """Hold `count` of `gpus` (all, if there are no more) for the block; yields the environment that shows only them.
+
+    Waits for other flows' stages. Nothing is held where there is no GPU, or once `stop` is set.
+    """
+    wanted = min(count, len(gpus))
+    with ExitStack() as holding:
+        mine: list[str] = []
+        while len(mine) < wanted and not stop.is_set():
+            for gpu in gpus:
+                if len(mine) < wanted and gpu not in mine and _try(holding, gpu):
+                    mine.append(gpu)
+            if len(mine) < wanted:  # all or nothing, or two stages that want two would wait for each other
+                holding.close()
+                mine.clear()
+                stop.wait(POLL_SECONDS)
+        yield {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine else {}
+
+
+def _try(holding: ExitStack, gpu: str) -> bool:
+    try:
+        # A lease that could not be renewed, because the server is away, is no reason to kill a training.
+        slot = concurrency(limit_of(gpu), max_retries=0, strict=True, raise_on_lease_renewal_failure=False)
+        holding.enter_context(slot)
+    except ConcurrencySlotAcquisitionError:
+        return False
+    return True

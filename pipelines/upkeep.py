@@ -1,0 +1,117 @@
+"""What a Prefect server has to hold for our flows: the work pool, and what takes up runs that were killed.
+
+A run says every `PREFECT_FLOWS_HEARTBEAT_FREQUENCY` seconds that it lives. One automation calls a silent one
+crashed; another schedules what crashed anew, as the same run. It finds the workspace as it was left: finished stages
+are not run again, a training goes on from its checkpoint.
+"""
+
+import socket
+from datetime import timedelta
+
+import psutil  # type: ignore[import-untyped]
+from prefect import get_client
+from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.states import AwaitingRetry
+
+ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")}
+
+
+def create_pool(name: str) -> None:
+    """A pool whose workers start a process per run; one that is there stays as it was."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+        except ObjectAlreadyExists:
+            return
+
+
+def create_automations(pool: str, *, lost_after: float) -> None:
+    """The two automations for runs of `pool`, anew; a run is lost that was silent for `lost_after` seconds."""
+    of_pool = ResourceSpecification({"prefect.resource.role": "work-pool", "prefect.resource.name": pool})
+    runs = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
+    heartbeat = "prefect.flow-run.heartbeat"
+    wanted = [
+        Automation(
+            name=f"{pool}: a silent run has crashed",
+            trigger=EventTrigger(
+                match=runs,
+                match_related=of_pool,
+                after={heartbeat},
+                expect={heartbeat, *ENDED},
+                for_each={"prefect.resource.id"},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=timedelta(seconds=lost_after),
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.CRASHED,
+                    message=f"no heartbeat for {lost_after:g} s: its worker or machine died",
+                )
+            ],
+        ),
+        Automation(
+            name=f"{pool}: what crashed is resumed",
+            trigger=EventTrigger(
+                match=runs,
+                match_related=of_pool,
+                expect={"prefect.flow-run.Crashed"},
+                for_each={"prefect.resource.id"},
+                posture=Posture.Reactive,
+                threshold=1,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    name="AwaitingRetry", state=StateType.SCHEDULED, force=True, message="resumed after a crash"
+                )
+            ],
+        ),
+    ]
+    for automation in wanted:
+        with get_client(sync_client=True) as client:
+            for old in client.read_automations_by_name(automation.name):
+                client.delete_automation(old.id)
+        automation.create()
+
+
+def deployments(pool: str) -> list[str]:
+    """The names of what `pool` can run, as `FLOW/DEPLOYMENT`."""
+    with get_client(sync_client=True) as client:
+        found = client.read_deployments(work_pool_filter=_named(pool))
+        return sorted(f"{client.read_flow(one.flow_id).name}/{one.name}" for one in found)
+
+
+def take_up_lost_runs(pool: str) -> list[str]:
+    """Schedule anew the runs of `pool` whose process was on this machine and is dead; returns their names.
+
+    Heartbeats find them, too, but minutes later.
+    """
+    with get_client(sync_client=True) as client:
+        live = [StateType.RUNNING, StateType.PENDING]
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=live))),
+            work_pool_filter=_named(pool),
+        )
+        lost = [run for run in runs if _died_here(run)]
+        for run in lost:
+            client.set_flow_run_state(run.id, AwaitingRetry(message="resumed: its worker died"), force=True)
+        return [run.name for run in lost]
+
+
+def _died_here(run: FlowRun) -> bool:
+    host, _, number = (run.infrastructure_pid or "").rpartition(":")
+    return host == socket.gethostname() and number.isdigit() and not psutil.pid_exists(int(number))
+
+
+def _named(pool: str) -> WorkPoolFilter:
+    return WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
