@@ -10,19 +10,21 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import yaml
 from configobj import ConfigObj  # DVC's own reader of its settings
 
 from pipelines.dvc_command import DVC, reason
 from pipelines.git import contents, experiments, git
+from pipelines.gpus import create_limits, reserved, visible_gpus
 from pipelines.outcome import StageError
 from pipelines.plan import PARAMS, Unit
 from pipelines.process_group import run_group
@@ -40,14 +42,8 @@ class TransferError(StageError):
     """Git or DVC could not reach its remote: the one failure that another try can mend."""
 
 
-class Stopped(StageError):
+class StoppedError(StageError):
     """The unit was told to stop."""
-
-
-class Stop(Protocol):
-    """Says when to give up, as `threading.Event` does."""
-
-    def is_set(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,9 @@ class Project:
     """Name of the DVC remote through which machines share; None: they share the cache."""
 
 
-def run(unit: Unit, project: Project, needs: Mapping[str, str], stop: Stop, say: Callable[[str], None]) -> str:
+def run(
+    unit: Unit, project: Project, needs: Mapping[str, str], stop: threading.Event, say: Callable[[str], None]
+) -> str:
     """Bring the unit's targets up to date in its clone, save the experiment, send it home, and remove the clone.
 
     `needs` are the refs of the experiments of what it shares, by name. Returns the ref of its own.
@@ -83,16 +81,17 @@ def run(unit: Unit, project: Project, needs: Mapping[str, str], stop: Stop, say:
         tail.append(line)
         say(line)
 
-    def dvc(*arguments: str, failure: type[StageError] = StageError) -> None:
+    def dvc(*arguments: str, failure: type[StageError] = StageError, only: Mapping[str, str] | None = None) -> None:
         tail.clear()
-        code = run_group([*DVC, *arguments], folder, say=heard, stop=stop)
+        command = [*DVC, *arguments]
+        code = run_group(command, folder, say=heard, stop=stop, hold=[lock], variables=only)
         if stop.is_set():
-            raise Stopped(f"{unit.label or unit.name} was stopped")
+            raise StoppedError(f"{unit.label or unit.name} was stopped")
         if code:
             raise failure(f"{unit.label or unit.name}: {reason(tail)}")
 
     start = time.monotonic()
-    with _alone(folder, stop):
+    with _alone(folder, stop) as lock:
         try:
             _prepare(folder, unit, project, needs)
         except UserError as error:
@@ -100,7 +99,8 @@ def run(unit: Unit, project: Project, needs: Mapping[str, str], stop: Stop, say:
         if project.remote and unit.shared:
             _restore_lock(folder, unit, needs)
             dvc("pull", "--quiet", "--remote", project.remote, *unit.shared, failure=TransferError)
-        dvc("repro", *unit.targets)
+        with _gpus_for(unit, stop) as only_mine:
+            dvc("repro", *unit.targets, only=only_mine)
         record = {"label": unit.label, "values": unit.values, "cell": unit.cell, "students": students(folder)}
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         if project.remote:
@@ -164,16 +164,29 @@ def _restore_lock(folder: Path, unit: Unit, needs: Iterable[str]) -> None:
     """
     locks = contents(folder, {name: f"refs/shared/{name}:dvc.lock" for name in needs})
     file = folder / "dvc.lock"
-    lock = yaml.safe_load(file.read_text()) if file.is_file() else {"schema": "2.0", "stages": {}}
+    lock: Any = yaml.safe_load(file.read_text()) if file.is_file() else {"schema": "2.0", "stages": {}}
     for text in locks.values():
         found = yaml.safe_load(text)["stages"]
         lock["stages"] |= {address: found[address] for address in unit.shared if address in found}
     file.write_text(yaml.safe_dump(lock, sort_keys=False))
 
 
+def _gpus_for(unit: Unit, stop: threading.Event) -> AbstractContextManager[dict[str, str]]:
+    """As many GPUs of this machine as the cell trains with, for itself; nothing is held where there is none."""
+    params = yaml.safe_load(unit.params)
+    compute = (params.get("compute") if isinstance(params, dict) else None) or {}
+    if compute.get("device") == "cpu" or not (gpus := visible_gpus()):
+        return nullcontext({})
+    create_limits(gpus)
+    return reserved(int(compute.get("processes") or 1), gpus, stop)
+
+
 @contextmanager
-def _alone(folder: Path, stop: Stop) -> Iterator[None]:
-    """Nobody else works in `folder` meanwhile: a sweep may be started again while a lost worker's cell still runs."""
+def _alone(folder: Path, stop: threading.Event) -> Iterator[int]:
+    """Nobody else works in `folder` meanwhile: a sweep may be started again while a lost worker's cell still runs.
+
+    Yields the descriptor of the lock, for what shall hold it as long as it lives.
+    """
     locks = folder.parent / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     (folder.parent / ".gitignore").write_text("*\n")
@@ -185,8 +198,8 @@ def _alone(folder: Path, stop: Stop) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if stop.is_set():
-                    raise Stopped(f"{folder.name} was stopped") from None
+                    raise StoppedError(f"{folder.name} was stopped") from None
                 time.sleep(0.5)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

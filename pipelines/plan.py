@@ -70,9 +70,9 @@ def plan(
 ) -> tuple[list[Unit], dict[str, str]]:
     """The units of a sweep over the project's `commit`, each after what it needs, and the refs of those that are done.
 
-    A unit is done if one of the `existing` experiments (refs by name), of this sweep or another, ends in its digest. What several cells share is a
-    unit of its own, so that a teacher, its views and the scratch twins are trained once, however many cells run side
-    by side. That is a matter of speed only: DVC decides in every cell what is stale.
+    A unit is done if one of the `existing` experiments (refs by name), of this sweep or another, ends in its digest.
+    What several cells share is a unit of its own, so that a teacher, its views and the scratch twins are trained once,
+    however many cells run side by side. That is a matter of speed only: DVC decides in every cell what is stale.
 
     Raises:
         UserError: params that the project refuses, or a target that is no stage.

@@ -110,12 +110,12 @@ def best(table: pd.DataFrame, points: Sequence[str]) -> str:
     rows = table[table["method"] != "scratch"].dropna(subset=["validation_top1"])
     if rows.empty:
         return ""
-    row = rows.loc[rows["validation_top1"].idxmax()]
+    row = rows.nlargest(1, "validation_top1").to_dict("records")[0]
     where = ", ".join([row["method"], *(f"{name}={row[name]}" for name in points)])
     return f"Best on validation: {where}. The test split chooses nothing."
 
 
-def _cell(row: Mapping[str, Any], name: str, *, signed: bool) -> str:
+def _cell(row: Mapping[Any, Any], name: str, *, signed: bool) -> str:
     mean, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if pd.isna(mean):
         return ""
@@ -182,5 +182,5 @@ def write(folder: Path, rows: pd.DataFrame, missing: Sequence[str]) -> str:
     picture = chart(table, points)
     for form in ("svg", "png"):
         with written_aside(folder / f"plot.{form}") as aside:
-            picture.save(str(aside), format=form, **({"scale_factor": 2} if form == "png" else {}))
+            picture.save(str(aside), format=form, scale_factor=2)
     return text

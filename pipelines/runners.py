@@ -12,9 +12,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from pipelines.clone import Project, StoppedError, TransferError, run
 from pipelines.outcome import StageError, failed
 from pipelines.plan import Unit
-from pipelines.clone import Project, Stop, Stopped, TransferError, run
 from rsd.errors import UserError
 
 POLL_SECONDS = 2.0
@@ -39,7 +39,7 @@ def _can_be_mended(_task: object, _run: object, state: Any) -> bool:
     retry_delay_seconds=[2, 15, 60],
     retry_condition_fn=_can_be_mended,
 )
-def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: Stop) -> Any:
+def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: threading.Event) -> Any:
     """Run one unit of a sweep in a workspace of its own; returns the ref of its experiment.
 
     Tries again where git or DVC could not reach its remote. Ends as failed, with a `StageError`, when a stage does;
@@ -48,7 +48,7 @@ def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: Stop) ->
     log = get_run_logger()
     try:
         return run(unit, project, needs, stop, lambda line: log.info("%s", line))
-    except Stopped as error:
+    except StoppedError as error:
         return Cancelled(message=str(error))
     except TransferError:
         raise
@@ -63,7 +63,7 @@ class Place(NamedTuple):
     """A task runner of Prefect's that has been started."""
     slots: Callable[[], int]
     """How many of them run at a time, as of now."""
-    stop: Any
+    stop: threading.Event
     """An event; set, it stops what runs there."""
 
 
@@ -85,9 +85,9 @@ def on_dask(address: str, jobs: int | None) -> Iterator[Place]:
 
     if address == "local":
         one_each = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
-        runner = DaskTaskRunner(cluster_kwargs=one_each)
     else:
-        runner = DaskTaskRunner(address=address)
+        one_each = None
+    runner: DaskTaskRunner[Any] = DaskTaskRunner(address=None if one_each else address, cluster_kwargs=one_each)
     with runner:
         try:
             client = runner.client
@@ -102,29 +102,33 @@ def on_dask(address: str, jobs: int | None) -> Iterator[Place]:
         yield Place(runner, slots, DaskStop(f"stop {uuid4()}", client))
 
 
-class DaskStop:
+class DaskStop(threading.Event):
     """An event that lives in Dask's scheduler: set by the flow, asked for by the workers, and small to send."""
 
     def __init__(self, name: str, client: Any = None) -> None:
+        super().__init__()
         self._name, self._client = name, client
-        self._asked, self._set = float("-inf"), False
+        self._asked = float("-inf")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_name": self._name, "_client": None, "_asked": float("-inf"), "_set": False}
+    def __reduce__(self) -> tuple[type["DaskStop"], tuple[str]]:
+        return DaskStop, (self._name,)
 
     def set(self) -> None:
-        import distributed
-
-        distributed.Event(self._name, client=self._client).set()
+        super().set()
+        self._event().set()
 
     def is_set(self) -> bool:
+        if not super().is_set() and time.monotonic() - self._asked > POLL_SECONDS:
+            self._asked = time.monotonic()
+            with suppress(Exception):  # without a scheduler the unit goes on: git keeps its experiment
+                if self._event().is_set():
+                    super().set()
+        return super().is_set()
+
+    def _event(self) -> Any:
         import distributed
 
-        if not self._set and time.monotonic() - self._asked > POLL_SECONDS:
-            self._asked = time.monotonic()
-            with suppress(Exception):  # without a scheduler the unit goes on: its experiment is kept by git
-                self._set = distributed.Event(self._name, client=self._client).is_set()
-        return self._set
+        return distributed.Event(self._name, client=self._client)
 
 
 def check_dask() -> None:

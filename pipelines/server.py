@@ -52,8 +52,10 @@ def server_that_answers() -> Iterator[None]:
 
 @contextmanager
 def known_to_others() -> Iterator[None]:
-    """Other processes that are started in this block talk to the temporary server, too, in place of one of their own."""
-    with get_client(sync_client=True) as client, temporary_settings({PREFECT_API_URL: str(client.api_url).rstrip("/")}):
+    """Other processes that are started in this block talk to the temporary server, too, and start none of their own."""
+    with get_client(sync_client=True) as client:
+        url = str(client.api_url).rstrip("/")
+    with temporary_settings({PREFECT_API_URL: url}):
         yield
 
 

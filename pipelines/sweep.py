@@ -28,17 +28,17 @@ from prefect.futures import PrefectFuture
 from pydantic import ValidationError
 
 from pipelines import results
+from pipelines.chosen import slots
+from pipelines.clone import RECORD, Project
 from pipelines.dvc_command import DVC, reason
 from pipelines.git import contents, experiments, git, snapshot
 from pipelines.grid import Grid, points, read_grids, sentence
-from pipelines.outcome import StageError, failed
+from pipelines.outcome import StageError, check_starts, failed
 from pipelines.plan import PARAMS, Unit, plan
 from pipelines.process_group import GRACE_SECONDS, run_group
 from pipelines.runners import Place, check_dask, on_dask, on_threads, run_unit
 from pipelines.schedule import as_they_end
 from pipelines.server import known_to_others, one_sentence, server_that_answers
-from pipelines.slots import slots
-from pipelines.clone import RECORD, Project
 from rsd.errors import UserError
 
 WORKSPACES, OUT = Path(".state/sweeps"), Path("out/sweeps")
@@ -89,10 +89,10 @@ def sweep(
         seeds: of every cell, in place of those in params.yaml.
         split: `methods`, `seeds`: spread these over cells of their own.
         targets: stages that a cell is brought up to date for; `evaluate` if none is given.
-        jobs: cells side by side; the cores divided by `compute.threads` if not given. On Dask that is up to its workers.
+        jobs: cells side by side; if not given the cores divided by `compute.threads`, on Dask all of its threads.
         dask: `local` for a Dask cluster on this machine, or the address of a scheduler: `tcp://HOST:8786`.
-        git_remote: name or URL of a git remote that Dask's workers clone from and push experiments to; none where they see
-            this folder.
+        git_remote: name or URL of a git remote that Dask's workers clone from and push experiments to; none where they
+            see this folder.
         dvc_remote: name of the DVC remote that goes with it.
         root: the project's folder.
 
@@ -105,6 +105,7 @@ def sweep(
     """
     own = {"grid": grid, "methods": methods, "seeds": seeds, "split": split, "targets": targets}
     try:
+        check_starts()
         ready = prepare(name, [make_grid(own)], Path(root), git_remote=git_remote, dvc_remote=dvc_remote, dask=dask)
     except UserError as error:
         return failed(error)
@@ -124,10 +125,10 @@ def study(
 
     Args:
         name: of the file in conf/sweep/.
-        jobs: cells side by side; the cores divided by `compute.threads` if not given.
+        jobs: cells side by side; if not given the cores divided by `compute.threads`, on Dask all of its threads.
         dask: `local` for a Dask cluster on this machine, or the address of a scheduler: `tcp://HOST:8786`.
-        git_remote: name or URL of a git remote that Dask's workers clone from and push experiments to; none where they see
-            this folder.
+        git_remote: name or URL of a git remote that Dask's workers clone from and push experiments to; none where they
+            see this folder.
         dvc_remote: name of the DVC remote that goes with it.
         root: the project's folder.
 
@@ -139,6 +140,7 @@ def study(
         StageError: some cells failed; the others are done.
     """
     try:
+        check_starts()
         grids = read_named(name, Path(root))
         ready = prepare(name, grids, Path(root), git_remote=git_remote, dvc_remote=dvc_remote, dask=dask)
     except UserError as error:
@@ -202,7 +204,7 @@ def _run(ready: Prepared, jobs: int | None, dask: str | None) -> Any:
     failures: list[str] = []
     if to_run:
         _forget_others(ready)
-        local = slots(to_run[0].params) if jobs is None else jobs
+        local = slots(ready.root) if jobs is None else jobs
         try:
             with on_threads(local) if dask is None else on_dask(dask, local if dask == "local" else jobs) as there:
                 failures = run_units(ready, there, states)
