@@ -7,10 +7,12 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
+import vl_convert
 
 from pipelines.plan import varying
 from rsd.files import written_aside
-from rsd.report.charts import Interval, colour, interval, method_order
+from rsd.report.charts import Interval, colour, interval, method_order, theme
+from rsd.report.latency import INK, LINE, MUTED, PAPER
 
 KEPT = ("top1", "nll", "ece", "agreement", "parameters")
 """Of what `evaluate` measured on the test split."""
@@ -124,14 +126,14 @@ def _cell(row: Mapping[Any, Any], name: str, *, signed: bool) -> str:
 
 
 def chart(table: pd.DataFrame, points: Sequence[str]) -> alt.Chart | alt.LayerChart | alt.FacetChart:
-    """The gain over scratch on validation, or the accuracy where there is no twin, with its interval.
+    """The gain over scratch on validation, or the accuracy where there is no twin: means with their 95 % intervals.
 
     Along an axis of numbers where there is one, in a row for each other setting; else a row for each point.
     """
     gains = table.dropna(subset=["validation_gain"])
-    name, title = "validation_gain", "gain over scratch on validation, points (mean, 95 % interval)"
+    name, title = "validation_gain", "gain over scratch on validation, points"
     if gains.empty:
-        gains, name, title = table, "validation_top1", "validation top-1, % (mean, 95 % interval)"
+        gains, name, title = table, "validation_top1", "validation top-1, %"
     shown = gains[[*points, "method"]].assign(mean=gains[name], low=gains[f"{name}_low"], high=gains[f"{name}_high"])
     numbers = {point: pd.to_numeric(shown[point], errors="coerce") for point in points}
     along = next((p for p, found in numbers.items() if found.notna().all() and found.nunique() >= FEW), None)
@@ -141,29 +143,27 @@ def chart(table: pd.DataFrame, points: Sequence[str]) -> alt.Chart | alt.LayerCh
     methods = method_order(shown["method"])
     paint = alt.Color("method:N", scale=alt.Scale(domain=methods, range=[colour(m) for m in methods]), title=None)
     values = alt.Axis(format=".4~g")
+    scale = alt.Scale(zero=name == "validation_gain")
     if along is None:
-        base = alt.Chart(shown).encode(
-            y=alt.Y("setting:N", sort=None, title=None), yOffset=alt.YOffset("method:N", sort=methods), color=paint
-        )
-        x = alt.X("mean:Q", title=title, axis=values, scale=alt.Scale(zero=name == "validation_gain"))
-        layers = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q") + base.mark_circle(
-            size=70, opacity=1
-        ).encode(x=x)
-        return layers.properties(width=420)
+        row = alt.Y("setting:N", sort=None, title=None, axis=alt.Axis(labelLimit=400))
+        base = alt.Chart(shown).encode(y=row, yOffset=alt.YOffset("method:N", sort=methods), color=paint)
+        bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+        dots = base.mark_circle(size=70, opacity=1).encode(x=alt.X("mean:Q", title=title, axis=values, scale=scale))
+        return (bars + dots).properties(width=420)
     shown["along"] = numbers[along]
     low, high = shown["along"].min(), shown["along"].max()
-    scale = alt.Scale(type="log" if low > 0 and high >= 8 * low else "linear", zero=False)
-    x = alt.X("along:Q", title=along, scale=scale)
-    base = alt.Chart(shown).encode(x=x, color=paint)
-    y = alt.Y("mean:Q", title=title.split(" (")[0], axis=values, scale=alt.Scale(zero=name == "validation_gain"))
-    layers = (
-        base.mark_rule(strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q", title=None), y2="high:Q")
-        + base.mark_line().encode(y=y)
-        + base.mark_circle(size=60, opacity=1).encode(y=y)
-    ).properties(width=320, height=220)
-    if shown["setting"].nunique() == 1:
+    wide = alt.Scale(type="log" if low > 0 and high >= 8 * low else "linear", zero=False, padding=10, nice=False)
+    ticks = alt.Axis(values=sorted(set(shown["along"])), format="~g", labelOverlap=True)
+    base = alt.Chart(shown).encode(x=alt.X("along:Q", title=along, scale=wide, axis=ticks), color=paint)
+    y = alt.Y("mean:Q", title=title, axis=values, scale=scale)
+    bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
+    layers = (bars + base.mark_line().encode(y=y) + base.mark_circle(size=60, opacity=1).encode(y=y)).properties(
+        width=320, height=220
+    )
+    settings = list(dict.fromkeys(shown["setting"]))
+    if len(settings) == 1:
         return layers
-    return layers.facet(facet=alt.Facet("setting:N", sort=None, title=None), columns=3)
+    return layers.facet(facet=alt.Facet("setting:N", sort=settings, title=None), columns=3)
 
 
 def write(folder: Path, rows: pd.DataFrame, missing: Sequence[str]) -> str:
@@ -179,8 +179,15 @@ def write(folder: Path, rows: pd.DataFrame, missing: Sequence[str]) -> str:
             aside.write_text(content)
     with written_aside(folder / "table.md") as aside:
         aside.write_text(text)
-    picture = chart(table, points)
-    for form in ("svg", "png"):
-        with written_aside(folder / f"plot.{form}") as aside:
-            picture.save(str(aside), format=form, scale_factor=2)
+    drawn = _svg(chart(table, points))
+    with written_aside(folder / "plot.svg") as aside:
+        aside.write_text(drawn)
+    with written_aside(folder / "plot.png") as aside:
+        aside.write_bytes(vl_convert.svg_to_png(drawn, scale=2))
     return text
+
+
+def _svg(figure: alt.Chart | alt.LayerChart | alt.FacetChart) -> str:
+    """A chart that stands alone, on white."""
+    look = theme(ink=INK, muted=MUTED, line=LINE) | {"background": PAPER, "padding": 12}
+    return str(vl_convert.vegalite_to_svg(figure.to_dict() | {"config": look, "background": PAPER}))

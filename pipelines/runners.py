@@ -1,5 +1,6 @@
 """Where the units of a sweep run: threads of this process, or the workers of Dask. Either way each in a workspace."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -83,11 +84,15 @@ def on_dask(address: str, jobs: int | None) -> Iterator[Place]:
     check_dask()
     from prefect_dask import DaskTaskRunner
 
-    if address == "local":
-        one_each = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
-    else:
-        one_each = None
-    runner: DaskTaskRunner[Any] = DaskTaskRunner(address=None if one_each else address, cluster_kwargs=one_each)
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # it tells of every connection
+    cluster: dict[str, Any] = {
+        "n_workers": jobs,
+        "threads_per_worker": 1,
+        "memory_limit": 0,  # what a cell takes it takes in processes of its own
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": logging.ERROR,
+    }
+    runner: Any = DaskTaskRunner(cluster_kwargs=cluster) if address == "local" else DaskTaskRunner(address=address)
     with runner:
         try:
             client = runner.client

@@ -10,7 +10,6 @@ Tables and a plot go to out/sweeps/NAME/.
 """
 
 import argparse
-import base64
 import hashlib
 import json
 import re
@@ -23,11 +22,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 from pydantic import ValidationError
 
 from pipelines import results
+from pipelines.artifacts import key_of, picture, shown
 from pipelines.chosen import slots
 from pipelines.clone import RECORD, Project
 from pipelines.dvc_command import DVC, reason
@@ -239,9 +239,9 @@ def run_units(ready: Prepared, place: Place, states: dict[str, str], unit_task: 
             log.warning("%s: not run, it waits for %s", unit.label, ", ".join(blockers))
             return None
         needs = {need: ready.done[need] for need in unit.needs}
-        shown = unit_task.with_options(task_run_name=(unit.label or unit.name).replace("{", "{{").replace("}", "}}"))
+        named = unit_task.with_options(task_run_name=(unit.label or unit.name).replace("{", "{{").replace("}", "}}"))
         parameters = {"unit": unit, "project": ready.project, "needs": needs, "stop": place.stop}
-        running[name] = place.runner.submit(shown, parameters)
+        running[name] = place.runner.submit(named, parameters)
         return running[name]
 
     try:
@@ -282,10 +282,9 @@ def collect(ready: Prepared) -> None:
     folder = ready.root / OUT / ready.name
     missing = [unit.label or unit.name for unit in ready.cells if unit.name not in refs]
     text = results.write(folder, results.frame(found), missing)
-    key = re.sub(r"[^a-z0-9-]+", "-", f"sweep-{ready.name}".lower())
-    create_markdown_artifact(text, key=key, description=f"The sweep {ready.name}")
-    picture = base64.b64encode((folder / "plot.png").read_bytes()).decode()
-    create_image_artifact(f"data:image/png;base64,{picture}", key=f"{key}-plot", description=f"The sweep {ready.name}")
+    with shown("table"):
+        drawn = picture((folder / "plot.svg").read_text(), f"The sweep {ready.name}")
+        create_markdown_artifact(f"{drawn}\n\n{text}", key=key_of("sweep", ready.name), description="Means over seeds")
 
 
 def _counts(units: Iterable[Unit]) -> tuple[int, int]:
