@@ -71,7 +71,8 @@ class Place(NamedTuple):
 @contextmanager
 def on_threads(jobs: int) -> Iterator[Place]:
     """In threads of this process, `jobs` at a time."""
-    with ThreadPoolTaskRunner(max_workers=jobs) as runner:
+    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=jobs)
+    with pool as runner:
         yield Place(runner, lambda: jobs, threading.Event())
 
 
@@ -92,7 +93,8 @@ def on_dask(address: str, jobs: int | None) -> Iterator[Place]:
         "dashboard_address": "127.0.0.1:0",
         "silence_logs": logging.ERROR,
     }
-    runner: Any = DaskTaskRunner(cluster_kwargs=cluster) if address == "local" else DaskTaskRunner(address=address)
+    where: dict[str, Any] = {"cluster_kwargs": cluster} if address == "local" else {"address": address}
+    runner: DaskTaskRunner = DaskTaskRunner(**where)
     with runner:
         try:
             client = runner.client

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,17 @@ note(event="end")
 class SweepRepo(ToyRepo):
     """The DVC project above, committed, in a folder of its own; a stage notes in `seen` that it ran."""
 
-    def __init__(self, path: Path, template: Path) -> None:
-        super().__init__(path, template)
+    def __init__(self, path: Path, make: Callable[[Path], ToyRepo]) -> None:
+        self.path = make(path).path
         self.seen = path.with_name(f"{path.name}-seen")
         self.seen.mkdir()
-        for name, text in {"dvc.yaml": DVC_YAML, "params.yaml": PARAMS, "work.py": WORK, ".gitignore": "/out/\n"}.items():
+        for name, text in {
+            "dvc.yaml": DVC_YAML,
+            "params.yaml": PARAMS,
+            "work.py": WORK,
+            ".gitignore": "/out/\n",
+        }.items():
             (path / name).write_text(text)
-        (path / "seen").unlink(missing_ok=True)
         self.git("add", "-A")
         self.git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "A project")
 
