@@ -23,7 +23,7 @@ import yaml
 from configobj import ConfigObj  # DVC's own reader of its settings
 
 from pipelines.dvc_command import DVC, reason
-from pipelines.git import contents, experiments, git
+from pipelines.git import contents, git
 from pipelines.gpus import create_limits, reserved, visible_gpus
 from pipelines.outcome import StageError
 from pipelines.plan import PARAMS, Unit
@@ -91,8 +91,13 @@ def run(
             raise failure(f"{unit.label or unit.name}: {reason(tail)}")
 
     start = time.monotonic()
+    ref = f"refs/exps/{project.baseline[:2]}/{project.baseline[2:]}/{unit.name}"  # where DVC puts it
     with _alone(folder, stop) as lock:
         try:
+            if ref in git(
+                folder.parent, "ls-remote", project.source, ref
+            ):  # by a worker that was lost before it said so
+                return ref
             _prepare(folder, unit, project, needs)
         except UserError as error:
             raise TransferError(f"{unit.label or unit.name}: {error}") from error
@@ -108,7 +113,6 @@ def run(
         # Of the targets only: DVC would otherwise look for the outputs of stages that a sweep does not run.
         dvc("exp", "save", "--quiet", "--force", "--name", unit.name, "--include-untracked", RECORD, *unit.targets)
         try:
-            ref = experiments(folder)[unit.name]
             git(folder, "push", "--quiet", "origin", f"+{ref}:{ref}")
         except UserError as error:
             raise TransferError(f"{unit.label or unit.name}: {error}") from error

@@ -44,7 +44,8 @@ def snapshot(root: Path, ref: str, also: Iterable[str]) -> tuple[str, str]:
         raise UserError(f"expected a git repository with a commit in {root}: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
-        shutil.copy(root / git(root, "rev-parse", "--git-path", "index"), index)
+        # With its time: git takes a file for unchanged whose size is the same and whose time is older than the index.
+        shutil.copy2(root / git(root, "rev-parse", "--git-path", "index"), index)
         git(root, "add", "-u", GIT_INDEX_FILE=str(index))
         if new := [path for path in also if (root / path).exists()]:
             git(root, "add", "--", *new, GIT_INDEX_FILE=str(index))

@@ -1,6 +1,7 @@
 """Where the units of a sweep run: threads of this process, or the workers of Dask. Either way each in a workspace."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -85,7 +86,9 @@ def on_dask(address: str, jobs: int | None) -> Iterator[Place]:
     check_dask()
     from prefect_dask import DaskTaskRunner
 
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # it tells of every connection
+    # It tells of every connection; workers on this machine inherit the variable.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
     cluster: dict[str, Any] = {
         "n_workers": jobs,
         "threads_per_worker": 1,

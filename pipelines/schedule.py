@@ -47,6 +47,8 @@ def as_they_end(
             name = ended.get()
             future = running.pop(name)
         yield name, future
+        # A result that nobody holds on to need not be made again by Dask when it loses the worker that has it.
+        future = None
         for later in behind.pop(name):
             left[later] -= 1
             if not left[later]:

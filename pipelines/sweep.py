@@ -258,6 +258,7 @@ def run_units(ready: Prepared, place: Place, states: dict[str, str], unit_task: 
                     failures.append(
                         str(result) if isinstance(result, StageError) else f"{label}: {future.state.message}"
                     )
+            del future  # see as_they_end
             left -= units[name].cell
             log.info("%s: %s; %d of %d cells left", units[name].label or name, states[name], left, total)
     except BaseException:  # a signal as well: no cell may outlive its flow

@@ -30,7 +30,7 @@ stages:
     deps: [work.py, out/students, out/teacher.json]
     params: [methods, seeds]
     outs: [out/evaluate/models.json]
-    metrics: [out/evaluate/metrics.json: {cache: false}]
+    metrics: [out/evaluate/metrics.json]
 """
 
 PARAMS = """\

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_code_that_a_stage_reads_makes_other_cells_and_a_readme_does_not(
     tmp_path: Path, make_dvc_repo: Callable[[Path], ToyRepo]
 ) -> None:
     repo = SweepRepo(tmp_path / "project", make_dvc_repo)
-    grid = {"grid": ["method.rsd.weight=0.1,0.2"]}
+    grid: Any = {"grid": ["method.rsd.weight=0.1,0.2"]}
     before = [unit.name for unit in planned(repo, **grid)[0]]
     (repo.path / "README.md").write_text("Words")
     repo.git("add", "README.md")

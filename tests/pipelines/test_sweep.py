@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 from prefect import get_client
 
