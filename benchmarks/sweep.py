@@ -4,10 +4,10 @@
     python -m benchmarks.sweep sweep      # twelve cells on 1 and 2 workers against their sum
     python -m benchmarks.sweep scale      # the simulated sweeps
 
-`sweep` runs a sweep of 12 cells (six weights of RSD, two counts of epochs; the digits, one seed) three times in a clone
-of this project, each with a cache of its own: the cells one after the other by `dvc repro` alone, in one folder, as a
-user would without a sweep; the sweep with one job; with two. `scale` runs the flow over 100 to 1,000 cells whose work is
-replaced by nothing, each size in a process of its own, and draws seconds and memory over the cells to docs/sweep.png.
+`sweep` runs 12 cells (six weights of RSD, two counts of epochs; the digits, one seed) three times in a clone of this
+project, each with a cache of its own: one after the other by `dvc repro` alone, in one folder, as a user would without
+a sweep; as a sweep with one job; with two. `scale` runs the flow over 100 to 1,000 cells whose work is replaced by
+nothing, each size in a process of its own, and draws seconds and memory over the cells to docs/sweep.png.
 """
 
 import argparse

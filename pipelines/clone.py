@@ -13,8 +13,8 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ RECORD = "sweep.json"
 """In the commit of the experiment: what the unit was and found."""
 LINKED = ("datasets",)
 """What a project has beside git and DVC; a clone on the same machine gets a link to it."""
+LOCKS = "locks"
+LOCK_SECONDS = 0.5
 TAIL_LINES = 200
 
 
@@ -94,9 +96,8 @@ def run(
     ref = f"refs/exps/{project.baseline[:2]}/{project.baseline[2:]}/{unit.name}"  # where DVC puts it
     with _alone(folder, stop) as lock:
         try:
-            if ref in git(
-                folder.parent, "ls-remote", project.source, ref
-            ):  # by a worker that was lost before it said so
+            # A worker may have been lost, or another sweep have done it, before anyone heard of it.
+            if git(folder.parent, "ls-remote", project.source, ref):
                 return ref
             _prepare(folder, unit, project, needs)
         except UserError as error:
@@ -116,9 +117,7 @@ def run(
             git(folder, "push", "--quiet", "origin", f"+{ref}:{ref}")
         except UserError as error:
             raise TransferError(f"{unit.label or unit.name}: {error}") from error
-        gone = folder.with_name(f".{folder.name}.gone")
-        folder.rename(gone)  # what is half removed is nobody's clone
-        shutil.rmtree(gone)
+        _remove(folder)
     say(f"{unit.label or unit.name}: experiment {unit.name} in {time.monotonic() - start:.0f} s")
     return ref
 
@@ -185,25 +184,45 @@ def _gpus_for(unit: Unit, stop: threading.Event) -> AbstractContextManager[dict[
     return reserved(int(compute.get("processes") or 1), gpus, stop)
 
 
+def forget_others(workspaces: Path, kept: Collection[str]) -> None:
+    """Remove the clones of units that are not among `kept` and that nobody works in, then the folder if it is empty."""
+    stopped = threading.Event()
+    stopped.set()  # whose lock somebody holds is left alone
+    for folder in [*workspaces.iterdir()] if workspaces.is_dir() else []:
+        if folder.is_dir() and folder.name not in {LOCKS, *kept}:
+            with suppress(StoppedError), _alone(folder, stopped):
+                _remove(folder)
+    if workspaces.is_dir() and {path.name for path in workspaces.rglob("*")} <= {LOCKS, ".gitignore"}:
+        shutil.rmtree(workspaces)
+
+
+def _remove(folder: Path) -> None:
+    gone = folder.with_name(f".{folder.name}.gone")
+    folder.rename(gone)  # what is half removed is nobody's clone
+    shutil.rmtree(gone)
+
+
 @contextmanager
 def _alone(folder: Path, stop: threading.Event) -> Iterator[int]:
     """Nobody else works in `folder` meanwhile: a sweep may be started again while a lost worker's cell still runs.
 
-    Yields the descriptor of the lock, for what shall hold it as long as it lives.
+    Yields the descriptor of the lock, for what shall hold it as long as it lives. Raises `StoppedError`.
     """
-    locks = folder.parent / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / LOCKS / folder.name
+    path.parent.mkdir(parents=True, exist_ok=True)
     (folder.parent / ".gitignore").write_text("*\n")
-    descriptor = os.open(locks / folder.name, os.O_CREAT | os.O_RDWR)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:  # and no file that its last holder has removed
                 break
-            except BlockingIOError:
-                if stop.is_set():
-                    raise StoppedError(f"{folder.name} was stopped") from None
-                time.sleep(0.5)
+        os.close(descriptor)
+        if stop.is_set():
+            raise StoppedError(f"{folder.name} was stopped")
+        time.sleep(LOCK_SECONDS)
+    try:
         yield descriptor
+        path.unlink()
     finally:
         os.close(descriptor)

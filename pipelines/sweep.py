@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +28,7 @@ from pydantic import ValidationError
 from pipelines import results
 from pipelines.artifacts import key_of, picture, shown
 from pipelines.chosen import slots
-from pipelines.clone import RECORD, Project
+from pipelines.clone import RECORD, Project, forget_others
 from pipelines.dvc_command import DVC, reason
 from pipelines.git import contents, experiments, git, snapshot
 from pipelines.grid import Grid, points, read_grids, sentence
@@ -202,8 +201,9 @@ def _run(ready: Prepared, jobs: int | None, dask: str | None) -> Any:
     to_run = [unit for unit in ready.units if unit.name not in states]
     log.info("%d cells, %d to run, after %d shared parts", cells, *_counts(to_run))
     failures: list[str] = []
+    if ready.git_remote is None:  # those of other machines are theirs
+        forget_others(Path(ready.project.workspaces), {unit.name for unit in to_run})
     if to_run:
-        _forget_others(ready)
         local = slots(ready.root) if jobs is None else jobs
         try:
             with on_threads(local) if dask is None else on_dask(dask, local if dask == "local" else jobs) as there:
@@ -217,7 +217,7 @@ def _run(ready: Prepared, jobs: int | None, dask: str | None) -> Any:
         more = [f"and {len(failures) - MOST_FAILURES} more"] if len(failures) > MOST_FAILURES else []
         return failed(StageError("\n".join([*failures[:MOST_FAILURES], *more])))
     if ready.git_remote is None:
-        shutil.rmtree(ready.project.workspaces, ignore_errors=True)
+        forget_others(Path(ready.project.workspaces), ())
     return dict(count)
 
 
@@ -292,15 +292,6 @@ def _counts(units: Iterable[Unit]) -> tuple[int, int]:
     """How many of them are cells, and how many shared parts."""
     cells = [unit.cell for unit in units]
     return sum(cells), len(cells) - sum(cells)
-
-
-def _forget_others(ready: Prepared) -> None:
-    """Remove the workspaces of units that this sweep no longer has; those of other machines are theirs."""
-    names = {unit.name for unit in ready.units} | {"locks"}
-    folder = Path(ready.project.workspaces)
-    for path in folder.iterdir() if ready.git_remote is None and folder.is_dir() else ():
-        if path.is_dir() and path.name not in names:
-            shutil.rmtree(path)
 
 
 def _ask_dvc(root: Path, *arguments: str) -> str:

@@ -13,14 +13,17 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from prefect import get_client
 
-from pipelines import server
+from pipelines import runners, server
+from pipelines.clone import TransferError
 from pipelines.git import experiments
+from pipelines.outcome import StageError
 from pipelines.process_group import GRACE_SECONDS
 from pipelines.sweep import main
 from tests.pipelines.conftest import ToyRepo, wait_until
 from tests.pipelines.sweep_project import SweepRepo
 
 WEIGHTS = "method.rsd.weight=0.1,0.2"
+ONCE = {"teacher": 1, "distill-scratch-0 0": 1, "distill-rsd-0 0.1": 1, "distill-rsd-0 0.2": 1, "evaluate": 2}
 
 
 @pytest.fixture
@@ -45,13 +48,7 @@ def test_each_cell_is_an_experiment_and_what_they_share_runs_once(
 
     shown = finish(repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights"))
 
-    assert trained(repo) == {
-        "teacher": 1,
-        "distill-scratch-0 0": 1,
-        "distill-rsd-0 0.1": 1,
-        "distill-rsd-0 0.2": 1,
-        "evaluate": 2,
-    }
+    assert trained(repo) == ONCE
     assert len([name for name in repo.experiments() if name.startswith("weights-0.")]) == 2
     assert (repo.git("rev-parse", "HEAD"), repo.git("status", "--porcelain")) == (head, files)
     assert not (repo.path / ".state/sweeps/weights").exists()
@@ -108,13 +105,7 @@ def test_a_failed_cell_stops_no_other_and_ends_the_sweep_with_its_sentence(
     assert trained(repo)["distill-rsd-0 0.2"] == 1
     assert "Missing: method.rsd.weight=0.1." in shown
     finish(repo.sweep(prefect_server, *arguments))
-    assert trained(repo) == {
-        "teacher": 1,
-        "distill-scratch-0 0": 1,
-        "distill-rsd-0 0.1": 1,
-        "distill-rsd-0 0.2": 1,
-        "evaluate": 2,
-    }
+    assert trained(repo) == ONCE
 
 
 @pytest.mark.slow
@@ -159,6 +150,40 @@ def test_what_is_not_committed_yet_is_swept_as_well(repo: SweepRepo, prefect_ser
     table = pd.read_csv(repo.path / "out/sweeps/edited/table.csv").set_index("method")
     assert table.loc["rsd", "validation_gain"] == pytest.approx(2.0)
     assert repo.git("status", "--porcelain").split() == ["M", "work.py"]
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(TransferError("no route to host"), 3), (StageError("expected calm"), 1), (ValueError("odd"), 1)],
+)
+def test_only_what_another_try_can_mend_is_tried_again(
+    prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int
+) -> None:
+    tried = []
+
+    def run(*_: object) -> str:
+        tried.append(1)
+        if len(tried) < 3:
+            raise error
+        return "refs/exps/it"
+
+    monkeypatch.setattr(runners, "run", run)
+
+    state = runners.run_unit.with_options(retry_delay_seconds=0)(None, None, {}, None, return_state=True)
+
+    assert len(tried) == tries
+    assert state.is_completed() == (tries == 3)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_started_twice_runs_each_cell_once(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
+    both = [repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights", SECONDS_EACH="2") for _ in "12"]
+
+    for process in both:
+        finish(process)
+
+    assert trained(repo) == ONCE
+    assert not (repo.path / ".state/sweeps/weights").exists()
 
 
 def test_a_wrong_grid_is_refused_before_a_server_is_started(repo: SweepRepo, monkeypatch: pytest.MonkeyPatch) -> None:
