@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro flow test test-slow lint gpu-check clean
+.PHONY: help install repro flow server server-stop test test-slow lint gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,6 +26,12 @@ repro: $(READY) ## run the whole pipeline (dvc repro) and print the table
 flow: $(READY) ## run the same graph as a Prefect flow, stages side by side
 	@python -m pipelines.reproduce
 	@python -m rsd.report.table
+
+server: $(READY) ## a Prefect server here, every flow as a deployment, and a worker; again: start what died
+	@python -m pipelines.operate start
+
+server-stop: $(READY) ## stop them
+	@python -m pipelines.operate stop
 
 test: $(READY) ## fast tests, under 10 minutes
 	@python -m pytest -m "not slow"

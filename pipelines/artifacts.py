@@ -17,6 +17,7 @@ from pipelines.outcome import StageRun
 from pipelines.process_group import run_group
 from rsd.errors import UserError
 from rsd.files import read_json
+from rsd.report.table import method_name
 
 if TYPE_CHECKING:
     from rsd.report.records import Records
@@ -100,8 +101,9 @@ def _publish_results(out: Path, *, budget: Path) -> None:
     if run.curves is not None:
         drawn = [charts.learning_curve(run.curves, "validation_top1", title="validation top-1, %")]
         drawn += [charts.learning_curve(run.curves, term, title=term) for term in charts.loss_terms(run.curves)]
+        legend = " ".join(_legend(name, charts.colour(name)) for name in charts.method_order(run.curves["method"]))
         create_markdown_artifact(
-            "\n\n".join(picture(latency.svg(chart), "curve") for chart in drawn),
+            "\n\n".join([legend, *(picture(latency.svg(chart), "curve") for chart in drawn)]),
             key="curves",
             description="Validation accuracy and every loss term over the epochs",
         )
@@ -111,6 +113,14 @@ def _publish_results(out: Path, *, budget: Path) -> None:
             key="pareto",
             description="Test accuracy against p99; the line joins what nothing else beats",
         )
+
+
+def _legend(method: str, colour: str) -> str:
+    box = '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20">{line}{text}</svg>'
+    name = method_name(method)
+    line = f'<rect y="8" width="20" height="4" fill="{colour}"/>'
+    text = f'<text x="26" y="15" font-family="sans-serif" font-size="13" fill="{colour}">{name}</text>'
+    return picture(box.format(width=34 + 9 * len(name), line=line, text=text), name)
 
 
 def _parity(run: "Records") -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import httpx
 from prefect import get_client
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
@@ -66,6 +67,9 @@ def _try(holding: ExitStack, gpu: str) -> bool:
         # A lease that could not be renewed, because the server is away, is no reason to kill a training.
         slot = concurrency(limit_of(gpu), max_retries=0, strict=True, raise_on_lease_renewal_failure=False)
         holding.enter_context(slot)
-    except ConcurrencySlotAcquisitionError:
-        return False
+    except ConcurrencySlotAcquisitionError as error:
+        answer = error.__cause__
+        if isinstance(answer, httpx.HTTPStatusError) and answer.response.status_code == httpx.codes.LOCKED:
+            return False  # another stage has it
+        raise
     return True

@@ -161,7 +161,7 @@ def site(project: Path) -> Site:
 def start(place: Site, say: Callable[[str], None] = print) -> None:
     """Start what does not run yet; `UserError` if it does not come up."""
     place.home.mkdir(parents=True, exist_ok=True)
-    _start_server(place, say)
+    start_server(place, say)
     if not place.elsewhere:
         say(f"reports      {place.files} {_once(place.reports)}")
     with temporary_settings({PREFECT_API_URL: f"{place.page}/api", PREFECT_HOME: place.home}):
@@ -193,7 +193,8 @@ def answers(place: Site) -> bool:
         return False
 
 
-def _start_server(place: Site, say: Callable[[str], None]) -> None:
+def start_server(place: Site, say: Callable[[str], None] = print) -> None:
+    """Start the server, unless it runs or someone else's is used; `UserError` if it does not answer."""
     if place.elsewhere:
         if not answers(place):
             raise UserError(f"no answer from {place.elsewhere}; correct PREFECT_API_URL, or unset it for a server here")

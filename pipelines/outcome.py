@@ -1,15 +1,11 @@
-"""How a stage or a flow ended, and how often it may start."""
+"""How a stage or a flow ended."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from prefect.context import FlowRunContext
 from prefect.states import Failed
 
 from rsd.errors import UserError
-
-MOST_STARTS = 5
-"""A run that was killed is started again by the server; one that kills its machine shall not be, for ever."""
 
 
 class StageError(UserError):
@@ -37,14 +33,3 @@ def failed(error: UserError) -> Any:
     Raised inside, it would be logged with a traceback through Prefect that says nothing more.
     """
     return Failed(message=str(error), data=error)
-
-
-def check_starts() -> None:
-    """Raise `UserError` in a flow run that has been started too often."""
-    context = FlowRunContext.get()
-    starts = context.flow_run.run_count if context and context.flow_run else 1
-    if starts > MOST_STARTS:
-        raise UserError(
-            f"expected this run to live, found it killed {starts - 1} times; see its logs, "
-            "the worker's and the kernel's (out of memory?), then start another"
-        )

@@ -13,16 +13,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
-from pydantic import Field
 
 from pipelines import chosen
 from pipelines.artifacts import publish
@@ -30,24 +27,16 @@ from pipelines.dvc_command import DVC, reason, verdict
 from pipelines.dvc_graph import StageNode, stages
 from pipelines.gpus import create_limits, reserved, visible_gpus
 from pipelines.order import start_order
-from pipelines.outcome import StageError, StageRun, check_starts, failed
+from pipelines.outcome import StageError, StageRun, failed
 from pipelines.process_group import GRACE_SECONDS, run_group
 from pipelines.progress import Progress
+from pipelines.schedule import as_they_end
 from pipelines.server import one_sentence, server_that_answers
+from pipelines.upkeep import begin
 from pipelines.workspace import one_writer
 from rsd.errors import UserError
 
 TAIL_LINES = 200
-
-Root = Annotated[str, Field(title="Workspace", description="Folder of the DVC project, from the worker's own")]
-Targets = Annotated[
-    list[str] | None,
-    Field(title="Stages", description="Stages or matrix cells with all they need, such as distill@rsd-0; none: all"),
-]
-Jobs = Annotated[
-    int | None,
-    Field(title="Stages side by side", description="None: the cores, divided by the threads of a stage"),
-]
 
 
 def run_name() -> str:
@@ -57,24 +46,32 @@ def run_name() -> str:
 
 
 @flow(name="reproduce", flow_run_name=run_name, persist_result=False, retries=0)
-def reproduce(root: Root = ".", targets: Targets = None, jobs: Jobs = None) -> list[StageRun]:
-    """Bring the DVC project in `root` up to date, as `dvc repro TARGETS` does, `jobs` stages at a time.
+def reproduce(root: str = ".", targets: list[str] | None = None, jobs: int | None = None) -> list[StageRun]:
+    """Bring a DVC project up to date, as `dvc repro TARGETS` does, several stages at a time.
 
-    Waits for another flow that writes to this workspace. Raises `StageError`, once everything that could run has
-    run, if a stage failed; `UserError` where there is no pipeline to run.
+    Waits for another flow that writes to this workspace.
+
+    Args:
+        root: folder of the project, from the worker's workspace.
+        targets: stages, or matrix cells such as distill@rsd-0, with all that they need; none: all.
+        jobs: stages side by side; none: the cores, divided by the threads of a stage.
+
+    Raises:
+        StageError: a stage failed, and everything that could run has run.
+        UserError: there is no pipeline to run.
     """
     folder = Path(root).resolve()
     slots = chosen.slots(folder) if jobs is None else jobs
     log = get_run_logger()
     try:
-        check_starts()
+        begin()
         if slots < 1:
             raise UserError(f"jobs: expected at least 1, found {slots}")
         stages(folder, targets)  # before anyone is waited for, or a lock is written into a folder that is no project
         with one_writer(folder, name=str(runtime.flow_run.name), say=log.info) as lock:
             nodes = stages(folder, targets)  # whoever held the workspace may have changed it
             log.info("%d stages in %s, up to %d at a time", len(nodes), folder, slots)
-            runs = _run_all(nodes, slots, folder, lock)
+            runs = run_all(nodes, slots, folder, lock)
             publish(folder, runs)
     except UserError as error:
         return failed(error)
@@ -85,44 +82,33 @@ def reproduce(root: Root = ".", targets: Targets = None, jobs: Jobs = None) -> l
     return runs
 
 
-def _run_all(nodes: Sequence[StageNode], jobs: int, folder: Path, lock: int) -> list[StageRun]:
+def run_all(nodes: Sequence[StageNode], jobs: int, folder: Path, lock: int, *, force: bool = False) -> list[StageRun]:
     """Start each stage as soon as it may; go on with what does not depend on a failed one.
 
-    A stage is submitted only when it can start: a task waiting inside the pool would hold a slot, and
-    enough of them would leave none for the stage they wait for.
+    `lock` is the descriptor of the workspace's lock; by `force` stages run that are not stale.
     """
-    waiting = {node.address: node for node in nodes}
-    before = start_order(nodes)
+    by_address = {node.address: node for node in nodes}
     futures: dict[str, PrefectFuture[Any]] = {}
     started: dict[str, float] = {}
-    ended: SimpleQueue[str] = SimpleQueue()
     done: dict[str, StageRun] = {}
     stop = threading.Event()
     pair = chosen.pair(folder)
 
-    def note_end(address: str, _: object) -> None:
-        ended.put(address)
+    def submit(address: str) -> PrefectFuture[Any] | None:
+        node = by_address[address]
+        if blockers := [name for name in node.upstream if not done[name].good]:
+            done[address] = StageRun(address, "not run", message=f"waits for {', '.join(blockers)}")
+            return None
+        started[address] = time.monotonic()
+        upstream = [futures[name] for name in node.upstream]  # ended; Prefect draws the edges
+        named = run_stage.with_options(name=address, task_run_name=f"{address} of {pair}")
+        futures[address] = named.submit(node, folder, stop, lock, force, wait_for=upstream, return_state=False)
+        return futures[address]
 
     try:
-        while waiting or len(done) < len(nodes):
-            for address, node in list(waiting.items()):
-                if not before[address] <= done.keys():
-                    continue
-                if blockers := [name for name in node.upstream if not done[name].good]:
-                    done[address] = StageRun(address, "not run", message=f"waits for {', '.join(blockers)}")
-                elif len(futures.keys() - done.keys()) < jobs:
-                    started[address] = time.monotonic()
-                    upstream = [futures[name] for name in node.upstream]  # ended; Prefect draws the edges
-                    named = run_stage.with_options(name=address, task_run_name=f"{address} of {pair}")
-                    futures[address] = named.submit(node, folder, stop, lock, wait_for=upstream, return_state=False)
-                    futures[address].add_done_callback(partial(note_end, address))
-                else:
-                    continue
-                del waiting[address]
-            if futures.keys() - done.keys():
-                address = ended.get()
-                seconds = round(time.monotonic() - started[address], 1)
-                done[address] = _outcome(address, futures[address], seconds)
+        for address, future in as_they_end(start_order(nodes), lambda: jobs, submit):
+            if future is not None:
+                done[address] = _outcome(address, future, round(time.monotonic() - started[address], 1))
     except BaseException:  # a signal as well: no stage may outlive its flow
         stop.set()
         for future in futures.values():
@@ -140,8 +126,8 @@ def _outcome(address: str, future: PrefectFuture[Any], seconds: float) -> StageR
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retries=0)
-def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int) -> Any:
-    """Let DVC run one stage if it is stale; returns `ran`, `unchanged` or `from cache`.
+def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int, force: bool = False) -> Any:
+    """Let DVC run one stage if it is stale, or by `force`; returns `ran`, `unchanged` or `from cache`.
 
     `lock` is the descriptor of the workspace's lock, which the stage inherits.
     Ends as failed, with a `StageError`, when DVC or the stage does; as cancelled when `stop` is set.
@@ -155,7 +141,7 @@ def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int) -
         log.info("%s", line)
         progress.follow(line)
 
-    command = [*DVC, "--wait-for-lock", "repro", "--single-item", node.address]
+    command = [*DVC, "--wait-for-lock", "repro", "--single-item", *["--force"] * force, node.address]
     code = 1
     try:
         with _gpus_for(node, folder, stop) as only_mine:

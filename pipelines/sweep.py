@@ -32,12 +32,13 @@ from pipelines.clone import RECORD, Project, forget_others
 from pipelines.dvc_command import DVC, reason
 from pipelines.git import contents, experiments, git, snapshot
 from pipelines.grid import Grid, points, read_grids, sentence
-from pipelines.outcome import StageError, check_starts, failed
+from pipelines.outcome import StageError, failed
 from pipelines.plan import PARAMS, Unit, plan
 from pipelines.process_group import GRACE_SECONDS, run_group
 from pipelines.runners import Place, check_dask, on_dask, on_threads, run_unit
 from pipelines.schedule import as_they_end
 from pipelines.server import known_to_others, one_sentence, server_that_answers
+from pipelines.upkeep import begin
 from rsd.errors import UserError
 
 WORKSPACES, OUT = Path(".state/sweeps"), Path("out/sweeps")
@@ -104,7 +105,7 @@ def sweep(
     """
     own = {"grid": grid, "methods": methods, "seeds": seeds, "split": split, "targets": targets}
     try:
-        check_starts()
+        begin()
         ready = prepare(name, [make_grid(own)], Path(root), git_remote=git_remote, dvc_remote=dvc_remote, dask=dask)
     except UserError as error:
         return failed(error)
@@ -139,7 +140,7 @@ def study(
         StageError: some cells failed; the others are done.
     """
     try:
-        check_starts()
+        begin()
         grids = read_named(name, Path(root))
         ready = prepare(name, grids, Path(root), git_remote=git_remote, dvc_remote=dvc_remote, dask=dask)
     except UserError as error:

@@ -5,6 +5,7 @@ crashed; another schedules what crashed anew, as the same run. It finds the work
 are not run again, a training goes on from its checkpoint.
 """
 
+import os
 import socket
 from datetime import timedelta
 
@@ -20,9 +21,16 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import AwaitingRetry
 
+from rsd.errors import UserError
+
+MOST_STARTS = 5
+"""A run that was killed is started again; one that kills its machine shall not be, for ever."""
+HOST, PROCESS, SINCE = "rsd.host", "rsd.process", "rsd.since"
+"""Labels of a run."""
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")}
 
 
@@ -46,7 +54,7 @@ def create_automations(pool: str, *, lost_after: float) -> None:
             trigger=EventTrigger(
                 match=runs,
                 match_related=of_pool,
-                after={heartbeat},
+                after={heartbeat, "prefect.flow-run.Pending"},
                 expect={heartbeat, *ENDED},
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
@@ -108,9 +116,32 @@ def take_up_lost_runs(pool: str) -> list[str]:
         return [run.name for run in lost]
 
 
+def begin() -> None:
+    """What every flow does first: note where it runs. Raises `UserError` in a run that was started too often."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None:
+        return
+    if run.run_count > MOST_STARTS:
+        raise UserError(
+            f"expected this run to live, found it killed {run.run_count - 1} times; see its log, the worker's and the "
+            "kernel's (out of memory?), then start another"
+        )
+    with get_client(sync_client=True) as client:
+        client.update_flow_run_labels(run.id, {HOST: socket.gethostname(), PROCESS: os.getpid(), SINCE: _since()})
+
+
+def _since(process: int | None = None) -> float:
+    return round(float(psutil.Process(process).create_time()), 1)
+
+
 def _died_here(run: FlowRun) -> bool:
-    host, _, number = (run.infrastructure_pid or "").rpartition(":")
-    return host == socket.gethostname() and number.isdigit() and not psutil.pid_exists(int(number))
+    if run.labels.get(HOST) != socket.gethostname():
+        return False
+    try:
+        return _since(int(run.labels[PROCESS])) != run.labels[SINCE]  # else its number is another's by now
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _named(pool: str) -> WorkPoolFilter:

@@ -87,7 +87,7 @@ def chart(record: Record) -> alt.LayerChart:
     x = alt.X("p50:Q", title="latency at batch 1, ms (p50, line to p99; log)", scale=alt.Scale(type="log", nice=False))
     line = base.transform_filter("isValid(datum.p99)").mark_rule(strokeWidth=1.5).encode(x=x, x2="p99:Q")
     points = base.mark_point(filled=True, size=110, opacity=1).encode(x=x)
-    return _layered(line, points, height=24 * len(rows) + 20)
+    return layered(line, points, height=24 * len(rows) + 20)
 
 
 def front(found: Sequence[Row]) -> alt.LayerChart:
@@ -124,7 +124,7 @@ def front(found: Sequence[Row]) -> alt.LayerChart:
         ],
     )
     label = base.mark_text(align="left", dx=8, dy=-8).encode(text="name:N")
-    return _layered(line, point, label, height=280)
+    return layered(line, point, label, height=280)
 
 
 def drift(windows: Sequence[dict[str, Any]]) -> alt.LayerChart:
@@ -140,7 +140,7 @@ def drift(windows: Sequence[dict[str, Any]]) -> alt.LayerChart:
         y=alt.Y("ms:Q", title="latency at batch 1, ms", scale=alt.Scale(zero=True)),
         color=alt.Color("figure:N", title=None, scale=alt.Scale(range=list(DEVICE_COLOURS[:2]))),
     )
-    return _layered(base.mark_line(strokeWidth=1.5, point=True), height=260)
+    return layered(base.mark_line(strokeWidth=1.5, point=True), height=260)
 
 
 def svg(figure: alt.LayerChart) -> str:
@@ -189,7 +189,7 @@ def _list(values: Sequence[Any] | None) -> str:
     return ", ".join(unique)
 
 
-def _layered(*layers: alt.Chart, height: int) -> alt.LayerChart:
+def layered(*layers: alt.Chart, height: int) -> alt.LayerChart:
     figure = alt.layer(*layers).properties(width="container", height=height)
     assert isinstance(figure, alt.LayerChart)  # a facet only where a layer is one
     return figure

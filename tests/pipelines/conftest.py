@@ -3,23 +3,25 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_HOME,
-    PREFECT_SERVER_ANALYTICS_ENABLED,
-    temporary_settings,
-)
-from prefect.testing.utilities import prefect_test_harness
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from pipelines import operate
+from pipelines.operate import Site
+
+PROJECT = Path(operate.__file__).parents[1]
 
 # Prefect 3.8 trips over its own clean-up at the end of a process that was forked after a flow had run, such as a
 # data loader's worker in a later test; whatever it would clean up is the parent's.
@@ -91,25 +93,67 @@ if os.environ.get("HOLD") == stage:
 if stage == "shaky" and "true" in Path("params.yaml").read_text():
     print("clouds gather")
     sys.exit("error: expected calm, found a storm; wait")
+first = 0
+if os.environ.get("STEPS") and stage.startswith("train@"):  # a training with a checkpoint
+    state = Path(".state") / stage
+    state.parent.mkdir(exist_ok=True)
+    first = int(state.read_text()) if state.exists() else 0
+    for step in range(first, int(os.environ["STEPS"])):
+        time.sleep(0.1)
+        state.with_suffix(".writing").write_text(str(step + 1))
+        state.with_suffix(".writing").replace(state)
+        percent = 100 * (step + 1) // int(os.environ["STEPS"])
+        print(f"{stage}: {percent:3d}%|#####     | {step + 1} [00:01<00:01]", end="\\r", file=sys.stderr, flush=True)
+    state.unlink()
 value = 1 + sum(json.loads(Path(name).read_text())["value"] for name in inputs)
 time.sleep(0.1)
 if stage == "benchmark":
     value += time.time() - start
 Path(out).write_text(json.dumps({"value": value}))
 with open("seen/runs.jsonl", "a") as file:
-    file.write(json.dumps({"stage": stage, "start": start, "end": time.time(), "prefix": sys.prefix}) + "\\n")
+    ran = {"stage": stage, "start": start, "end": time.time(), "first": first, "prefix": sys.prefix}
+    file.write(json.dumps(ran) + "\\n")
 """
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """One throw-away server for the session; yields the environment that lets a subprocess use it."""
-    home = tmp_path_factory.mktemp("prefect")
-    settings = {PREFECT_HOME: home, PREFECT_SERVER_ANALYTICS_ENABLED: False}
-    with temporary_settings(settings), prefect_test_harness(server_startup_timeout=120):
-        url = PREFECT_API_URL.value()
-        assert url is not None
-        yield {"PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
+def prefect_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The one server of the session, as `make server` starts it, with a home and a port of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PREFECT_API_URL", "PREFECT_HOME", "RSD_WORKSPACE", "RSD_OUT_URL"):
+            patch.delenv(name, raising=False)
+        home = tmp_path_factory.mktemp("prefect")
+        place = Site(PROJECT, home, free_ports(), elsewhere=None)
+        with temporary_settings({PREFECT_HOME: home, PREFECT_API_URL: f"{place.page}/api"}):
+            operate.start_server(place, say=lambda _: None)
+            try:
+                yield place
+            finally:
+                operate.stop(place, say=lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_site: Site) -> dict[str, str]:
+    """The environment that lets a subprocess use the server of the session."""
+    return {"PREFECT_API_URL": f"{prefect_site.page}/api", "PREFECT_HOME": str(prefect_site.home)}
+
+
+@pytest.fixture(scope="session")
+def prefect_worker(prefect_site: Site) -> Site:
+    """The server with every deployment and a worker on it."""
+    operate.start(prefect_site, say=lambda _: None)
+    return prefect_site
+
+
+def free_ports() -> int:
+    """A port that is free, and so is the next."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            with suppress(OSError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
 
 
 class ToyRepo:
@@ -152,6 +196,18 @@ def make_dvc_repo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], 
 @pytest.fixture
 def dvc_repo(tmp_path: Path, make_dvc_repo: Callable[[Path], ToyRepo]) -> ToyRepo:
     return make_dvc_repo(tmp_path / "project")
+
+
+def alive(group: int) -> list[int]:
+    """The processes of a group, without those that are dead and wait to be reaped."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        try:
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except ProcessLookupError:
+            continue
+    return found
 
 
 def wait_until(holds: Callable[[], bool], seconds: float) -> None:

@@ -11,7 +11,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import pytest
 from prefect import get_client
 
@@ -21,7 +20,7 @@ from pipelines.outcome import StageError, StageRun
 from pipelines.process_group import GRACE_SECONDS
 from pipelines.reproduce import main, reproduce
 from rsd.errors import UserError
-from tests.pipelines.conftest import ToyRepo, wait_until
+from tests.pipelines.conftest import ToyRepo, alive, wait_until
 
 PROJECT = Path(server.__file__).parents[1]
 Built = tuple[ToyRepo, list[StageRun]]
@@ -188,15 +187,3 @@ def test_a_stopped_flow_leaves_no_process_and_dvc_repro_completes(
         assert shown.splitlines()[-1].startswith("error: stopped")
     dvc_repo.dvc("repro", "beside")
     assert [run["stage"] for run in dvc_repo.runs()] == ["beside"]
-
-
-def alive(group: int) -> list[int]:
-    """The processes of a group, without those that are dead and wait to be reaped."""
-    found = []
-    for process in psutil.process_iter(["status"]):
-        try:
-            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except ProcessLookupError:
-            continue
-    return found

@@ -1,0 +1,207 @@
+"""Latency of what is shipped, on a schedule: a table that grows, a plot of the trend, an alert when it gets slower.
+
+    python -m pipelines.device_benchmark
+
+The stages that run alone are run again, whether they are stale or not. Their record goes to `history/latency.csv`
+of the workspace, which neither DVC nor `make clean` touches. A row that is slower than usual by more than the margin
+fails the run with a sentence, is an event `rsd.latency.regression` for automations, and a message by a notification
+block if one is named. A noisy row is said to be noisy, judges nothing and is not judged.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.core import Block
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.tasks import exponential_backoff
+from pydantic import Field
+
+from pipelines import chosen
+from pipelines.artifacts import key_of, picture, shown
+from pipelines.dvc_graph import StageNode, stages
+from pipelines.outcome import failed
+from pipelines.release import git
+from pipelines.reproduce import reproduce, run_all, run_name
+from pipelines.server import one_sentence, server_that_answers
+from pipelines.upkeep import begin
+from pipelines.workspace import one_writer
+from rsd.device import cores
+from rsd.errors import UserError
+from rsd.files import read_json, written_aside
+
+if TYPE_CHECKING:
+    from rsd.budget.records import Trained
+
+RECORD = Path("out/benchmark/latency.json")
+HISTORY = Path("history")
+BUSY_LOAD = 0.5
+"""Load per core above which a benchmark had better wait."""
+
+
+class SlowerError(UserError):
+    """Something has become slower than it was."""
+
+
+class BusyError(UserError):
+    """The machine does something else now."""
+
+
+@flow(name="device-benchmark", flow_run_name=run_name, persist_result=False, retries=0)
+def device_benchmark(root: str = ".", margin: Annotated[float, Field(gt=0)] = 0.1, notify: str | None = None) -> Any:
+    """Time the shipped files on this machine and hold them to what was usual.
+
+    Args:
+        root: folder of the project, from the worker's workspace.
+        margin: alert where a median is slower than usual by more than this share; 0.1 is a tenth.
+        notify: TYPE/NAME of a notification block that tells people, such as slack-webhook/fleet.
+
+    Returns:
+        A sentence on what was found.
+
+    Raises:
+        SlowerError: something is slower than usual.
+        UserError: a stage failed, or there is no such block.
+    """
+    folder = Path(root).resolve()
+    log = get_run_logger()
+    try:
+        begin()
+        if notify is not None:
+            _block(notify)  # a wrong name is answered now, not when there is something to tell
+        with one_writer(folder, name=str(runtime.flow_run.name), say=log.info) as lock:
+            timed = [node for node in stages(folder) if node.alone]
+            if not timed:
+                raise UserError(f"expected a stage with `meta: {{alone: true}}` in {folder}/dvc.yaml, found none")
+            just_ran = {
+                run.stage
+                for run in reproduce(root=root, targets=[node.address for node in timed])
+                if run.state == "ran"
+            }
+            again = [node for node in timed if node.address not in just_ran]
+            quiet.submit().wait()
+            _time_again(again, folder, lock)
+            said, bad = record(folder, margin)
+    except UserError as error:
+        return failed(error)
+    log.info("%s", said)
+    if bad:
+        alert(bad, folder, notify)
+        return failed(SlowerError("\n".join(bad)))
+    return said
+
+
+@task(cache_policy=NO_CACHE, retries=4, retry_delay_seconds=exponential_backoff(15))
+def quiet() -> None:
+    """Fail, to be tried again, while the machine is busy; after four minutes it is timed as it is, and noted so."""
+    load = os.getloadavg()[0] / cores()
+    if load > BUSY_LOAD:
+        raise BusyError(f"expected a load of at most {BUSY_LOAD:g} per core, found {load:.2f}")
+
+
+def record(folder: Path, margin: float) -> tuple[str, list[str]]:
+    """Add the newest record to the history, publish it; returns what to say of it, and what is slower."""
+    from rsd import trend  # late: it takes seconds to import, which a run that fails early need not wait for
+    from rsd.benchmark import Record
+    from rsd.budget.records import shipped
+    from rsd.report import latency
+
+    points = trend.points(
+        Record.model_validate(read_json(folder / RECORD)),
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=_architecture(shipped(folder / "out")),
+        revision=git(folder, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"),
+    )
+    if not points:
+        raise UserError(f"expected a measured row at batch 1 in {folder / RECORD}, found none")
+    everything = trend.append(folder / HISTORY / "latency.csv", points)
+    judged = trend.judge(everything)
+    drawn = latency.svg(trend.chart([point for point in everything if point.device == points[0].device]))
+    with written_aside(folder / HISTORY / "latency.svg") as aside:
+        aside.write_text(drawn)
+    with shown("trend"):
+        create_table_artifact([_row(one) for one in judged], key="latency-now", description="Against what is usual")
+        create_markdown_artifact(picture(drawn, "trend"), key="latency-trend", description="p50 at batch 1 over time")
+    bad = trend.slower(judged, margin)
+    noisy = [one for one in judged if one.point.noisy]
+    new = [one for one in judged if one.usual_ms is None and not one.point.noisy]
+    words = [f"{len(judged)} rows on {points[0].device}: {len(bad)} slower than usual by more than {margin:.0%}"]
+    words += [f"{len(noisy)} noisy and not judged; measure again on a quiet machine"] if noisy else []
+    words += [f"{len(new)} with fewer than {trend.LEAST} quiet runs before, and not judged"] if new else []
+    return "; ".join(words), [_sentence(one, margin) for one in bad]
+
+
+def alert(sentences: Sequence[str], folder: Path, notify: str | None) -> None:
+    """Tell automations by an event, and people by the block `notify`; what goes wrong here is a warning."""
+    body = "\n".join(sentences)
+    with shown("event"):
+        emit_event(
+            "rsd.latency.regression",
+            resource={"prefect.resource.id": f"rsd.workspace.{key_of(folder.name)}"},
+            payload={"sentences": list(sentences), "flow_run": runtime.flow_run.name},
+        )
+    with shown("notification"):
+        if notify is not None:
+            _block(notify).notify(body, subject=f"{chosen.pair(folder)} has become slower")  # type: ignore[unused-coroutine]
+
+
+def _time_again(nodes: Sequence[StageNode], folder: Path, lock: int) -> None:
+    alone = [replace(node, upstream=()) for node in nodes]  # what they read has been brought up to date
+    runs = run_all(alone, 1, folder, lock, force=True)
+    if failures := [run.message for run in runs if not run.good]:
+        raise UserError("\n".join(failures))
+
+
+def _architecture(student: "Trained | None") -> str:
+    if student is None:
+        return ""
+    arguments = json.dumps([student.args, student.image, student.classes], sort_keys=True)
+    return f"{student.model}-{hashlib.sha256(arguments.encode()).hexdigest()[:8]}"
+
+
+def _block(name: str) -> NotificationBlock:
+    try:
+        block = Block.load(name, _sync=True)  # type: ignore[call-arg]
+    except ValueError as error:
+        raise UserError(
+            f"expected a notification block {name} (TYPE/NAME), found none; create it, or leave it out"
+        ) from error
+    if not isinstance(block, NotificationBlock):
+        raise UserError(f"expected a block that notifies, found {name}; see `prefect block type ls`")
+    return block
+
+
+def _row(one: Any) -> dict[str, Any]:
+    point = one.point
+    verdict = "noisy" if point.noisy else "new" if one.change is None else f"{one.change:+.1%}"
+    usual = None if one.usual_ms is None else round(one.usual_ms, 4)
+    runs_on = point.runtime + (f", {point.threads} threads" if point.threads else "")
+    return {"file": point.precision, "runs on": runs_on, "p50, ms": point.p50_ms, "usual, ms": usual, "change": verdict}
+
+
+def _sentence(one: Any, margin: float) -> str:
+    point = one.point
+    threads = f" with {point.threads} threads" if point.threads else ""
+    return (
+        f"expected {point.precision} by {point.runtime}{threads} to take at most {margin:.0%} longer than the usual "
+        f"{one.usual_ms:.4g} ms, found {point.p50_ms:.4g} ms ({one.change:+.0%}) on {point.device}; see "
+        f"{HISTORY}/latency.svg for when it began"
+    )
+
+
+def main() -> None:
+    with one_sentence(), server_that_answers():
+        device_benchmark()
+
+
+if __name__ == "__main__":
+    main()

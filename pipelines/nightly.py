@@ -1,0 +1,206 @@
+"""New data in, a release out: pull, reproduce, compare with the last release, push and tag.
+
+    python -m pipelines.nightly
+
+A release is a git tag `release-YYYY-MM-DD` on the commit of `dvc.lock`; its metrics are those that DVC has for it.
+What talks to a network is retried, with growing pauses; a gate that fails is not, and stops the flow before anything
+leaves the machine. Credentials come from the environment, or from the Prefect secret `dvc-remote`, a JSON object of
+environment variables; they reach DVC and git alone.
+"""
+
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_table_artifact
+from prefect.blocks.system import Secret
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import State
+from prefect.tasks import Task, exponential_backoff
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.artifacts import shown
+from pipelines.dvc_command import DVC, reason
+from pipelines.outcome import failed
+from pipelines.process_group import run_group
+from pipelines.release import changed, data_files, git, has_upstream, is_at, last_release, tag_release
+from pipelines.reproduce import reproduce, run_name
+from pipelines.server import one_sentence, server_that_answers
+from pipelines.upkeep import begin
+from pipelines.workspace import one_writer
+from rsd.errors import UserError
+
+SECRET = "dvc-remote"  # noqa: S105 - a block's name
+HELPLESS = ("Checkout failed", "no remote", "No remote", "config file error", "not a git repository", "diverging")
+"""What a second try does not mend."""
+
+
+class Gate(BaseModel):
+    """How much worse than the last release a metric may be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metric: str = Field("rsd.top1", title="Metric", description="As `dvc metrics show` names it, such as rsd.top1")
+    margin: float = Field(0.5, ge=0, title="Margin", description="How much worse it may be, in its own unit")
+    better: Literal["higher", "lower"] = Field("higher", title="Which is better")
+
+
+DEFAULT_GATES = [Gate()]
+
+
+class NetworkError(UserError):
+    """What may be gone at the next try."""
+
+
+def worth_a_retry(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), NetworkError)
+
+
+@flow(name="nightly", flow_run_name=run_name, persist_result=False, retries=0)
+def nightly(root: str = ".", gates: list[Gate] = DEFAULT_GATES, jobs: int | None = None) -> Any:
+    """Release what the newest data give, if no gate says that it is worse than the last release.
+
+    Args:
+        root: folder of the project, from the worker's workspace.
+        gates: the flow stops where a metric is worse than the last release by more than its margin.
+        jobs: stages side by side; none: the cores, divided by the threads of a stage.
+
+    Returns:
+        The tag of the release, or a sentence if nothing is new.
+
+    Raises:
+        UserError: the workspace has changes that are not committed, a stage or a gate failed, or a remote is away.
+    """
+    folder = Path(root).resolve()
+    log = get_run_logger()
+    try:
+        begin()
+        with one_writer(folder, name=str(runtime.flow_run.name), say=log.info) as lock:
+            variables = secrets()
+            _check_clean(folder)
+            pull(folder, lock, variables)
+            reproduce(root=root, jobs=jobs)
+            before = last_release(folder)
+            results, _ = changed(folder)
+            new = before is None or bool(results) or not is_at(folder, before)
+            if new:
+                compare(folder, before, gates)
+                push(folder, lock, variables)
+                tag = tag_release(folder, results, f"Released by {runtime.flow_run.name}")
+                log.info("released %s", tag)
+            if has_upstream(folder):
+                publish(folder, lock, variables)
+    except UserError as error:
+        return failed(error)
+    return tag if new else f"nothing is new since {before}"
+
+
+def secrets() -> dict[str, str]:
+    """The variables of the Prefect secret `dvc-remote`; none if the server has no such block."""
+    try:
+        value = Secret.load(SECRET, _sync=True).get()  # type: ignore[union-attr, call-arg]
+    except ValueError:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        raise UserError(f"expected the Prefect secret {SECRET} to be a JSON object of texts, found another; correct it")
+    return value
+
+
+@task(cache_policy=NO_CACHE, retries=4, retry_delay_seconds=exponential_backoff(10), retry_condition_fn=worth_a_retry)
+def pull(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
+    """Fetch new commits, new versions of imported data, and the data that the `.dvc` files name."""
+    if has_upstream(folder):
+        _over_the_network(["git", "pull", "--ff-only", "--quiet"], folder, lock, variables)
+    files = data_files(folder)
+    if not files:
+        get_run_logger().info("no data in DVC's keeping; what lies elsewhere is looked at by the stage `sources`")
+        return
+    if imported := [file for file in files if "deps" in (yaml.safe_load((folder / file).read_text()) or {})]:
+        _over_the_network([*DVC, "update", *map(str, imported)], folder, lock, variables)
+    _over_the_network([*DVC, "pull", "--force", *map(str, files)], folder, lock, variables)
+
+
+@task(cache_policy=NO_CACHE, retries=0)
+def compare(folder: Path, before: str | None, gates: Sequence[Gate]) -> None:
+    """Hold the metrics to those of the release `before`; `UserError` with each gate that they miss."""
+    if before is None:
+        get_run_logger().info("there is no release yet to compare with")
+        return
+    lines: list[str] = []
+    if run_group([*DVC, "metrics", "diff", before, "--all", "--json"], folder, say=lines.append):
+        raise UserError(f"cannot compare with {before}: {reason(lines)}")
+    found = {name: values for file in json.loads(lines[-1]).values() for name, values in file.items()}
+    with shown("comparison"):
+        rows = [{"metric": name, **values} for name, values in found.items()]
+        create_table_artifact(rows, key="comparison", description=f"Metrics against {before}")
+    if misses := [sentence for gate in gates if (sentence := miss(gate, found, before))]:
+        raise UserError("\n".join(misses))
+
+
+def miss(gate: Gate, found: Mapping[str, Mapping[str, Any]], before: str) -> str | None:
+    """The sentence of a gate that is missed; None if it is passed, or if the release `before` had no such metric."""
+    old, new = (found.get(gate.metric, {}).get(key) for key in ("old", "new"))
+    if not isinstance(new, int | float):
+        return f"expected the metric {gate.metric}, found none of that name; see `dvc metrics show`"
+    if not isinstance(old, int | float):
+        return None
+    worse = old - new if gate.better == "higher" else new - old
+    if worse <= gate.margin:
+        return None
+    return (
+        f"expected {gate.metric} to be no more than {gate.margin:g} worse than the {old:.6g} of {before}, found "
+        f"{new:.6g}, {worse:.4g} worse; nothing was pushed: look at the data, or release by hand"
+    )
+
+
+@task(cache_policy=NO_CACHE, retries=4, retry_delay_seconds=exponential_backoff(10), retry_condition_fn=worth_a_retry)
+def push(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
+    """Push what `dvc.lock` and the `.dvc` files name to the DVC remote."""
+    _over_the_network([*DVC, "push"], folder, lock, variables)
+
+
+@task(cache_policy=NO_CACHE, retries=4, retry_delay_seconds=exponential_backoff(10), retry_condition_fn=worth_a_retry)
+def publish(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
+    """Push the commits and the tags of releases to the branch that this one follows."""
+    _over_the_network(["git", "push", "--follow-tags", "--quiet"], folder, lock, variables)
+
+
+def _over_the_network(command: list[str], folder: Path, lock: int, variables: Mapping[str, str]) -> None:
+    log = get_run_logger()
+    tail: deque[str] = deque(maxlen=50)
+
+    def say(line: str) -> None:
+        for value in variables.values():
+            line = line.replace(value, "***") if value else line
+        tail.append(line)
+        log.info("%s", line)
+
+    words = " ".join(["dvc", *command[len(DVC) :]] if command[: len(DVC)] == DVC else command)
+    if run_group(command, folder, say=say, hold=[lock], variables={"GIT_TERMINAL_PROMPT": "0", **variables}):
+        said = reason(tail)
+        kind = UserError if any(mark in said for mark in HELPLESS) else NetworkError
+        raise kind(f"`{words}` failed: {said}")
+
+
+def _check_clean(folder: Path) -> None:
+    git(folder, "rev-parse", "HEAD")
+    _, others = changed(folder)
+    if others:
+        raise UserError(
+            f"expected a workspace without changes, for a tag to tell what was run, found {', '.join(others)} changed; "
+            "commit or stash them"
+        )
+
+
+def main() -> None:
+    with one_sentence(), server_that_answers():
+        nightly()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Releases: tags in git on the results that DVC keeps."""
+
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rsd.errors import UserError
+
+RELEASES = "release-"
+"""What the tags of releases begin with."""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What `git ARGUMENTS` prints in `folder`; `UserError` with git's own words if it fails."""
+    done = _run(folder, arguments)
+    if done.returncode:
+        raise UserError(f"git {arguments[0]} failed in {folder}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout.strip()
+
+
+def has_upstream(folder: Path) -> bool:
+    """Whether this branch follows one of a remote."""
+    return _run(folder, ["rev-parse", "--abbrev-ref", "@{upstream}"]).returncode == 0
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The `.dvc` files that git knows: data that DVC keeps, and that no stage writes."""
+    return [Path(name) for name in git(folder, "ls-files", "*.dvc").splitlines()]
+
+
+def changed(folder: Path) -> tuple[list[str], list[str]]:
+    """What differs from the last commit: DVC's own record of results (a new one, too), and other tracked files."""
+    status = ["status", "--porcelain", "--no-renames"]
+    results = _run(folder, [*status, "--", "dvc.lock", "*.dvc"]).stdout.splitlines()
+    tracked = _run(folder, [*status, "--untracked-files=no"]).stdout.splitlines()
+    return [line[3:] for line in results], [line[3:] for line in tracked if line not in results]
+
+
+def last_release(folder: Path) -> str | None:
+    """The newest tag of a release among the ancestors of HEAD."""
+    done = _run(folder, ["describe", "--tags", "--abbrev=0", "--match", f"{RELEASES}*"])
+    return None if done.returncode else done.stdout.strip()
+
+
+def is_at(folder: Path, tag: str) -> bool:
+    return git(folder, "rev-parse", "HEAD") == git(folder, "rev-parse", f"{tag}^{{commit}}")
+
+
+def tag_release(folder: Path, files: Sequence[str], words: str) -> str:
+    """Commit what of `files` changed and tag it as the release of today; returns the tag."""
+    day = RELEASES + datetime.now(UTC).strftime("%Y-%m-%d")
+    taken = set(git(folder, "tag", "--list", f"{day}*").splitlines())
+    tag = next(name for number in range(1, 10_000) if (name := day if number == 1 else f"{day}.{number}") not in taken)
+    if files:
+        git(folder, "add", "--", *files)
+        git(folder, "commit", "--quiet", "--only", "--message", f"Results of {tag}", "--", *files)
+    git(folder, "tag", "--annotate", "--message", words, tag)
+    return tag
+
+
+def _run(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)

@@ -1,0 +1,54 @@
+"""prefect.yaml: every flow, as a form that a person can fill in."""
+
+import importlib
+from typing import Any
+
+import pytest
+import yaml
+from prefect import Flow
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.utilities.callables import parameter_schema
+
+from tests.pipelines.conftest import PROJECT
+
+DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+
+
+def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
+    module, _, name = deployment["entrypoint"].rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    assert isinstance(found, Flow)
+    return found
+
+
+each = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=[one["entrypoint"] for one in DEPLOYMENTS])
+
+
+def test_every_flow_of_the_project_has_a_deployment() -> None:
+    flows = {
+        f"{path.parent.name}.{path.stem}.{name}"
+        for path in (PROJECT / "pipelines").glob("*.py")
+        for name, value in vars(importlib.import_module(f"pipelines.{path.stem}")).items()
+        if isinstance(value, Flow) and value.fn.__module__ == f"pipelines.{path.stem}"
+    }
+    assert flows == {deployment["entrypoint"] for deployment in DEPLOYMENTS}
+
+
+@each
+def test_what_a_deployment_sets_is_what_its_flow_takes(deployment: dict[str, Any]) -> None:
+    flow = flow_of(deployment)
+    required = set(parameter_schema(flow).required)
+    given = deployment.get("parameters", {})
+    flow.validate_parameters({**dict.fromkeys(required, "x"), **given})
+    assert not any(schedule.get("active") for schedule in deployment.get("schedules", []))
+    for schedule in deployment.get("schedules", []):
+        assert CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+        assert not required - given.keys()
+
+
+@each
+def test_every_parameter_has_a_type_and_words_in_the_form(deployment: dict[str, Any]) -> None:
+    for name, field in parameter_schema(flow_of(deployment)).properties.items():
+        assert field.get("title"), name
+        assert field.get("description"), f"{name} says nothing"
+        assert field.keys() & {"type", "anyOf", "$ref", "allOf", "enum"}, f"{name} has no type"

@@ -1,0 +1,68 @@
+"""One stage per GPU, whoever starts it: stages of flows that know nothing of each other."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
+import pytest
+from prefect import get_client
+
+from pipelines import gpus
+from pipelines.gpus import create_limits, limit_of, reserved, visible_gpus
+
+
+@pytest.fixture
+def two(prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 3")
+    monkeypatch.setattr(gpus, "POLL_SECONDS", 0.1)
+    names = visible_gpus()
+    create_limits(names)
+    return names
+
+
+def test_the_server_has_a_limit_of_one_for_each_gpu_that_may_be_used(two: list[str]) -> None:
+    assert two == ["2", "3"]
+    with get_client(sync_client=True) as client:
+        found = {limit.name: limit.limit for limit in client.read_global_concurrency_limits()}
+    assert [found[limit_of(name)] for name in two] == [1, 1]
+
+
+@pytest.mark.parametrize("wanted", [[1, 1, 1, 1], [2, 1, 2]])
+def test_no_gpu_has_two_stages_and_each_sees_its_own_alone(two: list[str], wanted: list[int]) -> None:
+    taken: list[str] = []
+    lock = threading.Lock()
+
+    def stage(count: int) -> None:
+        with reserved(count, two, threading.Event()) as environment:
+            mine = environment["CUDA_VISIBLE_DEVICES"].split(",")
+            with lock:
+                assert not set(mine) & set(taken)
+                taken.extend(mine)
+            assert len(mine) == count
+            time.sleep(0.2)
+            with lock:
+                for name in mine:
+                    taken.remove(name)
+
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        stages = [pool.submit(copy_context().run, stage, count) for count in wanted]  # as Prefect starts its tasks
+        for one in stages:
+            one.result(timeout=60)
+
+
+def test_who_waits_can_be_stopped_and_holds_nothing(two: list[str]) -> None:
+    stop = threading.Event()
+    with reserved(2, two, threading.Event()), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(copy_context().run, reserved(1, two, stop).__enter__)
+        time.sleep(0.5)
+        assert not waiting.done()
+        stop.set()
+        assert waiting.result(timeout=10) == {}
+
+
+def test_without_a_gpu_nothing_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    with reserved(1, visible_gpus(), threading.Event()) as environment:
+        assert environment == {}

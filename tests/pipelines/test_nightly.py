@@ -1,0 +1,196 @@
+"""A release is what the newest data give, if nothing is worse than it was; nothing else leaves the machine."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect import get_client
+from prefect.blocks.system import Secret
+from prefect.client.schemas.sorting import LogSort
+
+from pipelines import nightly as module
+from pipelines.nightly import SECRET, Gate, miss, nightly
+from rsd.errors import UserError
+from tests.pipelines.conftest import ToyRepo, wait_until
+
+GATE = Gate(metric="value", margin=0.5)
+QUIET = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+
+
+class Released:
+    """The toy project in git, with data in DVC's keeping, a DVC remote and a git remote."""
+
+    def __init__(self, repo: ToyRepo, beside: Path) -> None:
+        self.repo, self.remote, self.origin = repo, beside / "remote", beside / "origin"
+        (repo.path / ".gitignore").write_text("/seen/\n/.state/\n/merge.json\n")
+        self.set_data(1)
+        repo.dvc("add", "data.json")
+        repo.dvc("remote", "add", "--default", "storage", str(self.remote))
+        subprocess.run(["git", "init", "-q", "--bare", str(self.origin)], check=True)
+        self.git("remote", "add", "origin", str(self.origin))
+        self.commit()
+        self.git("push", "-q", "--set-upstream", "origin", "HEAD")
+        repo.dvc("push")
+
+    def set_data(self, value: float) -> None:
+        (self.repo.path / "data.json").write_text(json.dumps({"value": value}))
+
+    def commit(self) -> None:
+        self.git("add", ".")
+        self.git("commit", "-q", "-m", "a change")
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=self.repo.path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def tags(self) -> list[str]:
+        """The releases that the git remote has."""
+        done = subprocess.run(["git", "tag"], cwd=self.origin, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    def new_data_elsewhere(self, value: float, beside: Path) -> None:
+        """Someone else adds new data and pushes them."""
+        other = beside / "other"
+        subprocess.run(["git", "clone", "-q", str(self.origin), str(other)], check=True)
+        (other / "data.json").write_text(json.dumps({"value": value}))
+        for command in (
+            [sys.executable, "-m", "dvc", "add", "-q", "data.json"],
+            [sys.executable, "-m", "dvc", "push", "-q"],
+            ["git", "commit", "-qam", "new data"],
+            ["git", "push", "-q"],
+        ):
+            subprocess.run(command, cwd=other, check=True, capture_output=True)
+
+
+@pytest.fixture
+def released(
+    tmp_path: Path,
+    make_dvc_repo: Callable[[Path], ToyRepo],
+    prefect_server: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Released:
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
+    repo = make_dvc_repo(tmp_path / "project")
+    graph = "stages:\n  merge:\n    cmd: python work.py merge.json data.json\n    deps: [work.py, data.json]\n"
+    (repo.path / "dvc.yaml").write_text(graph + "    metrics: [merge.json]\n")
+    return Released(repo, tmp_path)
+
+
+def run(released: Released) -> str:
+    return str(nightly(root=str(released.repo.path), gates=[GATE]))
+
+
+@pytest.mark.slow
+def test_new_data_become_a_release_that_both_remotes_have(released: Released, tmp_path: Path) -> None:
+    first = run(released)
+    assert first.startswith("release-")
+    assert released.tags() == [first]
+    assert run(released) == f"nothing is new since {first}"
+
+    released.new_data_elsewhere(5, tmp_path)
+    second = run(released)
+
+    assert released.tags() == [first, second]
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "--branch", second, str(released.origin), str(clone)], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "pull", "-q"], cwd=clone, check=True, capture_output=True)
+    assert json.loads((clone / "merge.json").read_text()) == {"value": 6}
+
+
+@pytest.mark.slow
+def test_worse_metrics_stop_with_a_sentence_before_anything_is_pushed(released: Released, tmp_path: Path) -> None:
+    first = run(released)
+    released.new_data_elsewhere(0.25, tmp_path)
+    kept = sorted(path.name for path in released.remote.rglob("*") if path.is_file())
+
+    with pytest.raises(UserError, match=f"no more than 0.5 worse than the 2 of {first}, found 1.25, 0.75 worse"):
+        run(released)
+
+    assert released.tags() == [first]
+    assert sorted(path.name for path in released.remote.rglob("*") if path.is_file()) == kept
+
+
+@pytest.mark.slow
+def test_a_workspace_with_changes_is_refused(released: Released) -> None:
+    (released.repo.path / "work.py").write_text("raise SystemExit('error: edited')")
+
+    with pytest.raises(UserError, match="expected a workspace without changes, .* found work.py changed"):
+        run(released)
+
+
+@pytest.mark.slow
+def test_a_remote_that_is_away_is_tried_again_and_a_gate_is_not(
+    released: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = released.remote.with_name("away")
+    shutil.move(released.remote, away)
+    shutil.rmtree(released.repo.path / ".dvc" / "cache")
+    (released.repo.path / "data.json").unlink()
+    released.remote.write_text("a file where a folder is expected")
+    tries = 0
+    real = module.run_group
+
+    def run_group(command: list[str], *arguments: object, **options: object) -> int:
+        nonlocal tries
+        if command[-3:-1] == ["pull", "--force"]:
+            tries += 1
+            if tries == 2:
+                released.remote.unlink()
+                shutil.move(away, released.remote)
+        return int(real(command, *arguments, **options))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "run_group", run_group)
+    monkeypatch.setattr(module.pull, "retry_delay_seconds", [0.1] * 4)
+    monkeypatch.setattr(module, "HELPLESS", ())
+
+    assert run(released).startswith("release-")
+    assert tries == 2
+
+
+@pytest.mark.slow
+def test_a_secret_reaches_the_command_and_neither_params_nor_logs(
+    released: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Secret(value={"TOKEN": "s3cr3t-value"}).save(SECRET, overwrite=True, _sync=True)  # type: ignore[call-arg]
+    hook = released.repo.path / ".git" / "hooks" / "pre-push"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text('#!/bin/sh\necho "token is $TOKEN" | tee seen-by-git >&2\n')
+    hook.chmod(0o755)
+    try:
+        run(released)
+    finally:
+        with get_client(sync_client=True) as client:
+            client.delete_block_document(Secret.load(SECRET, _sync=True)._block_document_id)  # type: ignore
+
+    assert (released.repo.path / "seen-by-git").read_text() == "token is s3cr3t-value\n"
+    with get_client(sync_client=True) as client:
+
+        def shown() -> str:
+            logs = client.read_logs(sort=LogSort.TIMESTAMP_DESC)
+            return str(logs) + str(client.read_flow_runs()) + str(client.read_artifacts())
+
+        wait_until(lambda: "token is ***" in shown(), 30)  # logs are sent every two seconds
+        everything = shown()
+    assert "s3cr3t-value" not in everything
+
+
+@pytest.mark.parametrize(
+    ("gate", "old", "new", "missed"),
+    [
+        (Gate(metric="m", margin=1), 90, 89, False),
+        (Gate(metric="m", margin=1), 90, 88.9, True),
+        (Gate(metric="m", margin=0.1, better="lower"), 2, 2.2, True),
+        (Gate(metric="m", margin=0.1, better="lower"), 2, 1, False),
+        (Gate(metric="m", margin=0), None, 1, False),
+        (Gate(metric="m", margin=0), 1, None, True),
+    ],
+)
+def test_a_gate_is_missed_beyond_its_margin_in_the_bad_direction_only(
+    gate: Gate, old: float | None, new: float | None, missed: bool
+) -> None:
+    assert (miss(gate, {"m": {"old": old, "new": new}}, "release-1") is not None) == missed

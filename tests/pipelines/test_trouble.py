@@ -1,0 +1,179 @@
+"""What runs on a worker survives: a second flow, a cancel, a killed worker, a server that is away."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+
+from pipelines import operate
+from pipelines.operate import Site
+from pipelines.upkeep import create_automations
+from tests.pipelines.conftest import ToyRepo, alive, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def start(repo: ToyRepo, *targets: str, **env: str) -> FlowRun:
+    """Ask the worker for a run of `reproduce` in `repo`."""
+    run = run_deployment(
+        "reproduce/default",
+        parameters={"root": str(repo.path), "targets": list(targets) or None},
+        job_variables={"env": env},
+        timeout=0,
+        as_subflow=False,
+    )
+    assert isinstance(run, FlowRun)
+    return run
+
+
+def state(run: FlowRun) -> str:
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_run(run.id).state
+        return str(found.name) if found else ""
+
+
+def said(run: FlowRun) -> str:
+    with get_client(sync_client=True) as client:
+        logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), limit=200)
+        return "\n".join(log.message for log in logs)
+
+
+def wait_for(run: FlowRun, wanted: str, seconds: float = 120) -> None:
+    wait_until(lambda: state(run) == wanted, seconds)
+
+
+def held(repo: ToyRepo) -> int:
+    """The process group of the stage that holds still, once it does."""
+    note = repo.path / "seen" / "held.json"
+    wait_until(note.exists, 120)
+    return int(json.loads(note.read_text())["group"])
+
+
+def kill(worker: psutil.Process) -> None:
+    """SIGKILL to a worker and the flows that it started; their stages are left to their guards."""
+    for process in [worker, *worker.children(recursive=True)]:
+        if "prefect" in " ".join(process.cmdline()):
+            process.kill()
+
+
+def test_a_run_is_named_after_its_pair_and_says_what_it_did(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+    (dvc_repo.path / "params.yaml").write_text("fail: false\npair: toy/pair\nmethods: [rsd]\nseeds: [1, 2]\n")
+    run = start(dvc_repo, "train")
+    wait_for(run, "Completed")
+
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(run.id).name == "reproduce toy/pair: rsd; seeds 1, 2"
+        tasks = {task.name for task in client.read_task_runs()}
+    assert "train@rsd of toy/pair" in tasks
+
+
+def test_cancel_ends_every_process_and_leaves_a_workspace_that_dvc_repro_completes(
+    prefect_worker: Site, prefect_server: dict[str, str], dvc_repo: ToyRepo
+) -> None:
+    run = start(dvc_repo, "beside", HOLD="beside")
+    group = held(dvc_repo)
+    command = [sys.executable, "-m", "prefect", "flow-run", "cancel", str(run.id)]
+    subprocess.run(command, env={**os.environ, **prefect_server}, check=True, capture_output=True)
+    wait_until(lambda: not alive(group), 60)
+    wait_for(run, "Cancelled")
+
+    dvc_repo.dvc("repro", "beside")
+    assert [run["stage"] for run in dvc_repo.runs()] == ["beside"]
+
+
+def test_two_flows_on_one_workspace_queue(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+    first = start(dvc_repo, "train", STEPS="30")
+    second = start(dvc_repo, "train", STEPS="30")
+    for run in (first, second):
+        wait_for(run, "Completed", 240)
+
+    assert [run["stage"] for run in dvc_repo.runs()].count("train@rsd") == 1
+    waited = [run for run in (first, second) if "is in use by reproduce" in said(run)]
+    assert len(waited) == 1
+    dvc_repo.dvc("status")
+
+
+def test_a_killed_worker_is_replaced_and_its_run_goes_on_where_it_was(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+    run = start(dvc_repo, "train@rsd", STEPS="100")
+    wait_until(lambda: steps_of(dvc_repo) > 20, 120)
+    worker = prefect_worker.worker.running()
+    assert worker is not None
+    kill(worker)
+    assert prefect_worker.worker.running() is None
+
+    lines: list[str] = []
+    operate.start(prefect_worker, say=lines.append)
+    wait_for(run, "Completed", 240)
+
+    assert any(line.startswith("taken up     reproduce") for line in lines)
+    assert [(ran["stage"], ran["first"] > 20) for ran in dvc_repo.runs()] == [("prepare", False), ("train@rsd", True)]
+
+
+def test_a_silent_run_is_found_by_the_server_alone(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+    """No `make server` here: another worker takes up what a lost machine had begun."""
+    create_automations(operate.POOL, lost_after=40)
+    run = start(dvc_repo, "train@rsd", STEPS="100")
+    wait_until(lambda: steps_of(dvc_repo) > 20, 120)
+    worker = prefect_worker.worker.running()
+    assert worker is not None
+    kill(worker)
+    prefect_worker.worker.start()
+
+    wait_for(run, "Completed", 400)
+    assert dvc_repo.runs()[-1]["first"] > 20
+
+
+def test_a_run_outlives_a_server_that_is_away_for_a_minute(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+    run = start(dvc_repo, "train", "merge", STEPS="100")
+    wait_until(lambda: steps_of(dvc_repo) > 5, 120)
+    server = prefect_worker.server.running()
+    assert server is not None
+    for process in [server, *server.children(recursive=True)]:
+        process.kill()
+    time.sleep(60)
+    operate.start_server(prefect_worker, say=print)
+    wait_for(run, "Completed", 300)
+
+    assert [ran["stage"] for ran in dvc_repo.runs()].count("train@rsd") == 1
+    assert dvc_repo.runs()[-1]["stage"] == "merge"
+
+
+def steps_of(repo: ToyRepo) -> int:
+    """How far the training of `train@rsd` is, by its checkpoint."""
+    note = repo.path / ".state" / "train@rsd"
+    return int(note.read_text() or 0) if note.exists() else 0
+
+
+def test_server_stop_ends_everything_and_the_next_start_goes_on(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+    run = start(dvc_repo, "train@rsd", STEPS="100")
+    wait_until(lambda: steps_of(dvc_repo) > 20, 120)
+    families = [daemon.running() for daemon in (prefect_worker.server, prefect_worker.worker, prefect_worker.reports)]
+    processes = [one for process in families if process for one in [process, *process.children(recursive=True)]]
+    lines: list[str] = []
+    operate.stop(prefect_worker, say=lines.append)
+
+    assert [" ".join(line.split()) for line in lines] == ["worker stopped", "reports stopped", "server stopped"]
+    assert not any(process.is_running() for process in processes)
+    operate.start(prefect_worker, say=print)
+    wait_for(run, "Completed", 240)
+    assert dvc_repo.runs()[-1]["first"] > 20
+
+
+def test_a_second_start_finds_everything_running_on_loopback_only(prefect_worker: Site) -> None:
+    lines: list[str] = []
+    operate.start(prefect_worker, say=lines.append)
+
+    assert [line.split()[0] for line in lines if "runs already" in line] == ["server", "reports", "worker"]
+    for daemon in (prefect_worker.server, prefect_worker.reports):
+        process = daemon.running()
+        assert process is not None
+        listening = [one for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+        assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
