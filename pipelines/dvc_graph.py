@@ -6,11 +6,12 @@ which stages there are, what they wait for, or which cells a matrix has. The con
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
@@ -33,6 +34,9 @@ class StageNode:
     """`meta: {gpu: true}`: it computes on a GPU where there is one."""
     measured: bool = False
     """`meta: {measured: true}`: its outputs, or what it reads, hold times, so no two runs are equal."""
+    command: str = field(default="", compare=False)
+    reads: tuple[str, ...] = field(default=(), compare=False)
+    """Paths from the project's folder, and params as `params.yaml:KEY`; `params.yaml:` is all of that file."""
 
 
 def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
@@ -54,6 +58,8 @@ def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
                     alone=_marked(stage, "alone"),
                     gpu=_marked(stage, "gpu"),
                     measured=_marked(stage, "measured"),
+                    command=str(stage.cmd or ""),
+                    reads=_reads(root, stage),
                 )
                 for stage in plan
             ]
@@ -99,6 +105,17 @@ def _address(root: Path, stage: Stage) -> str:
     if not isinstance(stage, PipelineStage):
         return path
     return str(stage.name) if path == "dvc.yaml" else f"{path}:{stage.name}"
+
+
+def _reads(root: Path, stage: Stage) -> tuple[str, ...]:
+    read = []
+    for dep in stage.deps:
+        path = Path(dep.fs_path).relative_to(root).as_posix() if dep.protocol == "local" else str(dep.def_path)
+        if isinstance(dep, ParamsDependency):
+            read += [f"{path}:{key}" for key in dep.params or [""]]
+        else:
+            read.append(path)
+    return tuple(read)
 
 
 def _marked(stage: Stage, mark: str) -> bool:

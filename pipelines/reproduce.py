@@ -13,9 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from prefect import flow, get_run_logger, runtime, task
@@ -32,6 +30,7 @@ from pipelines.order import start_order
 from pipelines.outcome import StageError, StageRun, failed
 from pipelines.process_group import GRACE_SECONDS, run_group
 from pipelines.progress import Progress
+from pipelines.schedule import as_they_end
 from pipelines.server import one_sentence, server_that_answers
 from pipelines.upkeep import begin
 from pipelines.workspace import one_writer
@@ -87,44 +86,29 @@ def run_all(nodes: Sequence[StageNode], jobs: int, folder: Path, lock: int, *, f
     """Start each stage as soon as it may; go on with what does not depend on a failed one.
 
     `lock` is the descriptor of the workspace's lock; by `force` stages run that are not stale.
-
-    A stage is submitted only when it can start: a task waiting inside the pool would hold a slot, and
-    enough of them would leave none for the stage they wait for.
     """
-    waiting = {node.address: node for node in nodes}
-    before = start_order(nodes)
+    by_address = {node.address: node for node in nodes}
     futures: dict[str, PrefectFuture[Any]] = {}
     started: dict[str, float] = {}
-    ended: SimpleQueue[str] = SimpleQueue()
     done: dict[str, StageRun] = {}
     stop = threading.Event()
     pair = chosen.pair(folder)
 
-    def note_end(address: str, _: object) -> None:
-        ended.put(address)
+    def submit(address: str) -> PrefectFuture[Any] | None:
+        node = by_address[address]
+        if blockers := [name for name in node.upstream if not done[name].good]:
+            done[address] = StageRun(address, "not run", message=f"waits for {', '.join(blockers)}")
+            return None
+        started[address] = time.monotonic()
+        upstream = [futures[name] for name in node.upstream]  # ended; Prefect draws the edges
+        named = run_stage.with_options(name=address, task_run_name=f"{address} of {pair}")
+        futures[address] = named.submit(node, folder, stop, lock, force, wait_for=upstream, return_state=False)
+        return futures[address]
 
     try:
-        while waiting or len(done) < len(nodes):
-            for address, node in list(waiting.items()):
-                if not before[address] <= done.keys():
-                    continue
-                if blockers := [name for name in node.upstream if not done[name].good]:
-                    done[address] = StageRun(address, "not run", message=f"waits for {', '.join(blockers)}")
-                elif len(futures.keys() - done.keys()) < jobs:
-                    started[address] = time.monotonic()
-                    upstream = [futures[name] for name in node.upstream]  # ended; Prefect draws the edges
-                    named = run_stage.with_options(name=address, task_run_name=f"{address} of {pair}")
-                    futures[address] = named.submit(
-                        node, folder, stop, lock, force, wait_for=upstream, return_state=False
-                    )
-                    futures[address].add_done_callback(partial(note_end, address))
-                else:
-                    continue
-                del waiting[address]
-            if futures.keys() - done.keys():
-                address = ended.get()
-                seconds = round(time.monotonic() - started[address], 1)
-                done[address] = _outcome(address, futures[address], seconds)
+        for address, future in as_they_end(start_order(nodes), lambda: jobs, submit):
+            if future is not None:
+                done[address] = _outcome(address, future, round(time.monotonic() - started[address], 1))
     except BaseException:  # a signal as well: no stage may outlive its flow
         stop.set()
         for future in futures.values():

@@ -50,6 +50,15 @@ def server_that_answers() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def known_to_others() -> Iterator[None]:
+    """Other processes that are started in this block talk to the temporary server, too, and start none of their own."""
+    with get_client(sync_client=True) as client:
+        url = str(client.api_url).rstrip("/")
+    with temporary_settings({PREFECT_API_URL: url}):
+        yield
+
+
 def _start_server() -> None:
     """Start the temporary server, if the user has set none, deaf to Ctrl-C; `UserError` if none answers.
 

@@ -35,6 +35,8 @@ NEUTRAL, ERROR = "#7f8791", "#d1573b"
 POSITIVE, NEGATIVE = "#2b7fc9", "#d17a12"
 
 
+Figure = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
+
 INK, MUTED, LINE, PAPER = "#1c2128", "#59636e", "#d1d9e0", "#ffffff"
 """Of a chart that stands alone."""
 
@@ -98,16 +100,16 @@ def theme(*, ink: str, muted: str, line: str) -> dict[str, Any]:
     }
 
 
-def svg(figure: alt.LayerChart | alt.VConcatChart) -> str:
+def svg(figure: Figure) -> str:
     """A chart that stands alone, on white."""
     spec = figure.to_dict(validate=False) | {"background": PAPER}
-    if isinstance(figure, alt.LayerChart):  # as wide as the page, where it stands in one
+    if spec.get("width") == "container":  # as wide as the page, where it stands in one
         spec["width"] = 640
     spec["config"] = theme(ink=INK, muted=MUTED, line=LINE) | {"background": PAPER, "padding": 12}
     return str(vl_convert.vegalite_to_svg(spec))
 
 
-def save_svg(figure: alt.LayerChart | alt.VConcatChart, path: Path) -> None:
+def save_svg(figure: Figure, path: Path) -> None:
     with written_aside(path) as aside:
         aside.write_text(svg(figure))
 

@@ -1,0 +1,157 @@
+"""What a sweep costs beside its cells, and that a thousand cells cost a thousand times one.
+
+    python -m benchmarks.sweep            # both figures, half an hour on two cores
+    python -m benchmarks.sweep sweep      # twelve cells on 1 and 2 workers against their sum
+    python -m benchmarks.sweep scale      # the simulated sweeps
+
+`sweep` runs 12 cells (six weights of RSD, two counts of epochs; the digits, one seed) three times in a clone of this
+project, each with a cache of its own: one after the other by `dvc repro` alone, in one folder, as a user would without
+a sweep; as a sweep with one job; with two. `scale` runs the flow over 100 to 1,000 cells whose work is replaced by
+nothing, each size in a process of its own, and draws seconds and memory over the cells to docs/sweep.png.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from benchmarks.interleaved import markdown
+from pipelines.dvc_command import DVC
+from pipelines.grid import Grid, points
+from pipelines.plan import PARAMS
+from pipelines.process_group import run_group
+from pipelines.runners import on_threads
+from pipelines.server import known_to_others, server_that_answers
+from pipelines.sweep import prepare, run_units
+
+PROJECT = Path(__file__).parents[1]
+SIZES = (100, 200, 400, 700, 1000)
+GRID = ["method.rsd.weight=0.03,0.05,0.1,0.2,0.3,0.5", "+override.recipe.epochs=6,8", "views.count=8"]
+FIXED = ["--methods", "scratch", "rsd", "--seeds", "0"]
+
+
+def clone(folder: Path) -> Path:
+    """This project as it is committed, with an empty DVC cache."""
+    subprocess.run(["git", "clone", "-q", str(PROJECT), str(folder)], check=True)
+    return folder
+
+
+def one_after_the_other(folder: Path) -> float:
+    """Seconds of the twelve cells by `dvc repro evaluate`, in one folder."""
+    project = clone(folder)
+    grid = Grid(grid=GRID, methods=["scratch", "rsd"], seeds=[0])
+    start = time.perf_counter()
+    for point in points([grid], project / PARAMS):
+        (project / PARAMS).write_text(point.params)
+        if run_group([*DVC, "repro", "evaluate"], project, say=_shown):
+            sys.exit("error: a cell failed; see above")
+    return time.perf_counter() - start
+
+
+def swept(folder: Path, jobs: int) -> float:
+    """Seconds of the same cells as a sweep, after the server's start-up."""
+    project = clone(folder)
+    command = [sys.executable, "-m", "pipelines.sweep", *GRID, *FIXED, "--name", "twelve", "--jobs", str(jobs)]
+    start = time.perf_counter()
+    if run_group(command, project, say=_shown):
+        sys.exit("error: the sweep failed; see above")
+    return time.perf_counter() - start
+
+
+def _shown(line: str) -> None:
+    print(f"  {line}"[:160], file=sys.stderr, flush=True)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def nothing(unit: Any, project: Any, needs: Any, stop: Any) -> str:
+    """In place of a cell."""
+    return f"refs/exps/{unit.name}"
+
+
+@flow(name="simulated sweep", persist_result=False)
+def simulated(root: str, count: int) -> dict[str, float]:
+    """Plan and run a sweep of `count` empty cells; seconds of each, and the process's peak memory in MB."""
+    start = time.perf_counter()
+    ready = prepare("simulated", [Grid(grid=[f"views.seed=range(0,{count})"], seeds=[0])], Path(root))
+    planned = time.perf_counter()
+    with on_threads(2) as place:
+        failures = run_units(ready, place, {}, unit_task=nothing)
+    assert not failures
+    return {
+        "cells": count,
+        "plan, s": planned - start,
+        "run, s": time.perf_counter() - planned,
+        "peak memory, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def scale(sizes: list[int]) -> pd.DataFrame:
+    """One row per size, each measured in a fresh process against one server."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, server_that_answers(), known_to_others():
+        project = clone(Path(folder) / "project")
+        from prefect.settings import PREFECT_API_URL
+
+        for size in sizes:
+            command = [sys.executable, "-m", "benchmarks.sweep", "--simulate", str(project), str(size)]
+            environment = {
+                **os.environ,
+                "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+                "PREFECT_LOGGING_LEVEL": "ERROR",
+            }
+            done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(rows[-1], file=sys.stderr, flush=True)
+    return pd.DataFrame(rows)
+
+
+def chart(found: pd.DataFrame) -> alt.HConcatChart:
+    """Seconds and memory over the count of cells; a straight line is a constant cost per cell."""
+    seconds = found.melt("cells", ["plan, s", "run, s"], var_name="part", value_name="seconds")
+    x = alt.X("cells:Q", title="cells", scale=alt.Scale(zero=True))
+    left = alt.Chart(seconds).mark_line(point=True).encode(x=x, y="seconds:Q", color=alt.Color("part:N", title=None))
+    right = alt.Chart(found.rename(columns={"peak memory, MB": "memory"})).mark_line(point=True)
+    memory = right.encode(x=x, y=alt.Y("memory:Q", title="peak memory, MB", scale=alt.Scale(zero=True)))
+    return alt.hconcat(left.properties(width=300, height=200), memory.properties(width=300, height=200))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["sweep", "scale"], help="both, if not given")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--plot", type=Path, default=Path("docs/sweep.png"))
+    parser.add_argument("--simulate", nargs=2, metavar=("PROJECT", "CELLS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.simulate:
+        print(json.dumps(simulated(options.simulate[0], int(options.simulate[1]))))
+        return
+    if options.what in (None, "sweep"):
+        with tempfile.TemporaryDirectory() as folder, server_that_answers(), known_to_others():
+            at = Path(folder)
+            alone = one_after_the_other(at / "alone")
+            found = {"dvc repro, 12 times": alone, "1 worker": swept(at / "one", 1), "2 workers": swept(at / "two", 2)}
+        rows = [
+            {"12 cells": name, "s": f"{seconds:.0f}", "of their sum": f"{seconds / alone:.2f}"}
+            for name, seconds in found.items()
+        ]
+        print(markdown(rows))
+    if options.what in (None, "scale"):
+        table = scale(options.sizes)
+        shown = table.assign(**{"ms per cell": 1000 * (table["plan, s"] + table["run, s"]) / table["cells"]}).round(1)
+        print(markdown([{str(k): str(v) for k, v in row.items()} for row in shown.to_dict("records")]))
+        chart(table).save(str(options.plot), scale_factor=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What a sweep goes over: a grid in DVC's own words, and the cells that it stands for."""
+
+import difflib
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from dvc.exceptions import DvcException
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
+from hydra.errors import HydraException  # DVC reads `-S` with Hydra's grammar, and lets its errors through
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rsd.errors import UserError
+
+
+class Grid(BaseModel):
+    """One grid: the product of its axes. An axis with one value holds for all cells."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    grid: list[str] = []
+    """As for `dvc exp run --queue -S`: `pair=digits/resnet-vit,mine/swin-resnet`, `method.rsd.weight=0.05,0.1`."""
+    methods: list[str] | None = Field(None, min_length=1)
+    """Of every cell, in place of those in params.yaml; scratch, the twin, is added."""
+    seeds: list[int] | None = Field(None, min_length=1)
+    """Of every cell, in place of those in params.yaml."""
+    split: list[Literal["methods", "seeds"]] = []
+    """What is spread over cells of their own; else a cell trains all of its methods and seeds, one after the other."""
+    targets: list[str] = Field(["evaluate"], min_length=1)
+    """The stages that a cell is brought up to date for, with all that they need."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of a grid."""
+
+    values: dict[str, str]
+    """What it sets, by the name of the param: `{"method.rsd.weight": "0.1", "seeds": "[0]"}`."""
+    params: str
+    """Its params.yaml."""
+    targets: tuple[str, ...]
+
+
+def read_grids(file: Path) -> list[Grid]:
+    """The grids of a named sweep, such as conf/sweep/NAME.yaml: one, or a list of them."""
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml"))) or "none"
+        raise UserError(f"expected a sweep out of {file.parent} ({known}), found {file.stem!r}")
+    try:
+        content = yaml.safe_load(file.read_text())
+        return [Grid.model_validate(part) for part in (content if isinstance(content, list) else [content])]
+    except yaml.YAMLError as error:
+        raise UserError(f"expected YAML in {file}, found: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        raise UserError(f"{file}: {sentence(error)}") from error
+
+
+def sentence(error: ValidationError) -> str:
+    """All that is wrong with a grid, in one line."""
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg'].removeprefix('Input should be ')}"
+        for fault in error.errors()
+    )
+
+
+def points(grids: Sequence[Grid], base: Path) -> list[Point]:
+    """The cells of the grids in order, each once; `base` is the params.yaml that they change.
+
+    Raises:
+        UserError: DVC does not understand an axis, or there is no such param.
+    """
+    found: dict[tuple[Any, ...], Point] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        changed = Path(folder) / "params.yaml"
+        original = base.read_text() if base.is_file() else ""
+        for grid in grids:
+            for overrides in _overrides(grid, yaml.safe_load(original) or {}):
+                changed.write_text(original)
+                try:
+                    apply_overrides(changed, overrides)
+                except (DvcException, HydraException) as error:
+                    raise UserError(_words(error, yaml.safe_load(original))) from error
+                values = dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)
+                point = Point(values, changed.read_text(), tuple(grid.targets))
+                found.setdefault((point.params, point.targets), point)
+    return list(found.values())
+
+
+def _overrides(grid: Grid, base: dict[str, Any]) -> list[list[str]]:
+    """What each cell of a grid sets, as `-S` takes it."""
+    for axis in grid.grid:
+        if "=" not in axis and not axis.startswith("~"):
+            raise UserError(f"the grid: expected PARAM=VALUE,VALUE as in `dvc exp run -S`, found {axis!r}")
+    try:
+        axes = [sweep["params.yaml"] for sweep in get_hydra_sweeps({"params.yaml": grid.grid})] if grid.grid else [[]]
+    except (DvcException, HydraException) as error:
+        raise UserError(_words(error, base)) from error
+    named = {override.split("=", 1)[0].lstrip("+~") for override in axes[0]}
+    for name in ("methods", "seeds"):
+        if name in named and (getattr(grid, name) is not None or name in grid.split):
+            raise UserError(f"{name}: expected either an axis {name}=... or {name} of their own, found both")
+    methods = grid.methods or (base.get("methods") if "methods" in grid.split else None)
+    seeds = grid.seeds or (base.get("seeds") if "seeds" in grid.split else None)
+    method_sets: list[list[str] | None] = [None]
+    if methods:
+        others = [name for name in dict.fromkeys(methods) if name != "scratch"]
+        together = [["scratch", *others]]
+        method_sets = [*([["scratch", name] for name in others] if "methods" in grid.split and others else together)]
+    seed_sets: list[list[int] | None] = [None]
+    if seeds:
+        seed_sets = [*([[seed] for seed in seeds] if "seeds" in grid.split else [seeds])]
+    shipped = (base.get("export") or {}).get("method")  # has to be one of the methods, exported or not
+    cells = []
+    for chosen, method_set, seed_set in product(axes, method_sets, seed_sets):
+        cell = list(chosen)
+        if method_set:
+            cell.append(f"methods=[{','.join(method_set)}]")
+            if shipped is not None and shipped not in method_set and "export.method" not in named:
+                cell.append(f"export.method={method_set[-1]}")
+        if seed_set is not None:
+            cell.append(f"seeds=[{','.join(map(str, seed_set))}]")
+        cells.append(cell)
+    return cells
+
+
+def _words(error: Exception, base: Any) -> str:
+    """What DVC has against an axis, without Hydra's arrows and links."""
+    said = str(error.__cause__ or error).splitlines()[0]
+    if not (unknown := re.match(r"Could not override '(.+)'", said)):
+        return f"the grid: {said}"
+    name = unknown[1]
+    near = difflib.get_close_matches(name, _names(base), n=1)
+    return f"the grid: no {name} in params.yaml; " + (f"did you mean {near[0]}?" if near else f"+{name}=... adds it")
+
+
+def _names(params: Any, prefix: str = "") -> list[str]:
+    if not isinstance(params, dict):
+        return []
+    return [name for key, value in params.items() for name in (f"{prefix}{key}", *_names(value, f"{prefix}{key}."))]

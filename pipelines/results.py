@@ -1,0 +1,187 @@
+"""What a cell found, and the table and the plot of a sweep: means and 95 % intervals over seeds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import vl_convert
+
+from pipelines.plan import varying
+from rsd.files import written_aside
+from rsd.report.charts.style import colour, method_order, svg
+from rsd.report.interval import Interval, interval
+
+KEPT = ("top1", "nll", "ece", "agreement", "parameters")
+"""Of what `evaluate` measured on the test split."""
+FEW = 3
+"""An axis of at least so many numbers is drawn as one."""
+
+
+def students(folder: Path) -> list[dict[str, Any]]:
+    """A record for each student of the run in `folder`: method, seed, validation_top1, and on the test split `KEPT`.
+
+    What was not brought up to date in this run is not there.
+    """
+    evaluated = folder / "out" / "evaluate" / "models.json"
+    test = {
+        model["model"]: {f"test_{key}" if key != "parameters" else key: model.get(key) for key in KEPT}
+        for model in (json.loads(evaluated.read_text()) if evaluated.is_file() else [])
+    }
+    found = []
+    for file in sorted((folder / "out" / "students").glob("*/student.json")):
+        validation = json.loads(file.read_text()).get("validation") or {}
+        method, _, seed = file.parent.name.rpartition("-")
+        if test and file.parent.name not in test:
+            continue  # of an earlier choice of methods and seeds
+        record = {"method": method, "seed": int(seed), "validation_top1": validation.get("top1")}
+        found.append(record | test.get(file.parent.name, {}))
+    return found
+
+
+def frame(cells: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]]) -> pd.DataFrame:
+    """One row per student: the params in which the cells differ, then its record.
+
+    A twin that several cells have trained, because methods are spread over them, is there once.
+    """
+    names = [name for name in varying([values for values, _ in cells]) if name not in SPREAD]
+    rows = [{name: values.get(name, "") for name in names} | dict(one) for values, found in cells for one in found]
+    columns = [*names, "method", "seed"]
+    return pd.DataFrame(rows, columns=None if rows else columns).drop_duplicates(subset=columns, ignore_index=True)
+
+
+SPREAD = ("methods", "seeds", "export.method")
+"""What a cell may be split by and what follows from it: no axis, as every student says which it is."""
+
+
+def axes(rows: pd.DataFrame) -> list[str]:
+    """The params in which the cells differ: the columns before `method`."""
+    return list(rows.columns[: rows.columns.get_loc("method")])
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per point of the grid and method, with mean, low and high over its seeds.
+
+    For validation and test: top-1 in per cent, and the gain over the scratch twin of the same point and seed in
+    points. Intervals are 95 % Student t intervals; empty for a single seed.
+    """
+    found = []
+    points = axes(rows)
+    for point, part in rows.groupby(points, sort=False, dropna=False) if points else [((), rows)]:
+        twins = part[part["method"] == "scratch"].set_index("seed")
+        for method in method_order(part["method"]):
+            group = part[part["method"] == method].set_index("seed")
+            row: dict[str, Any] = {**dict(zip(points, point, strict=True)), "method": method, "seeds": len(group)}
+            for split in ("validation", "test"):
+                top1 = f"{split}_top1"
+                if top1 not in rows:
+                    continue
+                row |= _columns(top1, group[top1].dropna())
+                paired = group[top1] - twins[top1].reindex(group.index)
+                row |= _columns(f"{split}_gain", paired.dropna() if method != "scratch" else paired[:0])
+            found.append(row)
+    return pd.DataFrame(found)
+
+
+def _columns(name: str, values: pd.Series) -> dict[str, float | None]:
+    found = interval(values) if len(values) else Interval(float("nan"), None, None, 0)
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def markdown(table: pd.DataFrame, points: Sequence[str]) -> str:
+    """The summary for people: validation first, because settings are chosen by it."""
+    shown = {
+        "validation_top1": "validation top-1 %",
+        "validation_gain": "gain over scratch",
+        "test_top1": "test top-1 %",
+    }
+    shown |= {"test_gain": "gain on test"}
+    columns = {name: title for name, title in shown.items() if name in table}
+    head = [*points, "method", "seeds", *columns.values()]
+    lines = [head, ["---"] * len(head)]
+    for row in table.to_dict("records"):
+        cells = [_cell(row, name, signed=name.endswith("gain")) for name in columns]
+        lines.append([*(str(row[name]) for name in points), row["method"], str(row["seeds"]), *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def best(table: pd.DataFrame, points: Sequence[str]) -> str:
+    """The setting and method with the highest mean on validation, in words."""
+    rows = table[table["method"] != "scratch"].dropna(subset=["validation_top1"])
+    if rows.empty:
+        return ""
+    row = rows.nlargest(1, "validation_top1").to_dict("records")[0]
+    where = ", ".join([row["method"], *(f"{name}={row[name]}" for name in points)])
+    return f"Best on validation: {where}. The test split chooses nothing."
+
+
+def _cell(row: Mapping[Any, Any], name: str, *, signed: bool) -> str:
+    mean, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if pd.isna(mean):
+        return ""
+    form = "+.2f" if signed else ".2f"
+    return f"{mean:{form}}" + ("" if pd.isna(low) else f" ({low:{form}} to {high:{form}})")
+
+
+def chart(table: pd.DataFrame, points: Sequence[str]) -> alt.Chart | alt.LayerChart | alt.FacetChart:
+    """The gain over scratch on validation, or the accuracy where there is no twin: means with their 95 % intervals.
+
+    Along an axis of numbers where there is one, in a row for each other setting; else a row for each point.
+    """
+    gains = table.dropna(subset=["validation_gain"])
+    name, title = "validation_gain", "gain over scratch on validation, points"
+    if gains.empty:
+        gains, name, title = table, "validation_top1", "validation top-1, %"
+    shown = gains[[*points, "method"]].assign(mean=gains[name], low=gains[f"{name}_low"], high=gains[f"{name}_high"])
+    numbers = {point: pd.to_numeric(shown[point], errors="coerce") for point in points}
+    along = next((p for p, found in numbers.items() if found.notna().all() and found.nunique() >= FEW), None)
+    shown["setting"] = [
+        ", ".join(str(row[p]) for p in points if p != along) or ("all" if along else "") for _, row in shown.iterrows()
+    ]
+    methods = method_order(shown["method"])
+    paint = alt.Color("method:N", scale=alt.Scale(domain=methods, range=[colour(m) for m in methods]), title=None)
+    values = alt.Axis(format=".4~g")
+    scale = alt.Scale(zero=name == "validation_gain")
+    if along is None:
+        row = alt.Y("setting:N", sort=None, title=None, axis=alt.Axis(labelLimit=400))
+        base = alt.Chart(shown).encode(y=row, yOffset=alt.YOffset("method:N", sort=methods), color=paint)
+        bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+        dots = base.mark_circle(size=70, opacity=1).encode(x=alt.X("mean:Q", title=title, axis=values, scale=scale))
+        return (bars + dots).properties(width=420)
+    shown["along"] = numbers[along]
+    low, high = shown["along"].min(), shown["along"].max()
+    wide = alt.Scale(type="log" if low > 0 and high >= 8 * low else "linear", zero=False, padding=10, nice=False)
+    ticks = alt.Axis(values=sorted(set(shown["along"])), format="~g", labelOverlap=True)
+    base = alt.Chart(shown).encode(x=alt.X("along:Q", title=along, scale=wide, axis=ticks), color=paint)
+    y = alt.Y("mean:Q", title=title, axis=values, scale=scale)
+    bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
+    layers = (bars + base.mark_line().encode(y=y) + base.mark_circle(size=60, opacity=1).encode(y=y)).properties(
+        width=320, height=220
+    )
+    settings = list(dict.fromkeys(shown["setting"]))
+    if len(settings) == 1:
+        return layers
+    return layers.facet(facet=alt.Facet("setting:N", sort=settings, title=None), columns=3)
+
+
+def write(folder: Path, rows: pd.DataFrame, missing: Sequence[str]) -> str:
+    """The files of a sweep, below `folder`: students.csv, table.csv, table.md, plot.svg, plot.png; returns table.md."""
+    points = axes(rows)
+    table = summary(rows)
+    lines = [markdown(table, points), "", "Mean (95 % interval over the seeds); gains are paired by seed.", ""]
+    lines += [best(table, points)] if len(table) else []
+    lines += [f"Missing: {', '.join(missing)}."] if missing else []
+    text = "\n".join(lines).rstrip() + "\n"
+    for name, content in {"students.csv": rows.to_csv(index=False), "table.csv": table.to_csv(index=False)}.items():
+        with written_aside(folder / name) as aside:
+            aside.write_text(content)
+    with written_aside(folder / "table.md") as aside:
+        aside.write_text(text)
+    drawn = svg(chart(table, points))
+    with written_aside(folder / "plot.svg") as aside:
+        aside.write_text(drawn)
+    with written_aside(folder / "plot.png") as aside:
+        aside.write_bytes(vl_convert.svg_to_png(drawn, scale=2))
+    return text

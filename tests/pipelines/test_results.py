@@ -1,0 +1,126 @@
+"""The table of a sweep: what it counts, pairs and leaves out."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipelines import results
+
+TWO = 12.706204736  # half-width of a 95 % t interval of two values, in standard errors
+
+
+def student(method: str, seed: int, validation: float, test: float) -> dict[str, object]:
+    return {"method": method, "seed": seed, "validation_top1": validation, "test_top1": test}
+
+
+def cell(weight: str, gains: dict[int, float], **more: str) -> tuple[dict[str, str], list[dict[str, object]]]:
+    found = [student("scratch", seed, 90 + seed, 80 + seed) for seed in gains]
+    found += [student("rsd", seed, 90 + seed + gain, 80 + seed + 2 * gain) for seed, gain in gains.items()]
+    return {"method.rsd.weight": weight, **more}, found
+
+
+def test_gains_are_paired_by_seed_with_a_t_interval() -> None:
+    table = results.summary(results.frame([cell("0.1", {0: 1.0, 1: 2.0}), cell("0.2", {0: 3.0, 1: 3.0})]))
+
+    row = table[(table["method"] == "rsd") & (table["method.rsd.weight"] == "0.1")].iloc[0]
+    assert row["seeds"] == 2
+    assert row["validation_gain"] == pytest.approx(1.5)
+    assert row["validation_gain_low"] == pytest.approx(1.5 - TWO * 0.5)
+    assert row["validation_gain_high"] == pytest.approx(1.5 + TWO * 0.5)
+    assert row["test_gain"] == pytest.approx(3.0)
+    assert row["validation_top1"] == pytest.approx(92.0)
+    assert pd.isna(table[table["method"] == "scratch"].iloc[0]["validation_gain"])
+
+
+def test_cells_that_were_split_by_seed_and_method_give_the_same_table_as_one() -> None:
+    values, found = cell("0.1", {0: 1.0, 1: 2.0})
+    kd = [student("kd", seed, 91, 82) for seed in (0, 1)]
+    whole = [({**values, "methods": "[scratch,rsd,kd]"}, [*found, *kd]), cell("0.2", {0: 0.0, 1: 0.0})]
+    split = [
+        (
+            {**values, "methods": f"[scratch,{method}]", "seeds": f"[{seed}]"},
+            [one for one in [*found, *kd] if one["seed"] == seed and one["method"] in ("scratch", method)],
+        )
+        for method in ("rsd", "kd")
+        for seed in (0, 1)
+    ] + [cell("0.2", {0: 0.0, 1: 0.0})]
+
+    pd.testing.assert_frame_equal(results.summary(results.frame(whole)), results.summary(results.frame(split)))
+
+
+def test_a_single_seed_has_no_interval_and_a_twin_that_is_missing_no_pair() -> None:
+    only = (
+        {"method.rsd.weight": "0.1"},
+        [student("rsd", 0, 91, 81), student("rsd", 1, 92, 82), student("scratch", 1, 90, 80)],
+    )
+
+    rows = results.summary(results.frame([only])).set_index("method")
+
+    assert rows.loc["rsd", "validation_gain"] == 2.0
+    assert rows["validation_gain_low"].isna().all()
+    assert rows.loc["rsd", "seeds"] == 2
+
+
+def test_the_best_setting_is_that_of_validation_not_of_test(tmp_path: Path) -> None:
+    good_on_test = {"w": "1"}, [student("rsd", 0, 91, 99), student("scratch", 0, 90, 90)]
+    good = {"w": "2"}, [student("rsd", 0, 92, 91), student("scratch", 0, 90, 90)]
+
+    text = results.write(tmp_path, results.frame([good_on_test, good]), ["w=3"])
+
+    assert "Best on validation: rsd, w=2." in text
+    assert "Missing: w=3." in text
+    assert text.splitlines()[0] == (
+        "| w | method | seeds | validation top-1 % | gain over scratch | test top-1 % | gain on test |"
+    )
+    assert "| 2 | rsd | 1 | 92.00 | +2.00 | 91.00 | +1.00 |" in text
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [cell(weight, {0: 1.0, 1: 2.0, 2: 4.0}, pair=pair) for weight in ("0.01", "0.1", "1") for pair in ("a", "b")],
+        [cell("0.1", {0: 1.0, 1: 2.0}, pair=pair) for pair in ("a", "b")],
+        [cell("0.1", {0: 1.0})],
+        [({"w": "1"}, [student("rsd", 0, 91, 81)])],
+        [({"w": "1"}, [{"method": "rsd", "seed": 0, "validation_top1": 91.0}])],
+    ],
+    ids=["numbers and pairs", "pairs", "one cell", "no twin", "not evaluated"],
+)
+def test_every_shape_of_sweep_is_written_and_drawn(
+    tmp_path: Path, cells: list[tuple[dict[str, str], list[dict[str, object]]]]
+) -> None:
+    results.write(tmp_path, results.frame(cells), [])
+
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "students.csv",
+        "table.csv",
+        "table.md",
+        "plot.svg",
+        "plot.png",
+    }
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "rsd" in (tmp_path / "plot.svg").read_text()
+    assert len(pd.read_csv(tmp_path / "students.csv")) == sum(len(found) for _, found in cells)
+
+
+def test_students_are_those_of_this_run_with_what_evaluate_measured(tmp_path: Path) -> None:
+    for name in ("rsd-0", "rsd-1", "my-own-7"):
+        (tmp_path / "out/students" / name).mkdir(parents=True)
+        (tmp_path / "out/students" / name / "student.json").write_text(json.dumps({"validation": {"top1": 90.0}}))
+
+    assert [(one["method"], one["seed"]) for one in results.students(tmp_path)] == [
+        ("my-own", 7),
+        ("rsd", 0),
+        ("rsd", 1),
+    ]
+
+    (tmp_path / "out/evaluate").mkdir()
+    models = [{"model": "teacher", "top1": 99.0}, {"model": "rsd-0", "top1": 88.0, "nll": 0.1, "parameters": 3}]
+    (tmp_path / "out/evaluate/models.json").write_text(json.dumps(models))
+
+    [one] = results.students(tmp_path)
+    assert one["validation_top1"] == 90.0
+    assert one["test_top1"] == 88.0
+    assert one["parameters"] == 3

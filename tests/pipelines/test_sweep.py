@@ -1,0 +1,197 @@
+"""A sweep's cells are experiments, run once, resumed where they were, and judged apart."""
+
+import json
+import os
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import psutil  # type: ignore[import-untyped]
+import pytest
+from prefect import get_client
+
+from pipelines import runners, server
+from pipelines.clone import TransferError
+from pipelines.git import experiments
+from pipelines.outcome import StageError
+from pipelines.process_group import GRACE_SECONDS
+from pipelines.sweep import main
+from tests.pipelines.conftest import ToyRepo, wait_until
+from tests.pipelines.sweep_project import SweepRepo
+
+WEIGHTS = "method.rsd.weight=0.1,0.2"
+ONCE = {"teacher": 1, "distill-scratch-0 0": 1, "distill-rsd-0 0.1": 1, "distill-rsd-0 0.2": 1, "evaluate": 2}
+
+
+@pytest.fixture
+def repo(tmp_path: Path, make_dvc_repo: Callable[[Path], ToyRepo]) -> SweepRepo:
+    return SweepRepo(tmp_path / "project", make_dvc_repo)
+
+
+def finish(process: subprocess.Popen[str], *, code: int = 0) -> str:
+    shown = process.communicate(timeout=300)[0]
+    assert process.returncode == code, shown
+    return shown
+
+
+def trained(repo: SweepRepo) -> Counter[str]:
+    return Counter(line["what"] for line in repo.noted())
+
+
+def test_each_cell_is_an_experiment_and_what_they_share_runs_once(
+    repo: SweepRepo, prefect_server: dict[str, str]
+) -> None:
+    head, files = repo.git("rev-parse", "HEAD"), repo.git("status", "--porcelain")
+
+    shown = finish(repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights"))
+
+    assert trained(repo) == ONCE
+    assert len([name for name in repo.experiments() if name.startswith("weights-0.")]) == 2
+    assert (repo.git("rev-parse", "HEAD"), repo.git("status", "--porcelain")) == (head, files)
+    assert not (repo.path / ".state/sweeps/weights").exists()
+    table = pd.read_csv(repo.path / "out/sweeps/weights/table.csv").set_index(["method.rsd.weight", "method"])
+    assert table.loc[(0.2, "rsd"), "validation_gain"] == pytest.approx(2.0)
+    assert (repo.path / "out/sweeps/weights/table.md").read_text() in shown
+    with get_client(sync_client=True) as client:
+        artifacts = [artifact for artifact in client.read_artifacts() if artifact.key == "sweep-weights"]
+    assert len(artifacts) == 1
+    assert "| 0.2 | rsd | 1 |" in str(artifacts[0].data)
+
+
+@pytest.mark.slow
+def test_its_params_metrics_and_outputs_are_in_the_projects_own_dvc(
+    repo: SweepRepo, prefect_server: dict[str, str]
+) -> None:
+    finish(repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights"))
+    [name] = [name for name in experiments(repo.path) if name.startswith("weights-0.2-")]
+
+    repo.dvc("exp", "apply", name)
+
+    assert "weight: 0.2" in (repo.path / "params.yaml").read_text()
+    assert json.loads((repo.path / "out/evaluate/metrics.json").read_text()) == {"scratch-0": 89.0, "rsd-0": 91.0}
+    assert "up to date" in repo.dvc("repro", "evaluate")
+    assert json.loads((repo.path / "sweep.json").read_text())["values"] == {"method.rsd.weight": "0.2", "seeds": "[0]"}
+
+
+@pytest.mark.slow
+def test_the_same_again_runs_nothing_and_a_larger_grid_what_is_new(
+    repo: SweepRepo, prefect_server: dict[str, str]
+) -> None:
+    finish(repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights"))
+    before = repo.noted()
+
+    shown = finish(repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights"))
+
+    assert "2 cells: 2 done" in shown
+    assert repo.noted() == before
+    finish(repo.sweep(prefect_server, "method.rsd.weight=0.1,0.2,0.4", "--seeds", "0", "--name", "weights"))
+    assert [line["what"] for line in repo.noted()[len(before) :]] == ["distill-rsd-0 0.4", "evaluate"]
+    assert len(pd.read_csv(repo.path / "out/sweeps/weights/table.csv")) == 6
+
+
+@pytest.mark.slow
+def test_a_failed_cell_stops_no_other_and_ends_the_sweep_with_its_sentence(
+    repo: SweepRepo, prefect_server: dict[str, str]
+) -> None:
+    arguments = [WEIGHTS, "--seeds", "0", "--name", "weights"]
+
+    shown = finish(repo.sweep(prefect_server, *arguments, BREAK="distill-rsd-0 0.1"), code=1)
+
+    assert shown.splitlines()[-1] == "error: method.rsd.weight=0.1: expected calm, found a storm; wait"
+    assert "Traceback" not in shown
+    assert trained(repo)["distill-rsd-0 0.2"] == 1
+    assert "Missing: method.rsd.weight=0.1." in shown
+    finish(repo.sweep(prefect_server, *arguments))
+    assert trained(repo) == ONCE
+
+
+@pytest.mark.slow
+def test_cells_whose_teacher_failed_do_not_run(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
+    shown = finish(repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", BREAK="teacher"), code=1)
+
+    assert not repo.noted()
+    assert "2 cells: 2 not run" in shown
+    assert shown.splitlines()[-1] == "error: shared: teacher: expected calm, found a storm; wait"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_sweep_goes_on_from_its_checkpoint(
+    repo: SweepRepo, prefect_server: dict[str, str], number: signal.Signals
+) -> None:
+    arguments = [WEIGHTS, "--seeds", "0", "--name", "weights", "--jobs", "1"]
+    process = repo.sweep(prefect_server, *arguments, HOLD="distill-rsd-0 0.2")
+
+    def held() -> list[int]:
+        return [line["pid"] for line in repo.noted("begin") if line["what"] == "distill-rsd-0 0.2"]
+
+    wait_until(lambda: bool(held()), 120)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    wait_until(lambda: not psutil.pid_exists(held()[0]), GRACE_SECONDS + 10)
+
+    finish(repo.sweep(prefect_server, *arguments))
+
+    begun = [(line["what"], line["steps"]) for line in repo.noted("begin")]
+    assert begun.count(("distill-rsd-0 0.2", 0)) == begun.count(("distill-rsd-0 0.2", 7)) == 1
+    assert trained(repo)["teacher"] == trained(repo)["distill-rsd-0 0.1"] == trained(repo)["distill-rsd-0 0.2"] == 1
+
+
+@pytest.mark.slow
+def test_what_is_not_committed_yet_is_swept_as_well(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
+    work = repo.path / "work.py"
+    work.write_text(work.read_text().replace("10 * weight", "20 * weight"))
+
+    finish(repo.sweep(prefect_server, "method.rsd.weight=0.1", "--seeds", "0", "--name", "edited"))
+
+    table = pd.read_csv(repo.path / "out/sweeps/edited/table.csv").set_index("method")
+    assert table.loc["rsd", "validation_gain"] == pytest.approx(2.0)
+    assert repo.git("status", "--porcelain").split() == ["M", "work.py"]
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(TransferError("no route to host"), 3), (StageError("expected calm"), 1), (ValueError("odd"), 1)],
+)
+def test_only_what_another_try_can_mend_is_tried_again(
+    prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int
+) -> None:
+    tried = []
+
+    def run(*_: object) -> str:
+        tried.append(1)
+        if len(tried) < 3:
+            raise error
+        return "refs/exps/it"
+
+    monkeypatch.setattr(runners, "run", run)
+
+    state = runners.run_unit.with_options(retry_delay_seconds=0)(None, None, {}, None, return_state=True)
+
+    assert len(tried) == tries
+    assert state.is_completed() == (tries == 3)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_started_twice_runs_each_cell_once(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
+    both = [repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights", SECONDS_EACH="2") for _ in "12"]
+
+    for process in both:
+        finish(process)
+
+    assert trained(repo) == ONCE
+    assert not (repo.path / ".state/sweeps/weights").exists()
+
+
+def test_a_wrong_grid_is_refused_before_a_server_is_started(repo: SweepRepo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repo.path)
+    monkeypatch.setattr(server, "_start_server", lambda: pytest.fail("started a server"))
+
+    with pytest.raises(SystemExit, match="error: the grid: no method.rsd.wieght in params.yaml; did you mean"):
+        main(["method.rsd.wieght=1,2"])
+    with pytest.raises(SystemExit, match=r"error: expected a sweep out of conf/sweep \(none\), found 'study'"):
+        main(["study"])
+    assert os.listdir(repo.seen) == []
