@@ -168,7 +168,7 @@ def embedded(device: torch.device, folder: Path) -> dict[str, Any]:
             images(64, 0),
             augment=RECIPE.augment,
             options=ViewOptions(count=2, batch_size=32),
-            digest="",
+            made_from={},
             unfinished=folder / "unfinished",
         )
         stores.append(np.load(store / "embedding.npy", allow_pickle=False).astype(np.float32))

@@ -10,11 +10,14 @@ int8 in ONNX Runtime, PyTorch eager and compiled. Some minutes; nothing else sho
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
+from tqdm import tqdm
 
 from benchmarks.interleaved import interleaved, markdown, spread
 from rsd.baseline import baseline
@@ -39,28 +42,35 @@ MODELS = {
 }
 
 
-def candidates(name: str, folder: Path) -> list[Candidate | Latency]:
-    """The rows of one model, whose files go into `folder`."""
+def exported(name: str, path: Path) -> nn.Module:
+    """The model of this name; its fp32 graph goes to `path`."""
     options, shape, classes = MODELS[name]
     model = randomised(create(options, classes=classes, image_shape=shape), shape)
-    mean, std = [0.5] * shape[2], [0.25] * shape[2]
-    fp32, int8 = folder / f"{name}-fp32.onnx", folder / f"{name}-int8.onnx"
     export_onnx(
         model,
-        mean=mean,
-        std=std,
+        mean=[0.5] * shape[2],
+        std=[0.25] * shape[2],
         image_shape=shape,
         classes=classes,
         precision="fp32",
         opset=20,
         ir_version=10,
         metadata={},
-        path=fp32,
+        path=path,
     )
+    return model
+
+
+def candidates(name: str, folder: Path) -> list[Candidate | Latency]:
+    """The rows of one model, whose files go into `folder`."""
+    shape = MODELS[name][1]
+    fp32, int8 = folder / f"{name}-fp32.onnx", folder / f"{name}-int8.onnx"
+    model = exported(name, fp32)
     quantize_file(fp32, int8, image((1, *shape), 8))
     files = [
         onnx_candidate(path, precision=kind, threads=1, file=name) for path, kind in ((fp32, "fp32"), (int8, "int8"))
     ]
+    mean, std = [0.5] * shape[2], [0.25] * shape[2]
     return [*files, *baseline(model, mean, std, name=name, image_shape=shape, threads=[1])]
 
 
@@ -71,12 +81,17 @@ def compare(plan: Plan, names: list[str]) -> Record:
         for name in names:
             found = candidates(name, Path(folder))
             timing = [one for one in found if isinstance(one, Candidate)]
-            turns = take_turns(timing, plan)
+            with tqdm(total=plan.rounds * len(timing), desc=name, unit="turn", disable=None) as bar:
+                turns = take_turns(timing, plan, progress=partial(_advance, bar))
             rows += [Latency(**measured(one.row, t)) for one, t in zip(timing, turns, strict=True)]
             rows += [one for one in found if isinstance(one, Latency)]
     state = {"before": began, "after": conditions()}
     options = {"min_seconds": plan.min_seconds, "min_samples": plan.min_samples, "rounds": plan.rounds}
     return Record(device=fingerprint(), conditions=state, options=options, rows=rows)
+
+
+def _advance(bar: tqdm, _: str) -> None:
+    bar.update()
 
 
 def table(record: Record) -> str:
@@ -107,20 +122,7 @@ def table(record: Record) -> str:
 def harness(folder: Path, rounds: int) -> pd.DataFrame:
     """CPU seconds of `CALLS` calls of the default student: a bare loop, and ours with its clock and its list."""
     path = folder / "model.onnx"
-    options, shape, classes = MODELS["default student"]
-    model = randomised(create(options, classes=classes, image_shape=shape), shape)
-    export_onnx(
-        model,
-        mean=[0.5],
-        std=[0.25],
-        image_shape=shape,
-        classes=classes,
-        precision="fp32",
-        opset=20,
-        ir_version=10,
-        metadata={},
-        path=path,
-    )
+    exported("default student", path)
     with onnx_session(path, 1) as infer:
         session, feed = infer.func.__self__, infer.args[1]  # type: ignore[attr-defined]
 

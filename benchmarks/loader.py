@@ -6,8 +6,8 @@
 About three minutes. Random images in the format of CIFAR-100 (50,000 of 32 x 32 in memory; timm reads them through
 torchvision's data set, as its users do) and JPEGs of 500 x 375 in a folder, served at 224. Both sides crop, flip
 and, in the second half of the rows, apply RandAugment; batches of 128, one CPU thread, no worker processes, so that
-the cost of an image is what is compared. A turn is so many batches of each, turn by turn; the ratio is the median of
-the ratios within a turn.
+the cost of an image is what is compared. timm's loader is set as its training script sets it. A turn is so many
+batches of each, turn by turn; the ratio is the median of the ratios within a turn.
 """
 
 import argparse
@@ -25,8 +25,9 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
 from benchmarks.interleaved import interleaved, markdown, spread
-from rsd.data.augment import AugmentOptions, CropOptions, ViewChoice
+from rsd.data.augment import AugmentOptions, ViewChoice
 from rsd.data.batches import batches, epoch_plan
+from rsd.data.crop import CropOptions
 from rsd.data.images import ArrayImages, ImageFiles, Images, LabelledImages
 
 BATCH, CLASSES, POLICY = 128, 100, "rand-m9-mstd0.5-inc1"
@@ -68,6 +69,7 @@ def theirs(dataset: Any, size: int, policy: str | None) -> Iterator[Any]:
         use_prefetcher=True,  # which collates uint8
         num_workers=0,
         auto_augment=policy,
+        interpolation="random",  # what its training script sets: of each crop and augmentation bilinear or bicubic
         color_jitter=0.0,
         persistent_workers=False,
         device=torch.device("cpu"),

@@ -65,8 +65,8 @@ def write_random_store(folder: Path, width: int) -> StoredTeacher:
     generator = np.random.default_rng(0)
     np.save(folder / "embedding.npy", generator.standard_normal((1, IMAGES, width)).astype(np.float16))
     np.save(folder / "logits.npy", generator.standard_normal((1, IMAGES, CLASSES)).astype(np.float16))
-    write_json(folder / "header.json", {"digest": "random"})
-    return StoredTeacher(folder, digest="random", device=torch.device("cpu"))
+    write_json(folder / "header.json", {})
+    return StoredTeacher(folder, made_from={}, device=torch.device("cpu"))
 
 
 def steps(student: nn.Module, optimizer: str, teacher: nn.Module, store: StoredTeacher) -> dict[str, Step]:

@@ -32,7 +32,7 @@ def validation_top1(method: str, seed: int, recipe: Recipe) -> float:
     teacher, width, views = None, None, ViewChoice(seed)
     if task_class.needs:
         header = read_json(OUT / "views" / "header.json")
-        teacher = StoredTeacher(OUT / "views", digest=header["digest"], device=torch.device("cpu"))
+        teacher = StoredTeacher(OUT / "views", made_from=header["made_from"], device=torch.device("cpu"))
         width = teacher.embedding.shape[2]
         options = section("views", ViewOptions)
         views = ViewChoice(options.seed, options.count)

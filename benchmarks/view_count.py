@@ -27,7 +27,7 @@ from rsd.distillers.scratch import ScratchDistiller
 from rsd.embed import write_store
 from rsd.models import ModelOptions, PixelNormalize, create, load_trained, normalizer
 from rsd.recipe import Recipe, make_criterion
-from rsd.report.charts import METHOD_COLOURS
+from rsd.report.charts.style import METHOD_COLOURS
 from rsd.train import train
 from rsd.views import StoredTeacher, ViewOptions
 from stages import OUT, section
@@ -75,10 +75,10 @@ def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT
             splits[0],
             augment=recipe.augment,
             options=ViewOptions(count=max(counts), seed=VIEW_SEED),
-            digest="benchmark",
+            made_from={},
             unfinished=Path(folder) / "unfinished",
         )
-        teacher = StoredTeacher(Path(folder) / "views", digest="benchmark", device=torch.device("cpu"))
+        teacher = StoredTeacher(Path(folder) / "views", made_from={}, device=torch.device("cpu"))
         for seed in seeds:
             for count in (0, *counts):
                 torch.manual_seed(seed)

@@ -76,8 +76,8 @@ def write_random_store(folder: Path, case: Case, width: int) -> StoredTeacher:
     for name, columns in (("embedding", width), ("logits", case.classes)):
         values = generator.standard_normal((1, case.images, columns)).astype(np.float16)
         np.save(folder / f"{name}.npy", values)
-    write_json(folder / "header.json", {"digest": "random"})
-    return StoredTeacher(folder, digest="random", device=torch.device("cpu"))
+    write_json(folder / "header.json", {})
+    return StoredTeacher(folder, made_from={}, device=torch.device("cpu"))
 
 
 def steps(case: Case, folder: Path) -> dict[str, Callable[[], object]]:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -32,6 +32,10 @@ class ComputeOptions(Options):
     threads: int = Field(1, gt=0)
     """CPU threads of a stage. Another count gives other bits, and stages run side by side collapse when
     they share cores, hence 1."""
+
+    def decisive(self) -> dict[str, Any]:
+        """What the numbers of a training depend on: all but who prepares the batches. So do dvc.yaml's stages."""
+        return self.model_dump(exclude={"workers"})
 
 
 def set_up(options: ComputeOptions) -> torch.device:

@@ -34,7 +34,7 @@ def write_store(
     *,
     augment: AugmentOptions,
     options: ViewOptions,
-    digest: str,
+    made_from: dict[str, str],
     unfinished: Path,
     workers: int = 0,
     save_seconds: float = SAVE_SECONDS,
@@ -45,7 +45,8 @@ def write_store(
     same arguments and takes a run of the batches, those of one process alone, so the store has that one's numbers.
 
     Args:
-        unfinished: where a store of this digest grows; what a killed run has left there is gone on with, if it was
+        made_from: see `rsd.views.store_digests`; for the header.
+        unfinished: where a store of these digests grows; what a killed run has left there is gone on with, if it was
             one of as many processes.
         workers: other processes that prepare the views, for each of these.
         save_seconds: how often what is done is noted.
@@ -110,7 +111,7 @@ def write_store(
                     saved = time.monotonic()
     # Whoever has all of these knows that all others have written theirs.
     all_right = int(torch.stack(parallel.all_of(torch.tensor(right))).sum())
-    header: dict[str, Any] = {"views": options.count, "seed": options.seed, "images": count, "digest": digest}
+    header: dict[str, Any] = {"views": options.count, "seed": options.seed, "images": count, "made_from": made_from}
     if options.count:
         header["top1"] = 100 * all_right / (options.count * count)
         header |= {f"{name}_width": width for name, width in widths.items()}

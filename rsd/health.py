@@ -19,7 +19,7 @@ CONSTANT = 1e-5
 
 
 def check_finite(
-    terms: Mapping[str, Tensor], gradient_norm: Tensor | None, *, step: int, last: Mapping[str, Any]
+    terms: Mapping[str, Tensor], gradient_norm: Tensor | None, *, step: int, last: Mapping[str, Any], hint: str = ""
 ) -> None:
     """Stop at a loss or a gradient that is not finite.
 
@@ -27,6 +27,7 @@ def check_finite(
         terms: scalars of the step, `loss` among them.
         gradient_norm: over all parameters; None where the scaling of fp16 deals with it.
         last: finite values from before; may be empty.
+        hint: what else the user can do, besides a lower learning rate.
 
     Raises:
         UserError: names the step, the terms that are not finite, `last`, and what to do.
@@ -38,8 +39,8 @@ def check_finite(
     broken = ", ".join(key for key, value in (dict(terms) | seen).items() if not torch.isfinite(value).all())
     raise UserError(
         f"expected a finite {name.replace('_', ' ')}, found {float(seen[name])} at step {step} (not finite: {broken}; "
-        f"last finite values: {_values(last)}); lower recipe.learning_rate or set recipe.clip_gradient, and check the "
-        "images and the teacher"
+        f"last finite values: {_values(last)}); lower recipe.learning_rate or set recipe.clip_gradient, {hint}and "
+        "check the images and the teacher"
     )
 
 

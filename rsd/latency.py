@@ -1,4 +1,4 @@
-"""Latency of ONNX files, as MLPerf measures it, and the device's half of a kit (`rsd.budget`).
+"""Latency of ONNX files, as MLPerf measures it.
 
 onnxruntime and numpy are all this module needs: a kit holds a copy of it, so that a device and the `benchmark` stage
 cannot measure in different ways. Latency is from images in the host's memory to logits in the host's memory. Nothing
@@ -7,22 +7,19 @@ is removed from the samples, and a percentile is stated only where there are eno
 
 import argparse
 import functools
-import hashlib
 import json
 import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from rsd.device import cores, fingerprint
 
 # The fewest samples that a percentile may be read from (MLPerf Inference, early stopping).
 SAMPLES_NEEDED = {50: 1, 90: 64, 99: 662}
@@ -30,7 +27,6 @@ NOISY_SPREAD = 0.1
 SETTLED = 0.05
 WINDOW_CALLS = 3
 MOST_WINDOWS = 10
-FORMAT = 1
 
 Infer = Callable[[], Any]
 
@@ -214,7 +210,7 @@ def fresh(path: Path, threads: int, times: int) -> dict[str, Any]:
     paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     found = []
     for _ in range(times):
-        command = [sys.executable, "-m", "rsd.latency", "--fresh", str(path), "--threads", str(threads)]
+        command = [sys.executable, "-m", "rsd.latency", str(path), str(threads)]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
         if done.returncode:
             raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it died")
@@ -299,82 +295,12 @@ def duration(text: str) -> float:
     return seconds
 
 
-def run_kit(
-    folder: Path, plan: Plan, threads: Sequence[int], *, progress: Callable[[str], object] = lambda _: None
-) -> dict[str, Any]:
-    """Time the files of a kit on this device; the answer is what `python -m rsd.budget import` reads.
-
-    Raises:
-        ValueError: a file is missing or is not the one that was packed.
-    """
-    kit = json.loads((folder / "kit.json").read_text())
-    waiting, rows, candidates = [], [], []
-    for one in kit["candidates"]:
-        for precision, file in one["files"].items():
-            path = folder / file["path"]
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
-                raise ValueError(f"expected {file['path']} as it was packed, found another or none; copy the kit again")
-            for count in threads:
-                waiting.append(onnx_candidate(path, precision=precision, threads=count, file=file["path"]))
-    before = conditions()
-    for candidate in waiting:
-        path = folder / candidate.row["file"]
-        progress(f"opening {candidate.row['file']}")
-        try:
-            facts = fresh(path, candidate.row["threads"], plan.cold_starts)
-            with candidate.start() as infer:
-                infer()
-        except Exception as error:  # what a runtime raises for a file it cannot read has no type in common
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            rows.append({**candidate.row, "status": f"not measured: {reason}"})
-        else:
-            candidates.append(Candidate({**candidate.row, **facts}, candidate.start))
-    turns = take_turns(candidates, plan, progress=progress)
-    return {
-        "format": FORMAT,
-        "candidates": kit["candidates"],
-        "device": fingerprint(),
-        "conditions": {"before": before, "after": conditions()},
-        "options": asdict(plan),
-        "rows": [*(measured(c.row, t) for c, t in zip(candidates, turns, strict=True)), *rows],
-        "samples": [[turn.nanoseconds for turn in one] for one in turns],
-    }
-
-
-def main(kit: Path | None = None) -> None:
-    """The device's command line; `kit` is the folder of the kit that runs it."""
-    parser = argparse.ArgumentParser(description="Time a kit's models on this device; needs onnxruntime and numpy.")
-    parser.add_argument("--out", type=Path, default=Path("latency.json"), help="where the result goes")
-    parser.add_argument("--threads", type=int, nargs="+", help="CPU threads; default: 1, and all cores")
-    parser.add_argument("--seconds", type=float, help="per row; default: what the kit says")
-    parser.add_argument("--fresh", type=Path, help=argparse.SUPPRESS)
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cold start and memory of an ONNX file in this process; see `fresh`.")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("threads", type=int)
     given = parser.parse_args()
-    if given.fresh:
-        print(json.dumps(_fresh(given.fresh, given.threads[0])))
-        return
-    if kit is None:
-        parser.error("expected to be started as run.py of a kit; `python -m rsd.budget kit FOLDER` writes one")
-    if min(given.threads or [1]) < 1 or (given.seconds or 0) < 0:
-        parser.error("expected at least 1 thread and 0 seconds")
-    plan: Mapping[str, Any] = json.loads((kit / "kit.json").read_text())["options"]
-    if given.seconds is not None:
-        plan = {**plan, "min_seconds": given.seconds}
-
-    def say(line: str) -> None:
-        print(f"\r{line[:100]:<100}", end="", file=sys.stderr, flush=True)
-
-    try:
-        result = run_kit(kit, Plan(**plan), given.threads or sorted({1, cores()}), progress=say)
-    except ValueError as error:
-        sys.exit(f"\nerror: {error}")
-    aside = given.out.with_name(given.out.name + ".writing")
-    with aside.open("w") as file:
-        json.dump(result, file, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(given.out)
-    done = sum(row["status"] == "measured" for row in result["rows"])
-    print(f"\n{done} of {len(result['rows'])} rows measured -> {given.out}", file=sys.stderr)
+    print(json.dumps(_fresh(given.path, given.threads)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ def launch(module: str, arguments: Sequence[str], options: ComputeOptions) -> No
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its tables say less than the sentence below
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    # Or DistributedDataParallel says that it need not look for unused parameters (see Distiller.prepare_distributed).
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     count = ["--standalone", "--nproc-per-node", str(options.processes)]
     try:
         run(parse_args([*count, "-m", module, *arguments]))

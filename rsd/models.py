@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+import rsd.mlp  # noqa: F401  its models are timm's from here on
 from rsd.data.images import Images
 from rsd.data.workers import in_order
 from rsd.errors import UserError

@@ -7,17 +7,29 @@ from typing import Any
 import numpy as np
 import torch
 from timm.utils.model import unwrap_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from rsd.compute import ComputeOptions
 from rsd.distillers.base import Distiller
+from rsd.errors import UserError
 from rsd.health import check_finite
 from rsd.models import PixelNormalize
 from rsd.parallel import all_of, mean, processes, rank
 from rsd.recipe import Recipe, make_optimizer, make_scheduler, part_size
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+HINTS = {"none": "", "bf16": "set compute.amp to none, ", "fp16": "set compute.amp to none or bf16, "}
+
+
+def _check_wide_enough(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    # oneDNN 3.12 leaves most of such a weight's gradient unwritten: what it holds then is anything, and seldom noticed.
+    if arguments[0].shape[-1] == 1 and torch.is_autocast_enabled("cpu"):
+        raise UserError(
+            "expected maps wider than one pixel before every convolution with a stride, whose gradient is wrong "
+            f"otherwise with compute.amp bf16 on a CPU, found one before {module}; set compute.amp to none, or give "
+            "larger images"
+        )
 
 
 class Stepper:
@@ -45,7 +57,11 @@ class Stepper:
         self.device = task.device
         self.size = part_size(recipe, processes=processes())
         task.check_accumulation(task.options, recipe.accumulation)
-        task.amp = AMP[compute.amp]
+        task.amp, self.hint = AMP[compute.amp], HINTS[compute.amp]
+        if compute.amp == "bf16" and self.device.type == "cpu":
+            for module in task.trainable_module.modules():
+                if isinstance(module, nn.Conv2d) and module.stride[1] > 1 and module.kernel_size[1] > 1:
+                    module.register_forward_pre_hook(_check_wide_enough)
         self.channels_last = compute.channels_last
         if self.channels_last:
             task.trainable_module.to(memory_format=torch.channels_last)
@@ -73,7 +89,7 @@ class Stepper:
             number: of the step, from 0.
 
         Raises:
-            UserError: the loss or the gradient is not finite.
+            UserError: the loss or the gradient is not finite, or cannot be had in this precision.
         """
         raw, target = raw.to(self.device, non_blocking=True), target.to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
@@ -121,13 +137,13 @@ class Stepper:
 
     def _checked(self, terms: dict[str, Tensor], norm: Tensor, number: int) -> dict[str, Tensor]:
         if not self.scaler.is_enabled():
-            check_finite(terms, norm, step=number, last=self.last)
+            check_finite(terms, norm, step=number, last=self.last, hint=self.hint)
             return {"gradient_norm": norm}
-        check_finite(terms, None, step=number, last=self.last)
+        check_finite(terms, None, step=number, last=self.last, hint=self.hint)
         # The scaler skips the step and halves its factor; a gradient that stays infinite without any is a fault.
         skipped = not bool(torch.isfinite(norm))
         if skipped and self.scaler.get_scale() < 1:
-            check_finite(terms, norm, step=number, last=self.last)
+            check_finite(terms, norm, step=number, last=self.last, hint=self.hint)
         return {
             "gradient_norm": torch.zeros_like(norm) if skipped else norm,
             "skipped_steps": torch.full_like(norm, float(skipped)),

@@ -19,7 +19,8 @@ from rsd.device import fingerprint, short_name
 from rsd.errors import UserError
 from rsd.files import write_json, written_aside
 from rsd.latency import NOISY_SPREAD, SAMPLES_NEEDED, Infer, conditions, duration, onnx_session, statistics, timed
-from rsd.report.latency import drift, svg, write
+from rsd.report.charts.latency import drift
+from rsd.report.charts.style import save_svg
 from rsd.report.table import milliseconds
 
 WINDOWS = 60
@@ -46,16 +47,22 @@ def sustained(
 
 
 def verdict(windows: list[dict[str, Any]]) -> str:
-    """The drift in a sentence: the median p50 of the last tenth of the windows over that of the first."""
-    tenth = max(1, len(windows) // 10)
-    first, last = (float(np.median([w["p50_ms"] for w in part])) for part in (windows[:tenth], windows[-tenth:]))
+    """The drift in a sentence: the median of the last tenth of the windows over that of the first, of p50 and p99."""
+    first, last = _ends(windows, "p50_ms")
     medians = [w["p50_ms"] for w in windows]
     spread = (max(medians) - min(medians)) / float(np.median(medians))
     change = last / first - 1
     said = f"p50 went from {milliseconds(first)} to {milliseconds(last)}, {change:+.1%}"
-    if spread > NOISY_SPREAD:
-        return f"{said}; the windows in between differ by {spread:.0%}: the machine was noisy, or its clock moved"
-    return f"{said}; the windows in between differ by {spread:.0%}"
+    if all(w["p99_ms"] is not None for w in windows):
+        said += ", p99 from {} to {}".format(*map(milliseconds, _ends(windows, "p99_ms")))
+    said += f"; the p50 of the windows in between differ by {spread:.0%}"
+    return f"{said}: the machine was noisy, or its clock moved" if spread > NOISY_SPREAD else said
+
+
+def _ends(windows: list[dict[str, Any]], figure: str) -> tuple[float, float]:
+    tenth = max(1, len(windows) // 10)
+    first, last = (float(np.median([w[figure] for w in part])) for part in (windows[:tenth], windows[-tenth:]))
+    return first, last
 
 
 def main() -> None:
@@ -81,10 +88,11 @@ def main() -> None:
     with written_aside(given.folder / "samples.npz") as aside, aside.open("wb") as file:
         window = np.repeat(np.arange(len(samples)), [len(one) for one in samples])
         np.savez_compressed(file, window=window.astype(np.uint8), nanoseconds=np.concatenate(samples))
-    write(given.folder / "sustained.svg", svg(drift(windows)))
+    save_svg(drift(windows), given.folder / "sustained.svg")
     few = " A p99 is drawn for windows of at least 662 samples."
     text = f"{given.model.name}, {given.threads} thread(s), {short_name(device)}, {given.seconds:g} s: {said}.{few}\n"
-    write(given.folder / "sustained.md", text)
+    with written_aside(given.folder / "sustained.md") as aside:
+        aside.write_text(text)
     print(text, end="")
 
 

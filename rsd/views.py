@@ -28,30 +28,36 @@ class ViewOptions(Options):
     """Images per forward pass of the teacher."""
 
 
-def store_digest(*, teacher: Path, dataset: Path, augment: AugmentOptions, options: ViewOptions) -> str:
-    """What a store must have been made from: weights of the teacher, images, augmentation, views.
+def store_digests(*, teacher: Path, dataset: Path, augment: AugmentOptions, options: ViewOptions) -> dict[str, str]:
+    """SHA-256 of what a store is made from, each by its name: teacher, images, augmentation, views.
 
     Args:
         teacher: the teacher's safetensors file.
         dataset: `dataset.json`, which holds the checksums of the images.
     """
-    made_from = [sha256(teacher), sha256(dataset), augment.model_dump(), options.model_dump()]
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+    def of(chosen: Options) -> str:
+        return hashlib.sha256(json.dumps(chosen.model_dump(), sort_keys=True).encode()).hexdigest()
+
+    return {"teacher": sha256(teacher), "images": sha256(dataset), "augmentation": of(augment), "views": of(options)}
 
 
 class StoredTeacher:
     """Looks the teacher's outputs up instead of running it.
 
+    Args:
+        made_from: what the store must have been made from, see `store_digests`.
+
     Raises:
-        UserError: the store was made from another teacher, other images or another augmentation.
+        UserError: it was not.
     """
 
-    def __init__(self, folder: Path, *, digest: str, device: torch.device) -> None:
-        header = read_json(folder / "header.json")
-        if header["digest"] != digest:
+    def __init__(self, folder: Path, *, made_from: dict[str, str], device: torch.device) -> None:
+        found = read_json(folder / "header.json").get("made_from", {})
+        if other := [name for name, digest in made_from.items() if found.get(name) != digest]:
             raise UserError(
-                f"expected a view store made from this teacher, these images and this augmentation, found another "
-                f"in {folder}; run `dvc repro embed`"
+                "expected a view store made from this teacher, these images, this augmentation and these views, found "
+                f"one with other digests of {', '.join(other)} in {folder}; run `dvc repro embed`"
             )
         self.device = device
         self.embedding = np.load(folder / "embedding.npy", mmap_mode="r", allow_pickle=False)

@@ -13,7 +13,7 @@ from rsd.data.augment import ViewChoice
 from rsd.data.images import read_record, read_split
 from rsd.distillers import distiller
 from rsd.features import StageShape, stage_shapes
-from rsd.files import read_json, sha256, write_json, written_aside
+from rsd.files import sha256, write_json, written_aside
 from rsd.launch import is_launcher, launch
 from rsd.models import (
     ModelOptions,
@@ -29,7 +29,7 @@ from rsd.models import (
 from rsd.parallel import leads, leave
 from rsd.recipe import Recipe, make_criterion
 from rsd.train import Teacher, Trained, train
-from rsd.views import LiveTeacher, StoredTeacher, ViewOptions, store_digest
+from rsd.views import LiveTeacher, StoredTeacher, ViewOptions, store_digests
 from stages import OUT, run, section
 
 
@@ -80,7 +80,7 @@ def main() -> None:
         "model": student_options.model_dump(),
         "options": options.model_dump(),
         "recipe": recipe.model_dump(),
-        "compute": read_json(OUT / "params" / "compute.json"),
+        "compute": compute.decisive(),
         "device": device.type,
         "views": view_choice.cycle,
         "classes": data.classes,
@@ -145,22 +145,22 @@ class Served(NamedTuple):
     stages: tuple[StageShape, ...] | None
     views: ViewChoice
     """The views that it tells its outputs of."""
-    made_from: str
+    made_from: dict[str, str]
 
 
 def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -> Served:
     options = section("views", ViewOptions)
     weights = OUT / "teacher" / "model.safetensors"
     if options.count:
-        digest = store_digest(
+        made_from = store_digests(
             teacher=weights, dataset=OUT / "data" / "dataset.json", augment=recipe.augment, options=options
         )
-        stored = StoredTeacher(OUT / "views", digest=digest, device=device)
-        return Served(stored, stored.embedding.shape[2], None, ViewChoice(options.seed, options.count), digest)
+        stored = StoredTeacher(OUT / "views", made_from=made_from, device=device)
+        return Served(stored, stored.embedding.shape[2], None, ViewChoice(options.seed, options.count), made_from)
     model, record = load_trained(OUT / "teacher", "model")
     shapes = stage_shapes(model, input_shape(record)) if staged else None
     live = LiveTeacher(model.to(device), normalizer(record).to(device), staged=staged)
-    return Served(live, record["embedding_width"], shapes, ViewChoice(seed), sha256(weights))
+    return Served(live, record["embedding_width"], shapes, ViewChoice(seed), {"teacher": sha256(weights)})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from rsd.embed import check_store, write_store
 from rsd.launch import is_launcher, launch
 from rsd.models import load_trained, normalizer
 from rsd.parallel import leads, leave
-from rsd.views import ViewOptions, store_digest
+from rsd.views import ViewOptions, store_digests
 from stages import OUT, run, section
 
 
@@ -27,13 +27,13 @@ def main() -> None:
         print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB")
     elif not options.count:
         print("view store: none (views.count is 0), the teacher will run live")
-    digest = store_digest(
+    made_from = store_digests(
         teacher=OUT / "teacher" / "model.safetensors",
         dataset=OUT / "data" / "dataset.json",
         augment=augment,
         options=options,
     )
-    state = checkpoint.state_file("embed", {"digest": digest, "device": device.type, "threads": compute.threads})
+    state = checkpoint.state_file("embed", {"made_from": made_from, "device": device.type, "threads": compute.threads})
     header = write_store(
         OUT / "views",
         teacher.to(device),
@@ -41,7 +41,7 @@ def main() -> None:
         images,
         augment=augment,
         options=options,
-        digest=digest,
+        made_from=made_from,
         unfinished=state.parent / "store",
         workers=compute.workers,
     )

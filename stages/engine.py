@@ -2,14 +2,16 @@
 
 import argparse
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rsd.data.images import read_split
-from rsd.export.engine import engine_parity
-from rsd.export.parity import Gates, check
+from rsd.errors import UserError
+from rsd.export.engine_parity import engine_parity, engine_parting
+from rsd.export.parity import GateError, Gates, Precision, check
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.files import read_json, write_json, written_aside
 from stages import OUT, run, section
@@ -17,7 +19,7 @@ from stages import OUT, run, section
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("precision")
+    parser.add_argument("precision", choices=["fp32", "fp16", "int8"])
     precision = parser.parse_args().precision
     options = section("engine", EngineOptions)
     with written_aside(OUT / "engines" / precision) as aside:
@@ -32,29 +34,35 @@ def main() -> None:
         record = build(onnx, aside / "model.engine", options, precision=precision, log=log)
         shutil.move(log, aside / "build.log")
         write_json(aside / "engine.json", record)
-        record["parity"] = parity(aside, precision)
+        record["parity"] = parity(aside, precision, options)
         write_json(aside / "engine.json", record)
     print(f"{precision}: engine of {record['bytes'] / 1e6:.2f} MB by {record['library']} {record['version']}")
 
 
-def parity(folder: Path, precision: str) -> dict[str, Any] | str:
+def parity(folder: Path, precision: Precision, options: EngineOptions) -> dict[str, Any] | str:
     """The engine beside its ONNX graph on the test images, held to the gate of its precision where it can run."""
     export = OUT / "export" / precision
     test = read_split(OUT / "data", "test")
-    reference = np.load(export / "logits.npy", allow_pickle=False)
     gates = Gates.model_validate(read_json(OUT / "params" / "export.json")["gates"])
-    rung: Any = precision  # the engine is held to the gate of its graph's precision
-    found = engine_parity(
-        folder,
-        onnx=export / "model.onnx",
-        images=test.images,
-        labels=test.labels,
-        reference=reference,
-        near_tie=gates.near_tie(rung),
-    )
-    if not isinstance(found, str):
-        check(found, rung, gates, what=f"{precision} engine")
-    return found
+    what = f"{precision} engine"
+    try:
+        found = engine_parity(
+            folder,
+            onnx=export / "model.onnx",
+            images=test.images,
+            labels=test.labels,
+            reference=np.load(export / "logits.npy", allow_pickle=False),
+            near_tie=gates.near_tie(precision),
+            what=what,
+        )
+        if not isinstance(found, str):
+            check(found, precision, gates, what=what)
+        return found
+    except GateError as error:
+        worst = test.images[np.array(error.images)]
+        with tempfile.TemporaryDirectory() as scratch:
+            where = engine_parting(export / "model.onnx", worst, options, precision=precision, folder=Path(scratch))
+        raise UserError(f"{error}; {where}") from error
 
 
 if __name__ == "__main__":

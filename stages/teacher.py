@@ -10,7 +10,7 @@ from rsd.compute import ComputeOptions, set_up
 from rsd.data.augment import ViewChoice
 from rsd.data.images import read_record, read_split
 from rsd.distillers.scratch import ScratchDistiller
-from rsd.files import read_json, write_json, written_aside
+from rsd.files import write_json, written_aside
 from rsd.launch import is_launcher, launch
 from rsd.models import embedding_width, normalizer, parameter_count, save_weights
 from rsd.parallel import leads, leave
@@ -45,7 +45,7 @@ def main() -> None:
                 "weights": start.weights,
                 "preprocessing": preprocessing,
                 "recipe": recipe.model_dump(),
-                "compute": read_json(OUT / "params" / "compute.json"),
+                "compute": compute.decisive(),
                 "device": device.type,
                 "data": data.model_dump(),
             },

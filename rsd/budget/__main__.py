@@ -8,7 +8,6 @@ python -m rsd.budget show --p99 5        # what fits 5 ms, the best of it, and t
 """
 
 import argparse
-import json
 import re
 import shutil
 import sys
@@ -21,7 +20,8 @@ from rsd.budget.records import read_device, read_trained, shipped
 from rsd.device import short_name
 from rsd.errors import UserError
 from rsd.files import read_json, write_json, written_aside
-from rsd.report.latency import front, svg, write
+from rsd.report.charts.latency import front
+from rsd.report.charts.style import save_svg
 from rsd.report.table import milliseconds, size
 
 OUT, BUDGET = Path("out"), Path("budget")
@@ -72,24 +72,14 @@ def kit(given: argparse.Namespace) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
+    from rsd.budget import runner
     from rsd.budget.kit import opened
-    from rsd.device import cores
-    from rsd.latency import Plan, run_kit
 
     with opened(given.kit) as folder:
-        plan = Plan(**read_json(folder / "kit.json")["options"])
-
-        def say(line: str) -> None:
-            print(f"\r{line[:100]:<100}", end="", file=sys.stderr, flush=True)
-
         try:
-            result = run_kit(folder, plan, sorted({1, cores()}), progress=say)
+            runner.run(folder, given.out)
         except ValueError as error:
             raise UserError(str(error)) from error
-    print(file=sys.stderr)
-    with written_aside(given.out) as aside:
-        aside.write_text(json.dumps(result, allow_nan=False))
-    print(f"{len(result['rows'])} rows -> {given.out}")
 
 
 def take(given: argparse.Namespace) -> None:
@@ -141,7 +131,7 @@ def show(given: argparse.Namespace) -> None:
     else:
         print(table(sorted(found, key=lambda row: (row.device, row.p99_ms or float("inf")))))
     if any(row.top1 is not None and row.p99_ms is not None for row in found):
-        write(given.plot, svg(front(found)))
+        save_svg(front(found), given.plot)
         print(f"\nfront of accuracy against p99 -> {given.plot}")
     else:
         print("\nno plot: none of these was trained here yet")

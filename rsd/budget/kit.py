@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rsd import cuda, device, errors, latency
+from rsd.budget import runner
 from rsd.errors import UserError
 from rsd.export.onnx import ExportOptions, export_onnx
 from rsd.export.quantize import quantize_file
@@ -41,15 +42,6 @@ weights under a permissive licence and takes images from 16 x 16 up."""
 
 PRECISIONS = ("fp32", "fp16", "int8")
 CALIBRATION_IMAGES = 32
-RUNNER = '''"""Time this kit's models on this device: `python run.py`; needs onnxruntime and numpy."""
-
-from pathlib import Path
-
-from rsd.latency import main
-
-if __name__ == "__main__":
-    main(Path(__file__).resolve().parent)
-'''
 PART = '''"""The part of rsd that times models; see run.py."""
 
 from os import environ
@@ -111,9 +103,9 @@ def write_kit(
             raise UserError("expected a student that takes these images, found none; name others with --models")
         write_json(
             folder / "kit.json",
-            {"format": latency.FORMAT, "options": asdict(plan), "candidates": packed},
+            {"format": runner.FORMAT, "options": asdict(plan), "candidates": packed},
         )
-        (folder / "run.py").write_text(RUNNER)
+        shutil.copyfile(str(runner.__file__), folder / "run.py")
         (folder / "rsd").mkdir()
         (folder / "rsd" / "__init__.py").write_text(PART)
         for module in (latency, device, cuda, errors):

@@ -8,9 +8,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rsd.benchmark import Record
+from rsd.budget.runner import FORMAT
 from rsd.errors import UserError
 from rsd.files import read_json
-from rsd.latency import FORMAT, statistics
+from rsd.latency import statistics
 
 LARGEST = 500_000_000
 """Bytes of a device's JSON; 60 rows of 20,000 samples take a fortieth of it."""

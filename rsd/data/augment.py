@@ -1,23 +1,16 @@
 """What a view of an image is: a pure function of (seed, image index, view number)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field, field_validator, model_validator
 
+from rsd.data.crop import CropOptions, crops, drawn_boxes, flipped
 from rsd.data.draws import uniform
-from rsd.data.images import ArrayImages, CroppedImages, Images
+from rsd.data.images import ArrayImages, Images
 from rsd.data.perturb import erased, perturbed, understands
 from rsd.options import Options
-
-
-class CropOptions(Options):
-    """A random resized crop, as Inception's (Szegedy et al., CVPR 2015)."""
-
-    scale: tuple[float, float] = Field((0.08, 1.0), strict=False)
-    """Smallest and largest share of the image's area."""
-    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), strict=False)
-    """Smallest and largest width / height."""
 
 
 class AugmentOptions(Options):
@@ -73,9 +66,9 @@ class ViewChoice(NamedTuple):
         return view % self.cycle if self.cycle else view
 
 
-# What each of a view's uniform numbers decides. 3 to 7 belong to `erased`.
-_SHIFT, _FLIP, _CROP = slice(0, 2), 2, 8
-_TRIES = 10
+# What a view's first uniform numbers decide; the next belong to crops.
+_DRAWN = range(8)
+_SHIFT, _FLIP, _ERASE = slice(0, 2), 2, slice(3, 8)
 
 
 def views(
@@ -91,64 +84,32 @@ def views(
     Returns:
         uint8 `[B, H, W, C]`; a row depends on its own index and view only, never on the batch around it.
     """
-    draw = uniform(seed, index, view, 8) if options.shift or options.flip or options.erase else np.empty(0)
+    view = np.broadcast_to(view, index.shape)
+    draw = uniform(seed, index, view, _DRAWN)
+    mirrored = (draw[:, _FLIP] < 0.5) & options.flip
     if options.crop:
-        source: CroppedImages = ArrayImages(images) if isinstance(images, np.ndarray) else images  # type: ignore[assignment]
-        tries = uniform(seed, index, view, _CROP + 4 * _TRIES)[:, _CROP:].reshape(len(index), _TRIES, 4)
-        pixels = source.crops(index, crop_boxes(source.sizes(index), tries, options.crop))
+        source: Any = ArrayImages(images) if isinstance(images, np.ndarray) else images
+        boxes = drawn_boxes(source.sizes(index), options.crop, seed=seed, index=index, view=view)
+        pixels = crops(source, index, boxes, mirrored)
     else:
         pixels = images[index]
-    mirrored = draw[:, _FLIP] < 0.5 if options.flip else np.zeros(len(index), bool)
-    if options.shift:
-        pixels = _moved(pixels, draw[:, _SHIFT], options.shift, mirrored)
-    elif options.flip:
-        pixels = np.array(pixels)
-        pixels[mirrored] = pixels[mirrored, :, ::-1]
+        if options.shift:
+            pixels = _moved(pixels, draw[:, _SHIFT], options.shift)
+        if mirrored.any():
+            pixels = np.array(pixels)
+            pixels[mirrored] = flipped(pixels[mirrored])
     if options.randaugment or options.color_jitter:
         pixels = perturbed(pixels, options.randaugment, options.color_jitter, seed=seed, index=index, view=view)
     if options.erase:
-        pixels = erased(pixels, options.erase, draw[:, 3:8], seed=seed, index=index, view=view)
+        pixels = erased(pixels, options.erase, draw[:, _ERASE], seed=seed, index=index, view=view)
     return pixels
 
 
-def crop_boxes(sizes: np.ndarray, tries: np.ndarray, options: CropOptions) -> np.ndarray:
-    """Random parts of images: top, left, height, width, float64 `[B, 4]`.
-
-    Area and log aspect ratio are uniform; the first of the tries that fits into its image is taken, as
-    torchvision does, and the largest central part of an allowed ratio where none fits.
-
-    Args:
-        sizes: height and width of each image, `[B, 2]`.
-        tries: uniform numbers, `[B, tries, 4]`.
-    """
-    height, width = sizes[:, 0:1].astype(float), sizes[:, 1:2].astype(float)
-    area = height * width * (options.scale[0] + (options.scale[1] - options.scale[0]) * tries[:, :, 0])
-    low, high = np.log(options.ratio)
-    ratio = np.exp(low + (high - low) * tries[:, :, 1])
-    heights, widths = np.sqrt(area / ratio), np.sqrt(area * ratio)
-    fits = (heights <= height) & (widths <= width)
-    rows, first = np.arange(len(sizes)), fits.argmax(axis=1)
-    picked = np.stack([heights[rows, first], widths[rows, first]], axis=1)
-    free = tries[rows, first, 2:4]
-    whole = np.clip(width / height, *options.ratio)[:, 0]
-    central = np.stack(
-        [np.minimum(height[:, 0], width[:, 0] / whole), np.minimum(width[:, 0], height[:, 0] * whole)], 1
-    )
-    fitting = fits.any(axis=1, keepdims=True)
-    parts = np.where(fitting, picked, central)
-    corner = np.where(fitting, free, 0.5) * (sizes - parts)
-    return np.concatenate([corner, parts], axis=1)
-
-
-def _moved(images: np.ndarray, draw: np.ndarray, shift: int, mirrored: np.ndarray) -> np.ndarray:
-    """Images `[B, H, W, C]` moved by up to `shift` pixels over black, some of them then mirrored."""
-    height, width = images.shape[1:3]
-    steps = (draw * (2 * shift + 1)).astype(np.int64) - shift
-    moved = np.zeros_like(images)
-    for row, ((down, right), mirror) in enumerate(zip(steps.tolist(), mirrored.tolist(), strict=True)):
-        part = images[row, max(down, 0) : max(height + down, 0), max(right, 0) : max(width + right, 0)]
-        into = moved[row, max(-down, 0) :, max(-right, 0) :][: part.shape[0], : part.shape[1]]
-        into[...] = part
-        if mirror:
-            moved[row] = moved[row, :, ::-1].copy()
-    return moved
+def _moved(images: np.ndarray, draw: np.ndarray, shift: int) -> np.ndarray:
+    """Images `[B, H, W, C]` moved by up to `shift` pixels over black."""
+    count, height, width, channels = images.shape
+    down, right = (draw * (2 * shift + 1)).astype(np.int64).T
+    padded = np.zeros((count, height + 2 * shift, width + 2 * shift, channels), np.uint8)
+    padded[:, shift : shift + height, shift : shift + width] = images
+    windows = sliding_window_view(padded, (height, width), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
+    return windows[np.arange(count), down, right]

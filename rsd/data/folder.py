@@ -261,6 +261,8 @@ def _split(
             rows[name] = taken
             if name == "test" or options.hold_out:
                 rows["train"] = left
+    if options.train_share < 1:
+        rows["train"] = _split_off(rows["train"], files.label, identity, options.train_share, options.seed)[1]
     return {name: rows[name] for name in ("train", "validation", "test")}
 
 

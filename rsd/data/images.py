@@ -1,6 +1,7 @@
 """Labelled images, in memory, memory-mapped or as files, and the record that describes a prepared data set."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -21,6 +22,9 @@ class SourceOptions(Options):
     """Share of the training images that selects; stratified by class."""
     hold_out: bool = True
     """Whether training leaves the validation images out; false only to follow a protocol without validation."""
+    train_share: float = Field(1.0, gt=0, le=1)
+    """Share of the training images that trains, stratified by class, to see what fewer of them cost; validation and
+    test images stay as they are."""
     seed: int = Field(0, ge=0)
     """Seed of the split."""
 
@@ -37,19 +41,6 @@ class Images(Protocol):
 
     def __getitem__(self, index: Any, /) -> np.ndarray:
         """A slice or int64 `[B]` of images, not augmented, uint8 `[B, H, W, C]`."""
-        ...
-
-
-class CroppedImages(Images, Protocol):
-    """Images of which parts can be served."""
-
-    def sizes(self, index: np.ndarray) -> np.ndarray:
-        """Height and width of the originals, int64 `[B, 2]`."""
-        ...
-
-    def crops(self, index: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """One part of each image, uint8 `[B, H, W, C]`; `boxes` are top, left, height, width in the original's
-        pixels, float64 `[B, 4]`."""
         ...
 
 
@@ -70,55 +61,18 @@ class ArrayImages:
 
     def __getitem__(self, index: Any, /) -> np.ndarray:
         picked = np.asarray(self.array[index])
-        height, width = picked.shape[1:3]
-        whole = np.tile([[0.0, 0.0, height, width]], (len(picked), 1))
-        return picked if (height, width) == self.side else _resized(picked, whole, self.side)
+        return picked if picked.shape[1:3] == self.side else _resized(picked, self.side)
 
     def sizes(self, index: np.ndarray) -> np.ndarray:
         return np.tile(np.array(self.array.shape[1:3], np.int64), (len(index), 1))
 
-    def crops(self, index: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        picked = self.array[index]
-        if picked.shape[1] > self.side[0] or picked.shape[2] > self.side[1]:
-            return _resized(picked, boxes, self.side)
-        rows, columns = (
-            boxes[:, [start]] + (np.arange(side) + 0.5) / side * boxes[:, [length]] - 0.5
-            for start, length, side in ((0, 2, self.side[0]), (1, 3, self.side[1]))
-        )
-        tall = _interpolated(picked, rows)
-        return np.ascontiguousarray(_interpolated(tall.swapaxes(1, 2), columns).swapaxes(1, 2))
 
-
-def _interpolated(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Linear between rows: uint8 `[B, H, ...]` at positions `[B, S]` -> uint8 `[B, S, ...]`. Only enlarges well.
-
-    A whole batch at once and in 16-bit integers: several times as fast as one image after the other.
-    """
-    count, height, *rest = images.shape
-    rows = rows.clip(0, height - 1)
-    low = rows.astype(np.int64)
-    weight = np.rint(256 * (rows - low)).astype(np.uint16).reshape(-1, 1)
-    first = np.arange(count)[:, None] * height
-    flat = np.ascontiguousarray(images).reshape(count * height, -1)
-    total = flat.take((first + low).ravel(), axis=0).astype(np.uint16)
-    total *= 256 - weight
-    above = flat.take((first + np.minimum(low + 1, height - 1)).ravel(), axis=0).astype(np.uint16)
-    above *= weight
-    total += above
-    total += 128
-    total >>= 8
-    return total.astype(np.uint8).reshape(count, rows.shape[1], *rest)
-
-
-def _resized(images: np.ndarray, boxes: np.ndarray, side: tuple[int, int]) -> np.ndarray:
-    """Parts of images, top, left, height, width, at another size; smooth where that is smaller."""
+def _resized(images: np.ndarray, side: tuple[int, int]) -> np.ndarray:
+    """Images at another size; smooth where that is smaller."""
     resized = np.empty((len(images), *side, images.shape[3]), np.uint8)
-    for row, (pixels, (top, left, height, width)) in enumerate(zip(images, boxes, strict=True)):
+    for row, pixels in enumerate(images):
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        box = (left, top, left + width, top + height)
-        resized[row] = np.asarray(image.resize(side[::-1], Image.Resampling.BILINEAR, box=box)).reshape(
-            resized[row].shape
-        )
+        resized[row] = np.asarray(image.resize(side[::-1], Image.Resampling.BILINEAR)).reshape(resized[row].shape)
     return resized
 
 
@@ -150,21 +104,26 @@ class ImageFiles:
         chosen = np.arange(len(self))[index]
         sides = self.originals[chosen]
         square = self.crop_share * sides.min(axis=1, keepdims=True)
-        return self.crops(chosen, np.concatenate([(sides - square) / 2, square, square], axis=1))
+        boxes = np.concatenate([(sides - square) / 2, square, square], axis=1)
+        served = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        for row, (image, (top, left, height, width)) in enumerate(self.decoded(chosen, boxes)):
+            box = (left, top, min(left + width, image.width), min(top + height, image.height))
+            served[row] = np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+        return served
 
     def sizes(self, index: np.ndarray) -> np.ndarray:
         return self.originals[index]
 
-    def crops(self, index: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        served = np.empty((len(index), self.size, self.size, 3), np.uint8)
-        for row, (number, (top, left, height, width)) in enumerate(zip(index, boxes, strict=True)):
-            # A box of twice the served size can be cut from a JPEG that is decoded at half of its size.
-            image = decode(self.root / os.fsdecode(self.paths[number]), reduce=min(height, width) / self.size)
-            down, right = np.array(image.size[::-1]) / self.originals[number]
-            box = (left * right, top * down, (left + width) * right, (top + height) * down)
-            box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
-            served[row] = np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
-        return served
+    def decoded(self, index: np.ndarray, boxes: np.ndarray) -> Iterator[tuple[Image.Image, np.ndarray]]:
+        """Each image, and its part in the pixels at which it was decoded.
+
+        Args:
+            boxes: the parts that are wanted: top, left, height, width in the original's pixels, float64 `[B, 4]`.
+        """
+        for number, box in zip(index, boxes, strict=True):
+            # What is wanted at half of its size can be cut from a JPEG that is decoded at half of its size.
+            image = decode(self.root / os.fsdecode(self.paths[number]), reduce=min(box[2:]) / self.size)
+            yield image, box * np.tile((image.height, image.width) / self.originals[number], 2)
 
 
 class LabelledImages(NamedTuple):

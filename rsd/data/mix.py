@@ -9,7 +9,8 @@ from rsd.data.augment import AugmentOptions, views
 from rsd.data.draws import uniform
 from rsd.data.images import Images
 
-_KIND, _SHARE, _ROW, _COLUMN = range(64, 68)  # the numbers of a pair's draws
+_DRAWN = range(64, 68)  # the numbers of a pair's draws: kind, share, row, column
+_BLENDED = 1 << 17  # bytes that are blended at once, as floats no more than the processor's cache holds
 
 
 @lru_cache(maxsize=8)
@@ -47,38 +48,40 @@ def mixed_views(
     if not options.mixes:
         return views(images, index, options, seed=seed, view=view), labels[index]
     pairings = view // options.repeats  # views of one image in one epoch share their partner
-    other = np.array(
-        [partners(len(images), seed=seed, pairing=int(p))[i] for i, p in zip(index, pairings, strict=True)]
-    )
-    wanted = np.unique(np.stack([np.concatenate([index, other]), np.tile(view, 2)], axis=1), axis=0)
-    pixels = views(images, wanted[:, 0], options, seed=seed, view=wanted[:, 1])
-    row = {(i, v): number for number, (i, v) in enumerate(wanted.tolist())}
-    own = pixels[[row[key] for key in zip(index.tolist(), view.tolist(), strict=True)]]
-    theirs = pixels[[row[key] for key in zip(other.tolist(), view.tolist(), strict=True)]]
+    other = np.empty_like(index)
+    for pairing in np.unique(pairings).tolist():
+        those = pairings == pairing
+        other[those] = partners(len(images), seed=seed, pairing=pairing)[index[those]]
+    most = view.max() + 1
+    wanted, places = np.unique(np.concatenate([index, other]) * most + np.tile(view, 2), return_inverse=True)
+    pixels = views(images, wanted // most, options, seed=seed, view=wanted % most)
+    own, theirs = np.split(places, 2)
 
-    draw = uniform(seed, np.minimum(index, other), view, _COLUMN + 1)
-    cut = draw[:, _KIND] < (0.5 if options.mixup and options.cutmix else float(bool(options.cutmix)))
+    kind, quantile, row, column = uniform(seed, np.minimum(index, other), view, _DRAWN).T
+    cut = kind < (0.5 if options.mixup and options.cutmix else float(bool(options.cutmix)))
     alpha = np.where(cut, options.cutmix or 1.0, options.mixup or 1.0)
-    share = betaincinv(alpha, alpha, draw[:, _SHARE])  # quantile of Beta(alpha, alpha): the image's own share
-    inside = _boxes(share, draw[:, _ROW], draw[:, _COLUMN], pixels.shape[1:3])
-    share = np.where(cut, 1 - inside.mean(axis=(1, 2)), share)
-    share[index == other] = 1.0
+    share = betaincinv(alpha, alpha, quantile)  # of Beta(alpha, alpha): the image's own share
+    high, wide = (_spans(share, at, side) for at, side in zip((row, column), pixels.shape[1:3], strict=True))
+    area = high.sum(axis=1) * wide.sum(axis=1) / (high.shape[1] * wide.shape[1])
+    share = np.where(index == other, 1.0, np.where(cut, 1 - area, share)).astype(np.float32)
 
-    weight = share[:, None, None, None].astype(np.float32)
-    blended = np.rint(weight * own + (1 - weight) * theirs).astype(np.uint8)
-    pasted = np.where(inside[..., None], theirs, own)
+    mixed = pixels[own]
+    for number in np.flatnonzero(cut):
+        inside = np.ix_(high[number], wide[number])
+        mixed[number][inside] = pixels[theirs[number]][inside]
+    blended = np.flatnonzero(~cut)
+    at_once = max(_BLENDED // pixels[0].size, 1)
+    for some in np.split(blended, range(at_once, len(blended), at_once)):
+        weight = share[some, None, None, None]
+        mixed[some] = np.rint(weight * pixels[own[some]] + (1 - weight) * pixels[theirs[some]])
     target = np.zeros((len(index), classes), np.float32)
     rows = np.arange(len(index))
-    np.add.at(target, (rows, labels[index]), share.astype(np.float32))
-    np.add.at(target, (rows, labels[other]), 1 - share.astype(np.float32))
-    return np.where(cut[:, None, None, None], pasted, blended), target
+    np.add.at(target, (rows, labels[index]), share)
+    np.add.at(target, (rows, labels[other]), 1 - share)
+    return mixed, target
 
 
-def _boxes(share: np.ndarray, row: np.ndarray, column: np.ndarray, side: tuple[int, ...]) -> np.ndarray:
-    """CutMix's rectangles as masks `[B, H, W]`: sides of sqrt(1 - share), cut off at the image's edge."""
-    spans = []
-    for centre, length in ((row, side[0]), (column, side[1])):
-        half = np.sqrt(1 - share) * length / 2
-        at = np.arange(length) + 0.5
-        spans.append(np.abs(at - centre[:, None] * length) < half[:, None])
-    return spans[0][:, :, None] & spans[1][:, None, :]
+def _spans(share: np.ndarray, centre: np.ndarray, side: int) -> np.ndarray:
+    """Rows, or columns, of CutMix's rectangles, bool `[B, side]`: sqrt(1 - share) of the side, cut off at its ends."""
+    half = np.sqrt(1 - share) * side / 2
+    return np.abs(np.arange(side) + 0.5 - centre[:, None] * side) < half[:, None]

@@ -8,9 +8,9 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from torchvision.transforms import ColorJitter
 
-from rsd.data.draws import seeded, uniform
+from rsd.data.draws import kept, seed_all, uniform
 
-_SEED = 60  # the number of the draw that seeds the global generators
+_SEED = range(60, 61)  # the number of the draw that seeds the global generators
 _AREA, _RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)  # of an erased rectangle, as in the paper
 
 
@@ -22,16 +22,17 @@ def perturbed(
     Grey images pass through RGB.
     """
     # Both draw from global generators: each image and view has its own seed, and the generators are put back.
-    seeds = (uniform(seed, index, view, _SEED + 1)[:, _SEED] * 2**32).astype(np.int64)
+    seeds = (uniform(seed, index, view, _SEED)[:, 0] * 2**32).astype(np.int64)
     transforms = _transforms(randaugment, jitter, min(images.shape[1:3]))
     changed = np.empty_like(images)
-    for row, (pixels, number) in enumerate(zip(images, seeds.tolist(), strict=True)):
-        grey = pixels.shape[2] == 1
-        image = Image.fromarray(pixels[..., 0] if grey else pixels).convert("RGB")
-        with seeded(number):
+    grey = images.shape[3] == 1
+    with kept():
+        for row, (pixels, number) in enumerate(zip(images, seeds.tolist(), strict=True)):
+            image = Image.fromarray(pixels[..., 0]).convert("RGB") if grey else Image.fromarray(pixels)
+            seed_all(number)
             for transform in transforms:
                 image = transform(image)
-        changed[row] = np.asarray(image.convert("L"))[..., None] if grey else np.asarray(image)
+            changed[row] = np.asarray(image.convert("L"))[..., None] if grey else np.asarray(image)
     return changed
 
 

@@ -87,8 +87,11 @@ def split(options: ArraySource) -> dict[str, LabelledImages]:
     else:
         rest, test = cifar100.load(options) if isinstance(options, Cifar100Options) else fashion_mnist.load(options)
         validation = options.validation
-    train, held_out = stratified(rest, validation, options.seed)
-    return {"train": train if options.hold_out else rest, "validation": held_out, "test": test}
+    kept, held_out = stratified(rest, validation, options.seed)
+    train = kept if options.hold_out else rest
+    if options.train_share < 1:
+        train = stratified(train, options.train_share, options.seed)[1]
+    return {"train": train, "validation": held_out, "test": test}
 
 
 def stratified(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:

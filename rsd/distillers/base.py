@@ -270,7 +270,9 @@ class Distiller(TrainingTask):
         On CPUs, where PyTorch cannot, it sees each process's share. Buffers are not synchronised at each step: those
         that training reads are the same in all processes, and the leading one's running statistics count.
         """
-        ddp_kwargs = {"broadcast_buffers": False} | ddp_kwargs
+        # Unless it looks for unused parameters, DDP sends gradients in another order from its second step on. A sum
+        # over three and more processes then has other bits, and a resumed run begins with a first step again.
+        ddp_kwargs = {"broadcast_buffers": False, "find_unused_parameters": True} | ddp_kwargs
         if self.device.type == "cuda":
             self.trainable_module.student = convert_sync_batchnorm(self.trainable_module.student)
         with warnings.catch_warnings():

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from rsd.cuda import Driver, NoDriverError, driver
 from rsd.data.images import Images
 from rsd.errors import UserError
-from rsd.export.parity import NEAR_TIE, compare
-from rsd.export.tensorrt import NO_DEVICE, cuda_major
+from rsd.export.tensorrt import cuda_major
 from rsd.files import read_json, sha256
 
 # Across major versions NVIDIA promises these alone to version-compatible engines (its support matrix): built -> runs.
@@ -151,6 +150,11 @@ class Engine:
         there.copy_from(images)
         return lambda: self._runner.infer({"image": there}, check_inputs=False, copy_outputs_to_host=False)
 
+    def values(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.floating]]:
+        """Every output of the engine by name, for one batch within the profile."""
+        # The runner uses the memory of its answer again.
+        return {name: np.array(value) for name, value in self.with_copies(images)().items()}
+
     def logits(self, images: Images) -> NDArray[np.float32]:
         """Any number of images, uint8 `[N, H, W, C]` -> float32 `[N, classes]`, in batches of the profile."""
         parts = []
@@ -159,8 +163,7 @@ class Engine:
             count = len(batch)
             if count < self._smallest:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], self._smallest - count, axis=0)])
-            # The runner uses the memory of its answer again.
-            parts.append(np.array(self.with_copies(batch)()["logits"][:count]))
+            parts.append(self.values(batch)["logits"][:count])
         return np.concatenate(parts)
 
 
@@ -229,35 +232,3 @@ def _refit(library: str, engine: Any, graph: bytes) -> None:
             "expected an ONNX file whose weights fit the weight-stripped engine, found that they do not; build the "
             "engine again"
         )
-
-
-def engine_parity(
-    folder: Path,
-    *,
-    onnx: Path,
-    images: Images,
-    labels: NDArray[np.integer],
-    reference: NDArray[np.float32],
-    near_tie: float = NEAR_TIE,
-) -> dict[str, Any] | str:
-    """What the engine says of real images beside what its ONNX graph says: a record of `compare`.
-
-    Args:
-        images: uint8 `[N, H, W, C]`, with labels `[N]`.
-        reference: the ONNX graph's logits `[N, classes]` of them.
-        near_tie: see `compare`.
-
-    Returns:
-        The record, or why there is none on this machine: "not measured: ...".
-
-    Raises:
-        UserError: the engine says what cannot be compared (see `compare`), or could not be loaded on a GPU that it
-            is for.
-    """
-    try:
-        with open_engine(folder, onnx=onnx) as engine:
-            return compare(reference, engine.logits(images), labels, near_tie=near_tie)
-    except NoDriverError:
-        return NO_DEVICE
-    except OtherGpuError as error:  # which is what tensorrt_rtx was asked to build for
-        return f"not measured: {error}"

@@ -88,6 +88,7 @@ def compare(
     labels: NDArray[np.integer],
     *,
     near_tie: float = NEAR_TIE,
+    what: str = "exported graph",
 ) -> dict[str, Any]:
     """Compare an exported graph, or any other rung of the ladder, with its reference.
 
@@ -96,6 +97,7 @@ def compare(
         logits: `[N, classes]`, the exported graph's on the same images.
         labels: `[N]`, the true classes.
         near_tie: share of the logit range within which the reference's two classes are a near-tie.
+        what: whose logits these are, in the sentence of an error.
 
     Returns:
         Logit differences (`max_`, `mean_` and `max_difference_share`, the share of `logit_range`), the
@@ -116,7 +118,7 @@ def compare(
     broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(broken):
         raise GateError(
-            f"expected finite logits of the exported graph, found NaN or infinity for {len(broken)} of "
+            f"expected finite logits of the {what}, found NaN or infinity for {len(broken)} of "
             f"{len(logits)} images (first: {broken[:WORST].tolist()}); if this is fp16, its range of 65504 "
             "is too small for this model: ship fp32",
             broken[:WORST].tolist(),
@@ -160,11 +162,12 @@ def check(record: dict[str, Any], rung: Rung, gates: Gates, *, what: str | None 
     Args:
         record: of `compare` with `near_tie=gates.near_tie(rung)`.
         rung: whose gate it is; an engine is held to that of its precision.
-        what: the rung's name in the sentence, such as "fp16 engine"; the export of `rung` if None.
+        what: the engine's name in the sentence, such as "fp16 engine"; the export of `rung` if None.
 
     Raises:
         GateError: the gate is missed; the sentence names the rung, value, limit and worst images.
     """
+    reference = "its ONNX file" if what else "the student as it was trained" if rung == "stripped" else "PyTorch"
     what = what or ("stripped student" if rung == "stripped" else f"{rung} export")
     worst = f"worst test images: {', '.join(map(str, record['worst_images']))}"
     if rung in ("fp16", "int8"):
@@ -177,7 +180,6 @@ def check(record: dict[str, Any], rung: Rung, gates: Gates, *, what: str | None 
                 record["worst_images"],
             )
         return
-    reference = "the student as it was trained" if rung == "stripped" else "PyTorch"
     share, limit = record["max_difference_share"], getattr(gates, f"{rung}_max_difference")
     advice = f"raise `gates.{rung}_max_difference` of the export"
     if rung == "fp32":

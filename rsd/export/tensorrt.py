@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import onnx
 from pydantic import Field, model_validator
 
 from rsd.cuda import NoDriverError, driver
@@ -83,7 +84,13 @@ def measurable() -> str | None:
 
 
 def build(
-    onnx_path: Path, engine_path: Path, options: EngineOptions, *, precision: str, log: Path | None = None
+    onnx_path: Path,
+    engine_path: Path,
+    options: EngineOptions,
+    *,
+    precision: str,
+    log: Path | None = None,
+    every_value: bool = False,
 ) -> dict[str, Any]:
     """Build a strongly typed engine: every precision is the one written in the ONNX graph, float32 included.
 
@@ -93,12 +100,15 @@ def build(
         engine_path: where the raw engine goes, without any header.
         precision: noted in the record.
         log: where the library's messages go, of a failed build, too.
+        every_value: make every float value between pixels and logits an output, under its name in the ONNX graph; less
+            is fused then.
 
     Returns:
         The record to be kept beside the engine: `status` "built", library, version and the CUDA it is made with,
         compute capabilities, hardware and version compatibility, whether weights are stripped, the GPU it was
-        built on, precision, inputs and outputs (name, dtype, shape), batch profile, SHA-256 of both files, size
-        in bytes, build seconds, and the builder's warnings.
+        built on, precision, inputs and outputs (name, dtype, shape), batch profile, what the ONNX file says of
+        itself (classes, preprocessing, accuracy, licence ...), SHA-256 of both files, size in bytes, build seconds,
+        and the builder's warnings.
 
     Raises:
         UserError: no library is installed, the graph holds something TensorRT does not take, this library
@@ -111,7 +121,8 @@ def build(
     trt = importlib.import_module(library)
     messages: list[str] = []
     try:
-        return _build(trt, messages, onnx_path, engine_path, options) | {"version": version, "precision": precision}
+        record = _build(trt, messages, onnx_path, engine_path, options, every_value=every_value)
+        return record | {"version": version, "precision": precision}
     except UserError as error:
         raise UserError(f"{error}; see {log}" if log else str(error)) from error
     finally:
@@ -120,7 +131,9 @@ def build(
                 aside.write_text("".join(f"{message}\n" for message in messages))
 
 
-def _build(trt: Any, messages: list[str], onnx_path: Path, engine_path: Path, options: EngineOptions) -> dict[str, Any]:
+def _build(
+    trt: Any, messages: list[str], onnx_path: Path, engine_path: Path, options: EngineOptions, *, every_value: bool
+) -> dict[str, Any]:
     library = trt.__name__
     started = time.perf_counter()
     logger = _logger(trt, messages)
@@ -130,8 +143,12 @@ def _build(trt: Any, messages: list[str], onnx_path: Path, engine_path: Path, op
         raise UserError(_failure("its builder could not start; it needs a GPU here", library, messages)) from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx_path.read_bytes()):
+    content = onnx_path.read_bytes()
+    if not parser.parse(content):
         raise UserError(unparsed(parser, onnx_path, library))
+    model = onnx.load_from_string(content)
+    if every_value:
+        _expose(trt, network, {name for node in model.graph.node for name in node.output})
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, options))
     if hasattr(trt.BuilderFlag, "TF32"):
@@ -158,6 +175,7 @@ def _build(trt: Any, messages: list[str], onnx_path: Path, engine_path: Path, op
         "inputs": [_port(trt, network.get_input(i)) for i in range(network.num_inputs)],
         "outputs": [_port(trt, network.get_output(i)) for i in range(network.num_outputs)],
         "profile": {"min": options.min_batch, "opt": options.opt_batch, "max": options.max_batch},
+        "metadata": {entry.key: entry.value for entry in model.metadata_props},
         "onnx_sha256": sha256(onnx_path),
         "engine_sha256": sha256(engine_path),
         "bytes": engine_path.stat().st_size,
@@ -197,6 +215,13 @@ def _profile(builder: Any, network: Any, options: EngineOptions) -> Any:
     batches = (options.min_batch, options.opt_batch, options.max_batch)
     profile.set_shape(image.name, *((batch, *rest) for batch in batches))
     return profile
+
+
+def _expose(trt: Any, network: Any, names: set[str]) -> None:
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    for tensor in [layer.get_output(i) for layer in layers for i in range(layer.num_outputs)]:
+        if tensor.name in names and tensor.dtype in (trt.float32, trt.float16) and not tensor.is_network_output:
+            network.mark_output(tensor)
 
 
 def _target(trt: Any, config: Any, options: EngineOptions) -> list[str]:

@@ -18,8 +18,9 @@ from markupsafe import Markup
 
 from rsd.budget import choose
 from rsd.files import written_aside
-from rsd.report import charts, verdict
-from rsd.report import latency as latency_charts
+from rsd.report import verdict
+from rsd.report.charts import accuracy, inside, latency, style, training
+from rsd.report.latency import COLUMNS, cells, notes
 from rsd.report.records import Records, parity, read
 from rsd.report.table import method_name, milliseconds, size
 from rsd.report.terms import caption
@@ -91,7 +92,7 @@ def write_page(
         "milliseconds": milliseconds,
         "size": size,
     }
-    theme = charts.theme(ink="var(--ink)", muted="var(--muted)", line="var(--line)")
+    theme = style.theme(ink="var(--ink)", muted="var(--muted)", line="var(--line)")
     html = environment.get_template("page.html").render(
         **_content(records),
         **_budget(choose.rows(budget, evaluation.parent)),
@@ -113,15 +114,15 @@ def _vega() -> Markup:
 
 def _content(records: Records) -> dict[str, Any]:
     shipped = records.shipped
-    methods = charts.method_order(records.frame["method"])
+    methods = style.method_order(records.frame["method"])
     gains = {name: records.gain(name) for name in methods if name not in ("teacher", "scratch")}
     return {
         "pair": records.run.get("pair"),
         "headline": verdict.headline(records),
         "facts": verdict.facts(records),
-        "methods": [{"name": method_name(name), "colour": charts.colour(name)} for name in methods],
+        "methods": [{"name": method_name(name), "colour": style.colour(name)} for name in methods],
         "models": [
-            {**model, "colour": charts.colour(model["method"]), "shipped": model is shipped}
+            {**model, "colour": style.colour(model["method"]), "shipped": model is shipped}
             for method in methods
             for model in records.models
             if model["method"] == method
@@ -134,10 +135,10 @@ def _content(records: Records) -> dict[str, Any]:
         ],
         "seeds": len(records.run.get("seeds") or {model["seed"] for model in records.models} - {None}),
         "epochs": 0 if records.curves is None else records.curves["epoch"].nunique(),
-        "most_epochs": charts.LEARNING_CURVE_POINTS,
+        "most_epochs": training.LEARNING_CURVE_POINTS,
         "classes": len(records.models[0].get("per_class") or {}),
-        "most_classes": charts.MAX_CLASSES,
-        "reliable": charts.RELIABLE_COUNT,
+        "most_classes": accuracy.MAX_CLASSES,
+        "reliable": accuracy.RELIABLE_COUNT,
         "shipped": shipped,
         "student": records.students.get(shipped["model"], {}) if shipped else {},
         "figures": _figures(records),
@@ -149,10 +150,9 @@ def _content(records: Records) -> dict[str, Any]:
         "exports": [_export(records, export) for export in records.exports],
         "stripped": _stripped(records),
         "engines": records.engines,
-        "latency": [
-            {**row, "runs_on": charts.series(str(row.get("runtime")), row.get("threads"))} for row in records.latency
-        ],
-        "timed_on": records.timed_on,
+        "latency_head": COLUMNS,
+        "latency": [(row.precision, row.status, cells(row)) for row in records.latency],
+        "timing": notes(records.benchmark) if records.benchmark else [],
         "device": _flat({key: value for key, value in records.device.items() if key != "versions"}),
         "versions": _flat(records.versions),
         "params": {name: _flat(records.params[name]) for name in _section_order(records.params)},
@@ -167,7 +167,7 @@ def _budget(found: list[choose.Row]) -> dict[str, Any]:
     return {
         "budget_rows": [{"row": row, "front": id(row) in best} for row in trained],
         "budget_untrained": len(found) - len(trained),
-        "budget_front": Figure("budget", _spec(latency_charts.front(drawn))) if drawn else None,
+        "budget_front": Figure("budget", _spec(latency.front(drawn))) if drawn else None,
     }
 
 
@@ -183,7 +183,7 @@ def _export(records: Records, export: dict[str, Any]) -> dict[str, Any]:
         "agreement": None if agreement is None else 100 * agreement,
         "difference": found.get("max_difference_share"),
         "cosine": found.get("min_cosine"),
-        "passed": records.gates[export["precision"]],
+        "passed": bool(found),
         "in_float": len(export.get("int8", {}).get("in_float", [])),
         "nodes": export.get("int8", {}).get("nodes"),
     }
@@ -206,21 +206,21 @@ def _top1(records: Records, export: dict[str, Any]) -> float | None:
 def _figures(records: Records) -> dict[str, Figure]:
     """The single charts by name; one whose records are missing is left out, and the template says so."""
     shipped, frame, timed = records.shipped, records.frame, _timed(records)
-    drawn = {"accuracy": charts.accuracy_side_by_side(frame)}
+    drawn = {"accuracy": accuracy.accuracy_side_by_side(frame)}
     if records.curves is not None and records.curves["validation_top1"].notna().any():
-        drawn["validation"] = charts.learning_curve(
+        drawn["validation"] = training.learning_curve(
             records.curves, "validation_top1", title="validation top-1, %", height=260
         )
     if all(model.get("per_class") for model in records.models):
-        drawn["classes"] = charts.per_class_accuracy(frame)
+        drawn["classes"] = accuracy.per_class_accuracy(frame)
     if shipped and records.confusion is not None:
-        drawn["confusion"] = charts.confusion_matrix(records.confusion, shipped["model"], list(shipped["per_class"]))
+        drawn["confusion"] = accuracy.confusion_matrix(records.confusion, shipped["model"], list(shipped["per_class"]))
     if records.calibration is not None:
-        drawn["calibration"] = charts.reliability(records.calibration, shipped=shipped["model"] if shipped else None)
+        drawn["calibration"] = accuracy.reliability(records.calibration, shipped=shipped["model"] if shipped else None)
     if len(timed):
-        drawn["latency"] = charts.latency_against_accuracy(timed)
+        drawn["latency"] = latency.latency_against_accuracy(timed)
     if records.samples is not None:
-        drawn["distribution"] = charts.latency_distribution(records.samples)
+        drawn["distribution"] = latency.latency_distribution(records.samples[records.samples["batch"] == 1])
     return {name: Figure(name, _spec(chart)) for name, chart in drawn.items()}
 
 
@@ -229,9 +229,9 @@ def _terms(records: Records) -> list[Figure]:
     if records.curves is None:
         return []
     figures = []
-    for term in charts.loss_terms(records.curves):
+    for term in training.loss_terms(records.curves):
         title, note = caption(term)
-        figures.append(Figure(f"term-{term}", _spec(charts.learning_curve(records.curves, term)), title, note))
+        figures.append(Figure(f"term-{term}", _spec(training.learning_curve(records.curves, term)), title, note))
     return figures
 
 
@@ -240,9 +240,9 @@ def _likeness(records: Records) -> list[Figure]:
     if records.likeness is None:
         return []
     figures = []
-    for method in charts.method_order(records.likeness["method"]):
+    for method in style.method_order(records.likeness["method"]):
         for name, rows in records.likeness[records.likeness["method"] == method].groupby("student"):
-            figures.append(Figure(f"cka-{name}", _spec(charts.layer_likeness(rows)), f"{name} and its teacher"))
+            figures.append(Figure(f"cka-{name}", _spec(inside.layer_likeness(rows)), f"{name} and its teacher"))
     return figures
 
 
@@ -254,7 +254,7 @@ def _correlations(records: Records) -> list[Figure]:
     return [
         Figure(
             f"correlation-{when}",
-            _spec(charts.correlation_matrix(one["matrix"], most=most)),
+            _spec(inside.correlation_matrix(one["matrix"], most=most)),
             f"P {when} training",
             f"Mean of the diagonal {one['diagonal_mean']:.2f}; RMS off the diagonal {one['off_diagonal_rms']:.3f}.",
         )
@@ -264,18 +264,18 @@ def _correlations(records: Records) -> list[Figure]:
 
 def _timed(records: Records) -> pd.DataFrame:
     """The measured rows, with the accuracy of the file that was timed."""
-    accuracy = {export["precision"]: _top1(records, export) for export in records.exports}
+    top1 = {export["precision"]: _top1(records, export) for export in records.exports}
     rows = [
         {
-            "precision": row["precision"],
-            "runtime": row["runtime"],
-            "threads": row.get("threads"),
-            "p50_ms": row.get("p50_ms"),
-            "p99_ms": row.get("p99_ms"),
-            "accuracy": accuracy.get(row["precision"]),
+            "precision": row.precision,
+            "runtime": row.runtime,
+            "threads": row.threads,
+            "p50_ms": row.p50_ms,
+            "p99_ms": row.p99_ms,
+            "accuracy": top1.get(row.precision),
         }
         for row in records.latency
-        if row.get("status") == "measured" and row.get("batch", 1) == 1
+        if row.status == "measured" and row.batch == 1
     ]
     frame = pd.DataFrame(rows, columns=["precision", "runtime", "threads", "p50_ms", "p99_ms", "accuracy"])
     return frame.dropna(subset=["p50_ms", "accuracy"])

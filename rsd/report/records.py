@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from rsd.benchmark import Latency, Record
 from rsd.errors import UserError
-from rsd.report import charts
-from rsd.report.table import PRECISIONS, device_name
+from rsd.report.interval import Interval, interval
+from rsd.report.table import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class Records:
     students: dict[str, dict[str, Any]]
     exports: list[dict[str, Any]]
     engines: list[dict[str, Any]]
-    latency: list[dict[str, Any]]
-    timed_on: str | None
+    benchmark: Record | None
     samples: pd.DataFrame | None
     params: dict[str, Any]
     device: dict[str, Any]
@@ -49,15 +49,14 @@ class Records:
         return next((model for model in self.models if model["model"] in names), None)
 
     @property
-    def gates(self) -> dict[str, bool | None]:
-        """The verdict of the parity gate per precision; None where it did not judge.
+    def latency(self) -> list[Latency]:
+        """The rows of the benchmark."""
+        return self.benchmark.rows if self.benchmark else []
 
-        A gate that fails stops the stage, so an export with a parity record has passed unless it says otherwise.
-        """
-        return {
-            export["precision"]: parity(export).get("passed", True) if parity(export) else None
-            for export in self.exports
-        }
+    @property
+    def judged(self) -> list[str]:
+        """Precisions whose parity gate has judged; they have passed, since a gate that is missed stops the pipeline."""
+        return [export["precision"] for export in self.exports if parity(export)]
 
     @property
     def versions(self) -> dict[str, Any]:
@@ -66,14 +65,14 @@ class Records:
             merged |= record.get("versions") or {}
         return merged
 
-    def gain(self, method: str) -> charts.Interval | None:
+    def gain(self, method: str) -> Interval | None:
         """Test top-1 over the scratch twins, paired by seed, in points; None without such a pair."""
         if method in ("teacher", "scratch"):
             return None
         frame = self.frame
         twins = frame[frame["method"] == "scratch"].set_index("seed")["top1"]
         gains = (frame[frame["method"] == method].set_index("seed")["top1"] - twins).dropna()
-        return charts.interval(gains) if len(gains) else None
+        return interval(gains) if len(gains) else None
 
 
 def parity(export: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def read(
             f"expected the evaluated models in {evaluation / 'models.json'}, found none: "
             "run the stage `evaluate` first."
         )
-    latency = _json(benchmark / "latency.json") or {}
+    latency = _json(benchmark / "latency.json")
     chosen = (_json(params / "run.json") or {}).get("precisions")
     evaluated = {model["model"] for model in models}
     return Records(
@@ -114,9 +113,8 @@ def read(
         },
         exports=_by_precision(export, "export.json", chosen),
         engines=_by_precision(engines, "engine.json", chosen),
-        latency=latency.get("rows", []),
-        timed_on=device_name(latency.get("device")),
-        samples=_samples(benchmark / "samples.csv.gz", latency.get("rows", [])),
+        benchmark=Record.model_validate(latency) if latency else None,
+        samples=_csv(benchmark / "samples.csv.gz"),
         params={
             ".".join(file.relative_to(params).with_suffix("").parts): _json(file)
             for file in sorted(params.rglob("*.json"))
@@ -138,19 +136,6 @@ def _confusion(folder: Path) -> pd.DataFrame | None:
     answers = {path.stem: _csv(path, dtype=str) for path in sorted(folder.glob("*.csv"))}
     parts = [frame.assign(model=model) for model, frame in answers.items() if frame is not None]
     return pd.concat(parts, ignore_index=True) if parts else None
-
-
-def _samples(path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame | None:
-    """The raw samples, with the runtime that the latency record names for their file."""
-    frame = _csv(path)
-    if frame is None:
-        return None
-    if "batch" in frame:
-        frame = frame[frame["batch"] == 1]
-    if "runtime" in frame:
-        return frame
-    runtimes = {row["file"]: row["runtime"] for row in rows}
-    return frame.assign(runtime=frame["file"].map(runtimes).fillna("unknown"))
 
 
 def _json(path: Path) -> Any:

@@ -4,6 +4,7 @@ Standard library only: it is printed after every run, also after one that had no
 """
 
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -45,8 +46,12 @@ def size(count: float) -> str:
     return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
-def device_name(fingerprint: dict[str, Any] | None) -> str | None:
-    return short_name(fingerprint) if fingerprint else None
+def runs_on(runtime: str, threads: object) -> str:
+    """What a file runs on, in words: "ONNX Runtime, 1 thread"; engines have no thread count."""
+    name = RUNTIMES.get(runtime, runtime)
+    if not isinstance(threads, int | float) or math.isnan(threads):
+        return name
+    return f"{name}, {int(threads)} thread{'' if int(threads) == 1 else 's'}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -111,17 +116,14 @@ def _files(out: Path) -> str:
         return "files   none exported yet"
     if baseline := [row for row in timed if str(row.get("runtime")).startswith("pytorch")]:
         rows += _timed_rows("(not exported)", None, "-", baseline)
-    device = device_name(latency.get("device"))
-    return _aligned(rows, right={1}) + (f"\n(batch 1, on {device})" if device else "")
+    device = latency.get("device")
+    return _aligned(rows, right={1}) + (f"\n(batch 1, on {short_name(device)})" if device else "")
 
 
 def _timed_rows(name: str, count: int | None, agreement: str, timed: list[dict[str, Any]]) -> list[list[str]]:
     """A line per way the file was run; the file's own facts stand on the first line only."""
     rows: list[list[str]] = []
     for row in timed or [{"status": "not timed"}]:
-        runs_on = RUNTIMES.get(row.get("runtime", ""), row.get("runtime", "-"))
-        if row.get("threads"):
-            runs_on += f", {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
         status = row.get("status", "measured")
         if status == "measured":
             p50 = milliseconds(row.get("p50_ms"))
@@ -130,7 +132,7 @@ def _timed_rows(name: str, count: int | None, agreement: str, timed: list[dict[s
         else:
             p50, p99 = status, ""
         facts = ["", "", ""] if rows else [name, "-" if count is None else size(count), agreement]
-        rows.append([*facts, runs_on, p50, p99])
+        rows.append([*facts, runs_on(row.get("runtime", "-"), row.get("threads")), p50, p99])
     return rows
 
 

@@ -33,7 +33,7 @@ def teacher():
 def write(folder, *, model=None, options=OPTIONS, augment=AUGMENT, **more):
     return write_store(
         folder / "views", model or teacher(), NORMALIZE, IMAGES,
-        augment=augment, options=options, digest="d", unfinished=folder / "state" / "store", **more,
+        augment=augment, options=options, made_from={"teacher": "t"}, unfinished=folder / "state" / "store", **more,
     )  # fmt: skip
 
 
@@ -41,7 +41,14 @@ def test_the_header_says_what_is_in_it(tmp_path):
     header = write(tmp_path)
     assert header == read_json(tmp_path / "views" / "header.json")
     top1 = header.pop("top1")
-    assert header == {"views": 3, "seed": 5, "images": 10, "digest": "d", "embedding_width": 12, "logits_width": 4}
+    assert header == {
+        "views": 3,
+        "seed": 5,
+        "images": 10,
+        "made_from": {"teacher": "t"},
+        "embedding_width": 12,
+        "logits_width": 4,
+    }
     logits = np.load(tmp_path / "views" / "logits.npy")
     assert logits.shape == (3, 10, 4)
     assert top1 == pytest.approx(100 * (logits.argmax(axis=2) == IMAGES.labels).mean())

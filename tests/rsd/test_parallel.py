@@ -22,7 +22,7 @@ from rsd.train import train
 from tests.rsd import test_embed
 from tests.rsd.distillers.tiny import BATCH, CLASSES, IMAGES, SHAPE, images, target, told, vit
 
-PROCESSES = 2
+PROCESSES, MORE = 2, 3
 
 
 def task_of(method, width=20, **options):
@@ -90,7 +90,7 @@ def many_steps(method, width, options, *, dtype=torch.float64, steps=STEPS):
     }
 
 
-def trained(state=None):
+def trained(state=None, batch_size=8):
     """A whole training in float32, with dropout, an average of the weights and a checkpoint at each step."""
     generator = torch.Generator().manual_seed(8)
     pixels = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=generator).numpy()
@@ -104,7 +104,7 @@ def trained(state=None):
         outputs = told()
         return Outputs(outputs.embedding[index % BATCH], outputs.logits[index % BATCH])
 
-    recipe = Recipe(epochs=2, batch_size=8, optimizer="adamw", learning_rate=1e-3, ema_decay=0.5)
+    recipe = Recipe(epochs=2, batch_size=batch_size, optimizer="adamw", learning_rate=1e-3, ema_decay=0.5)
     done = train(
         task, labelled, labelled, recipe, normalize=PixelNormalize([0.5], [0.25]), seed=0,
         view_choice=ViewChoice(0), teacher=teacher, state=state, save_seconds=0,
@@ -120,10 +120,14 @@ CASES = {
 SIZE = BATCH // PROCESSES
 
 
+def join(rank, store, processes):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
+
+
 def work(rank, store, out):
     """What each process of the test runs."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
+    join(rank, store, PROCESSES)
     share = slice(rank * SIZE, (rank + 1) * SIZE)
     found = {
         name: gradients(task_of(m, **options).prepare_distributed(), share) for name, (m, options) in CASES.items()
@@ -152,8 +156,19 @@ def work(rank, store, out):
 SINGLE = ("rsd, Gram form", "rsd, D x D form", "rkd", "dist")
 
 
-def train_and_die(state):
-    """A training that ends with an error in both processes after some steps; whether it did."""
+def resume_in_more(rank, store, out):
+    """What each of several processes runs that only train, die and resume."""
+    join(rank, store, MORE)
+    whole = trained(batch_size=2 * MORE)
+    died = train_and_die(Path(out) / "checkpoint.pt", batch_size=2 * MORE)
+    torch.manual_seed(rank + 50)
+    resumed = trained(Path(out) / "checkpoint.pt", batch_size=2 * MORE)
+    torch.save({"trained": [whole, resumed], "died": died}, f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def train_and_die(state, **options):
+    """A training that ends with an error in all processes after some steps; whether it did."""
     real, count = Stepper.step, iter(range(100))
 
     def step(self, *arguments, **options):
@@ -163,7 +178,7 @@ def train_and_die(state):
 
     Stepper.step = step  # type: ignore[method-assign]
     try:
-        trained(state)
+        trained(state, **options)
         return False
     except KeyboardInterrupt:
         return True
@@ -218,23 +233,28 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("processes")
 
 
-@pytest.fixture(scope="module")
-def found(folder):
-    """What each process found. Starting a process is what takes the time, so it happens once."""
-    program = "import sys; from tests.rsd.test_parallel import work; work(int(sys.argv[1]), *sys.argv[2:])"
+def together(name, processes, folder):
+    """What each of some processes found that ran a function of this module."""
+    program = f"import sys; from tests.rsd.test_parallel import {name}; {name}(int(sys.argv[1]), *sys.argv[2:])"
     started = [
         subprocess.Popen(
             [sys.executable, "-c", program, str(rank), str(folder / "store"), str(folder)],
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-        for rank in range(PROCESSES)
+        for rank in range(processes)
     ]
     try:
-        assert [process.wait(timeout=240) for process in started] == [0] * PROCESSES
+        assert [process.wait(timeout=240) for process in started] == [0] * processes
     finally:
         for process in started:
             process.kill()
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    """What each process found. Starting a process is what takes the time, so it happens once."""
+    return together("work", PROCESSES, folder)
 
 
 @pytest.mark.parametrize("case", ["rsd", "ofa with rsd"])
@@ -288,13 +308,23 @@ def test_all_processes_end_with_the_same_student_memory_and_history(found):
         assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
 
 
-def test_two_processes_that_were_stopped_inside_an_epoch_resume_to_the_same_bits(found):
+def check_resumed(found):
     for process in found:
         assert process["died"]
         whole, resumed = process["trained"]
         assert whole["history"] == resumed["history"]
         for part in ("student", "scaffold"):
             assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
+
+
+def test_two_processes_that_were_stopped_inside_an_epoch_resume_to_the_same_bits(found):
+    check_resumed(found)
+
+
+@pytest.mark.slow
+def test_so_do_three(tmp_path):
+    """Of three terms a sum depends on its order, which must therefore be that of the undisturbed run."""
+    check_resumed(together("resume_in_more", MORE, tmp_path))
 
 
 def same_store(one, other):

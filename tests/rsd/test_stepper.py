@@ -122,8 +122,26 @@ def test_fp16_that_never_becomes_finite_stops():
     steps = stepper(made(distiller("kd")), None, {"amp": "fp16"})
     steps.scaler.load_state_dict(steps.scaler.state_dict() | {"scale": 0.5})
     next(steps.task.trainable_module.parameters()).register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(UserError, match="finite gradient norm"):
+    with pytest.raises(UserError, match="finite gradient norm.*set compute.amp to none or bf16"):
         stepped(steps, 1)
+
+
+@pytest.mark.parametrize(("amp", "hinted"), [("bf16", True), ("none", False)])
+def test_a_gradient_that_is_no_number_under_mixed_precision_has_the_hint_to_do_without(amp, hinted):
+    steps = stepper(made(distiller("kd")), None, {"amp": amp})
+    next(steps.task.trainable_module.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(UserError, match="finite gradient norm") as caught:
+        stepped(steps, 1)
+    assert ("set compute.amp to none" in str(caught.value)) == hinted
+
+
+def test_bf16_on_a_cpu_refuses_the_one_convolution_whose_gradient_is_wrong():
+    student = cnn()
+    stepped(stepper(made(distiller("kd"), student), None, {"amp": "bf16"}), 1)
+    student.conv1.stride = (4, 4)  # so that the last stage gets maps of one pixel
+    stepped(stepper(made(distiller("kd"), student), None, {}), 1)
+    with pytest.raises(UserError, match="wider than one pixel.*stride=.2, 2.*set compute.amp to none"):
+        stepped(stepper(made(distiller("kd"), student), None, {"amp": "bf16"}), 1)
 
 
 def test_channels_last_changes_the_layout_and_not_the_step():

@@ -6,11 +6,12 @@ import pytest
 
 from rsd import sustained as module
 from rsd.errors import UserError
+from rsd.report.charts.latency import drift
 from rsd.sustained import sustained, verdict
 
 
-def windows(medians):
-    return [{"p50_ms": float(median)} for median in medians]
+def windows(medians, p99=None):
+    return [{"seconds": 10.0 * i, "p50_ms": float(m), "p99_ms": p99 and p99 * (i + 1)} for i, m in enumerate(medians)]
 
 
 def test_the_drift_is_the_last_tenth_over_the_first():
@@ -19,9 +20,18 @@ def test_the_drift_is_the_last_tenth_over_the_first():
 
 
 def test_a_dip_in_between_is_not_hidden():
-    assert "the windows in between differ by 100%: the machine was noisy" in verdict(
+    assert "the p50 of the windows in between differ by 100%: the machine was noisy" in verdict(
         windows([1.0] * 30 + [2] + [1] * 29)
     )
+
+
+def test_a_tail_that_grows_is_said_and_has_a_panel_of_its_own():
+    grows = windows([1.0] * 60, p99=10.0)
+    assert "p99 from 35.0 ms to 575 ms" in verdict(grows)
+    panels = drift(grows).to_dict()["vconcat"]
+    assert [panel["encoding"]["y"]["title"] for panel in panels] == ["p50 at batch 1, ms", "p99 at batch 1, ms"]
+    assert "p99" not in verdict(windows([1.0] * 60))
+    assert len(drift(windows([1.0] * 60)).to_dict()["vconcat"]) == 1
 
 
 def test_every_call_is_in_a_window():

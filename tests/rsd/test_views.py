@@ -8,12 +8,13 @@ from rsd.embed import write_store
 from rsd.errors import UserError
 from rsd.features import StagedOutputs
 from rsd.models import ModelOptions, PixelNormalize, create
-from rsd.views import LiveTeacher, StoredTeacher, ViewOptions, store_digest
+from rsd.views import LiveTeacher, StoredTeacher, ViewOptions, store_digests
 
 AUGMENT = AugmentOptions(shift=1, flip=True)
 OPTIONS = ViewOptions(count=3, seed=5, batch_size=4)
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 1), dtype=np.uint8)
 NORMALIZE = PixelNormalize([0.4], [0.3])
+MADE_FROM = {"teacher": "t", "images": "i", "augmentation": "a", "views": "v"}
 
 
 def teacher():
@@ -27,13 +28,13 @@ def store(tmp_path):
     images = LabelledImages(IMAGES, np.arange(10) % 4, list("abcd"))
     write_store(
         tmp_path / "views", teacher(), NORMALIZE, images,
-        augment=AUGMENT, options=OPTIONS, digest="d", unfinished=tmp_path / "unfinished",
+        augment=AUGMENT, options=OPTIONS, made_from=MADE_FROM, unfinished=tmp_path / "unfinished",
     )  # fmt: skip
     return tmp_path / "views"
 
 
 def test_the_store_says_what_the_live_teacher_says_of_the_same_view(store):
-    stored = StoredTeacher(store, digest="d", device=torch.device("cpu"))
+    stored = StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
     live = LiveTeacher(teacher(), NORMALIZE)
     index = np.array([9, 2, 4])
     for number in range(3):
@@ -45,17 +46,20 @@ def test_the_store_says_what_the_live_teacher_says_of_the_same_view(store):
             assert torch.allclose(ours.float(), theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_a_foreign_store_is_refused(store):
-    with pytest.raises(UserError, match="made from this teacher, these images and this augmentation"):
-        StoredTeacher(store, digest="other", device=torch.device("cpu"))
+def test_a_foreign_store_is_refused_with_what_is_foreign_about_it(store):
+    with pytest.raises(UserError, match="found one with other digests of augmentation, views in .*dvc repro embed"):
+        StoredTeacher(store, made_from=MADE_FROM | {"augmentation": "o", "views": "o"}, device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize("change", ["teacher", "dataset", "augment", "options"])
-def test_the_digest_changes_with_all_that_a_store_is_made_from(tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [("teacher", "teacher"), ("dataset", "images"), ("augment", "augmentation"), ("options", "views")],
+)
+def test_the_digests_tell_what_a_store_is_made_from(tmp_path, change, name):
     (tmp_path / "t").write_text("teacher")
     (tmp_path / "d").write_text("data")
     made_from = {"teacher": tmp_path / "t", "dataset": tmp_path / "d", "augment": AUGMENT, "options": OPTIONS}
-    before = store_digest(**made_from)
+    before = store_digests(**made_from)
     (tmp_path / "other").write_text("other")
     other = {
         "teacher": tmp_path / "other",
@@ -63,8 +67,9 @@ def test_the_digest_changes_with_all_that_a_store_is_made_from(tmp_path, change)
         "augment": AugmentOptions(),
         "options": ViewOptions(),
     }
-    assert store_digest(**made_from) == before
-    assert store_digest(**{**made_from, change: other[change]}) != before
+    assert store_digests(**made_from) == before
+    changed = store_digests(**{**made_from, change: other[change]})
+    assert [name for name in before if changed[name] != before[name]] == [name]
 
 
 def test_the_live_teacher_never_leaves_eval_mode():

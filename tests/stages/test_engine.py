@@ -7,6 +7,7 @@ import pytest
 
 from rsd.errors import UserError
 from rsd.export.parity import compare
+from rsd.export.tensorrt import EngineOptions
 from rsd.files import write_json
 from stages import engine
 
@@ -20,30 +21,44 @@ def exported(tmp_path, monkeypatch):
     write_json(tmp_path / "out/params/export.json", {"gates": {}})
     (tmp_path / "out/export/fp32").mkdir(parents=True)
     np.save(tmp_path / "out/export/fp32/logits.npy", REFERENCE)
-    monkeypatch.setattr(engine, "read_split", lambda folder, name: SimpleNamespace(images=None, labels=LABELS))
+    monkeypatch.setattr(engine, "read_split", lambda folder, name: SimpleNamespace(images=np.arange(40), labels=LABELS))
     return tmp_path
 
 
 def says(monkeypatch, logits):
-    def parity(folder, *, onnx, images, labels, reference, near_tie):
-        return logits if isinstance(logits, str) else compare(reference, logits, labels, near_tie=near_tie)
+    def parity(folder, *, onnx, images, labels, reference, near_tie, what):
+        return logits if isinstance(logits, str) else compare(reference, logits, labels, near_tie=near_tie, what=what)
 
     monkeypatch.setattr(engine, "engine_parity", parity)
 
 
 def test_an_engine_that_says_what_its_graph_says_passes(exported, monkeypatch):
     says(monkeypatch, REFERENCE)
-    record = engine.parity(exported, "fp32")
+    record = engine.parity(exported, "fp32", EngineOptions())
     assert isinstance(record, dict)
     assert record["max_difference"] == 0
 
 
-def test_an_engine_that_strays_from_its_graph_stops_the_stage(exported, monkeypatch):
-    says(monkeypatch, REFERENCE + np.linspace(0, 1, 10, dtype=np.float32))
-    with pytest.raises(UserError, match="the fp32 engine .* of the logit range"):
-        engine.parity(exported, "fp32")
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.eye(40, 10, k=-7, dtype=np.float32), "the fp32 engine differs from its ONNX file by .*: 7, 8, 9, 10, 11"),
+        (np.nan, "expected finite logits of the fp32 engine, found NaN .*0, 1, 2, 3, 4"),
+    ],
+)
+def test_an_engine_that_strays_from_its_graph_stops_the_stage_with_worst_images_and_node(
+    exported, monkeypatch, wrong, words
+):
+    def parting(onnx, images, options, *, precision, folder):
+        assert options.max_batch == 8
+        return f"they part at images {images.tolist()}"
+
+    monkeypatch.setattr(engine, "engine_parting", parting)
+    says(monkeypatch, REFERENCE + wrong)
+    with pytest.raises(UserError, match=f"{words}.*; they part at images "):
+        engine.parity(exported, "fp32", EngineOptions())
 
 
 def test_an_engine_that_cannot_run_here_stops_nothing(exported, monkeypatch):
     says(monkeypatch, "not measured: no CUDA device")
-    assert engine.parity(exported, "fp32") == "not measured: no CUDA device"
+    assert engine.parity(exported, "fp32", EngineOptions()) == "not measured: no CUDA device"

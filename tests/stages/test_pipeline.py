@@ -14,7 +14,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from rsd.data.images import read_split
 from rsd.export import tensorrt
+from rsd.export.quantize import Int8Options, calibrated, quantized
 from tests.stages.conftest import TINY
 
 
@@ -63,6 +65,21 @@ def test_the_exported_graph_has_no_aad_and_no_path_of_this_machine(reproduced, p
     assert not [i.name for i in graph.initializer if "projection" in i.name or "aad" in i.name.lower()]
 
 
+def test_int8_is_calibrated_on_the_training_split(reproduced):
+    export = reproduced.out / "export"
+    record = json.loads((export / "int8" / "export.json").read_text())["int8"]
+    params = json.loads((reproduced.out / "params" / "export.json").read_text())
+    proto = onnx.load(export / "fp32" / "model.onnx")
+    train = read_split(reproduced.out / "data", "train").images
+    known = calibrated(proto, train, Int8Options.model_validate(params["int8"]))
+    again = quantized(proto, known, in_float=[harm["node"] for harm in record["in_float"]])
+    found = onnx.load(export / "int8" / "model.onnx")
+    values = [
+        {t.name: onnx.numpy_helper.to_array(t).tolist() for t in made.graph.initializer} for made in (again, found)
+    ]
+    assert values[0] == values[1]
+
+
 def test_every_student_is_judged_beside_its_scratch_twin(reproduced):
     metrics = json.loads((reproduced.out / "evaluate" / "metrics.json").read_text())
     assert metrics.keys() == {"teacher", "scratch", "rsd"}
@@ -107,6 +124,12 @@ def test_engines_are_built_or_say_why_not(reproduced):
             assert record["status"] == "built"
             assert hashlib.sha256((folder / "model.engine").read_bytes()).hexdigest() == record["engine_sha256"]
             assert (folder / "build.log").read_text()
+            assert str(reproduced.folder) not in json.dumps(record) + (folder / "build.log").read_text()
+            model = onnx.load(reproduced.out / "export" / precision / "model.onnx")
+            assert record["metadata"] == {entry.key: entry.value for entry in model.metadata_props}
+            assert {"classes", "preprocessing", "license", "test_top1", "training_record_sha256"} <= {
+                *record["metadata"]
+            }
             if tensorrt.measurable():
                 assert record["parity"] == "not measured: no CUDA device"
         else:
@@ -237,6 +260,17 @@ def test_another_number_of_epochs_makes_no_other_view_store(reproduced):
         override = TINY["override"] | {"recipe": {"epochs": 7, "warmup_epochs": 1}}
         reproduced.edit("params.yaml", override=override)
         assert ran(reproduced.run("dvc", "repro", "embed").stdout) == ["params", "sources"]
+    finally:
+        params.write_text(before)
+        reproduced.run("dvc", "repro", "embed")
+
+
+def test_another_number_of_workers_computes_nothing_anew(reproduced):
+    params = reproduced.folder / "params.yaml"
+    before = params.read_text()
+    try:
+        reproduced.edit("params.yaml", compute=yaml.safe_load(before)["compute"] | {"workers": 1})
+        assert ran(reproduced.run("dvc", "repro", "evaluate", "export").stdout) == ["params", "sources"]
     finally:
         params.write_text(before)
         reproduced.run("dvc", "repro", "embed")

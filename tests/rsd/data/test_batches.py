@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from rsd.data.augment import AugmentOptions, CropOptions, ViewChoice
+from rsd.data.augment import AugmentOptions, ViewChoice
 from rsd.data.batches import batch_count, batches, epoch_plan, store_plan
+from rsd.data.crop import CropOptions
 from rsd.data.images import LabelledImages
 from rsd.data.mix import partners
 from rsd.errors import UserError

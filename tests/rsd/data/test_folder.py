@@ -187,6 +187,15 @@ def test_without_hold_out_train_keeps_the_validation_images(flat):
     assert paths(kept)["train"] == sorted(paths(held)["train"] + paths(held)["validation"])
 
 
+def test_fewer_training_images_leave_validation_and_test_as_they_are(flat):
+    whole, half = index(flat), index(flat, train_share=0.5)
+    for name in ("validation", "test"):
+        assert paths(half)[name] == paths(whole)[name]
+    assert set(paths(half)["train"]) < set(paths(whole)["train"])
+    kept, of = (np.bincount(found.splits["train"].labels) for found in (half, whole))
+    assert np.abs(kept - of / 2).max() <= 0.5
+
+
 def test_copies_in_a_class_are_no_finding_and_never_come_apart(tmp_path):
     fill(tmp_path, {"cat": 10, "dog": 10})
     for i in range(10):

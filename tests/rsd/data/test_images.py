@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsd.data.augment import AugmentOptions, CropOptions, views
+from rsd.data.augment import AugmentOptions, views
+from rsd.data.crop import CropOptions, crops
 from rsd.data.images import ImageFiles
 
 
@@ -46,7 +47,7 @@ def test_a_large_photograph_is_served_from_a_smaller_decoding_with_the_same_look
     jpeg, png = files[:2].astype(float)
     assert np.abs(jpeg - png).mean() < 2
     boxes = np.array([[100.0, 200.0, 500.0, 400.0]] * 2)
-    jpeg, png = files.crops(np.arange(2), boxes).astype(float)
+    jpeg, png = crops(files, np.arange(2), boxes, np.zeros(2, bool)).astype(float)
     assert np.abs(jpeg - png).mean() < 2
 
 
@@ -57,6 +58,6 @@ def test_a_turned_photograph_is_cut_where_it_is_seen(tmp_path):
     exif[0x0112] = 6  # turn right to see it upright: the left edge is then the top one
     Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
     files = ImageFiles(tmp_path, ["turned.jpg"], np.array([[800, 400]]), size=50, crop_share=1.0)
-    top = files.crops(np.array([0]), np.array([[0.0, 0.0, 100.0, 400.0]]))
-    assert top.mean() > 245
-    assert files.crops(np.array([0]), np.array([[120.0, 0.0, 600.0, 400.0]])).mean() < 5
+    first, upright = np.array([0]), np.zeros(1, bool)
+    assert crops(files, first, np.array([[0.0, 0.0, 100.0, 400.0]]), upright).mean() > 245
+    assert crops(files, first, np.array([[120.0, 0.0, 600.0, 400.0]]), upright).mean() < 5

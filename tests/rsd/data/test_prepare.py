@@ -55,6 +55,15 @@ def test_another_seed_is_another_split(prepared, tmp_path):
     assert other.checksums != prepared[1].checksums
 
 
+def test_fewer_training_images_leave_validation_and_test_as_they_are():
+    whole, part = split(DIGITS), split(DIGITS.model_copy(update={"train_share": 0.2}))
+    for name in ("validation", "test"):
+        assert np.array_equal(whole[name].images[:], part[name].images[:])
+    assert np.abs(np.bincount(part["train"].labels) - 0.2 * np.bincount(whole["train"].labels)).max() <= 1
+    known = {image.tobytes() for image in whole["train"].images[:]}
+    assert all(image.tobytes() in known for image in part["train"].images[:])
+
+
 def test_channel_statistics_are_exact_per_channel():
     images = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
     mean, std = channel_statistics(images)

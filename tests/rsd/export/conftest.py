@@ -1,16 +1,23 @@
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 import timm
 import torch
 from torch import nn
 
-from rsd.export.onnx import Traced, export_onnx, trace
+from rsd.export import engine
+from rsd.export.onnx import Traced, checked, export_onnx, trace
 from rsd.export.parity import Precision
+from rsd.export.tensorrt import EngineOptions, build
+from rsd.files import write_json
 from rsd.models import RawPixels
 
 MEAN, STD = [0.485], [0.229]
@@ -130,3 +137,86 @@ def traced():
         return Student(model, trace(model, mean=MEAN, std=STD, **options))
 
     return make
+
+
+def broken(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The graph with one activation replaced by another."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    (node,) = [node for node in copy.graph.node if node.name == name]
+    node.op_type = "Tanh"
+    del node.attribute[:]
+    return checked(copy)
+
+
+@pytest.fixture(scope="session")
+def built(exported, tmp_path_factory):
+    """A real engine with its record, and the graph it came from."""
+    folder = tmp_path_factory.mktemp("engine")
+    onnx = exported("vit", "fp32").path
+    options = EngineOptions(min_batch=2, opt_batch=4, max_batch=8)
+    write_json(folder / "engine.json", build(onnx, folder / "model.engine", options, precision="fp32"))
+    return folder, onnx
+
+
+@pytest.fixture
+def trusted(monkeypatch):
+    """The library has no objection: it cannot be asked about a GPU that is a fake."""
+    monkeypatch.setattr(engine, "_ask_library", lambda record, path: None)
+
+
+class Runner:
+    """As Polygraphy's: infer() answers from the ONNX graph, into memory that it uses again."""
+
+    sessions: dict[bytes, ort.InferenceSession] = {}  # noqa: RUF012
+    device_batches: list[int] = []  # noqa: RUF012
+
+    def __init__(self, engine):
+        self.session, self.alive, self.memory = engine, False, np.zeros((8, 10), np.float32)
+
+    def activate(self):
+        self.alive = True
+
+    def deactivate(self):
+        self.alive = False
+
+    def infer(self, feed, check_inputs, copy_outputs_to_host=True):
+        assert self.alive
+        batch = feed["image"]
+        if isinstance(batch, DeviceArray):
+            assert not copy_outputs_to_host
+            self.device_batches.append(batch.shape[0])
+            return {"logits": batch}
+        assert 2 <= len(batch) <= 8  # the profile
+        self.memory[: len(batch)] = self.session.run(["logits"], {"image": batch})[0]
+        return {"logits": self.memory[: len(batch)]}
+
+
+class DeviceArray:
+    def __init__(self, shape, dtype):
+        self.shape, self.dtype, self.filled = shape, dtype, False
+
+    def copy_from(self, array):
+        assert (array.shape, array.dtype) == (self.shape, self.dtype)
+
+
+class PolygraphyError(Exception):
+    pass
+
+
+@pytest.fixture
+def polygraphy(monkeypatch, built, gpus, trusted):
+    """A machine where the engine runs."""
+    gpus("8.6")
+    graph = built[1].read_bytes()
+    fakes = {
+        "polygraphy.backend.trt": SimpleNamespace(
+            EngineFromBytes=lambda content: lambda: ort.InferenceSession(graph), TrtRunner=Runner
+        ),
+        "polygraphy.cuda": SimpleNamespace(DeviceArray=DeviceArray),
+        "polygraphy.exception": SimpleNamespace(PolygraphyException=PolygraphyError),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setitem(sys.modules, name, fake)
+    monkeypatch.setenv("POLYGRAPHY_USE_TENSORRT_RTX", "")
+    return fakes

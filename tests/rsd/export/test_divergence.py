@@ -1,5 +1,4 @@
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -13,18 +12,9 @@ from rsd.export.divergence import (
 )
 from rsd.export.half import to_half
 from rsd.export.onnx import checked
+from tests.rsd.export.conftest import broken
 
 ONES = np.ones((2, 3), np.float32)
-
-
-def broken(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The graph with one activation replaced by another."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    (node,) = [node for node in copy.graph.node if node.name == name]
-    node.op_type = "Tanh"
-    del node.attribute[:]
-    return checked(copy)
 
 
 @pytest.mark.parametrize("name", ["resnet", "vit"])

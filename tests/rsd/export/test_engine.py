@@ -12,24 +12,15 @@ import pytest
 from rsd.cuda import NoDriverError
 from rsd.errors import UserError
 from rsd.export import engine as module
-from rsd.export.engine import OtherGpuError, WrongEngineError, check_engine, engine_parity, open_engine
-from rsd.export.tensorrt import EngineOptions, available, build
+from rsd.export.engine import OtherGpuError, WrongEngineError, check_engine, open_engine
+from rsd.export.tensorrt import available
 from rsd.files import read_json, sha256, write_json
+from tests.rsd.export.conftest import PolygraphyError, Runner
 
 pytestmark = [
     pytest.mark.xdist_group("engine"),
     pytest.mark.skipif((available() or ("none",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here"),
 ]
-
-
-@pytest.fixture(scope="module")
-def built(exported, tmp_path_factory):
-    """A real engine with its record, and the graph it came from."""
-    folder = tmp_path_factory.mktemp("engine")
-    onnx = exported("vit", "fp32").path
-    options = EngineOptions(min_batch=2, opt_batch=4, max_batch=8)
-    write_json(folder / "engine.json", build(onnx, folder / "model.engine", options, precision="fp32"))
-    return folder, onnx
 
 
 @pytest.fixture
@@ -38,12 +29,6 @@ def folder(built, tmp_path):
     for path in built[0].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
-
-
-@pytest.fixture
-def trusted(monkeypatch):
-    """The library has no objection: it cannot be asked about a GPU that is a fake."""
-    monkeypatch.setattr(module, "_ask_library", lambda record, path: None)
 
 
 def changed(folder, **facts):
@@ -142,63 +127,6 @@ def test_what_the_library_itself_says_of_the_bytes_counts(folder, gpus):
         check_engine(folder)
 
 
-class Runner:
-    """As Polygraphy's: infer() answers from the ONNX graph, into memory that it uses again."""
-
-    sessions: dict[bytes, ort.InferenceSession] = {}  # noqa: RUF012
-    device_batches: list[int] = []  # noqa: RUF012
-
-    def __init__(self, engine):
-        self.session, self.alive, self.memory = engine, False, np.zeros((8, 10), np.float32)
-
-    def activate(self):
-        self.alive = True
-
-    def deactivate(self):
-        self.alive = False
-
-    def infer(self, feed, check_inputs, copy_outputs_to_host=True):
-        assert self.alive
-        batch = feed["image"]
-        if isinstance(batch, DeviceArray):
-            assert not copy_outputs_to_host
-            self.device_batches.append(batch.shape[0])
-            return {"logits": batch}
-        assert 2 <= len(batch) <= 8  # the profile
-        self.memory[: len(batch)] = self.session.run(["logits"], {"image": batch})[0]
-        return {"logits": self.memory[: len(batch)]}
-
-
-class DeviceArray:
-    def __init__(self, shape, dtype):
-        self.shape, self.dtype, self.filled = shape, dtype, False
-
-    def copy_from(self, array):
-        assert (array.shape, array.dtype) == (self.shape, self.dtype)
-
-
-class PolygraphyError(Exception):
-    pass
-
-
-@pytest.fixture
-def polygraphy(monkeypatch, built, gpus, trusted):
-    """A machine where the engine runs."""
-    gpus("8.6")
-    graph = built[1].read_bytes()
-    fakes = {
-        "polygraphy.backend.trt": SimpleNamespace(
-            EngineFromBytes=lambda content: lambda: ort.InferenceSession(graph), TrtRunner=Runner
-        ),
-        "polygraphy.cuda": SimpleNamespace(DeviceArray=DeviceArray),
-        "polygraphy.exception": SimpleNamespace(PolygraphyException=PolygraphyError),
-    }
-    for name, fake in fakes.items():
-        monkeypatch.setitem(sys.modules, name, fake)
-    monkeypatch.setenv("POLYGRAPHY_USE_TENSORRT_RTX", "")
-    return fakes
-
-
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 33])
 def test_any_number_of_images_goes_through_in_batches_of_the_profile(built, polygraphy, images, count):
     folder, onnx = built
@@ -220,22 +148,6 @@ def test_polygraphy_is_told_which_library_it_is(built, polygraphy):
 
     with open_engine(built[0]):
         assert os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] == "1"
-
-
-def test_parity_on_images_is_recorded_where_the_engine_runs(built, polygraphy, images):
-    folder, onnx = built
-    reference = ort.InferenceSession(onnx).run(None, {"image": images})[0]
-    record = engine_parity(folder, onnx=onnx, images=images, labels=reference.argmax(axis=1), reference=reference)
-    assert isinstance(record, dict)
-    assert record["top1_agreement"] == 1
-
-
-def test_parity_says_why_it_was_not_measured(built, no_driver, images, request):
-    folder, onnx = built
-    arguments = {"onnx": onnx, "images": images, "labels": np.zeros(64, int), "reference": np.zeros((64, 10))}
-    assert engine_parity(folder, **arguments) == "not measured: no CUDA device"
-    request.getfixturevalue("gpus")("9.0")
-    assert str(engine_parity(folder, **arguments)).startswith("not measured: expected a GPU of compute capability")
 
 
 def test_polygraphys_absence_and_its_failure_are_sentences(folder, polygraphy, monkeypatch):

@@ -71,6 +71,21 @@ def test_int8_that_passes_keeps_nothing_in_float(traced, images):
     assert (made["in_float"], made["nodes"], made["calibration_images"]) == ([], 14, 64)
 
 
+def test_int8_takes_its_ranges_from_the_training_split_alone(traced, images):
+    """With other validation and test images it is the same graph, with other training images another."""
+    student, others = traced("resnet"), images[::-1] // 2
+
+    def made(*, train, rest) -> bytes:
+        ladder = climbing(student, rest, int8_accuracy_delta=100.0)
+        split = labelled(student, rest)
+        proto, _ = ladder.int8(student.traced, Int8Options(), train=labelled(student, train), validation=split)
+        return proto.SerializeToString(deterministic=True)
+
+    first = made(train=images, rest=images)
+    assert made(train=images, rest=others) == first
+    assert made(train=others, rest=images) != first
+
+
 def test_int8_that_misses_keeps_the_worst_nodes_in_float_until_it_passes(traced, images, monkeypatch):
     """The gate is made to pass once the most harmful node is in float."""
     student = traced("resnet")

@@ -200,6 +200,7 @@ def _engine(precision: str, count: int) -> dict[str, Any]:
         "precision": precision,
         "bytes": count,
         "build_seconds": 1.4,
+        "parity": "not measured: no CUDA device",
     }
 
 
@@ -222,34 +223,48 @@ def _latency(folder: Path, random: np.random.Generator) -> None:
                     "mean_ms": float(times.mean()),
                     "images_per_second": float(1000 / times.mean()),
                     "samples": len(times),
-                    "noisy": False,
+                    "cpu_ms": float(times.mean()),
+                    "noisy": precision == "fp16" and threads == 2,
+                    "spread": 0.31,
+                    "settled": True,
+                    "cold_start_ms": [12.0, 11.0, 14.0],
+                    "peak_memory_bytes": 91_000_000,
                 }
             )
             samples.append(
                 pd.DataFrame(
                     {
                         "file": f"out/export/{precision}/model.onnx",
+                        "runtime": "onnxruntime",
                         "precision": precision,
                         "threads": threads,
+                        "batch": 1,
                         "round": np.arange(len(times)) // 500,
                         "nanoseconds": (times * 1e6).astype(int),
                     }
                 )
             )
-        unmeasured = dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "mean_ms", "images_per_second"))
         rows.append(
             {
                 "file": f"out/engines/{precision}/model.engine",
                 "runtime": "tensorrt_rtx",
                 "precision": precision,
                 "threads": None,
+                "scenario": "single stream",
+                "batch": 1,
                 "status": "not measured: no CUDA device",
-                **unmeasured,
-                "samples": None,
-                "noisy": None,
             }
         )
-    write(folder / "latency.json", {"device": DEVICE, "rows": rows})
+    state = {"affinity": [0, 1], "clock_mhz": [2600, 2600], "governor": None, "load": 0.1}
+    write(
+        folder / "latency.json",
+        {
+            "device": DEVICE,
+            "conditions": {"before": state, "after": state},
+            "options": {"min_seconds": 2.0, "min_samples": 662, "rounds": 3},
+            "rows": rows,
+        },
+    )
     pd.concat(samples).to_csv(folder / "samples.csv.gz", index=False)
 
 

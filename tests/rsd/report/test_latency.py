@@ -1,6 +1,8 @@
 from rsd.benchmark import Latency, Record
 from rsd.latency import scenario
-from rsd.report.latency import chart, markdown, svg
+from rsd.report.charts.latency import latencies
+from rsd.report.charts.style import svg
+from rsd.report.latency import markdown
 
 FIGURES = {
     **{"samples": 63, "mean_ms": 1.0, "p50_ms": 1.0, "images_per_second": 1000.0, "cpu_ms": 1.0, "spread": 0.0},
@@ -60,4 +62,4 @@ def test_a_noisy_machine_and_a_warm_up_without_end_are_said():
 
 
 def test_the_record_is_a_plot_too():
-    assert svg(chart(record(p99_ms=2.0))).startswith("<svg")
+    assert svg(latencies(record(p99_ms=2.0))).startswith("<svg")

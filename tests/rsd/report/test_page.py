@@ -184,13 +184,20 @@ def test_a_tail_without_enough_samples_is_said_in_words(out: Path) -> None:
     assert "not measured too few samples for a tail" in seen(out)
 
 
-def test_a_failed_gate_is_the_headline(out: Path) -> None:
-    path = out / "export" / "fp16" / "export.json"
-    record = json.loads(path.read_text())
-    write(path, record | {"parity": record["parity"] | {"passed": False}})
+def test_how_it_was_timed_and_whether_the_machine_was_quiet_stands_below_the_latencies(out: Path) -> None:
     text = seen(out)
-    assert "A parity gate failed" in text
-    assert "1 failed" in text
+    assert "at least 2 s and 662 calls" in text
+    assert "Cores 0, 1; clock 2600 MHz before" in text
+    assert "The machine was noisy: the medians of the rounds differ by more than 10% in 1 of 4 rows" in text
+    assert "12.0 ms 91.0 MB" in text  # cold start and peak memory
+
+
+def test_an_engine_stands_beside_what_its_onnx_file_says(out: Path) -> None:
+    assert seen(out).count("not measured: no CUDA device") == 4  # two engines, and their latencies
+    path = out / "engines" / "fp16" / "engine.json"
+    found = {"top1_agreement": 0.9972, "max_difference_share": 8.4e-4}
+    write(path, json.loads(path.read_text()) | {"parity": found})
+    assert "same answer for 99.72\N{NO-BREAK SPACE}%, largest difference 8.4e-04" in written(out)
 
 
 @pytest.mark.parametrize("missing", ["students", "export", "engines", "benchmark", "params", "device.json"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rsd.errors import UserError
-from rsd.report.table import size, summary
+from rsd.report.table import runs_on, size, summary
 
 from .conftest import write, write_records
 
@@ -96,3 +96,16 @@ def test_it_needs_none_of_the_heavy_libraries() -> None:
 @pytest.mark.parametrize(("count", "words"), [(12, "12 B"), (61_200, "61 kB"), (2_400_000, "2.4 MB")])
 def test_sizes_are_decimal(count: int, words: str) -> None:
     assert size(count) == words
+
+
+@pytest.mark.parametrize(
+    ("runtime", "threads", "words"),
+    [
+        ("onnxruntime", 1, "ONNX Runtime, 1 thread"),
+        ("onnxruntime", 4.0, "ONNX Runtime, 4 threads"),
+        ("tensorrt_rtx", float("nan"), "TensorRT for RTX"),
+        ("tensorrt", None, "TensorRT"),
+    ],
+)
+def test_what_a_file_runs_on_is_said_in_words(runtime: str, threads: object, words: str) -> None:
+    assert runs_on(runtime, threads) == words

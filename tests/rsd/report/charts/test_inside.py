@@ -1,0 +1,31 @@
+import numpy as np
+import pandas as pd
+
+from rsd.report.charts import inside
+from tests.rsd.report.charts.drawn import datasets, scale
+
+
+def test_a_layer_without_a_cka_is_left_out_of_the_heat_map_and_the_scale_is_0_to_1() -> None:
+    likeness = pd.DataFrame(
+        {"student_layer": ["a", "a", "b", "b"], "teacher_layer": ["c", "d"] * 2, "cka": [0.2, np.nan, -0.01, 0.9]}
+    )
+    chart = inside.layer_likeness(likeness)
+    assert [row["cka"] for row in datasets(chart)[0]] == [0.2, None, -0.01, 0.9]
+    assert scale(chart, "opacity")["domain"] == [0, 1]
+    assert all("isValid(datum.cka)" in str(layer["transform"]) for layer in chart.to_dict()["layer"])
+    assert chart.to_dict()["layer"][0]["encoding"]["y"]["sort"] == ["d", "c"]  # the first at the bottom
+
+
+def test_many_layers_are_drawn_without_numbers() -> None:
+    likeness = pd.DataFrame(
+        [{"student_layer": f"s{i}", "teacher_layer": f"t{j}", "cka": 0.5} for i in range(9) for j in range(3)]
+    )
+    assert [layer["mark"]["type"] for layer in inside.layer_likeness(likeness).to_dict()["layer"]] == ["rect"]
+
+
+def test_a_correlation_has_a_colour_for_its_sign_and_a_shade_for_its_size() -> None:
+    chart = inside.correlation_matrix([[0.9, -0.1], [0.2, 0.8]], most=0.9)
+    assert {(row["teacher"], row["student"]): row["r"] for row in datasets(chart)[0]} == {
+        (0, 0): 0.9, (0, 1): -0.1, (1, 0): 0.2, (1, 1): 0.8
+    }  # fmt: skip
+    assert scale(chart, "opacity")["domain"] == [0, 0.9]

@@ -1,0 +1,56 @@
+import numpy as np
+import pandas as pd
+
+from rsd.report.charts import training
+from tests.rsd.report.charts.drawn import datasets, scale
+
+
+def curves(epochs: int, models: int = 2) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame(
+            {
+                "model": f"rsd-{seed}",
+                "method": "rsd",
+                "seed": seed,
+                "epoch": np.arange(1.0, epochs + 1),
+                "learning_rate": 0.1,
+                "loss": np.linspace(3, 0.02, epochs),
+                "cross_entropy": np.linspace(2, 1, epochs),
+                "ofa": np.nan,
+                "off_diagonal_rms": 0.2,
+                "off_diagonal_chance": 0.1,
+                "gradient_norm": 1.0,
+                "validation_top1": 90.0,
+                "validation_loss": 0.4,
+            }
+        )
+        for seed in range(models)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_loss_terms_are_the_columns_with_values_and_the_vitals_come_last() -> None:
+    assert training.loss_terms(curves(3)) == [
+        "loss",
+        "cross_entropy",
+        "off_diagonal_rms",
+        "gradient_norm",
+        "learning_rate",
+    ]
+
+
+def test_a_long_history_is_thinned_to_its_first_last_and_evenly_spaced_epochs() -> None:
+    (rows,) = datasets(training.learning_curve(curves(1000), "loss"))
+    epochs = sorted({row["epoch"] for row in rows})
+    assert len(epochs) == training.LEARNING_CURVE_POINTS
+    assert (epochs[0], epochs[-1]) == (1, 1000)
+
+
+def test_a_term_over_orders_of_magnitude_gets_a_logarithmic_axis() -> None:
+    assert scale(training.learning_curve(curves(50), "loss"), "y")["type"] == "log"
+    assert "type" not in scale(training.learning_curve(curves(50), "cross_entropy"), "y")
+
+
+def test_off_diagonal_correlation_stands_beside_its_chance_level() -> None:
+    (rows,) = datasets(training.learning_curve(curves(3), "off_diagonal_rms"))
+    assert all(row["off_diagonal_chance"] == 0.1 for row in rows)

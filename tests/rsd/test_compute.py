@@ -1,0 +1,36 @@
+"""What dvc.yaml says of the `compute` section."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rsd.compute import ComputeOptions
+
+ROOT = Path(__file__).parents[2]
+FILE = "out/params/compute.json"
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+KEYS = {
+    name: keys
+    for name, stage in STAGES.items()
+    for entry in stage.get("params", ())
+    for file, keys in entry.items()
+    if file == FILE
+}
+
+
+@pytest.mark.parametrize("name", ["teacher", "distill"])
+def test_a_training_depends_on_every_option_that_can_change_a_bit_and_on_no_other(name):
+    assert sorted(KEYS[name]) == sorted(ComputeOptions().decisive())
+    assert "workers" not in KEYS[name]
+
+
+def test_what_only_asks_models_depends_on_the_options_that_it_uses():
+    assert KEYS["embed"] == KEYS["evaluate"] == ["device", "threads"]
+    assert KEYS["export"] == ["threads"]
+
+
+def test_whoever_reads_the_section_depends_on_a_part_of_it_and_nobody_on_the_whole_file():
+    readers = {name for name in STAGES if 'section("compute"' in (ROOT / "stages" / f"{name}.py").read_text()}
+    assert readers == KEYS.keys()
+    assert not [name for name, stage in STAGES.items() if FILE in stage["deps"]]
