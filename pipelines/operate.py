@@ -204,15 +204,14 @@ def start_server(place: Site, say: Callable[[str], None] = print) -> None:
             raise UserError(f"no answer from {place.elsewhere}; correct PREFECT_API_URL, or unset it for a server here")
         say(f"server       {place.page} (PREFECT_API_URL)")
         return
-    if place.server.running() and answers(place):
-        say(f"server       {place.page} runs already")
-        return
-    if _taken(place.port):
-        raise UserError(
-            f"expected port {place.port} to be free, found another program on it; "
-            "set PREFECT_SERVER_API_PORT, or PREFECT_API_URL if it is your server"
-        )
-    place.server.start()
+    runs = place.server.running() is not None
+    if not runs:
+        if _taken(place.port):
+            raise UserError(
+                f"expected port {place.port} to be free, found another program on it; "
+                "set PREFECT_SERVER_API_PORT, or PREFECT_API_URL if it is your server"
+            )
+        place.server.start()
     deadline = time.monotonic() + START_SECONDS
     while not answers(place):
         if not place.server.running() or time.monotonic() > deadline:
@@ -220,7 +219,8 @@ def start_server(place: Site, say: Callable[[str], None] = print) -> None:
             place.server.stop()
             raise UserError(f"the Prefect server did not come up; {place.home}/server.log ends with\n{words}")
         time.sleep(0.2)
-    say(f"server       {place.page} started; its database is in {place.home_in_words}")
+    told = "runs already" if runs else f"started; its database is in {place.home_in_words}"
+    say(f"server       {place.page} {told}")
 
 
 def _once(daemon: Daemon) -> str:
