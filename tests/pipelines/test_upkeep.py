@@ -35,11 +35,12 @@ def test_a_run_says_where_it_runs_and_is_not_taken_for_dead(prefect_server: dict
 @pytest.mark.parametrize(
     ("host", "process", "since", "dead"),
     [
-        (socket.gethostname(), os.getpid(), 1.0, True),  # the number is another process's by now
+        (socket.gethostname(), os.getpid(), 1.0, True),
         (socket.gethostname(), 2**22 + 1, 1.0, True),
         ("elsewhere", 2**22 + 1, 1.0, False),
         (socket.gethostname(), os.getpid(), round(psutil.Process().create_time(), 1), False),
     ],
+    ids=["its number is another's", "it is gone", "it was elsewhere", "it lives"],
 )
 def test_a_run_is_dead_if_its_process_was_here_and_is_gone(host: str, process: int, since: float, dead: bool) -> None:
     assert died_here(FlowRun(flow_id=uuid4(), labels={HOST: host, PROCESS: process, SINCE: since})) == dead
