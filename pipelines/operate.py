@@ -126,7 +126,7 @@ class Site:
             # Waits of 2, 4 ... 128 s: four minutes without a server end no run. The default gives up after one.
             "PREFECT_CLIENT_MAX_RETRIES": "7",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-            "RSD_OUT_URL": self.files,
+            **({} if self.elsewhere else {"RSD_OUT_URL": self.files}),
             **os.environ,
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": f"{self.page}/api",
