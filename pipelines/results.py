@@ -79,6 +79,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 if top1 not in rows:
                     continue
                 row |= _columns(top1, group[top1].dropna())
+                # A share cannot leave [0, 100], though a t interval can.
+                row[f"{top1}_low"], row[f"{top1}_high"] = (
+                    None if bound is None else min(max(bound, 0.0), 100.0)
+                    for bound in (row[f"{top1}_low"], row[f"{top1}_high"])
+                )
                 paired = group[top1] - twins[top1].reindex(group.index)
                 row |= _columns(f"{split}_gain", paired.dropna() if method != "scratch" else paired[:0])
             found.append(row)

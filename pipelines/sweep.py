@@ -31,7 +31,7 @@ from pipelines.chosen import slots
 from pipelines.clone import RECORD, Project, forget_others
 from pipelines.dvc_command import DVC, reason
 from pipelines.git import contents, experiments, git, snapshot
-from pipelines.grid import Grid, points, read_grids, sentence
+from pipelines.grid import Grid, check_words, points, read_grids, sentence
 from pipelines.outcome import StageError, failed
 from pipelines.plan import PARAMS, Unit, plan
 from pipelines.process_group import GRACE_SECONDS, run_group
@@ -336,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             grids = [make_grid(own)]
             digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]
             name = options.name or f"grid-{digest}"
-        points(grids, Path(PARAMS))  # a wrong word is answered now, not after the server's start-up
+        check_words(grids, Path(PARAMS))  # now, not after the server's start-up
         table = OUT / name / "table.md"
         try:
             with server_that_answers(), known_to_others():
