@@ -2,7 +2,7 @@
 
     python -m benchmarks.paper_cost --tflops 10 # at 10 TFLOP/s kept up; half a minute
     python -m benchmarks.paper_cost             # at what each model reaches on this machine's GPU, or else its CPU
-    python -m benchmarks.paper_cost --tflops 10 --plot docs/paper_cost.svg
+    python -m benchmarks.paper_cost --tflops 10 --plot docs/paper_cost.png
 
 A forward pass is counted by `torch.utils.flop_counter` at 224 x 224, a multiplication and an addition as two. A
 training step is taken as three of them: the counter's own backward pass of a depthwise convolution is many times too
@@ -167,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tflops", type=float, help="TFLOP/s that are kept up; measured here if not given")
     parser.add_argument("--views", type=int, help="stored views; default: views.count of params.yaml")
-    parser.add_argument("--plot", type=Path, help="a .svg or .png of training and live teacher")
+    parser.add_argument("--plot", type=Path, help="a .png or .svg of training and live teacher")
     parser.add_argument("--batch", type=int, help="images of a step that is timed; default: 128, on a CPU 8")
     arguments = parser.parse_args()
     views = arguments.views or yaml.safe_load((ROOT / "params.yaml").read_text())["views"]["count"]
@@ -197,7 +197,7 @@ def main() -> None:
     )
     print(f"\n{where}; {views} stored views")
     if arguments.plot:
-        chart(pd.DataFrame(bars)).save(arguments.plot)
+        chart(pd.DataFrame(bars)).save(arguments.plot, scale_factor=1.5)
     print(f"all pairs, one seed of scratch and of RSD with a live teacher: {total / 3600:,.0f} hours")
 
 
