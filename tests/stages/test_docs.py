@@ -75,8 +75,8 @@ def test_the_pictures_of_the_method_are_drawn_by_the_command_that_the_page_gives
 
 
 @pytest.mark.slow
-def test_what_the_paper_costs_is_what_the_command_counts_to_the_last_digit(project, tmp_path):
-    said = play("paper", project, tmp_path)
+def test_what_the_paper_costs_is_what_the_command_counts_to_the_last_digit(tmp_path):
+    said = play("paper", Project(ROOT), tmp_path)
     table = re.findall(r"^\| .* \|$", said, re.M)
     assert len(table) == 2 + 27
     assert "\n".join(table) in PAGES["paper"]
