@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro flow server server-stop test test-slow lint gpu-check clean
+.PHONY: help install repro flow server server-stop test test-slow lint docs gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,7 +16,7 @@ install: $(READY) ## create .venv with the tested versions of everything
 $(READY): pyproject.toml constraints.txt deploy/edge/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: expected $(PYTHON), found none; install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[engine,sign,rollout,dask,s3,ssh,dev]' -e ./deploy/edge
+	$(BIN)/python -m pip install -c constraints.txt -e '.[engine,sign,rollout,dask,s3,ssh,dev,docs]' -e ./deploy/edge
 	@touch $@
 
 repro: $(READY) ## run the whole pipeline (dvc repro) and print the table
@@ -43,6 +43,10 @@ lint: $(READY) ## ruff (lint, format) and mypy
 	@ruff check .
 	@ruff format --check .
 	@mypy
+
+docs: $(READY) ## build the documentation site into out/site, without a warning
+	@NO_MKDOCS_2_WARNING=1 python -m mkdocs build --quiet --strict
+	@echo "out/site/index.html"
 
 gpu-check: $(READY) ## run every CUDA and TensorRT path on a machine with a GPU, and write one record
 	@python -m benchmarks.gpu_check

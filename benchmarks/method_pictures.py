@@ -1,0 +1,188 @@
+"""The pictures of docs/method.md.
+
+    python -m benchmarks.method_pictures # half a minute; `dvc repro evaluate` first
+
+- method_p.png: the cross-correlation of student and teacher before and after, from out/evaluate/correlation.json.
+- method_gram.png: `rsd_loss` beside the textbook version, forward and backward, in one thread's processor time.
+- method_kappa.png: a student of a made-up teacher whose dimensions repeat each other, trained with several kappas.
+- method_pull.png: how hard RSD pulls beside the cross-entropy, by `RSDDistiller.pull`.
+"""
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from benchmarks.interleaved import interleaved
+from benchmarks.overhead import SHAPE
+from benchmarks.rsd_loss import step, textbook
+from rsd.aad import AAD
+from rsd.correlation import cross_correlation, decoupled, off_diagonal_rms
+from rsd.distillers.rsd import PUBLISHED_PULL, STRONGEST_PULL, RSDDistiller, RSDOptions
+from rsd.errors import UserError
+from rsd.files import read_json
+from rsd.losses import rsd_loss
+from rsd.models import ModelOptions, create
+from rsd.report.charts.inside import correlation_matrix
+from rsd.report.charts.style import METHOD_COLOURS, NEGATIVE, NEUTRAL, POSITIVE
+
+BATCHES, WIDTHS = (8, 32, 128, 512), (384, 768, 2048)
+KAPPAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+LATENT, TEACHER_WIDTH, STUDENT_WIDTH, BATCH = 16, 64, 32, 128
+SCHEME = alt.Scale(range=[POSITIVE, NEGATIVE, METHOD_COLOURS["kd"]])
+
+
+def correlations(record: Path) -> alt.HConcatChart:
+    """P of the shipped student, before and after, in one colour scale."""
+    if not record.is_file():
+        raise UserError(f"expected the record of an RSD student in {record}, found none; run `dvc repro evaluate`")
+    found = read_json(record)
+    most = max(abs(value) for when in ("before", "after") for line in found[when]["matrix"] for value in line)
+    sides = [
+        correlation_matrix(found[when]["matrix"], most=most).properties(
+            width=300,
+            title=f"{when}: diagonal {found[when]['diagonal_mean']:.2f}, off it {found[when]['off_diagonal_rms']:.2f}",
+        )
+        for when in ("before", "after")
+    ]
+    return alt.hconcat(*sides)
+
+
+def gram(rounds: int, batches: tuple[int, ...] = BATCHES, widths: tuple[int, ...] = WIDTHS) -> pd.DataFrame:
+    """batch, width, faster: the median of the ratios within a turn."""
+    torch.set_num_threads(1)
+    rows = []
+    for width in widths:
+        for batch in batches:
+            generator = torch.Generator().manual_seed(0)
+            student = torch.randn(batch, width, generator=generator).requires_grad_()
+            teacher = torch.randn(batch, width, generator=generator)
+            losses = {"textbook": textbook, "ours": rsd_loss}
+            runs = {name: partial(step, loss, student, teacher) for name, loss in losses.items()}
+            times = interleaved(runs, rounds=rounds, clock=time.process_time)
+            rows.append({"batch": batch, "width": width, "faster": (times.textbook / times.ours).median()})
+    return pd.DataFrame(rows)
+
+
+def gram_chart(found: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    x = alt.X("batch:Q", scale=alt.Scale(type="log", base=2), title="batch B")
+    y = alt.Y("faster:Q", scale=alt.Scale(type="log"), title="times faster than the D x D matrix and its mask")
+    colour = alt.Color("width:N", title="width D", scale=SCHEME)
+    lines = alt.Chart(found).mark_line(point=True).encode(x=x, y=y, color=colour)
+    even = alt.Chart(pd.DataFrame({"faster": [1.0]})).mark_rule(strokeDash=[4, 4], color=NEUTRAL).encode(y=y)
+    return alt.layer(even, lines).properties(width=420, height=260)
+
+
+def kappas(steps: int, choices: tuple[float, ...] = KAPPAS) -> pd.DataFrame:
+    """kappa, what, value: where a student ends, on samples that it has not seen; without a cross-entropy.
+
+    The teacher's 64 dimensions are mixtures of 16 independent ones, so they repeat each other; the student sees the
+    16 through a fixed layer and noise.
+    """
+    torch.manual_seed(0)
+    mixing, view = torch.randn(LATENT, TEACHER_WIDTH), torch.randn(LATENT, STUDENT_WIDTH)
+
+    def drawn(count: int) -> tuple[Tensor, Tensor]:
+        latent = torch.randn(count, LATENT)
+        return torch.tanh(latent @ view / LATENT**0.5) + 0.3 * torch.randn(count, STUDENT_WIDTH), latent @ mixing
+
+    inputs, told = drawn(4096)
+    own = off_diagonal_rms(cross_correlation(told, told))
+    rows = [{"kappa": kappa, "what": "RMS of the teacher with itself", "value": own} for kappa in choices]
+    for kappa in choices:
+        torch.manual_seed(1)
+        student = nn.Sequential(nn.Linear(STUDENT_WIDTH, 128), nn.GELU(), nn.Linear(128, STUDENT_WIDTH))
+        aad = AAD(STUDENT_WIDTH, TEACHER_WIDTH)
+        optimizer = torch.optim.AdamW([*student.parameters(), *aad.parameters()], lr=2e-3)
+        for _ in range(steps):
+            batch, wanted = drawn(BATCH)
+            optimizer.zero_grad()
+            rsd_loss(aad(student(batch)), wanted, kappa=kappa).backward()
+            optimizer.step()
+        with torch.no_grad():
+            correlation = cross_correlation(decoupled(aad, student(inputs)), told)
+        rows += [
+            {"kappa": kappa, "what": "P, mean of the diagonal", "value": float(correlation.diagonal().mean())},
+            {"kappa": kappa, "what": "P, RMS off the diagonal", "value": off_diagonal_rms(correlation)},
+        ]
+    return pd.DataFrame(rows)
+
+
+def kappa_chart(found: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    lines = (
+        alt.Chart(found)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("kappa:Q", scale=alt.Scale(type="log"), title="kappa", axis=alt.Axis(format="~g", tickCount=5)),
+            y=alt.Y("value:Q", title="correlation"),
+            color=alt.Color("what:N", title=None, scale=SCHEME, legend=alt.Legend(orient="top", labelLimit=300)),
+        )
+    )
+    return alt.layer(lines).properties(width=420, height=260)
+
+
+def pulls() -> pd.DataFrame:
+    """width, pull, setting: by the function that warns a user."""
+    with torch.device("meta"):
+        student = create(ModelOptions(name="resnet18"), classes=100, image_shape=SHAPE)
+        tasks = {
+            reference: RSDDistiller(student, teacher_width=768, options=RSDOptions(reference_width=reference))
+            for reference in (None, 768)
+        }
+    rows = [
+        {"width": width, "batch": f"batch {batch}", "pull": tasks[reference].pull(width, batch), "scale": name}
+        for reference, name in ((None, "the paper's sums"), (768, "reference_width: 768"))
+        for batch in (32, 128, 512)
+        for width in (64, 128, 192, 384, 768, 1024, 1536, 2048)
+    ]
+    return pd.DataFrame(rows)
+
+
+def pull_chart(found: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    y = alt.Y("pull:Q", scale=alt.Scale(type="log"), title="gradient at the embedding / that of the cross-entropy")
+    lines = (
+        alt.Chart(found)
+        .mark_line()
+        .encode(
+            x=alt.X("width:Q", scale=alt.Scale(type="log", base=2, domain=[64, 2048]), title="width D of the teacher"),
+            y=y,
+            color=alt.Color("batch:N", title=None, sort=None, scale=SCHEME),
+            strokeDash=alt.StrokeDash("scale:N", title=None),
+        )
+    )
+    marks = pd.DataFrame({"pull": [STRONGEST_PULL, PUBLISHED_PULL], "text": ["warned above", "most published runs"]})
+    rules = alt.Chart(marks).mark_rule(strokeDash=[2, 3], color=NEUTRAL).encode(y=y)
+    text = alt.Chart(marks).mark_text(dy=-6, color=NEUTRAL).encode(x=alt.value(165), y=y, text="text:N")
+    return alt.layer(rules, text, lines).properties(width=420, height=260)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, default=Path("out/evaluate/correlation.json"))
+    parser.add_argument("--into", type=Path, default=Path("docs"))
+    parser.add_argument("--rounds", type=int, default=9, help="of the timing")
+    parser.add_argument("--steps", type=int, default=600, help="of each training with a kappa")
+    given = parser.parse_args()
+    try:
+        matrices = correlations(given.record)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    charts = {
+        "method_p.png": matrices,
+        "method_gram.png": gram_chart(gram(given.rounds)),
+        "method_kappa.png": kappa_chart(kappas(given.steps)),
+        "method_pull.png": pull_chart(pulls()),
+    }
+    for name, chart in charts.items():
+        chart.save(given.into / name, scale_factor=1.5)
+        print(given.into / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""What the paper's 27 pairs cost: FLOPs counted from the models, hours by a throughput measured here or given.
+
+    python -m benchmarks.paper_cost --tflops 10 # at 10 TFLOP/s kept up; half a minute
+    python -m benchmarks.paper_cost             # at what each model reaches on this machine's GPU, or else its CPU
+    python -m benchmarks.paper_cost --tflops 10 --plot docs/paper_cost.png
+
+A forward pass is counted by `torch.utils.flop_counter` at 224 x 224, a multiplication and an addition as two. A
+training step is taken as three of them: the counter's own backward pass of a depthwise convolution is many times too
+large. What augmenting and reading the images takes is left out, and so are validation and the AAD.
+"""
+
+import argparse
+import time
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import altair as alt
+import pandas as pd
+import torch
+import yaml
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.interleaved import markdown
+from benchmarks.overhead import CLASSES, PAIRS, SHAPE, built
+from rsd.device import fingerprint, short_name
+from rsd.models import ModelOptions, create, embedding_width
+from rsd.report.charts.style import METHOD_COLOURS
+
+ROOT = PAIRS.parents[1]
+IMAGES = {"cifar100": 50_000, "imagenet": 1_281_167}
+"""For training, under the paper's protocol."""
+TRAINING_STEP = 3
+"""In forward passes."""
+
+
+class Cost(NamedTuple):
+    """Of one pair; FLOPs are of the whole run, by what is run."""
+
+    data: str
+    pair: str
+    epochs: int
+    forward: dict[str, float]
+    """FLOPs of an image, of `teacher` and `student`."""
+    student: float
+    """To train the student alone, which is what the scratch twin costs."""
+    live: float
+    """To ask the teacher for a view in every epoch."""
+    stored: float
+    """To ask it once for the stored views."""
+    finetuning: float
+    """To make the teacher; 0 where it comes from the hub."""
+    store: float
+    """Bytes of the view store."""
+
+
+def options(pair: dict, role: str) -> str:
+    return ModelOptions(name=pair[role]["name"], args=pair[role].get("args", {})).model_dump_json()
+
+
+@cache
+def forward_flops(model: str, classes: int) -> float:
+    """Of one image."""
+    module = built(model, classes).eval()  # before the counter: to build a model is to try it on an image
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(torch.empty(1, SHAPE[2], *SHAPE[:2], device="meta"))
+    return float(counter.get_total_flops())
+
+
+def cost(file: Path, views: int) -> Cost:
+    """The cost of the pair that `file` describes, with so many stored views."""
+
+    def epochs(recipe: str) -> int:
+        return int(yaml.safe_load((ROOT / "conf" / "recipe" / f"{recipe}.yaml").read_text())["epochs"])
+
+    pair = yaml.safe_load(file.read_text())
+    classes, images = CLASSES[pair["data"]], IMAGES[pair["data"]]
+    teacher, student = (forward_flops(options(pair, role), classes) for role in ("teacher", "student"))
+    length = epochs(pair["recipe"])
+    recipe = pair["teacher"].get("recipe")
+    width = embedding_width(built(options(pair, "teacher"), classes))
+    return Cost(
+        pair["data"],
+        file.stem,
+        length,
+        {"teacher": teacher, "student": student},
+        student=TRAINING_STEP * student * images * length,
+        live=teacher * images * length,
+        stored=teacher * images * views,
+        finetuning=TRAINING_STEP * teacher * images * epochs(recipe) if recipe else 0.0,
+        store=2.0 * images * views * (width + classes),
+    )
+
+
+def costs(views: int) -> list[Cost]:
+    """All pairs, CIFAR-100's first."""
+    return [cost(file, views) for data in CLASSES for file in sorted((PAIRS / data).glob("*.yaml"))]
+
+
+@cache
+def throughput(model: str, classes: int, *, training: bool, device: str, batch: int) -> float:
+    """FLOP/s that a model reaches here, the fastest of three timings of at least a second, bf16 on a GPU."""
+    module = create(ModelOptions.model_validate_json(model), classes=classes, image_shape=SHAPE).to(device)
+    module.train(training)
+    images = torch.randn(batch, SHAPE[2], *SHAPE[:2], device=device)
+    flops = forward_flops(model, classes) * batch * (TRAINING_STEP if training else 1)
+
+    def step() -> None:
+        with torch.set_grad_enabled(training), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            said = module(images)
+        if training:
+            nn.functional.cross_entropy(said.float(), said.argmax(dim=1)).backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    step()
+    best = 0.0
+    for _ in range(3):
+        start, count = time.perf_counter(), 0
+        while count == 0 or time.perf_counter() - start < 1:
+            step()
+            count += 1
+        best = max(best, flops * count / (time.perf_counter() - start))
+    return best
+
+
+def row(found: Cost, *, teacher: float, student: float) -> dict[str, str]:
+    """A line of the table, in hours of one device at these FLOP/s of the two models."""
+    twin, live, stored = found.student / student, found.live / teacher, found.stored / teacher
+
+    def hours(seconds: float) -> str:
+        return f"{seconds / 3600:.1f}" if seconds < 360_000 else f"{seconds / 3600:.0f}"
+
+    return {
+        "data": found.data,
+        "teacher-student": found.pair,
+        "epochs": str(found.epochs),
+        "teacher, GFLOP": f"{found.forward['teacher'] / 1e9:.1f}",
+        "student, GFLOP": f"{found.forward['student'] / 1e9:.1f}",
+        "teacher's fine-tuning, h": hours(found.finetuning / teacher) if found.finetuning else "-",
+        "scratch, h": hours(twin),
+        "RSD, live teacher, h": hours(twin + live),
+        "RSD, stored views, h": hours(twin + stored),
+        "store, GB": f"{found.store / 1e9:.1f}",
+    }
+
+
+def chart(hours: pd.DataFrame) -> alt.HConcatChart:
+    """A stacked bar per pair; the two data sets have an axis each, since they differ thirtyfold."""
+    colours = alt.Scale(range=[METHOD_COLOURS["rsd"], METHOD_COLOURS["teacher"]])
+    sides = [
+        alt.Chart(group)
+        .mark_bar()
+        .encode(
+            x=alt.X("hours:Q", title="hours of one device, one seed of RSD"),
+            y=alt.Y("pair:N", title=None, sort=None, axis=alt.Axis(labelLimit=200)),
+            color=alt.Color("what:N", title=None, sort=None, scale=colours, legend=alt.Legend(orient="top")),
+        )
+        .properties(width=260, title=str(data))
+        for data, group in hours.groupby("data", sort=False)
+    ]
+    return alt.hconcat(*sides)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tflops", type=float, help="TFLOP/s that are kept up; measured here if not given")
+    parser.add_argument("--views", type=int, help="stored views; default: views.count of params.yaml")
+    parser.add_argument("--plot", type=Path, help="a .png or .svg of training and live teacher")
+    parser.add_argument("--batch", type=int, help="images of a step that is timed; default: 128, on a CPU 8")
+    arguments = parser.parse_args()
+    views = arguments.views or yaml.safe_load((ROOT / "params.yaml").read_text())["views"]["count"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch = arguments.batch or (128 if device == "cuda" else 8)
+    rows, bars, total = [], list[dict[str, object]](), 0.0
+    for found in costs(views):
+        if arguments.tflops:
+            teacher = student = arguments.tflops * 1e12
+        else:
+            pair = yaml.safe_load((PAIRS / found.data / f"{found.pair}.yaml").read_text())
+            teacher, student = (
+                throughput(
+                    options(pair, role), CLASSES[found.data], training=role == "student", device=device, batch=batch
+                )
+                for role in ("teacher", "student")
+            )
+        rows.append(row(found, teacher=teacher, student=student))
+        for what, seconds in (("student", found.student / student), ("live teacher", found.live / teacher)):
+            bars.append({"data": found.data, "pair": found.pair, "what": what, "hours": seconds / 3600})
+        total += (found.finetuning + found.live) / teacher + 2 * found.student / student
+    print(markdown(rows))
+    where = (
+        f"assumed, not measured: {arguments.tflops:g} TFLOP/s kept up"
+        if arguments.tflops
+        else f"measured on {short_name(fingerprint())}, {device}, batch {batch}"
+    )
+    print(f"\n{where}; {views} stored views")
+    if arguments.plot:
+        chart(pd.DataFrame(bars)).save(arguments.plot, scale_factor=1.5)
+    print(f"all pairs, one seed of scratch and of RSD with a live teacher: {total / 3600:,.0f} hours")
+
+
+if __name__ == "__main__":
+    main()

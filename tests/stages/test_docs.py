@@ -1,0 +1,134 @@
+"""What the pages of docs/ say is what happens: their files are written, their commands run, their output compared."""
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rsd.device import fingerprint, short_name
+from tests.readme import PAGES, blocks
+from tests.stages.conftest import ROOT, Project, copy_of_the_project
+from tests.stages.test_folder import CLASSES, draw
+
+PAIRS = ROOT / "conf" / "pair"
+PUBLISHED = ("scratch", "kd", "dkd", "ofa", "rsd")
+
+
+def without_figures(text: str) -> list[str]:
+    """Lines without what differs between runs and machines: numbers, and how wide they make a table."""
+    text = text.replace(short_name(fingerprint()), "AMD EPYC, 2 cores").replace(" (noisy)", "")
+    text = re.sub(r"\([0-9a-f]{4}\)", "(0)", text)  # by which two devices of a kind are told apart
+    text = re.sub(r"-{3,}", "---", re.sub(r"\d[\d.,]*", "0", text))
+    return [re.sub(r"\s+", " ", line).strip() for line in text.splitlines()]
+
+
+def play(page: str, project: Project, home: Path) -> str:
+    """Do what a page says, from its top to its end, but for what needs more than this machine; all that was said.
+
+    Every line that a page shows must be printed, where `...` stands for anything.
+    """
+    said = ""
+    for block in blocks(PAGES[page]):
+        if block.file:
+            (project.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (project.folder / block.file).write_text(block.text)
+        elif block.language == "sh" and not block.needs:
+            output = project.run("bash", "-euo", "pipefail", "-c", block.text, HOME=str(home)).stdout
+            print(block.text, output, sep="\n")
+            printed = without_figures(output.replace("\r", "\n").replace(str(home), "~"))
+            for line in without_figures(block.printed):
+                pattern = re.escape(line).replace(re.escape("..."), ".*")
+                assert any(re.fullmatch(pattern, found) for found in printed), f"not printed: {line}"
+            said += output
+    return said
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_becomes_a_signed_bundle_as_the_page_says(tmp_path):
+    for name in CLASSES:
+        (tmp_path / "my-images" / name).mkdir(parents=True)
+        for number in range(60):
+            draw(name, number).save(tmp_path / "my-images" / name / f"{number:02}.jpg", quality=90)
+    (tmp_path / "project").mkdir()
+    project = copy_of_the_project(tmp_path / "project")
+    project.edit("params.yaml", override={}, precisions=["fp32"])  # one seed and brief timings stay
+    play("images", project, tmp_path)
+    assert (tmp_path / "releases" / "mine-1" / "model.sig").is_file()
+
+
+@pytest.mark.slow
+def test_a_student_is_chosen_for_a_budget_as_the_page_says(project, tmp_path):
+    play("budget", project, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_method_are_drawn_by_the_command_that_the_page_gives(project, tmp_path):
+    pictures = set(re.findall(r"\((method_\w+\.\w+)\)", PAGES["method"]))
+    for name in pictures:
+        (project.folder / "docs" / name).unlink()
+    play("method", project, tmp_path)
+    assert len(pictures) == 4
+    assert all((project.folder / "docs" / name).stat().st_size > 5_000 for name in pictures)
+
+
+@pytest.mark.slow
+def test_what_the_paper_costs_is_what_the_command_counts_to_the_last_digit(tmp_path):
+    said = play("paper", Project(ROOT), tmp_path)
+    table = re.findall(r"^\| .* \|$", said, re.M)
+    assert len(table) == 2 + 27
+    assert "\n".join(table) in PAGES["paper"]
+    (total,) = re.findall(r"[\d,]+ hours$", said, re.M)
+    assert total in PAGES["paper"]
+
+
+def test_the_commands_of_the_paper_are_those_of_its_pairs_one_each():
+    told = re.findall(r"^dvc exp run -S pair=(\S+) -S protocol=paper -S views.count=0$", PAGES["paper"], re.M)
+    files = sorted(PAIRS.glob("cifar100/*.yaml")) + sorted(PAIRS.glob("imagenet/*.yaml"))
+    assert told == [f"{file.parent.name}/{file.stem}" for file in files]
+    assert len(told) == 27
+
+
+def test_the_published_accuracies_are_those_of_the_pairs():
+    rows = re.findall(r"^\| ((?:cifar100|imagenet)/\S+) \|(.*) \|$", PAGES["paper"], re.M)
+    told = {pair: [cell.strip() for cell in cells.split("|")] for pair, cells in rows}
+    published = {
+        f"{file.parent.name}/{file.stem}": yaml.safe_load(file.read_text()).get("published", {})
+        for file in [*PAIRS.glob("cifar100/*.yaml"), *PAIRS.glob("imagenet/*.yaml")]
+    }
+    assert told == {
+        pair: [f"{known[method]:.2f}" if method in known else "" for method in PUBLISHED]
+        for pair, known in published.items()
+        if "rsd" in known
+    }
+
+
+COMMANDS = [
+    pytest.param(block.text, id=f"{page}-{number}")
+    for page, text in PAGES.items()
+    for number, block in enumerate(blocks(text))
+    if block.language == "sh"
+]
+
+
+@pytest.mark.parametrize("commands", COMMANDS)
+def test_a_command_is_one_that_there_is_with_options_that_there_are_wherever_it_can_run(commands):
+    assert subprocess.run(["bash", "-n"], input=commands, text=True, check=False).returncode == 0
+    for module in re.findall(r"python -m ([\w.]+)", commands):
+        assert importlib.util.find_spec(module), module
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"^make ([a-z-]+)", commands, re.M)) <= targets
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key in re.findall(r"-S '?([a-z_.]+)=", commands):
+        place = params
+        for part in key.split("."):
+            assert part in place, key
+            place = place[part]
+
+
+def test_every_module_that_a_page_names_in_passing_is_there():
+    for page, text in PAGES.items():
+        for module in re.findall(r"`python -m ([\w.]+)", text):
+            assert importlib.util.find_spec(module), f"{page}: {module}"
