@@ -34,6 +34,7 @@ from prefect.states import Cancelled
 from pipelines.outcome import failed
 from pipelines.process_group import GRACE_SECONDS, run_group
 from pipelines.server import one_sentence, server_that_answers
+from pipelines.upkeep import begin
 from rsd.errors import UserError
 
 PLAYBOOK = Path(__file__).parents[1] / "deploy" / "rollout" / "rollout.yml"
@@ -63,15 +64,25 @@ def rollout(
     approve: bool = False,
     approval_hours: float = 24.0,
 ) -> list[dict[str, Any]]:
-    """Bring the signed bundle in the folder `bundle` to the hosts of an Ansible inventory; one row per host.
+    """Bring a signed bundle to the hosts of an Ansible inventory, wave by wave.
 
-    `waves` and `allowed_percent` are those of the playbook. With `approve` the flow pauses before each wave but the
-    first, for at most `approval_hours`.
+    Args:
+        bundle: folder of the signed bundle.
+        inventory: file of Ansible's, with the groups canary and devices.
+        waves: sizes of the waves, counts or shares of all hosts; none: the canaries, 10 %, 30 %, all.
+        allowed_percent: of the hosts tried so far that may fail before the release is taken back everywhere.
+        approve: pause before each wave but the first, until somebody has answered in the UI.
+        approval_hours: how long to wait for that; no answer is a no.
 
-    Raises `RolloutError` if the playbook took the release back, or stopped; `UserError` where there is nothing to roll
-    out.
+    Returns:
+        One row per host: host, wave, outcome, message.
+
+    Raises:
+        RolloutError: the playbook took the release back, or stopped.
+        UserError: there is nothing to roll out, or nobody to roll it out to.
     """
     try:
+        begin()  # one that was killed is taken up: hosts that have the release are left alone
         given = _given(Path(bundle), Path(inventory))
     except UserError as error:
         return failed(error)
