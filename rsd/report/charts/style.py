@@ -105,7 +105,9 @@ def svg(figure: Figure) -> str:
     spec = figure.to_dict(validate=False) | {"background": PAPER}
     if spec.get("width") == "container":  # as wide as the page, where it stands in one
         spec["width"] = 640
-    spec["config"] = theme(ink=INK, muted=MUTED, line=LINE) | {"background": PAPER, "padding": 12}
+    # Labels are set by the viewer, whose letters may be wider than those that the picture was measured with.
+    padding = {"left": 28, "top": 12, "right": 12, "bottom": 12}
+    spec["config"] = theme(ink=INK, muted=MUTED, line=LINE) | {"background": PAPER, "padding": padding}
     return str(vl_convert.vegalite_to_svg(spec))
 
 
