@@ -107,6 +107,10 @@ class Site:
         return (self.elsewhere or f"http://127.0.0.1:{self.port}/api").removesuffix("/api")
 
     @property
+    def home_in_words(self) -> Path:
+        return self.home.relative_to(self.project) if self.home.is_relative_to(self.project) else self.home
+
+    @property
     def files(self) -> str:
         """Where a browser on this machine finds `out/`."""
         return f"http://127.0.0.1:{self.port + 1}"
@@ -122,7 +126,7 @@ class Site:
             # Waits of 2, 4 ... 128 s: four minutes without a server end no run. The default gives up after one.
             "PREFECT_CLIENT_MAX_RETRIES": "7",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-            "RSD_OUT_URL": self.files,
+            **({} if self.elsewhere else {"RSD_OUT_URL": self.files}),
             **os.environ,
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": f"{self.page}/api",
@@ -176,7 +180,7 @@ def start(place: Site, say: Callable[[str], None] = print) -> None:
     say(
         f"\nexport PREFECT_API_URL={place.page}/api\n"
         "prefect deployment run reproduce/default --watch\n"
-        f"make server-stop       # the logs are in {place.home}"
+        f"make server-stop       # the logs are in {place.home_in_words}"
     )
 
 
@@ -200,15 +204,14 @@ def start_server(place: Site, say: Callable[[str], None] = print) -> None:
             raise UserError(f"no answer from {place.elsewhere}; correct PREFECT_API_URL, or unset it for a server here")
         say(f"server       {place.page} (PREFECT_API_URL)")
         return
-    if place.server.running() and answers(place):
-        say(f"server       {place.page} runs already")
-        return
-    if _taken(place.port):
-        raise UserError(
-            f"expected port {place.port} to be free, found another program on it; "
-            "set PREFECT_SERVER_API_PORT, or PREFECT_API_URL if it is your server"
-        )
-    place.server.start()
+    runs = place.server.running() is not None
+    if not runs:
+        if _taken(place.port):
+            raise UserError(
+                f"expected port {place.port} to be free, found another program on it; "
+                "set PREFECT_SERVER_API_PORT, or PREFECT_API_URL if it is your server"
+            )
+        place.server.start()
     deadline = time.monotonic() + START_SECONDS
     while not answers(place):
         if not place.server.running() or time.monotonic() > deadline:
@@ -216,7 +219,8 @@ def start_server(place: Site, say: Callable[[str], None] = print) -> None:
             place.server.stop()
             raise UserError(f"the Prefect server did not come up; {place.home}/server.log ends with\n{words}")
         time.sleep(0.2)
-    say(f"server       {place.page} started; its database is in {place.home}")
+    told = "runs already" if runs else f"started; its database is in {place.home_in_words}"
+    say(f"server       {place.page} {told}")
 
 
 def _once(daemon: Daemon) -> str:

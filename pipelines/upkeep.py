@@ -31,7 +31,8 @@ MOST_STARTS = 5
 """A run that was killed is started again; one that kills its machine shall not be, for ever."""
 HOST, PROCESS, SINCE = "rsd.host", "rsd.process", "rsd.since"
 """Labels of a run."""
-ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")}
+SILENT = ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry", "Paused", "Suspending", "Suspended")
+"""States from which no heartbeat is due."""
 
 
 def create_pool(name: str) -> None:
@@ -55,7 +56,7 @@ def create_automations(pool: str, *, lost_after: float) -> None:
                 match=runs,
                 match_related=of_pool,
                 after={heartbeat, "prefect.flow-run.Pending"},
-                expect={heartbeat, *ENDED},
+                expect={heartbeat, *(f"prefect.flow-run.{state}" for state in SILENT)},
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
@@ -110,7 +111,7 @@ def take_up_lost_runs(pool: str) -> list[str]:
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=live))),
             work_pool_filter=_named(pool),
         )
-        lost = [run for run in runs if _died_here(run)]
+        lost = [run for run in runs if died_here(run)]
         for run in lost:
             client.set_flow_run_state(run.id, AwaitingRetry(message="resumed: its worker died"), force=True)
         return [run.name for run in lost]
@@ -135,7 +136,8 @@ def _since(process: int | None = None) -> float:
     return round(float(psutil.Process(process).create_time()), 1)
 
 
-def _died_here(run: FlowRun) -> bool:
+def died_here(run: FlowRun) -> bool:
+    """Whether the process of `run` was on this machine and is gone."""
     if run.labels.get(HOST) != socket.gethostname():
         return False
     try:

@@ -126,8 +126,11 @@ def test_a_silent_run_is_found_by_the_server_alone(prefect_worker: Site, dvc_rep
     assert worker is not None
     kill(worker)
     prefect_worker.worker.start()
+    try:
+        wait_for(run, "Completed", 400)
+    finally:
+        create_automations(operate.POOL, lost_after=operate.LOST_SECONDS)
 
-    wait_for(run, "Completed", 400)
     assert dvc_repo.runs()[-1]["first"] > 20
 
 
@@ -144,6 +147,8 @@ def test_a_run_outlives_a_server_that_is_away_for_a_minute(prefect_worker: Site,
 
     assert [ran["stage"] for ran in dvc_repo.runs()].count("train@rsd") == 1
     assert dvc_repo.runs()[-1]["stage"] == "merge"
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(run.id).run_count == 1  # nobody took it for dead
 
 
 def steps_of(repo: ToyRepo) -> int:

@@ -1,0 +1,81 @@
+"""Where `make server` puts things, and what it refuses."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from pipelines import operate
+from pipelines.operate import Daemon, Site, site
+from rsd.errors import UserError
+from tests.pipelines.conftest import PROJECT, wait_until
+
+
+@pytest.fixture
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_SERVER_API_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_its_state_is_in_an_ignored_folder_of_the_project_or_where_the_user_has_it(
+    nothing_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert site(tmp_path).home == tmp_path / ".prefect"
+    assert "/.prefect/" in (PROJECT / ".gitignore").read_text()
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "mine"))
+    assert site(tmp_path).home == tmp_path / "mine"
+
+
+def test_a_server_of_someone_else_is_used_and_our_own_is_recognised(
+    nothing_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    assert site(tmp_path).elsewhere is None
+    monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example/api")
+    assert site(tmp_path).environment["PREFECT_API_URL"] == "https://prefect.example/api"
+    with pytest.raises(UserError, match="no answer from https://prefect.example/api; correct PREFECT_API_URL"):
+        monkeypatch.setattr(operate, "answers", lambda _: False)
+        operate.start_server(site(tmp_path))
+
+
+def test_what_the_user_has_set_stands(nothing_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert site(tmp_path).environment["PREFECT_CLIENT_MAX_RETRIES"] == "7"
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "3")
+    assert site(tmp_path).environment["PREFECT_CLIENT_MAX_RETRIES"] == "3"
+
+
+def test_a_port_that_is_taken_is_refused_with_a_sentence(nothing_set: None, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"expected port {port} to be free, .* set PREFECT_SERVER_API_PORT"):
+            operate.start_server(Site(tmp_path, tmp_path, port, elsewhere=None))
+
+
+def test_a_daemon_outlives_who_started_it_and_is_stopped_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operate, "STOP_SECONDS", 1)  # its child does not listen
+    child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    sleeper = Daemon("sleeper", [sys.executable, "-c", f"{child}; time.sleep(60)"], tmp_path, os.environ)
+    again = f"Daemon('sleeper', {sleeper.command!r}, Path({str(tmp_path)!r}), os.environ).start()"
+    start = f"import os\nfrom pathlib import Path\nfrom pipelines.operate import Daemon\n{again}"
+    subprocess.run([sys.executable, "-c", start], check=True)
+    process = sleeper.running()
+    assert process is not None
+    wait_until(lambda: len(process.children()) == 1, 10)
+    (child_process,) = process.children()
+
+    assert sleeper.stop()
+    assert sleeper.running() is None
+    assert not psutil.pid_exists(child_process.pid) or child_process.status() == psutil.STATUS_ZOMBIE
+    assert not sleeper.stop()
+
+
+def test_a_number_that_is_another_process_s_by_now_is_no_daemon_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "worker.json").write_text(f'{{"process": {os.getpid()}, "started": 1.0}}')
+
+    assert Daemon("worker", [], tmp_path, {}).running() is None
