@@ -32,6 +32,10 @@ def one_sentence(*, again: str = "run the same command again to continue") -> It
     SIGTERM, of `kill` and `docker stop`, is as Ctrl-C: flows end their stages in order, and `again` says what to do.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell starts `... &` deaf to Ctrl-C, and so would be the stages, which are interrupted to save their state.
+        # What has a handler of its own starts its processes without one.
+        signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
     except UserError as error:

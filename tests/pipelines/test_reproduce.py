@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,13 @@ def built(
         return repo, reproduce(root=str(repo.path), jobs=2)
 
 
-def run_module(repo: ToyRepo, server: dict[str, str], *arguments: str, **extra: str) -> subprocess.Popen[str]:
-    """Start `python -m pipelines.reproduce` in `repo`, as the user's terminal would: a group of its own."""
+def run_module(
+    repo: ToyRepo, server: dict[str, str], *arguments: str, deaf: bool = False, **extra: str
+) -> subprocess.Popen[str]:
+    """Start `python -m pipelines.reproduce` in `repo`, as the user's terminal would: a group of its own.
+
+    `deaf` to Ctrl-C, as a shell starts what is followed by `&`.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.reproduce", *arguments],
         cwd=repo.path,
@@ -49,6 +55,7 @@ def run_module(repo: ToyRepo, server: dict[str, str], *arguments: str, **extra: 
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN if deaf else signal.SIG_DFL),
     )
 
 
@@ -166,11 +173,15 @@ def test_a_wrong_target_fails_before_a_server_is_started(dvc_repo: ToyRepo, monk
         main(["trian"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("number", "deaf"),
+    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGKILL, False)],
+    ids=["Ctrl-C", "SIGTERM", "SIGTERM in the background", "SIGKILL"],
+)
 def test_a_stopped_flow_leaves_no_process_and_dvc_repro_completes(
-    dvc_repo: ToyRepo, prefect_server: dict[str, str], number: signal.Signals
+    dvc_repo: ToyRepo, prefect_server: dict[str, str], number: signal.Signals, deaf: bool
 ) -> None:
-    process = run_module(dvc_repo, prefect_server, "beside", HOLD="beside")
+    process = run_module(dvc_repo, prefect_server, "beside", deaf=deaf, HOLD="beside")
     held = dvc_repo.path / "seen" / "held.json"
     wait_until(held.exists, 90)
     group = json.loads(held.read_text())["group"]
@@ -185,5 +196,14 @@ def test_a_stopped_flow_leaves_no_process_and_dvc_repro_completes(
     assert process.returncode != 0
     if number != signal.SIGKILL:
         assert shown.splitlines()[-1].startswith("error: stopped")
+    wait_until(lambda: not exists(group), 10)  # DVC takes a process for alive that nobody has reaped yet
     dvc_repo.dvc("repro", "beside")
     assert [run["stage"] for run in dvc_repo.runs()] == ["beside"]
+
+
+def exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
