@@ -9,9 +9,9 @@ README = (ROOT / "README.md").read_text()
 PAGES = {page.stem: page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))}
 
 
-def block(language: str, *, holding: str) -> str:
+def block(language: str, *, holding: str, page: str = README) -> str:
     """The one code block of that language that holds these words."""
-    (found,) = (text for text in re.findall(rf"```{language}\n(.*?)```", README, re.S) if holding in text)
+    (found,) = (text for text in re.findall(rf"```{language}\n(.*?)```", page, re.S) if holding in text)
     return str(found)
 
 

@@ -13,7 +13,7 @@ from rsd.distillers.base import Distiller
 from rsd.distillers.ofa import OFADistiller
 from rsd.distillers.rsd import RSDDistiller
 from rsd.errors import UserError
-from rsd.models import ModelOptions, Outputs, create, outputs
+from rsd.models import ModelOptions, Outputs, create, outputs, parameter_count
 from rsd.recipe import Recipe, make_criterion, make_optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +63,25 @@ def composed(folder: Path, **changes: object) -> dict:
     params = yaml.safe_load((ROOT / "params.yaml").read_text()) | changes
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     return resolve(folder / "params.yaml", ROOT / "conf")
+
+
+SMALL = sorted(f"fashion/{file.stem}" for file in (ROOT / "conf" / "pair" / "fashion").iterdir())
+
+
+@pytest.mark.parametrize("pair", SMALL)
+def test_a_small_pair_is_of_two_architectures_and_takes_its_images(tmp_path, pair):
+    resolved = composed(tmp_path, pair=pair)
+    size = resolved["data"]["size"]
+    models = [
+        create(
+            ModelOptions.model_validate({key: resolved[role][key] for key in ("name", "args")}),
+            classes=10,
+            image_shape=(size, size, 1),
+        )
+        for role in ("teacher", "student")
+    ]
+    assert type(models[0]) is not type(models[1])
+    assert parameter_count(models[0]) > parameter_count(models[1])
 
 
 def test_there_are_the_27_pairs_of_the_paper_and_no_others():

@@ -14,12 +14,12 @@ from PIL import Image
 from rsd.config import resolve
 from rsd.data.folder import FolderOptions, index_folder
 from rsd.errors import UserError
-from tests.readme import README, block
+from tests.readme import PAGES, README, block
 from tests.stages.conftest import ROOT
 
 
 def test_the_python_in_it_runs_on_the_bundle(reproduced):
-    snippet = block("python", holding="onnxruntime")
+    snippet = block("python", holding="onnxruntime", page=PAGES["export"])
     (reproduced.folder / "snippet.py").write_text(snippet)
     output = reproduced.run("python", "snippet.py").stdout
     (reproduced.folder / "snippet.py").unlink()
@@ -81,20 +81,23 @@ def test_the_refusal_in_it_is_what_is_printed(tmp_path, monkeypatch):
 
 
 def test_the_engine_is_opened_as_it_says_or_a_sentence_says_why_not(reproduced):
-    said = reproduced.run(sys.executable, "-c", block("python", holding="open_engine")).stdout.strip()
+    said = reproduced.run(
+        sys.executable, "-c", block("python", holding="open_engine", page=PAGES["export"])
+    ).stdout.strip()
     assert said.startswith(("expected ", "[")), said
 
 
 def test_the_bundle_becomes_a_model_repository_by_the_command_it_gives(reproduced, tmp_path):
-    (command,) = re.findall(r"^(python -m rsd\.export\.triton .*) models$", README, re.M)
+    (command,) = re.findall(r"^(python -m rsd\.export\.triton .*) models$", PAGES["export"], re.M)
     reproduced.run(*command.split(), str(tmp_path))
     assert (tmp_path / "digits-fp32-onnx" / "1" / "model.onnx").is_file()
 
 
 def test_every_make_target_and_option_in_it_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M)) <= targets
-    keys = {key for key in re.findall(r"-S '?([a-z.]+)=", README) if not key.startswith("+")}
+    everything = "\n".join([README, *PAGES.values()])
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", everything, re.M)) <= targets
+    keys = {key for key in re.findall(r"-S '?([a-z.]+)=", everything) if not key.startswith("+")}
     for key in keys:
         place = yaml.safe_load((ROOT / "params.yaml").read_text())
         for part in key.split("."):
