@@ -192,8 +192,10 @@ def forget_others(workspaces: Path, kept: Collection[str]) -> None:
         if folder.is_dir() and folder.name not in {LOCKS, *kept}:
             with suppress(StoppedError), _alone(folder, stopped):
                 _remove(folder)
-    if workspaces.is_dir() and {path.name for path in workspaces.rglob("*")} <= {LOCKS, ".gitignore"}:
-        shutil.rmtree(workspaces)
+    with suppress(OSError):  # whatever is not empty stays: another sweep of this name may take a lock at this moment
+        (workspaces / LOCKS).rmdir()
+        (workspaces / ".gitignore").unlink(missing_ok=True)
+        workspaces.rmdir()
 
 
 def _remove(folder: Path) -> None:
@@ -209,15 +211,16 @@ def _alone(folder: Path, stop: threading.Event) -> Iterator[int]:
     Yields the descriptor of the lock, for what shall hold it as long as it lives. Raises `StoppedError`.
     """
     path = folder.parent / LOCKS / folder.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (folder.parent / ".gitignore").write_text("*\n")
     while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
-        with suppress(BlockingIOError, FileNotFoundError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:  # and no file that its last holder has removed
-                break
-        os.close(descriptor)
+        with suppress(FileNotFoundError):  # `forget_others` of another sweep may remove the folder in between
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (folder.parent / ".gitignore").write_text("*\n")
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+            with suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_ino == path.stat().st_ino:  # and no file that its last holder has removed
+                    break
+            os.close(descriptor)
         if stop.is_set():
             raise StoppedError(f"{folder.name} was stopped")
         time.sleep(LOCK_SECONDS)

@@ -58,10 +58,11 @@ def held(repo: ToyRepo) -> int:
 
 
 def kill(worker: psutil.Process) -> None:
-    """SIGKILL to a worker and the flows that it started; their stages are left to their guards."""
-    for process in [worker, *worker.children(recursive=True)]:
-        if "prefect" in " ".join(process.cmdline()):
-            process.kill()
+    """SIGKILL to a worker and the flows that it started, until they are gone; their stages are left to their guards."""
+    killed = [one for one in [worker, *worker.children(recursive=True)] if "prefect" in " ".join(one.cmdline())]
+    for process in killed:
+        process.kill()
+    psutil.wait_procs(killed, timeout=60)
 
 
 def test_a_run_is_named_after_its_pair_and_says_what_it_did(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
