@@ -52,7 +52,7 @@ TWIN = ["pair", "images", "epochs", "seed"]
 
 def read(file: Path) -> pd.DataFrame:
     """A sweep's students.csv; settings stay as they are spelled."""
-    settings = [name for name in pd.read_csv(file, nrows=0) if name.startswith("method.")]
+    settings = [name for name in map(str, pd.read_csv(file, nrows=0)) if name.startswith("method.")]
     return pd.read_csv(file, dtype=dict.fromkeys(settings, str))
 
 
@@ -96,16 +96,14 @@ def pair_table(found: pd.DataFrame) -> str:
     lines = [["teacher -> student", "teacher", "scratch", *MAIN]]
     for pair, part in main.groupby("pair", sort=False):
         cells = [_mean_and_deviation(part[part.method == method].test_top1) for method in ("scratch", *MAIN)]
-        lines.append([_pair(str(pair)), f"{part.teacher_top1.iloc[0]:.2f}", *cells])
+        lines.append([pair_name(str(pair)), f"{part.teacher_top1.iloc[0]:.2f}", *cells])
     taught = gains(main)
     of = {method: interval(taught[taught.method == method].gain) for method in MAIN}
     lines.append(["mean gain over scratch", "", "", *(f"**{found.mean:+.2f}**" for found in of.values())])
-    lines.append([f"95 % interval, {of['RSD'].seeds} pairs x seeds", "", "", *map(_bounds, of.values())])
+    lines.append([f"95 % interval, {of['RSD'].seeds} pairs x seeds", "", "", *map(bounds, of.values())])
     by_pair = taught.groupby(["method", "pair"]).gain.mean()
-    lines.append(
-        [f"95 % interval, {by_pair['RSD'].size} pairs", "", "", *(_bounds(interval(by_pair[m])) for m in MAIN)]
-    )
-    return _markdown(lines)
+    lines.append([f"95 % interval, {by_pair['RSD'].size} pairs", "", "", *(bounds(interval(by_pair[m])) for m in MAIN)])
+    return markdown(lines)
 
 
 def method_table(found: pd.DataFrame) -> str:
@@ -115,15 +113,15 @@ def method_table(found: pd.DataFrame) -> str:
     pairs = [pair for pair in main.pair.unique() if counts[pair] == counts.max()]
     taught = gains(main[main.pair.isin(pairs)])
     order = taught.groupby("method").gain.mean().sort_values(ascending=False).index
-    lines = [["method", *map(_pair, pairs), "mean gain", "95 % interval"]]
+    lines = [["method", *map(pair_name, pairs), "mean gain", "95 % interval"]]
     scratch = main[main.method == "scratch"]
     lines.append(["scratch", *(f"{scratch[scratch.pair == pair].test_top1.mean():.2f}" for pair in pairs), "", ""])
     for method in order:
         own = taught[taught.method == method]
         whole = interval(own.gain)
         each = [f"{own[own.pair == pair].gain.mean():+.2f}" for pair in pairs]
-        lines.append([method, *each, f"**{whole.mean:+.2f}**", _bounds(whole)])
-    return _markdown(lines)
+        lines.append([method, *each, f"**{whole.mean:+.2f}**", bounds(whole)])
+    return markdown(lines)
 
 
 def direct_table(found: pd.DataFrame) -> str:
@@ -134,8 +132,8 @@ def direct_table(found: pd.DataFrame) -> str:
     for method in [name for name in taught.method.unique() if name != "RSD"]:
         other = taught[taught.method == method].set_index(["pair", "seed"]).test_top1
         apart = interval((own.reindex(other.index) - other).dropna())
-        lines.append([method, str(apart.seeds), f"{apart.mean:+.2f}", _bounds(apart)])
-    return _markdown(lines)
+        lines.append([method, str(apart.seeds), f"{apart.mean:+.2f}", bounds(apart)])
+    return markdown(lines)
 
 
 def inside_table(found: pd.DataFrame) -> str:
@@ -146,8 +144,10 @@ def inside_table(found: pd.DataFrame) -> str:
     for pair, part in main.groupby("pair", sort=False):
         means = part.groupby("method")[["test_effective_rank", "test_correlation_rms"]].mean()
         ranks = [f"{means.test_effective_rank[method]:.1f}" for method in methods]
-        lines.append([_pair(str(pair)), *ranks, *(f"{means.test_correlation_rms[method]:.3f}" for method in methods)])
-    return _markdown(lines)
+        lines.append(
+            [pair_name(str(pair)), *ranks, *(f"{means.test_correlation_rms[method]:.3f}" for method in methods)]
+        )
+    return markdown(lines)
 
 
 def same_steps(found: pd.DataFrame) -> pd.DataFrame:
@@ -173,8 +173,8 @@ def along_table(part: pd.DataFrame, column: str, title: str) -> str:
         gain = interval(taught[taught.method == "RSD"].gain)
         cells = [_mean_and_deviation(some[some.method == method].test_top1) for method in methods]
         head = [f"{value:,}", str(some.seed.nunique()), f"{some.teacher_top1.iloc[0]:.2f}"]
-        lines.append([*head, *cells, f"{gain.mean:+.2f}", _bounds(gain)])
-    return _markdown(lines)
+        lines.append([*head, *cells, f"{gain.mean:+.2f}", bounds(gain)])
+    return markdown(lines)
 
 
 def tables(found: pd.DataFrame) -> dict[str, str]:
@@ -193,7 +193,7 @@ def gain_chart(found: pd.DataFrame) -> Figure:
     """Every pair's gains: a dot per seed, a bar for the mean."""
     taught = gains(usual(found))
     shown = taught[taught.method.isin(MAIN)].assign(
-        pair=[_pair(pair) for pair in taught[taught.method.isin(MAIN)].pair]
+        pair=[pair_name(pair) for pair in taught[taught.method.isin(MAIN)].pair]
     )
     base = alt.Chart(shown[["pair", "method", "seed", "gain"]]).encode(
         y=alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=300)),
@@ -225,7 +225,7 @@ def rank_chart(found: pd.DataFrame) -> Figure:
     main = usual(found)
     methods = ["scratch", *MAIN]
     shown = main[main.method.isin(methods)]
-    shown = shown.assign(pair=[_pair(pair) for pair in shown.pair])
+    shown = shown.assign(pair=[pair_name(pair) for pair in shown.pair])
     base = alt.Chart(shown[["pair", "method", "seed", "test_effective_rank"]])
     x = alt.X("test_effective_rank:Q", title="effective rank of the embedding", scale=alt.Scale(zero=False))
     y = alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=300))
@@ -257,8 +257,8 @@ def likeness_table(likeness: dict[str, pd.DataFrame], records: dict[str, dict[st
         of = records[pair]
         p = [of[when][what] for what in ("diagonal_mean", "off_diagonal_rms") for when in ("before", "after")]
         values = [ends["scratch"], ends["rsd"], means["scratch"], means["rsd"], *p, of["teacher_rms"]]
-        lines.append([_pair(pair), *(f"{value:.2f}" for value in values)])
-    return _markdown(lines)
+        lines.append([pair_name(pair), *(f"{value:.2f}" for value in values)])
+    return markdown(lines)
 
 
 def read_inside(root: Path) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]:
@@ -279,7 +279,8 @@ def _colours(names: Sequence[str]) -> alt.Color:
     return alt.Color("method:N", title=None, scale=alt.Scale(domain=[*names], range=[colours[name] for name in names]))
 
 
-def _pair(name: str) -> str:
+def pair_name(name: str) -> str:
+    """`fashion/cnn-vit` as the tables have it: CNN -> ViT."""
     teacher, student = name.rpartition("/")[2].split("-")
     names = {"cnn": "CNN", "vit": "ViT", "mlp": "MLP"}
     return f"{names[teacher]} -> {names[student]}"
@@ -289,16 +290,19 @@ def _mean_and_deviation(values: pd.Series) -> str:
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
 
-def _bounds(found: Interval) -> str:
+def bounds(found: Interval) -> str:
+    """An interval in words; nothing for a single value."""
     return "" if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table; the first line is its head."""
     head, *rest = lines
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rest])
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """The figure as a PNG file, on white."""
     with written_aside(path) as aside:
         aside.write_bytes(vl_convert.svg_to_png(svg(figure), scale=2))
 
@@ -320,7 +324,7 @@ def main() -> None:
         name = pair.rpartition("/")[2]
         figures |= {f"cka_{name}": likeness_chart(likeness[pair]), f"p_{name}": before_and_after(records[pair])}
     for name, figure in figures.items():
-        _save(figure, FOLDER / f"{name}.png")
+        save(figure, FOLDER / f"{name}.png")
     print(pair_table(found))
 
 
