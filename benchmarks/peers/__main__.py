@@ -8,7 +8,7 @@ A few minutes on two quiet cores. torchdistill is no dependency of the project; 
 other version: `pip install -c constraints.txt torchdistill==1.1.5`.
 
 The pairs are the digits' (batch 64) and Swin-T with ResNet18 at 224 x 224 (batch 8), untrained, in float32 on one CPU
-thread. All train a copy of the same student on the same batch by the same optimiser (Nesterov's SGD, a constant
+thread. All train the same student on the same batch by the same optimiser (Nesterov's SGD, a constant
 learning rate, gradients clipped to the same norm), turn by turn. A step is what each one's own loop does: normalise raw
 pixels, run the teacher (*stored*: look its outputs up in a view store), forward, backward, clip, update. Ours
 (`rsd.stepper`) also checks that every term and the gradient are finite, and draws CRD's negatives, which torchdistill's

@@ -3,7 +3,6 @@
 torchdistill is no dependency of the project; without it importing this module is an `ImportError`.
 """
 
-import copy
 from typing import Any
 
 import torch
@@ -97,7 +96,7 @@ def _model(model: nn.Module, method: str, *, trained: bool) -> dict[str, Any]:
 
 def torchdistill_box(bench: Bench, method: str) -> Trainer:
     """A step as torchdistill's training script makes it, for a method of its own: kd, dist, rkd, crd."""
-    student, teacher = copy.deepcopy(bench.student), copy.deepcopy(bench.teacher)  # it hooks and freezes them
+    student, teacher = bench.student, bench.teacher
     terms = {
         method: {
             "criterion": _own_term(method, EMBEDDING[type(student).__name__], EMBEDDING[type(teacher).__name__]),

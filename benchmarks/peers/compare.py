@@ -48,6 +48,7 @@ def ways(peers: Sequence[str]) -> list[Way]:
 
 
 def trainer(bench: Bench, way: Way) -> Trainer:
+    """Trains the models of `bench` themselves, not a copy."""
     if way.by == "timm":
         return timm_task(bench, way.method)
     if way.by == "torchdistill":
@@ -63,8 +64,8 @@ def check_agreement(bench: Bench, way: Way) -> float:
     Raises:
         UserError: it, or the loss, differs by more than rounding: timing the two would compare different work.
     """
-    own_loss, own_gradient = first_step(trainer(bench, Way(way.method, "ours")))
-    loss, gradient = first_step(trainer(bench, way))
+    own_loss, own_gradient = first_step(trainer(bench.copy(), Way(way.method, "ours")))
+    loss, gradient = first_step(trainer(bench.copy(), way))
     differs = {
         "loss": abs(loss - own_loss) / abs(own_loss),
         "gradient": float((gradient - own_gradient).norm() / own_gradient.norm()),
@@ -93,7 +94,7 @@ def compared(
             for way in wanted
             if way.by not in ("ours", "stored") and way != OTHER_LOSS
         }
-        steps = {way: trainer(setting, way).step for way in wanted}
+        steps = {way: trainer(setting.copy(), way).step for way in wanted}
         times = interleaved(
             {" ".join(way): partial(_to_its_end, step, device) for way, step in steps.items()},
             rounds=rounds,

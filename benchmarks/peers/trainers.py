@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +53,6 @@ class Bench:
 
     teacher: nn.Module
     student: nn.Module
-    """Each trainer trains a copy of it."""
     normalize: PixelNormalize
     raw: Tensor
     """uint8 `[B, H, W, C]`."""
@@ -64,6 +63,10 @@ class Bench:
     @property
     def device(self) -> torch.device:
         return self.raw.device
+
+    def copy(self) -> "Bench":
+        """With models of its own, for a trainer beside others: training changes one, and torchdistill hooks both."""
+        return replace(self, teacher=copy.deepcopy(self.teacher), student=copy.deepcopy(self.student))
 
 
 class Trainer(NamedTuple):
@@ -100,11 +103,10 @@ def bench(case: Case, folder: Path, device: torch.device) -> Bench:
 def ours(bench: Bench, method: str, *, stored: bool) -> Trainer:
     """A step of `rsd.stepper`, with the teacher's outputs looked up or the teacher run."""
     distiller, options = METHODS[method]
-    student = copy.deepcopy(bench.student)
     torch.manual_seed(SEED)  # of the scaffold
-    task = distiller(student, teacher_width=embedding_width(bench.teacher), image_count=REMEMBERED, options=options).to(
-        bench.device
-    )
+    task = distiller(
+        bench.student, teacher_width=embedding_width(bench.teacher), image_count=REMEMBERED, options=options
+    ).to(bench.device)
     recipe = Recipe(
         epochs=1,
         batch_size=len(bench.raw),
@@ -122,20 +124,18 @@ def ours(bench: Bench, method: str, *, stored: bool) -> Trainer:
         teacher=teacher,
         steps_per_epoch=10**9,  # the learning rate stays where it is, as the peers' does
     )
-    view = np.zeros_like(bench.index)
-    return Trainer(
-        student, stepper.optimizer, lambda: stepper.step(bench.raw, bench.target, bench.index, view, number=0)["loss"]
-    )
+    # The step does not hold on to `bench`: with stored outputs nobody keeps the teacher.
+    batch = (bench.raw, bench.target, bench.index, np.zeros_like(bench.index))
+    return Trainer(bench.student, stepper.optimizer, lambda: stepper.step(*batch, number=0)["loss"])
 
 
 def timm_task(bench: Bench, method: str) -> Trainer:
     """A step as timm's training script makes it: `LogitDistillationTask` for KD, else `FeatureDistillationTask`."""
-    student, criterion = copy.deepcopy(bench.student), nn.CrossEntropyLoss()
-    torch.manual_seed(SEED)
+    criterion = nn.CrossEntropyLoss()
     task = (
-        LogitDistillationTask(student, bench.teacher, criterion, temperature=4.0, verbose=False)
+        LogitDistillationTask(bench.student, bench.teacher, criterion, temperature=4.0, verbose=False)
         if method == "kd"
-        else FeatureDistillationTask(student, bench.teacher, criterion, verbose=False)
+        else FeatureDistillationTask(bench.student, bench.teacher, criterion, verbose=False)
     )
     task.to(bench.device).train()
     optimizer = create_optimizer_v2(
@@ -144,13 +144,13 @@ def timm_task(bench: Bench, method: str) -> Trainer:
 
     def step() -> Tensor:
         loss = task(bench.normalize(bench.raw), bench.target)["loss"]
-        optimizer.zero_grad()
         loss.backward()
         dispatch_clip_grad(task.get_clip_parameters(), CLIP)
         optimizer.step()
+        optimizer.zero_grad()  # here, so that the next forward pass does not hold the old gradients
         return loss.detach()
 
-    return Trainer(student, optimizer, step)
+    return Trainer(bench.student, optimizer, step)
 
 
 def first_step(trainer: Trainer) -> tuple[float, Tensor]:

@@ -60,7 +60,7 @@ def furthest(one, other):
 
 @pytest.mark.parametrize("way", PEERS)
 def test_a_peer_with_our_loss_leaves_the_student_where_ours_does_after_three_steps(bench, way):
-    own, other = trainer(bench, Way(way.method, "ours")), trainer(bench, way)
+    own, other = trainer(bench.copy(), Way(way.method, "ours")), trainer(bench.copy(), way)
     for step in range(3):
         for one in (own, other):
             torch.manual_seed(trainers.SEED)  # torchdistill's negatives are those of the first step
@@ -70,15 +70,13 @@ def test_a_peer_with_our_loss_leaves_the_student_where_ours_does_after_three_ste
         assert (furthest(own.student, other.student) < 1e-3 * moved) == (way != compare.OTHER_LOSS), step
 
 
-def test_every_way_trains_a_copy_and_leaves_the_teacher_alone(bench):
-    models = {"teacher": bench.teacher, "student": bench.student}
-    before = {name: [value.clone() for value in model.state_dict().values()] for name, model in models.items()}
+def test_every_way_trains_the_student_and_leaves_the_teacher_and_other_copies_alone(bench):
     for way in ways(["timm"]):
-        made = trainer(bench, way)
+        own = bench.copy()
+        made = trainer(own, way)
         made.step()
-        assert made.student is not bench.student
-    for name, model in models.items():
-        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before[name], strict=True))
+        assert furthest(made.student, bench.student) > 0, way
+        assert furthest(own.teacher, bench.teacher) == 0, way
 
 
 def test_a_peer_with_another_loss_voids_the_comparison(bench, monkeypatch):
