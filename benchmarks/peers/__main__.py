@@ -1,0 +1,76 @@
+"""Our training step beside timm's distillation tasks and torchdistill: step time and peak memory.
+
+    python -m benchmarks.peers
+    python -m benchmarks.peers --clock cpu      # on a machine that does other work meanwhile
+    python -m benchmarks.peers --peers timm     # without torchdistill
+
+A few minutes on two quiet cores. torchdistill is no dependency of the project; this adds it and Cython, and changes no
+other version: `pip install -c constraints.txt torchdistill==1.1.5`.
+
+The pairs are the digits' (batch 64) and Swin-T with ResNet18 at 224 x 224 (batch 8), untrained, in float32 on one CPU
+thread. All train the same student on the same batch by the same optimiser (Nesterov's SGD, a constant
+learning rate, gradients clipped to the same norm), turn by turn. A step is what each one's own loop does: normalise raw
+pixels, run the teacher (*stored*: look its outputs up in a view store), forward, backward, clip, update. Ours
+(`rsd.stepper`) also checks that every term and the gradient are finite, and draws CRD's negatives, which torchdistill's
+data loader has drawn before. Left out for all: reading and augmenting images, an average of the weights, mixed
+precision, validation, logs.
+
+Before anything is timed, each peer's loss and clipped gradient at the first step are held to ours: KD (both peers),
+DIST, RKD and CRD (torchdistill) are the same numbers, or there is no table. timm's other task,
+`FeatureDistillationTask`, is a mean squared error behind a linear map: another loss in RSD's place, so that its row
+says what the two cost beside each other and no more. There is no row for CC (torchdistill's compares kernels of the
+batch, ours neighbours in it), nor for DKD, FitNet at four stages and OFA, which neither has as ours are.
+
+Times are medians with quartiles, ratios the medians of the ratios within a turn: above 1 the peer takes longer. Memory
+is the peak of a process of its own that makes two steps: its resident size, imports included, or with `--device cuda`
+what PyTorch has allocated there.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+
+import torch
+
+from benchmarks.interleaved import markdown
+from benchmarks.peers.compare import Way, compared, peaks, rows, ways
+from benchmarks.peers.trainers import CASES
+from rsd.errors import UserError
+
+INSTALL = "pip install -c constraints.txt torchdistill==1.1.5"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+TURNS = {"digits, 16 px": 4, "Swin-T, ResNet18, 224 px": 1}
+"""How many times `--rounds`: short steps have more of them."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="of the large pair; the small one has four times as many")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--peers", nargs="+", choices=["timm", "torchdistill"], default=["timm", "torchdistill"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    arguments = parser.parse_args()
+    if "torchdistill" in arguments.peers and importlib.util.find_spec("torchdistill") is None:
+        sys.exit(f"error: expected torchdistill, found none; `{INSTALL}`, or leave it out by --peers timm")
+    torch.set_num_threads(1)
+    device, wanted = torch.device(arguments.device), ways(arguments.peers)
+    # First, while this process is small: a child's peak is never less than what the parent of all of them held.
+    cells: list[tuple[str, Way | None]] = [("", None), *((name, way) for name in CASES for way in wanted)]
+    idle, *found = peaks(cells, device)
+    table = []
+    try:
+        for position, name in enumerate(CASES):
+            own = dict(zip(wanted, found[position * len(wanted) :], strict=False))
+            times, differs = compared(
+                name, wanted, device, rounds=TURNS[name] * arguments.rounds, clock=CLOCKS[arguments.clock]
+            )
+            table += rows(name, times, differs, own)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(f"{arguments.clock} clock, {arguments.device}; a process that has imported all takes {idle:.0f} MB\n")
+    print(markdown(table))
+
+
+if __name__ == "__main__":
+    main()
