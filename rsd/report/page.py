@@ -12,14 +12,13 @@ from rsd.budget import choose
 from rsd.errors import UserError
 from rsd.report import html, verdict
 from rsd.report.charts import accuracy, cost, inside, latency, style, training
+from rsd.report.flat import flat, section_order
 from rsd.report.html import Figure, figure
 from rsd.report.latency import COLUMNS, cells, notes
 from rsd.report.mistakes import Mistake, worst
 from rsd.report.records import Records, parity, read
 from rsd.report.table import method_name
 from rsd.report.terms import caption
-
-LONGEST_VALUE = 160
 
 
 def write_page(
@@ -119,9 +118,9 @@ def _content(records: Records) -> dict[str, Any]:
         "latency_head": COLUMNS,
         "latency": [(row.precision, row.status, cells(row)) for row in records.latency],
         "timing": notes(records.benchmark) if records.benchmark else [],
-        "device": _flat({key: value for key, value in records.device.items() if key != "versions"}),
-        "versions": _flat(records.versions),
-        "params": {name: _flat(records.params[name]) for name in _section_order(records.params)},
+        "device": flat({key: value for key, value in records.device.items() if key != "versions"}),
+        "versions": flat(records.versions),
+        "params": {name: flat(records.params[name]) for name in section_order(records.params)},
     }
 
 
@@ -291,31 +290,3 @@ def _commands(revision: str | None) -> list[str]:
     commit = revision.removesuffix("-dirty")
     note = "  # this run had uncommitted changes" if commit != revision else ""
     return [f"git checkout {commit}{note}", "make repro"]
-
-
-def _section_order(params: dict[str, Any]) -> list[str]:
-    """In the order of the work: what was run, data and models, training, methods, then what follows."""
-    first = ["run", "data", "teacher", "teacher_recipe", "student", "recipe", "views"]
-    last = ["compute", "export", "engine", "benchmark", "bundle"]
-    order = {name: i for i, name in enumerate([*first, "method", *last])}
-    return sorted(params, key=lambda name: (order.get(name.split(".")[0], len(order)), name))
-
-
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as pairs of a dotted key and a text; long texts are cut."""
-    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
-        values = dict(enumerate(values))
-    if isinstance(values, dict):
-        below = [
-            pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        ]
-        return below or ([(prefix, "none")] if prefix else [])
-    if values is None or values == []:
-        text = "none"
-    elif isinstance(values, bool):
-        text = "yes" if values else "no"
-    elif isinstance(values, list):
-        text = ", ".join(map(str, values))
-    else:
-        text = str(values)
-    return [(prefix, text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + " …")]
