@@ -25,9 +25,8 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
             change(out)
         wanted = ("evaluation", "students", "export", "engines", "benchmark", "params", "device")
         records = read(**{one: page_arguments(out)[one] for one in wanted})
-        return Run(
-            name, **{"commit": "0" * 40, "bundle_bytes": 6_000_000, "test_data": "same", **more}, records=records
-        )
+        known = {"commit": "0" * 40, "bundle_bytes": 6_000_000, "test_data": "same", **more}
+        return Run(name, records=records, **known)
 
     return make
 

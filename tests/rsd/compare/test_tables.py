@@ -86,10 +86,10 @@ def test_on_one_device_latencies_are_ratios_to_the_first_run(make_run):
 
 
 def test_other_test_data_are_warned_of_before_any_number(make_run):
-    for digest in ("other", None):
-        runs = [make_run("main"), make_run("new", better_by(3), test_data=digest)]
-        assert "Test data differ" in tables.warnings(runs)[0]
-        assert "cannot be compared" in tables.headline(runs)
+    main = make_run("main")
+    for other in (make_run("new", better_by(3), test_data="other"), make_run("old", test_data=None)):
+        assert "Test data differ" in tables.warnings([main, other])[0]
+        assert "cannot be compared" in tables.headline([main, other])
 
 
 def test_what_else_differs_is_said(make_run):
