@@ -29,11 +29,12 @@ PAGE = Path("out/compare.html")
 CODE = ("rsd", "stages", "methods", ":!rsd/report", ":!rsd/compare")
 """What makes the numbers; how they are shown does not."""
 FILES = (
-    *("out/evaluate/models.json", "out/evaluate/curves.csv", "out/students/*/student.json"),
-    *("out/export/*/export.json", "out/engines/*/engine.json", "out/benchmark/latency.json"),
+    *("out/evaluate/*.json", "out/evaluate/curves.cs?", "out/students/*/student.json"),
+    *("out/export/*/export.json", "out/engines/*/engine.json", "out/benchmark/*.json"),
     *("out/params/*.json", "out/params/method/*.json", "out/device.json"),
 )
-"""The records that are compared; what a run has none of is left out."""
+"""The records that are compared; what a run has none of is left out. A pattern makes DVC list a folder, and say so
+where it cannot."""
 
 
 def compare(root: Path, revisions: Sequence[str], page: Path) -> None:
@@ -74,7 +75,7 @@ def commit_of(root: Path, revision: str) -> str | None:
 
 def run(root: Path, name: str, commit: str | None, code: tuple[str, ...] = ()) -> Run:
     """What a revision recorded, read through DVC."""
-    files = DVCFileSystem(str(root), rev=commit)
+    files = opened(root, commit)
     with tempfile.TemporaryDirectory() as folder:
         if missing := fetched(files, Path(folder)):
             names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -85,6 +86,13 @@ def run(root: Path, name: str, commit: str | None, code: tuple[str, ...] = ()) -
         records = parsed(name, Path(folder) / "out")
     bundle, test = (_recorded(files, path) for path in ("out/bundle", "out/data/test"))
     return Run(name, commit, records, bundle and bundle[1], test and test[0], code)
+
+
+def opened(root: Path, commit: str | None) -> DVCFileSystem:
+    """The files of a revision, with the cache and the remotes of today: a commit may be older than its remote."""
+    here = DVCFileSystem(str(root)).repo.config
+    config = {section: here[section] for section in ("core", "cache", "remote")}
+    return DVCFileSystem(str(root), rev=commit, config=config)
 
 
 def fetched(files: DVCFileSystem, folder: Path) -> list[str]:
@@ -98,7 +106,8 @@ def fetched(files: DVCFileSystem, folder: Path) -> list[str]:
                 try:
                     target.write_bytes(files.read_bytes(path))
                 except FileNotFoundError:
-                    missing.append(path)
+                    if _recorded(files, path):  # else dvc.yaml names an output that no run has made
+                        missing.append(path)
         except DataIndexDirError:  # the list of a folder's files is an object of the cache, too
             missing.append(pattern)
     return missing

@@ -10,7 +10,7 @@ import pandas as pd
 from rsd.compare.run import Run
 from rsd.report.charts.latency import DEVICE_COLOURS
 from rsd.report.charts.style import data, layered, method_order
-from rsd.report.charts.training import points_drawn
+from rsd.report.charts.training import decades, points_drawn
 from rsd.report.interval import interval
 from rsd.report.table import method_name, runs_on
 
@@ -78,9 +78,9 @@ def curve(runs: Sequence[Run], method: str, column: str) -> alt.LayerChart | Non
         x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False)),
         color=_colour(runs),
     )
-    seeds = base.mark_line(strokeWidth=1, opacity=0.4).encode(
-        y=alt.Y("value:Q", title=title, scale=scale), detail="model:N"
-    )
+    ticks = alt.Axis(values=decades(values.min(), values.max())) if logarithmic else alt.Axis(tickCount=5)
+    y = alt.Y("value:Q", title=title, scale=scale, axis=ticks)
+    seeds = base.mark_line(strokeWidth=1, opacity=0.4).encode(y=y, detail="model:N")
     mean = base.mark_line(strokeWidth=2.25).encode(
         y=alt.Y("mean(value):Q", title=title),
         tooltip=["run:N", "epoch:Q", alt.Tooltip("mean(value):Q", title="mean", format=".4~g")],

@@ -30,6 +30,7 @@ def write_page(path: Path, runs: Sequence[Run]) -> None:
         params=tables.params(runs),
         heads=tables.METRICS,
         metrics=tables.metrics(runs),
+        unchanged=[method_name(method) for method in tables.unchanged(runs)],
         accuracy=figure("accuracy", charts.accuracy(runs)),
         curves=_curves(runs),
         sizes=tables.sizes(runs),
@@ -41,9 +42,10 @@ def write_page(path: Path, runs: Sequence[Run]) -> None:
 
 
 def _curves(runs: Sequence[Run]) -> list[Figure]:
-    """Validation accuracy and loss of each method."""
-    found = []
-    for method in method_order(model["method"] for run in runs for model in run.records.models):
+    """Validation accuracy and loss of each method that differs."""
+    found, same = list[Figure](), tables.unchanged(runs)
+    methods = method_order(model["method"] for run in runs for model in run.records.models)
+    for method in [method for method in methods if method not in same]:
         for column, title in CURVES.items():
             if (drawn := charts.curve(runs, method, column)) is not None:
                 found.append(figure(f"{method}-{column}", drawn, f"{method_name(method)}, {title}"))

@@ -11,14 +11,14 @@ from rsd.report import verdict
 from rsd.report.charts.style import method_order
 from rsd.report.flat import flat, section_order
 from rsd.report.interval import Interval, interval
-from rsd.report.table import PRECISIONS, method_name, milliseconds, runs_on, size
+from rsd.report.table import PRECISIONS, method_name, milliseconds, runs_on, short_runs_on, size
 
 MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, and below it how it differs from the first run's; `state` is good, bad or empty."""
+    """A value, and in lines below it how it differs from the first run's; `state` is good, bad, changed or empty."""
 
     text: str
     note: str = ""
@@ -124,7 +124,7 @@ def _line(run: Run, first: Run, *, comparable: bool) -> list[Cell]:
         _time(
             tail.p99_ms if tail else None,
             other.p99_ms if other and comparable and not same else None,
-            f"{tail.precision}, {runs_on(tail.runtime, tail.threads)}" if tail else "",
+            f"{tail.precision}, {short_runs_on(tail.runtime, tail.threads)}" if tail else "",
         ),
         Cell(f"{len(run.records.judged)} of {len(run.records.exports)} passed"),
     ]
@@ -137,16 +137,29 @@ def fastest(run: Run) -> Latency | None:
 
 
 def metrics(runs: Sequence[Run]) -> list[tuple[str, list[tuple[Run, list[Cell]]]]]:
-    """For each method a line per run that has it: seeds, then `METRICS`; means over seeds with their intervals."""
+    """For each method that is not `unchanged` a line per run that has it: seeds, then `METRICS`, means over seeds."""
     methods = method_order(model["method"] for run in runs for model in run.records.models)
     table = []
-    for method in methods:
+    for method in [method for method in methods if method not in unchanged(runs)]:
         lines = []
         for run in runs:
             if seeds := len(run.scores(method, "top1")):
                 lines.append((run, [Cell(str(seeds)), *(_metric(one, method, run, runs[0]) for one in METRICS)]))
         table.append((method_name(method), lines))
     return table
+
+
+def unchanged(runs: Sequence[Run]) -> list[str]:
+    """Methods that every run has, with the same figures seed by seed: nothing that differs reached them."""
+    return [
+        method
+        for method in method_order(runs[0].records.frame["method"])
+        if all(
+            runs[0].scores(method, metric.key).equals(run.scores(method, metric.key))
+            for run in runs[1:]
+            for metric in METRICS
+        )
+    ]
 
 
 def _metric(metric: Metric, method: str, run: Run, first: Run) -> Cell:
@@ -207,13 +220,13 @@ def latencies(runs: Sequence[Run]) -> list[tuple[str, list[Cell]]]:
     ]
     comparable = [same_device([runs[0], run]) for run in runs]
     table = []
-    for key in dict.fromkeys(key for one in rows for key in one):
+    for key in dict.fromkeys(key for one in rows for key, row in one.items() if row.p50_ms is not None):
         first = rows[0].get(key)
         cells = []
         for i, one in enumerate(rows):
             row = one.get(key)
             if row is None or row.p50_ms is None:
-                cells.append(Cell("-", "" if row is None or row.status == "measured" else row.status))
+                cells.append(Cell("-", "" if row is None else row.status))
                 continue
             text = f"{milliseconds(row.p50_ms)} · {milliseconds(row.p99_ms)}"
             notes = ["noisy"] if row.noisy else []
@@ -236,22 +249,22 @@ def _bytes(count: int | None, before: int | None, note: str = "") -> Cell:
     if count is None:
         return Cell("-")
     change = f"{_signed(100 * (count / before - 1), 1)}\N{NO-BREAK SPACE}%" if before else ""
-    return Cell(size(count), "; ".join(filter(None, [note, change])))
+    return Cell(size(count), "\n".join(filter(None, [note, change])))
 
 
 def _time(value: float | None, before: float | None, note: str) -> Cell:
     if value is None:
         return Cell("not measured")
     ratio = f"{value / before:.2f} times" if before else ""
-    return Cell(milliseconds(value), "; ".join(filter(None, [note, ratio])))
+    return Cell(milliseconds(value), "\n".join(filter(None, [note, ratio])))
 
 
 def _difference(found: Difference, digits: int) -> str:
     mean = _signed(found.interval.mean, digits)
     if found.interval.low is None or found.interval.high is None:
         return mean
-    how = "" if found.paired else "; unpaired"
-    return f"{mean} ({_signed(found.interval.low, digits)} to {_signed(found.interval.high, digits)}{how})"
+    how = "" if found.paired else "\nunpaired"
+    return f"{mean}\n{_signed(found.interval.low, digits)} to {_signed(found.interval.high, digits)}{how}"
 
 
 def _bounds(found: Interval, digits: int) -> str:

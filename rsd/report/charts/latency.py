@@ -11,7 +11,7 @@ from rsd.benchmark import Record
 from rsd.budget.choose import Row, pareto
 from rsd.report.charts.cost import front as on_front
 from rsd.report.charts.style import NEUTRAL, PRECISION_COLOURS, data, layered, rounded
-from rsd.report.table import runs_on
+from rsd.report.table import runs_on, short_runs_on
 
 LATENCY_QUANTILES = 200
 DEVICE_COLOURS = ("#2b7fc9", "#d17a12", "#159a76", "#c75f93", "#9a7bd0", "#a88a00")
@@ -23,7 +23,7 @@ def latency_against_accuracy(rows: pd.DataFrame) -> alt.LayerChart:
     `rows`: precision, runtime, threads, p50_ms, p99_ms (may be missing), accuracy in percent.
     """
     frame = rows.dropna(subset=["p50_ms", "accuracy"])
-    frame = frame.assign(series=[_short(*keys) for keys in zip(frame["runtime"], frame["threads"], strict=True)])
+    frame = frame.assign(series=[short_runs_on(*keys) for keys in zip(frame["runtime"], frame["threads"], strict=True)])
     frame = frame.assign(front=on_front(frame, "p50_ms", "accuracy"))
     names = list(dict.fromkeys(frame["series"]))
     base = alt.Chart(data(frame)).encode(
@@ -88,7 +88,7 @@ def latency_distribution(samples: pd.DataFrame) -> alt.LayerChart:
             pd.DataFrame(
                 {
                     "precision": precision,
-                    "series": _short(str(runtime), threads),
+                    "series": short_runs_on(str(runtime), threads),
                     "ms": times[index],
                     "share": (index + 1) / len(times),
                 }
@@ -221,11 +221,6 @@ def drift(windows: Sequence[dict[str, Any]]) -> alt.VConcatChart:
             )
             panels.append(line.properties(width=640, height=170))
     return alt.vconcat(*panels)
-
-
-def _short(runtime: str, threads: object) -> str:
-    """`runs_on` for a legend, where ONNX Runtime goes without saying."""
-    return runs_on(runtime, threads).removeprefix("ONNX Runtime, ")
 
 
 def _narrow() -> alt.Legend:

@@ -66,7 +66,7 @@ def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height
     )
     y_axis = alt.Axis(
         format="~s" if values.max() >= 1e4 else ".4~g",
-        **({"values": _decades(values.min(), values.max())} if logarithmic else {"tickCount": 4}),
+        **({"values": decades(values.min(), values.max())} if logarithmic else {"tickCount": 4}),
     )
     y_title = title + (" (log)" if logarithmic else "")
     y = alt.Y(
@@ -99,7 +99,7 @@ def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height
     return layered(*layers, read_off, height=height)
 
 
-def _decades(low: float, high: float) -> list[float]:
+def decades(low: float, high: float) -> list[float]:
     """Ticks of a logarithmic axis: powers of ten, with 2 and 5 between them where those are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [10.0**power for power in powers if low <= 10.0**power <= high]

@@ -1,7 +1,9 @@
-"""Two synthetic runs: the second's RSD students are half a point better, and its device is another."""
+"""Synthetic runs that differ as a test asks."""
 
 import json
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,28 @@ from rsd.report.records import read
 from tests.rsd.report.conftest import page_arguments, write, write_records
 
 
+@pytest.fixture(scope="session")
+def records_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[int, ...]], Path]:
+    """The records of some seeds, which take a second to make and are made once; to be copied."""
+
+    @cache
+    def made(seeds: tuple[int, ...]) -> Path:
+        out = tmp_path_factory.mktemp("records") / "out"
+        write_records(out, seeds=seeds)
+        return out
+
+    return made
+
+
 @pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., Run]:
-    """A run by its name; records are made once and edited by `change(out)` before they are read."""
+def make_run(tmp_path: Path, records_of: Callable[[tuple[int, ...]], Path]) -> Callable[..., Run]:
+    """A run by its name, its records edited by `change(out)` before they are read."""
 
     def make(
         name: str, change: Callable[[Path], None] | None = None, *, seeds: tuple[int, ...] = (0, 1, 2), **more: Any
     ) -> Run:
         out = tmp_path / name / "out"
-        write_records(out, seeds=seeds)
+        shutil.copytree(records_of(seeds), out)
         if change:
             change(out)
         wanted = ("evaluation", "students", "export", "engines", "benchmark", "params", "device")

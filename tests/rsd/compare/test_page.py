@@ -13,9 +13,8 @@ def test_the_page_needs_nothing_but_itself_and_names_every_run(make_run, tmp_pat
     assert "<b>" not in html
     assert text.seen.index("What each run ships") < text.seen.index("Params that differ")
     assert "Every param is the same in all runs." in text.seen
-    methods = ("teacher", "scratch", "rsd")
-    curves = {f"{method}-{column}" for method in methods for column in ("validation_top1", "loss")}
-    assert set(charts_of(html)) == curves | {"accuracy", "latency"}
+    assert "The same in every run, seed by seed: teacher, scratch." in text.seen
+    assert set(charts_of(html)) == {"accuracy", "latency", "rsd-validation_top1", "rsd-loss"}
     for spec in charts_of(html).values():
         runs = {row["run"] for rows in spec["datasets"].values() for row in rows}
         assert runs == {"main", "exp-<b>", "third"}

@@ -27,7 +27,7 @@ def test_three_runs_are_drawn_without_a_complaint_a_request_or_a_sideways_scroll
     write_page(page, [*runs, make_run("other", on_another_machine)])
     tab.open(page, width=width, scheme=scheme)
     drawn = tab.run("document.querySelectorAll('.chart svg').length")
-    assert drawn == tab.run("document.querySelectorAll('script[data-chart]').length") >= 8
+    assert drawn == tab.run("document.querySelectorAll('script[data-chart]').length") >= 4
     assert tab.complaints() == []
     assert tab.requests() == [page.as_uri()]
     assert tab.run("document.documentElement.scrollWidth") <= width

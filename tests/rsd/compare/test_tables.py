@@ -15,9 +15,9 @@ def test_a_constant_gain_over_every_seed_is_stated_and_coloured(make_run):
     rows = dict(tables.metrics(runs))["RSD"]
     (_, first), (_, second) = rows
     top1, gain, nll = second[1:4]
-    assert (top1.note, top1.state) == ("+0.50 (+0.50 to +0.50)", "good")
-    assert (gain.note, gain.state) == ("+0.50 (+0.50 to +0.50)", "good")
-    assert (nll.note, nll.state) == ("+0.000 (+0.000 to +0.000)", "")
+    assert (top1.note, top1.state) == ("+0.50\n+0.50 to +0.50", "good")
+    assert (gain.note, gain.state) == ("+0.50\n+0.50 to +0.50", "good")
+    assert (nll.note, nll.state) == ("+0.000\n+0.000 to +0.000", "")
     assert first[1].state == ""
     assert " to " in first[1].note
     assert tables.headline(runs) == "The RSD students of new are 0.50 points above those of main."
@@ -33,8 +33,15 @@ def test_less_of_what_should_be_small_is_good(make_run):
 
 
 def test_the_teacher_has_no_seeds_and_no_interval(make_run):
-    (_, cells) = dict(tables.metrics([make_run("main"), make_run("new")]))["teacher"][1]
-    assert cells[1].note == "+0.00"
+    (_, cells) = dict(tables.metrics([make_run("main"), make_run("new", better_by(1, "teacher"))]))["teacher"][1]
+    assert cells[1].note == "+1.00"
+
+
+def test_methods_that_nothing_reached_are_named_instead_of_tabled(make_run):
+    runs = [make_run("main"), make_run("new", better_by(0.5))]
+    assert tables.unchanged(runs) == ["teacher", "scratch"]
+    assert [method for method, _ in tables.metrics(runs)] == ["RSD"]
+    assert "scratch" not in tables.unchanged([*runs, make_run("fewer", seeds=(0, 1))])
 
 
 def test_seeds_that_cannot_tell_are_not_called_a_gain(make_run):
@@ -120,7 +127,7 @@ def test_sizes_stand_beside_the_first_runs(make_run):
 def test_a_run_without_a_record_is_compared_in_the_others(make_run, missing):
     runs = [make_run("main"), make_run("new", lambda out: shutil.rmtree(out / missing))]
     assert len(tables.glance(runs)) == 2
-    assert tables.metrics(runs)
+    assert tables.unchanged(runs) == ["teacher", "scratch", "rsd"]
     tables.latencies(runs)
     tables.sizes(runs)
     assert tables.headline(runs)
