@@ -41,7 +41,7 @@ METRICS = (
     Metric("gain", "gain over scratch", 1),
     Metric("nll", "NLL", -1, digits=3),
     Metric("ece", "ECE, %", -1),
-    Metric("agreement", "agrees with teacher, %", 0),
+    Metric("agreement", "agreement, %", 0),
 )
 
 
