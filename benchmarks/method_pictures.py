@@ -11,8 +11,10 @@
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -39,10 +41,14 @@ SCHEME = alt.Scale(range=[POSITIVE, NEGATIVE, METHOD_COLOURS["kd"]])
 
 
 def correlations(record: Path) -> alt.HConcatChart:
-    """P of the shipped student, before and after, in one colour scale."""
+    """P of the shipped student, before and after."""
     if not record.is_file():
         raise UserError(f"expected the record of an RSD student in {record}, found none; run `dvc repro evaluate`")
-    found = read_json(record)
+    return before_and_after(read_json(record))
+
+
+def before_and_after(found: Mapping[str, Any]) -> alt.HConcatChart:
+    """P before and after training in one colour scale, from a record of `rsd.correlation.describe`."""
     most = max(abs(value) for when in ("before", "after") for line in found[when]["matrix"] for value in line)
     sides = [
         correlation_matrix(found[when]["matrix"], most=most).properties(

@@ -14,21 +14,24 @@ from rsd.files import written_aside
 from rsd.report.charts.style import colour, method_order, svg
 from rsd.report.interval import Interval, interval
 
-KEPT = ("top1", "nll", "ece", "agreement", "parameters")
-"""Of what `evaluate` measured on the test split."""
+KEPT = ("top1", "nll", "ece", "agreement", "effective_rank", "correlation_rms", "parameters")
+"""Of what `evaluate` measured on the test split, where it did."""
 FEW = 3
 """An axis of at least so many numbers is drawn as one."""
 
 
 def students(folder: Path) -> list[dict[str, Any]]:
-    """A record for each student of the run in `folder`: method, seed, validation_top1, and on the test split `KEPT`.
+    """A record for each student of the run in `folder`: method, seed, validation_top1, and on the test split `KEPT`
+    and the teacher's top-1.
 
     What was not brought up to date in this run is not there.
     """
     evaluated = folder / "out" / "evaluate" / "models.json"
+    models = json.loads(evaluated.read_text()) if evaluated.is_file() else []
+    of_teacher = {"teacher_top1": model.get("top1") for model in models if model.get("method") == "teacher"}
     test = {
-        model["model"]: {f"test_{key}" if key != "parameters" else key: model.get(key) for key in KEPT}
-        for model in (json.loads(evaluated.read_text()) if evaluated.is_file() else [])
+        model["model"]: {f"test_{key}" if key != "parameters" else key: model.get(key) for key in KEPT} | of_teacher
+        for model in models
     }
     found = []
     for file in sorted((folder / "out" / "students").glob("*/student.json")):

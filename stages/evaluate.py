@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rsd.cka import compare_layers
 from rsd.compute import ComputeOptions, set_up
-from rsd.correlation import decoupled, describe, read_aad, untrained_like
+from rsd.correlation import decoupled, describe, read_aad, redundancy, untrained_like
 from rsd.data.images import Images, LabelledImages, read_split
 from rsd.errors import UserError
 from rsd.evaluate import calibration, measure, summary
@@ -25,6 +25,8 @@ LOOKED_INTO = ("scratch", "rsd")
 """The methods whose student of the first seed is compared with the teacher layer by layer."""
 MOST_IMAGES = 512
 """A look inside takes no more images than this, drawn by a fixed seed."""
+MOST_EMBEDDED = 2048
+"""And this many for the rank of an embedding, which cannot be higher."""
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
     ]
     records: list[dict[str, Any]] = []
     curves, bins, confusion = [], [], {}
-    teacher_logits, leader = None, leads()
+    teacher_logits, leader, inside = None, leads(), _some(test.images, MOST_EMBEDDED)
     for method, folder, kind, seed in models:
         model, trained = load_trained(folder, kind)
         normalize = normalizer(trained).to(device)
@@ -53,7 +55,8 @@ def main() -> None:
         teacher_logits = logits if teacher_logits is None else teacher_logits  # the teacher comes first
         names = {"model": folder.name, "method": method, "seed": seed}
         measured = measure(logits, labels, teacher_logits, test.classes)
-        records.append({**names, "parameters": trained["parameters"], **measured})
+        told = predict(model, normalize, inside, batch_size=256)
+        records.append({**names, "parameters": trained["parameters"], **measured, **redundancy(told.embedding)})
         bins.append(calibration(logits, labels).assign(**names))
         confusion[folder.name] = pd.DataFrame(
             {
@@ -134,9 +137,9 @@ def _loaded(folder: Path, kind: str, device: torch.device) -> tuple[nn.Module, P
     return model.to(device), normalizer(record).to(device)
 
 
-def _some(images: Images) -> np.ndarray:
-    """At most `MOST_IMAGES`, in an order that mixes the classes."""
-    return images[np.random.default_rng(0).permutation(len(images))[:MOST_IMAGES]]
+def _some(images: Images, most: int = MOST_IMAGES) -> np.ndarray:
+    """At most so many, in an order that mixes the classes."""
+    return images[np.random.default_rng(0).permutation(len(images))[:most]]
 
 
 if __name__ == "__main__":

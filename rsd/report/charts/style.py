@@ -36,7 +36,7 @@ NEUTRAL, ERROR = "#7f8791", "#d1573b"
 POSITIVE, NEGATIVE = "#2b7fc9", "#d17a12"
 
 
-Figure = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
+Figure = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart | alt.HConcatChart
 
 INK, MUTED, LINE, PAPER = "#1c2128", "#59636e", "#d1d9e0", "#ffffff"
 """Of a chart that stands alone."""

@@ -1,0 +1,30 @@
+"""Parts of a page that a command writes: what stands between `<!-- NAME -->` and `<!-- /NAME -->`."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from rsd.errors import UserError
+from rsd.files import written_aside
+
+
+def parts(text: str) -> dict[str, str]:
+    """What stands between the marks, by name."""
+    return {name: part.strip("\n") for name, part in re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", text, re.DOTALL)}
+
+
+def put(page: Path, found: Mapping[str, str]) -> None:
+    """Write each part between its marks; the rest of the page stays.
+
+    Raises:
+        UserError: the page has no such marks; it is then left as it was.
+    """
+    text = page.read_text()
+    for name, part in found.items():
+        first, last = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if not text.count(first) == text.count(last) == 1 or text.index(first) > text.index(last):
+            raise UserError(f"expected the marks <!-- {name} --> and {last}, in this order and once each, in {page}")
+        before, _, rest = text.partition(first)
+        text = "".join([before, first, part.strip("\n"), "\n", last, rest.partition(last)[2]])
+    with written_aside(page) as aside:
+        aside.write_text(text)

@@ -1,0 +1,111 @@
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from benchmarks import study
+from benchmarks.marked import parts
+from pipelines import results
+
+PAIRS = ["fashion/cnn-vit", "fashion/vit-cnn", "fashion/mlp-cnn"]
+ROOT = Path(__file__).parents[2]
+
+
+def cell(pair, methods, **values):
+    """A cell as the sweep records it; accuracies are noise that depends on the student alone."""
+    found = []
+    for method, seed in product(["scratch", *methods], (0, 1, 2)):
+        own = {name: value for name, value in values.items() if name.startswith(f"method.{method}.")}
+        common = {name: value for name, value in values.items() if name.startswith("override.")}
+        noise = np.random.default_rng(sum(map(ord, f"{pair}{method}{seed}{own}{common}"))).uniform(0, 5, 2)
+        found.append(
+            {
+                "method": method,
+                "seed": seed,
+                "validation_top1": 80 + noise[0],
+                "test_top1": 80 + noise[1],
+                "test_effective_rank": 10.0,
+                "test_correlation_rms": 0.3,
+                "parameters": 100,
+                "teacher_top1": 90.0,
+            }
+        )
+    return {"pair": pair, "methods": "[]", **values}, found
+
+
+@pytest.fixture
+def rows():
+    cells = [cell(pair, ["kd", "ofa", "rsd"]) for pair in PAIRS]
+    for pair in PAIRS[1:]:
+        cells.append(cell(pair, ["dkd"]))
+        cells += [cell(pair, [name.split(".")[1]], **dict([name.split("=")])) for name in study.VARIANTS]
+    cells.append(cell(PAIRS[0], ["kd", "rsd"], **{study.SHARE: "0.05", study.EPOCHS: "60"}))
+    cells.append(cell(PAIRS[0], ["kd", "rsd"], **{study.SHARE: "1.0", study.EPOCHS: "3"}))
+    cells.append(cell(PAIRS[0], ["kd", "rsd"], **{study.EPOCHS: "60"}))
+    return results.frame(cells)
+
+
+@pytest.fixture
+def found(rows, tmp_path):
+    rows.to_csv(tmp_path / "students.csv", index=False)
+    return study.students(study.read(tmp_path / "students.csv"))
+
+
+def test_every_student_is_there_once_under_the_name_of_its_method(found):
+    assert not found.duplicated([*study.TWIN, "method"]).any()
+    main = study.usual(found)
+    assert set(main[main.pair == PAIRS[0]].method) == {"scratch", "KD", "OFA", "RSD"}
+    assert set(main[main.pair == PAIRS[1]].method) == {"scratch", "KD", "OFA", "RSD", "DKD", *study.VARIANTS.values()}
+    assert len(main) == 3 * (4 + 2 * (4 + 5))
+
+
+def test_gains_are_over_the_twin_of_the_same_images_epochs_and_seed(rows, found):
+    taught = study.gains(found).set_index([*study.TWIN, "method"]).gain
+    small = rows[(rows[study.SHARE] == "0.05") & (rows.seed == 2)].set_index("method").test_top1
+    expected = small["rsd"] - small["scratch"]
+    assert taught[PAIRS[0], 2_850, 60, 2, "RSD"] == pytest.approx(expected)
+
+
+def test_the_intervals_of_the_tables_are_students_t_over_pairs_and_seeds(found):
+    main = study.usual(found).set_index(["pair", "seed", "method"]).test_top1.unstack()
+    for line, values in (
+        ("| 95 % interval, 9 pairs x seeds |", main.RSD - main.scratch),
+        ("| 95 % interval, 3 pairs |", (main.RSD - main.scratch).groupby("pair").mean()),
+    ):
+        low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+        shown = next(one for one in study.pair_table(found).splitlines() if one.startswith(line))
+        assert shown.endswith(f"{low:+.2f} to {high:+.2f} |")
+    apart = main.RSD - main.KD
+    low, high = stats.t.interval(0.95, len(apart) - 1, apart.mean(), stats.sem(apart))
+    assert f"| KD | 9 | {apart.mean():+.2f} | {low:+.2f} to {high:+.2f} |" in study.direct_table(found)
+
+
+def test_methods_are_compared_on_the_pairs_where_all_of_them_ran(found):
+    head, _, scratch, *lines = study.method_table(found).splitlines()
+    assert head == "| method | ViT -> CNN | MLP -> CNN | mean gain | 95 % interval |"
+    assert scratch.startswith("| scratch | ")
+    assert [line.split(" | ")[0] for line in lines].count("| RSD without AAD") == 1
+    means = [float(line.split("**")[1]) for line in lines]
+    assert means == sorted(means, reverse=True)
+
+
+def test_sizes_are_compared_at_as_many_steps_and_lengths_at_as_many_images(found):
+    assert set(study.same_steps(found).images) == {2_850, 11_400, 57_000}
+    assert set(study.same_steps(found).method) == {"scratch", "KD", "RSD"}
+    assert set(study.longer(found).epochs) == {15, 60}
+    assert set(study.longer(found).images) == {11_400}
+
+
+def test_pictures_can_be_drawn(found):
+    for figure in (study.gain_chart(found), study.size_chart(found), study.rank_chart(found)):
+        assert study.svg(figure).startswith("<svg")
+
+
+def test_the_tables_of_the_page_are_those_of_the_students_beside_it():
+    found = pd.read_csv(ROOT / study.FOLDER / "students.csv")
+    shown = parts((ROOT / study.PAGE).read_text())
+    for name, table in study.tables(found).items():
+        assert shown[name] == table
