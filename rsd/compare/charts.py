@@ -66,7 +66,8 @@ def curve(runs: Sequence[Run], method: str, column: str) -> alt.LayerChart | Non
     frame = pd.concat(parts).dropna(subset=[column]) if parts else pd.DataFrame()
     if frame.empty:
         return None
-    frame = frame.assign(model=frame["run"] + " " + frame["model"])[["run", "model", "epoch", column]]
+    numbers = frame.groupby(["run", "model"], sort=False).ngroup()  # a name in every row would be most of the page
+    frame = frame.assign(model=numbers)[["run", "model", "epoch", column]]
     epochs = np.unique(frame["epoch"])
     if len(epochs) > (points := points_drawn(frame)):
         frame = frame[frame["epoch"].isin(epochs[np.linspace(0, len(epochs) - 1, points).round().astype(int)])]

@@ -25,14 +25,14 @@ class Run:
     """Files of code that differ from the first run's."""
 
     def scores(self, method: str, metric: str) -> pd.Series:
-        """A metric on the test split by seed, of one method's students; empty if it has none.
+        """A metric on the test split by seed, of one method's students; empty if it has none, or none was measured.
 
         `gain` is top-1 over the scratch twin of the same seed, in points.
         """
         frame = self.records.frame
         mine = _by_seed(frame, method)
         if metric != "gain":
-            return mine[metric].dropna()
+            return mine[metric].dropna() if metric in mine else mine["top1"][:0]
         if method in ("teacher", "scratch"):
             return mine["top1"][:0]
         return (mine["top1"] - _by_seed(frame, "scratch")["top1"]).dropna()

@@ -42,6 +42,7 @@ METRICS = (
     Metric("nll", "NLL", -1, digits=3),
     Metric("ece", "ECE, %", -1),
     Metric("agreement", "agreement, %", 0),
+    Metric("effective_rank", "effective rank", 0, digits=1),
 )
 
 

@@ -110,6 +110,7 @@ def _content(records: Records) -> dict[str, Any]:
         "terms": _terms(records),
         "likeness": _likeness(records),
         "correlation": records.correlation,
+        "redundancy": _redundancy(records),
         "correlations": _correlations(records),
         "confusions": _confusions(records),
         "exports": [_export(records, export) for export in records.exports],
@@ -252,6 +253,18 @@ def _sizes(records: Records) -> pd.DataFrame:
     columns = ["name", "method", "precision", "bytes", "top1"]
     rows = pd.concat([weights.reindex(columns=columns), pd.DataFrame(files, columns=columns)], ignore_index=True)
     return rows.dropna(subset=["bytes"]).astype({"bytes": float, "top1": float}).round({"top1": 2})
+
+
+def _redundancy(records: Records) -> list[dict[str, Any]]:
+    """How much the dimensions of each method's embedding say the same: means over its seeds, where it was measured."""
+    columns = ["embedding_width", "effective_rank", "correlation_rms"]
+    if not set(columns) <= set(records.frame):
+        return []
+    means = records.frame.groupby("method")[columns].mean().to_dict("index")
+    return [
+        {"name": method_name(method), "colour": style.colour(method), "measured": means[method]}
+        for method in style.method_order(records.frame["method"])
+    ]
 
 
 def _timed(records: Records) -> pd.DataFrame:

@@ -123,6 +123,15 @@ def test_sizes_stand_beside_the_first_runs(make_run):
     assert [cell.text for cell in rows["fp32.onnx"]] == ["118 kB", "118 kB"]
 
 
+def test_a_metric_that_an_older_run_did_not_measure_is_left_open(make_run):
+    def older(out: Path) -> None:
+        path = out / "evaluate" / "models.json"
+        write(path, [{k: v for k, v in m.items() if k != "effective_rank"} for m in json.loads(path.read_text())])
+
+    rows = dict(tables.metrics([make_run("old", older), make_run("new")]))["RSD"]
+    assert [row[-1].text for _, row in rows] == ["-", "21.8"]
+
+
 @pytest.mark.parametrize("missing", ["benchmark", "export", "params", "students", "engines"])
 def test_a_run_without_a_record_is_compared_in_the_others(make_run, missing):
     runs = [make_run("main"), make_run("new", lambda out: shutil.rmtree(out / missing))]

@@ -95,6 +95,14 @@ def test_the_correlation_stands_beside_chance_and_the_teachers_own(out: Path) ->
     assert "is the mean of a block" not in text
 
 
+def test_the_rank_of_every_methods_embedding_stands_beside_its_width(out: Path) -> None:
+    text = seen(out)
+    assert "scratch 32 12.5 39 % 0.250 RSD 32 21.8 68 % 0.125" in text
+    path = out / "evaluate" / "models.json"
+    write(path, [{k: v for k, v in m.items() if k != "effective_rank"} for m in json.loads(path.read_text())])
+    assert "effective rank" not in seen(out)
+
+
 def test_a_matrix_that_was_made_smaller_says_so(out: Path) -> None:
     path = out / "evaluate" / "correlation.json"
     write(path, json.loads(path.read_text()) | {"width": 768})
