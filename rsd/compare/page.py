@@ -28,7 +28,7 @@ def write_page(path: Path, runs: Sequence[Run]) -> None:
         warnings=tables.warnings(runs),
         glance=tables.glance(runs),
         params=tables.params(runs),
-        heads=tables.METRICS,
+        heads=tables.measured(runs),
         metrics=tables.metrics(runs),
         unchanged=[method_name(method) for method in tables.unchanged(runs)],
         accuracy=figure("accuracy", charts.accuracy(runs)),

@@ -137,15 +137,20 @@ def fastest(run: Run) -> Latency | None:
     return min((row for row in rows if row.p99_ms is not None), key=lambda row: row.p99_ms or 0.0, default=None)
 
 
+def measured(runs: Sequence[Run]) -> list[Metric]:
+    """Those of `METRICS` that some run has."""
+    return [one for one in METRICS if one.key == "gain" or any(one.key in run.records.frame for run in runs)]
+
+
 def metrics(runs: Sequence[Run]) -> list[tuple[str, list[tuple[Run, list[Cell]]]]]:
-    """For each method that is not `unchanged` a line per run that has it: seeds, then `METRICS`, means over seeds."""
+    """For each method that is not `unchanged` a line per run that has it: seeds, then the mean of what was `measured`."""
     methods = method_order(model["method"] for run in runs for model in run.records.models)
     table = []
     for method in [method for method in methods if method not in unchanged(runs)]:
         lines = []
         for run in runs:
             if seeds := len(run.scores(method, "top1")):
-                lines.append((run, [Cell(str(seeds)), *(_metric(one, method, run, runs[0]) for one in METRICS)]))
+                lines.append((run, [Cell(str(seeds)), *(_metric(one, method, run, runs[0]) for one in measured(runs))]))
         table.append((method_name(method), lines))
     return table
 

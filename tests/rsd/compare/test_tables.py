@@ -130,6 +130,7 @@ def test_a_metric_that_an_older_run_did_not_measure_is_left_open(make_run):
 
     rows = dict(tables.metrics([make_run("old", older), make_run("new")]))["RSD"]
     assert [row[-1].text for _, row in rows] == ["-", "21.8"]
+    assert "effective_rank" not in [one.key for one in tables.measured([make_run("older", older)])]
 
 
 @pytest.mark.parametrize("missing", ["benchmark", "export", "params", "students", "engines"])
