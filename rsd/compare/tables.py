@@ -143,7 +143,7 @@ def measured(runs: Sequence[Run]) -> list[Metric]:
 
 
 def metrics(runs: Sequence[Run]) -> list[tuple[str, list[tuple[Run, list[Cell]]]]]:
-    """For each method that is not `unchanged` a line per run that has it: seeds, then the mean of what was `measured`."""
+    """For each method that is not `unchanged` a line per run that has it: seeds, then means of what was `measured`."""
     methods = method_order(model["method"] for run in runs for model in run.records.models)
     table = []
     for method in [method for method in methods if method not in unchanged(runs)]:
