@@ -28,9 +28,10 @@ def students(folder: Path) -> list[dict[str, Any]]:
     """
     evaluated = folder / "out" / "evaluate" / "models.json"
     models = json.loads(evaluated.read_text()) if evaluated.is_file() else []
-    of_teacher = {"teacher_top1": model.get("top1") for model in models if model.get("method") == "teacher"}
+    teacher = next((model.get("top1") for model in models if model.get("method") == "teacher"), None)
     test = {
-        model["model"]: {f"test_{key}" if key != "parameters" else key: model.get(key) for key in KEPT} | of_teacher
+        model["model"]: {f"test_{key}" if key != "parameters" else key: model.get(key) for key in KEPT}
+        | {"teacher_top1": teacher}
         for model in models
     }
     found = []

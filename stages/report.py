@@ -11,6 +11,7 @@ def main() -> None:
     write_page(
         OUT / "report.html",
         evaluation=OUT / "evaluate",
+        data=OUT / "data",
         students=OUT / "students",
         export=OUT / "export",
         engines=OUT / "engines",

@@ -1,47 +1,31 @@
 """The report: one self-contained HTML page from the records of a run.
 
-The page needs no network and says in words what was not recorded. The same records give the same bytes.
+It says in words what was not recorded. The same records give the same bytes.
 """
 
-import json
-import re
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import pandas as pd
-import vl_convert
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 
 from rsd.budget import choose
-from rsd.files import written_aside
-from rsd.report import verdict
-from rsd.report.charts import accuracy, inside, latency, style, training
+from rsd.errors import UserError
+from rsd.report import html, verdict
+from rsd.report.charts import accuracy, cost, inside, latency, style, training
+from rsd.report.flat import flat, section_order
+from rsd.report.html import Figure, figure
 from rsd.report.latency import COLUMNS, cells, notes
+from rsd.report.mistakes import Mistake, worst
 from rsd.report.records import Records, parity, read
-from rsd.report.table import method_name, milliseconds, size
+from rsd.report.table import method_name
 from rsd.report.terms import caption
-
-LONGEST_VALUE = 160
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its words."""
-
-    name: str
-    spec: Markup
-    title: str = ""
-    note: str = ""
 
 
 def write_page(
     path: Path,
     *,
     evaluation: Path,
+    data: Path,
     students: Path,
     export: Path,
     engines: Path,
@@ -58,8 +42,9 @@ def write_page(
         path: the HTML file; it is either written whole or left as it was.
         evaluation: folder with models.json, curves.csv, calibration.csv, cka.csv, correlation.json and
             `confusion/{model}.csv`.
+        data: folder with the prepared data set, whose test images are shown.
         students: folder with `{method}-{seed}/student.json`.
-        export: folder with `{precision}/export.json`.
+        export: folder with `{precision}/export.json` and `{precision}/logits.npy`.
         engines: folder with `{precision}/engine.json`.
         benchmark: folder with latency.json and samples.csv.gz.
         params: folder with the resolved sections, one JSON each.
@@ -80,36 +65,16 @@ def write_page(
         params=params,
         device=device,
     )
-    environment = Environment(
-        loader=PackageLoader("rsd.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": verdict.percent,
-        "points": verdict.points,
-        "milliseconds": milliseconds,
-        "size": size,
-    }
-    theme = style.theme(ink="var(--ink)", muted="var(--muted)", line="var(--line)")
-    html = environment.get_template("page.html").render(
+    html.write(
+        path,
+        "page.html",
+        package="rsd.report",
         **_content(records),
+        **_mistakes(records, data, export),
         **_budget(choose.rows(budget, evaluation.parent)),
         commands=_commands(revision),
         chosen=chosen.read_text() if chosen.is_file() else None,
-        theme=_json(theme),
-        vega=_vega(),
     )
-    with written_aside(path) as aside:
-        aside.write_text(html, encoding="utf-8")
-
-
-@cache
-def _vega() -> Markup:
-    """Vega, Vega-Lite and vega-embed in one script; bundling takes seconds."""
-    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return Markup(script.replace("</script", r"<\/script"))  # noqa: S704 - the libraries' own code
 
 
 def _content(records: Records) -> dict[str, Any]:
@@ -135,7 +100,7 @@ def _content(records: Records) -> dict[str, Any]:
         ],
         "seeds": len(records.run.get("seeds") or {model["seed"] for model in records.models} - {None}),
         "epochs": 0 if records.curves is None else records.curves["epoch"].nunique(),
-        "most_epochs": training.LEARNING_CURVE_POINTS,
+        "most_epochs": 0 if records.curves is None else training.points_drawn(records.curves),
         "classes": len(records.models[0].get("per_class") or {}),
         "most_classes": accuracy.MAX_CLASSES,
         "reliable": accuracy.RELIABLE_COUNT,
@@ -145,6 +110,7 @@ def _content(records: Records) -> dict[str, Any]:
         "terms": _terms(records),
         "likeness": _likeness(records),
         "correlation": records.correlation,
+        "redundancy": _redundancy(records),
         "correlations": _correlations(records),
         "confusions": _confusions(records),
         "exports": [_export(records, export) for export in records.exports],
@@ -153,9 +119,9 @@ def _content(records: Records) -> dict[str, Any]:
         "latency_head": COLUMNS,
         "latency": [(row.precision, row.status, cells(row)) for row in records.latency],
         "timing": notes(records.benchmark) if records.benchmark else [],
-        "device": _flat({key: value for key, value in records.device.items() if key != "versions"}),
-        "versions": _flat(records.versions),
-        "params": {name: _flat(records.params[name]) for name in _section_order(records.params)},
+        "device": flat({key: value for key, value in records.device.items() if key != "versions"}),
+        "versions": flat(records.versions),
+        "params": {name: flat(records.params[name]) for name in section_order(records.params)},
     }
 
 
@@ -167,8 +133,17 @@ def _budget(found: list[choose.Row]) -> dict[str, Any]:
     return {
         "budget_rows": [{"row": row, "front": id(row) in best} for row in trained],
         "budget_untrained": len(found) - len(trained),
-        "budget_front": Figure("budget", _spec(latency.front(drawn))) if drawn else None,
+        "budget_front": figure("budget", latency.front(drawn)) if drawn else None,
     }
+
+
+def _mistakes(records: Records, data: Path, export: Path) -> dict[str, Any]:
+    """The shipped student's worst errors as pictures, or why there are none."""
+    try:
+        found: list[Mistake] | None = worst(records, data, export)
+    except UserError as error:
+        return {"mistakes": None, "no_mistakes": str(error)}
+    return {"mistakes": found, "no_mistakes": ""}
 
 
 def _export(records: Records, export: dict[str, Any]) -> dict[str, Any]:
@@ -219,9 +194,11 @@ def _figures(records: Records) -> dict[str, Figure]:
         drawn["calibration"] = accuracy.reliability(records.calibration, shipped=shipped["model"] if shipped else None)
     if len(timed):
         drawn["latency"] = latency.latency_against_accuracy(timed)
+    if records.exports:
+        drawn["size"] = cost.size_against_accuracy(_sizes(records))
     if records.samples is not None:
         drawn["distribution"] = latency.latency_distribution(records.samples[records.samples["batch"] == 1])
-    return {name: Figure(name, _spec(chart)) for name, chart in drawn.items()}
+    return {name: figure(name, chart) for name, chart in drawn.items()}
 
 
 def _terms(records: Records) -> list[Figure]:
@@ -231,7 +208,7 @@ def _terms(records: Records) -> list[Figure]:
     figures = []
     for term in training.loss_terms(records.curves):
         title, note = caption(term)
-        figures.append(Figure(f"term-{term}", _spec(training.learning_curve(records.curves, term)), title, note))
+        figures.append(figure(f"term-{term}", training.learning_curve(records.curves, term), title, note))
     return figures
 
 
@@ -242,7 +219,7 @@ def _likeness(records: Records) -> list[Figure]:
     figures = []
     for method in style.method_order(records.likeness["method"]):
         for name, rows in records.likeness[records.likeness["method"] == method].groupby("student"):
-            figures.append(Figure(f"cka-{name}", _spec(inside.layer_likeness(rows)), f"{name} and its teacher"))
+            figures.append(figure(f"cka-{name}", inside.layer_likeness(rows), f"{name} and its teacher"))
     return figures
 
 
@@ -252,13 +229,41 @@ def _correlations(records: Records) -> list[Figure]:
     pictures = {when: found[when] for when in ("before", "after") if found.get(when)}
     most = max((abs(value) for one in pictures.values() for row in one["matrix"] for value in row), default=1.0)
     return [
-        Figure(
+        figure(
             f"correlation-{when}",
-            _spec(inside.correlation_matrix(one["matrix"], most=most)),
+            inside.correlation_matrix(one["matrix"], most=most),
             f"P {when} training",
             f"Mean of the diagonal {one['diagonal_mean']:.2f}; RMS off the diagonal {one['off_diagonal_rms']:.3f}.",
         )
         for when, one in pictures.items()
+    ]
+
+
+def _sizes(records: Records) -> pd.DataFrame:
+    """Bytes and test top-1 of each method's weights in fp32 (the mean over its seeds) and of the exported files."""
+    trained = records.frame.groupby("method", sort=False)[["parameters", "top1"]].mean().reset_index()
+    weights = trained.assign(
+        name=[method_name(name) for name in trained["method"]], bytes=4 * trained["parameters"], precision=None
+    )
+    files = [
+        {"name": f"{one['precision']}.onnx", "precision": one["precision"], "bytes": one.get("bytes"), "top1": top1}
+        for one in records.exports
+        if (top1 := _top1(records, one)) is not None
+    ]
+    columns = ["name", "method", "precision", "bytes", "top1"]
+    rows = pd.concat([weights.reindex(columns=columns), pd.DataFrame(files, columns=columns)], ignore_index=True)
+    return rows.dropna(subset=["bytes"]).astype({"bytes": float, "top1": float}).round({"top1": 2})
+
+
+def _redundancy(records: Records) -> list[dict[str, Any]]:
+    """How much the dimensions of each method's embedding say the same: means over its seeds, where it was measured."""
+    columns = ["embedding_width", "effective_rank", "correlation_rms"]
+    if not set(columns) <= set(records.frame):
+        return []
+    means = records.frame.groupby("method")[columns].mean().to_dict("index")
+    return [
+        {"name": method_name(method), "colour": style.colour(method), "measured": means[method]}
+        for method in style.method_order(records.frame["method"])
     ]
 
 
@@ -298,48 +303,3 @@ def _commands(revision: str | None) -> list[str]:
     commit = revision.removesuffix("-dirty")
     note = "  # this run had uncommitted changes" if commit != revision else ""
     return [f"git checkout {commit}{note}", "make repro"]
-
-
-def _section_order(params: dict[str, Any]) -> list[str]:
-    """In the order of the work: what was run, data and models, training, methods, then what follows."""
-    first = ["run", "data", "teacher", "teacher_recipe", "student", "recipe", "views"]
-    last = ["compute", "export", "engine", "benchmark", "bundle"]
-    order = {name: i for i, name in enumerate([*first, "method", *last])}
-    return sorted(params, key=lambda name: (order.get(name.split(".")[0], len(order)), name))
-
-
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as pairs of a dotted key and a text; long texts are cut."""
-    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
-        values = dict(enumerate(values))
-    if isinstance(values, dict):
-        below = [
-            pair for key, value in values.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))
-        ]
-        return below or ([(prefix, "none")] if prefix else [])
-    if values is None or values == []:
-        text = "none"
-    elif isinstance(values, bool):
-        text = "yes" if values else "no"
-    elif isinstance(values, list):
-        text = ", ".join(map(str, values))
-    else:
-        text = str(values)
-    return [(prefix, text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + " …")]
-
-
-def _spec(chart: alt.LayerChart) -> Markup:
-    """The chart as JSON, without Altair's own look and without what changes from call to call."""
-    spec = chart.to_dict(validate=False)  # slow, and a matter for the tests of `charts`
-    for key in ("config", "$schema"):
-        spec.pop(key, None)
-    text = str(_json(spec))
-    # Altair numbers its views over the life of the process.
-    views = list(dict.fromkeys(re.findall(r'"view_\d+"', text)))
-    return Markup(re.sub(r'"view_\d+"', lambda found: f'"view_{views.index(found.group())}"', text))  # noqa: S704
-
-
-def _json(value: Any) -> Markup:
-    """JSON for a script element: no "<" can close it, whatever a class is called."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return Markup(text.replace("<", r"\u003c"))  # noqa: S704

@@ -133,7 +133,7 @@ def _by_precision(folder: Path, name: str, chosen: list[str] | None) -> list[dic
 
 def _confusion(folder: Path) -> pd.DataFrame | None:
     """The answers of every model in one table, class names as text."""
-    answers = {path.stem: _csv(path, dtype=str) for path in sorted(folder.glob("*.csv"))}
+    answers = {path.stem: _csv(path, dtype=str, keep_default_na=False) for path in sorted(folder.glob("*.csv"))}
     parts = [frame.assign(model=model) for model, frame in answers.items() if frame is not None]
     return pd.concat(parts, ignore_index=True) if parts else None
 

@@ -54,6 +54,11 @@ def runs_on(runtime: str, threads: object) -> str:
     return f"{name}, {int(threads)} thread{'' if int(threads) == 1 else 's'}"
 
 
+def short_runs_on(runtime: str, threads: object) -> str:
+    """`runs_on` where room is short and ONNX Runtime goes without saying."""
+    return runs_on(runtime, threads).removeprefix("ONNX Runtime, ")
+
+
 def milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:#.3g}".rstrip(".") + " ms"
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def test_a_folder_of_images_becomes_a_signed_bundle_as_the_page_says(tmp_path):
 @pytest.mark.slow
 def test_a_student_is_chosen_for_a_budget_as_the_page_says(project, tmp_path):
     play("budget", project, tmp_path)
+
+
+@pytest.mark.slow
+def test_runs_are_compared_as_the_page_says(reproduced, tmp_path):
+    shutil.copytree(reproduced.folder, tmp_path / "project", symlinks=True)
+    project = Project(tmp_path / "project")
+    play("reports", project, tmp_path)
+    html = (project.out / "compare.html").read_text()
+    assert "method.rsd.weight" in html
+    assert "The same in every run, seed by seed: teacher, scratch." in html
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import vl_convert
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -214,7 +215,6 @@ def test_the_closing_table_and_the_report_show_teacher_students_and_files(reprod
     [
         ("dvc metrics show", ["evaluate/metrics.json", "rsd.gain_over_scratch", "teacher.top1"]),
         ("dvc exp show --csv", ["method.rsd.weight", "rsd.top1"]),
-        ("dvc plots show --json", ["history.csv", "confusion"]),
         ("dvc dag --mermaid --collapse-foreach-matrix", ["distill", "evaluate"]),
     ],
 )
@@ -222,6 +222,21 @@ def test_dvcs_own_commands_print_something_useful(reproduced, command, words):
     output = reproduced.run(*command.split()).stdout
     for word in words:
         assert word in output, output[:2000]
+
+
+def test_every_plot_that_dvc_shows_is_drawn(reproduced):
+    shown = json.loads(reproduced.run("dvc", "plots", "show", "--json").stdout)
+    assert shown.keys() == {"data"}  # it would have `errors`
+    students, models = ("scratch-0", "rsd-0"), ("teacher", "scratch-0", "rsd-0")
+    curves = {f"out/students/{name}/history.csv" for name in students}
+    assert shown["data"].keys() == curves | {f"out/evaluate/confusion/{name}.csv" for name in models}
+    for name, (plot,) in shown["data"].items():
+        svg = vl_convert.vegalite_to_svg(plot["content"])
+        if name in curves:
+            longest = max(path.count("L") for path in re.findall(r' d="(M[^"]*)"', svg))
+            assert longest == TINY["override"]["recipe"]["epochs"] - 1
+        else:
+            assert {f">{digit}<" for digit in range(10)} <= set(re.findall(r">\d<", svg))
 
 
 def test_a_pair_with_a_teacher_from_a_file_runs_and_needs_no_recipe_for_it(reproduced):

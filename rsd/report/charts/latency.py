@@ -9,21 +9,22 @@ import pandas as pd
 
 from rsd.benchmark import Record
 from rsd.budget.choose import Row, pareto
-from rsd.report.charts.style import NEUTRAL, data, layered, rounded
-from rsd.report.table import PRECISIONS, runs_on
+from rsd.report.charts.cost import front as on_front
+from rsd.report.charts.style import NEUTRAL, PRECISION_COLOURS, data, layered, rounded
+from rsd.report.table import runs_on, short_runs_on
 
 LATENCY_QUANTILES = 200
-PRECISION_COLOURS = dict(zip(PRECISIONS, ("#14917f", "#9166cc", "#c2528b"), strict=True))
 DEVICE_COLOURS = ("#2b7fc9", "#d17a12", "#159a76", "#c75f93", "#9a7bd0", "#a88a00")
 
 
 def latency_against_accuracy(rows: pd.DataFrame) -> alt.LayerChart:
-    """Each exported file as it runs here: p50 with a whisker to p99, against test top-1.
+    """Each exported file as it runs here: p50 with a whisker to p99, against test top-1; the front of p50 as a line.
 
     `rows`: precision, runtime, threads, p50_ms, p99_ms (may be missing), accuracy in percent.
     """
     frame = rows.dropna(subset=["p50_ms", "accuracy"])
-    frame = frame.assign(series=[_short(*keys) for keys in zip(frame["runtime"], frame["threads"], strict=True)])
+    frame = frame.assign(series=[short_runs_on(*keys) for keys in zip(frame["runtime"], frame["threads"], strict=True)])
+    frame = frame.assign(front=on_front(frame, "p50_ms", "accuracy"))
     names = list(dict.fromkeys(frame["series"]))
     base = alt.Chart(data(frame)).encode(
         y=alt.Y(
@@ -40,14 +41,18 @@ def latency_against_accuracy(rows: pd.DataFrame) -> alt.LayerChart:
         ),
         color=_precision_colour(frame["precision"]),
     )
+    # A tail that is many times the median would leave no room for the medians.
+    longest = frame[["p50_ms", "p99_ms"]].max().max()
+    logarithmic = bool(longest > 8 * frame["p50_ms"].min())
     x = alt.X(
         "p50_ms:Q",
-        title="latency at batch 1, ms (p50, whisker to p99)",
-        scale=alt.Scale(zero=True, nice=True),
+        title=f"latency at batch 1, ms (p50, whisker to p99{'; log' if logarithmic else ''})",
+        scale=alt.Scale(type="log", nice=False, padding=12) if logarithmic else alt.Scale(zero=True, nice=True),
+        axis=alt.Axis(format=".4~g", labelOverlap=True),
     )
     point = base.mark_point(size=130, filled=True, opacity=1).encode(
         x=x,
-        shape=alt.Shape("series:N", title=None, scale=alt.Scale(domain=names)),
+        shape=alt.Shape("series:N", title=None, scale=alt.Scale(domain=names), legend=_narrow()),
         tooltip=[
             "precision:N",
             alt.Tooltip("series:N", title="runs on"),
@@ -55,7 +60,12 @@ def latency_against_accuracy(rows: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("accuracy:Q", format=".2f"),
         ],
     )
-    layers = [point]
+    line = (
+        base.transform_filter("datum.front")
+        .mark_line(interpolate="step-after", strokeWidth=1.5, opacity=0.6)
+        .encode(x=x, color=alt.value(NEUTRAL))
+    )
+    layers = [line, point]
     if frame["p99_ms"].notna().any():
         whisker = base.transform_filter("isValid(datum.p99_ms)").mark_rule(strokeWidth=1.5, opacity=0.6)
         layers.insert(0, whisker.encode(x=x, x2="p99_ms:Q"))
@@ -78,7 +88,7 @@ def latency_distribution(samples: pd.DataFrame) -> alt.LayerChart:
             pd.DataFrame(
                 {
                     "precision": precision,
-                    "series": _short(str(runtime), threads),
+                    "series": short_runs_on(str(runtime), threads),
                     "ms": times[index],
                     "share": (index + 1) / len(times),
                 }
@@ -107,7 +117,8 @@ def latency_distribution(samples: pd.DataFrame) -> alt.LayerChart:
             strokeDash=alt.StrokeDash(
                 "series:N",
                 title=None,
-                scale=alt.Scale(domain=names, range=[[1, 0], [5, 4], [1, 3], [8, 3, 1, 3]]),
+                scale=alt.Scale(domain=names, range=[[1, 0], [5, 4], [1, 3], [8, 3, 1, 3], [10, 4], [2, 2]]),
+                legend=_narrow(),
             ),
             tooltip=[
                 "precision:N",
@@ -162,10 +173,17 @@ def front(found: Sequence[Row]) -> alt.LayerChart:
         for row in known
     ]
     colours = [DEVICE_COLOURS[i % len(DEVICE_COLOURS)] for i in range(len(devices))]
+    # Room for the label of the slowest.
+    reach = [0.0, rounded(1.4 * max((row.p99_ms or 0.0 for row in known), default=1.0))]
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X("p99:Q", title="p99 latency at batch 1, ms", scale=alt.Scale(zero=True, padding=80)),
+        x=alt.X("p99:Q", title="p99 latency at batch 1, ms", scale=alt.Scale(nice=False, domain=reach)),
         y=alt.Y("top1:Q", title="test top-1, %", scale=alt.Scale(zero=False, padding=14)),
-        color=alt.Color("device:N", title=None, scale=alt.Scale(domain=devices, range=colours)),
+        color=alt.Color(
+            "device:N",
+            title=None,
+            scale=alt.Scale(domain=devices, range=colours),
+            legend=alt.Legend(labelLimit=320, columns=1),
+        ),
     )
     line = base.transform_filter("datum.front").mark_line(interpolate="step-after", strokeWidth=1.5)
     point = base.mark_point(filled=True, size=100).encode(
@@ -205,9 +223,9 @@ def drift(windows: Sequence[dict[str, Any]]) -> alt.VConcatChart:
     return alt.vconcat(*panels)
 
 
-def _short(runtime: str, threads: object) -> str:
-    """`runs_on` for a legend: only ONNX Runtime has a thread count."""
-    return runs_on(runtime, threads).split(", ")[-1]
+def _narrow() -> alt.Legend:
+    """Two names beside each other, which a phone has room for."""
+    return alt.Legend(columns=2, labelLimit=240)
 
 
 def _precision_colour(precisions: Iterable[str]) -> alt.Color:

@@ -10,6 +10,8 @@ from rsd.report.charts.style import NEUTRAL, data, layered, method_colour, metho
 from rsd.report.table import method_name
 
 LEARNING_CURVE_POINTS = 200
+MOST_ROWS = 3000
+"""Of one chart, over all models; a page holds some twenty of these."""
 
 # What the history holds beside the loss terms; the chance level is drawn into the curve it belongs to.
 _NOT_A_TERM = {
@@ -30,10 +32,15 @@ def loss_terms(curves: pd.DataFrame) -> list[str]:
     return [name for name in wanted if name not in vitals] + vitals
 
 
+def points_drawn(curves: pd.DataFrame) -> int:
+    """Epochs of each model that a curve shows: `LEARNING_CURVE_POINTS`, or fewer where there are many models."""
+    return max(20, min(LEARNING_CURVE_POINTS, MOST_ROWS // curves["model"].nunique()))
+
+
 def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height: int = 180) -> alt.LayerChart:
     """One column of the history over the epochs: a thin line per seed, a bold one for a method's mean.
 
-    Long histories keep `LEARNING_CURVE_POINTS` evenly spaced epochs, the first and the last among them.
+    Long histories keep evenly spaced epochs, the first and the last among them; see `points_drawn`.
     """
     columns = ["model", "method", "epoch", column]
     chance = column == "off_diagonal_rms" and "off_diagonal_chance" in curves
@@ -41,8 +48,8 @@ def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height
         columns.append("off_diagonal_chance")
     frame = curves[columns].dropna(subset=[column])
     epochs = np.unique(frame["epoch"].to_numpy())
-    if len(epochs) > LEARNING_CURVE_POINTS:
-        kept = epochs[np.linspace(0, len(epochs) - 1, LEARNING_CURVE_POINTS).round().astype(int)]
+    if len(epochs) > (points := points_drawn(curves)):
+        kept = epochs[np.linspace(0, len(epochs) - 1, points).round().astype(int)]
         frame = frame[frame["epoch"].isin(kept)]
     values = frame[column]
     # A schedule is known by its shape, which a logarithm would bend.
@@ -59,7 +66,7 @@ def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height
     )
     y_axis = alt.Axis(
         format="~s" if values.max() >= 1e4 else ".4~g",
-        **({"values": _decades(values.min(), values.max())} if logarithmic else {"tickCount": 4}),
+        **({"values": decades(values.min(), values.max())} if logarithmic else {"tickCount": 4}),
     )
     y_title = title + (" (log)" if logarithmic else "")
     y = alt.Y(
@@ -92,7 +99,7 @@ def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height
     return layered(*layers, read_off, height=height)
 
 
-def _decades(low: float, high: float) -> list[float]:
+def decades(low: float, high: float) -> list[float]:
     """Ticks of a logarithmic axis: powers of ten, with 2 and 5 between them where those are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [10.0**power for power in powers if low <= 10.0**power <= high]

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rsd.data.images import write_arrays
+
 EPOCHS, IMAGES = 12, 360
 DIGITS = [str(digit) for digit in range(10)]
 DEVICE = {
@@ -36,6 +38,7 @@ def page_arguments(out: Path) -> dict[str, Any]:
     names = ("students", "export", "engines", "benchmark", "params")
     return {
         "evaluation": out / "evaluate",
+        "data": out / "data",
         "device": out / "device.json",
         "chosen": out / "params.yaml",
         "budget": out.parent / "budget",
@@ -68,6 +71,9 @@ def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
                 "top5": 99.9,
                 "nll": 0.05 + (100 - level) / 40,
                 "ece": 1.0 + (100 - level) / 3,
+                "embedding_width": 64 if method == "teacher" else 32,
+                "effective_rank": {"teacher": 30.0, "scratch": 12.5, "rsd": 21.75}[method],
+                "correlation_rms": 0.25 if method == "scratch" else 0.125,
                 "agreement": 100.0 if method == "teacher" else level - 0.4,
                 "per_class": {digit: 100 * right[actual == int(digit)].mean() for digit in DIGITS},
                 "images": IMAGES,
@@ -110,6 +116,7 @@ def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
     for name, answers in confusion.items():
         answers.to_csv(out / "evaluate" / "confusion" / f"{name}.csv", index=False)
     _inside(out / "evaluate", seeds[0], random)
+    _images(out, confusion[shipped], random)
     for precision, count in (("fp32", 118_400), ("fp16", 61_200)):
         write(out / "export" / precision / "export.json", _export(shipped, precision, count))
         write(out / "engines" / precision / "engine.json", _engine(precision, 2 * count))
@@ -165,6 +172,21 @@ def _inside(folder: Path, seed: int, random: np.random.Generator) -> None:
     }
     facts = {"images": 360, "width": 16, "cells": 16, "chance": 0.0527, "teacher_rms": 0.21}
     write(folder / "correlation.json", {"student": f"rsd-{seed}", **facts, **pictures})
+
+
+def _images(out: Path, answers: pd.DataFrame, random: np.random.Generator) -> None:
+    """A test split of grey 16 x 16 images, and logits that give the shipped student's answers."""
+    labels = answers["actual"].astype(int).to_numpy()
+    images = random.integers(0, 256, (IMAGES, 16, 16, 1), np.uint8)
+    checksums = write_arrays(out / "data" / "test", images, labels)
+    shape = {"height": 16, "width": 16, "channels": 1, "mean": [0.3], "std": [0.3]}
+    record = {"source": "digits", "classes": DIGITS, **shape, "counts": {"test": IMAGES}, "checksums": checksums}
+    write(out / "data" / "dataset.json", record)
+    logits = random.normal(0, 1, (IMAGES, 10)).astype(np.float32)
+    logits[np.arange(IMAGES), answers["predicted"].astype(int)] = random.uniform(4, 9, IMAGES)
+    for precision in ("fp32", "fp16"):
+        (out / "export" / precision).mkdir(parents=True)
+        np.save(out / "export" / precision / "logits.npy", logits)
 
 
 def _export(student: str, precision: str, count: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from rsd.errors import UserError
@@ -71,7 +72,8 @@ def test_the_same_records_give_the_same_bytes(out: Path) -> None:
 
 def test_every_part_of_the_run_has_its_chart(out: Path) -> None:
     terms = {"loss", "cross_entropy", "invariance", "redundancy", "diagonal_mean", "off_diagonal_rms"}
-    single = {"accuracy", "validation", "classes", "confusion", "calibration", "latency", "distribution", "budget"}
+    single = {"accuracy", "validation", "classes", "confusion", "calibration"}
+    single |= {"latency", "distribution", "size", "budget"}
     vitals = {"term-gradient_norm", "term-learning_rate"}
     inside = {"correlation-before", "correlation-after", "cka-scratch-0", "cka-rsd-0"}
     assert set(charts_of(written(out))) == single | vitals | inside | {f"term-{term}" for term in terms}
@@ -91,6 +93,14 @@ def test_the_correlation_stands_beside_chance_and_the_teachers_own(out: Path) ->
     assert "By chance alone the diagonal is near 0 and the RMS beside it 0.053" in text
     assert "0.210" in text
     assert "is the mean of a block" not in text
+
+
+def test_the_rank_of_every_methods_embedding_stands_beside_its_width(out: Path) -> None:
+    text = seen(out)
+    assert "scratch 32 12.5 39 % 0.250 RSD 32 21.8 68 % 0.125" in text
+    path = out / "evaluate" / "models.json"
+    write(path, [{k: v for k, v in m.items() if k != "effective_rank"} for m in json.loads(path.read_text())])
+    assert "effective rank" not in seen(out)
 
 
 def test_a_matrix_that_was_made_smaller_says_so(out: Path) -> None:
@@ -167,6 +177,43 @@ def test_no_distilled_student_means_no_gain(out: Path) -> None:
     assert "the shipped student is the plainly trained one" in seen(out)
 
 
+def test_the_surest_mistakes_are_pictures_with_what_the_teacher_and_the_twin_said(out: Path) -> None:
+    html = written(out)
+    pictures = [address for address in Text(html).addresses if address.startswith("data:image/png;base64,")]
+    answers = pd.read_csv(out / "evaluate" / "confusion" / "rsd-2.csv")
+    wrong = int((answers["actual"] != answers["predicted"]).sum())
+    assert len(pictures) == min(wrong, 12) > 3
+    text = Text(html).seen
+    assert text.count("sure true class ") == text.count(" scratch: ") == len(pictures)
+
+
+def test_without_the_images_it_says_what_to_run(out: Path) -> None:
+    (out / "export" / "fp32" / "logits.npy").unlink()
+    assert "No images are shown: expected the student's logits" in seen(out)
+
+
+def test_hundreds_of_classes_and_dozens_of_models_stay_below_5_mb(tmp_path: Path) -> None:
+    write_records(tmp_path, seeds=tuple(range(4)), epochs=300)
+    evaluate = tmp_path / "evaluate"
+    names = [f"a rather long name of class {i}" for i in range(1000)]
+    models = json.loads((evaluate / "models.json").read_text())
+    curves = pd.read_csv(evaluate / "curves.csv")
+    distilled = [model for model in models if model["method"] == "rsd"]
+    for method in ("kd", "dkd", "dist", "rkd", "cc", "crd", "fitnet", "ofa"):
+        models += [{**model, "method": method, "model": f"{method}-{model['seed']}"} for model in distilled]
+        rows = curves[curves["method"] == "rsd"].assign(method=method)
+        curves = pd.concat([curves, rows.assign(model=method + rows["model"].str.removeprefix("rsd"))])
+    write(evaluate / "models.json", [{**model, "per_class": dict.fromkeys(names, 71.23)} for model in models])
+    curves.to_csv(evaluate / "curves.csv", index=False)
+    actual = [names[i % 1000] for i in range(5000)]
+    predicted = [names[(i * i) % 1000] for i in range(5000)]
+    for model in models:
+        answers = pd.DataFrame({"actual": actual, "predicted": predicted})
+        answers.to_csv(evaluate / "confusion" / f"{model['model']}.csv", index=False)
+    assert len(models) == 41
+    assert len(written(tmp_path).encode()) < 5_000_000
+
+
 def test_a_skipped_engine_and_a_missing_device_are_said_in_words(out: Path) -> None:
     reason = "no TensorRT library can build here; install tensorrt-rtx"
     write(out / "engines" / "fp16" / "engine.json", {"status": "skipped", "reason": reason})
@@ -200,7 +247,7 @@ def test_an_engine_stands_beside_what_its_onnx_file_says(out: Path) -> None:
     assert "same answer for 99.72\N{NO-BREAK SPACE}%, largest difference 8.4e-04" in written(out)
 
 
-@pytest.mark.parametrize("missing", ["students", "export", "engines", "benchmark", "params", "device.json"])
+@pytest.mark.parametrize("missing", ["data", "students", "export", "engines", "benchmark", "params", "device.json"])
 def test_it_is_written_without_the_records_of_any_other_stage(out: Path, missing: str) -> None:
     path = out / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()

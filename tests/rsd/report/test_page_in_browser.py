@@ -161,6 +161,17 @@ def test_charts_take_the_colours_of_the_scheme_and_of_paper(tab: Tab, page: Path
     assert tab.run(label) == light
 
 
+def test_every_picture_loads_and_paper_shows_what_is_folded_away(tab: Tab, page: Path, tmp_path: Path) -> None:
+    tab.open(page, width=1200)
+    pictures = "[...document.querySelectorAll('.pictures img')].map(one => one.naturalWidth)"
+    assert set(tab.run(pictures)) == {16}
+    folded = "[...document.querySelectorAll('details')].map(one => one.open)"
+    assert tab.run(folded) == [False]
+    tab.print_pdf(tmp_path / "page.pdf")
+    assert tab.run(folded) == [True]
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_it_still_draws_when_only_the_evaluation_is_there(tab: Tab, tmp_path: Path) -> None:
     write_records(tmp_path / "one", seeds=(0,))
     for name in ("students", "export", "engines", "benchmark", "params"):

@@ -1,0 +1,163 @@
+"""Any two or more revisions or experiments side by side, each against the first, as one self-contained page.
+
+    python -m pipelines.compare main exp-abc              # writes out/compare.html
+    python -m pipelines.compare HEAD~1 HEAD workspace --page FILE
+
+A revision is a branch, a tag, a commit, an experiment of DVC, or `workspace`: the files as they lie here. What it
+recorded is read through DVC, from the cache or else from the default remote; the workspace is not touched.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from dvc.api import DVCFileSystem
+from dvc_data.index import DataIndexDirError
+from pydantic import ValidationError
+
+from pipelines.git import experiments, git
+from rsd.compare.page import write_page
+from rsd.compare.run import Run
+from rsd.errors import UserError
+from rsd.report.records import Records, read
+
+WORKSPACE = "workspace"
+PAGE = Path("out/compare.html")
+CODE = ("rsd", "stages", "methods", ":!rsd/report", ":!rsd/compare")
+"""What makes the numbers; how they are shown does not."""
+FILES = (
+    *("out/evaluate/*.json", "out/evaluate/curves.cs?", "out/students/*/student.json"),
+    *("out/export/*/export.json", "out/engines/*/engine.json", "out/benchmark/*.json"),
+    *("out/params/*.json", "out/params/method/*.json", "out/device.json"),
+)
+"""The records that are compared; what a run has none of is left out. A pattern makes DVC list a folder, and say so
+where it cannot."""
+
+
+def compare(root: Path, revisions: Sequence[str], page: Path) -> None:
+    """Write the comparison of `revisions` of the DVC project in `root` to `page`.
+
+    Raises:
+        UserError: fewer than two revisions, one that there is not, one without an evaluation, or records that are
+            neither in DVC's cache nor in its default remote.
+    """
+    if len(set(revisions)) < 2 or len(set(revisions)) < len(revisions):
+        raise UserError(f"expected two different revisions or more, found {' '.join(revisions) or 'none'}")
+    if not (root / ".dvc").is_dir():
+        raise UserError(f"expected a DVC project in {root}, found none; start the command in the project's folder")
+    commits = [commit_of(root, name) for name in revisions]
+    runs = [
+        run(root, name, commit, changed_code(root, commits[0], commit))
+        for name, commit in zip(revisions, commits, strict=True)
+    ]
+    write_page(page, runs)
+
+
+def commit_of(root: Path, revision: str) -> str | None:
+    """The commit of a revision or experiment; None for the workspace."""
+    if revision == WORKSPACE:
+        return None
+    known = experiments(root)
+    for name in (revision, known.get(revision)):
+        if name and not name.startswith("-"):
+            try:
+                return git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+            except UserError:
+                continue
+    refs = git(root, "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads", "refs/tags").split()
+    near = get_close_matches(revision, [WORKSPACE, *refs, *known])
+    hint = f"did you mean {' or '.join(near)}?" if near else "`git branch` and `dvc exp list` show what there is"
+    raise UserError(f"expected a branch, tag, commit or experiment, found {revision!r}, which is none; {hint}")
+
+
+def run(root: Path, name: str, commit: str | None, code: tuple[str, ...] = ()) -> Run:
+    """What a revision recorded, read through DVC."""
+    files = opened(root, commit)
+    with tempfile.TemporaryDirectory() as folder:
+        if missing := fetched(files, Path(folder)):
+            names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+            raise UserError(
+                f"expected what {name} recorded in DVC's cache or its default remote, found no {names}; run "
+                "`dvc fetch --all-commits` (an experiment: `dvc exp pull REMOTE NAME`), or check it out and `dvc repro`"
+            )
+        records = parsed(name, Path(folder) / "out")
+    bundle, test = (_recorded(files, path) for path in ("out/bundle", "out/data/test"))
+    return Run(name, commit, records, bundle and bundle[1], test and test[0], code)
+
+
+def opened(root: Path, commit: str | None) -> DVCFileSystem:
+    """The files of a revision, with the cache and the remotes of today: a commit may be older than its remote."""
+    here = DVCFileSystem(str(root)).repo.config
+    config = {section: here[section] for section in ("core", "cache", "remote")}
+    return DVCFileSystem(str(root), rev=commit, config=config)
+
+
+def fetched(files: DVCFileSystem, folder: Path) -> list[str]:
+    """Copy `FILES` of a revision below `folder`; those that it has by its records, and that are nowhere."""
+    missing = []
+    for pattern in FILES:
+        try:
+            for path in files.glob(pattern):
+                target = folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    target.write_bytes(files.read_bytes(path))
+                except FileNotFoundError:
+                    if _recorded(files, path):  # else dvc.yaml names an output that no run has made
+                        missing.append(path)
+        except DataIndexDirError:  # the list of a folder's files is an object of the cache, too
+            missing.append(pattern)
+    return missing
+
+
+def parsed(name: str, out: Path) -> Records:
+    """The records below `out`; those of another version of the project may be of another form."""
+    folders = ("students", "export", "engines", "benchmark", "params")
+    try:
+        return read(evaluation=out / "evaluate", device=out / "device.json", **{one: out / one for one in folders})
+    except UserError as error:
+        raise UserError(f"expected an evaluated run at {name}, found none; check it out and run `dvc repro`") from error
+    except ValidationError as error:
+        raise UserError(
+            f"expected a latency record of this version at {name}, found another ({error.errors()[0]['msg']}); check "
+            "it out and run `dvc repro benchmark` with the present code"
+        ) from error
+
+
+def changed_code(root: Path, first: str | None, other: str | None) -> tuple[str, ...]:
+    """Files of code that differ between two revisions."""
+    commits = [commit for commit in (first, other) if commit]
+    if first == other or not commits:
+        return ()
+    return tuple(git(root, "diff", "--name-only", *commits, "--", *CODE).splitlines())
+
+
+def _recorded(files: DVCFileSystem, path: str) -> tuple[str, int] | None:
+    """Digest and bytes of an output, by dvc.lock."""
+    try:
+        found = files.info(path).get("dvc_info") or {}
+    except FileNotFoundError:
+        return None
+    return (found["md5"], found["size"]) if "md5" in found else None
+
+
+def main() -> None:
+    summary, _, details = str(__doc__).partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("revisions", nargs="+", metavar="REVISION")
+    parser.add_argument("--page", type=Path, default=PAGE, help=f"the HTML file to write; {PAGE} if not given")
+    given = parser.parse_args()
+    try:
+        compare(Path.cwd(), given.revisions, given.page)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(given.page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""How far two runs differ in one metric, and how well that is known."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rsd.report.interval import Interval, interval
+
+
+class Difference(NamedTuple):
+    """Mean of the other minus mean of the first, with a 95 % interval where there are seeds for one."""
+
+    interval: Interval
+    paired: bool
+    """Over the seeds that both have; else between the means of unlike seeds (Welch's interval)."""
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval leaves zero out, 0 where it does not or there is none."""
+        low, high = self.interval.low, self.interval.high
+        return 0 if low is None or high is None else int(low > 0) - int(high < 0)
+
+
+def difference(first: pd.Series, other: pd.Series) -> Difference | None:
+    """Compare values by seed: paired where at least two seeds agree, by Welch's t interval where they do not.
+
+    Args:
+        first: values of the run that others are compared with, the seed as index.
+        other: of the other run.
+
+    Returns:
+        None where one of them has no value.
+    """
+    if first.empty or other.empty:
+        return None
+    shared = first.index.intersection(other.index)
+    if len(shared) >= 2 or (len(shared) == len(first) == len(other)):
+        return Difference(interval(other[shared] - first[shared]), paired=True)
+    mean, seeds = float(other.mean() - first.mean()), min(len(first), len(other))
+    if seeds < 2:
+        return Difference(Interval(mean, None, None, seeds), paired=False)
+    if np.ptp(first) == 0 and np.ptp(other) == 0:  # the t test has no answer where nothing varies
+        return Difference(Interval(mean, mean, mean, seeds), paired=False)
+    found = stats.ttest_ind(other, first, equal_var=False).confidence_interval(0.95)
+    return Difference(Interval(mean, float(found.low), float(found.high), seeds), paired=False)
