@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.marked import put
-from benchmarks.study import bounds, markdown, pair_name, read, save
+from benchmarks.study import bounds, markdown, pair_name, read, save, teacher_widths, usual_widths
 from rsd.distillers.rsd import RSDOptions
 from rsd.errors import UserError
 from rsd.files import written_aside
@@ -28,8 +28,8 @@ NAME = "sensitivity"
 FOUND, PAGE, FOLDER = Path("out/sweeps") / NAME / "students.csv", Path("docs/sensitivity.md"), Path("docs/sensitivity")
 CHOSEN_ON = ("fashion/cnn-mlp", "fashion/vit-cnn")
 """Settings are chosen on these pairs and tried on the others."""
-WIDTHS, BATCH = {"cnn": 256, "vit": 128, "mlp": 128}, 128
-"""Of the teachers' embeddings and of the recipe's batches, where a cell does not change them."""
+BATCH = 128
+"""Of conf/recipe/fashion_student.yaml."""
 SETTINGS = ("weight", "kappa", "gamma", "reference_width")
 CONTEXT = ["pair", "width", "batch"]
 """What a user has; the settings are what a user chooses."""
@@ -58,15 +58,10 @@ def students(rows: pd.DataFrame) -> pd.DataFrame:
         told = rows[name] if name in rows else pd.Series(index=rows.index, dtype=float)
         return pd.to_numeric(told, errors="coerce").fillna(np.nan if default is None else default)
 
-    channels = rows.get("override.teacher.args.channels", pd.Series(index=rows.index, dtype=str)).fillna("")
-    usual = [WIDTHS[pair.rpartition("/")[2].split("-")[0]] for pair in rows.pair]
     found = pd.DataFrame(
         {
             "pair": rows.pair,
-            "width": [
-                int(own.strip("[]").split(",")[-1]) if own else width
-                for own, width in zip(channels, usual, strict=True)
-            ],
+            "width": teacher_widths(rows),
             "batch": setting("override.recipe.batch_size", BATCH).astype(int),
             **{name: setting(f"method.rsd.{name}", getattr(DEFAULTS, name)) for name in SETTINGS},
             "method": rows.method,
@@ -89,8 +84,7 @@ def along(found: pd.DataFrame, column: str) -> pd.DataFrame:
         default = getattr(DEFAULTS, name)
         if name != column:
             plain &= found[name].isna() if default is None else found[name] == default
-    usual = found.width == [WIDTHS[pair.rpartition("/")[2].split("-")[0]] for pair in found.pair]
-    plain &= usual | (column == "width")
+    plain &= (found.width == usual_widths(found.pair)) | (column == "width")
     plain &= (found.batch == BATCH) | (column == "batch")
     some = found[plain & found.pair.isin(CHOSEN_ON)]
     return some[some.groupby("pair")[column].transform("nunique") > 1]

@@ -42,11 +42,14 @@ VARIANTS = {
 MAIN = ("KD", "OFA", "RSD")
 """On all pairs."""
 SHARE, EPOCHS = "override.data.train_share", "override.recipe.epochs"
+CHANNELS = "override.teacher.args.channels"
 ALL_IMAGES = 57_000
 """Of Fashion-MNIST's training split, less those of validation."""
 USUAL_IMAGES, USUAL_EPOCHS = 11_400, 15
 """Of conf/data/fashion_small.yaml and conf/recipe/fashion_student.yaml."""
-TWIN = ["pair", "images", "epochs", "seed"]
+WIDTHS = {"cnn": 256, "vit": 128, "mlp": 128}
+"""Of the embeddings of the teachers of conf/pair/fashion."""
+TWIN = ["pair", "width", "images", "epochs", "seed"]
 """What a student and its scratch twin have in common."""
 
 
@@ -57,8 +60,9 @@ def read(file: Path) -> pd.DataFrame:
 
 
 def students(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per student from those of a sweep: pair, images, epochs, method in the tables' words, seed, figures."""
+    """One row per student from those of a sweep: its twin's columns, method in the tables' words, figures."""
     found = rows.assign(
+        width=teacher_widths(rows),
         method=[_called(row) for row in rows.to_dict("records")],
         images=(ALL_IMAGES * pd.to_numeric(rows[SHARE])).fillna(USUAL_IMAGES).round().astype(int),
         epochs=pd.to_numeric(rows[EPOCHS]).fillna(USUAL_EPOCHS).astype(int),
@@ -68,9 +72,24 @@ def students(rows: pd.DataFrame) -> pd.DataFrame:
     return found[[*TWIN, "method", *figures, "parameters"]].drop_duplicates([*TWIN, "method"], ignore_index=True)
 
 
+def teacher_widths(rows: pd.DataFrame) -> list[int]:
+    """Of the teacher's embedding: its last stage's channels, where a cell sets them."""
+    told = rows[CHANNELS].fillna("") if CHANNELS in rows else [""] * len(rows)
+    return [
+        int(own.strip("[]").split(",")[-1]) if own else width
+        for own, width in zip(told, usual_widths(rows.pair), strict=True)
+    ]
+
+
+def usual_widths(pairs: pd.Series) -> list[int]:
+    """Of the teachers' embeddings, where a cell does not set them."""
+    return [WIDTHS[pair.rpartition("/")[2].split("-")[0]] for pair in pairs]
+
+
 def usual(found: pd.DataFrame) -> pd.DataFrame:
     """The students of the main comparison: a fifth of the images, 15 epochs."""
-    return found[(found.images == USUAL_IMAGES) & (found.epochs == USUAL_EPOCHS)]
+    own = found.width == usual_widths(found.pair)
+    return found[own & (found.images == USUAL_IMAGES) & (found.epochs == USUAL_EPOCHS)]
 
 
 def _called(row: dict[Any, Any]) -> str:
@@ -136,6 +155,26 @@ def direct_table(found: pd.DataFrame) -> str:
     return markdown(lines)
 
 
+def aad_table(found: pd.DataFrame) -> str:
+    """RSD with and without its AAD under teachers as wide as their students, and the difference."""
+    pairs = found[found.method == "RSD without AAD"][["pair", "width"]].drop_duplicates()
+    part = found.merge(pairs, on=["pair", "width"])
+    lines = [["teacher -> student", "teacher", "scratch", "RSD", "without AAD", "the AAD's part", "95 % interval"]]
+    apart = part[part.method == "RSD"].set_index(["pair", "seed"]).test_top1
+    apart = apart - part[part.method == "RSD without AAD"].set_index(["pair", "seed"]).test_top1
+    for pair, some in part.groupby("pair", sort=False):
+        cells = [
+            _mean_and_deviation(some[some.method == name].test_top1) for name in ("scratch", "RSD", "RSD without AAD")
+        ]
+        own = interval(apart[pair])
+        lines.append(
+            [pair_name(str(pair)), f"{some.teacher_top1.iloc[0]:.2f}", *cells, f"{own.mean:+.2f}", bounds(own)]
+        )
+    whole = interval(apart)
+    lines.append([f"mean, {whole.seeds} pairs x seeds", "", "", "", "", f"**{whole.mean:+.2f}**", bounds(whole)])
+    return markdown(lines)
+
+
 def inside_table(found: pd.DataFrame) -> str:
     """Effective rank of the embeddings, means over the seeds."""
     main = usual(found)
@@ -152,14 +191,15 @@ def inside_table(found: pd.DataFrame) -> str:
 
 def same_steps(found: pd.DataFrame) -> pd.DataFrame:
     """The students of the pair with several sizes of training set, in as many steps each."""
-    some = found[found.images * found.epochs == USUAL_IMAGES * USUAL_EPOCHS]
+    own = found.width == usual_widths(found.pair)
+    some = found[own & (found.images * found.epochs == USUAL_IMAGES * USUAL_EPOCHS)]
     sizes = some.groupby(["pair", "method"]).images.transform("nunique")
     return some[sizes > 1]
 
 
 def longer(found: pd.DataFrame) -> pd.DataFrame:
     """The students of the pair that was also trained longer, with those that were not."""
-    some = found[found.images == USUAL_IMAGES]
+    some = found[(found.images == USUAL_IMAGES) & (found.width == usual_widths(found.pair))]
     lengths = some.groupby(["pair", "method"]).epochs.transform("nunique")
     return some[lengths > 1]
 
@@ -183,6 +223,7 @@ def tables(found: pd.DataFrame) -> dict[str, str]:
         "pairs": pair_table(found),
         "methods": method_table(found),
         "direct": direct_table(found),
+        "aad": aad_table(found),
         "inside": inside_table(found),
         "sizes": along_table(same_steps(found), "images", "training images"),
         "longer": along_table(longer(found), "epochs", "epochs"),

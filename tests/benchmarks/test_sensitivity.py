@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import sensitivity
 from benchmarks.marked import parts
-from benchmarks.study import read
+from benchmarks.study import WIDTHS, read
 from pipelines import results
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def found(tmp_path):
     """Teachers of many widths whose best weight follows the root of their width."""
     cells = []
     for pair, weight in product(["fashion/cnn-mlp", "fashion/vit-cnn", "fashion/mlp-vit"], WEIGHTS):
-        width = sensitivity.WIDTHS[pair.split("/")[1].split("-")[0]]
+        width = WIDTHS[pair.split("/")[1].split("-")[0]]
         cells.append(cell(pair, peak(weight, 0.3 * (768 / width) ** 0.5), **{"method.rsd.weight": str(weight)}))
     for last, weight in product((64, 1024), WEIGHTS):
         teacher = {"override.teacher.args.channels": f"[32,64,128,{last}]"}
@@ -81,7 +81,7 @@ def test_the_rule_that_the_best_weights_follow_loses_nothing_and_the_others_do(f
     own = lost["by the root of D"]
     # Only what lies between the tried weights: the best of four is not the best of all.
     assert (own <= 0.2).all()
-    assert lost["by D"][64] > 0.5
+    assert lost["by D"].mean() > own.mean() + 0.1
     assert lost["the sums as they are"][64] > 0.5
 
 

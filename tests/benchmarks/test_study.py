@@ -11,6 +11,7 @@ from benchmarks.marked import parts
 from pipelines import results
 
 PAIRS = ["fashion/cnn-vit", "fashion/vit-cnn", "fashion/mlp-cnn"]
+NO_AAD = "method.rsd.aad=none"
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,6 +19,7 @@ def cell(pair, methods, **values):
     """A cell as the sweep records it; accuracies are noise that depends on the student alone."""
     found = []
     for method, seed in product(["scratch", *methods], (0, 1, 2)):
+        # Cells differ by what they set for the method, and by what they set for all.
         own = {name: value for name, value in values.items() if name.startswith(f"method.{method}.")}
         common = {name: value for name, value in values.items() if name.startswith("override.")}
         noise = np.random.default_rng(sum(map(ord, f"{pair}{method}{seed}{own}{common}"))).uniform(0, 5, 2)
@@ -41,7 +43,11 @@ def rows():
     cells = [cell(pair, ["kd", "ofa", "rsd"]) for pair in PAIRS]
     for pair in PAIRS[1:]:
         cells.append(cell(pair, ["dkd"]))
-        cells += [cell(pair, [name.split(".")[1]], **dict([name.split("=")])) for name in study.VARIANTS]
+        cells += [
+            cell(pair, [name.split(".")[1]], **dict([name.split("=")])) for name in study.VARIANTS if name != NO_AAD
+        ]
+    wide = {study.CHANNELS: "[32,64,128,64]"}
+    cells += [cell(PAIRS[0], ["rsd"], **wide, **settings) for settings in ({}, dict([NO_AAD.split("=")]))]
     cells.append(cell(PAIRS[0], ["kd", "rsd"], **{study.SHARE: "0.05", study.EPOCHS: "60"}))
     cells.append(cell(PAIRS[0], ["kd", "rsd"], **{study.SHARE: "1.0", study.EPOCHS: "3"}))
     cells.append(cell(PAIRS[0], ["kd", "rsd"], **{study.EPOCHS: "60"}))
@@ -58,15 +64,22 @@ def test_every_student_is_there_once_under_the_name_of_its_method(found):
     assert not found.duplicated([*study.TWIN, "method"]).any()
     main = study.usual(found)
     assert set(main[main.pair == PAIRS[0]].method) == {"scratch", "KD", "OFA", "RSD"}
-    assert set(main[main.pair == PAIRS[1]].method) == {"scratch", "KD", "OFA", "RSD", "DKD", *study.VARIANTS.values()}
-    assert len(main) == 3 * (4 + 2 * (4 + 5))
+    assert set(main[main.pair == PAIRS[1]].method) == {
+        "scratch",
+        "KD",
+        "OFA",
+        "RSD",
+        "DKD",
+        *study.VARIANTS.values(),
+    } - {study.VARIANTS[NO_AAD]}
+    assert len(main) == 3 * (4 + 2 * (4 + 4))
 
 
 def test_gains_are_over_the_twin_of_the_same_images_epochs_and_seed(rows, found):
     taught = study.gains(found).set_index([*study.TWIN, "method"]).gain
     small = rows[(rows[study.SHARE] == "0.05") & (rows.seed == 2)].set_index("method").test_top1
     expected = small["rsd"] - small["scratch"]
-    assert taught[PAIRS[0], 2_850, 60, 2, "RSD"] == pytest.approx(expected)
+    assert taught[PAIRS[0], 256, 2_850, 60, 2, "RSD"] == pytest.approx(expected)
 
 
 def test_the_intervals_of_the_tables_are_students_t_over_pairs_and_seeds(found):
@@ -87,9 +100,16 @@ def test_methods_are_compared_on_the_pairs_where_all_of_them_ran(found):
     head, _, scratch, *lines = study.method_table(found).splitlines()
     assert head == "| method | ViT -> CNN | MLP -> CNN | mean gain | 95 % interval |"
     assert scratch.startswith("| scratch | ")
-    assert [line.split(" | ")[0] for line in lines].count("| RSD without AAD") == 1
+    assert [line.split(" | ")[0] for line in lines].count("| RSD on logits") == 1
     means = [float(line.split("**")[1]) for line in lines]
     assert means == sorted(means, reverse=True)
+
+
+def test_the_aads_part_is_what_rsd_loses_without_it_under_the_same_teacher(found):
+    under = found[(found.pair == PAIRS[0]) & (found.width == 64)].set_index(["method", "seed"]).test_top1
+    assert len(under) == 3 * 3
+    part = (under["RSD"] - under["RSD without AAD"]).mean()
+    assert f"| **{part:+.2f}** |" in study.aad_table(found).splitlines()[-1]
 
 
 def test_sizes_are_compared_at_as_many_steps_and_lengths_at_as_many_images(found):
