@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.marked import put
-from benchmarks.study import bounds, markdown, pair_name, read, save, teacher_widths, usual_widths
+from benchmarks.study.charts import save
+from benchmarks.study.students import read, teacher_widths, usual_widths
+from benchmarks.study.tables import bounds, markdown, pair_name
 from rsd.distillers.rsd import RSDOptions
 from rsd.errors import UserError
 from rsd.files import written_aside

@@ -7,11 +7,11 @@ import pytest
 
 from benchmarks import sensitivity
 from benchmarks.marked import parts
-from benchmarks.study import WIDTHS, read
+from benchmarks.study.students import WIDTHS, read
 from pipelines import results
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = (0.03, 0.1, 0.3, 1.0)
+WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def cell(pair, gain, **values):
@@ -81,7 +81,7 @@ def test_the_rule_that_the_best_weights_follow_loses_nothing_and_the_others_do(f
     own = lost["by the root of D"]
     # Only what lies between the tried weights: the best of four is not the best of all.
     assert (own <= 0.2).all()
-    assert lost["by D"].mean() > own.mean() + 0.1
+    assert lost["by D"][64] > 0.5
     assert lost["the sums as they are"][64] > 0.5
 
 

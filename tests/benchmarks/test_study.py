@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmarks import study
 from benchmarks.marked import parts
+from benchmarks.study import charts, students, tables
+from benchmarks.study.__main__ import FOLDER, PAGE
 from pipelines import results
 
 PAIRS = ["fashion/cnn-vit", "fashion/vit-cnn", "fashion/mlp-cnn"]
@@ -44,25 +45,25 @@ def rows():
     for pair in PAIRS[1:]:
         cells.append(cell(pair, ["dkd"]))
         cells += [
-            cell(pair, [name.split(".")[1]], **dict([name.split("=")])) for name in study.VARIANTS if name != NO_AAD
+            cell(pair, [name.split(".")[1]], **dict([name.split("=")])) for name in students.VARIANTS if name != NO_AAD
         ]
-    wide = {study.CHANNELS: "[32,64,128,64]"}
+    wide = {students.CHANNELS: "[32,64,128,64]"}
     cells += [cell(PAIRS[0], ["rsd"], **wide, **settings) for settings in ({}, dict([NO_AAD.split("=")]))]
-    cells.append(cell(PAIRS[0], ["kd", "rsd"], **{study.SHARE: "0.05", study.EPOCHS: "60"}))
-    cells.append(cell(PAIRS[0], ["kd", "rsd"], **{study.SHARE: "1.0", study.EPOCHS: "3"}))
-    cells.append(cell(PAIRS[0], ["kd", "rsd"], **{study.EPOCHS: "60"}))
+    cells.append(cell(PAIRS[0], ["kd", "rsd"], **{students.SHARE: "0.05", students.EPOCHS: "60"}))
+    cells.append(cell(PAIRS[0], ["kd", "rsd"], **{students.SHARE: "1.0", students.EPOCHS: "3"}))
+    cells.append(cell(PAIRS[0], ["kd", "rsd"], **{students.EPOCHS: "60"}))
     return results.frame(cells)
 
 
 @pytest.fixture
 def found(rows, tmp_path):
     rows.to_csv(tmp_path / "students.csv", index=False)
-    return study.students(study.read(tmp_path / "students.csv"))
+    return students.students(students.read(tmp_path / "students.csv"))
 
 
 def test_every_student_is_there_once_under_the_name_of_its_method(found):
-    assert not found.duplicated([*study.TWIN, "method"]).any()
-    main = study.usual(found)
+    assert not found.duplicated([*students.TWIN, "method"]).any()
+    main = students.usual(found)
     assert set(main[main.pair == PAIRS[0]].method) == {"scratch", "KD", "OFA", "RSD"}
     assert set(main[main.pair == PAIRS[1]].method) == {
         "scratch",
@@ -70,34 +71,43 @@ def test_every_student_is_there_once_under_the_name_of_its_method(found):
         "OFA",
         "RSD",
         "DKD",
-        *study.VARIANTS.values(),
-    } - {study.VARIANTS[NO_AAD]}
+        *students.VARIANTS.values(),
+    } - {students.VARIANTS[NO_AAD]}
     assert len(main) == 3 * (4 + 2 * (4 + 4))
 
 
 def test_gains_are_over_the_twin_of_the_same_images_epochs_and_seed(rows, found):
-    taught = study.gains(found).set_index([*study.TWIN, "method"]).gain
-    small = rows[(rows[study.SHARE] == "0.05") & (rows.seed == 2)].set_index("method").test_top1
+    taught = students.gains(found).set_index([*students.TWIN, "method"]).gain
+    small = rows[(rows[students.SHARE] == "0.05") & (rows.seed == 2)].set_index("method").test_top1
     expected = small["rsd"] - small["scratch"]
     assert taught[PAIRS[0], 256, 2_850, 60, 2, "RSD"] == pytest.approx(expected)
 
 
 def test_the_intervals_of_the_tables_are_students_t_over_pairs_and_seeds(found):
-    main = study.usual(found).set_index(["pair", "seed", "method"]).test_top1.unstack()
+    main = students.usual(found).set_index(["pair", "seed", "method"]).test_top1.unstack()
     for line, values in (
         ("| 95 % interval, 9 pairs x seeds |", main.RSD - main.scratch),
         ("| 95 % interval, 3 pairs |", (main.RSD - main.scratch).groupby("pair").mean()),
     ):
         low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
-        shown = next(one for one in study.pair_table(found).splitlines() if one.startswith(line))
+        shown = next(one for one in tables.pair_table(found).splitlines() if one.startswith(line))
         assert shown.endswith(f"{low:+.2f} to {high:+.2f} |")
     apart = main.RSD - main.KD
     low, high = stats.t.interval(0.95, len(apart) - 1, apart.mean(), stats.sem(apart))
-    assert f"| KD | 9 | {apart.mean():+.2f} | {low:+.2f} to {high:+.2f} |" in study.direct_table(found)
+    assert f"| KD | 9 | {apart.mean():+.2f} | {low:+.2f} to {high:+.2f} |" in tables.direct_table(found)
+
+
+def test_a_teachers_lead_is_over_the_mean_of_its_scratch_twins(found):
+    main = students.usual(found)
+    twins = main[(main.pair == PAIRS[1]) & (main.method == "scratch")].test_top1
+    taught = main[(main.pair == PAIRS[1]) & (main.method == "OFA")].test_top1
+    row = students.leads(found).loc[PAIRS[1], "OFA"]
+    assert row.lead == pytest.approx(90 - twins.mean())
+    assert row.gain == pytest.approx(taught.mean() - twins.mean())
 
 
 def test_methods_are_compared_on_the_pairs_where_all_of_them_ran(found):
-    head, _, scratch, *lines = study.method_table(found).splitlines()
+    head, _, scratch, *lines = tables.method_table(found).splitlines()
     assert head == "| method | ViT -> CNN | MLP -> CNN | mean gain | 95 % interval |"
     assert scratch.startswith("| scratch | ")
     assert [line.split(" | ")[0] for line in lines].count("| RSD on logits") == 1
@@ -109,23 +119,28 @@ def test_the_aads_part_is_what_rsd_loses_without_it_under_the_same_teacher(found
     under = found[(found.pair == PAIRS[0]) & (found.width == 64)].set_index(["method", "seed"]).test_top1
     assert len(under) == 3 * 3
     part = (under["RSD"] - under["RSD without AAD"]).mean()
-    assert f"| **{part:+.2f}** |" in study.aad_table(found).splitlines()[-1]
+    assert f"| **{part:+.2f}** |" in tables.aad_table(found).splitlines()[-1]
 
 
 def test_sizes_are_compared_at_as_many_steps_and_lengths_at_as_many_images(found):
-    assert set(study.same_steps(found).images) == {2_850, 11_400, 57_000}
-    assert set(study.same_steps(found).method) == {"scratch", "KD", "RSD"}
-    assert set(study.longer(found).epochs) == {15, 60}
-    assert set(study.longer(found).images) == {11_400}
+    assert set(students.same_steps(found).images) == {2_850, 11_400, 57_000}
+    assert set(students.same_steps(found).method) == {"scratch", "KD", "RSD"}
+    assert set(students.longer(found).epochs) == {15, 60}
+    assert set(students.longer(found).images) == {11_400}
 
 
 def test_pictures_can_be_drawn(found):
-    for figure in (study.gain_chart(found), study.size_chart(found), study.rank_chart(found)):
-        assert study.svg(figure).startswith("<svg")
+    for figure in (
+        charts.gain_chart(found),
+        charts.lead_chart(found),
+        charts.size_chart(found),
+        charts.rank_chart(found),
+    ):
+        assert charts.svg(figure).startswith("<svg")
 
 
 def test_the_tables_of_the_page_are_those_of_the_students_beside_it():
-    found = pd.read_csv(ROOT / study.FOLDER / "students.csv")
-    shown = parts((ROOT / study.PAGE).read_text())
-    for name, table in study.tables(found).items():
+    found = pd.read_csv(ROOT / FOLDER / "students.csv")
+    shown = parts((ROOT / PAGE).read_text())
+    for name, table in tables.tables(found).items():
         assert shown[name] == table

@@ -1,0 +1,1 @@
+"""What stands on docs/study.md: students, tables and pictures of the sweep `study`."""

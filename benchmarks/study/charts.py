@@ -1,0 +1,94 @@
+"""The study's pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+import vl_convert
+
+from benchmarks.study.students import MAIN, gains, leads, same_steps, usual
+from benchmarks.study.tables import pair_name
+from rsd.files import written_aside
+from rsd.report.charts.inside import layer_likeness
+from rsd.report.charts.style import METHOD_COLOURS, Figure, svg
+from rsd.report.table import method_name
+
+
+def gain_chart(found: pd.DataFrame) -> Figure:
+    """Every pair's gains: a dot per seed, a bar for the mean."""
+    taught = gains(usual(found))
+    shown = taught[taught.method.isin(MAIN)].assign(
+        pair=[pair_name(pair) for pair in taught[taught.method.isin(MAIN)].pair]
+    )
+    base = alt.Chart(shown[["pair", "method", "seed", "gain"]]).encode(
+        y=alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=300)),
+        yOffset=alt.YOffset("method:N", sort=list(MAIN)),
+        color=_colours(MAIN),
+    )
+    title = "gain over the scratch twin, points of test top-1"
+    bars = base.mark_bar(opacity=0.35).encode(x=alt.X("mean(gain):Q", title=title))
+    return (bars + base.mark_circle(size=45, opacity=1).encode(x=alt.X("gain:Q", title=title))).properties(width=420)
+
+
+def lead_chart(found: pd.DataFrame) -> Figure:
+    """Gain over the lead that the teacher has: a dot per pair and method."""
+    shown = leads(found).reset_index().assign(pair=lambda rows: [pair_name(pair) for pair in rows.pair])
+    base = alt.Chart(shown[["pair", "method", "lead", "gain"]]).encode(
+        x=alt.X("lead:Q", title="teacher's lead over the scratch twin, points of test top-1"),
+        y=alt.Y("gain:Q", title="mean gain over the scratch twin, points"),
+        color=_colours(MAIN),
+    )
+    names = base.transform_filter(alt.datum.method == "RSD").mark_text(dx=8, align="left", fontSize=10)
+    return (base.mark_circle(size=70, opacity=1) + names.encode(text="pair:N")).properties(width=420, height=240)
+
+
+def size_chart(found: pd.DataFrame) -> Figure:
+    """Test top-1 against the number of training images."""
+    part = same_steps(found)
+    methods = [name for name in ("scratch", *MAIN) if name in set(part.method)]
+    ticks = alt.Axis(values=sorted(set(part.images)), format=",d")
+    base = alt.Chart(part[["images", "method", "seed", "test_top1"]]).encode(
+        x=alt.X("images:Q", title="training images", scale=alt.Scale(type="log", nice=False, padding=12), axis=ticks),
+        color=_colours(methods),
+    )
+    scale = alt.Scale(zero=False)
+    lines = base.mark_line().encode(y=alt.Y("mean(test_top1):Q", title="test top-1, %", scale=scale))
+    dots = base.mark_circle(size=40, opacity=1).encode(y=alt.Y("test_top1:Q", title="test top-1, %", scale=scale))
+    return (lines + dots).properties(width=420, height=260)
+
+
+def rank_chart(found: pd.DataFrame) -> Figure:
+    """The effective rank of the embeddings, a dot per seed."""
+    main = usual(found)
+    methods = ["scratch", *MAIN]
+    shown = main[main.method.isin(methods)]
+    shown = shown.assign(pair=[pair_name(pair) for pair in shown.pair])
+    base = alt.Chart(shown[["pair", "method", "seed", "test_effective_rank"]])
+    x = alt.X("test_effective_rank:Q", title="effective rank of the embedding", scale=alt.Scale(zero=False))
+    y = alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=300))
+    return (
+        base.mark_circle(size=60, opacity=0.9)
+        .encode(x=x, y=y, color=_colours(methods))
+        .properties(width=420, height=220)
+    )
+
+
+def likeness_chart(likeness: pd.DataFrame) -> Figure:
+    """The CKA maps of the scratch twin and of the RSD student, side by side."""
+    sides = [
+        layer_likeness(likeness[likeness.method == method]).properties(width=260, title=method_name(method))
+        for method in ("scratch", "rsd")
+    ]
+    return alt.hconcat(*sides)
+
+
+def _colours(names: Sequence[str]) -> alt.Color:
+    colours = {method_name(key): colour for key, colour in METHOD_COLOURS.items()}
+    return alt.Color("method:N", title=None, scale=alt.Scale(domain=[*names], range=[colours[name] for name in names]))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """The figure as a PNG file, on white."""
+    with written_aside(path) as aside:
+        aside.write_bytes(vl_convert.svg_to_png(svg(figure), scale=2))
