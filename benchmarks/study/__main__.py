@@ -20,7 +20,7 @@ import pandas as pd
 from benchmarks.marked import put
 from benchmarks.method_pictures import before_and_after
 from benchmarks.study.charts import gain_chart, lead_chart, likeness_chart, rank_chart, save, size_chart
-from benchmarks.study.students import read, students
+from benchmarks.study.students import read, same_steps, students
 from benchmarks.study.tables import likeness_table, pair_table, tables
 from pipelines.sweep import prepare, read_named
 from rsd.errors import UserError
@@ -59,9 +59,10 @@ def main() -> None:
     figures: dict[str, Figure] = {
         "gains": gain_chart(found),
         "leads": lead_chart(found),
-        "sizes": size_chart(found),
         "rank": rank_chart(found),
     }
+    if len(same_steps(found)):
+        figures["sizes"] = size_chart(found)
     for pair in likeness:
         name = pair.rpartition("/")[2]
         figures |= {f"cka_{name}": likeness_chart(likeness[pair]), f"p_{name}": before_and_after(records[pair])}

@@ -36,6 +36,7 @@ def read(file: Path) -> pd.DataFrame:
 
 def students(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per student from those of a sweep: its twin's columns, method in the tables' words, figures."""
+    rows = rows.reindex(columns=[*rows, *(name for name in (SHARE, EPOCHS) if name not in rows)])
     found = rows.assign(
         width=teacher_widths(rows),
         method=[_called(row) for row in rows.to_dict("records")],

@@ -10,13 +10,15 @@ from rsd.report.interval import Interval, interval
 
 
 def tables(found: pd.DataFrame) -> dict[str, str]:
-    """The parts of the page, by the name of their marks."""
+    """What the sweep `study` tells, by the name of its marks on the page."""
+    made = {"pairs": pair_table, "methods": method_table, "direct": direct_table, "inside": inside_table}
+    return {name: table(found) for name, table in made.items()}
+
+
+def why_tables(found: pd.DataFrame) -> dict[str, str]:
+    """What the sweep `why` tells, by the name of its marks on the page."""
     return {
-        "pairs": pair_table(found),
-        "methods": method_table(found),
-        "direct": direct_table(found),
         "aad": aad_table(found),
-        "inside": inside_table(found),
         "sizes": along_table(same_steps(found), "images", "training images"),
         "longer": along_table(longer(found), "epochs", "epochs"),
     }

@@ -129,6 +129,12 @@ def test_sizes_are_compared_at_as_many_steps_and_lengths_at_as_many_images(found
     assert set(students.longer(found).images) == {11_400}
 
 
+def test_a_study_of_the_main_methods_alone_has_the_main_tables(tmp_path):
+    results.frame([cell(pair, ["kd", "ofa", "rsd"]) for pair in PAIRS]).to_csv(tmp_path / "students.csv", index=False)
+    found = students.students(students.read(tmp_path / "students.csv"))
+    assert list(tables.tables(found)) == ["pairs", "methods", "direct", "inside"]
+
+
 def test_pictures_can_be_drawn(found):
     for figure in (
         charts.gain_chart(found),
