@@ -7,7 +7,7 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from benchmarks.study.students import MAIN, gains, leads, same_steps, usual
+from benchmarks.study.students import MAIN, gains, leads
 from benchmarks.study.tables import pair_name
 from rsd.files import written_aside
 from rsd.report.charts.inside import layer_likeness
@@ -17,7 +17,7 @@ from rsd.report.table import method_name
 
 def gain_chart(found: pd.DataFrame) -> Figure:
     """Every pair's gains: a dot per seed, a bar for the mean."""
-    taught = gains(usual(found))
+    taught = gains(found)
     shown = taught[taught.method.isin(MAIN)].assign(
         pair=[pair_name(pair) for pair in taught[taught.method.isin(MAIN)].pair]
     )
@@ -43,26 +43,10 @@ def lead_chart(found: pd.DataFrame) -> Figure:
     return (base.mark_circle(size=70, opacity=1) + names.encode(text="pair:N")).properties(width=420, height=240)
 
 
-def size_chart(found: pd.DataFrame) -> Figure:
-    """Test top-1 against the number of training images."""
-    part = same_steps(found)
-    methods = [name for name in ("scratch", *MAIN) if name in set(part.method)]
-    ticks = alt.Axis(values=sorted(set(part.images)), format=",d")
-    base = alt.Chart(part[["images", "method", "seed", "test_top1"]]).encode(
-        x=alt.X("images:Q", title="training images", scale=alt.Scale(type="log", nice=False, padding=12), axis=ticks),
-        color=_colours(methods),
-    )
-    scale = alt.Scale(zero=False)
-    lines = base.mark_line().encode(y=alt.Y("mean(test_top1):Q", title="test top-1, %", scale=scale))
-    dots = base.mark_circle(size=40, opacity=1).encode(y=alt.Y("test_top1:Q", title="test top-1, %", scale=scale))
-    return (lines + dots).properties(width=420, height=260)
-
-
 def rank_chart(found: pd.DataFrame) -> Figure:
     """The effective rank of the embeddings, a dot per seed."""
-    main = usual(found)
     methods = ["scratch", *MAIN]
-    shown = main[main.method.isin(methods)]
+    shown = found[found.method.isin(methods)]
     shown = shown.assign(pair=[pair_name(pair) for pair in shown.pair])
     base = alt.Chart(shown[["pair", "method", "seed", "test_effective_rank"]])
     x = alt.X("test_effective_rank:Q", title="effective rank of the embedding", scale=alt.Scale(zero=False))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.study.students import MAIN, gains, longer, same_steps, usual
+from benchmarks.study.students import MAIN, gains
 from rsd.report.interval import Interval, interval
 
 
@@ -15,23 +15,13 @@ def tables(found: pd.DataFrame) -> dict[str, str]:
     return {name: table(found) for name, table in made.items()}
 
 
-def why_tables(found: pd.DataFrame) -> dict[str, str]:
-    """What the sweep `why` tells, by the name of its marks on the page."""
-    return {
-        "aad": aad_table(found),
-        "sizes": along_table(same_steps(found), "images", "training images"),
-        "longer": along_table(longer(found), "epochs", "epochs"),
-    }
-
-
 def pair_table(found: pd.DataFrame) -> str:
     """Test top-1 of each pair, and the mean gain over scratch, for the methods that ran on all of them."""
-    main = usual(found)
     lines = [["teacher -> student", "teacher", "scratch", *MAIN]]
-    for pair, part in main.groupby("pair", sort=False):
+    for pair, part in found.groupby("pair", sort=False):
         cells = [_mean_and_deviation(part[part.method == method].test_top1) for method in ("scratch", *MAIN)]
         lines.append([pair_name(str(pair)), f"{part.teacher_top1.iloc[0]:.2f}", *cells])
-    taught = gains(main)
+    taught = gains(found)
     of = {method: interval(taught[taught.method == method].gain) for method in MAIN}
     lines.append(["mean gain over scratch", "", "", *(f"**{found.mean:+.2f}**" for found in of.values())])
     lines.append([f"95 % interval, {of['RSD'].seeds} pairs x seeds", "", "", *map(bounds, of.values())])
@@ -42,13 +32,12 @@ def pair_table(found: pd.DataFrame) -> str:
 
 def method_table(found: pd.DataFrame) -> str:
     """Mean gain over scratch of every method on the pairs where all of them ran."""
-    main = usual(found)
-    counts = main.groupby("pair").method.nunique()
-    pairs = [pair for pair in main.pair.unique() if counts[pair] == counts.max()]
-    taught = gains(main[main.pair.isin(pairs)])
+    counts = found.groupby("pair").method.nunique()
+    pairs = [pair for pair in found.pair.unique() if counts[pair] == counts.max()]
+    taught = gains(found[found.pair.isin(pairs)])
     order = taught.groupby("method").gain.mean().sort_values(ascending=False).index
     lines = [["method", *map(pair_name, pairs), "mean gain", "95 % interval"]]
-    scratch = main[main.method == "scratch"]
+    scratch = found[found.method == "scratch"]
     lines.append(["scratch", *(f"{scratch[scratch.pair == pair].test_top1.mean():.2f}" for pair in pairs), "", ""])
     for method in order:
         own = taught[taught.method == method]
@@ -60,7 +49,7 @@ def method_table(found: pd.DataFrame) -> str:
 
 def direct_table(found: pd.DataFrame) -> str:
     """RSD less each rival, paired by pair and seed: what the gains alone do not tell."""
-    taught = gains(usual(found))
+    taught = gains(found)
     own = taught[taught.method == "RSD"].set_index(["pair", "seed"]).test_top1
     lines = [["RSD less", "pairs x seeds", "mean", "95 % interval"]]
     for method in [name for name in taught.method.unique() if name != "RSD"]:
@@ -70,50 +59,16 @@ def direct_table(found: pd.DataFrame) -> str:
     return markdown(lines)
 
 
-def aad_table(found: pd.DataFrame) -> str:
-    """RSD with and without its AAD under teachers as wide as their students, and the difference."""
-    pairs = found[found.method == "RSD without AAD"][["pair", "width"]].drop_duplicates()
-    part = found.merge(pairs, on=["pair", "width"])
-    lines = [["teacher -> student", "teacher", "scratch", "RSD", "without AAD", "the AAD's part", "95 % interval"]]
-    apart = part[part.method == "RSD"].set_index(["pair", "seed"]).test_top1
-    apart = apart - part[part.method == "RSD without AAD"].set_index(["pair", "seed"]).test_top1
-    for pair, some in part.groupby("pair", sort=False):
-        cells = [
-            _mean_and_deviation(some[some.method == name].test_top1) for name in ("scratch", "RSD", "RSD without AAD")
-        ]
-        own = interval(apart[pair])
-        lines.append(
-            [pair_name(str(pair)), f"{some.teacher_top1.iloc[0]:.2f}", *cells, f"{own.mean:+.2f}", bounds(own)]
-        )
-    whole = interval(apart)
-    lines.append([f"mean, {whole.seeds} pairs x seeds", "", "", "", "", f"**{whole.mean:+.2f}**", bounds(whole)])
-    return markdown(lines)
-
-
 def inside_table(found: pd.DataFrame) -> str:
     """Effective rank of the embeddings, means over the seeds."""
-    main = usual(found)
     methods = ["scratch", *MAIN]
     lines = [["teacher -> student", *methods, *(f"r, {method}" for method in methods)]]
-    for pair, part in main.groupby("pair", sort=False):
+    for pair, part in found.groupby("pair", sort=False):
         means = part.groupby("method")[["test_effective_rank", "test_correlation_rms"]].mean()
         ranks = [f"{means.test_effective_rank[method]:.1f}" for method in methods]
         lines.append(
             [pair_name(str(pair)), *ranks, *(f"{means.test_correlation_rms[method]:.3f}" for method in methods)]
         )
-    return markdown(lines)
-
-
-def along_table(part: pd.DataFrame, column: str, title: str) -> str:
-    """Test top-1 along a column, and what RSD gains there."""
-    methods = [name for name in ("scratch", *MAIN) if name in set(part.method)]
-    lines = [[title, "seeds", "teacher", *methods, "gain of RSD", "95 % interval"]]
-    for value, some in part.groupby(column):
-        taught = gains(some)
-        gain = interval(taught[taught.method == "RSD"].gain)
-        cells = [_mean_and_deviation(some[some.method == method].test_top1) for method in methods]
-        head = [f"{value:,}", str(some.seed.nunique()), f"{some.teacher_top1.iloc[0]:.2f}"]
-        lines.append([*head, *cells, f"{gain.mean:+.2f}", bounds(gain)])
     return markdown(lines)
 
 
