@@ -84,9 +84,9 @@ def test_the_intervals_of_the_tables_are_students_t_over_pairs_and_seeds(found):
 def test_a_teachers_lead_is_over_the_mean_of_its_scratch_twins(found):
     twins = found[(found.pair == PAIRS[1]) & (found.method == "scratch")].test_top1
     taught = found[(found.pair == PAIRS[1]) & (found.method == "OFA")].test_top1
-    row = students.leads(found).loc[PAIRS[1], "OFA"]
-    assert row.lead == pytest.approx(90 - twins.mean())
-    assert row.gain == pytest.approx(taught.mean() - twins.mean())
+    table = students.leads(found)
+    assert table.lead[PAIRS[1], "OFA"] == pytest.approx(90 - twins.mean())
+    assert table.gain[PAIRS[1], "OFA"] == pytest.approx(taught.mean() - twins.mean())
 
 
 def test_methods_are_compared_on_the_pairs_where_all_of_them_ran(found):
