@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
+from benchmarks.marked import table
+
 
 def interleaved(
     runs: Mapping[str, Callable[[], object]],
@@ -42,5 +44,4 @@ def spread(values: pd.Series, digits: int = 3) -> str:
 def markdown(rows: list[dict[str, str]]) -> str:
     """A Markdown table; the keys of the first row are its head."""
     head = list(rows[0])
-    lines = [head, ["---"] * len(head), *[[row[name] for name in head] for row in rows]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table([head, *([row[name] for name in head] for row in rows)])

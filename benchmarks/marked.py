@@ -1,11 +1,17 @@
-"""Parts of a page that a command writes: what stands between `<!-- NAME -->` and `<!-- /NAME -->`."""
+"""Tables in Markdown, and the parts of a page that a command writes: between `<!-- NAME -->` and `<!-- /NAME -->`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rsd.errors import UserError
 from rsd.files import written_aside
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first line is its head."""
+    head, *rest = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rest])
 
 
 def parts(text: str) -> dict[str, str]:

@@ -40,12 +40,12 @@ def _called(row: dict[Any, Any]) -> str:
     return own[0] if own else method_name(row["method"])
 
 
-def gains(found: pd.DataFrame, figure: str = "test_top1") -> pd.DataFrame:
-    """The students that a teacher taught, with `gain` over the scratch twin, whose only difference is the teacher."""
-    twins = found[found.method == "scratch"].set_index(TWIN)[figure]
+def gains(found: pd.DataFrame) -> pd.DataFrame:
+    """The students that a teacher taught, with `gain` in test top-1 over the twin that differs by the teacher alone."""
+    twins = found[found.method == "scratch"].set_index(TWIN).test_top1
     taught = found[found.method != "scratch"]
     return taught.assign(
-        gain=taught[figure].to_numpy() - twins.reindex(pd.MultiIndex.from_frame(taught[TWIN])).to_numpy()
+        gain=taught.test_top1.to_numpy() - twins.reindex(pd.MultiIndex.from_frame(taught[TWIN])).to_numpy()
     )
 
 

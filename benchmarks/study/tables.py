@@ -1,10 +1,10 @@
 """The study's tables, in Markdown."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
+from benchmarks.marked import table
 from benchmarks.study.students import MAIN, gains
 from rsd.report.interval import Interval, interval
 
@@ -12,7 +12,7 @@ from rsd.report.interval import Interval, interval
 def tables(found: pd.DataFrame) -> dict[str, str]:
     """What the sweep `study` tells, by the name of its marks on the page."""
     made = {"pairs": pair_table, "methods": method_table, "direct": direct_table, "inside": inside_table}
-    return {name: table(found) for name, table in made.items()}
+    return {name: make(found) for name, make in made.items()}
 
 
 def pair_table(found: pd.DataFrame) -> str:
@@ -27,7 +27,7 @@ def pair_table(found: pd.DataFrame) -> str:
     lines.append([f"95 % interval, {of['RSD'].seeds} pairs x seeds", "", "", *map(bounds, of.values())])
     by_pair = taught.groupby(["method", "pair"]).gain.mean()
     lines.append([f"95 % interval, {by_pair['RSD'].size} pairs", "", "", *(bounds(interval(by_pair[m])) for m in MAIN)])
-    return markdown(lines)
+    return table(lines)
 
 
 def method_table(found: pd.DataFrame) -> str:
@@ -44,7 +44,7 @@ def method_table(found: pd.DataFrame) -> str:
         whole = interval(own.gain)
         each = [f"{own[own.pair == pair].gain.mean():+.2f}" for pair in pairs]
         lines.append([method, *each, f"**{whole.mean:+.2f}**", bounds(whole)])
-    return markdown(lines)
+    return table(lines)
 
 
 def direct_table(found: pd.DataFrame) -> str:
@@ -56,7 +56,7 @@ def direct_table(found: pd.DataFrame) -> str:
         other = taught[taught.method == method].set_index(["pair", "seed"]).test_top1
         apart = interval((own.reindex(other.index) - other).dropna())
         lines.append([method, str(apart.seeds), f"{apart.mean:+.2f}", bounds(apart)])
-    return markdown(lines)
+    return table(lines)
 
 
 def inside_table(found: pd.DataFrame) -> str:
@@ -69,23 +69,25 @@ def inside_table(found: pd.DataFrame) -> str:
         lines.append(
             [pair_name(str(pair)), *ranks, *(f"{means.test_correlation_rms[method]:.3f}" for method in methods)]
         )
-    return markdown(lines)
+    return table(lines)
 
 
 def likeness_table(likeness: dict[str, pd.DataFrame], records: dict[str, dict[str, Any]]) -> str:
     """Per pair: CKA of the embeddings and the mean over the layers, scratch and RSD; P before and after."""
     head = ["teacher -> student", "CKA of the embeddings, scratch", "RSD", "mean over all layers, scratch", "RSD"]
     lines = [[*head, "diagonal of P before", "after", "off it before", "after", "a perfect copy"]]
-    for pair, table in likeness.items():
+    for pair, layers in likeness.items():
         ends = (
-            table[(table.student_layer == "embedding") & (table.teacher_layer == "embedding")].set_index("method").cka
+            layers[(layers.student_layer == "embedding") & (layers.teacher_layer == "embedding")]
+            .set_index("method")
+            .cka
         )
-        means = table.groupby("method").cka.mean()
+        means = layers.groupby("method").cka.mean()
         of = records[pair]
         p = [of[when][what] for what in ("diagonal_mean", "off_diagonal_rms") for when in ("before", "after")]
         values = [ends["scratch"], ends["rsd"], means["scratch"], means["rsd"], *p, of["teacher_rms"]]
         lines.append([pair_name(pair), *(f"{value:.2f}" for value in values)])
-    return markdown(lines)
+    return table(lines)
 
 
 def pair_name(name: str) -> str:
@@ -102,9 +104,3 @@ def bounds(found: Interval) -> str:
 
 def _mean_and_deviation(values: pd.Series) -> str:
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table; the first line is its head."""
-    head, *rest = lines
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rest])

@@ -104,6 +104,18 @@ def test_a_study_of_the_main_methods_alone_has_the_main_tables(tmp_path):
     assert list(tables.tables(found)) == ["pairs", "methods", "direct", "inside"]
 
 
+def test_likeness_is_that_of_the_embeddings_and_the_mean_over_all_layers():
+    layers = [(a, b, m) for m in ("scratch", "rsd") for a in ("blocks.0", "embedding") for b in ("layer1", "embedding")]
+    likeness = pd.DataFrame(layers, columns=["student_layer", "teacher_layer", "method"])
+    likeness["cka"] = [0.1, 0.2, 0.3, 0.6, 0.1, 0.4, 0.6, 0.9]
+    sides = {
+        "before": {"diagonal_mean": 0.0, "off_diagonal_rms": 0.2},
+        "after": {"diagonal_mean": 0.8, "off_diagonal_rms": 0.3},
+    }
+    shown = tables.likeness_table({PAIRS[0]: likeness}, {PAIRS[0]: {**sides, "teacher_rms": 0.4}}).splitlines()[-1]
+    assert shown == "| CNN -> ViT | 0.60 | 0.90 | 0.30 | 0.50 | 0.00 | 0.80 | 0.20 | 0.30 | 0.40 |"
+
+
 def test_pictures_can_be_drawn(found):
     for draw in (charts.gain_chart, charts.lead_chart, charts.rank_chart):
         assert charts.svg(draw(found)).startswith("<svg")
