@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro flow server server-stop test test-slow lint docs study gpu-check clean
+.PHONY: help install repro flow server server-stop test test-slow lint docs study sensitivity gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,7 +50,12 @@ docs: $(READY) ## build the documentation site into out/site, without a warning
 
 study: $(READY) ## does RSD help? six small pairs, three seeds, its rivals: docs/study.md; hours, resumable
 	@python -m pipelines.sweep study
+	@python -m pipelines.sweep why
 	@python -m benchmarks.study
+
+sensitivity: $(READY) ## how much do its settings matter? docs/sensitivity.md; hours, resumable
+	@python -m pipelines.sweep sensitivity
+	@python -m benchmarks.sensitivity
 
 gpu-check: $(READY) ## run every CUDA and TensorRT path on a machine with a GPU, and write one record
 	@python -m benchmarks.gpu_check

@@ -1,9 +1,10 @@
-"""The tables and pictures of docs/study.md, from what the sweep `study` found.
+"""The tables and pictures of docs/study.md, from what the sweeps `study` and `why` found.
 
-    make study    # python -m pipelines.sweep study, then python -m benchmarks.study; again: what is missing
+    make study    # python -m pipelines.sweep study, the same for why, then python -m benchmarks.study
 
-Writes docs/study/students.csv, a row per student, and from it the tables that stand between marks in docs/study.md.
-Pictures go beside it: what the experiments of the sweep hold in out/evaluate/ is read from DVC's cache.
+Writes docs/study/students.csv and docs/study/why.csv, a row per student, and from them the tables that stand between
+marks in docs/study.md. Pictures go beside them: what the experiments of `study` hold in out/evaluate/ is read from
+DVC's cache.
 """
 
 import argparse
@@ -19,18 +20,18 @@ import pandas as pd
 
 from benchmarks.marked import put
 from benchmarks.method_pictures import before_and_after
+from benchmarks.study import why
 from benchmarks.study.charts import gain_chart, lead_chart, likeness_chart, rank_chart, save
-from benchmarks.study.students import read, students
+from benchmarks.study.students import kept, read_sweep, students
 from benchmarks.study.tables import likeness_table, pair_table, tables
 from pipelines.sweep import prepare, read_named
 from rsd.errors import UserError
-from rsd.files import written_aside
 from rsd.report.charts.style import Figure
 
 NAME = "study"
 SHOWN = "fashion/cnn-vit"
 """The pair whose students are looked into in pictures; the table has all."""
-FOUND, PAGE, FOLDER = Path("out/sweeps") / NAME / "students.csv", Path("docs/study.md"), Path("docs/study")
+PAGE, FOLDER = Path("docs/study.md"), Path("docs/study")
 
 
 def read_inside(root: Path) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]:
@@ -48,21 +49,15 @@ def read_inside(root: Path) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    if not FOUND.is_file():
-        raise UserError(
-            f"expected the students of the study in {FOUND}, found none; run python -m pipelines.sweep {NAME}"
-        )
-    found = students(read(FOUND))
+    found = kept(students(read_sweep(NAME)), FOLDER / "students.csv")
+    parts = kept(why.students(read_sweep("why")), FOLDER / "why.csv")
     likeness, records = read_inside(Path())
-    FOLDER.mkdir(exist_ok=True)
-    with written_aside(FOLDER / "students.csv") as aside:
-        found.to_csv(aside, index=False, float_format="%.4f")
-    found = pd.read_csv(FOLDER / "students.csv")  # so that what is shown can be had from what is kept
-    put(PAGE, {**tables(found), "likeness": likeness_table(likeness, records)})
+    put(PAGE, {**tables(found), **why.tables(parts), "likeness": likeness_table(likeness, records)})
     figures: dict[str, Figure] = {
         "gains": gain_chart(found),
         "leads": lead_chart(found),
         "rank": rank_chart(found),
+        "sizes": why.size_chart(parts),
     }
     if SHOWN in likeness:
         figures |= {"cka": likeness_chart(likeness[SHOWN]), "p": before_and_after(records[SHOWN])}

@@ -24,7 +24,7 @@ def gain_chart(found: pd.DataFrame) -> Figure:
     base = alt.Chart(shown[["pair", "method", "seed", "gain"]]).encode(
         y=alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=300)),
         yOffset=alt.YOffset("method:N", sort=list(MAIN)),
-        color=_colours(MAIN),
+        color=method_colours(MAIN),
     )
     title = "gain over the scratch twin, points of test top-1"
     bars = base.mark_bar(opacity=0.35).encode(x=alt.X("mean(gain):Q", title=title))
@@ -37,7 +37,7 @@ def lead_chart(found: pd.DataFrame) -> Figure:
     base = alt.Chart(shown[["pair", "method", "lead", "gain"]]).encode(
         x=alt.X("lead:Q", title="teacher's lead over the scratch twin, points of test top-1"),
         y=alt.Y("gain:Q", title="mean gain over the scratch twin, points"),
-        color=_colours(MAIN),
+        color=method_colours(MAIN),
     )
     names = base.transform_filter(alt.datum.method == "RSD").mark_text(dx=8, align="left", fontSize=10)
     return (base.mark_circle(size=70, opacity=1) + names.encode(text="pair:N")).properties(width=420, height=240)
@@ -53,7 +53,7 @@ def rank_chart(found: pd.DataFrame) -> Figure:
     y = alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=300))
     return (
         base.mark_circle(size=60, opacity=0.9)
-        .encode(x=x, y=y, color=_colours(methods))
+        .encode(x=x, y=y, color=method_colours(methods))
         .properties(width=420, height=220)
     )
 
@@ -67,7 +67,8 @@ def likeness_chart(likeness: pd.DataFrame) -> Figure:
     return alt.hconcat(*sides)
 
 
-def _colours(names: Sequence[str]) -> alt.Color:
+def method_colours(names: Sequence[str]) -> alt.Color:
+    """The report's colours, for methods by the names that the tables give them."""
     colours = {method_name(key): colour for key, colour in METHOD_COLOURS.items()}
     return alt.Color("method:N", title=None, scale=alt.Scale(domain=[*names], range=[colours[name] for name in names]))
 

@@ -1,21 +1,43 @@
-"""The students of a sweep over the pairs of conf/pair/fashion, and what they gain over their twins."""
+"""The students of sweeps over the pairs of conf/pair/fashion, and what they gain over their twins."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from rsd.errors import UserError
+from rsd.files import written_aside
 from rsd.report.table import method_name
 
 VARIANTS = {
     "method.rsd.space=logits": "RSD on logits",
     "method.rsd.kappa=0": "RSD, invariance only",
+    "method.rsd.aad=none": "RSD without AAD",
+    "method.ofa.loss=rsd": "OFA with RSD's losses",
 }
 """What a cell sets for its own method, and how the tables call that."""
 MAIN = ("KD", "OFA", "RSD")
 """On all pairs."""
-TWIN = ["pair", "seed"]
+CHANNELS = "override.teacher.args.channels"
+WIDTHS = {"cnn": 256, "vit": 128, "mlp": 128}
+"""Of the embeddings of the teachers of conf/pair/fashion."""
+TWIN = ("pair", "seed")
 """What a student and its scratch twin have in common."""
+
+
+def read_sweep(name: str) -> pd.DataFrame:
+    """What the sweep found, a row per student and cell.
+
+    Raises:
+        UserError: it has not run.
+    """
+    file = Path("out/sweeps") / name / "students.csv"
+    if not file.is_file():
+        raise UserError(
+            f"expected the students of the sweep in {file}, found none; run python -m pipelines.sweep {name}"
+        )
+    return read(file)
 
 
 def read(file: Path) -> pd.DataFrame:
@@ -24,12 +46,12 @@ def read(file: Path) -> pd.DataFrame:
     return pd.read_csv(file, dtype=dict.fromkeys(settings, str))
 
 
-def students(rows: pd.DataFrame) -> pd.DataFrame:
+def students(rows: pd.DataFrame, twin: Sequence[str] = TWIN) -> pd.DataFrame:
     """One row per student from those of a sweep: its twin's columns, method in the tables' words, figures."""
     found = rows.assign(method=[_called(row) for row in rows.to_dict("records")])
     figures = [name for name in map(str, found) if name == "validation_top1" or name.startswith(("test_", "teacher_"))]
     # The twins of a pair are in each of its cells.
-    return found[[*TWIN, "method", *figures, "parameters"]].drop_duplicates([*TWIN, "method"], ignore_index=True)
+    return found[[*twin, "method", *figures, "parameters"]].drop_duplicates([*twin, "method"], ignore_index=True)
 
 
 def _called(row: dict[Any, Any]) -> str:
@@ -40,13 +62,28 @@ def _called(row: dict[Any, Any]) -> str:
     return own[0] if own else method_name(row["method"])
 
 
-def gains(found: pd.DataFrame) -> pd.DataFrame:
-    """The students that a teacher taught, with `gain` in test top-1 over the twin that differs by the teacher alone."""
-    twins = found[found.method == "scratch"].set_index(TWIN).test_top1
+def kept(found: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Write students to a file of four digits, and read them again: what is shown can then be had from it."""
+    file.parent.mkdir(exist_ok=True)
+    with written_aside(file) as aside:
+        found.to_csv(aside, index=False, float_format="%.4f")
+    return pd.read_csv(file)
+
+
+def gains(found: pd.DataFrame, twin: Sequence[str] = TWIN, figure: str = "test_top1") -> pd.DataFrame:
+    """The students that a teacher taught, with `gain` in a figure over the twin that differs by the teacher alone."""
+    twins = found[found.method == "scratch"].drop_duplicates(twin).set_index([*twin])[figure]
     taught = found[found.method != "scratch"]
     return taught.assign(
-        gain=taught.test_top1.to_numpy() - twins.reindex(pd.MultiIndex.from_frame(taught[TWIN])).to_numpy()
+        gain=taught[figure].to_numpy() - twins.reindex(pd.MultiIndex.from_frame(taught[[*twin]])).to_numpy()
     )
+
+
+def teacher_widths(rows: pd.DataFrame) -> list[int]:
+    """Of the teachers' embeddings: the last stage's channels, where a cell sets them."""
+    told = rows[CHANNELS].fillna("") if CHANNELS in rows else [""] * len(rows)
+    usual = [WIDTHS[pair.rpartition("/")[2].split("-")[0]] for pair in rows.pair]
+    return [int(own.strip("[]").split(",")[-1]) if own else width for own, width in zip(told, usual, strict=True)]
 
 
 def leads(found: pd.DataFrame) -> pd.DataFrame:

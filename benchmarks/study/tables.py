@@ -19,7 +19,7 @@ def pair_table(found: pd.DataFrame) -> str:
     """Test top-1 of each pair, and the mean gain over scratch, for the methods that ran on all of them."""
     lines = [["teacher -> student", "teacher", "scratch", *MAIN]]
     for pair, part in found.groupby("pair", sort=False):
-        cells = [_mean_and_deviation(part[part.method == method].test_top1) for method in ("scratch", *MAIN)]
+        cells = [mean_and_deviation(part[part.method == method].test_top1) for method in ("scratch", *MAIN)]
         lines.append([pair_name(str(pair)), f"{part.teacher_top1.iloc[0]:.2f}", *cells])
     taught = gains(found)
     of = {method: interval(taught[taught.method == method].gain) for method in MAIN}
@@ -102,5 +102,6 @@ def bounds(found: Interval) -> str:
     return "" if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
 
 
-def _mean_and_deviation(values: pd.Series) -> str:
+def mean_and_deviation(values: pd.Series) -> str:
+    """Over the seeds, in per cent."""
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"

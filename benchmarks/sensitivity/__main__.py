@@ -1,0 +1,38 @@
+"""The tables and pictures of docs/sensitivity.md, from what the sweep `sensitivity` found.
+
+    make sensitivity    # python -m pipelines.sweep sensitivity, then this; again: what is missing
+
+Settings are chosen on two pairs by validation alone; the other four have their test split read, once, to judge the
+choice. Writes docs/sensitivity/students.csv, a row per student, and from it the tables that stand between marks in
+docs/sensitivity.md; pictures go beside it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.marked import put
+from benchmarks.sensitivity.charts import along_chart, grid_chart, width_chart
+from benchmarks.sensitivity.students import students
+from benchmarks.sensitivity.tables import held_out_table, tables
+from benchmarks.study.charts import save
+from benchmarks.study.students import kept, read_sweep
+from rsd.errors import UserError
+
+PAGE, FOLDER = Path("docs/sensitivity.md"), Path("docs/sensitivity")
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    found = kept(students(read_sweep("sensitivity")), FOLDER / "students.csv")
+    put(PAGE, tables(found))
+    for name, draw in {"grid": grid_chart, "settings": along_chart, "width": width_chart}.items():
+        save(draw(found), FOLDER / f"{name}.png")
+    print(held_out_table(found))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,118 @@
+"""The tables of docs/sensitivity.md, in Markdown."""
+
+import pandas as pd
+
+from benchmarks.marked import table
+from benchmarks.sensitivity.students import (
+    CHOSEN_ON,
+    DEFAULTS,
+    PROPOSED,
+    PUBLISHED_WIDTH,
+    RULES,
+    along,
+    grid,
+    held_out_losses,
+    rule_losses,
+    setting_losses,
+)
+from benchmarks.study.tables import bounds, pair_name
+from rsd.report.interval import interval
+
+CONSTANTS = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0)
+"""Weights at `PUBLISHED_WIDTH` that rules are tried with."""
+
+
+def tables(found: pd.DataFrame) -> dict[str, str]:
+    """The parts of the page, by the name of their marks."""
+    made = {name: along_table(found, name) for name in ("gamma", "batch")}
+    return {
+        "grid": grid_table(found),
+        **made,
+        "width": width_table(found),
+        "rules": rules_table(found),
+        "choice": choice_table(found),
+        "others": held_out_table(found),
+    }
+
+
+def grid_table(found: pd.DataFrame) -> str:
+    """Mean gain on validation for each weight and kappa."""
+    part = grid(found)
+    part = part[part.pair.isin(CHOSEN_ON)]
+    kappas = sorted(part.kappa.unique())
+    lines = [["teacher -> student", "weight", *(f"kappa {kappa:g}" for kappa in kappas)]]
+    for (pair, weight), some in part.groupby(["pair", "weight"]):
+        means = some.groupby("kappa").validation_gain.mean()
+        lines.append([pair_name(str(pair)), f"{weight:g}", *(f"{means[kappa]:+.2f}" for kappa in kappas)])
+    return table(lines)
+
+
+def along_table(found: pd.DataFrame, column: str) -> str:
+    """Mean gain on validation for each value of one setting."""
+    part = along(found, column)
+    values = sorted(part[column].unique())
+    lines = [["teacher -> student", *(f"{column} {value:g}" for value in values)]]
+    for pair, some in part.groupby("pair", sort=False):
+        means = some.groupby(column).validation_gain.mean()
+        lines.append([pair_name(str(pair)), *(f"{means[value]:+.2f}" if value in means else "" for value in values)])
+    return table(lines)
+
+
+def width_table(found: pd.DataFrame) -> str:
+    """Mean gain on validation for teachers of several widths, with the sums as they are and width-free."""
+    plain = along(found, "width").assign(scaling="the sums as they are")
+    own = found[found.reference_width == PUBLISHED_WIDTH].assign(scaling=f"reference_width {PUBLISHED_WIDTH}")
+    part = pd.concat([plain, own[own.pair.isin(plain.pair)]])
+    widths = sorted(part.width.unique())
+    lines = [["teacher -> student", "scaling", *(f"D {width:,}" for width in widths)]]
+    for (pair, scaling), some in part.groupby(["pair", "scaling"], sort=False):
+        means = some.groupby("width").validation_gain.mean()
+        cells = [f"{means[width]:+.2f}" if width in means else "" for width in widths]
+        lines.append([pair_name(str(pair)), str(scaling), *cells])
+    return table(lines)
+
+
+def rules_table(found: pd.DataFrame) -> str:
+    """Mean loss of each rule and constant against the best weight."""
+    lines = [["weight follows", "weight at D 768", "mean loss", "95 % interval"]]
+    for rule in RULES:
+        for constant in CONSTANTS:
+            lost = interval(rule_losses(found, rule, constant).loss)
+            lines.append([rule.name, f"{constant:g}", f"{lost.mean:+.2f}", bounds(lost)])
+    return table(lines)
+
+
+def choice_table(found: pd.DataFrame) -> str:
+    """Mean loss of each weight and kappa against the best of the grid, the least first."""
+    part = grid(found)
+    settings = part[part.pair.isin(CHOSEN_ON)][["weight", "kappa"]].drop_duplicates()
+    losses = {(weight, kappa): setting_losses(found, weight, kappa) for weight, kappa in settings.to_numpy()}
+    lines = [["weight", "kappa", *map(pair_name, CHOSEN_ON), "mean loss", "95 % interval"]]
+    for weight, kappa in sorted(losses, key=lambda setting: losses[setting].loss.mean()):
+        lost = losses[weight, kappa]
+        each = [f"{lost[lost.pair == pair].loss.mean():+.2f}" for pair in CHOSEN_ON]
+        whole = interval(lost.loss)
+        lines.append([f"{weight:g}", f"{kappa:g}", *each, f"{whole.mean:+.2f}", bounds(whole)])
+    return table(lines)
+
+
+def held_out_table(found: pd.DataFrame) -> str:
+    """The proposed setting, and the published one, against the best of each pair that they were not chosen on."""
+    published = (DEFAULTS.weight, DEFAULTS.kappa)
+    lost = {setting: held_out_losses(found, *setting) for setting in dict.fromkeys([PROPOSED, published])}
+    names = [f"weight {weight:g}, kappa {kappa:g}" for weight, kappa in lost]
+    head = ["teacher -> student", "best on validation", "its test top-1"]
+    lines = [[*head, *(cell for name in names for cell in (name, "it loses"))]]
+    first = next(iter(lost.values()))
+    for pair, some in first.groupby("pair", sort=False):
+        cells = [pair_name(str(pair)), f"weight {some.best_weight.iloc[0]:g}, kappa {some.best_kappa.iloc[0]:g}"]
+        cells.append(f"{some.best.mean():.2f}")
+        for one in lost.values():
+            own = one[one.pair == pair]
+            cells += [f"{own.own.mean():.2f}", f"{own.loss.mean():+.2f}"]
+        lines.append(cells)
+    means = [interval(one.loss) for one in lost.values()]
+    lines.append(["mean loss", "", "", *(cell for mean in means for cell in ("", f"**{mean.mean:+.2f}**"))])
+    what = f"95 % interval, {means[0].seeds} pairs x seeds"
+    lines.append([what, "", "", *(cell for mean in means for cell in ("", bounds(mean)))])
+    return table(lines)

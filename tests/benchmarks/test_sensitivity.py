@@ -1,0 +1,173 @@
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from benchmarks.marked import parts
+from benchmarks.sensitivity import charts, students, tables
+from benchmarks.sensitivity.__main__ import FOLDER, PAGE
+from benchmarks.study.students import WIDTHS, read
+from pipelines import results
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS, KAPPAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), ("0", "0.01", "0.1")
+OTHERS = ("fashion/cnn-vit", "fashion/mlp-vit")
+
+
+def cell(pair, gain, *, seeds=(0, 1), test=None, **values):
+    """A cell: `gain` on validation, `test` on test, over a twin that depends on pair, batch and seed alone."""
+    found = []
+    for seed in seeds:
+        scratch = 80 + seed + len(values.get("override.recipe.batch_size", ""))
+        for method, own, other in (("scratch", 0.0, 0.0), ("rsd", gain + seed / 10, test)):
+            found.append({"method": method, "seed": seed, "validation_top1": scratch + own, "parameters": 1})
+            if test is not None:
+                found[-1]["test_top1"] = 70 + seed + other
+    return {"pair": pair, "methods": "[]", **values}, found
+
+
+def settings(weight, kappa):
+    return {"method.rsd.weight": str(weight), "method.rsd.kappa": kappa}
+
+
+def peak(weight, best):
+    """A gain that falls by a point per factor of e from the best weight."""
+    return 3 - abs(np.log(weight / best))
+
+
+@pytest.fixture
+def found(tmp_path):
+    """Teachers of many widths whose best weight follows the root of their width; the less kappa the better."""
+    cells = []
+    for pair, weight, kappa in product(students.CHOSEN_ON, WEIGHTS, KAPPAS):
+        width = WIDTHS[pair.split("/")[1].split("-")[0]]
+        gain = peak(weight, 0.3 * (768 / width) ** 0.5) - float(kappa)
+        cells.append(cell(pair, gain, **settings(weight, kappa)))
+    for pair, weight, kappa in product(OTHERS, WEIGHTS, KAPPAS):
+        # Validation likes 3.0, the test split 0.3.
+        cells.append(cell(pair, peak(weight, 3.0), seeds=(0, 1, 2), test=peak(weight, 0.3), **settings(weight, kappa)))
+    for last, weight in product((64, 1024), WEIGHTS):
+        teacher = {"override.teacher.args.channels": f"[32,64,128,{last}]"}
+        gain = peak(weight, 0.3 * (768 / last) ** 0.5)
+        cells.append(cell("fashion/cnn-mlp", gain, **{"method.rsd.weight": str(weight), **teacher}))
+    cells.append(
+        cell("fashion/cnn-mlp", 0.25, **{"method.rsd.reference_width": "768", "override.teacher.args.channels": "[64]"})
+    )
+    cells += [cell("fashion/cnn-mlp", 1.0, **{"method.rsd.gamma": gamma}) for gamma in ("1", "4")]
+    batch = {"override.recipe.batch_size": "512", "override.recipe.learning_rate": "0.008"}
+    cells.append(cell("fashion/vit-cnn", 5.0, **batch))
+    cells.append(cell("fashion/vit-cnn", -9.0, **{"method.rsd.reference_width": "768"}))
+    results.frame(cells).to_csv(tmp_path / "students.csv", index=False)
+    return students.students(read(tmp_path / "students.csv"))
+
+
+def test_what_a_cell_does_not_set_is_the_default(found):
+    assert set(found.width) == {64, 128, 256, 1024}
+    assert set(found.batch) == {128, 512}
+    assert set(found.kappa) == {0, 0.01, 0.1}
+    assert set(found.gamma) == {1, 2, 4}
+    assert set(found.reference_width.dropna()) == {768}
+    assert set(found[found.gamma != 2].weight) == {0.1}
+
+
+def test_gains_are_over_the_twin_of_the_same_batch_size_and_seed(found):
+    own = found[found.batch == 512].set_index("seed").validation_gain
+    assert own.to_dict() == pytest.approx({0: 5.0, 1: 5.1})
+
+
+def test_the_test_split_is_known_of_the_pairs_alone_that_nothing_is_chosen_on(found):
+    assert found[found.pair.isin(students.CHOSEN_ON)].test_gain.isna().all()
+    others = found[found.pair.isin(OTHERS)]
+    assert others.test_gain.to_numpy() == pytest.approx([peak(weight, 0.3) for weight in others.weight])
+
+
+def test_one_setting_at_a_time_leaves_the_defaults(found):
+    part = students.along(found, "kappa")
+    assert set(part.pair) == set(students.CHOSEN_ON)
+    assert set(part.weight) == {0.1}
+    assert set(part.reference_width.dropna()) == set()
+    assert len(part) == 2 * 3 * 2
+    assert set(students.along(found, "width").width) == {64, 256, 1024}
+
+
+def test_the_grid_is_weight_by_kappa_with_all_else_as_usual(found):
+    part = students.grid(found)
+    assert len(part) == len(WEIGHTS) * len(KAPPAS) * (2 * 2 + 2 * 3)
+    assert set(part.gamma) == {2}
+    assert set(part.batch) == {128}
+    assert set(part.width) == {128, 256}
+
+
+def test_the_rule_that_the_best_weights_follow_loses_nothing_and_the_others_do(found):
+    lost = {rule.name: students.rule_losses(found, rule, 0.3).groupby("width").loss.mean() for rule in students.RULES}
+    own = lost["by the root of D"]
+    # Only what lies between the tried weights: the best of six is not the best of all.
+    assert (own <= 0.2).all()
+    assert lost["by D"][64] > 0.5
+    assert lost["the sums as they are"][64] > 0.5
+
+
+def test_a_setting_loses_what_the_best_of_the_grid_is_ahead(found):
+    lost = students.setting_losses(found, 0.1, 0.1).set_index(["pair", "seed"]).loss
+    for pair, width in (("fashion/cnn-mlp", 256), ("fashion/vit-cnn", 128)):
+        best = 0.3 * (768 / width) ** 0.5
+        ahead = max(peak(weight, best) for weight in WEIGHTS) - (peak(0.1, best) - 0.1)
+        assert lost[pair].to_dict() == pytest.approx({0: ahead, 1: ahead})
+
+
+def test_the_best_is_chosen_on_other_seeds_than_it_is_judged_on():
+    lucky = pd.DataFrame(
+        {
+            "pair": "fashion/cnn-mlp",
+            "width": 256,
+            "batch": 128,
+            "weight": [0.1, 1.0, 0.1, 1.0],
+            "kappa": 0.01,
+            "gamma": 2.0,
+            "reference_width": np.nan,
+            "seed": [0, 0, 1, 1],
+            "validation_gain": [1.0, 4.0, 1.0, -4.0],
+        }
+    )
+    lost = students.rule_losses(lucky, students.RULES[0], 0.1).set_index("seed").loss
+    assert lost.to_dict() == pytest.approx({0: 0.0, 1: -5.0})
+
+
+def test_on_other_pairs_the_best_is_chosen_on_validation_and_judged_on_test(found):
+    lost = students.held_out_losses(found, 0.3, 0.01)
+    assert set(lost.pair) == set(OTHERS)
+    assert len(lost) == 6
+    assert set(lost.best_weight) == {3.0}  # though the test split would choose 0.3
+    assert lost.loss.to_numpy() == pytest.approx(peak(3.0, 0.3) - peak(0.3, 0.3))
+
+
+def test_the_held_out_interval_is_students_t_over_pairs_and_seeds(found):
+    found.loc[found.pair.isin(OTHERS), "test_top1"] += np.random.default_rng(0).uniform(
+        0, 1, found.pair.isin(OTHERS).sum()
+    )
+    losses = students.held_out_losses(found, *students.PROPOSED).loss
+    low, high = stats.t.interval(0.95, len(losses) - 1, losses.mean(), stats.sem(losses))
+    *_, means, last = tables.held_out_table(found).splitlines()
+    assert f"**{losses.mean():+.2f}**" in means
+    assert last.startswith("| 95 % interval, 6 pairs x seeds |")
+    assert f"{low:+.2f} to {high:+.2f}" in last
+
+
+def test_the_setting_that_loses_least_is_named_first(found):
+    first = tables.choice_table(found).splitlines()[2]
+    assert first.startswith("| 1 | 0 |") or first.startswith("| 0.3 | 0 |")
+
+
+def test_pictures_can_be_drawn(found):
+    for draw in (charts.grid_chart, charts.along_chart, charts.width_chart):
+        assert draw(found).to_dict()
+
+
+def test_the_tables_of_the_page_are_those_of_the_students_beside_it():
+    found = pd.read_csv(ROOT / FOLDER / "students.csv")
+    shown = parts((ROOT / PAGE).read_text())
+    for name, table in tables.tables(found).items():
+        assert shown[name] == table
