@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import networkx
 import yaml
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
@@ -40,7 +41,7 @@ class StageNode:
 
 
 def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
-    """What `dvc repro TARGETS` would go through in `root`, each stage after all of its upstream.
+    """What `dvc repro TARGETS` would go through in `root`, each stage after all of its upstream, else by name.
 
     A target is an address, or a stage's name for all of its matrix cells; none means all of `dvc.yaml`.
     Raises `UserError` where `root` is no DVC project, `dvc.yaml` is wrong or a target is unknown.
@@ -51,6 +52,9 @@ def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
             graph = get_active_graph(repo.index.graph)  # without the upstream of frozen stages, as in repro
             chosen = _chosen(root, list(graph), targets)
             plan = plan_repro(graph, chosen) if chosen else []
+            # DVC's own order among stages that do not need each other changes from process to process.
+            wanted = graph.subgraph(plan).reverse(copy=False)
+            ordered = networkx.lexicographical_topological_sort(wanted, key=lambda stage: _address(root, stage))
             return [
                 StageNode(
                     address=_address(root, stage),
@@ -61,7 +65,7 @@ def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
                     command=str(stage.cmd or ""),
                     reads=_reads(root, stage),
                 )
-                for stage in plan
+                for stage in ordered
             ]
     except DvcException as error:
         raise UserError(f"DVC cannot read the pipeline in {root}: {error}") from error

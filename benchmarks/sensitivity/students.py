@@ -83,8 +83,9 @@ def grid(found: pd.DataFrame) -> pd.DataFrame:
         & _usual_width(found)
         & (found.batch == BATCH)
     ]
-    # A weight that was tried with one kappa alone is not of the grid.
-    return plain[plain.groupby(["pair", "weight"]).kappa.transform("nunique") > 1]
+    # What was tried with one value of the other alone is not of the grid.
+    weights_of = plain.groupby(["pair", "kappa"]).weight.transform("nunique")
+    return plain[(plain.groupby(["pair", "weight"]).kappa.transform("nunique") > 1) & (weights_of > 1)]
 
 
 def weights(found: pd.DataFrame) -> pd.DataFrame:

@@ -32,6 +32,13 @@ def test_each_stage_and_matrix_cell_is_a_node_with_its_upstream_and_marks(repo: 
     }
 
 
+def test_stages_that_do_not_need_each_other_come_in_the_same_order_in_every_process(repo: ToyRepo) -> None:
+    found = [node.address for node in stages(repo.path)]
+    assert found == [
+        *("beside", "prepare", "shaky", "behind", "train@rsd", "benchmark", "report", "train@scratch", "merge")
+    ]
+
+
 def test_every_stage_comes_after_its_upstream(repo: ToyRepo) -> None:
     seen: set[str] = set()
     for node in stages(repo.path):
