@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.marked import put
-from benchmarks.sensitivity.charts import along_chart, grid_chart, width_chart
+from benchmarks.sensitivity.charts import along_chart, grid_chart
 from benchmarks.sensitivity.students import students
 from benchmarks.sensitivity.tables import held_out_table, tables
 from benchmarks.study.charts import save
@@ -26,7 +26,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = kept(students(read_sweep("sensitivity")), FOLDER / "students.csv")
     put(PAGE, tables(found))
-    for name, draw in {"grid": grid_chart, "settings": along_chart, "width": width_chart}.items():
+    for name, draw in {"grid": grid_chart, "settings": along_chart}.items():
         save(draw(found), FOLDER / f"{name}.png")
     print(held_out_table(found))
 

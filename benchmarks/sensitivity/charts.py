@@ -3,9 +3,9 @@
 import altair as alt
 import pandas as pd
 
-from benchmarks.sensitivity.students import BATCH, CHOSEN_ON, RULES, along, grid, weights
+from benchmarks.sensitivity.students import CHOSEN_ON, along, grid
 from benchmarks.study.tables import pair_name
-from rsd.report.charts.style import METHOD_COLOURS, NEGATIVE, POSITIVE, Figure
+from rsd.report.charts.style import NEGATIVE, POSITIVE, Figure
 
 GAIN = "gain on validation, points"
 
@@ -47,20 +47,3 @@ def along_chart(found: pd.DataFrame) -> Figure:
         dots = base.mark_circle(size=35, opacity=1).encode(y=alt.Y("validation_gain:Q", title=GAIN))
         panels.append((lines + dots).properties(width=260, height=170))
     return alt.vconcat(alt.hconcat(*panels[:2]), alt.hconcat(*panels[2:]))
-
-
-def width_chart(found: pd.DataFrame) -> Figure:
-    """Gain along the weight for teachers of several widths, by each rule: where the tops meet, the rule is right."""
-    part = weights(found)
-    part = part[(part.batch == BATCH) & (part.pair == CHOSEN_ON[0])]
-    panels = []
-    for rule in RULES:
-        # The constant that gives a student's weight under this rule.
-        shown = part.assign(constant=part.weight / part.width.map(rule.scale), width=part.width.astype(str))
-        x = alt.X("constant:Q", scale=alt.Scale(type="log", nice=False, padding=10), title=f"weight, {rule.name}")
-        scheme = alt.Scale(range=[METHOD_COLOURS["kd"], POSITIVE, NEGATIVE])
-        colour = alt.Color("width:N", title="D", sort=sorted(shown.width.unique(), key=int), scale=scheme)
-        lines = alt.Chart(shown[["constant", "width", "validation_gain"]]).mark_line(point=True)
-        y = alt.Y("mean(validation_gain):Q", title=GAIN)
-        panels.append(lines.encode(x=x, y=y, color=colour).properties(width=210, height=190))
-    return alt.hconcat(*panels)

@@ -1,8 +1,5 @@
 """The students of the sweep `sensitivity`, what they gain over their twins, and what a setting loses to the best."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 
@@ -15,26 +12,13 @@ BATCH = 128
 """Of conf/recipe/fashion_student.yaml."""
 SETTINGS = ("weight", "kappa", "gamma", "reference_width")
 """What a user chooses."""
+WEIGHT_AND_KAPPA = ["weight", "kappa"]
 CONTEXT = ("pair", "width", "batch")
 """What a user has."""
 PUBLISHED_WIDTH = 768
 DEFAULTS = RSDOptions()
-PROPOSED = (DEFAULTS.weight, DEFAULTS.kappa)
-"""The weight and kappa that the page proposes."""
-
-
-class Rule(NamedTuple):
-    """How the weight of the sums follows from a teacher's width D, relative to that at `PUBLISHED_WIDTH`."""
-
-    name: str
-    scale: Callable[[float], float]
-
-
-RULES = (
-    Rule("the sums as they are", lambda width: 1.0),
-    Rule("by the root of D", lambda width: (PUBLISHED_WIDTH / width) ** 0.5),
-    Rule("by D", lambda width: PUBLISHED_WIDTH / width),
-)
+JUDGED = ((DEFAULTS.weight, DEFAULTS.kappa), (DEFAULTS.weight, 0.0))
+"""The weights and kappas that are judged on the other pairs: the default, and what it is without the redundancy."""
 
 
 def students(rows: pd.DataFrame) -> pd.DataFrame:
@@ -75,53 +59,28 @@ def along(found: pd.DataFrame, column: str) -> pd.DataFrame:
     return some[some.groupby("pair")[column].transform("nunique") > 1]
 
 
+def settings(found: pd.DataFrame) -> pd.DataFrame:
+    """The students that leave the defaults and the usual contexts in weight and kappa alone."""
+    plain = _is_default(found, "gamma") & _is_default(found, "reference_width")
+    return found[plain & _usual_width(found) & (found.batch == BATCH)]
+
+
 def grid(found: pd.DataFrame) -> pd.DataFrame:
-    """The students over weight and kappa, with everything else as usual, where several of each were tried."""
-    plain = found[
-        _is_default(found, "gamma")
-        & _is_default(found, "reference_width")
-        & _usual_width(found)
-        & (found.batch == BATCH)
-    ]
-    # What was tried with one value of the other alone is not of the grid.
-    weights_of = plain.groupby(["pair", "kappa"]).weight.transform("nunique")
-    return plain[(plain.groupby(["pair", "weight"]).kappa.transform("nunique") > 1) & (weights_of > 1)]
-
-
-def weights(found: pd.DataFrame) -> pd.DataFrame:
-    """The students of `CHOSEN_ON` whose weight alone leaves the defaults, in every context that has several."""
-    plain = found[found.pair.isin(CHOSEN_ON)]
-    for name in ("kappa", "gamma", "reference_width"):
-        plain = plain[_is_default(plain, name)]
-    return plain[plain.groupby([*CONTEXT]).weight.transform("nunique") > 1]
+    """Those of `CHOSEN_ON` with the weights and kappas of which each was tried with each."""
+    plain = settings(found)
+    plain = plain[plain.pair.isin(CHOSEN_ON)]
+    weights = plain.groupby(["pair", "kappa"]).weight.transform("nunique")
+    kappas = plain.groupby(["pair", "weight"]).kappa.transform("nunique")
+    return plain[(weights > 1) & (kappas > 1)]
 
 
 def setting_losses(found: pd.DataFrame, weight: float, kappa: float) -> pd.DataFrame:
     """What a setting of the grid loses on validation to the best one, in points, by pair and seed of `CHOSEN_ON`."""
     lost = []
-    part = grid(found)
-    for pair, some in part[part.pair.isin(CHOSEN_ON)].groupby("pair", sort=False):
-        table = some.pivot_table(index="seed", columns=["weight", "kappa"], values="validation_gain")
+    for pair, some in grid(found).groupby("pair", sort=False):
+        table = some.pivot_table(index="seed", columns=WEIGHT_AND_KAPPA, values="validation_gain")
         loss = _cross_fitted(table.to_numpy(float), table[weight, kappa].to_numpy(float))
         lost.append(pd.DataFrame({"pair": pair, "seed": table.index, "loss": loss}))
-    return pd.concat(lost, ignore_index=True)
-
-
-def rule_losses(found: pd.DataFrame, rule: Rule, constant: float) -> pd.DataFrame:
-    """What a rule for the weight loses on validation to the best weight, in points, by context and seed.
-
-    The rule's own weight lies between those that were tried, where the gain is taken from a straight line over the
-    logarithm of the weight.
-    """
-    lost = []
-    for _, part in weights(found).groupby([*CONTEXT]):
-        table = part.pivot_table(index="seed", columns="weight", values="validation_gain")
-        wanted = np.log(constant * rule.scale(part.width.iloc[0]))
-        own = [np.interp(wanted, np.log(table.columns.to_numpy(float)), row) for row in table.to_numpy(float)]
-        context = part[[*CONTEXT]].iloc[0].to_dict()
-        lost.append(
-            pd.DataFrame({**context, "seed": table.index, "loss": _cross_fitted(table.to_numpy(float), np.array(own))})
-        )
     return pd.concat(lost, ignore_index=True)
 
 
@@ -143,12 +102,11 @@ def held_out_losses(found: pd.DataFrame, weight: float, kappa: float) -> pd.Data
         Columns pair, seed, best_weight, best_kappa, best, own (top-1 on test) and loss.
     """
     lost = []
-    part = grid(found)
+    part = settings(found)
     for pair, some in part[~part.pair.isin(CHOSEN_ON)].groupby("pair", sort=False):
-        settings = ["weight", "kappa"]
-        means = some.groupby(settings)[["validation_top1"]].mean()
-        best_weight, best_kappa = means.reset_index().nlargest(1, "validation_top1")[settings].to_numpy()[0]
-        test = some.pivot_table(index="seed", columns=settings, values="test_top1")
+        means = some.groupby(WEIGHT_AND_KAPPA)[["validation_top1"]].mean()
+        best_weight, best_kappa = means.reset_index().nlargest(1, "validation_top1")[WEIGHT_AND_KAPPA].to_numpy()[0]
+        test = some.pivot_table(index="seed", columns=WEIGHT_AND_KAPPA, values="test_top1")
         best, own = test[best_weight, best_kappa], test[weight, kappa]
         head = {"pair": pair, "seed": test.index, "best_weight": best_weight, "best_kappa": best_kappa}
         lost.append(pd.DataFrame({**head, "best": best, "own": own, "loss": best - own}))

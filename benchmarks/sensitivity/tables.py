@@ -5,21 +5,16 @@ import pandas as pd
 from benchmarks.marked import table
 from benchmarks.sensitivity.students import (
     CHOSEN_ON,
-    DEFAULTS,
-    PROPOSED,
+    JUDGED,
     PUBLISHED_WIDTH,
-    RULES,
+    WEIGHT_AND_KAPPA,
     along,
     grid,
     held_out_losses,
-    rule_losses,
     setting_losses,
 )
 from benchmarks.study.tables import bounds, pair_name
 from rsd.report.interval import interval
-
-CONSTANTS = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0)
-"""Weights at `PUBLISHED_WIDTH` that rules are tried with."""
 
 
 def tables(found: pd.DataFrame) -> dict[str, str]:
@@ -29,7 +24,6 @@ def tables(found: pd.DataFrame) -> dict[str, str]:
         "grid": grid_table(found),
         **made,
         "width": width_table(found),
-        "rules": rules_table(found),
         "choice": choice_table(found),
         "others": held_out_table(found),
     }
@@ -38,7 +32,6 @@ def tables(found: pd.DataFrame) -> dict[str, str]:
 def grid_table(found: pd.DataFrame) -> str:
     """Mean gain on validation for each weight and kappa."""
     part = grid(found)
-    part = part[part.pair.isin(CHOSEN_ON)]
     kappas = sorted(part.kappa.unique())
     lines = [["teacher -> student", "weight", *(f"kappa {kappa:g}" for kappa in kappas)]]
     for (pair, weight), some in part.groupby(["pair", "weight"]):
@@ -72,20 +65,9 @@ def width_table(found: pd.DataFrame) -> str:
     return table(lines)
 
 
-def rules_table(found: pd.DataFrame) -> str:
-    """Mean loss of each rule and constant against the best weight."""
-    lines = [["weight follows", "weight at D 768", "mean loss", "95 % interval"]]
-    for rule in RULES:
-        for constant in CONSTANTS:
-            lost = interval(rule_losses(found, rule, constant).loss)
-            lines.append([rule.name, f"{constant:g}", f"{lost.mean:+.2f}", bounds(lost)])
-    return table(lines)
-
-
 def choice_table(found: pd.DataFrame) -> str:
     """Mean loss of each weight and kappa against the best of the grid, the least first."""
-    part = grid(found)
-    settings = part[part.pair.isin(CHOSEN_ON)][["weight", "kappa"]].drop_duplicates()
+    settings = grid(found)[WEIGHT_AND_KAPPA].drop_duplicates()
     losses = {(weight, kappa): setting_losses(found, weight, kappa) for weight, kappa in settings.to_numpy()}
     lines = [["weight", "kappa", *map(pair_name, CHOSEN_ON), "mean loss", "95 % interval"]]
     for weight, kappa in sorted(losses, key=lambda setting: losses[setting].loss.mean()):
@@ -97,9 +79,8 @@ def choice_table(found: pd.DataFrame) -> str:
 
 
 def held_out_table(found: pd.DataFrame) -> str:
-    """The proposed setting, and the published one, against the best of each pair that they were not chosen on."""
-    published = (DEFAULTS.weight, DEFAULTS.kappa)
-    lost = {setting: held_out_losses(found, *setting) for setting in dict.fromkeys([PROPOSED, published])}
+    """What each of `JUDGED` loses to the best setting of each pair that nothing was chosen on."""
+    lost = {setting: held_out_losses(found, *setting) for setting in JUDGED}
     names = [f"weight {weight:g}, kappa {kappa:g}" for weight, kappa in lost]
     head = ["teacher -> student", "best on validation", "its test top-1"]
     lines = [[*head, *(cell for name in names for cell in (name, "it loses"))]]
