@@ -21,7 +21,7 @@ def grid_chart(found: pd.DataFrame) -> Figure:
             x=alt.X("kappa:O", title="kappa", axis=alt.Axis(labelAngle=0)),
             y=alt.Y("weight:O", title="weight", sort="descending"),
         )
-        paint = alt.Scale(domain=[-reach, 0, reach], range=[NEGATIVE, "#ffffff", POSITIVE])
+        paint = alt.Scale(domain=[-reach, 0, reach], range=[NEGATIVE, "#ffffff", POSITIVE], interpolate="rgb")
         tiles = base.mark_rect().encode(color=alt.Color("validation_gain:Q", scale=paint, legend=None))
         words = base.mark_text(color="black").encode(text=alt.Text("validation_gain:Q", format="+.2f"))
         panels.append((tiles + words).properties(width=260, height=180, title=pair_name(pair)))
