@@ -418,17 +418,67 @@ def test_recover_on_an_empty_device_and_again_and_again_changes_nothing(shared, 
     assert contents(releases.root) == before
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"who": 1}'])
+def lose_state(releases, content=None):
+    path = releases.root / "state.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b"null", b'{"who": 1}'])
 def test_a_lost_state_is_rebuilt_from_the_releases_that_are_whole(shared, releases, content):
     for bundle in (shared.first, shared.second):
         releases.install(bundle, shared.keys)
         releases.activate()
-    (releases.root / "state.json").write_bytes(content)
-    with pytest.raises(EdgeError, match="run `rsd-edge recover`"):
-        releases.install(shared.first, shared.keys)
-    assert releases.recover() == "tiny-2"
+    lose_state(releases, content)
+    for command in (lambda: releases.install(shared.first, shared.keys), releases.activate, releases.status):
+        with pytest.raises(EdgeError, match="run `rsd-edge recover`"):
+            command()
+    assert releases.current().name == "tiny-2"
+    assert releases.recover(keys=shared.keys) == "tiny-2"
+    assert releases.status()["installed"] == ["tiny-1", "tiny-2"]
     assert releases.status()["highest"] == 2
     assert works(releases.current())
+
+
+def test_the_newest_release_ever_is_known_after_it_was_removed_and_the_state_lost(shared, releases):
+    releases.install(shared.first, shared.keys)
+    releases.activate()
+    for number in (2, 3):
+        releases.install(shared.bundle(number), shared.keys, keep=1)
+    shutil.rmtree(releases.folder / "tiny-3")
+    lose_state(releases)
+    assert releases.recover(keys=shared.keys) == "tiny-1"
+    assert releases.status()["highest"] == 3
+    with pytest.raises(EdgeError, match="newer than 3"):
+        releases.install(shared.second, shared.keys)
+    assert releases.install(shared.bundle(3), shared.keys) == ("tiny-3", True)
+
+
+def test_a_lost_state_is_not_rebuilt_from_what_nobody_has_checked(shared, workshop, releases):
+    releases.install(shared.first, shared.keys)
+    releases.activate()
+    for name in (".unpacked", ".tiny-99.arriving", "tiny-99", "tiny-98"):
+        shutil.copytree(workshop.unsigned(99, precisions=("fp32",)), releases.folder / name)
+        shutil.copy(shared.first / "model.sig", releases.folder / name)
+    lose_state(releases)
+    with pytest.raises(EdgeError, match="expected a public key in .*none.pub"):
+        releases.recover(keys=[releases.root / "none.pub"])
+    assert releases.recover(keys=shared.keys) == "tiny-1"
+    assert (releases.status()["installed"], releases.status()["highest"]) == (["tiny-1"], 1)
+    assert [path.name for path in releases.folder.iterdir()] == ["tiny-1"]
+
+
+def test_what_was_on_trial_when_a_command_was_killed_is_taken_back_by_the_next_one(shared, releases):
+    releases.install(shared.bundle(1), shared.keys)
+    releases.activate()
+    releases.install(shared.bundle(2), shared.keys)
+    releases._try(releases._state(), "tiny-2", 0, None)
+    releases.install(shared.bundle(3), shared.keys, keep=1)
+    assert releases.current().name == "tiny-1"
+    assert works(releases.current())
+    assert releases.status()["pending"] is None
 
 
 def test_recover_leaves_an_activation_that_is_under_way_alone(shared, releases):

@@ -60,7 +60,7 @@ def _rollback(given: argparse.Namespace) -> None:
 
 
 def _recover(given: argparse.Namespace) -> None:
-    name = Releases(given.root).recover(keep=given.keep)
+    name = Releases(given.root).recover(keys=_keys(given), keep=given.keep)
     print(f"{name}: current" if name else "no release is current; install and activate one")
 
 
