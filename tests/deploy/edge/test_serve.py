@@ -17,6 +17,7 @@ import pytest
 import tritonclient.http as triton
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from rsd_edge import protocol
 from rsd_edge.errors import EdgeError
 from rsd_edge.live import LiveModel
 from rsd_edge.model import Model
@@ -156,6 +157,34 @@ def test_a_body_that_is_too_large_is_refused_whether_its_length_is_stated_or_not
         packed = {"Content-Encoding": "gzip"}
         status, _, body = ask(address, "POST", "/v1/classify", gzip.compress(bytes(100_000)), packed)
         assert (status, "after unpacking" in json.loads(body)["error"]) == (413, True)
+
+
+def test_of_packed_bodies_that_wait_only_those_that_are_worked_on_are_unpacked_and_not_by_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = threading.Event()
+    gate.set()
+    model = Tiny(wait=lambda: gate.wait(60))
+    unpacked: list[str] = []
+    real = protocol.unpacked
+
+    def recorded(body: bytes, encoding: str, most: int) -> bytes:
+        unpacked.append(threading.current_thread().name)
+        return real(body, encoding, most)
+
+    monkeypatch.setattr(protocol, "unpacked", recorded)
+    apps: list[Server] = []
+    body, headers = gzip.compress(png(images(1)[0])), {"Content-Encoding": "gzip"}
+    with served(always(model), opened=apps.append, workers=2, queue=10) as address, ThreadPoolExecutor(10) as clients:
+        gate.clear()
+        jobs = [clients.submit(ask, address, "POST", "/v1/classify", body, headers) for _ in range(10)]
+        until(lambda: apps[0].app._admitted == 10 and len(unpacked) == 2)
+        assert apps[0].app._held == 10 * len(body)
+        assert len(unpacked) == 2
+        gate.set()
+        assert [job.result()[0] for job in jobs] == [200] * 10
+    assert len(unpacked) == 10
+    assert all(name.startswith("infer") for name in unpacked)
 
 
 def test_a_batch_that_is_too_large_is_refused() -> None:

@@ -162,7 +162,7 @@ class App:
                     429, f"expected to wait, found {self._admitted} requests before this one; try again later"
                 )
             self._admitted += 1
-            task = self._pool.submit(work, Served(path, body, headers))
+            task = self._pool.submit(self._work, work, path, headers, body)
             job = asyncio.wrap_future(task)
             job.add_done_callback(self._released)
             # Not `wait_for`, which would cancel: a thread cannot be, and its place is taken until it is done.
@@ -195,9 +195,15 @@ class App:
             parts.append(part)
             if not message.get("more_body"):
                 break
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _work(self, work: Callable[[Served], Answer], path: str, headers: dict[str, str], body: bytes) -> Answer:
+        """In a thread of the pool."""
         encoding = headers.get("content-encoding", "identity").lower()
-        return body if encoding == "identity" else protocol.unpacked(body, encoding, most)
+        if encoding != "identity":
+            # Not before: of all bodies that wait, no more are unpacked than there are workers.
+            body = protocol.unpacked(body, encoding, self.options.max_body)
+        return work(Served(path, body, headers))
 
     def _released(self, job: "asyncio.Future[Answer]") -> None:
         self._admitted -= 1
