@@ -327,6 +327,20 @@ def test_a_release_that_is_too_slow_here_never_becomes_current(workshop, release
     assert releases.current() is None
 
 
+def test_the_way_back_is_free_while_the_device_is_busy_and_its_p99_is_logged(workshop, releases, monkeypatch):
+    import rsd_edge.selftest as module
+
+    for number in (1, 2):
+        releases.install(workshop.signed(number, precisions=("fp32",), options={"p99_ms": 50.0}), workshop.keys)
+        releases.activate()
+    monkeypatch.setattr(module, "latency", lambda *arguments: module.Latency(1000, 1.0, 1.0, 60.0))
+    assert releases.rollback() == "tiny-1"
+    (tested,) = [event for event in releases.status()["events"][-3:] if event["event"] == "tested"]
+    assert (tested["release"], tested["p99_ms"]) == ("tiny-1", 60.0)
+    with pytest.raises(EdgeError, match="expected a 99th percentile of at most 50.0 ms, found 60.000 ms"):
+        releases.activate("tiny-2")
+
+
 def test_a_release_that_is_never_healthy_or_stops_being_so_is_taken_back(shared, releases):
     releases.install(shared.first, shared.keys)
     releases.activate()
