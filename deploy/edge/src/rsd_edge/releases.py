@@ -1,7 +1,7 @@
 """The releases on a device, and which of them is current.
 
     ROOT/releases/NAME-RELEASE/   what was installed, as it was signed
-    ROOT/engines/NAME-RELEASE/    what TensorRT built for it here
+    ROOT/engines/NAME-RELEASE/    what TensorRT built for it here, by precision and runtime
     ROOT/current                  a link to the release that is served
     ROOT/state.json               what is installed, what was good, what is being tried
     ROOT/events.jsonl             what happened, with the newest line last
@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,8 @@ from rsd_edge.health import watch
 RESERVE = 64 << 20
 """Bytes that stay free on the disk."""
 MOST_EVENTS = 1 << 20
+PROGRESS = 10.0
+"""Seconds between two lines while an engine is built."""
 OLDER_EVENTS = "events.old.jsonl"
 STATE = "state.json"
 
@@ -274,28 +277,60 @@ class Releases:
             disk.sync(self.root)
 
     def _prepare(self, release: str) -> None:
-        """Let TensorRT build the engines of a release, if it is on this device and has not built them before."""
-        from rsd_edge.model import Model, engine_folder, has_tensorrt
+        """Let TensorRT build the engines of a release, if it is on this device and has not built them before.
+
+        Raises:
+            EdgeError: it has not taken the model that is served; for another precision this is only logged.
+        """
+        from rsd_edge.model import engine_folder, has_tensorrt
 
         if not has_tensorrt():
             return
         folder = self.folder / release
-        for precision in disk.read_json(folder / "manifest.json")["models"]:
+        for number, precision in enumerate(disk.read_json(folder / "manifest.json")["models"]):
             built = engine_folder(folder, precision)
             if built.is_dir():
                 continue
-            print(f"{release}: TensorRT builds its {precision} engine, which can take minutes", file=sys.stderr)
-            started = time.monotonic()
-            building = built.with_name(f".{precision}.building")
-            if building.exists():
-                shutil.rmtree(building)
-            building.mkdir(parents=True)
-            model = Model.open(folder, precision=precision, engines=building)
-            model.warm_up()
+            try:
+                usable = self._build(folder, precision, built)
+            except EdgeError as error:
+                self._log("engine not built", release=release, precision=precision, reason=str(error))
+                if not number:
+                    raise
+                continue
+            if not usable:
+                self._log("engine not built", release=release, reason="TensorRT is not usable here")
+                return
+
+    def _build(self, folder: Path, precision: str, built: Path) -> bool:
+        """Have an engine built; False if the runtime has TensorRT but finds no libraries of it, and does without."""
+        from rsd_edge.model import TENSORRT, Model
+
+        what = f"{folder.name}: TensorRT builds its {precision} engine"
+        print(f"{what}, which can take minutes", file=sys.stderr)
+        started = time.monotonic()
+        building = built.with_name(f".{built.name}.building")
+        if building.exists():
+            shutil.rmtree(building)
+        building.mkdir(parents=True)
+        try:
+            with _told_every(PROGRESS, what):
+                model = Model.open(folder, precision=precision, engines=building)
+                model.warm_up()
             model.close()
+            if model.provider != TENSORRT:
+                return False
+            for path in [*building.rglob("*"), building]:  # whole before it has its name
+                disk.sync(path)
+            for old in built.parent.glob(f"{precision}-*"):  # of another runtime
+                disk.remove(old)
             os.replace(building, built)
-            disk.sync(built.parent)
-            self._log("engine built", release=release, precision=precision, seconds=round(time.monotonic() - started))
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        disk.sync(built.parent)
+        seconds = round(time.monotonic() - started)
+        self._log("engine built", release=folder.name, precision=precision, seconds=seconds)
+        return True
 
     def _check_newer(self, state: State, bundle: Any, known: str | None, allow_downgrade: bool) -> None:
         name, release, digest = bundle.manifest["name"], bundle.manifest["release"], bundle.files["manifest.json"]
@@ -436,3 +471,21 @@ class Releases:
                     with contextlib.suppress(ValueError):  # a line that the power was cut in
                         events.append(json.loads(line))
         return events
+
+
+@contextlib.contextmanager
+def _told_every(seconds: float, what: str) -> Iterator[None]:
+    """Say on stderr that something still goes on."""
+    done, started = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(seconds):
+            print(f"{what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
