@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -416,6 +417,31 @@ def test_a_release_that_cannot_be_opened_changes_nothing_and_the_way_back_is_fre
         switch.now = "1"
         until(lambda: status()["error"] is None)
         assert len(switch.models) == 1
+
+
+def test_a_release_that_could_not_be_opened_is_tried_again_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, tries, damaged = [0.0], list[float](), True
+
+    def open_model(folder: Path) -> Model:
+        tries.append(clock[0])
+        if damaged:
+            raise EdgeError("expected an ONNX file, found none")
+        return cast(Model, Tiny())
+
+    monkeypatch.setattr("rsd_edge.live.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    live = LiveModel(lambda: Path("1"), open_model)
+    for clock[0] in np.arange(0, 20, 0.1):
+        live.refresh()
+    waits = np.diff(tries)
+    assert live.failures == len(tries) < 12
+    assert (np.diff(waits) > -0.11).all()
+    assert waits.max() < 4.11
+    damaged = False
+    clock[0] += 4.0
+    live.refresh()
+    assert live.error is None
+    with live.use() as model:
+        assert model.release == 1
 
 
 def test_a_request_that_is_being_worked_on_is_answered_before_the_server_stops() -> None:
