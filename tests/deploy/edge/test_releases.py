@@ -301,23 +301,37 @@ def test_each_of_500_flipped_bits_is_refused(shared, releases, tmp_path):
     each_flip_is_refused(shared, releases, tmp_path, 500, seed=1)
 
 
+def other_golden_logits(bundle, add):
+    path = bundle / "golden" / "logits.fp16.npy"
+    np.save(path, np.load(path) + np.float32(add))
+    facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    edit(bundle / "manifest.json", lambda m: m["files"].update({"golden/logits.fp16.npy": facts}))
+
+
 def test_a_release_that_fails_its_self_test_never_becomes_current(workshop, releases):
     releases.install(workshop.signed(1), workshop.keys)
     releases.activate()
-
-    def other_logits(bundle):
-        path = bundle / "golden" / "logits.fp16.npy"
-        np.save(path, np.load(path) + 1)
-        facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        edit(bundle / "manifest.json", lambda m: m["files"].update({"golden/logits.fp16.npy": facts}))
-
     bundle = workshop.unsigned(2)
-    other_logits(bundle)
+    other_golden_logits(bundle, 1)
     releases.install(workshop.forged(bundle), workshop.keys)
     with pytest.raises(EdgeError, match="expected the fp16 logits of golden images within .*, found 1 on CPU"):
         releases.activate()
     assert releases.current().name == "tiny-1"
     assert events(releases)[-1] == "failed"
+
+
+def test_a_release_whose_logits_are_no_numbers_never_becomes_current_whatever_its_tolerances(
+    workshop, releases, monkeypatch
+):
+    bundle = workshop.unsigned(1)
+    other_golden_logits(bundle, "inf")
+    edit(bundle / "manifest.json", lambda m: m["golden"]["tolerances"]["logits"].update(fp16=float("inf")))
+    releases.install(workshop.forged(bundle), workshop.keys)
+    real = Model.infer
+    monkeypatch.setattr(Model, "infer", lambda self, images: real(self, images) + np.float32("inf"))
+    with pytest.raises(EdgeError, match="expected finite fp32 logits of golden images, found NaN or infinity on CPU"):
+        releases.activate()
+    assert releases.current() is None
 
 
 def test_a_release_that_is_too_slow_here_never_becomes_current(workshop, releases):

@@ -107,6 +107,20 @@ def test_what_cannot_be_answered_is_refused_with_one_sentence(
     assert sentence in json.loads(text)["error"]
 
 
+def test_logits_that_are_no_numbers_are_refused_in_a_sentence_of_their_own() -> None:
+    class Overflowing(Tiny):
+        def infer(self, images: np.ndarray) -> np.ndarray:
+            return super().infer(images) + np.float32("inf")
+
+    with served(always(Overflowing())) as address:
+        requests: list[tuple[str, bytes, dict[str, str]]] = [("/v1/classify", png(images(1)[0]), {})]
+        requests += [(f"/v2/models/{NAME}/infer", *infer_body(images(2), binary=binary)) for binary in (True, False)]
+        for path, body, headers in requests:
+            status, _, text = ask(address, "POST", path, body, headers)
+            assert status == 422
+            assert "expected finite logits of this input, found NaN or infinity" in json.loads(text)["error"]
+
+
 def test_metrics_are_in_the_format_of_prometheus_and_count_what_was_asked() -> None:
     with served(always(Tiny(release=4))) as address:
         ask(address, "POST", "/v1/classify", png(images(1)[0]))

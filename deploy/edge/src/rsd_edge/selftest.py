@@ -54,6 +54,11 @@ def self_test(folder: Path, *, threads: int = 1, in_time: bool = True) -> dict[s
             expected = np.load(folder / golden["logits"][precision], allow_pickle=False)
             found = np.concatenate([model.infer(images[i : i + 1]) for i in range(len(images))])
             allowed = golden["tolerances"]["logits"][precision]
+            if not np.isfinite(found).all():
+                raise EdgeError(
+                    f"expected finite {precision} logits of golden images, found NaN or infinity on {model.provider}; "
+                    "use another release, or mend the runtime"
+                )
             difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else np.inf
             if not difference <= allowed:  # NaN is no number below
                 raise EdgeError(

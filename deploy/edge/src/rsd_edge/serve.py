@@ -366,7 +366,12 @@ def _must_be(path: str, model: Model) -> None:
 def _timed(model: Model, images: np.ndarray) -> tuple[np.ndarray, float]:
     start = time.perf_counter()
     logits = model.infer(images)
-    return logits, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    if not np.isfinite(logits).all():
+        raise RefusedError(
+            422, "expected finite logits of this input, found NaN or infinity; the release needs mending"
+        )
+    return logits, seconds
 
 
 class Server(uvicorn.Server):
