@@ -124,9 +124,25 @@ def test_the_unit_recovers_before_it_serves_and_what_it_runs_are_commands_of_our
     assert found["ProtectSystem"] == ["strict"]
 
 
+def with_token() -> str:
+    """The unit with the lines for a token no longer commented out, and without those that they replace."""
+    text = (UNITS / "rsd-edge.service").read_text()
+    return text.replace("# LoadCredential=", "LoadCredential=").replace("# ExecStart=", "ExecStart=")
+
+
+def test_the_unit_can_be_given_a_token_that_the_server_could_not_read_itself():
+    lines = with_token().splitlines()
+    place = lines.index("LoadCredential=token:/etc/rsd-edge/token")
+    assert lines[place + 1] == "ExecStart="  # else there would be two
+    given = cli._parser().parse_args(lines[place + 2].split()[1:])
+    assert str(given.token_file) == "%d/token"
+
+
 @pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="no systemd-analyze here")
-def test_systemd_finds_no_fault_in_the_unit(tmp_path):
-    text = (UNITS / "rsd-edge.service").read_text().replace("/opt/rsd-edge/bin/rsd-edge", "/bin/true")
+@pytest.mark.parametrize("token", [False, True])
+def test_systemd_finds_no_fault_in_the_unit(tmp_path, token):
+    text = with_token() if token else (UNITS / "rsd-edge.service").read_text()
+    text = text.replace("/opt/rsd-edge/bin/rsd-edge", "/bin/true")
     (tmp_path / "rsd-edge.service").write_text(text)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / "rsd-edge.service")], capture_output=True, text=True
