@@ -1,6 +1,7 @@
 """What is installed, made current and taken back, and what is refused with which sentence."""
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from rsd_edge.model import Model
 from rsd_edge.releases import Releases
 
 from tests.bundles import edit
+from tests.deploy.edge.serving import ask, process
 from tests.deploy.edge.test_signature import flip
 
 
@@ -521,6 +523,47 @@ def test_recover_leaves_an_activation_that_is_under_way_alone(shared, releases):
 
     assert releases.activate(window=0, healthy=healthy) == "tiny-1"
     assert seen == ["tiny-1"]
+
+
+def test_a_server_is_given_the_trial_while_it_is_watched_and_else_the_last_good_release(shared, releases):
+    assert releases.to_serve() is None
+    releases.install(shared.bundle(1), shared.keys)
+    watched = []
+
+    def healthy(release):
+        found = Releases(releases.root).to_serve()
+        watched.append(found.name if found else None)
+        return True
+
+    releases._try(releases._state(), "tiny-1", 0, None)  # and the power is cut
+    assert releases.current().name == "tiny-1"
+    assert releases.to_serve() is None
+    releases.activate(window=0, healthy=healthy)
+    releases.install(shared.bundle(2), shared.keys)
+    releases.activate(window=0, healthy=healthy)
+    assert watched == ["tiny-1", "tiny-2"]
+    assert releases.to_serve().name == "tiny-2"
+    releases.install(shared.bundle(3), shared.keys)
+    releases._try(releases._state(), "tiny-3", 0, None)
+    before = contents(releases.root)
+    assert (releases.current().name, releases.to_serve().name) == ("tiny-3", "tiny-2")
+    with process(releases.root) as (address, _):
+        assert json.loads(ask(address, "GET", "/v1/status")[2])["release"] == 2
+    assert contents(releases.root) == before
+    lose_state(releases)
+    assert releases.to_serve().name == "tiny-3"  # better than nothing, until recover
+
+
+def test_who_looks_at_a_folder_keeps_nobody_from_attending_to_it(tmp_path):
+    assert not disk.is_attended(tmp_path)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with disk.attended(tmp_path):
+        pass
+    os.close(descriptor)
+    with disk.attended(tmp_path), disk.attended(tmp_path):
+        assert disk.is_attended(tmp_path)
+    assert not disk.is_attended(tmp_path)
 
 
 class TensorRT:

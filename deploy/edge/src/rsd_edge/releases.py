@@ -69,6 +69,19 @@ class Releases:
         except FileNotFoundError:
             return None
 
+    def to_serve(self) -> Path | None:
+        """The folder that a server is to serve; reads only.
+
+        That is `current`, but for what is on trial while nobody watches it, after a power cut and before `recover`:
+        then it is the last good release.
+        """
+        with contextlib.suppress(EdgeError, OSError):  # a damaged state is what `recover` is for
+            state = self._state()
+            # The second look tells a command that has just ended from one that was cut off.
+            if state.pending and not disk.is_attended(self.folder) and self._state() == state:
+                return self.folder / state.history[-1] if state.history else None
+        return self.current()
+
     def install(
         self, source: Path, keys: list[Path], *, allow_downgrade: bool = False, keep: int = 3
     ) -> tuple[str, bool]:
@@ -378,9 +391,10 @@ class Releases:
     def _locked(self) -> Iterator[State]:
         """The state, for a command that changes it; what a killed one has left on trial is taken back first."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with disk.locked(self.root / ".lock") as held:
-            if not held:
+        with contextlib.ExitStack() as stack:
+            if not stack.enter_context(disk.locked(self.root / ".lock")):
                 raise EdgeError("expected to be the only one who changes releases here, found another; wait for it")
+            stack.enter_context(disk.attended(self.folder))
             state = self._state()
             if not (self.root / STATE).exists():
                 self._save(state)  # before there is a release: from now on a missing file is a lost one

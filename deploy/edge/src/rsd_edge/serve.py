@@ -461,7 +461,7 @@ def main(root: Path, options: ServeOptions) -> None:
     token = read_token(options.token_file)
     releases = Releases(root)
     live = LiveModel(
-        releases.current, lambda folder: Model.open(folder, precision=options.precision, threads=options.threads)
+        releases.to_serve, lambda folder: Model.open(folder, precision=options.precision, threads=options.threads)
     )
     with listen(options) as listener:
         host, port = listener.getsockname()[:2]
