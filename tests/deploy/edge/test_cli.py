@@ -1,6 +1,7 @@
 """The command as it is typed: one line of output, or one sentence and exit status 1."""
 
 import ast
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import rsd_edge
 from rsd_edge import cli
 
 from tests.bundles import packed
+from tests.deploy.edge.serving import Tiny, always, served
 
 SOURCE = Path(rsd_edge.__file__).parent
 UNITS = SOURCE.parents[1] / "systemd"
@@ -49,6 +51,35 @@ def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys, tmp_p
     image = shared.first / "golden" / "files" / "wide.jpg"
     assert "wide.jpg: " in run(capsys, *at, "predict", image, "--top", 1)
     assert "p99" in run(capsys, *at, "bench", "--samples", 20)
+
+
+def test_who_activates_without_a_server_is_told_that_nothing_was_watched(shared, at, capsys):
+    with served(always(Tiny(release=2))) as address:
+        for bundle, options, told in (
+            (shared.first, [], True),
+            (shared.second, ["--server", f"http://{address}"], False),
+        ):
+            run(capsys, *at, "install", bundle)
+            said = run(capsys, *at, "activate", "--window", "0.1", *options)
+            assert ("not watched: with --server http" in said) == told
+        assert "not watched" in run(capsys, *at, "rollback")
+
+
+def test_recover_says_that_it_can_write_nothing_and_fails_only_where_nothing_can_be_served(
+    shared, at, capsys, monkeypatch
+):
+    def read_only(path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    run(capsys, *at, "install", shared.first)
+    with monkeypatch.context() as patched:
+        patched.setattr("rsd_edge.disk.locked", read_only)
+        said = run(capsys, *at, "recover", status=1)
+        assert said.startswith("error: expected to put things right in ")
+        assert "found it read-only; mount it" in said
+    run(capsys, *at, "activate")
+    monkeypatch.setattr("rsd_edge.disk.locked", read_only)
+    assert run(capsys, *at, "recover") == "tiny-1: current\n"
 
 
 def test_what_is_wrong_is_one_sentence_and_status_1(shared, at, capsys, tmp_path):

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -201,6 +202,7 @@ REFUSED = {
     "an absolute path": (escaping("/etc/passwd"), "expected plain relative paths"),
     "a hidden path": (escaping(".x/y"), "expected plain relative paths"),
     "a path with a line break": (escaping("a\nb"), r"found 'a\\nb'"),
+    "a path that is a number": (escaping(7), "expected a signature over every file by its SHA-256"),
     "too large": (
         rewrite(lambda m: m["files"]["labels.json"].update(bytes=1 << 40)),
         r"expected 1099511627776 bytes in labels.json, found 24",
@@ -392,6 +394,29 @@ def test_health_is_asked_of_the_server_for_this_very_release(shared, releases):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         assert not served(f"http://127.0.0.1:{taken.getsockname()[1]}")("tiny-1")
+
+
+def test_health_is_asked_past_any_proxy_and_nonsense_is_ill(monkeypatch):
+    from rsd_edge.health import served
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer(content):
+            client, _ = listener.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(content)
+
+        healthy = served(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        for content, expected in (
+            (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", True),
+            (b"nonsense\r\n\r\n", False),
+        ):
+            thread = threading.Thread(target=answer, args=(content,))
+            thread.start()
+            assert healthy("tiny-1") == expected
+            thread.join()
 
 
 def test_the_disk_stays_bounded_and_the_last_good_releases_stay(shared, releases):

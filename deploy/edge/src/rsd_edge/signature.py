@@ -93,7 +93,7 @@ def _listed(payload: bytes) -> dict[str, str]:
             kinds != ("https://in-toto.io/Statement/v1", "https://model_signing/signature/v1.0", "files", "sha256")
             or how["allow_symlinks"] is not False
             or how["ignore_paths"] != [NAME]  # nothing else in the folder may go unsigned
-            or any(resource["algorithm"] != "sha256" for resource in resources)
+            or any(resource["algorithm"] != "sha256" or type(resource["name"]) is not str for resource in resources)
             or len(files) != len(resources)
             or subject["digest"] != {"sha256": digest}
         ):
