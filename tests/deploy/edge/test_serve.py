@@ -46,7 +46,7 @@ def test_triton_s_own_client_gets_exactly_what_the_runtime_says(address: str, bi
     assert client.is_model_ready(NAME)
     assert client.is_model_ready(NAME, "1")
     assert not client.is_model_ready("another")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
     metadata = client.get_model_metadata(NAME)
     assert metadata["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, *SHAPE]}]
     assert metadata["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, len(LABELS)]}]
@@ -65,6 +65,30 @@ def test_triton_s_own_client_gets_exactly_what_the_runtime_says(address: str, bi
     with pytest.raises(InferenceServerException, match="expected the model 'tiny', found 'another'"):
         client.infer("another", [given])
     client.close()
+
+
+def test_triton_s_own_client_gets_the_index_and_the_statistics() -> None:
+    with served(always(Tiny())) as address:
+        client = triton.InferenceServerClient(address)
+        assert client.get_model_repository_index() == [{"name": NAME, "version": "1", "state": "READY", "reason": ""}]
+        (before,) = client.get_inference_statistics()["model_stats"]
+        assert (before["last_inference"], before["inference_count"]) == (0, 0)
+        body, headers = infer_body(images(3), binary=True)
+        for content in (body, body, body[:-1]):
+            ask(address, "POST", f"/v2/models/{NAME}/infer", content, headers)
+        for version in ("", "1"):
+            (stats,) = client.get_inference_statistics(NAME, version)["model_stats"]
+            assert (stats["name"], stats["version"]) == (NAME, "1")
+            assert (stats["inference_count"], stats["execution_count"]) == (6, 2)
+            assert {name: found["count"] for name, found in stats["inference_stats"].items()} == {
+                "success": 2, "fail": 1, "queue": 2, "compute_input": 2, "compute_infer": 2, "compute_output": 2,
+            }  # fmt: skip
+            spent = stats["inference_stats"]
+            assert 0 < spent["compute_infer"]["ns"] < spent["success"]["ns"]
+            assert abs(time.time() - stats["last_inference"] / 1e3) < 60
+        with pytest.raises(InferenceServerException, match="expected the model 'tiny', found 'another'"):
+            client.get_inference_statistics("another")
+        client.close()
 
 
 def test_an_image_is_classified_as_the_model_says(address: str) -> None:

@@ -37,7 +37,9 @@ from rsd_edge.serve_options import ServeOptions
 PAGE = (Path(__file__).parent / "page.html").read_bytes()
 TOP = 5
 """Classes in the answer of /v1/classify."""
-MODEL_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/(?P<verb>infer|ready|config))?")
+MODEL_PATH = re.compile(
+    r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/(?P<verb>infer|ready|config|stats))?"
+)
 JSON = {"content-type": "application/json"}
 GONE = 499
 """The status, in the metrics only, of a request whose client left."""
@@ -49,6 +51,7 @@ class Answer(NamedTuple):
     status: int = 200
     inference: float | None = None
     """Seconds in the model."""
+    images: int = 1
 
 
 class Served(NamedTuple):
@@ -98,7 +101,7 @@ class App:
             answer = _refusal(500, "the server failed at this request; its log says how")
         self.metrics.requests[route, answer.status] += 1
         if answer.inference is not None:
-            self.metrics.served(route, time.perf_counter() - start, answer.inference)
+            self.metrics.served(route, time.perf_counter() - start, answer.inference, answer.images)
         head = {**answer.headers, "content-length": str(len(answer.body)), "x-content-type-options": "nosniff"}
         if answer.status == 405:
             head["allow"] = ", ".join(methods)
@@ -127,6 +130,10 @@ class App:
                 return "metrics", get, self._prometheus
             case "/v2" | "/v2/":
                 return "server", get, self._server
+            case "/v2/repository/index":
+                return "index", post, self._index
+            case "/v2/models/stats":
+                return "stats", get, self._stats
         if found := MODEL_PATH.fullmatch(path):
             match found["verb"]:
                 case "infer":
@@ -135,6 +142,8 @@ class App:
                     return "model_ready", get, self._model_ready
                 case "config":
                     return "config", get, self._config
+                case "stats":
+                    return "stats", get, self._stats
             return "model", get, self._model
         return "unknown", ("GET", "HEAD", "POST"), self._unknown
 
@@ -221,7 +230,7 @@ class App:
             )
             logits, seconds = _timed(model, asked.images)
             body, headers = protocol.answer(logits, asked, name=model.name, release=model.release)
-        return Answer(body, headers, inference=seconds)
+        return Answer(body, headers, inference=seconds, images=len(logits))
 
     def _classify(self, request: Served) -> Answer:
         with self.live.use() as model:
@@ -255,7 +264,7 @@ class App:
             return Answer(to_json({"ready": True}))
 
     def _server(self, request: Served) -> Answer:
-        extensions = ["binary_tensor_data", "model_configuration"]
+        extensions = ["binary_tensor_data", "model_configuration", "statistics"]
         return Answer(to_json({"name": "rsd-edge", "version": "1", "extensions": extensions}))
 
     def _model(self, request: Served) -> Answer:
@@ -283,6 +292,20 @@ class App:
                 "parameters": {"labels": {"string_value": json.dumps(model.labels)}},
             }
         return Answer(to_json(body))
+
+    def _index(self, request: Served) -> Answer:
+        """Triton's repository index: the one model that is served."""
+        with self.live.use() as model:
+            entry = {"name": model.name, "version": str(model.release), "state": "READY", "reason": ""}
+        return Answer(to_json([entry]))
+
+    def _stats(self, request: Served) -> Answer:
+        """Triton's statistics; see `Metrics.triton`."""
+        with self.live.use() as model:
+            if request.path != "/v2/models/stats":
+                _must_be(request.path, model)
+            entry: dict[str, Any] = {"name": model.name, "version": str(model.release)}
+        return Answer(to_json({"model_stats": [entry | self.metrics.triton()]}))
 
     def _status(self, request: Served) -> Answer:
         p50, p99 = (self.metrics.percentile(share) for share in (0.5, 0.99))
