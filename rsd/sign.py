@@ -226,7 +226,7 @@ def main() -> None:
             commit = None if given.allow_dirty else commit_of(given.bundle)
             manifest = sign(given.bundle, given.target, given.key, commit=commit)
             made_from = f"commit {commit}" if commit else f"no commit ({manifest['origin']['git_revision']})"
-            print(f"{given.target}: {manifest['name']} release {manifest['release']} of {made_from}, signed")
+            print(f"{given.target}: {manifest['name']} release {manifest['release']}, signed, of {made_from}")
         else:
             verify(given.bundle, given.key)
             print(f"{given.bundle}: signed by {given.key}")

@@ -162,7 +162,7 @@ def test_a_release_says_the_commit_that_it_was_made_from_and_none_is_signed_befo
     commit("release 1")
     revision = git_revision()
     said = signed_by_command(workshop, monkeypatch, capsys)
-    assert said == f"{workshop.folder / 'release'}: tiny release 1 of commit {revision}, signed\n"
+    assert said == f"{workshop.folder / 'release'}: tiny release 1, signed, of commit {revision}\n"
     assert json.loads((workshop.folder / "release" / "manifest.json").read_text())["origin"]["git_revision"] == revision
     sign.verify(workshop.folder / "release", workshop.public)
 
@@ -184,4 +184,4 @@ def test_what_the_commit_does_not_hold_is_signed_only_where_that_is_allowed_and_
     change()
     assert sentence in signed_by_command(workshop, monkeypatch, capsys)
     assert not (workshop.folder / "release").exists()
-    assert "-dirty), signed" in signed_by_command(workshop, monkeypatch, capsys, "--allow-dirty")
+    assert "-dirty)\n" in signed_by_command(workshop, monkeypatch, capsys, "--allow-dirty")
