@@ -72,7 +72,8 @@ class Stepper:
             task.trainable_module.compile()  # in place: the names of the weights stay
         if processes() > 1:
             task.prepare_distributed([torch.cuda.current_device()] if self.device.type == "cuda" else None)
-        self.optimizer = make_optimizer(task.trainable_module, recipe)
+        # Of what several processes wrap: the wrapping hides which weights a student exempts from decay.
+        self.optimizer = make_optimizer(unwrap_model(task.trainable_module), recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, steps_per_epoch=steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.amp == "fp16")
         self.last: dict[str, Any] = {}

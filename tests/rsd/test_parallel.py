@@ -64,9 +64,14 @@ EQUAL = {
 
 
 def many_steps(method, width, options, *, dtype=torch.float64, steps=STEPS):
-    """The weights after some steps of SGD on this process's share, and the gradients of the first step."""
+    """The weights after some steps of SGD on this process's share, and the gradients of the first step.
+
+    The weights decay, but for those that the student exempts, such as its `pos_embed`.
+    """
     task = task_of(method, width, **options).to(dtype).train()
-    recipe = Recipe(epochs=9, batch_size=BATCH, optimizer="sgd", learning_rate=0.01, clip_gradient=5.0)
+    recipe = Recipe(
+        epochs=9, batch_size=BATCH, optimizer="sgd", learning_rate=0.01, clip_gradient=5.0, weight_decay=0.5
+    )
     share = own_share(BATCH)
     wide = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(3)).to(dtype)
 
@@ -287,6 +292,7 @@ def test_after_twenty_steps_in_float64_two_processes_have_the_weights_of_one(fou
     for process in found:
         weights = process["equal"][case]["weights"]
         assert weights.keys() == alone.keys()
+        assert "student.pos_embed" in alone
         for name in alone:
             assert torch.allclose(weights[name], alone[name], rtol=1e-9, atol=1e-9), name
 
