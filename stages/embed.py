@@ -1,7 +1,7 @@
 """Teacher and training images -> out/views/: the teacher's outputs for every stored view."""
 
 from rsd import checkpoint
-from rsd.compute import ComputeOptions, set_up
+from rsd.compute import ComputeOptions, on_this_machine, set_up
 from rsd.data.augment import AugmentOptions
 from rsd.data.images import read_split
 from rsd.embed import check_store, write_store
@@ -15,7 +15,7 @@ from stages import OUT, run, section
 def main() -> None:
     options = section("views", ViewOptions)
     augment = section("augment", AugmentOptions)
-    compute = section("compute", ComputeOptions)
+    compute = on_this_machine(section("compute", ComputeOptions))
     if options.count and is_launcher(compute):
         launch("stages.embed", [], compute)
         return

@@ -23,7 +23,7 @@ from stages import OUT, run, section
 def main() -> None:
     options = section("teacher", TeacherOptions)
     compute = section("compute", ComputeOptions)
-    if is_launcher(compute):
+    if options.source in TRAINED and is_launcher(compute):
         launch("stages.teacher", sys.argv[1:], compute)
         return
     data = read_record(OUT / "data")

@@ -106,6 +106,31 @@ def test_a_copy_of_a_teachers_folder_is_that_teacher(project):
         assert records[0][key] == records[1][key], key
 
 
+def test_of_several_processes_each_stage_starts_those_that_it_has_work_and_gpus_for(project, monkeypatch):
+    """On a node of four GPUs, of two that train together."""
+    started: dict[str, int] = {}
+
+    def launched(module, arguments, options):
+        started[module] = options.processes
+
+    for stage in (teacher, embed, evaluate):
+        monkeypatch.setattr(stage, "launch", launched)
+    teacher.main()
+    (OUT / "teacher").rename("copy")
+    compute, chosen = OUT / "params" / "compute.json", OUT / "params" / "teacher.json"
+    compute.write_text(json.dumps(json.loads(compute.read_text()) | {"processes": 8}))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 4)
+        for stage in (teacher, embed, evaluate):
+            stage.main()
+    assert started == {"stages.teacher": 8, "stages.embed": 4, "stages.evaluate": 4}
+    changes = {"source": "file", "path": "copy", "input_size": None}
+    chosen.write_text(json.dumps(json.loads(chosen.read_text()) | changes))
+    teacher.main()  # trains nothing, and does it alone
+    assert (OUT / "teacher" / "model.safetensors").is_file()
+
+
 def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
     settings(views=TINY["views"] | {"count": 0}, methods=["scratch", "rsd", "fitnet"])
     teacher.main()
