@@ -1,8 +1,10 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,51 @@ def test_other_runs_are_left_alone(tmp_path):
     checkpoint.forget(mine)
     assert not mine.exists()
     assert other.is_file()
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from rsd import checkpoint
+for run in sys.argv[2:]:
+    checkpoint.state_file(run, {}, root=Path(sys.argv[1]))
+child = os.fork()  # as a training's data workers are
+if child:
+    print(child, flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def held(root, *runs):
+    """Another process that is at these runs; yields it and the number of its child."""
+    command = [sys.executable, "-c", HOLDER, str(root), *runs]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        child = int(holder.stdout.readline())
+        try:
+            yield holder, child
+        finally:
+            holder.kill()
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_run_that_another_process_is_at_is_left_alone_until_that_is_killed(tmp_path):
+    state = tmp_path / "rsd-0" / "digest" / "checkpoint.pt"
+    with held(tmp_path, "rsd-0") as (holder, child):
+        checkpoint.save(state, {})
+        with pytest.raises(UserError, match=rf"no other process at the run 'rsd-0'.*found process {holder.pid} on "):
+            checkpoint.state_file("rsd-0", {}, root=tmp_path)
+        assert state.is_file()
+        checkpoint.state_file("rsd-1", {}, root=tmp_path)
+        holder.kill()
+        holder.wait()
+        os.kill(child, 0)  # lives on, and is in nobody's way
+        mine = checkpoint.state_file("rsd-0", {}, root=tmp_path)
+        assert not state.exists()
+    checkpoint.forget(mine)
+    with held(tmp_path, "rsd-0"):
+        pass
 
 
 class Evil:

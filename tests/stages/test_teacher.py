@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from torchvision.transforms.v2.functional import resize
 from rsd import checkpoint
 from rsd.data.augment import AugmentOptions, views
 from rsd.data.images import read_split
+from rsd.errors import UserError
 from rsd.models import outputs
 from stages import OUT, distill, embed, evaluate, params, prepare, sources, teacher
+from tests.rsd.test_checkpoint import held
 from tests.stages.conftest import ROOT, TINY
 
 ARGS: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "stem_type": "deep", "stem_width": 4}
@@ -129,6 +132,18 @@ def test_of_several_processes_each_stage_starts_those_that_it_has_work_and_gpus_
     chosen.write_text(json.dumps(json.loads(chosen.read_text()) | changes))
     teacher.main()  # trains nothing, and does it alone
     assert (OUT / "teacher" / "model.safetensors").is_file()
+
+
+def test_a_stage_beside_a_living_one_is_one_sentence_that_names_it(project, monkeypatch):
+    """As after a kill of DVC alone: both would write one checkpoint, or one store."""
+    teacher.main()
+    monkeypatch.setattr(sys, "argv", ["distill", "scratch", "0"])
+    with held(Path(".state").resolve(), "teacher", "embed", "scratch-0") as (holder, _):
+        for stage in (teacher, embed, distill):
+            with pytest.raises(UserError, match=f"found process {holder.pid} on .*; wait until it is done, or end it"):
+                stage.main()
+    embed.main()
+    distill.main()
 
 
 def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
