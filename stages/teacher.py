@@ -41,7 +41,8 @@ def main() -> None:
         state = checkpoint.state_file(
             "teacher",
             {
-                "options": options.model_dump(mode="json"),
+                # A finished training is judged anew by another `min_top1`, not done anew.
+                "options": options.model_dump(mode="json", exclude={"min_top1"}),
                 "weights": start.weights,
                 "preprocessing": preprocessing,
                 "recipe": recipe.model_dump(),

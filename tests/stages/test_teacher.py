@@ -146,6 +146,17 @@ def test_a_stage_beside_a_living_one_is_one_sentence_that_names_it(project, monk
     distill.main()
 
 
+def test_a_teacher_that_was_too_weak_is_not_trained_again_for_a_lower_bound(project, capsys):
+    file = OUT / "params" / "teacher.json"
+    chosen = json.loads(file.read_text())
+    file.write_text(json.dumps(chosen | {"min_top1": 100}))
+    with pytest.raises(UserError, match=r"or lower teacher\.min_top1"):
+        teacher.main()
+    file.write_text(json.dumps(chosen))
+    teacher.main()
+    assert "resumed after epoch 1 of 1" in capsys.readouterr().err
+
+
 def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
     settings(views=TINY["views"] | {"count": 0}, methods=["scratch", "rsd", "fitnet"])
     teacher.main()
