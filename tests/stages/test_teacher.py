@@ -19,6 +19,7 @@ from rsd import checkpoint
 from rsd.data.augment import AugmentOptions, views
 from rsd.data.images import read_split
 from rsd.errors import UserError
+from rsd.files import sha256
 from rsd.models import outputs
 from stages import OUT, distill, embed, evaluate, params, prepare, sources, teacher
 from tests.rsd.test_checkpoint import held
@@ -163,6 +164,19 @@ def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["distill", "fitnet", "0"])
     distill.main()
     assert (OUT / "students" / "fitnet-0" / "student.safetensors").is_file()
+
+
+def test_arguments_that_leave_the_weights_alone_make_another_teacher(project):
+    teacher.main()
+    (OUT / "teacher").rename("copy")
+    file = OUT / "params" / "teacher.json"
+    changes = {"source": "file", "path": "copy", "input_size": None, "args": ARGS | {"act_layer": "gelu"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    teacher.main()
+    before, after = (Path(folder, "model.safetensors") for folder in ("copy", OUT / "teacher"))
+    state = load_file(after)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(before).items())
+    assert sha256(after) != sha256(before)  # by which a view store knows its teacher
 
 
 def test_a_killed_finetuning_goes_on_to_the_same_bytes_and_with_other_weights_starts_afresh(
