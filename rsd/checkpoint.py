@@ -41,7 +41,7 @@ def software_versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "timm", "numpy")},
+        **{name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "scipy", "pillow")},
     }
 
 

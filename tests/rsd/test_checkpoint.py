@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ def test_changed_inputs_never_find_the_old_state(tmp_path):
 def test_changed_code_never_finds_the_old_state(tmp_path, monkeypatch):
     first = checkpoint.state_file("rsd-0", {}, root=tmp_path)
     monkeypatch.setattr(checkpoint, "code_digests", lambda: {"rsd/losses.py": "other"})
+    assert checkpoint.state_file("rsd-0", {}, root=tmp_path) != first
+
+
+@pytest.mark.parametrize("library", ["torch", "torchvision", "timm", "numpy", "scipy", "pillow"])
+def test_another_version_of_what_makes_numbers_or_pixels_never_finds_the_old_state(tmp_path, monkeypatch, library):
+    first = checkpoint.state_file("rsd-0", {}, root=tmp_path)
+    monkeypatch.setattr(checkpoint, "version", lambda name: "other" if name == library else version(name))
     assert checkpoint.state_file("rsd-0", {}, root=tmp_path) != first
 
 
