@@ -24,7 +24,7 @@ def main() -> None:
     images = read_split(OUT / "data", "train")
     size = options.count * len(images.labels) * 2 * (record["embedding_width"] + len(record["classes"]))
     if options.count and leads():
-        print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB")
+        print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB", flush=True)
     elif not options.count:
         print("view store: none (views.count is 0), the teacher will run live")
     made_from = store_digests(
