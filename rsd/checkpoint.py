@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pickle
 import platform
 import shutil
 import sys
@@ -113,8 +114,21 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The state at `path`, or None if there is none."""
-    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+    """The state at `path`, or None if there is none.
+
+    Raises:
+        UserError: it is damaged, or holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        found = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"expected a whole checkpoint in {path}, found one that cannot be read ({found}); remove it and run the "
+            "same command again, which then starts afresh"
+        ) from error
 
 
 def forget(path: Path) -> None:

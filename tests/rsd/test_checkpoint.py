@@ -1,6 +1,5 @@
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -123,8 +122,17 @@ class Evil:
 
 def test_a_checkpoint_cannot_run_code(tmp_path):
     torch.save({"x": Evil()}, tmp_path / "c.pt")
-    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
+    with pytest.raises(UserError, match="Weights only load failed"):
         checkpoint.load(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("left", [0, 3, 700, 3000])
+def test_a_damaged_checkpoint_is_one_sentence_that_says_what_to_do(tmp_path, left):
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, {"weights": torch.zeros(1000)})
+    os.truncate(path, left)
+    with pytest.raises(UserError, match=f"whole checkpoint in {path}, found .*; remove it and run the same command"):
+        checkpoint.load(path)
 
 
 FULL_DISK = """
