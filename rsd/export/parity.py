@@ -20,6 +20,8 @@ Rung = Literal["stripped", "fp32", "fp16", "int8"]
 # Two classes closer than this share of the logit range are a near-tie: rounding alone may swap them.
 NEAR_TIE = 0.01
 WORST = 5
+SMALL_SPLIT = 500
+"""Fewer images than this: fp16's default of 0.2 points is less than one of them."""
 
 
 class Gates(Options):
@@ -32,15 +34,18 @@ class Gates(Options):
     """Largest absolute logit difference from PyTorch, as a share of the logit range. Where the first class
     differs, its two candidates must be nearer to each other than twice this."""
     fp16_accuracy_delta: float = Field(default=0.2, ge=0)
-    """Accuracy that fp16 may lose, in points. Where this is less than one whole test image, one image in
-    200 (rounded up) may be lost instead."""
+    """Accuracy that fp16 may lose, in points; 0 allows no image. Where this is less than one whole test image, one
+    may be lost, and of fewer than 500 test images one in 200 (rounded up)."""
     int8_accuracy_delta: float = Field(default=1.0, ge=0)
     """The same for int8."""
 
     def images_to_lose(self, images: int, precision: Literal["fp16", "int8"]) -> int:
         """How many of `images` test images may be wrong that the reference gets right, net."""
         points = self.fp16_accuracy_delta if precision == "fp16" else self.int8_accuracy_delta
-        return math.floor(points / 100 * images + 1e-9) or math.ceil(images / 200)
+        if points == 0:
+            return 0
+        least = math.ceil(images / 200) if images < SMALL_SPLIT else 1
+        return math.floor(points / 100 * images + 1e-9) or least
 
     def near_tie(self, rung: Rung) -> float:
         """Share of the logit range within which two classes are a near-tie."""
