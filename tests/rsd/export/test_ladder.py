@@ -6,13 +6,17 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from rsd.data.images import LabelledImages
 from rsd.distillers import distiller
 from rsd.errors import UserError
 from rsd.export import ladder as module
+from rsd.export.divergence import graph_values
+from rsd.export.half import to_half
 from rsd.export.ladder import Ladder
-from rsd.export.parity import Gates
+from rsd.export.onnx import trace
+from rsd.export.parity import Gates, logits_of
 from rsd.export.quantize import Int8Options
 from rsd.export.strip import AsTrained
 from rsd.features import stage_shapes
@@ -61,6 +65,53 @@ def test_a_failed_fp32_rung_names_rung_worst_images_and_node(traced, images):
     with pytest.raises(UserError, match=r"^the fp32 export differs .*: \d+, .*'node_relu_3'") as error:
         climbing(student, images).fp32(student.traced._replace(proto=proto), whole=True)
     assert "\n" not in str(error.value)
+
+
+class Loud(nn.Module):
+    """Activations of 2e5 within, which the next layer makes small again, so that no weight and no logit tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.point, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Linear(8, 10)
+        with torch.no_grad():
+            self.conv.weight.mul_(3000).abs_()
+            self.point.weight.mul_(1e-4)
+
+    def forward_features(self, x):
+        return torch.relu(self.point(torch.relu(self.conv(x) * 30)))
+
+    def forward_head(self, x, pre_logits=False):
+        return x.mean((2, 3)) if pre_logits else self.head(x.mean((2, 3)))
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+def test_an_activation_beyond_fp16_fails_the_rung_though_a_cpu_computes_it_in_float32(images):
+    torch.manual_seed(0)
+    model = Loud().eval()
+    made = trace(model, mean=MEAN, std=STD, image_shape=(16, 16, 1), classes=10, opset=20, ir_version=10)
+    half = to_half(made.proto)
+    assert np.abs(graph_values(made.proto, images[:4])["relu"]).max() > 65504
+    assert np.isfinite(logits_of(half.SerializeToString(), images)).all()  # what a CPU says of the file
+    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
+    with pytest.raises(UserError, match=r"^the fp16 export leaves the range .* test image \d+: .* node '.*' \(Mul\)"):
+        Ladder(model, PixelNormalize(MEAN, STD), split, Gates()).fp16(made)
+
+
+def test_fp16_is_judged_with_every_value_rounded_as_a_gpu_rounds_it(traced, images, monkeypatch):
+    student = traced("resnet")
+    ladder = climbing(student, images)
+    proto = ladder.fp16(student.traced)
+    values = graph_values(proto, images)
+    assert values["logits_fp16"].dtype == np.float16
+    rounded = ladder.records[0]["rounded"]
+    assert rounded["images"] == 64
+    found = np.abs(values["logits"] - student.logits(images)).max()
+    assert rounded["max_difference"] == pytest.approx(float(found), rel=0.2)  # the batch is another
+    monkeypatch.setattr(ladder, "_rounded", lambda *_: ladder.expected[::-1])  # of other images
+    with pytest.raises(UserError, match="^the fp16 export loses"):
+        ladder.fp16(student.traced)
 
 
 def test_int8_that_passes_keeps_nothing_in_float(traced, images):
