@@ -110,26 +110,35 @@ class Ladder:
     ) -> tuple[onnx.ModelProto, dict[str, Any]]:
         """The graph in int8, against PyTorch, and the record of how it was made.
 
-        Where the gate is missed, the nodes that hurt most, as measured on validation images, go back to float, some
-        more at each try.
+        Where the gate is missed on the validation images, the nodes that hurt most there go back to float, some more at
+        each try. The first count that passes is judged on the test images; only where these refuse it do the tries go
+        on, and the record lists the counts that they refused.
 
         Raises:
             UserError: the gate is missed with as few nodes in int8 as `options.least_share` allows.
         """
         known = calibrated(traced.proto, train.images, options, threads=self.threads)
         used = min(options.calibration_images, len(train.images))
+        expected = predict(self.model, self.normalize, validation.images, batch_size=256).logits.numpy()
         harmful: list[Harm] = []
+        refused: list[int] = []
         for kept in [0, *tries(len(known.nodes), options.least_share)]:
             proto = checked(quantized(traced.proto, known, in_float=[harm.node for harm in harmful[:kept]]))
+            judge = validation
             try:
+                told = logits_of(proto.SerializeToString(), validation.images, threads=self.threads)
+                check(compare(expected, told, validation.labels), "int8", self.gates, split="validation")
+                judge = self.test
                 self._compare("int8", self._run(proto, self.everything), self.everything, self.expected)
-                return proto, described(known, used, harmful[:kept])
+                return proto, described(known, used, harmful[:kept], refused)
             except GateError as error:
                 missed = error
+                if judge is self.test:
+                    refused.append(kept)
             if not harmful:
                 harmful = harms(traced.proto, known, some(validation.images, SEARCH_IMAGES), threads=self.threads)
         most = ", ".join(f"'{harm.node}' ({harm.operator})" for harm in harmful[:3])
-        where = _explained("int8", traced, proto)(self.test.images[np.array(missed.images)])
+        where = _explained("int8", traced, proto)(judge.images[np.array(missed.images)])
         raise UserError(
             f"with {kept} of {len(known.nodes)} nodes kept in float {missed}; most is lost at {most}; {where}"
         ) from missed

@@ -161,25 +161,26 @@ def compare(
     }
 
 
-def check(record: dict[str, Any], rung: Rung, gates: Gates, *, what: str | None = None) -> None:
+def check(record: dict[str, Any], rung: Rung, gates: Gates, *, what: str | None = None, split: str = "test") -> None:
     """Hold a record of `compare` against the gate of its rung.
 
     Args:
         record: of `compare` with `near_tie=gates.near_tie(rung)`.
         rung: whose gate it is; an engine is held to that of its precision.
         what: the engine's name in the sentence, such as "fp16 engine"; the export of `rung` if None.
+        split: whose images these are, in the sentence.
 
     Raises:
         GateError: the gate is missed; the sentence names the rung, value, limit and worst images.
     """
     reference = "its ONNX file" if what else "the student as it was trained" if rung == "stripped" else "PyTorch"
     what = what or ("stripped student" if rung == "stripped" else f"{rung} export")
-    worst = f"worst test images: {', '.join(map(str, record['worst_images']))}"
+    worst = f"worst {split} images: {', '.join(map(str, record['worst_images']))}"
     if rung in ("fp16", "int8"):
         lost, allowed = -record["accuracy_delta_images"], gates.images_to_lose(record["images"], rung)
         if lost > allowed:
             raise GateError(
-                f"the {what} loses {lost} of {record['images']} test images "
+                f"the {what} loses {lost} of {record['images']} {split} images "
                 f"({-record['accuracy_delta_points']:.2f} points of accuracy), and at most {allowed} may be lost "
                 f"({worst}); ship fp32, or raise `gates.{rung}_accuracy_delta` of the export",
                 record["worst_images"],
@@ -197,7 +198,8 @@ def check(record: dict[str, Any], rung: Rung, gates: Gates, *, what: str | None 
         )
     if swapped := record["disagreements_beyond_near_ties"]:
         raise GateError(
-            f"the {what} gives {swapped} of {record['images']} test images another first class than {reference} where "
-            f"the two classes are further apart than {gates.near_tie(rung):.2e} of the logit range ({worst}); {advice}",
+            f"the {what} gives {swapped} of {record['images']} {split} images another first class than {reference} "
+            f"where the two classes are further apart than {gates.near_tie(rung):.2e} of the logit range ({worst}); "
+            f"{advice}",
             record["worst_images"],
         )

@@ -137,35 +137,49 @@ def test_int8_takes_its_ranges_from_the_training_split_alone(traced, images):
     assert made(train=others, rest=images) != first
 
 
-def test_int8_that_misses_keeps_the_worst_nodes_in_float_until_it_passes(traced, images, monkeypatch):
-    """The gate is made to pass once the most harmful node is in float."""
+@pytest.mark.parametrize(
+    ("validation_passes_at", "test_passes_at", "asked", "refused"),
+    [
+        (0, 0, ["validation 0", "test 0"], []),
+        (1, 0, ["validation 0", "validation 1", "test 1"], []),
+        (1, 2, ["validation 0", "validation 1", "test 1", "validation 2", "test 2"], [1]),
+    ],
+)
+def test_validation_images_choose_how_many_nodes_stay_in_float_and_test_images_judge(
+    traced, images, monkeypatch, validation_passes_at, test_passes_at, asked, refused
+):
+    """The gate is made to pass once so many of the most harmful nodes are in float."""
     student = traced("resnet")
-    ladder, split = climbing(student, images), labelled(student, images)
-    worst: list[str] = []
-    measure = module.harms
+    ladder, split = climbing(student, images), labelled(student, images[:40])
+    in_float: list[list[str]] = []
+    found: list[str] = []
+    order: list[str] = []
+    made_of, measure = module.quantized, module.harms
+
+    def quantized(proto, known, **options):
+        in_float.append(options["in_float"])
+        return made_of(proto, known, **options)
 
     def harms(*arguments, **options):
-        found = measure(*arguments, **options)
-        worst.append(found[0].node)
-        return found
+        assert not order  # measured once
+        harmful = measure(*arguments, **options)
+        order.extend(harm.node for harm in harmful)
+        return harmful
 
-    def judge(self, rung, found, index, reference):
-        if not worst or worst[0] not in in_float[-1]:
+    def judge(record, rung, gates, *, split="test"):
+        assert record["images"] == {"validation": 40, "test": 64}[split]
+        kept = len(in_float[-1])
+        found.append(f"{split} {kept}")
+        if kept < {"validation": validation_passes_at, "test": test_passes_at}[split]:
             raise module.GateError("too bad", [3, 4])
 
     monkeypatch.setattr(module, "harms", harms)
-    in_float: list[set[str]] = []
-    made_of = module.quantized
-
-    def quantized(proto, known, **options):
-        in_float.append(set(options["in_float"]))
-        return made_of(proto, known, **options)
-
     monkeypatch.setattr(module, "quantized", quantized)
-    monkeypatch.setattr(Ladder, "_compare", judge)
+    monkeypatch.setattr(module, "check", judge)
     _, made = ladder.int8(student.traced, Int8Options(), train=split, validation=split)
-    assert [harm["node"] for harm in made["in_float"]] == worst  # measured once
-    assert [len(kept) for kept in in_float] == [0, 1]
+    assert found == asked
+    assert made["refused_by_test"] == refused
+    assert [harm["node"] for harm in made["in_float"]] == order[: len(in_float[-1])] == in_float[-1]
 
 
 def test_int8_that_cannot_pass_says_how_much_is_in_float_and_where_most_is_lost(traced, images):
