@@ -22,16 +22,15 @@ import psutil  # type: ignore[import-untyped]
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from pipelines.gpus import create_limits, visible_gpus
-from pipelines.server import one_sentence
+from pipelines.server import RETRIES, one_sentence
 from pipelines.upkeep import create_automations, create_pool, deployments, take_up_lost_runs
 from rsd.errors import UserError
 from rsd.files import read_json, write_json
 
 POOL = "rsd"
 PORT = 4200
-HEARTBEAT_SECONDS = 30
 LOST_SECONDS = 150
-"""A run that is silent for so long is dead. A server that was away for a minute has missed two heartbeats."""
+"""A run that is silent for so long is dead. It says every 30 s that it lives (prefect.yaml)."""
 START_SECONDS = 180.0
 STOP_SECONDS = 60.0
 """A stage has ten to save its state, and Prefect thirty to end its run."""
@@ -123,9 +122,7 @@ class Site:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             # In memory, Prefect's default, a restart would forget who holds a limit and never free it.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-            # Waits of 2, 4 ... 128 s: four minutes without a server end no run. The default gives up after one.
-            "PREFECT_CLIENT_MAX_RETRIES": "7",
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+            "PREFECT_CLIENT_MAX_RETRIES": str(RETRIES),
             **({} if self.elsewhere else {"RSD_OUT_URL": self.files}),
             **os.environ,
             "PREFECT_HOME": str(self.home),

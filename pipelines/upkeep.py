@@ -1,6 +1,6 @@
 """What a Prefect server has to hold for our flows: the work pool, and what takes up runs that were killed.
 
-A run says every `PREFECT_FLOWS_HEARTBEAT_FREQUENCY` seconds that it lives. One automation calls a silent one
+A run says every 30 seconds that it lives (`job_variables` of prefect.yaml). One automation calls a silent one
 crashed; another schedules what crashed anew, as the same run. It finds the workspace as it was left: finished stages
 are not run again, a training goes on from its checkpoint.
 """

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -14,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from pipelines import operate
-from pipelines.operate import Site
+from pipelines.operate import Daemon, Site
 from pipelines.upkeep import create_automations
 from tests.pipelines.conftest import ToyRepo, alive, wait_until
 
@@ -74,6 +75,26 @@ def test_a_run_is_named_after_its_pair_and_says_what_it_did(prefect_worker: Site
         assert client.read_flow_run(run.id).name == "reproduce toy/pair: rsd; seeds 1, 2"
         tasks = {task.name for task in client.read_task_runs()}
     assert "train@rsd of toy/pair" in tasks
+
+
+def test_a_worker_that_was_started_by_hand_needs_no_settings_of_its_own(
+    prefect_worker: Site, dvc_repo: ToyRepo, tmp_path: Path
+) -> None:
+    ours = ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "PREFECT_CLIENT_MAX_RETRIES")
+    bare = {name: value for name, value in prefect_worker.environment.items() if name not in ours}
+    by_hand = Daemon("by-hand", prefect_worker.worker.command, tmp_path, bare)
+    note = "import json, os, pathlib; pathlib.Path('beside.json').write_text(json.dumps(dict(os.environ)))"
+    (dvc_repo.path / "work.py").write_text(note)
+    prefect_worker.worker.stop()
+    by_hand.start()
+    try:
+        wait_for(start(dvc_repo, "beside"), "Completed")
+    finally:
+        by_hand.stop()
+        prefect_worker.worker.start()
+
+    found = json.loads((dvc_repo.path / "beside.json").read_text())
+    assert [found[name] for name in ours] == ["30", "7"]
 
 
 def test_cancel_ends_every_process_and_leaves_a_workspace_that_dvc_repro_completes(
