@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,9 @@ PORT = 4200
 LOST_SECONDS = 150
 """A run that is silent for so long is dead. It says every 30 s that it lives (prefect.yaml)."""
 START_SECONDS = 180.0
+"""A server that neither answers nor gets on for so long will not come up."""
+LONGEST_START = 1200.0
+"""Where it gets on, for all that is seen: on a machine that is busy a start of 20 s takes minutes."""
 STOP_SECONDS = 60.0
 """A stage has ten to save its state, and Prefect thirty to end its run."""
 
@@ -85,6 +89,16 @@ class Daemon:
         psutil.wait_procs(alive, timeout=STOP_SECONDS)
         (self.home / f"{self.name}.json").unlink(missing_ok=True)
         return True
+
+    def got_so_far(self) -> tuple[int, int]:
+        """How much it has said and computed, in bytes and seconds: what has grown lives."""
+        process = self.running()
+        family = [process, *process.children(recursive=True)] if process else []
+        seconds = 0.0
+        for one in family:
+            with suppress(psutil.Error):
+                seconds += sum(one.cpu_times()[:2])
+        return (self.home / f"{self.name}.log").stat().st_size, int(seconds)
 
     def last_words(self) -> str:
         lines = (self.home / f"{self.name}.log").read_text(errors="replace").splitlines()
@@ -209,9 +223,13 @@ def start_server(place: Site, say: Callable[[str], None] = print) -> None:
                 "set PREFECT_SERVER_API_PORT, or PREFECT_API_URL if it is your server"
             )
         place.server.start()
-    deadline = time.monotonic() + START_SECONDS
+    so_far = place.server.got_so_far()
+    start = changed = time.monotonic()
     while not answers(place):
-        if not place.server.running() or time.monotonic() > deadline:
+        now = time.monotonic()
+        if so_far != (so_far := place.server.got_so_far()):
+            changed = now
+        if not place.server.running() or now > min(changed + START_SECONDS, start + LONGEST_START):
             words = place.server.last_words()
             place.server.stop()
             raise UserError(f"the Prefect server did not come up; {place.home}/server.log ends with\n{words}")
