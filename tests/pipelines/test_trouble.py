@@ -9,14 +9,14 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from pipelines import operate
 from pipelines.operate import Daemon, Site
-from pipelines.upkeep import create_automations
+from pipelines.upkeep import MOST_STARTS, create_automations
 from tests.pipelines.conftest import ToyRepo, alive, wait_until
 
 pytestmark = pytest.mark.slow
@@ -137,6 +137,23 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on_where_it_was(prefect_wo
 
     assert any(line.startswith("taken up     reproduce") for line in lines)
     assert [(ran["stage"], ran["first"] > 20) for ran in dvc_repo.runs()] == [("prepare", False), ("train@rsd", True)]
+
+
+def test_a_run_that_can_never_begin_is_given_up(prefect_worker: Site, tmp_path: Path) -> None:
+    """Its process dies before the flow starts, so that the server counts no start."""
+    (tmp_path / "broken.py").write_text("from prefect import flow\n\n@flow\ndef broken(): ...\n")
+    flow.from_source(str(tmp_path), "broken.py:broken").deploy("default", work_pool_name=operate.POOL)
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name")
+    run = run_deployment("broken/default", timeout=0, as_subflow=False)
+
+    wait_for(run, "Failed", 600)
+
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_run(run.id)
+        states = [state.name for state in client.read_flow_run_states(run.id)]
+    assert found.run_count == 0
+    assert states.count("AwaitingRetry") == MOST_STARTS + 1
+    assert "expected this run to begin, found its process dead 6 times" in str(found.state.message)
 
 
 def test_a_silent_run_is_found_by_the_server_alone(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
