@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,11 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from prefect import get_client
 
-from pipelines import runners, server
-from pipelines.clone import TransferError
+from pipelines import clone, runners, server
+from pipelines.clone import Project, TransferError
 from pipelines.git import experiments
 from pipelines.outcome import StageError
+from pipelines.plan import Unit
 from pipelines.process_group import GRACE_SECONDS
 from pipelines.sweep import main
 from tests.pipelines.conftest import ToyRepo, wait_until
@@ -173,6 +175,15 @@ def test_only_what_another_try_can_mend_is_tried_again(
 
     assert len(tried) == tries
     assert state.is_completed() == (tries == 3)
+
+
+def test_what_a_remote_refuses_is_no_transfer_that_another_try_can_mend(tmp_path: Path) -> None:
+    unit = Unit("weights-1", "weight=1", "", ("evaluate",), {}, (), ())
+    for source, mended in {str(tmp_path / "nothing"): False, "http://127.0.0.1:9/it.git": True}.items():
+        project = Project(source, 40 * "0", "refs/sweeps/s", str(tmp_path / "cells"), None, None)
+        with pytest.raises(StageError, match="weight=1: git ls-remote in .* failed") as refused:
+            clone.run(unit, project, {}, threading.Event(), lambda _: None)
+        assert isinstance(refused.value, TransferError) == mended
 
 
 @pytest.mark.slow
