@@ -105,7 +105,7 @@ def run(
         if project.remote and unit.shared:
             _restore_lock(folder, unit, needs)
             dvc("pull", "--quiet", "--remote", project.remote, *unit.shared, transfer=True)
-        with _gpus_for(unit, stop) as only_mine:
+        with _gpus_for(unit, stop, say) as only_mine:
             dvc("repro", *unit.targets, only=only_mine)
         record = {"label": unit.label, "values": unit.values, "cell": unit.cell, "students": students(folder)}
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
@@ -182,14 +182,14 @@ def _restore_lock(folder: Path, unit: Unit, needs: Iterable[str]) -> None:
     file.write_text(yaml.safe_dump(lock, sort_keys=False))
 
 
-def _gpus_for(unit: Unit, stop: threading.Event) -> AbstractContextManager[dict[str, str]]:
+def _gpus_for(unit: Unit, stop: threading.Event, say: Callable[[str], None]) -> AbstractContextManager[dict[str, str]]:
     """As many GPUs of this machine as the cell trains with, for itself; nothing is held where there is none."""
     params = yaml.safe_load(unit.params)
     compute = (params.get("compute") if isinstance(params, dict) else None) or {}
     if compute.get("device") == "cpu" or not (gpus := visible_gpus()):
         return nullcontext({})
     create_limits(gpus)
-    return reserved(int(compute.get("processes") or 1), gpus, stop)
+    return reserved(int(compute.get("processes") or 1), gpus, stop, say)
 
 
 def forget_others(workspaces: Path, kept: Collection[str]) -> None:
