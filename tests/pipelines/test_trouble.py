@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -18,6 +20,7 @@ from pipelines import operate
 from pipelines.operate import Daemon, Site
 from pipelines.upkeep import MOST_STARTS, create_automations
 from tests.pipelines.conftest import ToyRepo, alive, wait_until
+from tests.pipelines.sweep_project import SweepRepo
 
 pytestmark = pytest.mark.slow
 
@@ -154,6 +157,30 @@ def test_a_run_that_can_never_begin_is_given_up(prefect_worker: Site, tmp_path: 
     assert found.run_count == 0
     assert states.count("AwaitingRetry") == MOST_STARTS + 1
     assert "expected this run to begin, found its process dead 6 times" in str(found.state.message)
+
+
+def test_a_sweep_on_a_killed_worker_goes_on_from_the_checkpoint_of_its_cell(
+    prefect_worker: Site, tmp_path: Path, make_dvc_repo: Callable[[Path], ToyRepo]
+) -> None:
+    repo, held = SweepRepo(tmp_path / "project", make_dvc_repo), "distill-rsd-0 0.2"
+    grid = {"name": "lost", "grid": ["method.rsd.weight=0.1,0.2"], "seeds": [0], "jobs": 1, "root": str(repo.path)}
+    environment = {"SEEN": str(repo.seen), "HOLD": held}
+    run = run_deployment(
+        "sweep/default", parameters=grid, job_variables={"env": environment}, timeout=0, as_subflow=False
+    )
+    assert isinstance(run, FlowRun)
+    wait_until(lambda: any(line["what"] == held for line in repo.noted("begin")), 240)
+    worker = prefect_worker.worker.running()
+    assert worker is not None
+    kill(worker)
+    (repo.seen / "go").touch()
+
+    operate.start(prefect_worker, say=print)
+    wait_for(run, "Completed", 300)
+
+    assert [line["steps"] for line in repo.noted("begin") if line["what"] == held] == [0, 7]
+    assert Counter(line["what"] for line in repo.noted())["teacher"] == 1
+    assert len([name for name in repo.experiments() if name.startswith("lost-0.")]) == 2
 
 
 def test_a_silent_run_is_found_by_the_server_alone(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
