@@ -15,6 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from prefect import get_client
 
+from benchmarks.sweep import chart, simulated
 from pipelines import clone, runners, server
 from pipelines.clone import Project, TransferError
 from pipelines.git import experiments
@@ -241,3 +242,18 @@ def test_a_wrong_grid_is_refused_before_a_server_is_started(repo: SweepRepo, mon
     with pytest.raises(SystemExit, match=r"error: expected a sweep out of conf/sweep \(none\), found 'study'"):
         main(["study"])
     assert os.listdir(repo.seen) == []
+
+
+def test_the_simulated_sweep_of_the_benchmark_holds_plan_run_and_collection(
+    repo: SweepRepo, prefect_server: dict[str, str]
+) -> None:
+    rows = []
+    for count in (20, 40):
+        rows.append(simulated(str(repo.path), count, "method.rsd.weight"))
+        table = pd.read_csv(repo.path / "out/sweeps/simulated/table.csv")
+        assert sorted(set(table["method.rsd.weight"])) == list(range(count))
+    found = pd.DataFrame(rows)
+
+    assert (repo.path / "out/sweeps/simulated/plot.png").is_file()
+    assert (found[["plan, s", "run, s", "collect, s", "peak memory, MB"]] > 0).all(axis=None)
+    assert {"plan, s", "run, s", "collect, s"} <= set(chart(found).to_json().split('"'))
