@@ -111,5 +111,6 @@ def test_pools_for_containers_are_looked_after_as_well(prefect_server: dict[str,
         pools = trigger.match_related
         assert isinstance(pools, ResourceSpecification)
         for pool, ours in {"mine": True, "mine-docker": True, "mine-k8s": True, "theirs": False}.items():
-            resource = Resource({"prefect.resource.role": "work-pool", "prefect.resource.name": pool})
+            related = {"id": f"prefect.work-pool.{pool}", "role": "work-pool", "name": pool}
+            resource = Resource({f"prefect.resource.{label}": value for label, value in related.items()})
             assert pools.matches(resource) == ours
