@@ -365,6 +365,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]
             name = options.name or f"grid-{digest}"
         check_words(grids, Path(PARAMS))  # now, not after the server's start-up
+        if options.git_remote is not None:
+            _check_without_password(Path(), options.git_remote)  # and before the server is told
         table = OUT / name / "table.md"
         try:
             with server_that_answers(), known_to_others():
