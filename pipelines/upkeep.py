@@ -70,7 +70,7 @@ def _definition(automation: AutomationCore) -> dict[str, Any]:
 
 
 def _automations(pool: str, lost_after: float) -> list[AutomationCore]:
-    heartbeat, pending, running = (f"prefect.flow-run.{event}" for event in ("heartbeat", "Pending", "Running"))
+    heartbeat, pending = "prefect.flow-run.heartbeat", "prefect.flow-run.Pending"
     silent = {f"prefect.flow-run.{state}" for state in SILENT}
 
     def missing(after: str, expect: set[str], seconds: float) -> EventTrigger:
@@ -88,7 +88,7 @@ def _automations(pool: str, lost_after: float) -> list[AutomationCore]:
         ),
         AutomationCore(
             name=f"{pool}: a run that never began has crashed",
-            trigger=missing(pending, {heartbeat, running, *silent}, BEGIN_SECONDS),
+            trigger=missing(pending, {heartbeat, *silent}, BEGIN_SECONDS),
             actions=[crashed(f"it did not begin for {BEGIN_SECONDS:g} s: its worker or machine died")],
         ),
         AutomationCore(
@@ -106,7 +106,7 @@ def _automations(pool: str, lost_after: float) -> list[AutomationCore]:
                 pool,
                 expect={"prefect.flow-run.AwaitingRetry"},
                 threshold=MOST_STARTS + 1,  # where the flow runs it says so itself, before; see `begin`
-                within=timedelta(days=1),
+                within=timedelta(hours=2),  # each try may take `BEGIN_SECONDS`
             ),
             actions=[
                 ChangeFlowRunState(
