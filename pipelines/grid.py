@@ -93,9 +93,9 @@ def covers(grids: Sequence[Grid], values: Mapping[str, Any]) -> dict[str, list[s
         axes = {name.lstrip("+"): text for name, _, text in (axis.partition("=") for axis in grid.grid)}
         own = {"methods": ["scratch", *grid.methods] if grid.methods else None, "seeds": grid.seeds}
         for name, so_far in found.items():
-            given = own.get(name) or values.get(name) or []
-            so_far += AXIS_WORD.findall(axes[name]) if name in axes else given if isinstance(given, list) else [given]
-    return {name: list(dict.fromkeys(map(str, ones))) for name, ones in found.items()}
+            given = AXIS_WORD.findall(axes[name]) if name in axes else own.get(name) or values.get(name) or []
+            so_far += map(str, given if isinstance(given, list) else [given])
+    return {name: list(dict.fromkeys(ones)) for name, ones in found.items()}
 
 
 def check_words(grids: Sequence[Grid], base: Path) -> None:
