@@ -91,9 +91,9 @@ def covers(grids: Sequence[Grid], values: Mapping[str, Any]) -> dict[str, list[s
     found: dict[str, list[str]] = {"pair": [], "methods": [], "seeds": []}
     for grid in grids:
         axes = {name.lstrip("+"): text for name, _, text in (axis.partition("=") for axis in grid.grid)}
-        own = {"methods": ["scratch", *grid.methods] if grid.methods else None, "seeds": grid.seeds}
+        own: dict[str, Any] = {"methods": ["scratch", *grid.methods] if grid.methods else None, "seeds": grid.seeds}
         for name, so_far in found.items():
-            given = AXIS_WORD.findall(axes[name]) if name in axes else own.get(name) or values.get(name) or []
+            given: Any = AXIS_WORD.findall(axes[name]) if name in axes else own.get(name) or values.get(name) or []
             so_far += map(str, given if isinstance(given, list) else [given])
     return {name: list(dict.fromkeys(ones)) for name, ones in found.items()}
 

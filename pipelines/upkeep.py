@@ -56,13 +56,13 @@ def create_automations(pool: str, *, lost_after: float) -> None:
     """
     for wanted in _automations(pool, lost_after):
         with get_client(sync_client=True) as client:
-            there, *others = client.read_automations_by_name(wanted.name) or [None]
-            for other in others:
+            there = client.read_automations_by_name(wanted.name)
+            for other in there[1:]:
                 client.delete_automation(other.id)
-            if there is None:
+            if not there:
                 client.create_automation(wanted)
-            elif _definition(there) != _definition(wanted):
-                client.update_automation(there.id, wanted.model_copy(update={"enabled": there.enabled}))
+            elif _definition(there[0]) != _definition(wanted):
+                client.update_automation(there[0].id, wanted.model_copy(update={"enabled": there[0].enabled}))
 
 
 def _definition(automation: AutomationCore) -> dict[str, Any]:

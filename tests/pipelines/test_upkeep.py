@@ -2,6 +2,7 @@
 
 import os
 import socket
+from datetime import timedelta
 from uuid import uuid4
 
 import psutil  # type: ignore[import-untyped]
@@ -97,8 +98,9 @@ def test_an_automation_that_is_there_keeps_its_memory_and_what_the_user_switched
     assert not again["what crashed is resumed"].enabled
     assert not changed["what crashed is resumed"].enabled
     assert changed[silent].id == before[silent].id
-    assert isinstance(changed[silent].trigger, EventTrigger)
-    assert changed[silent].trigger.within.total_seconds() == 40
+    trigger = changed[silent].trigger
+    assert isinstance(trigger, EventTrigger)
+    assert trigger.within == timedelta(seconds=40)
 
 
 def test_pools_for_containers_are_looked_after_as_well(prefect_server: dict[str, str]) -> None:
