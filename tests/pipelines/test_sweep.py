@@ -196,7 +196,9 @@ def test_cells_show_their_progress_under_one_key_for_a_sweep(
     monkeypatch.setattr(runners, "run", run)
     project = replace(PROJECT, snapshot="refs/sweeps/shown")
     for number in "12":
-        runners.run_unit(replace(UNIT, label=f"weight={number}"), project, {}, threading.Event())
+        assert (
+            runners.run_unit(replace(UNIT, label=f"weight={number}"), project, {}, threading.Event()) == "refs/exps/it"
+        )
 
     with get_client(sync_client=True) as client:
         found = [one for one in client.read_artifacts() if one.key == "progress-shown"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from prefect import flow, get_client
+from prefect import Flow, flow, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
@@ -145,9 +145,12 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on_where_it_was(prefect_wo
 def test_a_run_that_can_never_begin_is_given_up(prefect_worker: Site, tmp_path: Path) -> None:
     """Its process dies before the flow starts, so that the server counts no start."""
     (tmp_path / "broken.py").write_text("from prefect import flow\n\n@flow\ndef broken(): ...\n")
-    flow.from_source(str(tmp_path), "broken.py:broken").deploy("default", work_pool_name=operate.POOL)
+    broken = flow.from_source(str(tmp_path), "broken.py:broken")
+    assert isinstance(broken, Flow)
+    broken.deploy("default", work_pool_name=operate.POOL)
     (tmp_path / "broken.py").write_text("import nothing_of_that_name")
     run = run_deployment("broken/default", timeout=0, as_subflow=False)
+    assert isinstance(run, FlowRun)
 
     wait_for(run, "Failed", 600)
 
@@ -156,7 +159,7 @@ def test_a_run_that_can_never_begin_is_given_up(prefect_worker: Site, tmp_path: 
         states = [state.name for state in client.read_flow_run_states(run.id)]
     assert found.run_count == 0
     assert states.count("AwaitingRetry") == MOST_STARTS + 1
-    assert "expected this run to begin, found its process dead 6 times" in str(found.state.message)
+    assert "expected this run to begin, found its process dead 6 times" in str(found.state)
 
 
 def test_a_sweep_on_a_killed_worker_goes_on_from_the_checkpoint_of_its_cell(
