@@ -107,7 +107,9 @@ def checks() -> list[Check]:
     ]
     for method in methods():
         found.append(Check(f"distiller {method}", partial(_distiller, method=method)))
-    levels = [{"hardware_compatibility": level} for level in ("ampere_plus", "same_compute_capability")]
+    levels: list[dict[str, Any]] = [
+        {"hardware_compatibility": level} for level in ("ampere_plus", "same_compute_capability")
+    ]
     for library in LIBRARIES:
         variants: list[tuple[str, dict[str, Any]]] = [(precision, {}) for precision in gpu_inference.PRECISIONS]
         variants += [(precision, {"strip_weights": True}) for precision in gpu_inference.PRECISIONS]
