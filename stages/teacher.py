@@ -76,7 +76,7 @@ def main() -> None:
         # With this in it the file's digest tells teachers apart that differ in nothing else. In one entry: several
         # come in any order.
         made_as = {"model": options.model.model_dump(), "classes": data.classes, **preprocessing}
-        metadata = {"teacher": json.dumps(made_as)}
+        metadata = {"teacher": json.dumps(made_as, sort_keys=True)}
         save_weights(model.state_dict(), aside / "model.safetensors", metadata=metadata)
         if history is not None:
             history.to_csv(aside / "history.csv", index=False)
