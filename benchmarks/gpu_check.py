@@ -9,6 +9,7 @@ status is 0 if there is a GPU and no check has failed, else 1.
 """
 
 import argparse
+import importlib
 import importlib.util
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from benchmarks import gpu_inference, gpu_training
 from benchmarks.interleaved import markdown
 from rsd.cuda import NoDriverError, driver
 from rsd.device import fingerprint, short_name
+from rsd.distillers import methods
 from rsd.errors import UserError
 from rsd.export.tensorrt import LIBRARIES
 from rsd.files import write_json
@@ -52,7 +54,14 @@ class Check:
 
 
 def _no_library(library: str) -> str | None:
-    return None if importlib.util.find_spec(library) else f"{library} is not installed"
+    if importlib.util.find_spec(library) is None:
+        return f"{library} is not installed"
+    if library == "tensorrt_rtx":  # it knows some generations of GPUs by name and refuses the others
+        own = driver().gpus[0].compute_capability
+        known = importlib.import_module(library).ComputeCapability.__members__
+        if f"SM{own.replace('.', '')}" not in known:
+            return f"{library} is not for {own}"
+    return None
 
 
 def _no_provider(name: str) -> str | None:
@@ -60,10 +69,19 @@ def _no_provider(name: str) -> str | None:
 
 
 def _engine(
-    device: torch.device, folder: Path, *, library: str, precision: str, options: dict[str, Any]
+    device: torch.device, folder: Path, *, library: str, precision: str, options: dict[str, Any], what: str = "engine"
 ) -> dict[str, Any]:
     gpu_inference.make_student(folder / "digits")
-    return gpu_inference.engine_apart(folder / "digits", library, precision, options)
+    return gpu_inference.engine_apart(folder / "digits", library, precision, options, what)
+
+
+def _edge(device: torch.device, folder: Path, *, precision: str) -> dict[str, Any]:
+    gpu_inference.make_student(folder / "digits")
+    return gpu_inference.edge_session(folder / "digits", precision)
+
+
+def _no_edge() -> str | None:
+    return _no_library("rsd_edge") or _no_provider("TensorrtExecutionProvider")
 
 
 def _provider(device: torch.device, folder: Path, *, name: str, precision: str) -> dict[str, Any]:
@@ -84,21 +102,40 @@ def checks() -> list[Check]:
         Check("resume in amp fp16, same bits", partial(gpu_training.resumed, amp="fp16")),
         Check("training, two processes over NCCL", gpu_training.in_two_processes, gpus=2),
         Check("embed", gpu_training.embedded),
+        Check("teacher, trained", lambda device, _: gpu_training.distilling(device, "scratch", "cnn")),
+        Check("evaluate, CKA, correlation", lambda device, _: gpu_training.looked_into(device)),
     ]
-    compatible = {"hardware_compatibility": "ampere_plus"}, {"version_compatible": True}
+    for method in methods():
+        found.append(Check(f"distiller {method}", partial(_distiller, method=method)))
+    levels: list[dict[str, Any]] = [
+        {"hardware_compatibility": level} for level in ("ampere_plus", "same_compute_capability")
+    ]
     for library in LIBRARIES:
         variants: list[tuple[str, dict[str, Any]]] = [(precision, {}) for precision in gpu_inference.PRECISIONS]
-        variants.append(("fp32", {"strip_weights": True}))
-        variants += [("fp32", options) for options in (compatible if library == "tensorrt" else ())]
+        variants += [(precision, {"strip_weights": True}) for precision in gpu_inference.PRECISIONS]
+        if library == "tensorrt":
+            variants += [("fp32", options) for options in (*levels, {"version_compatible": True})]
         for precision, options in variants:
-            name = ", ".join([f"engine by {library}", precision, *options])
+            said = [key if value is True else f"{key} {value}" for key, value in options.items()]
+            name = ", ".join([f"engine by {library}", precision, *said])
             run = partial(_engine, library=library, precision=precision, options=options)
             found.append(Check(name, run, missing=partial(_no_library, library)))
+        for precision in gpu_inference.PRECISIONS:
+            for what in sorted(set(gpu_inference.APART) - {"engine"}):
+                run = partial(_engine, library=library, precision=precision, options={}, what=what)
+                name = f"{what} of an engine by {library}, {precision}"
+                found.append(Check(name, run, missing=partial(_no_library, library)))
     for provider in gpu_inference.PROVIDERS:
         for precision in gpu_inference.PRECISIONS:
             run = partial(_provider, name=provider, precision=precision)
             found.append(Check(f"ONNX Runtime, {provider}, {precision}", run, missing=partial(_no_provider, provider)))
+    for precision in gpu_inference.PRECISIONS:
+        found.append(Check(f"edge session, {precision}", partial(_edge, precision=precision), missing=_no_edge))
     return found
+
+
+def _distiller(device: torch.device, folder: Path, *, method: str) -> dict[str, Any]:
+    return gpu_training.distilling(device, method)
 
 
 def without_gpu() -> str | None:

@@ -2,7 +2,7 @@
 
 A student of the handwritten digits is trained for seconds and exported, so that parity is measured on real test images.
 Polygraphy takes one TensorRT library per process, hence each engine has a process of its own:
-`python -m benchmarks.gpu_inference FOLDER LIBRARY PRECISION OPTIONS`, which prints one line of JSON.
+`python -m benchmarks.gpu_inference WHAT FOLDER LIBRARY PRECISION OPTIONS`, which prints one line of JSON.
 """
 
 import json
@@ -11,21 +11,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime as ort
 import torch
 
 from benchmarks.engine_build import PRECISIONS
+from rsd.benchmark import BenchmarkOptions, benchmark
 from rsd.compute import ComputeOptions, set_up
 from rsd.data.augment import ViewChoice
 from rsd.data.digits import DigitsOptions, load
 from rsd.distillers.scratch import ScratchDistiller
 from rsd.errors import UserError
 from rsd.export.engine import open_engine
+from rsd.export.engine_parity import engine_parting
 from rsd.export.onnx import export_onnx
-from rsd.export.parity import compare, logits_of
+from rsd.export.parity import Gates, Precision, check, compare, logits_of
 from rsd.export.quantize import quantize_file
 from rsd.export.tensorrt import EngineOptions, build
 from rsd.files import write_json
@@ -33,7 +35,8 @@ from rsd.models import ModelOptions, PixelNormalize, create
 from rsd.recipe import Recipe
 from rsd.train import train
 
-# Of the logit range: what rounding may change, TF32 where a provider takes it for float32, and int8's coarse steps.
+# Of the logit range, for providers of ONNX Runtime: what rounding may change, TF32 where one takes it for float32, and
+# int8's coarse steps. Engines are held to the pipeline's own gates.
 TOLERANCE = {"fp32": 1e-2, "fp16": 2e-2, "int8": 5e-2}
 RUNS, WARM_UP = 200, 20
 PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
@@ -92,6 +95,19 @@ def held(logits: np.ndarray, folder: Path, precision: str) -> dict[str, Any]:
     share, allowed = record["max_difference_share"], TOLERANCE[precision]
     if share > allowed:
         raise UserError(f"expected logits within {allowed:.0%} of ONNX Runtime's on the CPU, found {share:.2%}")
+    return _told(record)
+
+
+def gated(logits: np.ndarray, folder: Path, precision: Precision) -> dict[str, Any]:
+    """The record of parity of an engine with its ONNX file; a UserError where it misses the pipeline's own gate."""
+    gates = Gates()
+    reference = np.load(folder / f"{precision}.npy", allow_pickle=False)
+    record = compare(reference, logits, _test(folder)[1], near_tie=gates.near_tie(precision))
+    check(record, precision, gates, what=f"{precision} engine")
+    return _told(record)
+
+
+def _told(record: dict[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key in ("max_difference_share", "top1_agreement", "accuracy", "images")}
 
 
@@ -106,19 +122,63 @@ def median_ms(call: Callable[[], Any]) -> float:
     return 1000 * float(np.median(seconds))
 
 
-def engine(folder: Path, library: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Build an engine for this machine's GPU, load it, hold it to the CPU's logits, and time it both ways."""
-    place = folder / f"{library}-{precision}-{'-'.join(options) or 'plain'}"
+def _built(
+    folder: Path, library: str, precision: Precision, options: dict[str, Any]
+) -> tuple[Path, EngineOptions, dict[str, Any]]:
+    """An engine for this machine's GPU: its folder, what it was built with, and its record."""
+    place = folder / f"{library}-{precision}-{'-'.join(map(str, options.values())) or 'plain'}"
     place.mkdir(parents=True, exist_ok=True)
-    wanted = {"library": library, "compute_capabilities": ["current"], **options}
-    onnx = folder / f"{precision}.onnx"
+    wanted = EngineOptions.model_validate({"library": library, "compute_capabilities": ["current"], **options})
     record = build(
-        onnx, place / "model.engine", EngineOptions.model_validate(wanted), precision=precision, log=place / "build.log"
+        folder / f"{precision}.onnx", place / "model.engine", wanted, precision=precision, log=place / "build.log"
     )
     write_json(place / "engine.json", record)
-    images, _ = _test(folder)
+    return place, wanted, record
+
+
+def every_value(folder: Path, library: str, precision: Precision, options: dict[str, Any]) -> dict[str, Any]:
+    """Build an engine all of whose values are outputs, run it, and compare them with ONNX Runtime's."""
+    place, wanted, _ = _built(folder, library, precision, options)
+    onnx, images = folder / f"{precision}.onnx", _test(folder)[0][: wanted.max_batch]
+    said = engine_parting(onnx, images, wanted, precision=precision, folder=place)
+    if "could not be found" in said:
+        raise UserError(said)
+    return {"said": said}
+
+
+def rows(folder: Path, library: str, precision: Precision, options: dict[str, Any]) -> dict[str, Any]:
+    """The rows that the stage `benchmark` makes of an engine."""
+    place, _, _ = _built(folder, library, precision, options)
+    quick = BenchmarkOptions(min_seconds=0, min_samples=64, rounds=2, offline_batches=[4], baseline=False)
+    found = benchmark({}, {precision: place}, quick, device={}, folder=place).rows
+    if lacking := [row.status for row in found if row.status != "measured"]:
+        raise UserError(lacking[0])
+    return {"p50, ms": {f"{row.runtime}, batch {row.batch}": row.p50_ms for row in found}}
+
+
+def edge_session(folder: Path, precision: str) -> dict[str, Any]:
+    """The edge package builds its engine through ONNX Runtime, and infers with it."""
+    from rsd_edge.model import Model
+
+    images, labels = _test(folder)
+    shape = dict(zip(("height", "width", "channels"), images.shape[1:], strict=True))
+    models = {precision: {"onnx": f"{precision}.onnx"}}
+    write_json(folder / "manifest.json", {"name": "digits", "release": 1, "models": models})
+    write_json(folder / "labels.json", sorted({str(label) for label in labels}))
+    write_json(folder / "preprocessing.json", {**shape, "resize": "bilinear", "crop_share": None})
+    engines = folder / "edge" / precision
+    engines.mkdir(parents=True, exist_ok=True)
+    model = Model.open(folder, precision=precision, engines=engines)
+    model.warm_up()  # which says so where TensorRT was not taken
+    return {"provider": model.provider, "parity": held(model.infer(images), folder, precision)}
+
+
+def engine(folder: Path, library: str, precision: Precision, options: dict[str, Any]) -> dict[str, Any]:
+    """Build an engine for this machine's GPU, load it, hold it to its ONNX file, and time it both ways."""
+    place, _, record = _built(folder, library, precision, options)
+    onnx, images = folder / f"{precision}.onnx", _test(folder)[0]
     with open_engine(place, onnx=onnx) as ready:
-        parity = held(ready.logits(images), folder, precision)
+        parity = gated(ready.logits(images), folder, precision)
         latency = {
             f"batch {size}": {
                 "with copies, ms": median_ms(ready.with_copies(images[:size])),
@@ -130,9 +190,16 @@ def engine(folder: Path, library: str, precision: str, options: dict[str, Any]) 
     return {**facts, "parity": parity, "latency": latency}
 
 
-def engine_apart(folder: Path, library: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
-    """`engine` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.gpu_inference", str(folder), library, precision, json.dumps(options)]
+APART = {"engine": engine, "every value": every_value, "benchmark": rows}
+"""What is done with an engine in a process of its own."""
+
+
+def engine_apart(
+    folder: Path, library: str, precision: str, options: dict[str, Any], what: str = "engine"
+) -> dict[str, Any]:
+    """One of `APART` in a process of its own."""
+    given = [what, str(folder), library, precision, json.dumps(options)]
+    command = [sys.executable, "-m", "benchmarks.gpu_inference", *given]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError((done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1])
@@ -168,9 +235,10 @@ def provider(folder: Path, name: str, precision: str, device: str = "cuda") -> d
 
 def main() -> None:
     """One engine."""
-    folder, library, precision, options = sys.argv[1:]
+    what, folder, library, precision, options = sys.argv[1:]
     try:
-        print(json.dumps(engine(Path(folder), library, precision, json.loads(options))))
+        found = APART[what](Path(folder), library, cast(Precision, precision), json.loads(options))
+        print(json.dumps(found))
     except UserError as error:
         sys.exit(str(error))
 

@@ -16,17 +16,24 @@ import torch
 from torch import Tensor
 
 from rsd import checkpoint
+from rsd.aad import AAD
+from rsd.cka import compare_layers
 from rsd.compute import ComputeOptions, set_up
+from rsd.correlation import decoupled, describe, redundancy
 from rsd.data.augment import AugmentOptions, ViewChoice
 from rsd.data.images import LabelledImages
+from rsd.distillers import distiller
 from rsd.distillers.rsd import RSDDistiller
 from rsd.embed import write_store
 from rsd.errors import UserError
-from rsd.models import ModelOptions, Outputs, PixelNormalize, create
+from rsd.evaluate import measure
+from rsd.features import stage_shapes
+from rsd.models import ModelOptions, Outputs, PixelNormalize, create, predict
 from rsd.parallel import leads, leave
-from rsd.recipe import Recipe
+from rsd.predict import predict_together
+from rsd.recipe import Recipe, make_criterion
 from rsd.train import Trained, train
-from rsd.views import ViewOptions
+from rsd.views import LiveTeacher, ViewOptions
 
 CLASSES, SIDE, WIDTH = 4, 16, 32
 STUDENTS = {
@@ -154,6 +161,68 @@ def resumed(device: torch.device, folder: Path, name: str = "cnn", **changes: An
     if not same(trained(compute, name=name, state=state), trained(compute, name=name)):
         raise UserError("expected a resumed training to end with the bits of an undisturbed one, found others")
     return {}
+
+
+def distilled(device: torch.device, method: str, name: str) -> Trained:
+    """A short training by any method under a live teacher, as the stage `distill` does it; `scratch` has none."""
+    compute = options(device)
+    device, kind, teacher = set_up(compute), distiller(method), student("cnn")
+    normalize, shape = PixelNormalize([0.5] * 3, [0.25] * 3).to(device), (SIDE, SIDE, 3)
+    task = kind(
+        student(name),
+        teacher_width=WIDTH,
+        teacher_stages=stage_shapes(teacher, shape),
+        image_shape=shape,
+        image_count=128,
+        criterion=make_criterion(RECIPE),
+    )
+    live = LiveTeacher(teacher.to(device), normalize, staged="stages" in kind.needs) if kind.needs else None
+    return train(
+        task.to(device),
+        images(128, 0),
+        images(64, 1),
+        RECIPE,
+        normalize=normalize,
+        seed=0,
+        view_choice=ViewChoice(0),
+        teacher=live,
+        compute=compute,
+    )
+
+
+def distilling(device: torch.device, method: str, name: str = "vit") -> dict[str, Any]:
+    """Train by this method on the device; its losses are those of the CPU, up to rounding and draws of a device."""
+    found, expected = (distilled(d, method, name).history.loss for d in (device, torch.device("cpu")))
+    apart = float((found / expected - 1).abs().max())
+    if not apart <= 0.1:
+        raise UserError(
+            f"expected the losses of the CPU within 10 %, found {found.tolist()} beside {expected.tolist()}"
+        )
+    return {"loss": found.tolist(), "apart": apart}
+
+
+def looked_into(device: torch.device) -> dict[str, Any]:
+    """What the stage `evaluate` says of a student and its teacher on the device is what it says on the CPU."""
+    told, test = [], images(64, 1)
+    labels = torch.from_numpy(test.labels)
+    for where in (torch.device("cpu"), device):
+        normalize = PixelNormalize([0.5] * 3, [0.25] * 3).to(where)
+        of_student, of_teacher = (student(name).to(where).eval() for name in ("vit", "cnn"))
+        logits = predict_together(of_student, normalize, test.images, batch_size=32)
+        embedding, target = (
+            predict(model, normalize, np.asarray(test.images), batch_size=32).embedding
+            for model in (of_student, of_teacher)
+        )
+        torch.manual_seed(0)
+        after = decoupled(AAD(WIDTH, WIDTH), embedding)
+        likeness = compare_layers(of_student, normalize, of_teacher, normalize, np.asarray(test.images))
+        correlation = describe(after, after, target)["after"]["matrix"]
+        figures = [measure(logits, labels, logits, test.classes)["nll"], redundancy(embedding)["correlation_rms"]]
+        told.append(np.array([*figures, *likeness["cka"], *np.ravel(correlation)]))
+    apart = float(np.abs(told[0] - told[1]).max())
+    if not apart <= 0.02:
+        raise UserError(f"expected what the CPU says of student and teacher within 0.02, found {apart:.3g}")
+    return {"apart": apart}
 
 
 def embedded(device: torch.device, folder: Path) -> dict[str, Any]:

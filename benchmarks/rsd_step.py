@@ -65,7 +65,8 @@ def write_random_store(folder: Path, width: int) -> StoredTeacher:
     generator = np.random.default_rng(0)
     np.save(folder / "embedding.npy", generator.standard_normal((1, IMAGES, width)).astype(np.float16))
     np.save(folder / "logits.npy", generator.standard_normal((1, IMAGES, CLASSES)).astype(np.float16))
-    write_json(folder / "header.json", {})
+    shape = {"views": 1, "images": IMAGES, "embedding_width": width, "logits_width": CLASSES}
+    write_json(folder / "header.json", shape)
     return StoredTeacher(folder, made_from={}, device=torch.device("cpu"))
 
 

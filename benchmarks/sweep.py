@@ -6,8 +6,9 @@
 
 `sweep` runs 12 cells (six weights of RSD, two counts of epochs; the digits, one seed) three times in a clone of this
 project, each with a cache of its own: one after the other by `dvc repro` alone, in one folder, as a user would without
-a sweep; as a sweep with one job; with two. `scale` runs the flow over 100 to 1,000 cells whose work is replaced by
-nothing, each size in a process of its own, and draws seconds and memory over the cells to docs/sweep.png.
+a sweep; as a sweep with one job; with two. `scale` plans, runs and collects (table and chart) 100 to 1,000 cells whose
+work is replaced by nothing, each size in a process of its own, and draws seconds and memory over the cells to
+docs/sweep.png.
 """
 
 import argparse
@@ -26,15 +27,18 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from benchmarks.interleaved import markdown
+from pipelines.clone import RECORD
 from pipelines.dvc_command import DVC
+from pipelines.git import git
 from pipelines.grid import Grid, points
 from pipelines.plan import PARAMS
 from pipelines.process_group import run_group
 from pipelines.runners import on_threads
 from pipelines.server import known_to_others, server_that_answers
-from pipelines.sweep import prepare, run_units
+from pipelines.sweep import collect, prepare, run_units
 
 PROJECT = Path(__file__).parents[1]
+PARTS = ["plan, s", "run, s", "collect, s"]
 SIZES = (100, 200, 400, 700, 1000)
 GRID = ["method.rsd.weight=0.03,0.05,0.1,0.2,0.3,0.5", "+override.recipe.epochs=6,8", "views.count=8"]
 FIXED = ["--methods", "scratch", "rsd", "--seeds", "0"]
@@ -72,27 +76,41 @@ def _shown(line: str) -> None:
     print(f"  {line}"[:160], file=sys.stderr, flush=True)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
-def nothing(unit: Any, project: Any, needs: Any, stop: Any) -> str:
-    """In place of a cell."""
-    return f"refs/exps/{unit.name}"
-
-
 @flow(name="simulated sweep", persist_result=False)
-def simulated(root: str, count: int) -> dict[str, float]:
-    """Plan and run a sweep of `count` empty cells; seconds of each, and the process's peak memory in MB."""
+def simulated(root: str, count: int, axis: str = "views.seed") -> dict[str, float]:
+    """Plan, run and collect a sweep of `count` empty cells; seconds of each, and the process's peak memory in MB.
+
+    All cells have found the same; `axis` is the param, a whole number, that tells them apart.
+    """
+    found = _record(Path(root))
+
+    @task(cache_policy=NO_CACHE, persist_result=False)
+    def nothing(unit: Any, project: Any, needs: Any, stop: Any) -> str:
+        """In place of a cell."""
+        return found
+
     start = time.perf_counter()
-    ready = prepare("simulated", [Grid(grid=[f"views.seed=range(0,{count})"], seeds=[0])], Path(root))
+    ready = prepare("simulated", [Grid(grid=[f"{axis}=range(0,{count})"], seeds=[0])], Path(root))
     planned = time.perf_counter()
     with on_threads(2) as place:
         failures = run_units(ready, place, {}, unit_task=nothing)
     assert not failures
+    ran = time.perf_counter()
+    collect(ready)
     return {
         "cells": count,
         "plan, s": planned - start,
-        "run, s": time.perf_counter() - planned,
+        "run, s": ran - planned,
+        "collect, s": time.perf_counter() - ran,
         "peak memory, MB": _peak_memory(),
     }
+
+
+def _record(root: Path) -> str:
+    """What an empty cell has found, as a tree in git."""
+    students = [{"method": method, "seed": 0, "validation_top1": 90.0} for method in ("scratch", "rsd")]
+    blob = git(root, "hash-object", "-w", "--stdin", input=json.dumps({"students": students}))
+    return git(root, "mktree", input=f"100644 blob {blob}\t{RECORD}\n")
 
 
 def _peak_memory() -> float:
@@ -123,7 +141,7 @@ def scale(sizes: list[int]) -> pd.DataFrame:
 
 def chart(found: pd.DataFrame) -> alt.HConcatChart:
     """Seconds and memory over the count of cells; a straight line is a constant cost per cell."""
-    seconds = found.melt("cells", ["plan, s", "run, s"], var_name="part", value_name="seconds")
+    seconds = found.melt("cells", PARTS, var_name="part", value_name="seconds")
     x = alt.X("cells:Q", title="cells", scale=alt.Scale(zero=True))
     left = alt.Chart(seconds).mark_line(point=True).encode(x=x, y="seconds:Q", color=alt.Color("part:N", title=None))
     right = alt.Chart(found.rename(columns={"peak memory, MB": "memory"})).mark_line(point=True)
@@ -153,7 +171,7 @@ def main() -> None:
         print(markdown(rows))
     if options.what in (None, "scale"):
         table = scale(options.sizes)
-        shown = table.assign(**{"ms per cell": 1000 * (table["plan, s"] + table["run, s"]) / table["cells"]}).round(1)
+        shown = table.assign(**{"ms per cell": 1000 * table[PARTS].sum(axis=1) / table["cells"]}).round(1)
         print(markdown([{str(k): str(v) for k, v in row.items()} for row in shown.to_dict("records")]))
         chart(table).save(str(options.plot), scale_factor=2)
 

@@ -76,7 +76,8 @@ def write_random_store(folder: Path, case: Case, width: int) -> StoredTeacher:
     for name, columns in (("embedding", width), ("logits", case.classes)):
         values = generator.standard_normal((1, case.images, columns)).astype(np.float16)
         np.save(folder / f"{name}.npy", values)
-    write_json(folder / "header.json", {})
+    shape = {"views": 1, "images": case.images, "embedding_width": width, "logits_width": case.classes}
+    write_json(folder / "header.json", shape)
     return StoredTeacher(folder, made_from={}, device=torch.device("cpu"))
 
 

@@ -3,6 +3,7 @@
 import base64
 import os
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,8 +23,8 @@ from rsd.report.table import method_name
 if TYPE_CHECKING:
     from rsd.report.records import Records
 
-OUT_URL = "RSD_OUT_URL"
-"""Where a browser finds `out/`; `make server` sets it, since a page of a server may not open files."""
+OUT_URL, SERVED = "RSD_OUT_URL", "RSD_WORKSPACE"
+"""Where a browser finds `out/`, and of which project; `make server` sets both, since a page may not open files."""
 
 
 def publish(folder: Path, runs: Sequence[StageRun]) -> None:
@@ -42,8 +43,8 @@ def publish(folder: Path, runs: Sequence[StageRun]) -> None:
         with shown("results"):
             _publish_results(folder / "out", budget=folder / "budget")
     with shown("report"):
-        if (folder / "out" / "report.html").is_file() and (url := os.environ.get(OUT_URL)):
-            create_link_artifact(f"{url}/report.html", link_text="out/report.html", key="report", description="Report")
+        if (folder / "out" / "report.html").is_file():
+            _publish_report(folder)
 
 
 def picture(svg: str, name: str) -> str:
@@ -63,6 +64,15 @@ def shown(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         get_run_logger().warning("not published: %s: %s", what, error)
+
+
+def _publish_report(folder: Path) -> None:
+    served, url = os.environ.get(SERVED), os.environ.get(OUT_URL)
+    if url and served and Path(served).resolve() == folder.resolve():
+        create_link_artifact(f"{url}/report.html", link_text="out/report.html", key="report", description="Report")
+    else:  # a link would open the report of another project
+        where = f"`{folder / 'out' / 'report.html'}` on {socket.gethostname()}"
+        create_markdown_artifact(where, key="report", description="Report")
 
 
 def _publish_results(out: Path, *, budget: Path) -> None:

@@ -1,5 +1,6 @@
 """What params.yaml chose, in a few words: the names of runs say it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,12 @@ def pair(folder: Path) -> str:
 
 def in_words(folder: Path) -> str:
     """`digits/resnet-vit: scratch, rsd; seeds 0, 1, 2`."""
-    values = params(folder)
-    words = [", ".join(map(str, values["methods"]))] if values.get("methods") else []
-    words += [f"seeds {', '.join(map(str, values['seeds']))}"] if values.get("seeds") else []
-    return f"{pair(folder)}: {'; '.join(words)}" if words else pair(folder)
+    return words(params(folder), folder.name)
+
+
+def words(values: Mapping[str, Any], otherwise: str) -> str:
+    """The same of the content of a params.yaml; `otherwise` where it names no pair."""
+    said = [", ".join(map(str, values["methods"]))] if values.get("methods") else []
+    said += [f"seeds {', '.join(map(str, values['seeds']))}"] if values.get("seeds") else []
+    pair = str(values.get("pair") or otherwise)
+    return f"{pair}: {'; '.join(said)}" if said else pair

@@ -25,6 +25,7 @@ from configobj import ConfigObj  # DVC's own reader of its settings
 from pipelines.dvc_command import DVC, reason
 from pipelines.git import contents, git
 from pipelines.gpus import create_limits, reserved, visible_gpus
+from pipelines.network import can_be_mended
 from pipelines.outcome import StageError
 from pipelines.plan import PARAMS, Unit
 from pipelines.process_group import run_group
@@ -41,7 +42,7 @@ TAIL_LINES = 200
 
 
 class TransferError(StageError):
-    """Git or DVC could not reach its remote: the one failure that another try can mend."""
+    """Git or DVC could not reach its remote: the one failure that another try can mend, see `can_be_mended`."""
 
 
 class StoppedError(StageError):
@@ -83,43 +84,50 @@ def run(
         tail.append(line)
         say(line)
 
-    def dvc(*arguments: str, failure: type[StageError] = StageError, only: Mapping[str, str] | None = None) -> None:
+    def dvc(*arguments: str, transfer: bool = False, only: Mapping[str, str] | None = None) -> None:
         tail.clear()
         command = [*DVC, *arguments]
         code = run_group(command, folder, say=heard, stop=stop, hold=[lock], variables=only)
         if stop.is_set():
             raise StoppedError(f"{unit.label or unit.name} was stopped")
         if code:
-            raise failure(f"{unit.label or unit.name}: {reason(tail)}")
+            kind = TransferError if transfer and can_be_mended(tail) else StageError
+            raise kind(f"{unit.label or unit.name}: {reason(tail)}")
 
     start = time.monotonic()
     ref = f"refs/exps/{project.baseline[:2]}/{project.baseline[2:]}/{unit.name}"  # where DVC puts it
     with _alone(folder, stop) as lock:
-        try:
+        with _transfers(unit):
             # A worker may have been lost, or another sweep have done it, before anyone heard of it.
             if git(folder.parent, "ls-remote", project.source, ref):
                 return ref
             _prepare(folder, unit, project, needs)
-        except UserError as error:
-            raise TransferError(f"{unit.label or unit.name}: {error}") from error
         if project.remote and unit.shared:
             _restore_lock(folder, unit, needs)
-            dvc("pull", "--quiet", "--remote", project.remote, *unit.shared, failure=TransferError)
-        with _gpus_for(unit, stop) as only_mine:
+            dvc("pull", "--quiet", "--remote", project.remote, *unit.shared, transfer=True)
+        with _gpus_for(unit, stop, say) as only_mine:
             dvc("repro", *unit.targets, only=only_mine)
         record = {"label": unit.label, "values": unit.values, "cell": unit.cell, "students": students(folder)}
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         if project.remote:
-            dvc("push", "--quiet", "--remote", project.remote, *unit.targets, "--with-deps", failure=TransferError)
+            dvc("push", "--quiet", "--remote", project.remote, *unit.targets, "--with-deps", transfer=True)
         # Of the targets only: DVC would otherwise look for the outputs of stages that a sweep does not run.
         dvc("exp", "save", "--quiet", "--force", "--name", unit.name, "--include-untracked", RECORD, *unit.targets)
-        try:
+        with _transfers(unit):
             git(folder, "push", "--quiet", "origin", f"+{ref}:{ref}")
-        except UserError as error:
-            raise TransferError(f"{unit.label or unit.name}: {error}") from error
         _remove(folder)
     say(f"{unit.label or unit.name}: experiment {unit.name} in {time.monotonic() - start:.0f} s")
     return ref
+
+
+@contextmanager
+def _transfers(unit: Unit) -> Iterator[None]:
+    """What git says in this block becomes the unit's failure, by its kind."""
+    try:
+        yield
+    except UserError as error:
+        kind = TransferError if can_be_mended([str(error)]) else StageError
+        raise kind(f"{unit.label or unit.name}: {error}") from error
 
 
 def _prepare(folder: Path, unit: Unit, project: Project, needs: Mapping[str, str]) -> None:
@@ -174,14 +182,14 @@ def _restore_lock(folder: Path, unit: Unit, needs: Iterable[str]) -> None:
     file.write_text(yaml.safe_dump(lock, sort_keys=False))
 
 
-def _gpus_for(unit: Unit, stop: threading.Event) -> AbstractContextManager[dict[str, str]]:
+def _gpus_for(unit: Unit, stop: threading.Event, say: Callable[[str], None]) -> AbstractContextManager[dict[str, str]]:
     """As many GPUs of this machine as the cell trains with, for itself; nothing is held where there is none."""
     params = yaml.safe_load(unit.params)
     compute = (params.get("compute") if isinstance(params, dict) else None) or {}
     if compute.get("device") == "cpu" or not (gpus := visible_gpus()):
         return nullcontext({})
     create_limits(gpus)
-    return reserved(int(compute.get("processes") or 1), gpus, stop)
+    return reserved(int(compute.get("processes") or 1), gpus, stop, say)
 
 
 def forget_others(workspaces: Path, kept: Collection[str]) -> None:

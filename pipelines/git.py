@@ -9,9 +9,12 @@ from pathlib import Path
 
 from rsd.errors import UserError
 
+WORDS = 5
+"""Lines of a failure that are told: where a remote refuses, the reason comes before git's own sentence."""
+
 
 def git(folder: Path, *arguments: str, input: str | None = None, **environment: str) -> str:
-    """What `git ARGUMENTS` prints in `folder`; `UserError` with its last words if it fails."""
+    """What `git ARGUMENTS` prints in `folder`; `UserError` with its last words, without its hints, if it fails."""
     # No question for a password can be answered here; a hook of the user's has nothing to do with a sweep.
     quiet = {"GIT_TERMINAL_PROMPT": "0", **environment}
     done = subprocess.run(
@@ -23,8 +26,9 @@ def git(folder: Path, *arguments: str, input: str | None = None, **environment: 
         text=True,
     )
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise UserError(f"git {arguments[0]} in {folder} failed: {said[-1] if said else f'status {done.returncode}'}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        said = " ".join([line.strip() for line in lines if line.strip() and not line.startswith("hint: ")][-WORDS:])
+        raise UserError(f"git {arguments[0]} in {folder} failed: {said or f'status {done.returncode}'}")
     return done.stdout.strip()
 
 

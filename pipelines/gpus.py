@@ -1,13 +1,13 @@
 """One stage per GPU, over all flows of a machine: a global concurrency limit of the Prefect server for each.
 
 The limits of a machine are named `gpu-HOST-NUMBER`. A server that is told nothing for five minutes, because the
-flow was killed, frees them.
+flow was killed, frees them; until then others wait, though the GPU may be idle.
 """
 
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import httpx
@@ -43,12 +43,16 @@ def create_limits(gpus: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def reserved(count: int, gpus: Sequence[str], stop: threading.Event) -> Iterator[dict[str, str]]:
+def reserved(
+    count: int, gpus: Sequence[str], stop: threading.Event, say: Callable[[str], None]
+) -> Iterator[dict[str, str]]:
     """Hold `count` of `gpus` (all, if there are no more) for the block; yields the environment that shows only them.
 
-    Waits for other flows' stages. Nothing is held where there is no GPU, or once `stop` is set.
+    Waits for other flows' stages, and says once for which GPUs. Nothing is held where there is no GPU, or once `stop`
+    is set.
     """
     wanted = min(count, len(gpus))
+    waiting = False
     with ExitStack() as holding:
         mine: list[str] = []
         while len(mine) < wanted and not stop.is_set():
@@ -56,6 +60,10 @@ def reserved(count: int, gpus: Sequence[str], stop: threading.Event) -> Iterator
                 if len(mine) < wanted and gpu not in mine and _try(holding, gpu):
                     mine.append(gpu)
             if len(mine) < wanted:  # all or nothing, or two stages that want two would wait for each other
+                busy = [gpu for gpu in gpus if gpu not in mine]
+                if not waiting:
+                    say(f"GPU {', '.join(busy)} {'is' if len(busy) == 1 else 'are'} in use; waiting")
+                waiting = True
                 holding.close()
                 mine.clear()
                 stop.wait(POLL_SECONDS)

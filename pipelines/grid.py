@@ -3,7 +3,7 @@
 import difflib
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,9 @@ from hydra.errors import HydraException  # DVC reads `-S` with Hydra's grammar, 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rsd.errors import UserError
+
+AXIS_WORD = re.compile(r"[^][,\s]+")
+"""`a/b,c/d` has two, and so has `[0,1]`."""
 
 
 class Grid(BaseModel):
@@ -81,6 +84,18 @@ def points(grids: Sequence[Grid], base: Path) -> list[Point]:
             point = Point(values, _changed(base, overrides), tuple(grid.targets))
             found.setdefault((point.params, point.targets), point)
     return list(found.values())
+
+
+def covers(grids: Sequence[Grid], values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The pairs, methods and seeds that the grids go over, each once; `values` are those of the params they change."""
+    found: dict[str, list[str]] = {"pair": [], "methods": [], "seeds": []}
+    for grid in grids:
+        axes = {name.lstrip("+"): text for name, _, text in (axis.partition("=") for axis in grid.grid)}
+        own: dict[str, Any] = {"methods": ["scratch", *grid.methods] if grid.methods else None, "seeds": grid.seeds}
+        for name, so_far in found.items():
+            given: Any = AXIS_WORD.findall(axes[name]) if name in axes else own.get(name) or values.get(name) or []
+            so_far += map(str, given if isinstance(given, list) else [given])
+    return {name: list(dict.fromkeys(ones)) for name, ones in found.items()}
 
 
 def check_words(grids: Sequence[Grid], base: Path) -> None:

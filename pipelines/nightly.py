@@ -10,7 +10,7 @@ environment variables; they reach DVC and git alone.
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +26,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.artifacts import shown
 from pipelines.dvc_command import DVC, reason
+from pipelines.network import can_be_mended
 from pipelines.outcome import failed
 from pipelines.process_group import run_group
-from pipelines.release import changed, data_files, git, has_upstream, is_at, last_release, tag_release
+from pipelines.release import (
+    changed,
+    data_files,
+    follow_upstream,
+    git,
+    has_moved,
+    has_upstream,
+    is_at,
+    last_release,
+    tag_release,
+    take_back,
+    unpublished,
+)
 from pipelines.reproduce import reproduce, run_name
 from pipelines.server import one_sentence, server_that_answers
 from pipelines.upkeep import begin
@@ -36,8 +49,15 @@ from pipelines.workspace import one_writer
 from rsd.errors import UserError
 
 SECRET = "dvc-remote"  # noqa: S105 - a block's name
-HELPLESS = ("Checkout failed", "no remote", "No remote", "config file error", "not a git repository", "diverging")
-"""What a second try does not mend."""
+FETCH = ["git", "fetch", "--quiet"]
+NOT_LOADED = "DVC failed to load"
+"""So it says, beside its table, of a revision whose metrics it did not find; and ends well."""
+MOVED = (
+    "expected the upstream where it was when this run began, found commits that it has not seen; nothing was tagged: "
+    "the next run begins with them"
+)
+SHORTEST_SECRET = 6
+"""A shorter value, such as a region or `true`, is no secret, and masked it would take half of the log with it."""
 
 
 class Gate(BaseModel):
@@ -89,12 +109,12 @@ def nightly(root: str = ".", gates: list[Gate] = DEFAULT_GATES, jobs: int | None
             results, _ = changed(folder)
             new = before is None or bool(results) or not is_at(folder, before)
             if new:
-                compare(folder, before, gates)
+                compare(folder, before, gates, lock, variables)
                 push(folder, lock, variables)
-                tag = tag_release(folder, results, f"Released by {runtime.flow_run.name}")
+                tag = release(folder, results, lock, variables)
                 log.info("released %s", tag)
-            if has_upstream(folder):
-                publish(folder, lock, variables)
+            elif has_upstream(folder):
+                publish(folder, lock, variables)  # what an earlier run could not
     except UserError as error:
         return failed(error)
     return tag if new else f"nothing is new since {before}"
@@ -115,7 +135,12 @@ def secrets() -> dict[str, str]:
 def pull(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
     """Fetch new commits, new versions of imported data, and the data that the `.dvc` files name."""
     if has_upstream(folder):
-        _over_the_network(["git", "pull", "--ff-only", "--quiet"], folder, lock, variables)
+        _over_the_network(FETCH, folder, lock, variables)
+        for tag in unpublished(folder):  # by a run that was killed, or that could not push it
+            get_run_logger().info("%s was never published; it is taken back", tag)
+            take_back(folder, tag)
+        if dropped := follow_upstream(folder):
+            get_run_logger().info("%s: results of an earlier run, replaced by newer ones", ", ".join(dropped))
     files = data_files(folder)
     if not files:
         get_run_logger().info("no data in DVC's keeping; what lies elsewhere is looked at by the stage `sources`")
@@ -125,14 +150,24 @@ def pull(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
     _over_the_network([*DVC, "pull", "--force", *map(str, files)], folder, lock, variables)
 
 
-@task(cache_policy=NO_CACHE, retries=0)
-def compare(folder: Path, before: str | None, gates: Sequence[Gate]) -> None:
-    """Hold the metrics to those of the release `before`; `UserError` with each gate that they miss."""
+@task(cache_policy=NO_CACHE, retries=4, retry_delay_seconds=exponential_backoff(10), retry_condition_fn=worth_a_retry)
+def compare(folder: Path, before: str | None, gates: Sequence[Gate], lock: int, variables: Mapping[str, str]) -> None:
+    """Hold the metrics to those of the release `before`; `UserError` with each gate that they miss.
+
+    What of the release is not in the cache comes from the DVC remote; `NetworkError` where it does not.
+    """
     if before is None:
         get_run_logger().info("there is no release yet to compare with")
         return
     lines: list[str] = []
-    if run_group([*DVC, "metrics", "diff", before, "--all", "--json"], folder, say=lines.append):
+    command = [*DVC, "metrics", "diff", before, "--all", "--json"]
+    code = run_group(command, folder, say=_masked(lines.append, variables), hold=[lock], variables=variables)
+    if missing := next((line for line in lines if NOT_LOADED in line), None):
+        raise NetworkError(
+            f"cannot compare with {before}: {missing}; expected them in the cache or in the DVC remote, and nothing "
+            "was pushed: see `dvc remote list`, or `dvc repro` and `dvc push` in a clone of that release"
+        )
+    if code:
         raise UserError(f"cannot compare with {before}: {reason(lines)}")
     found = {name: values for file in json.loads(lines[-1]).values() for name, values in file.items()}
     with shown("comparison"):
@@ -167,7 +202,49 @@ def push(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
 @task(cache_policy=NO_CACHE, retries=4, retry_delay_seconds=exponential_backoff(10), retry_condition_fn=worth_a_retry)
 def publish(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
     """Push the commits and the tags of releases to the branch that this one follows."""
-    _over_the_network(["git", "push", "--follow-tags", "--quiet"], folder, lock, variables)
+    _over_the_network(["git", "push", "--atomic", "--follow-tags", "--quiet"], folder, lock, variables)
+
+
+def release(folder: Path, results: Sequence[str], lock: int, variables: Mapping[str, str]) -> str:
+    """Commit `results`, tag and publish them; returns the tag. What cannot be published leaves neither behind."""
+    if not has_upstream(folder):
+        return tag_release(folder, results, _words())
+    fetch(folder, lock, variables)
+    if has_moved(folder):
+        raise UserError(MOVED)
+    tag = tag_release(folder, results, _words())
+    try:
+        publish(folder, lock, variables)
+    except BaseException as error:  # a signal as well
+        take_back(folder, tag)
+        if isinstance(error, UserError) and not isinstance(error, NetworkError):
+            fetch(folder, lock, variables)
+            if has_moved(folder):  # somebody was faster by a moment
+                raise UserError(MOVED) from error
+        raise
+    return tag
+
+
+@task(cache_policy=NO_CACHE, retries=4, retry_delay_seconds=exponential_backoff(10), retry_condition_fn=worth_a_retry)
+def fetch(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
+    """Fetch the commits and tags of the upstream; the workspace stays as it is."""
+    _over_the_network(FETCH, folder, lock, variables)
+
+
+def _words() -> str:
+    return f"Released by {runtime.flow_run.name}"
+
+
+def _masked(say: Callable[[str], None], variables: Mapping[str, str]) -> Callable[[str], None]:
+    """`say`, without the values of the secret."""
+    hidden = [value for value in variables.values() if len(value) >= SHORTEST_SECRET]
+
+    def say_masked(line: str) -> None:
+        for value in hidden:
+            line = line.replace(value, "***")
+        say(line)
+
+    return say_masked
 
 
 def _over_the_network(command: list[str], folder: Path, lock: int, variables: Mapping[str, str]) -> None:
@@ -175,16 +252,14 @@ def _over_the_network(command: list[str], folder: Path, lock: int, variables: Ma
     tail: deque[str] = deque(maxlen=50)
 
     def say(line: str) -> None:
-        for value in variables.values():
-            line = line.replace(value, "***") if value else line
         tail.append(line)
         log.info("%s", line)
 
     words = " ".join(["dvc", *command[len(DVC) :]] if command[: len(DVC)] == DVC else command)
-    if run_group(command, folder, say=say, hold=[lock], variables={"GIT_TERMINAL_PROMPT": "0", **variables}):
-        said = reason(tail)
-        kind = UserError if any(mark in said for mark in HELPLESS) else NetworkError
-        raise kind(f"`{words}` failed: {said}")
+    own = {"GIT_TERMINAL_PROMPT": "0", **variables}
+    if run_group(command, folder, say=_masked(say, variables), hold=[lock], variables=own):
+        kind = NetworkError if can_be_mended(tail) else UserError
+        raise kind(f"`{words}` failed: {reason(tail)}")
 
 
 def _check_clean(folder: Path) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +23,19 @@ import psutil  # type: ignore[import-untyped]
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from pipelines.gpus import create_limits, visible_gpus
-from pipelines.server import one_sentence
+from pipelines.server import RETRIES, one_sentence
 from pipelines.upkeep import create_automations, create_pool, deployments, take_up_lost_runs
 from rsd.errors import UserError
 from rsd.files import read_json, write_json
 
 POOL = "rsd"
 PORT = 4200
-HEARTBEAT_SECONDS = 30
 LOST_SECONDS = 150
-"""A run that is silent for so long is dead. A server that was away for a minute has missed two heartbeats."""
+"""A run that is silent for so long is dead. It says every 30 s that it lives (prefect.yaml)."""
 START_SECONDS = 180.0
+"""A server that neither answers nor gets on for so long will not come up."""
+LONGEST_START = 1200.0
+"""Where it gets on, for all that is seen: on a machine that is busy a start of 20 s takes minutes."""
 STOP_SECONDS = 60.0
 """A stage has ten to save its state, and Prefect thirty to end its run."""
 
@@ -87,6 +90,16 @@ class Daemon:
         (self.home / f"{self.name}.json").unlink(missing_ok=True)
         return True
 
+    def got_so_far(self) -> tuple[int, int]:
+        """How much it has said and computed, in bytes and seconds: what has grown lives."""
+        process = self.running()
+        family = [process, *process.children(recursive=True)] if process else []
+        seconds = 0.0
+        for one in family:
+            with suppress(psutil.Error):
+                seconds += sum(one.cpu_times()[:2])
+        return (self.home / f"{self.name}.log").stat().st_size, int(seconds)
+
     def last_words(self) -> str:
         lines = (self.home / f"{self.name}.log").read_text(errors="replace").splitlines()
         return "\n".join(lines[-10:])
@@ -123,9 +136,7 @@ class Site:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             # In memory, Prefect's default, a restart would forget who holds a limit and never free it.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-            # Waits of 2, 4 ... 128 s: four minutes without a server end no run. The default gives up after one.
-            "PREFECT_CLIENT_MAX_RETRIES": "7",
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+            "PREFECT_CLIENT_MAX_RETRIES": str(RETRIES),
             **({} if self.elsewhere else {"RSD_OUT_URL": self.files}),
             **os.environ,
             "PREFECT_HOME": str(self.home),
@@ -212,9 +223,13 @@ def start_server(place: Site, say: Callable[[str], None] = print) -> None:
                 "set PREFECT_SERVER_API_PORT, or PREFECT_API_URL if it is your server"
             )
         place.server.start()
-    deadline = time.monotonic() + START_SECONDS
+    so_far = place.server.got_so_far()
+    start = changed = time.monotonic()
     while not answers(place):
-        if not place.server.running() or time.monotonic() > deadline:
+        now = time.monotonic()
+        if so_far != (so_far := place.server.got_so_far()):
+            changed = now
+        if not place.server.running() or now > min(changed + START_SECONDS, start + LONGEST_START):
             words = place.server.last_words()
             place.server.stop()
             raise UserError(f"the Prefect server did not come up; {place.home}/server.log ends with\n{words}")

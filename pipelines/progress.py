@@ -19,8 +19,10 @@ class Progress:
     A stage writes to a pipe that someone has to read: whoever reads it must never wait for the network.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: str | None = None) -> None:
+        """`address` is what people read, `key` what the artifacts of one kind share."""
         self._address = address
+        self._key = key_of("progress", key or address)
         self._artifact: UUID | None = None
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._last: Future[None] | None = None
@@ -39,7 +41,6 @@ class Progress:
     def _publish(self, percent: float, words: str) -> None:
         with shown("progress"):
             if self._artifact is None:
-                key = key_of("progress", self._address)
-                self._artifact = cast(UUID, create_progress_artifact(percent, key=key, description=words))
+                self._artifact = cast(UUID, create_progress_artifact(percent, key=self._key, description=words))
             else:
                 update_progress_artifact(self._artifact, percent, description=words)

@@ -24,6 +24,33 @@ def has_upstream(folder: Path) -> bool:
     return _run(folder, ["rev-parse", "--abbrev-ref", "@{upstream}"]).returncode == 0
 
 
+def has_moved(folder: Path) -> bool:
+    """Whether the upstream, as it was last fetched, has commits that are not in HEAD."""
+    return bool(git(folder, "rev-list", "--max-count=1", "HEAD..@{upstream}"))
+
+
+def follow_upstream(folder: Path) -> list[str]:
+    """Take over the commits that were fetched, if there are any, and drop changed results that are in their way.
+
+    Returns the results that were dropped. Raises `UserError` where HEAD has commits of its own beside them.
+    """
+    if not has_moved(folder):
+        return []
+    if git(folder, "rev-list", "--max-count=1", "@{upstream}..HEAD"):
+        raise UserError(
+            f"expected {folder} to be behind its upstream, found commits of its own as well; rebase and push them"
+        )
+    new = set(git(folder, "diff", "--name-only", "HEAD", "@{upstream}").splitlines())
+    in_the_way = [name for name in changed(folder)[0] if name in new]
+    known = git(folder, "ls-files", "--", *in_the_way).splitlines() if in_the_way else []
+    if known:
+        git(folder, "checkout", "--quiet", "HEAD", "--", *known)
+    for name in set(in_the_way) - set(known):
+        (folder / name).unlink()
+    git(folder, "merge", "--ff-only", "--quiet", "@{upstream}")
+    return in_the_way
+
+
 def data_files(folder: Path) -> list[Path]:
     """The `.dvc` files that git knows: data that DVC keeps, and that no stage writes."""
     return [Path(name) for name in git(folder, "ls-files", "*.dvc").splitlines()]
@@ -54,9 +81,29 @@ def tag_release(folder: Path, files: Sequence[str], words: str) -> str:
     tag = next(name for number in range(1, 10_000) if (name := day if number == 1 else f"{day}.{number}") not in taken)
     if files:
         git(folder, "add", "--", *files)
-        git(folder, "commit", "--quiet", "--only", "--message", f"Results of {tag}", "--", *files)
+        git(folder, "commit", "--quiet", "--only", "--message", _subject(tag), "--", *files)
     git(folder, "tag", "--annotate", "--message", words, tag)
     return tag
+
+
+def unpublished(folder: Path) -> list[str]:
+    """The tag that `tag_release` made at HEAD, if the upstream lacks it and has moved: it cannot be pushed any more."""
+    own = git(folder, "rev-list", "@{upstream}..HEAD").splitlines()
+    if len(own) != 1 or not has_moved(folder):
+        return []
+    tags = git(folder, "tag", "--list", f"{RELEASES}*", "--points-at", "HEAD").splitlines()
+    return [tag for tag in tags if _subject(tag) == git(folder, "log", "-1", "--format=%s")]
+
+
+def take_back(folder: Path, tag: str) -> None:
+    """Undo `tag_release`; the results stay in the workspace."""
+    git(folder, "tag", "--delete", tag)
+    if git(folder, "log", "-1", "--format=%s") == _subject(tag):
+        git(folder, "reset", "--quiet", "HEAD~1")
+
+
+def _subject(tag: str) -> str:
+    return f"Results of {tag}"
 
 
 def _run(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:

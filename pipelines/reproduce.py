@@ -11,7 +11,7 @@ import argparse
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int, f
     command = [*DVC, "--wait-for-lock", "repro", "--single-item", *["--force"] * force, node.address]
     code = 1
     try:
-        with _gpus_for(node, folder, stop) as only_mine:
+        with _gpus_for(node, folder, stop, say) as only_mine:
             if not stop.is_set():
                 code = run_group(command, folder, say=say, stop=stop, hold=[lock], variables=only_mine)
     finally:
@@ -158,13 +158,15 @@ def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int, f
     return state
 
 
-def _gpus_for(node: StageNode, folder: Path, stop: threading.Event) -> AbstractContextManager[dict[str, str]]:
+def _gpus_for(
+    node: StageNode, folder: Path, stop: threading.Event, say: Callable[[str], None]
+) -> AbstractContextManager[dict[str, str]]:
     """As many GPUs as the stage has processes; all for one that runs alone; none if it computes on the CPU."""
     compute = chosen.compute(folder)
     if not node.gpu or compute.get("device") == "cpu" or not (gpus := visible_gpus()):
         return nullcontext({})
     create_limits(gpus)
-    return reserved(len(gpus) if node.alone else int(compute.get("processes") or 1), gpus, stop)
+    return reserved(len(gpus) if node.alone else int(compute.get("processes") or 1), gpus, stop, say)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -55,7 +55,7 @@ class GoAhead(RunInput):
     remark: str = ""
 
 
-@flow(name="rollout", persist_result=False, retries=0)
+@flow(name="rollout", flow_run_name="rollout {bundle}", persist_result=False, retries=0)
 def rollout(
     bundle: str,
     inventory: str,

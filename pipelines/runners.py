@@ -17,6 +17,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pipelines.clone import Project, StoppedError, TransferError, run
 from pipelines.outcome import StageError, failed
 from pipelines.plan import Unit
+from pipelines.progress import Progress
 from rsd.errors import UserError
 
 POLL_SECONDS = 2.0
@@ -48,14 +49,26 @@ def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: threadin
     as cancelled when told to stop.
     """
     log = get_run_logger()
+    # One artifact for each unit, and one entry among the server's artifacts for all of a sweep.
+    progress = Progress(unit.label or unit.name, key=project.snapshot.rpartition("/")[2])
+    good = False
+
+    def say(line: str) -> None:
+        log.info("%s", line)
+        progress.follow(line)
+
     try:
-        return run(unit, project, needs, stop, lambda line: log.info("%s", line))
+        ref = run(unit, project, needs, stop, say)
+        good = True
+        return ref
     except StoppedError as error:
         return Cancelled(message=str(error))
     except TransferError:
         raise
     except StageError as error:
         return failed(error)
+    finally:
+        progress.end(good=good)
 
 
 class Place(NamedTuple):

@@ -11,6 +11,7 @@ from contextvars import copy_context
 from prefect import get_client
 from prefect.settings import (
     PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_SERVER_ANALYTICS_ENABLED,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
@@ -18,11 +19,14 @@ from prefect.settings import (
 
 from rsd.errors import UserError
 
-TEMPORARY_SERVER = {
+RETRIES = 7
+"""Waits of 2, 4 ... 128 s: four minutes without a server end no run. Prefect's default gives up after one."""
+DEFAULTS = {
+    PREFECT_CLIENT_MAX_RETRIES: RETRIES,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # 10 to 30 s are usual on a busy machine
     PREFECT_SERVER_ANALYTICS_ENABLED: False,  # its first heartbeat meets a locked database, with a traceback
 }
-"""Used where the user's own settings say nothing."""
+"""Used where the user's own settings say nothing; Prefect hands them on to Dask's workers."""
 
 
 @contextmanager
@@ -49,7 +53,7 @@ def one_sentence(*, again: str = "run the same command again to continue") -> It
 @contextmanager
 def server_that_answers() -> Iterator[None]:
     """Flows in this block talk to the user's server, or to a temporary one; `UserError` if it does not answer."""
-    with temporary_settings(set_defaults=TEMPORARY_SERVER):
+    with temporary_settings(set_defaults=DEFAULTS):
         _start_server()
         yield
 

@@ -19,19 +19,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 from pydantic import ValidationError
 
-from pipelines import results
+from pipelines import chosen, results
 from pipelines.artifacts import key_of, picture, shown
-from pipelines.chosen import slots
 from pipelines.clone import RECORD, Project, forget_others
 from pipelines.dvc_command import DVC, reason
 from pipelines.git import contents, experiments, git, snapshot
-from pipelines.grid import Grid, check_words, points, read_grids, sentence
+from pipelines.grid import Grid, check_words, covers, points, read_grids, sentence
 from pipelines.outcome import StageError, failed
 from pipelines.plan import PARAMS, Unit, plan
 from pipelines.process_group import GRACE_SECONDS, run_group
@@ -65,7 +65,20 @@ class Prepared:
         return [unit for unit in self.units if unit.cell]
 
 
-@flow(name="sweep", flow_run_name="sweep {name}", persist_result=False, retries=0)
+def run_name() -> str:
+    """What the flow goes over: `sweep weights of digits/resnet-vit: scratch, rsd; seeds 0, 1, 2`."""
+    given, flow_name = runtime.flow_run.parameters, runtime.flow_run.flow_name
+    root, name = Path(given.get("root") or ".").resolve(), f"{flow_name} {given['name']}"
+    own = {key: given.get(key) for key in ("grid", "methods", "seeds")}
+    try:
+        grids = [make_grid(own)] if flow_name == "sweep" else read_named(given["name"], root)
+    except UserError:  # which the flow says
+        return name
+    found: dict[str, Any] = covers(grids, chosen.params(root))
+    return f"{name} of {chosen.words(found | {'pair': ', '.join(found['pair'])}, root.name)}"
+
+
+@flow(name="sweep", flow_run_name=run_name, persist_result=False, retries=0)
 def sweep(
     name: str,
     grid: list[str] | None = None,
@@ -112,7 +125,7 @@ def sweep(
     return _run(ready, jobs, dask)
 
 
-@flow(name="study", flow_run_name="study {name}", persist_result=False, retries=0)
+@flow(name="study", flow_run_name=run_name, persist_result=False, retries=0)
 def study(
     name: str,
     jobs: int | None = None,
@@ -176,6 +189,8 @@ def prepare(
         raise UserError(f"expected a sweep's name of letters, digits, dots and dashes, found {name!r}")
     if (git_remote is None) != (dvc_remote is None):
         raise UserError("expected a git remote and a DVC remote, or neither: code goes by one and results by the other")
+    if git_remote is not None:
+        _check_without_password(root, git_remote)
     if dask is not None:
         check_dask()
     ref = f"refs/sweeps/{name}"
@@ -193,6 +208,18 @@ def prepare(
     return Prepared(name, root, project, units, done, git_remote)
 
 
+def _check_without_password(root: Path, git_remote: str) -> None:
+    """It would be among the params of the flow and of each cell, for all to see who see the server."""
+    known = git_remote in git(root, "remote").split()
+    url = git(root, "remote", "get-url", git_remote) if known else git_remote
+    if urlsplit(url).password is not None:
+        where = git_remote if known else "a URL"
+        raise UserError(
+            f"git_remote: expected a remote without a password, found one in {where}; leave it to git's credential "
+            "helper, or use SSH"
+        )
+
+
 def _run(ready: Prepared, jobs: int | None, dask: str | None) -> Any:
     if jobs is not None and jobs < 1:
         return failed(UserError(f"jobs: expected at least 1, found {jobs}"))
@@ -205,7 +232,7 @@ def _run(ready: Prepared, jobs: int | None, dask: str | None) -> Any:
     if ready.git_remote is None:  # those of other machines are theirs
         forget_others(Path(ready.project.workspaces), {unit.name for unit in to_run})
     if to_run:
-        local = slots(ready.root) if jobs is None else jobs
+        local = chosen.slots(ready.root) if jobs is None else jobs
         try:
             with on_threads(local) if dask is None else on_dask(dask, local if dask == "local" else jobs) as there:
                 failures = run_units(ready, there, states)
@@ -240,7 +267,8 @@ def run_units(ready: Prepared, place: Place, states: dict[str, str], unit_task: 
             log.warning("%s: not run, it waits for %s", unit.label, ", ".join(blockers))
             return None
         needs = {need: ready.done[need] for need in unit.needs}
-        named = unit_task.with_options(task_run_name=(unit.label or unit.name).replace("{", "{{").replace("}", "}}"))
+        title = unit.title(ready.root.name).replace("{", "{{").replace("}", "}}")
+        named = unit_task.with_options(task_run_name=title)
         parameters = {"unit": unit, "project": ready.project, "needs": needs, "stop": place.stop}
         running[name] = place.runner.submit(named, parameters)
         return running[name]
@@ -337,6 +365,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]
             name = options.name or f"grid-{digest}"
         check_words(grids, Path(PARAMS))  # now, not after the server's start-up
+        if options.git_remote is not None:
+            _check_without_password(Path(), options.git_remote)  # and before the server is told
         table = OUT / name / "table.md"
         try:
             with server_that_answers(), known_to_others():

@@ -1,17 +1,19 @@
 """What a Prefect server has to hold for our flows: the work pool, and what takes up runs that were killed.
 
-A run says every `PREFECT_FLOWS_HEARTBEAT_FREQUENCY` seconds that it lives. One automation calls a silent one
-crashed; another schedules what crashed anew, as the same run. It finds the workspace as it was left: finished stages
+A run says every 30 seconds that it lives (`job_variables` of prefect.yaml). One automation calls a silent one
+crashed, another one that was taken by a worker and did not begin; a third schedules what crashed anew, as the same
+run, and a fourth gives up what never begins. A run that is resumed finds the workspace as it was left: finished stages
 are not run again, a training goes on from its checkpoint.
 """
 
 import os
 import socket
 from datetime import timedelta
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 from prefect import get_client
-from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
+from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -29,6 +31,8 @@ from rsd.errors import UserError
 
 MOST_STARTS = 5
 """A run that was killed is started again; one that kills its machine shall not be, for ever."""
+BEGIN_SECONDS = 900.0
+"""From when a worker takes a run to its first heartbeat: an image is pulled, a busy machine imports."""
 HOST, PROCESS, SINCE = "rsd.host", "rsd.process", "rsd.since"
 """Labels of a run."""
 SILENT = ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry", "Paused", "Suspending", "Suspended")
@@ -45,52 +49,86 @@ def create_pool(name: str) -> None:
 
 
 def create_automations(pool: str, *, lost_after: float) -> None:
-    """The two automations for runs of `pool`, anew; a run is lost that was silent for `lost_after` seconds."""
-    of_pool = ResourceSpecification({"prefect.resource.role": "work-pool", "prefect.resource.name": pool})
-    runs = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
-    heartbeat = "prefect.flow-run.heartbeat"
-    wanted = [
-        Automation(
+    """Make sure of the automations for runs of `pool` and of `POOL-...`; a run is lost that was silent for so long.
+
+    One that is there as it should be is left alone: it knows who last said that it lives, and a user may have switched
+    it off.
+    """
+    for wanted in _automations(pool, lost_after):
+        with get_client(sync_client=True) as client:
+            there = client.read_automations_by_name(wanted.name)
+            for other in there[1:]:
+                client.delete_automation(other.id)
+            if not there:
+                client.create_automation(wanted)
+            elif _definition(there[0]) != _definition(wanted):
+                client.update_automation(there[0].id, wanted.model_copy(update={"enabled": there[0].enabled}))
+
+
+def _definition(automation: AutomationCore) -> dict[str, Any]:
+    return {name: getattr(automation, name) for name in ("trigger", "actions")}
+
+
+def _automations(pool: str, lost_after: float) -> list[AutomationCore]:
+    heartbeat, pending = "prefect.flow-run.heartbeat", "prefect.flow-run.Pending"
+    silent = {f"prefect.flow-run.{state}" for state in SILENT}
+
+    def missing(after: str, expect: set[str], seconds: float) -> EventTrigger:
+        within = timedelta(seconds=seconds)
+        return _for_each_run(pool, after={after}, expect=expect, posture=Posture.Proactive, within=within)
+
+    def crashed(message: str) -> ChangeFlowRunState:
+        return ChangeFlowRunState(state=StateType.CRASHED, message=message)
+
+    return [
+        AutomationCore(
             name=f"{pool}: a silent run has crashed",
-            trigger=EventTrigger(
-                match=runs,
-                match_related=of_pool,
-                after={heartbeat, "prefect.flow-run.Pending"},
-                expect={heartbeat, *(f"prefect.flow-run.{state}" for state in SILENT)},
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=timedelta(seconds=lost_after),
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CRASHED,
-                    message=f"no heartbeat for {lost_after:g} s: its worker or machine died",
-                )
-            ],
+            trigger=missing(heartbeat, {heartbeat, *silent}, lost_after),
+            actions=[crashed(f"no heartbeat for {lost_after:g} s: its worker or machine died")],
         ),
-        Automation(
+        AutomationCore(
+            name=f"{pool}: a run that never began has crashed",
+            trigger=missing(pending, {heartbeat, *silent}, BEGIN_SECONDS),
+            actions=[crashed(f"it did not begin for {BEGIN_SECONDS:g} s: its worker or machine died")],
+        ),
+        AutomationCore(
             name=f"{pool}: what crashed is resumed",
-            trigger=EventTrigger(
-                match=runs,
-                match_related=of_pool,
-                expect={"prefect.flow-run.Crashed"},
-                for_each={"prefect.resource.id"},
-                posture=Posture.Reactive,
-                threshold=1,
-            ),
+            trigger=_for_each_run(pool, expect={"prefect.flow-run.Crashed"}),
             actions=[
                 ChangeFlowRunState(
                     name="AwaitingRetry", state=StateType.SCHEDULED, force=True, message="resumed after a crash"
                 )
             ],
         ),
+        AutomationCore(
+            name=f"{pool}: what never begins is given up",  # the server counts a start when the flow runs
+            trigger=_for_each_run(
+                pool,
+                expect={"prefect.flow-run.AwaitingRetry"},
+                threshold=MOST_STARTS + 1,  # where the flow runs it says so itself, before; see `begin`
+                within=timedelta(hours=2),  # each try may take `BEGIN_SECONDS`
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.FAILED,
+                    force=True,
+                    message=f"expected this run to begin, found its process dead {MOST_STARTS + 1} times; see the "
+                    "worker's log (a module that cannot be imported? a missing image?), then start another",
+                )
+            ],
+        ),
     ]
-    for automation in wanted:
-        with get_client(sync_client=True) as client:
-            for old in client.read_automations_by_name(automation.name):
-                client.delete_automation(old.id)
-        automation.create()
+
+
+def _for_each_run(pool: str, **more: Any) -> EventTrigger:
+    return EventTrigger(
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+        match_related=ResourceSpecification(
+            {"prefect.resource.role": "work-pool", "prefect.resource.name": [pool, f"{pool}-*"]}
+        ),
+        for_each={"prefect.resource.id"},
+        **more,
+    )
 
 
 def deployments(pool: str) -> list[str]:

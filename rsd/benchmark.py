@@ -37,7 +37,7 @@ class BenchmarkOptions(Options):
     """662 is the least that a 99th percentile can be read from; rows above batch 1 take at most 64."""
     rounds: int = Field(default=5, ge=1)
     offline_batches: list[Annotated[int, Field(ge=2)]] = Field(default=[8, 32])
-    """Batch sizes of the rows that state throughput, with all cores."""
+    """Batch sizes of the rows that state throughput, with all cores; an engine's are clipped to its profile."""
     cold_starts: int = Field(default=3, ge=0)
     """Fresh processes per file and number of threads."""
     baseline: bool = True
@@ -114,6 +114,8 @@ def benchmark(
 ) -> Record:
     """Time ONNX files on the CPU, with one thread and with all cores, and engines on the GPU if there is one.
 
+    An engine's single stream is at the smallest batch of its profile, which the row states.
+
     Args:
         onnx: precision -> `model.onnx`, with one uint8 input `[N, H, W, C]`.
         engines: precision -> folder with `engine.json` and, unless it says skipped, `model.engine`.
@@ -134,14 +136,15 @@ def benchmark(
     for precision, engine_folder in engines.items():
         engine = read_json(engine_folder / "engine.json")
         library = engine.get("library", "tensorrt")
-        row = {"file": str(engine_folder / "model.engine"), "precision": precision, "threads": None, **scenario(1)}
+        row = {"file": str(engine_folder / "model.engine"), "precision": precision, "threads": None}
         if reason := _why_not(engine, engine_folder, onnx.get(precision)):
-            missing.append(Latency(**row, runtime=library, status=reason))
+            missing.append(Latency(**row, **scenario(_least(engine)), runtime=library, status=reason))
             continue
         row["file_bytes"] = engine["bytes"]
-        for runtime, copies in ((library, True), (f"{library} compute only", False)):
-            start = partial(_engine_session, engine, engine_folder, onnx.get(precision), copies=copies)
-            candidates.append(Candidate(row | {"runtime": runtime}, start))
+        for batch in _batches(engine, options.offline_batches):
+            for runtime, copies in ((library, True), (f"{library} compute only", False)):
+                start = partial(_engine_session, engine, engine_folder, onnx.get(precision), batch=batch, copies=copies)
+                candidates.append(Candidate({**row, **scenario(batch), "runtime": runtime}, start))
     candidates += [one for one in others if isinstance(one, Candidate)]
 
     with tqdm(total=options.rounds * len(candidates), desc="benchmark", unit="turn", disable=None) as bar:
@@ -164,7 +167,7 @@ def _why_not(engine: dict[str, Any], folder: Path, onnx: Path | None) -> str | N
     if engine["status"] != "built":
         return f"not measured: {engine['reason']}"
     try:
-        with _engine_session(engine, folder, onnx, copies=True) as infer:
+        with _engine_session(engine, folder, onnx, batch=_least(engine), copies=True) as infer:
             infer()
     except NoDriverError:
         return NO_DEVICE
@@ -173,10 +176,23 @@ def _why_not(engine: dict[str, Any], folder: Path, onnx: Path | None) -> str | N
     return None
 
 
+def _least(engine: dict[str, Any]) -> int:
+    """Images of the smallest batch that an engine takes; 1 if it was not built."""
+    return int(engine["profile"]["min"]) if engine["status"] == "built" else 1
+
+
+def _batches(engine: dict[str, Any], offline: Sequence[int]) -> list[int]:
+    """The smallest batch of an engine's profile, and the offline ones, clipped to that profile."""
+    least, most = _least(engine), engine["profile"]["max"]
+    return sorted({least, *(min(max(batch, least), most) for batch in offline)})
+
+
 @contextmanager
-def _engine_session(engine: dict[str, Any], folder: Path, onnx: Path | None, *, copies: bool) -> Iterator[Infer]:
-    """One image through an engine: from the host's memory and back, or on the GPU alone (see `Engine`)."""
-    pixels = image(engine["inputs"][0]["shape"])
+def _engine_session(
+    engine: dict[str, Any], folder: Path, onnx: Path | None, *, batch: int, copies: bool
+) -> Iterator[Infer]:
+    """A batch through an engine: from the host's memory and back, or on the GPU alone (see `Engine`)."""
+    pixels = image(engine["inputs"][0]["shape"], batch)
     with open_engine(folder, onnx=onnx) as opened:
         yield opened.with_copies(pixels) if copies else opened.compute_only(pixels)
 

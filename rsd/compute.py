@@ -18,8 +18,8 @@ class ComputeOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU if there is one."""
     processes: int = Field(1, gt=0)
-    """Processes that train on one batch together, and share out what is embedded and evaluated, through torchrun; with
-    `cuda` one GPU each."""
+    """Processes that train on one batch together, over all machines, and share out what is embedded and evaluated,
+    through torchrun; with `cuda` one GPU each."""
     workers: int = Field(0, ge=0)
     """Other processes that prepare batches for each of these; they do not change a pixel."""
     amp: Literal["none", "bf16", "fp16"] = "none"
@@ -38,6 +38,13 @@ class ComputeOptions(Options):
         return self.model_dump(exclude={"workers"})
 
 
+def on_this_machine(options: ComputeOptions) -> ComputeOptions:
+    """For what is the same in any number of processes, and so need not leave this machine: at most one for each GPU."""
+    if not _takes_cuda(options):
+        return options
+    return options.model_copy(update={"processes": max(1, min(options.processes, torch.cuda.device_count()))})
+
+
 def set_up(options: ComputeOptions) -> torch.device:
     """Pin threads, ask for deterministic kernels, join the other processes, and return this one's device.
 
@@ -51,8 +58,12 @@ def set_up(options: ComputeOptions) -> torch.device:
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    cuda = _takes_cuda(options)
     compilers = [os.environ.get("CXX", "g++"), "g++", "clang++"]
     if options.compile and not cuda and not any(map(shutil.which, compilers)):
         raise UserError("expected a C++ compiler for compute.compile, found none; install g++, or set it to false")
     return join(torch.device("cuda" if cuda else "cpu"), options.processes)
+
+
+def _takes_cuda(options: ComputeOptions) -> bool:
+    return options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())

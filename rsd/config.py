@@ -14,7 +14,7 @@ from rsd.bundle import BundleOptions
 from rsd.compute import ComputeOptions
 from rsd.data.prepare import DataOptions
 from rsd.errors import UserError
-from rsd.export.onnx import ExportOptions
+from rsd.export.onnx import INT8_OPSET, ExportOptions
 from rsd.export.parity import Precision
 from rsd.export.tensorrt import EngineOptions
 from rsd.models import ModelOptions
@@ -131,6 +131,12 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     if isinstance(methods := sections["run"]["methods"], list) and sections["export"].get("method") not in methods:
         errors.append(
             f"{params}: export.method: expected one of methods {methods}, found {sections['export'].get('method')!r}"
+        )
+    opset = (resolved["export"] or {}).get("opset", 0)
+    if opset > INT8_OPSET and "int8" in (resolved["run"] or {}).get("precisions", ()):
+        errors.append(
+            f"{params}: export.opset: expected at most {INT8_OPSET} with int8 among the precisions, since ONNX Runtime "
+            f"does not load an int8 transformer above that, found {opset}; lower it, or take int8 out of precisions"
         )
     if errors:
         raise UserError(f"{len(errors)} to correct in the params:\n" + "\n".join(f"  {line}" for line in errors))

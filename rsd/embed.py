@@ -17,7 +17,7 @@ from rsd.data.augment import AugmentOptions
 from rsd.data.batches import Plan, batches, store_plan
 from rsd.data.images import LabelledImages
 from rsd.errors import UserError
-from rsd.files import write_json, written_aside
+from rsd.files import move_folder, write_json
 from rsd.models import PixelNormalize, embedding_width, outputs
 from rsd.progress import progress
 from rsd.views import ViewOptions
@@ -109,7 +109,7 @@ def write_store(
                         array.flush()  # type: ignore[attr-defined]
                     write_json(noted, [done, right])
                     saved = time.monotonic()
-    # Whoever has all of these knows that all others have written theirs.
+    parallel.wait(patiently=True)  # for the others, whose shares may take much longer
     all_right = int(torch.stack(parallel.all_of(torch.tensor(right))).sum())
     header: dict[str, Any] = {"views": options.count, "seed": options.seed, "images": count, "made_from": made_from}
     if options.count:
@@ -117,11 +117,10 @@ def write_store(
         header |= {f"{name}_width": width for name, width in widths.items()}
     if parallel.leads():
         write_json(unfinished / "header.json", header)
-        for note in (unfinished / _MADE_FOR, *unfinished.glob("progress-*.json")):
+        move_folder(unfinished, folder)
+        for note in (folder / _MADE_FOR, *folder.glob("progress-*.json")):  # until here a kill needs them
             note.unlink(missing_ok=True)
-        with written_aside(folder) as aside:
-            shutil.move(unfinished, aside)
-    parallel.wait()
+    parallel.wait(patiently=True)
     return header
 
 
@@ -142,7 +141,7 @@ def _opened(unfinished: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
             for name, shape in shapes.items():
                 _make(unfinished / f"{name}.npy", shape)
             write_json(unfinished / _MADE_FOR, parallel.processes())
-    parallel.wait()
+    parallel.wait(patiently=True)
     return {name: np.lib.format.open_memmap(unfinished / f"{name}.npy", mode="r+") for name in shapes}
 
 

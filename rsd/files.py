@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written aside, synced, renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -39,6 +40,23 @@ def written_aside(path: Path) -> Iterator[Path]:
     finally:
         _remove(aside)
         _remove(old)
+
+
+def move_folder(folder: Path, target: Path) -> None:
+    """Put a folder in the place of `target`. A kill at any moment leaves it whole in one of the two places."""
+    for part in [*folder.rglob("*"), folder]:
+        _sync(part)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove(target)
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # another file system
+            raise
+        with written_aside(target) as aside:
+            shutil.copytree(folder, aside)
+        _remove(folder)
+    _sync(target.parent)
 
 
 def _remove(path: Path) -> None:

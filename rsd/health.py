@@ -44,6 +44,20 @@ def check_finite(
     )
 
 
+def check_validation(loss: float, *, step: int, last: Mapping[str, Any]) -> None:
+    """Stop at a validation loss that is not finite.
+
+    Args:
+        step: after which it was measured.
+        last: values of that step.
+    """
+    if not math.isfinite(loss):
+        raise UserError(
+            f"expected a finite validation loss, found {loss} after step {step} (last values of training: "
+            f"{_values(last)}); lower recipe.learning_rate or set recipe.clip_gradient, and check the validation images"
+        )
+
+
 def check_varied(logits: Tensor, *, epoch: int, warmup_epochs: int, step: int, last: Mapping[str, Any]) -> None:
     """Stop at a collapsed student: one that says the same of every image once the warm-up is over.
 

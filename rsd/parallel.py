@@ -4,6 +4,8 @@ import os
 import threading
 import time
 from datetime import timedelta
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -54,12 +56,23 @@ def leave() -> None:
     if processes() > 1:
         distributed.barrier()
         distributed.destroy_process_group()
+        _unhurried.cache_clear()
 
 
-def wait() -> None:
-    """Go on when every process has come here."""
+def wait(*, patiently: bool = False) -> None:
+    """Go on when every process has come here.
+
+    Args:
+        patiently: without a limit of time, on one machine; it still ends with an error where a process dies.
+    """
     if processes() > 1:
-        distributed.barrier()
+        distributed.barrier(_unhurried() if patiently else None)
+
+
+@cache
+def _unhurried() -> Any:
+    # Of gloo on GPUs, too: it sees the connection to a process that dies break off, where NCCL waits for a time.
+    return distributed.new_group(backend="gloo", timeout=timedelta(days=365))
 
 
 def processes() -> int:

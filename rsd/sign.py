@@ -1,6 +1,8 @@
-"""The release step after `dvc repro`: a signed copy of the bundle, with a key that never comes near the project.
+"""The release step after `dvc repro` and a commit: a signed copy of the bundle, with a key that never comes near the
+project.
 
 python -m rsd.sign make-key ~/keys/release     # once: release.pem, which stays secret, and release.pub for the devices
+git commit -am digits-1                        # dvc.lock, so that the release has a commit
 python -m rsd.sign sign out/bundle ~/releases/digits-1 --key ~/keys/release.pem
 python -m rsd.sign verify ~/releases/digits-1 --key ~/keys/release.pub
 """
@@ -8,13 +10,16 @@ python -m rsd.sign verify ~/releases/digits-1 --key ~/keys/release.pub
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from rsd.bundle import lock_digest, params_digest
 from rsd.errors import UserError
 from rsd.files import read_json, sha256, write_json, written_aside
+from rsd.revision import git_revision
 
 SIGNATURE = "model.sig"
 INSTALL = "pip install -c constraints.txt -e '.[sign]'"
@@ -50,10 +55,45 @@ def make_key(stem: Path) -> tuple[Path, Path]:
     return private, public
 
 
-def sign(bundle: Path, target: Path, key: Path) -> dict[str, Any]:
+def commit_of(bundle: Path) -> str:
+    """The commit of the current folder, which holds what the bundle was made from.
+
+    The bundle's own record of it says `-dirty` of nearly every run: DVC writes `dvc.lock` while the stages run.
+
+    Raises:
+        UserError: something is not committed, or `dvc.lock` or the params beside the bundle are not its own.
+    """
+    changed = _changed_files()
+    if changed is None:
+        raise UserError("expected the project that made the bundle as the current folder, found no git repository")
+    if changed:
+        raise UserError(
+            f"expected everything committed that the bundle was made from, found {changed[0]} changed or new; commit "
+            "it with dvc.lock, or sign a release that has no commit with --allow-dirty"
+        )
+    if not (bundle / "manifest.json").is_file():
+        raise UserError(f"expected a bundle in {bundle}, found no manifest.json; run `dvc repro bundle`")
+    origin = read_json(bundle / "manifest.json")["origin"]
+    found = {"dvc_lock_sha256": lock_digest(Path("dvc.lock")), "params_sha256": params_digest(bundle.parent / "params")}
+    for name, digest in found.items():
+        if digest is None or origin.get(name) != digest:
+            raise UserError(
+                f"expected the {name} of {bundle} to be that of this commit, found another; run "
+                "`dvc repro -f -s bundle` and commit, or sign a release that has no commit with --allow-dirty"
+            )
+    return str(git_revision())
+
+
+def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) -> dict[str, Any]:
     """Copy `bundle` to `target`, where its manifest says that it is signed, and sign it there; the new manifest.
 
     The bundle itself stays as DVC knows it. Links become files.
+
+    Args:
+        bundle: as the `bundle` stage made it.
+        target: the folder to be made.
+        key: the private key.
+        commit: what the signed manifest is to say as `origin.git_revision`; see `commit_of`. None leaves it.
 
     Raises:
         UserError: the key lies in a repository or the bundle or is none, `target` exists or lies in the bundle, the
@@ -76,6 +116,8 @@ def sign(bundle: Path, target: Path, key: Path) -> dict[str, Any]:
             if b"PRIVATE KEY-----" in (work / name).read_bytes():
                 raise UserError(f"expected no private key in the bundle, found one in {name}; take it out")
         manifest["signed"] = True
+        if commit:
+            manifest["origin"]["git_revision"] = commit
         write_json(work / "manifest.json", manifest)
         _checked(work)  # what is signed is what was made, whatever happened to the bundle meanwhile
         config = signing.Config().set_hashing_config(_every_file(hashing))
@@ -106,6 +148,16 @@ def verify(bundle: Path, key: Path) -> None:
         raise
     except Exception as error:  # the library lets every parser's own error through
         raise UserError(f"expected {bundle} as it was signed, found: {error or 'another'}; do not ship it") from error
+
+
+def _changed_files() -> list[str] | None:
+    """Files of the current folder's repository that are changed or new, those that git ignores aside; None outside."""
+    status = ["git", "status", "--porcelain", "-z", "--no-renames"]
+    try:
+        found = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return [line[3:] for line in found.split("\0") if line]
 
 
 def _library(name: str) -> Any:
@@ -161,6 +213,7 @@ def main() -> None:
     signs.add_argument("bundle", type=Path)
     signs.add_argument("target", type=Path, help="the folder to be made")
     signs.add_argument("--key", type=Path, required=True, help="the private key, a .pem file")
+    signs.add_argument("--allow-dirty", action="store_true", help="sign what no commit holds; the manifest says so")
     verifies = commands.add_parser("verify", help="hold a signed bundle to a public key")
     verifies.add_argument("bundle", type=Path)
     verifies.add_argument("--key", type=Path, required=True, help="the public key, a .pub file")
@@ -170,8 +223,10 @@ def main() -> None:
             private, public = make_key(given.stem)
             print(f"{private}: keep it secret and safe\n{public}: pin it on the devices")
         elif given.command == "sign":
-            manifest = sign(given.bundle, given.target, given.key)
-            print(f"{given.target}: {manifest['name']} release {manifest['release']}, signed")
+            commit = None if given.allow_dirty else commit_of(given.bundle)
+            manifest = sign(given.bundle, given.target, given.key, commit=commit)
+            made_from = f"commit {commit}" if commit else f"no commit ({manifest['origin']['git_revision']})"
+            print(f"{given.target}: {manifest['name']} release {manifest['release']}, signed, of {made_from}")
         else:
             verify(given.bundle, given.key)
             print(f"{given.bundle}: signed by {given.key}")

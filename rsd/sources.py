@@ -41,7 +41,8 @@ def weights_content(path: Path) -> dict[str, str]:
 def listing(root: Path) -> str:
     """SHA-256 of the names, sizes and times of change of all files under `root`, links followed; fast, nothing is read.
 
-    A file stands for itself; what is not there has the digest of nothing.
+    A file stands for itself; what is not there has the digest of nothing. What cannot be read is a line like any
+    other: the stage that reads the images says what is wrong with it.
     """
     lines = [_line(root.name, root)] if root.is_file() else []
     waiting, seen = [""] if root.is_dir() else [], set()
@@ -50,19 +51,29 @@ def listing(root: Path) -> str:
         if (real := os.path.realpath(root / folder)) in seen:
             continue  # a link that leads back up
         seen.add(real)
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                name = f"{folder}{entry.name}"
-                if entry.is_dir():
-                    waiting.append(f"{name}/")
-                else:
-                    lines.append(_line(name, entry))
+        try:
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    name = f"{folder}{entry.name}"
+                    if _is_folder(entry):
+                        waiting.append(f"{name}/")
+                    else:
+                        lines.append(_line(name, entry))
+        except OSError as error:
+            lines.append(f"{folder}\tcannot be listed: {error.strerror}")
     return hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for one
+        return False
 
 
 def _line(name: str, file: "Path | os.DirEntry[str]") -> str:
     try:
         facts = file.stat()
-    except FileNotFoundError:
-        return f"{name}\tbroken link"
+    except OSError as error:
+        return f"{name}\tcannot be read: {error.strerror}"
     return f"{name}\t{facts.st_size}\t{facts.st_mtime_ns}"

@@ -72,10 +72,12 @@ class Stepper:
             task.trainable_module.compile()  # in place: the names of the weights stay
         if processes() > 1:
             task.prepare_distributed([torch.cuda.current_device()] if self.device.type == "cuda" else None)
-        self.optimizer = make_optimizer(task.trainable_module, recipe)
+        # Of what several processes wrap: the wrapping hides which weights a student exempts from decay.
+        self.optimizer = make_optimizer(unwrap_model(task.trainable_module), recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, steps_per_epoch=steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.amp == "fp16")
         self.last: dict[str, Any] = {}
+        """Scalars of the last step, for the sentence about one that went wrong."""
 
     def step(
         self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray, *, number: int
@@ -160,6 +162,7 @@ class Stepper:
             "average": self.task.get_checkpoint_state(ema=True) if self.has_average else {},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "last": self.last,
             "random": {
                 "cpu": all_of(torch.get_rng_state()),
                 "cuda": all_of(torch.cuda.get_rng_state(self.device)) if self.device.type == "cuda" else [],
@@ -174,6 +177,7 @@ class Stepper:
             self.task.load_checkpoint_state(average["state_dict_ema"], average.get("task_state_ema"), ema=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.last = state["last"]
         self.scheduler.step_update(steps)
         torch.set_rng_state(state["random"]["cpu"][rank()])
         if self.device.type == "cuda":

@@ -1,6 +1,5 @@
 """The loop: trains a task on views of images, selects on validation, survives a kill."""
 
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +18,8 @@ from rsd.data.augment import ViewChoice
 from rsd.data.batches import Plan, batch_count, batches, epoch_plan
 from rsd.data.images import LabelledImages
 from rsd.distillers.base import Distiller
-from rsd.errors import UserError
 from rsd.features import StagedOutputs
-from rsd.health import Log, check_varied, is_stale, mean_row, peak_megabytes
+from rsd.health import Log, check_validation, check_varied, is_stale, mean_row, peak_megabytes
 from rsd.models import Outputs, PixelNormalize
 from rsd.predict import predict_together
 from rsd.progress import progress
@@ -170,11 +168,7 @@ def train(
                 **mean_row(run.sums, steps=steps),
                 **_scores(logits, validation.labels),
             }
-            if not math.isfinite(row["validation_loss"]):
-                raise UserError(
-                    f"expected a finite validation loss, found {row['validation_loss']} after epoch {epoch + 1}; "
-                    "lower recipe.learning_rate or set recipe.clip_gradient"
-                )
+            check_validation(row["validation_loss"], step=(epoch + 1) * steps, last=stepper.last)
             check_varied(
                 logits, epoch=epoch + 1, warmup_epochs=recipe.warmup_epochs, step=(epoch + 1) * steps, last=stepper.last
             )

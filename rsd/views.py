@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +34,9 @@ class ViewOptions(Options):
 def store_digests(*, teacher: Path, dataset: Path, augment: AugmentOptions, options: ViewOptions) -> dict[str, str]:
     """SHA-256 of what a store is made from, each by its name: teacher, images, augmentation, views.
 
+    Of the recipe its augmentation alone: the rest (epochs, rates, losses) says how a student learns, and changes
+    nothing of what the teacher sees, so students of several recipes share a store.
+
     Args:
         teacher: the teacher's safetensors file.
         dataset: `dataset.json`, which holds the checksums of the images.
@@ -49,25 +55,46 @@ class StoredTeacher:
         made_from: what the store must have been made from, see `store_digests`.
 
     Raises:
-        UserError: it was not.
+        UserError: it was not, or it is damaged.
     """
 
     def __init__(self, folder: Path, *, made_from: dict[str, str], device: torch.device) -> None:
-        found = read_json(folder / "header.json").get("made_from", {})
+        with _whole(folder):
+            header = read_json(folder / "header.json")
+            found = header.get("made_from", {})
         if other := [name for name, digest in made_from.items() if found.get(name) != digest]:
             raise UserError(
                 "expected a view store made from this teacher, these images, this augmentation and these views, found "
                 f"one with other digests of {', '.join(other)} in {folder}; run `dvc repro embed`"
             )
         self.device = device
-        self.embedding = np.load(folder / "embedding.npy", mmap_mode="r", allow_pickle=False)
-        self.logits = np.load(folder / "logits.npy", mmap_mode="r", allow_pickle=False)
+        with _whole(folder):
+            self.embedding = _mapped(folder, "embedding", header)
+            self.logits = _mapped(folder, "logits", header)
 
     def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs:
         return Outputs(
             torch.from_numpy(self.embedding[view, index]).to(self.device),
             torch.from_numpy(self.logits[view, index]).to(self.device),
         )
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:  # all that a damaged file runs into
+        raise UserError(
+            f"expected a whole view store in {folder}, found it damaged ({error}); run `dvc repro embed`, which writes "
+            "it anew"
+        ) from error
+
+
+def _mapped(folder: Path, name: str, header: dict[str, Any]) -> np.ndarray:
+    array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    if array.shape != (shape := (header["views"], header["images"], header[f"{name}_width"])):
+        raise ValueError(f"{name}.npy is {array.shape}, and {shape} by the header")
+    return array
 
 
 class LiveTeacher:

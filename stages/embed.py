@@ -1,7 +1,7 @@
 """Teacher and training images -> out/views/: the teacher's outputs for every stored view."""
 
 from rsd import checkpoint
-from rsd.compute import ComputeOptions, set_up
+from rsd.compute import ComputeOptions, on_this_machine, set_up
 from rsd.data.augment import AugmentOptions
 from rsd.data.images import read_split
 from rsd.embed import check_store, write_store
@@ -15,7 +15,7 @@ from stages import OUT, run, section
 def main() -> None:
     options = section("views", ViewOptions)
     augment = section("augment", AugmentOptions)
-    compute = section("compute", ComputeOptions)
+    compute = on_this_machine(section("compute", ComputeOptions))
     if options.count and is_launcher(compute):
         launch("stages.embed", [], compute)
         return
@@ -24,7 +24,7 @@ def main() -> None:
     images = read_split(OUT / "data", "train")
     size = options.count * len(images.labels) * 2 * (record["embedding_width"] + len(record["classes"]))
     if options.count and leads():
-        print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB")
+        print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB", flush=True)
     elif not options.count:
         print("view store: none (views.count is 0), the teacher will run live")
     made_from = store_digests(

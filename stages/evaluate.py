@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rsd.cka import compare_layers
-from rsd.compute import ComputeOptions, set_up
+from rsd.compute import ComputeOptions, on_this_machine, set_up
 from rsd.correlation import decoupled, describe, read_aad, redundancy, untrained_like
 from rsd.data.images import Images, LabelledImages, read_split
 from rsd.errors import UserError
@@ -31,7 +31,7 @@ MOST_EMBEDDED = 2048
 
 def main() -> None:
     chosen = read_json(OUT / "params" / "run.json")
-    compute = section("compute", ComputeOptions)
+    compute = on_this_machine(section("compute", ComputeOptions))
     if is_launcher(compute):
         launch("stages.evaluate", [], compute)
         return

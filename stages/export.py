@@ -13,6 +13,7 @@ from rsd.export.ladder import Ladder
 from rsd.export.onnx import ExportOptions, save, trace
 from rsd.export.strip import AsTrained
 from rsd.files import read_json, sha256, write_json, written_aside
+from rsd.golden import preprocessing
 from rsd.models import load_trained, normalizer, parameter_count
 from stages import OUT, run, section
 
@@ -54,7 +55,7 @@ def main() -> None:
         "precision": precision,
         "license": options.license,
         "classes": record["classes"],
-        "preprocessing": {key: record[key] for key in ("height", "width", "mean", "std")},
+        "preprocessing": preprocessing(data) | {"mean": record["mean"], "std": record["std"], "normalised": "inside"},
         "validation_top1": round(record["validation"]["top1"], 2),
         "test_top1": round(100 * parity["accuracy"], 2),
         "training_record_sha256": sha256(student / "student.json"),

@@ -23,7 +23,7 @@ from stages import OUT, run, section
 def main() -> None:
     options = section("teacher", TeacherOptions)
     compute = section("compute", ComputeOptions)
-    if is_launcher(compute):
+    if options.source in TRAINED and is_launcher(compute):
         launch("stages.teacher", sys.argv[1:], compute)
         return
     data = read_record(OUT / "data")
@@ -41,7 +41,8 @@ def main() -> None:
         state = checkpoint.state_file(
             "teacher",
             {
-                "options": options.model_dump(mode="json"),
+                # A finished training is judged anew by another `min_top1`, not done anew.
+                "options": options.model_dump(mode="json", exclude={"min_top1"}),
                 "weights": start.weights,
                 "preprocessing": preprocessing,
                 "recipe": recipe.model_dump(),
@@ -72,8 +73,10 @@ def main() -> None:
         leave()
         return
     with written_aside(OUT / "teacher") as aside:
-        # With the preprocessing in it the file's digest tells teachers apart that differ in nothing else.
-        metadata = {"preprocessing": json.dumps(preprocessing)}
+        # With this in it the file's digest tells teachers apart that differ in nothing else. In one entry: several
+        # come in any order.
+        made_as = {"model": options.model.model_dump(), "classes": data.classes, **preprocessing}
+        metadata = {"teacher": json.dumps(made_as, sort_keys=True)}
         save_weights(model.state_dict(), aside / "model.safetensors", metadata=metadata)
         if history is not None:
             history.to_csv(aside / "history.csv", index=False)

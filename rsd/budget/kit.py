@@ -44,7 +44,11 @@ PRECISIONS = ("fp32", "fp16", "int8")
 CALIBRATION_IMAGES = 32
 PART = '''"""The part of rsd that times models; see run.py."""
 
+import sys
 from os import environ
+
+if sys.version_info < (3, 10):
+    sys.exit("error: expected Python 3.10 or newer, found %d.%d; start run.py with a newer one" % sys.version_info[:2])
 
 environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by ONNX Runtime when it is imported
 '''

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from rsd.export.parity import Rung, session_of
@@ -63,22 +63,37 @@ def _share(reference: NDArray[np.float64], found: NDArray[np.float64]) -> float:
 
 def graph_values(proto: onnx.ModelProto, images: NDArray[np.uint8]) -> dict[str, NDArray[np.floating]]:
     """Every float value of an ONNX graph for raw images `[N, H, W, C]`, as written: ONNX Runtime changes nothing."""
+    return listening(proto)(images)
+
+
+def listening(proto: onnx.ModelProto) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.floating]]]:
+    """The graph, opened once; the answer is `graph_values` of one batch.
+
+    A CPU has few fp16 kernels: ONNX Runtime computes most nodes in float32, and where two follow each other it drops
+    the rounding to fp16 between them, overflow included. An Identity between the two keeps it.
+    """
     exposed = onnx.ModelProto()
     exposed.CopyFrom(proto)
-    kinds = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
-    names = [
-        name
-        for node in proto.graph.node
-        for name in node.output
-        if kinds.get(name, TensorProto.UNDEFINED) in (TensorProto.FLOAT, TensorProto.FLOAT16)
-    ]
-    own = [output.name for output in proto.graph.output]
     types = {value.name: value for value in proto.graph.value_info}
-    exposed.graph.output.extend(types[name] for name in names if name not in own)
-    session = session_of(exposed.SerializeToString(), optimised=False)
-    told = dict(zip(names + own, session.run(names + own, {"image": images}), strict=True))
+    kinds = {name: value.type.tensor_type.elem_type for name, value in types.items()}
     order = [name for node in proto.graph.node for name in node.output]
-    return {name: told[name] for name in order if name in told}
+    own = [output.name for output in proto.graph.output]
+    names = [name for name in order if kinds.get(name) in (TensorProto.FLOAT, TensorProto.FLOAT16) and name not in own]
+    exposed.graph.output.extend(types[name] for name in names)
+    rounded = []
+    for node in exposed.graph.node:
+        for index, name in enumerate(node.output):
+            if kinds.get(name) == TensorProto.FLOAT16:
+                node.output[index] = f"{name}_before_rounding"
+                rounded.append(helper.make_node("Identity", [node.output[index]], [name]))
+    exposed.graph.node.extend(rounded)
+    session = session_of(exposed.SerializeToString(), optimised=False)
+
+    def told(images: NDArray[np.uint8]) -> dict[str, NDArray[np.floating]]:
+        values = dict(zip(names + own, session.run(names + own, {"image": images}), strict=True))
+        return {name: values[name] for name in order if name in values}
+
+    return told
 
 
 class _Listening(torch.fx.Interpreter):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from packaging.version import InvalidVersion, Version
 
 from rsd.cuda import Driver, NoDriverError, driver
 from rsd.data.images import Images
@@ -86,10 +87,16 @@ def _check_library(record: dict[str, Any]) -> None:
             f"expected {library} {built}, which built the engine, found {here}; install that version, or build the "
             "engine again"
         )
-    then, now = (tuple(int(part) for part in version.split(".")[:3]) for version in (built, here))
-    if (then[0], now[0]) not in ACROSS and (then[0] != now[0] or now < then):
+    try:
+        then, now = Version(built), Version(here)
+    except InvalidVersion as error:
         raise WrongEngineError(
-            f"expected a {library} that reads version-compatible engines of {built}, a later {then[0]}.x, found "
+            f"expected the versions of the {library} that built the engine and of the one here, found {built!r} and "
+            f"{here!r}; build the engine again"
+        ) from error
+    if (then.major, now.major) not in ACROSS and (then.major != now.major or now < then):
+        raise WrongEngineError(
+            f"expected a {library} that reads version-compatible engines of {built}, a later {then.major}.x, found "
             f"{here}; install one, or build the engine again"
         )
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
+from google.protobuf import text_format
 from onnx import TensorProto, helper
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from pydantic import Field, field_validator
@@ -28,6 +30,9 @@ from rsd.options import Options
 
 # Top-level names of the module that training wraps around a student: such a state is not a plain student's.
 SCAFFOLDING = {"aad", "projection", "student"}
+INT8_OPSET = 20
+"""From 21 on QuantizeLinear names its type; ONNX Runtime 1.32 keeps that name where it turns the int8 of a transformer
+into uint8, and then refuses its own graph."""
 NO_LICENSE = "NOASSERTION"
 """What SPDX writes where nobody has said."""
 
@@ -294,9 +299,11 @@ def _refuse_paths(proto: onnx.ModelProto) -> None:
     skeleton = copy.deepcopy(proto)
     for tensor in skeleton.graph.initializer:
         tensor.ClearField("raw_data")  # weights are no text
-    text = skeleton.SerializeToString()
+    text = text_format.MessageToString(skeleton, as_utf8=True).replace("\\n", "\n")
     for folder in (Path.cwd(), Path.home(), Path(sys.prefix), Path(__file__).resolve().parents[2]):
-        if folder != Path(folder.anchor) and str(folder).encode() in text:
+        # Whole components: where a machine works in /app, neither "fruit/apple" nor "fruit/app" is a path of it.
+        named = rf"(?<![\w.-]){re.escape(str(folder))}(?![\w.-])"
+        if folder != Path(folder.anchor) and re.search(named, text):
             raise UserError(
                 f"expected no path of this machine in the exported file, found {folder}; take it out of the metadata"
             )

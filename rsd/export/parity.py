@@ -20,6 +20,8 @@ Rung = Literal["stripped", "fp32", "fp16", "int8"]
 # Two classes closer than this share of the logit range are a near-tie: rounding alone may swap them.
 NEAR_TIE = 0.01
 WORST = 5
+SMALL_SPLIT = 500
+"""Fewer images than this: fp16's default of 0.2 points is less than one of them."""
 
 
 class Gates(Options):
@@ -32,15 +34,18 @@ class Gates(Options):
     """Largest absolute logit difference from PyTorch, as a share of the logit range. Where the first class
     differs, its two candidates must be nearer to each other than twice this."""
     fp16_accuracy_delta: float = Field(default=0.2, ge=0)
-    """Accuracy that fp16 may lose, in points. Where this is less than one whole test image, one image in
-    200 (rounded up) may be lost instead."""
+    """Accuracy that fp16 may lose, in points; 0 allows no image. Where this is less than one whole test image, one
+    may be lost, and of fewer than 500 test images one in 200 (rounded up)."""
     int8_accuracy_delta: float = Field(default=1.0, ge=0)
     """The same for int8."""
 
     def images_to_lose(self, images: int, precision: Literal["fp16", "int8"]) -> int:
         """How many of `images` test images may be wrong that the reference gets right, net."""
         points = self.fp16_accuracy_delta if precision == "fp16" else self.int8_accuracy_delta
-        return math.floor(points / 100 * images + 1e-9) or math.ceil(images / 200)
+        if points == 0:
+            return 0
+        least = math.ceil(images / 200) if images < SMALL_SPLIT else 1
+        return math.floor(points / 100 * images + 1e-9) or least
 
     def near_tie(self, rung: Rung) -> float:
         """Share of the logit range within which two classes are a near-tie."""
@@ -156,25 +161,26 @@ def compare(
     }
 
 
-def check(record: dict[str, Any], rung: Rung, gates: Gates, *, what: str | None = None) -> None:
+def check(record: dict[str, Any], rung: Rung, gates: Gates, *, what: str | None = None, split: str = "test") -> None:
     """Hold a record of `compare` against the gate of its rung.
 
     Args:
         record: of `compare` with `near_tie=gates.near_tie(rung)`.
         rung: whose gate it is; an engine is held to that of its precision.
         what: the engine's name in the sentence, such as "fp16 engine"; the export of `rung` if None.
+        split: whose images these are, in the sentence.
 
     Raises:
         GateError: the gate is missed; the sentence names the rung, value, limit and worst images.
     """
     reference = "its ONNX file" if what else "the student as it was trained" if rung == "stripped" else "PyTorch"
     what = what or ("stripped student" if rung == "stripped" else f"{rung} export")
-    worst = f"worst test images: {', '.join(map(str, record['worst_images']))}"
+    worst = f"worst {split} images: {', '.join(map(str, record['worst_images']))}"
     if rung in ("fp16", "int8"):
         lost, allowed = -record["accuracy_delta_images"], gates.images_to_lose(record["images"], rung)
         if lost > allowed:
             raise GateError(
-                f"the {what} loses {lost} of {record['images']} test images "
+                f"the {what} loses {lost} of {record['images']} {split} images "
                 f"({-record['accuracy_delta_points']:.2f} points of accuracy), and at most {allowed} may be lost "
                 f"({worst}); ship fp32, or raise `gates.{rung}_accuracy_delta` of the export",
                 record["worst_images"],
@@ -192,7 +198,8 @@ def check(record: dict[str, Any], rung: Rung, gates: Gates, *, what: str | None 
         )
     if swapped := record["disagreements_beyond_near_ties"]:
         raise GateError(
-            f"the {what} gives {swapped} of {record['images']} test images another first class than {reference} where "
-            f"the two classes are further apart than {gates.near_tie(rung):.2e} of the logit range ({worst}); {advice}",
+            f"the {what} gives {swapped} of {record['images']} {split} images another first class than {reference} "
+            f"where the two classes are further apart than {gates.near_tie(rung):.2e} of the logit range ({worst}); "
+            f"{advice}",
             record["worst_images"],
         )

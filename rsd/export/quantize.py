@@ -192,16 +192,18 @@ def tries(count: int, least_share: float) -> list[int]:
     return [*range(step, most, step), most] if most else []
 
 
-def described(known: Calibrated, images: int, in_float: list[Harm]) -> dict[str, Any]:
+def described(known: Calibrated, images: int, in_float: list[Harm], refused: list[int]) -> dict[str, Any]:
     """What the record of an int8 file says of how it was made.
 
     Args:
         images: how many it was calibrated on.
         in_float: the nodes that stayed in float, the most harmful first.
+        refused: smaller counts of such nodes that passed on the validation images and not on the test images.
     """
     return {
         **known.options.model_dump(include={"calibration", "percentile", "reduce_range", "least_share"}),
         "calibration_images": images,
         "nodes": len(known.nodes),
         "in_float": [{**harm._asdict(), "error": round(harm.error, 6)} for harm in in_float],
+        "refused_by_test": refused,
     }

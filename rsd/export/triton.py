@@ -40,14 +40,16 @@ def write_repository(bundle: Path, repository: Path, *, max_batch: int = MAX_BAT
     found: dict[str, str] = {}
     for precision, model in manifest["models"].items():
         name = f"{manifest['name']}-{precision}"
-        _write_model(bundle, repository / f"{name}-onnx", manifest, bundle / model["onnx"], "onnxruntime", max_batch)
+        _write_model(
+            bundle, repository / f"{name}-onnx", manifest, bundle / model["onnx"], "onnxruntime", (1, max_batch)
+        )
         found[f"{name}-onnx"] = "written"
         record = read_json(bundle / precision / "engine.json") if "engine" in model else None
         reason = _not_for_triton(record)
         if reason is None and record:
-            largest = record["profile"]["max"]
+            batches = record["profile"]["min"], record["profile"]["max"]
             _write_model(
-                bundle, repository / f"{name}-tensorrt", manifest, bundle / model["engine"], "tensorrt", largest
+                bundle, repository / f"{name}-tensorrt", manifest, bundle / model["engine"], "tensorrt", batches
             )
         found[f"{name}-tensorrt"] = reason or "written"
     return found
@@ -78,7 +80,7 @@ def _not_for_triton(record: dict[str, Any] | None) -> str | None:
 
 
 def _write_model(
-    bundle: Path, folder: Path, manifest: dict[str, Any], file: Path, backend: str, max_batch: int
+    bundle: Path, folder: Path, manifest: dict[str, Any], file: Path, backend: str, batches: tuple[int, int]
 ) -> None:
     images = np.load(bundle / "golden" / "images.npy", allow_pickle=False)
     labels = [str(label) for label in read_json(bundle / "labels.json")]
@@ -93,16 +95,17 @@ def _write_model(
         (aside / "warmup").mkdir(exist_ok=True)
         (aside / "warmup" / "image").write_bytes(np.ascontiguousarray(images[0]).tobytes())
         (aside / "config.pbtxt").write_text(
-            config(folder.name, backend, shape=images.shape[1:], classes=len(labels), max_batch=max_batch)
+            config(folder.name, backend, shape=images.shape[1:], classes=len(labels), batches=batches)
         )
 
 
-def config(name: str, backend: str, *, shape: tuple[int, ...], classes: int, max_batch: int) -> str:
+def config(name: str, backend: str, *, shape: tuple[int, ...], classes: int, batches: tuple[int, int]) -> str:
     """The text of `config.pbtxt`: raw pixels in, logits out, dynamic batching, labels, warm-up at both ends.
 
     Args:
         backend: "onnxruntime" or "tensorrt".
         shape: (H, W, C) of an image; Triton's `dims` leave the batch out.
+        batches: the smallest and the largest that the file takes.
     """
     dims = ", ".join(map(str, shape))
     # A sample's file holds one image; Triton repeats it to fill the batch.
@@ -116,11 +119,11 @@ def config(name: str, backend: str, *, shape: tuple[int, ...], classes: int, max
   }}
 }}
 """
-        for size in sorted({1, max_batch})
+        for size in sorted(set(batches))
     )
     return f"""name: "{name}"
 backend: "{backend}"
-max_batch_size: {max_batch}
+max_batch_size: {batches[1]}
 input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ {dims} ] }} ]
 output [ {{ name: "logits" data_type: TYPE_FP32 dims: [ {classes} ] label_filename: "labels.txt" }} ]
 dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_MICROSECONDS} }}

@@ -1,6 +1,8 @@
 """A latency record as Markdown and as a plot; `python -m rsd.report.latency`.
 
 python -m rsd.report.latency out/benchmark/latency.json FOLDER    # writes latency.md and latency.svg there
+
+It takes what a kit's run.py wrote on a device (`rsd.budget`), too.
 """
 
 import argparse
@@ -13,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rsd.benchmark import Latency, Record
+from rsd.budget.records import read_device
 from rsd.device import short_name
 from rsd.errors import UserError
 from rsd.files import written_aside
@@ -98,17 +101,34 @@ def _list(values: Sequence[Any] | None) -> str:
     return ", ".join(unique)
 
 
+def read(path: Path) -> Record:
+    """What the stage `benchmark` or a kit's run.py wrote.
+
+    Raises:
+        UserError: it is neither of the two.
+    """
+    try:
+        content = path.read_bytes()
+        # A kit's is a record with its candidates and samples.
+        if b'"candidates"' in content:
+            return read_device(path)
+        return Record.model_validate_json(content)
+    except OSError as error:
+        raise UserError(
+            f"expected a latency record at {path}, found none ({error.strerror}); check the path"
+        ) from error
+    except ValidationError as error:
+        raise UserError(
+            f"expected a latency record in {path}, found another JSON ({error.errors()[0]['msg']}); name a latency.json"
+        ) from error
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Render a latency record as Markdown and as a plot.")
     parser.add_argument("record", type=Path)
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
-    try:
-        record = Record.model_validate_json(given.record.read_bytes())
-    except OSError as error:
-        sys.exit(f"error: expected a latency record at {given.record}, found none ({error.strerror}); check the path")
-    except ValidationError as error:
-        sys.exit(f"error: expected a latency record in {given.record}, found another JSON ({error.errors()[0]['msg']})")
+    record = read(given.record)
     text = markdown(record)
     with written_aside(given.folder / "latency.md") as aside:
         aside.write_text(text)

@@ -3,33 +3,77 @@
 import json
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 
 from benchmarks import gpu_check as module
 from benchmarks import gpu_inference, gpu_training
 from benchmarks.gpu_check import Check, carried_out, checks, gpu_check
-from rsd.cuda import NoDriverError
+from rsd.compute import ComputeOptions
+from rsd.cuda import Driver, Gpu, NoDriverError
+from rsd.distillers import methods
 from rsd.errors import UserError
-from rsd.export.parity import logits_of
-from rsd.export.tensorrt import available
+from rsd.export.parity import Precision, logits_of
+from rsd.export.tensorrt import LIBRARIES, EngineOptions, available
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.xdist_group("gpu_check")
 
 
+def choices(options: type[BaseModel], field: str) -> set[str]:
+    """What an option may be but its default, which changes nothing."""
+    info = options.model_fields[field]
+    return set(get_args(info.annotation)) - {info.default}
+
+
 def test_every_path_is_listed_once():
+    """What the project's own registers and options name, and what no register does."""
     names = [check.name for check in checks()]
     assert len(set(names)) == len(names)
-    for words in (
-        "amp bf16", "amp fp16", "channels_last", "compile", "NCCL", "resume", "embed", "same bits",
-        "by tensorrt, fp32", "by tensorrt, fp16", "by tensorrt, int8", "by tensorrt_rtx, int8", "strip_weights",
-        "hardware_compatibility", "version_compatible", "CUDAExecutionProvider, fp32",
-        "TensorrtExecutionProvider, int8",
-    ):  # fmt: skip
+    expected = {f"distiller {method}" for method in methods()}
+    expected |= {f"training, amp {amp}" for amp in choices(ComputeOptions, "amp")}
+    expected |= {"engine by tensorrt, fp32, version_compatible"}
+    expected |= {
+        f"engine by tensorrt, fp32, hardware_compatibility {level}"
+        for level in choices(EngineOptions, "hardware_compatibility")
+    }
+    for precision in get_args(Precision):
+        for library in LIBRARIES:
+            engine = f"engine by {library}, {precision}"
+            expected |= {engine, f"{engine}, strip_weights", f"every value of an {engine}", f"benchmark of an {engine}"}
+        gpu = [name for name in gpu_inference.PROVIDERS if name != "CPUExecutionProvider"]
+        expected |= {f"ONNX Runtime, {name}, {precision}" for name in gpu} | {f"edge session, {precision}"}
+    assert expected - set(names) == set()
+    for words in ("channels_last", "compile", "NCCL", "resume", "embed", "same bits", "teacher", "CKA"):
         assert any(words in name for name in names), words
+
+
+def test_a_generation_of_gpus_that_tensorrt_rtx_does_not_know_is_no_failure(monkeypatch):
+    pytest.importorskip("tensorrt_rtx")
+    machine = [Gpu("NVIDIA Fake", "9.0", 1)]
+    monkeypatch.setattr(module, "driver", lambda: Driver((13, 0), machine))
+    rtx = [check for check in checks() if "tensorrt_rtx" in check.name]
+    assert len(rtx) == 12
+    for check in rtx:
+        assert carried_out(check, CPU, Path())["status"] == "not run: tensorrt_rtx is not for 9.0"
+    machine[0] = Gpu("NVIDIA Fake", "8.9", 1)
+    assert {check.missing() for check in rtx} == {None}
+
+
+def test_an_engine_is_held_to_the_gates_of_the_pipeline(tmp_path):
+    """Not to the hundredth of the logit range that providers of ONNX Runtime are allowed."""
+    logits = np.random.default_rng(0).normal(size=(600, 10)).astype(np.float32)
+    np.save(tmp_path / "fp32.npy", logits)
+    np.savez(tmp_path / "test.npz", images=np.zeros(600), labels=logits.argmax(axis=1))
+    share = float(np.ptp(logits))
+    assert gpu_inference.gated(logits + 5e-5 * share, tmp_path, "fp32")["images"] == 600
+    with pytest.raises(UserError, match=r"^the fp32 engine differs from its ONNX file by 5\.\d+e-03"):
+        gpu_inference.gated(logits + 5e-3 * share, tmp_path, "fp32")
+    assert gpu_inference.held(logits + 5e-3 * share, tmp_path, "fp32")["top1_agreement"] == 1
 
 
 def test_without_a_gpu_every_check_is_in_the_record_as_not_run_and_the_command_fails(monkeypatch, tmp_path, capsys):
@@ -83,8 +127,11 @@ def test_a_check_passes_fails_with_its_sentence_or_is_not_run_and_none_hides_the
         lambda folder: gpu_training.training(CPU, channels_last=True),
         lambda folder: gpu_training.resumed(CPU, folder),
         lambda folder: gpu_training.embedded(CPU, folder),
+        lambda folder: gpu_training.looked_into(CPU),
+        lambda folder: gpu_training.distilling(CPU, "scratch", "cnn"),
+        lambda folder: gpu_training.distilling(CPU, "fitnet"),
     ],
-    ids=["float32", "bf16", "channels_last", "resume", "embed"],
+    ids=["float32", "bf16", "channels_last", "resume", "embed", "evaluate", "teacher", "fitnet"],
 )
 def test_each_check_of_training_passes_on_a_cpu(tmp_path, run):
     result = carried_out(Check("c", lambda device, folder: run(folder)), CPU, tmp_path)
@@ -96,6 +143,12 @@ def test_so_do_two_processes_and_training_twice(tmp_path):
     # AdamW makes steps of the learning rate of the smallest gradients, too, which are rounding.
     assert gpu_training.in_two_processes(CPU, tmp_path)["apart"] < 1e-3
     gpu_training.repeated(CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", methods())
+def test_so_does_every_method(method):
+    assert gpu_training.distilling(CPU, method)["apart"] == 0
 
 
 def test_a_training_that_strays_fails(monkeypatch):

@@ -13,13 +13,20 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from pipelines import operate
+from pipelines.artifacts import OUT_URL, SERVED, publish
 from pipelines.operate import Site
+from pipelines.outcome import StageRun
+from pipelines.progress import Progress
+from tests.rsd.report.conftest import write_records
 
 PROJECT = Path(operate.__file__).parents[1]
 
@@ -196,6 +203,38 @@ def make_dvc_repo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], 
 @pytest.fixture
 def dvc_repo(tmp_path: Path, make_dvc_repo: Callable[[Path], ToyRepo]) -> ToyRepo:
     return make_dvc_repo(tmp_path / "project")
+
+
+@pytest.fixture
+def artifacts(
+    prefect_server: dict[str, str], dvc_repo: ToyRepo, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Artifact]:
+    """What a run with results leaves, by key, in a project whose `out/` is served."""
+    write_records(dvc_repo.path / "out")
+    (dvc_repo.path / "out" / "report.html").write_text("<h1>the report</h1>")
+    (dvc_repo.path / "merge.json").write_text('{"value": 1}')
+    monkeypatch.setenv(OUT_URL, "http://127.0.0.1:1")
+    monkeypatch.setenv(SERVED, str(dvc_repo.path))
+    return left_by(dvc_repo.path)
+
+
+def left_by(folder: Path) -> dict[str, Artifact]:
+    """The artifacts of a run in `folder`, by key, with the progress of a stage."""
+
+    @flow
+    def leaves() -> UUID:
+        from prefect.runtime import flow_run
+
+        progress = Progress("distill@rsd-0")
+        progress.follow("rsd-0:  48%|####8     | 17216/35840 [00:10<00:10, 1719.82 images/s]")
+        progress.end(good=False)
+        publish(folder, [StageRun("evaluate", "ran", 1.0)])
+        return UUID(flow_run.id)
+
+    run = leaves()
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts()
+    return {str(one.key): one for one in found if one.flow_run_id == run}
 
 
 def alive(group: int) -> list[int]:

@@ -9,6 +9,8 @@ from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.utilities.callables import parameter_schema
 
+from pipelines.operate import LOST_SECONDS
+from pipelines.server import RETRIES
 from tests.pipelines.conftest import PROJECT
 
 DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
@@ -52,3 +54,10 @@ def test_every_parameter_has_a_type_and_words_in_the_form(deployment: dict[str, 
         assert field.get("title"), name
         assert field.get("description"), f"{name} says nothing"
         assert field.keys() & {"type", "anyOf", "$ref", "allOf", "enum"}, f"{name} has no type"
+
+
+@each
+def test_a_run_lives_for_the_server_whatever_its_worker_was_started_with(deployment: dict[str, Any]) -> None:
+    environment = deployment["work_pool"]["job_variables"]["env"]
+    assert 4 * int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) < LOST_SECONDS
+    assert environment["PREFECT_CLIENT_MAX_RETRIES"] == str(RETRIES)

@@ -10,6 +10,7 @@ from prefect import get_client
 
 from pipelines import gpus
 from pipelines.gpus import create_limits, limit_of, reserved, visible_gpus
+from tests.pipelines.conftest import wait_until
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_no_gpu_has_two_stages_and_each_sees_its_own_alone(two: list[str], wante
     lock = threading.Lock()
 
     def stage(count: int) -> None:
-        with reserved(count, two, threading.Event()) as environment:
+        with reserved(count, two, threading.Event(), print) as environment:
             mine = environment["CUDA_VISIBLE_DEVICES"].split(",")
             with lock:
                 assert not set(mine) & set(taken)
@@ -51,18 +52,21 @@ def test_no_gpu_has_two_stages_and_each_sees_its_own_alone(two: list[str], wante
             one.result(timeout=60)
 
 
-def test_who_waits_can_be_stopped_and_holds_nothing(two: list[str]) -> None:
+def test_who_waits_says_so_once_can_be_stopped_and_holds_nothing(two: list[str]) -> None:
     stop = threading.Event()
-    with reserved(2, two, threading.Event()), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(copy_context().run, reserved(1, two, stop).__enter__)
+    said: list[str] = []
+    with reserved(1, two[:1], threading.Event(), print), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(copy_context().run, reserved(2, two, stop, said.append).__enter__)
+        wait_until(lambda: bool(said), 30)
         time.sleep(0.5)
         assert not waiting.done()
         stop.set()
         assert waiting.result(timeout=10) == {}
+    assert said == ["GPU 2 is in use; waiting"]
 
 
 def test_without_a_gpu_nothing_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
-    with reserved(1, visible_gpus(), threading.Event()) as environment:
+    with reserved(1, visible_gpus(), threading.Event(), print) as environment:
         assert environment == {}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.grid import Grid, points, read_grids
+from pipelines.grid import Grid, covers, points, read_grids
 from rsd.errors import UserError
 
 PARAMS = """\
@@ -127,3 +127,16 @@ def test_an_unknown_sweep_is_refused_with_the_known_ones(tmp_path: Path) -> None
 
     with pytest.raises(UserError, match=r"expected a sweep out of .* \(weights\), found 'wieghts'"):
         read_grids(tmp_path / "wieghts.yaml")
+
+
+def test_what_a_sweep_goes_over_is_told_once_each() -> None:
+    params = {"pair": "near", "methods": ["scratch", "rsd"], "seeds": [0, 1]}
+    own = [Grid(grid=["pair=far,near", "method.rsd.weight=1,2"], methods=["kd"], seeds=[3]), Grid()]
+
+    assert covers([Grid()], params) == {"pair": ["near"], "methods": ["scratch", "rsd"], "seeds": ["0", "1"]}
+    assert covers(own, params) == {
+        "pair": ["far", "near"],
+        "methods": ["scratch", "kd", "rsd"],
+        "seeds": ["3", "0", "1"],
+    }
+    assert covers([Grid(grid=["seeds=[0],[0,1]"])], {})["seeds"] == ["0", "1"]

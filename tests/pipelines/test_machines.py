@@ -127,7 +127,7 @@ def check(repo: SweepRepo) -> None:
     assert (repo.path / "out/sweeps/wide/plot.png").is_file()
 
 
-def test_a_stopped_sweep_stops_its_workers(
+def test_a_stopped_sweep_stops_its_workers_and_is_finished_by_the_same_command_through_a_folder(
     repo: SweepRepo, cluster: Cluster, prefect_server: dict[str, str], tmp_path: Path
 ) -> None:
     publish(repo, str(tmp_path / "store"))
@@ -139,6 +139,12 @@ def test_a_stopped_sweep_stops_its_workers(
 
         assert shown.splitlines()[-1] == "error: stopped; run the same command again to continue"
         wait_until(lambda: not psutil.pid_exists(repo.noted("begin")[0]["pid"]), GRACE_SECONDS)
+        (repo.seen / "go").touch()
+        assert "2 cells: 2 ran" in finish(sweep(repo, cluster, prefect_server))
+
+    assert sorted(line["what"] for line in repo.noted()) == RUNS_ONCE
+    assert [line["steps"] for line in repo.noted("begin") if line["what"] == "teacher"] == [0, 7]
+    check(repo)
 
 
 @pytest.fixture

@@ -6,14 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import get_client
 from prefect.blocks.system import Secret
 from prefect.client.schemas.sorting import LogSort
 
+from pipelines import network
 from pipelines import nightly as module
-from pipelines.nightly import SECRET, Gate, miss, nightly
+from pipelines.nightly import MOVED, SECRET, Gate, NetworkError, compare, miss, nightly
+from pipelines.release import tag_release
 from rsd.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
 
@@ -52,10 +55,23 @@ class Released:
         done = subprocess.run(["git", "tag"], cwd=self.origin, capture_output=True, text=True, check=True)
         return done.stdout.split()
 
+    def colleague(self, beside: Path) -> Path:
+        """A new clone of what is published."""
+        other = beside / f"other-{len(list(beside.glob('other-*')))}"
+        subprocess.run(["git", "clone", "-q", str(self.origin), str(other)], check=True)
+        return other
+
+    def new_results_elsewhere(self, beside: Path) -> None:
+        """Someone else pushes a commit that changes dvc.lock as well."""
+        other = self.colleague(beside)
+        with (other / "dvc.lock").open("a") as lock:
+            lock.write("# by a colleague\n")
+        subprocess.run(["git", "commit", "-qam", "a colleague's"], cwd=other, check=True)
+        subprocess.run(["git", "push", "-q"], cwd=other, check=True)
+
     def new_data_elsewhere(self, value: float, beside: Path) -> None:
         """Someone else adds new data and pushes them."""
-        other = beside / "other"
-        subprocess.run(["git", "clone", "-q", str(self.origin), str(other)], check=True)
+        other = self.colleague(beside)
         (other / "data.json").write_text(json.dumps({"value": value}))
         for command in (
             [sys.executable, "-m", "dvc", "add", "-q", "data.json"],
@@ -146,10 +162,90 @@ def test_a_remote_that_is_away_is_tried_again_and_a_gate_is_not(
 
     monkeypatch.setattr(module, "run_group", run_group)
     monkeypatch.setattr(module.pull, "retry_delay_seconds", [0.1] * 4)
-    monkeypatch.setattr(module, "HELPLESS", ())
+    monkeypatch.setattr(network, "HELPLESS", ())
 
     assert run(released).startswith("release-")
     assert tries == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["reproduce", "tag_release"])
+def test_a_colleague_who_pushes_meanwhile_costs_a_night_and_no_more(
+    released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    first = run(released)
+    released.new_data_elsewhere(5, tmp_path)
+    real = getattr(module, step)
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        released.new_results_elsewhere(tmp_path)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, step, meanwhile)
+        with pytest.raises(UserError) as stopped:
+            run(released)
+
+    assert str(stopped.value) == MOVED
+    assert released.tags() == released.git("tag").split() == [first]
+    assert not released.git("rev-list", "@{upstream}..HEAD")
+    second = run(released)
+    assert released.tags() == [first, second]
+    assert "a colleague's" in released.git("log", "--format=%s", "@{upstream}")
+
+
+@pytest.mark.slow
+def test_what_a_killed_run_has_tagged_and_not_pushed_is_no_obstacle(released: Released, tmp_path: Path) -> None:
+    first = run(released)
+    with (released.repo.path / "dvc.lock").open("a") as lock:
+        lock.write("# results\n")
+    tag_release(released.repo.path, ["dvc.lock"], "by a run that was killed now")
+    released.new_results_elsewhere(tmp_path)
+
+    second = run(released)
+
+    assert released.tags() == [first, second]
+    assert not released.git("rev-list", "@{upstream}..HEAD")
+
+
+@pytest.mark.slow
+def test_a_gate_whose_metrics_cannot_be_loaded_is_closed(released: Released) -> None:
+    released.repo.dvc("repro")
+    tag = tag_release(released.repo.path, ["dvc.lock"], "a release")
+    released.set_data(0)
+    released.repo.dvc("repro")
+    shutil.rmtree(released.repo.path / ".dvc" / "cache")
+    shutil.rmtree(released.remote)
+
+    with pytest.raises(NetworkError, match=f"cannot compare with {tag}: DVC failed to load some metrics"):
+        compare.with_options(retry_delay_seconds=0.01)(released.repo.path, tag, [GATE], 0, {})
+
+
+def test_the_comparison_has_the_credentials_and_is_tried_again(
+    prefect_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    def run_group(*_: object, say: Callable[[str], None], hold: list[int], variables: dict[str, str]) -> int:
+        given.append((hold, variables))
+        if len(given) < 3:
+            say("DVC failed to load some metrics for following revisions: 'release-1'.")
+        say('{"m.json": {"value": {"old": 1, "new": 2}}}')
+        return 0
+
+    monkeypatch.setattr(module, "run_group", run_group)
+    quick = compare.with_options(retry_delay_seconds=0)
+
+    quick(tmp_path, "release-1", [GATE], 7, {"TOKEN": "s3cr3t"})
+
+    assert given == [([7], {"TOKEN": "s3cr3t"})] * 3
+
+
+def test_short_values_are_not_masked() -> None:
+    said: list[str] = []
+    module._masked(said.append, {"A": "s3cr3t", "B": "on", "C": ""})("only s3cr3t")
+
+    assert said == ["only ***"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -53,6 +54,29 @@ def test_a_port_that_is_taken_is_refused_with_a_sentence(nothing_set: None, tmp_
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"expected port {port} to be free, .* set PREFECT_SERVER_API_PORT"):
             operate.start_server(Site(tmp_path, tmp_path, port, elsewhere=None))
+
+
+@pytest.mark.parametrize("gets_on", [True, False])
+def test_a_server_that_gets_on_is_waited_for_and_one_that_does_not_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gets_on: bool
+) -> None:
+    monkeypatch.setattr(operate, "START_SECONDS", 2.0)
+    monkeypatch.setattr(operate, "STOP_SECONDS", 1)
+    place = Site(tmp_path, tmp_path, 1, elsewhere=None)
+    says = (
+        "import time\nwhile True: print('.', flush=True); time.sleep(0.1)" if gets_on else "import time; time.sleep(60)"
+    )
+    monkeypatch.setattr(Site, "server", Daemon("server", [sys.executable, "-c", says], tmp_path, os.environ))
+    up_at = time.monotonic() + 6
+    monkeypatch.setattr(operate, "answers", lambda _: time.monotonic() > up_at)
+    try:
+        if gets_on:
+            operate.start_server(place, say=lambda _: None)
+        else:
+            with pytest.raises(UserError, match="the Prefect server did not come up; "):
+                operate.start_server(place, say=lambda _: None)
+    finally:
+        place.server.stop()
 
 
 def test_a_daemon_outlives_who_started_it_and_is_stopped_with_its_children(

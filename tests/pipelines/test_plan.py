@@ -47,6 +47,16 @@ def test_the_teacher_and_the_twins_are_shared_by_cells_that_only_their_weight_te
     assert not done
 
 
+def test_a_task_is_named_after_its_label_pair_methods_and_seeds(repo: SweepRepo) -> None:
+    units, _ = planned(repo, grid=["pair=near,far", "method.rsd.weight=0.1,0.2"], methods=["kd"], seeds=[3])
+
+    titles = [unit.title("folder") for unit in units]
+    assert titles[0] == "shared: teacher of near"
+    assert titles[-1] == "pair=far, method.rsd.weight=0.2 of far: scratch, kd; seeds 3"
+    [alone], _ = planned(repo, seeds=[0])
+    assert alone.title("folder") == "near: scratch, rsd; seeds 0"
+
+
 def test_each_pair_has_a_teacher_of_its_own(repo: SweepRepo) -> None:
     units, _ = planned(repo, grid=["pair=near,far", "method.rsd.weight=0.1,0.2"])
 

@@ -114,6 +114,8 @@ def test_every_host_is_in_the_table_and_in_the_result(
     found = roll_out(bundle)
     assert [(row["host"], row["outcome"]) for row in found] == [("a", "switched"), ("b", "switched")]
     assert table() == found
+    with get_client(sync_client=True) as client:
+        assert f"rollout {bundle}" in {run.name for run in client.read_flow_runs()}
 
 
 def test_a_go_ahead_starts_the_next_wave_after_the_results_of_the_first_were_shown(

@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,16 +15,21 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from prefect import get_client
 
-from pipelines import runners, server
-from pipelines.clone import TransferError
+from benchmarks.sweep import chart, simulated
+from pipelines import clone, runners, server
+from pipelines.clone import Project, TransferError
 from pipelines.git import experiments
 from pipelines.outcome import StageError
+from pipelines.plan import Unit
 from pipelines.process_group import GRACE_SECONDS
-from pipelines.sweep import main
+from pipelines.sweep import main, prepare
+from rsd.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
 from tests.pipelines.sweep_project import SweepRepo
 
 WEIGHTS = "method.rsd.weight=0.1,0.2"
+UNIT = Unit("weights-1-d1935t", "weight=1", "", ("evaluate",), {}, (), ())
+PROJECT = Project("nowhere", 40 * "0", "refs/sweeps/weights", "cells", None, None)
 ONCE = {"teacher": 1, "distill-scratch-0 0": 1, "distill-rsd-0 0.1": 1, "distill-rsd-0 0.2": 1, "evaluate": 2}
 
 
@@ -57,8 +64,12 @@ def test_each_cell_is_an_experiment_and_what_they_share_runs_once(
     assert (repo.path / "out/sweeps/weights/table.md").read_text() in shown
     with get_client(sync_client=True) as client:
         artifacts = [artifact for artifact in client.read_artifacts() if artifact.key == "sweep-weights"]
+        flows = [run.name for run in client.read_flow_runs()]
+        tasks = {run.name for run in client.read_task_runs()}
     assert len(artifacts) == 1
     assert "| 0.2 | rsd | 1 |" in str(artifacts[0].data)
+    assert "sweep weights of near: scratch, rsd; seeds 0" in flows
+    assert {"shared: teacher of near", "method.rsd.weight=0.2 of near: scratch, rsd; seeds 0"} <= tasks
 
 
 @pytest.mark.slow
@@ -169,10 +180,48 @@ def test_only_what_another_try_can_mend_is_tried_again(
 
     monkeypatch.setattr(runners, "run", run)
 
-    state = runners.run_unit.with_options(retry_delay_seconds=0)(None, None, {}, None, return_state=True)
+    state = runners.run_unit.with_options(retry_delay_seconds=0)(UNIT, PROJECT, {}, None, return_state=True)
 
     assert len(tried) == tries
     assert state.is_completed() == (tries == 3)
+
+
+def test_cells_show_their_progress_under_one_key_for_a_sweep(
+    prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(unit: Unit, _p: object, _n: object, _s: object, say: Callable[[str], None]) -> str:
+        say(f"rsd-0:  48%|####8     | {unit.label} [00:10<00:10]")
+        return "refs/exps/it"
+
+    monkeypatch.setattr(runners, "run", run)
+    project = replace(PROJECT, snapshot="refs/sweeps/shown")
+    for number in "12":
+        assert (
+            runners.run_unit(replace(UNIT, label=f"weight={number}"), project, {}, threading.Event()) == "refs/exps/it"
+        )
+
+    with get_client(sync_client=True) as client:
+        found = [one for one in client.read_artifacts() if one.key == "progress-shown"]
+    assert sorted((one.data, one.description) for one in found) == [
+        (100.0, "weight=1: done"),
+        (100.0, "weight=2: done"),
+    ]
+
+
+def test_a_password_in_the_url_of_a_git_remote_is_refused(repo: SweepRepo) -> None:
+    repo.git("remote", "add", "hub", "https://me:s3cr3t@example.org/it.git")
+    for given in ("hub", "https://me:s3cr3t@example.org/it.git"):
+        with pytest.raises(UserError, match="^git_remote: expected a remote without a password, found one") as refused:
+            prepare("weights", [], repo.path, git_remote=given, dvc_remote="store")
+        assert "s3cr3t" not in str(refused.value)
+
+
+def test_what_a_remote_refuses_is_no_transfer_that_another_try_can_mend(tmp_path: Path) -> None:
+    for source, mended in {str(tmp_path / "nothing"): False, "http://127.0.0.1:9/it.git": True}.items():
+        project = replace(PROJECT, source=source, workspaces=str(tmp_path / "cells"))
+        with pytest.raises(StageError, match="weight=1: git ls-remote in .* failed") as refused:
+            clone.run(UNIT, project, {}, threading.Event(), lambda _: None)
+        assert isinstance(refused.value, TransferError) == mended
 
 
 @pytest.mark.slow
@@ -195,3 +244,18 @@ def test_a_wrong_grid_is_refused_before_a_server_is_started(repo: SweepRepo, mon
     with pytest.raises(SystemExit, match=r"error: expected a sweep out of conf/sweep \(none\), found 'study'"):
         main(["study"])
     assert os.listdir(repo.seen) == []
+
+
+def test_the_simulated_sweep_of_the_benchmark_holds_plan_run_and_collection(
+    repo: SweepRepo, prefect_server: dict[str, str]
+) -> None:
+    rows = []
+    for count in (20, 40):
+        rows.append(simulated(str(repo.path), count, "method.rsd.weight"))
+        table = pd.read_csv(repo.path / "out/sweeps/simulated/table.csv")
+        assert sorted(set(table["method.rsd.weight"])) == list(range(count))
+    found = pd.DataFrame(rows)
+
+    assert (repo.path / "out/sweeps/simulated/plot.png").is_file()
+    assert (found[["plan, s", "run, s", "collect, s", "peak memory, MB"]] > 0).all(axis=None)
+    assert {"plan, s", "run, s", "collect, s"} <= set(chart(found).to_json().split('"'))

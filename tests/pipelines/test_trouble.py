@@ -5,18 +5,22 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from prefect import get_client
+from prefect import Flow, flow, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from pipelines import operate
-from pipelines.operate import Site
-from pipelines.upkeep import create_automations
+from pipelines.operate import Daemon, Site
+from pipelines.upkeep import MOST_STARTS, create_automations
 from tests.pipelines.conftest import ToyRepo, alive, wait_until
+from tests.pipelines.sweep_project import SweepRepo
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +80,26 @@ def test_a_run_is_named_after_its_pair_and_says_what_it_did(prefect_worker: Site
     assert "train@rsd of toy/pair" in tasks
 
 
+def test_a_worker_that_was_started_by_hand_needs_no_settings_of_its_own(
+    prefect_worker: Site, dvc_repo: ToyRepo, tmp_path: Path
+) -> None:
+    ours = ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "PREFECT_CLIENT_MAX_RETRIES")
+    bare = {name: value for name, value in prefect_worker.environment.items() if name not in ours}
+    by_hand = Daemon("by-hand", prefect_worker.worker.command, tmp_path, bare)
+    note = "import json, os, pathlib; pathlib.Path('beside.json').write_text(json.dumps(dict(os.environ)))"
+    (dvc_repo.path / "work.py").write_text(note)
+    prefect_worker.worker.stop()
+    by_hand.start()
+    try:
+        wait_for(start(dvc_repo, "beside"), "Completed")
+    finally:
+        by_hand.stop()
+        prefect_worker.worker.start()
+
+    found = json.loads((dvc_repo.path / "beside.json").read_text())
+    assert [found[name] for name in ours] == ["30", "7"]
+
+
 def test_cancel_ends_every_process_and_leaves_a_workspace_that_dvc_repro_completes(
     prefect_worker: Site, prefect_server: dict[str, str], dvc_repo: ToyRepo
 ) -> None:
@@ -116,6 +140,50 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on_where_it_was(prefect_wo
 
     assert any(line.startswith("taken up     reproduce") for line in lines)
     assert [(ran["stage"], ran["first"] > 20) for ran in dvc_repo.runs()] == [("prepare", False), ("train@rsd", True)]
+
+
+def test_a_run_that_can_never_begin_is_given_up(prefect_worker: Site, tmp_path: Path) -> None:
+    """Its process dies before the flow starts, so that the server counts no start."""
+    (tmp_path / "broken.py").write_text("from prefect import flow\n\n@flow\ndef broken(): ...\n")
+    broken = flow.from_source(str(tmp_path), "broken.py:broken")
+    assert isinstance(broken, Flow)
+    broken.deploy("default", work_pool_name=operate.POOL)
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name")
+    run = run_deployment("broken/default", timeout=0, as_subflow=False)
+    assert isinstance(run, FlowRun)
+
+    wait_for(run, "Failed", 600)
+
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_run(run.id)
+        states = [state.name for state in client.read_flow_run_states(run.id)]
+    assert found.run_count == 0
+    assert states.count("AwaitingRetry") == MOST_STARTS + 1
+    assert "expected this run to begin, found its process dead 6 times" in str(found.state)
+
+
+def test_a_sweep_on_a_killed_worker_goes_on_from_the_checkpoint_of_its_cell(
+    prefect_worker: Site, tmp_path: Path, make_dvc_repo: Callable[[Path], ToyRepo]
+) -> None:
+    repo, held = SweepRepo(tmp_path / "project", make_dvc_repo), "distill-rsd-0 0.2"
+    grid = {"name": "lost", "grid": ["method.rsd.weight=0.1,0.2"], "seeds": [0], "jobs": 1, "root": str(repo.path)}
+    environment = {"SEEN": str(repo.seen), "HOLD": held}
+    run = run_deployment(
+        "sweep/default", parameters=grid, job_variables={"env": environment}, timeout=0, as_subflow=False
+    )
+    assert isinstance(run, FlowRun)
+    wait_until(lambda: any(line["what"] == held for line in repo.noted("begin")), 240)
+    worker = prefect_worker.worker.running()
+    assert worker is not None
+    kill(worker)
+    (repo.seen / "go").touch()
+
+    operate.start(prefect_worker, say=print)
+    wait_for(run, "Completed", 300)
+
+    assert [line["steps"] for line in repo.noted("begin") if line["what"] == held] == [0, 7]
+    assert Counter(line["what"] for line in repo.noted())["teacher"] == 1
+    assert len([name for name in repo.experiments() if name.startswith("lost-0.")]) == 2
 
 
 def test_a_silent_run_is_found_by_the_server_alone(prefect_worker: Site, dvc_repo: ToyRepo) -> None:

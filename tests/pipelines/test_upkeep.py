@@ -2,13 +2,17 @@
 
 import os
 import socket
+from datetime import timedelta
 from uuid import uuid4
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 from prefect import flow, get_client
+from prefect.automations import EventTrigger, ResourceSpecification
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
+from prefect.events import Automation, Resource
 
 from pipelines import upkeep
 from pipelines.upkeep import HOST, PROCESS, SINCE, begin, create_automations, create_pool, died_here
@@ -60,12 +64,55 @@ def test_a_run_that_was_killed_too_often_is_given_up(
         one()
 
 
-def test_pool_and_automations_are_there_once_however_often_they_are_made(prefect_server: dict[str, str]) -> None:
+def automations(client: SyncPrefectClient, pool: str) -> dict[str, Automation]:
+    found = [one for one in client.read_automations() if one.name.startswith(f"{pool}: ")]
+    assert len({one.name for one in found}) == len(found)
+    return {one.name.removeprefix(f"{pool}: "): one for one in found}
+
+
+def test_the_pool_is_there_once_however_often_it_is_made(prefect_server: dict[str, str]) -> None:
     for _ in range(2):
-        create_pool("rsd")
-        create_automations("rsd", lost_after=150)
+        create_pool("mine")
 
     with get_client(sync_client=True) as client:
-        assert client.read_work_pool("rsd").type == "process"
-        for name in ("rsd: a silent run has crashed", "rsd: what crashed is resumed"):
-            assert len(client.read_automations_by_name(name)) == 1
+        assert client.read_work_pool("mine").type == "process"
+
+
+def test_an_automation_that_is_there_keeps_its_memory_and_what_the_user_switched_off(
+    prefect_server: dict[str, str],
+) -> None:
+    create_automations("mine", lost_after=150)
+    with get_client(sync_client=True) as client:
+        before = automations(client, "mine")
+        client.pause_automation(before["what crashed is resumed"].id)
+        create_automations("mine", lost_after=150)
+        again = automations(client, "mine")
+        create_automations("mine", lost_after=40)
+        changed = automations(client, "mine")
+
+    silent = "a silent run has crashed"
+    assert len(before) == 4
+    assert {name: (one.id, one.trigger) for name, one in again.items()} == {
+        name: (one.id, one.trigger) for name, one in before.items()
+    }
+    assert not again["what crashed is resumed"].enabled
+    assert not changed["what crashed is resumed"].enabled
+    assert changed[silent].id == before[silent].id
+    trigger = changed[silent].trigger
+    assert isinstance(trigger, EventTrigger)
+    assert trigger.within == timedelta(seconds=40)
+
+
+def test_pools_for_containers_are_looked_after_as_well(prefect_server: dict[str, str]) -> None:
+    create_automations("mine", lost_after=150)
+    with get_client(sync_client=True) as client:
+        triggers = [one.trigger for one in automations(client, "mine").values()]
+
+    for trigger in triggers:
+        assert isinstance(trigger, EventTrigger)
+        pools = trigger.match_related
+        assert isinstance(pools, ResourceSpecification)
+        for pool, ours in {"mine": True, "mine-docker": True, "mine-k8s": True, "theirs": False}.items():
+            related = {"id": f"prefect.work-pool.{pool}", "role": "work-pool", "name": pool}
+            resource = Resource({f"prefect.resource.{label}": value for label, value in related.items()})
+            assert pools.matches(resource) == ours

@@ -82,6 +82,7 @@ def test_a_skipped_engine_says_why(tmp_path):
 
 
 INPUTS = [{"name": "image", "dtype": "uint8", "shape": [-1, 4, 4, 1]}]
+BUILT = {"status": "built", "inputs": INPUTS, "bytes": 7, "profile": {"min": 1, "opt": 1, "max": 3}}
 
 
 @pytest.mark.parametrize(
@@ -96,30 +97,38 @@ def test_an_engine_that_cannot_run_says_why(tmp_path, monkeypatch, error, status
         raise error
 
     monkeypatch.setattr(module, "open_engine", refused)
-    engine = _engine(tmp_path / "fp16", status="built", library="tensorrt_rtx", inputs=INPUTS)
+    engine = _engine(tmp_path / "fp16", **BUILT, library="tensorrt_rtx")
     (row,) = benchmark({}, {"fp16": engine}, QUICK, device={}, folder=tmp_path).rows
     assert (row.status, row.runtime) == (status, "tensorrt_rtx")
 
 
-def test_an_engine_that_runs_is_timed_with_and_without_its_copies(tmp_path, monkeypatch):
-    called = []
+@pytest.mark.parametrize(
+    ("profile", "batches"),
+    [((1, 8), [1, 4, 8]), ((1, 3), [1, 3]), ((1, 1), [1]), ((2, 8), [2, 4, 8]), ((5, 6), [5, 6])],
+)
+def test_an_engine_is_timed_with_and_without_copies_at_batches_of_its_profile(tmp_path, monkeypatch, profile, batches):
+    """At its smallest batch, and offline at those of the options that it takes; other batches would be refused."""
+    called = set()
 
     class Engine:
         def with_copies(self, images):
-            assert images.shape == (1, 4, 4, 1)
-            return lambda: called.append("with")
+            assert images.shape[1:] == (4, 4, 1)
+            return lambda: called.add(("with", len(images)))
 
         def compute_only(self, images):
-            return lambda: called.append("without")
+            return lambda: called.add(("without", len(images)))
 
     monkeypatch.setattr(module, "open_engine", lambda folder, *, onnx: nullcontext(Engine()))
-    engine = _engine(tmp_path / "fp16", status="built", library="tensorrt", inputs=INPUTS, bytes=7)
-    rows = benchmark({}, {"fp16": engine}, QUICK, device={}, folder=tmp_path).rows
-    assert [(row.status, row.runtime, row.threads, row.file_bytes) for row in rows] == [
-        ("measured", "tensorrt", None, 7),
-        ("measured", "tensorrt compute only", None, 7),
+    least, most = profile
+    engine = _engine(tmp_path / "fp16", **BUILT | {"profile": {"min": least, "max": most}}, library="tensorrt")
+    options = QUICK.model_copy(update={"offline_batches": [4, 32]})
+    rows = benchmark({}, {"fp16": engine}, options, device={}, folder=tmp_path).rows
+    assert [(row.status, row.threads, row.file_bytes) for row in rows] == [("measured", None, 7)] * len(rows)
+    assert [(row.batch, row.runtime) for row in rows] == [
+        (batch, runtime) for batch in batches for runtime in ("tensorrt", "tensorrt compute only")
     ]
-    assert set(called) == {"with", "without"}
+    assert [row.scenario for row in rows[::2]] == ["single stream" if b == 1 else "offline" for b in batches]
+    assert called == {(how, batch) for how in ("with", "without") for batch in batches}
 
 
 def test_unknown_options_are_an_error():

@@ -1,8 +1,10 @@
 import json
 import os
-import pickle
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,13 @@ def test_changed_code_never_finds_the_old_state(tmp_path, monkeypatch):
     assert checkpoint.state_file("rsd-0", {}, root=tmp_path) != first
 
 
+@pytest.mark.parametrize("library", ["torch", "torchvision", "timm", "numpy", "scipy", "pillow"])
+def test_another_version_of_what_makes_numbers_or_pixels_never_finds_the_old_state(tmp_path, monkeypatch, library):
+    first = checkpoint.state_file("rsd-0", {}, root=tmp_path)
+    monkeypatch.setattr(checkpoint, "version", lambda name: "other" if name == library else version(name))
+    assert checkpoint.state_file("rsd-0", {}, root=tmp_path) != first
+
+
 def test_the_code_digest_covers_the_loaded_modules_of_the_project_and_the_started_stage():
     program = "import json; from rsd import checkpoint; print(json.dumps([*checkpoint.code_digests()]))"
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", program], cwd=ROOT))
@@ -61,6 +70,51 @@ def test_other_runs_are_left_alone(tmp_path):
     assert other.is_file()
 
 
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from rsd import checkpoint
+for run in sys.argv[2:]:
+    checkpoint.state_file(run, {}, root=Path(sys.argv[1]))
+child = os.fork()  # as a training's data workers are
+if child:
+    print(child, flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def held(root, *runs):
+    """Another process that is at these runs; yields it and the number of its child."""
+    command = [sys.executable, "-c", HOLDER, str(root), *runs]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        child = int(holder.stdout.readline())
+        try:
+            yield holder, child
+        finally:
+            holder.kill()
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_run_that_another_process_is_at_is_left_alone_until_that_is_killed(tmp_path):
+    state = tmp_path / "rsd-0" / "digest" / "checkpoint.pt"
+    with held(tmp_path, "rsd-0") as (holder, child):
+        checkpoint.save(state, {})
+        with pytest.raises(UserError, match=rf"no other process at the run 'rsd-0'.*found process {holder.pid} on "):
+            checkpoint.state_file("rsd-0", {}, root=tmp_path)
+        assert state.is_file()
+        checkpoint.state_file("rsd-1", {}, root=tmp_path)
+        holder.kill()
+        holder.wait()
+        os.kill(child, 0)  # lives on, and is in nobody's way
+        mine = checkpoint.state_file("rsd-0", {}, root=tmp_path)
+        assert not state.exists()
+    checkpoint.forget(mine)
+    with held(tmp_path, "rsd-0"):
+        pass
+
+
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("/nonexistent/never",)
@@ -68,8 +122,17 @@ class Evil:
 
 def test_a_checkpoint_cannot_run_code(tmp_path):
     torch.save({"x": Evil()}, tmp_path / "c.pt")
-    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
+    with pytest.raises(UserError, match="Weights only load failed"):
         checkpoint.load(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("left", [0, 3, 700, 3000])
+def test_a_damaged_checkpoint_is_one_sentence_that_says_what_to_do(tmp_path, left):
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, {"weights": torch.zeros(1000)})
+    os.truncate(path, left)
+    with pytest.raises(UserError, match=f"whole checkpoint in {path}, found .*; remove it and run the same command"):
+        checkpoint.load(path)
 
 
 FULL_DISK = """

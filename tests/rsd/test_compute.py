@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from rsd.compute import ComputeOptions
+from rsd.compute import ComputeOptions, on_this_machine
 
 ROOT = Path(__file__).parents[2]
 FILE = "out/params/compute.json"
@@ -34,3 +35,15 @@ def test_whoever_reads_the_section_depends_on_a_part_of_it_and_nobody_on_the_who
     readers = {name for name in STAGES if 'section("compute"' in (ROOT / "stages" / f"{name}.py").read_text()}
     assert readers == KEYS.keys()
     assert not [name for name, stage in STAGES.items() if FILE in stage["deps"]]
+
+
+@pytest.mark.parametrize(("device", "gpus", "wanted", "started"), [
+    ("auto", 4, 8, 4), ("cuda", 4, 2, 2), ("auto", 1, 8, 1), ("cpu", 4, 8, 8), ("auto", 0, 8, 8),
+])  # fmt: skip
+def test_what_need_not_leave_the_machine_is_shared_out_over_no_more_than_its_gpus(
+    monkeypatch, device, gpus, wanted, started
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    options = ComputeOptions.model_validate({"device": device, "processes": wanted})
+    assert on_this_machine(options) == options.model_copy(update={"processes": started})

@@ -167,6 +167,7 @@ def test_sections_of_the_wrong_kind_are_refused_not_a_traceback(project):
         ),
         ({"override.student.name": "vit_tinny"}, "student.name: expected the name of a timm model, found 'vit_tinny'"),
         ({"export.opset": 99}, "export.opset: expected less than or equal to"),
+        ({"export.opset": 21}, "export.opset: expected at most 20 with int8 among the precisions"),
     ],
 )
 def test_what_would_only_fail_hours_later_is_refused_at_once(project, change, sentence):

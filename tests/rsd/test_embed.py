@@ -102,6 +102,31 @@ def test_a_store_that_was_killed_twice_is_the_store_of_one_run(tmp_path, augment
         assert (tmp_path / "views" / name).read_bytes() == (whole / "views" / name).read_bytes()
 
 
+KILLED_AT_THE_END = """
+import os, signal, sys
+from pathlib import Path
+from tests.rsd.test_embed import write
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.rename = die
+write(Path(sys.argv[1]))
+"""
+
+
+def test_a_kill_before_a_whole_store_gets_its_place_loses_nothing(tmp_path):
+    command = [sys.executable, "-c", KILLED_AT_THE_END, str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not (tmp_path / "views").exists()
+    deaf = teacher()
+    deaf.conv1.register_forward_hook(lambda *_: pytest.fail("the teacher is asked again"))
+    write(tmp_path, model=deaf)
+    (tmp_path / "whole").mkdir()
+    write(tmp_path / "whole")
+    assert sorted(os.listdir(tmp_path / "views")) == ["embedding.npy", "header.json", "logits.npy"]
+    for name in ("embedding.npy", "logits.npy", "header.json"):
+        assert (tmp_path / "views" / name).read_bytes() == (tmp_path / "whole" / "views" / name).read_bytes()
+
+
 def test_a_disk_without_room_for_the_store_is_one_sentence_before_the_teacher_is_asked(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,12 +1,14 @@
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
-from rsd.files import read_json, sha256, write_json, written_aside
+from rsd.files import move_folder, read_json, sha256, write_json, written_aside
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
@@ -47,6 +49,20 @@ def test_a_folder_replaces_the_whole_old_folder(tmp_path):
             aside.mkdir()
             (aside / name).touch()
     assert os.listdir(tmp_path / "out") == ["second"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_folder_is_moved_over_another_also_to_another_file_system(tmp_path, monkeypatch, elsewhere):
+    def refused(*_):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    if elsewhere:
+        monkeypatch.setattr(Path, "rename", refused)
+    move_folder(tmp_path / "new", tmp_path / "old")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["old", "old/new"]
 
 
 def test_json_round_trip_and_refusal_of_nan(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rsd.errors import UserError
-from rsd.health import Log, check_finite, check_varied, is_stale, mean_row
+from rsd.health import Log, check_finite, check_validation, check_varied, is_stale, mean_row
 
 
 def scalars(**values):
@@ -22,6 +22,12 @@ def test_what_is_not_finite_stops_with_the_step_the_last_values_and_a_hint():
     assert "lower recipe.learning_rate" in str(caught.value)
     with pytest.raises(UserError, match="expected a finite gradient norm, found inf at step 7"):
         check_finite(scalars(loss=1.0), torch.tensor(math.inf), step=7, last={})
+
+
+def test_so_does_a_validation_loss():
+    check_validation(1.0, step=40, last={})
+    with pytest.raises(UserError, match="found inf after step 40 .last values of training: loss 2.; lower recipe"):
+        check_validation(math.inf, step=40, last=scalars(loss=2.0))
 
 
 def test_a_student_that_says_the_same_of_every_image_stops_with_the_step():

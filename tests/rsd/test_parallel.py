@@ -1,8 +1,11 @@
 """Two processes that share a batch do what one process does with the whole of it."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from rsd.data.augment import AugmentOptions, ViewChoice
 from rsd.data.images import LabelledImages
 from rsd.distillers import distiller
 from rsd.models import Outputs, PixelNormalize
-from rsd.parallel import gather, own_share
+from rsd.parallel import gather, own_share, wait
 from rsd.predict import predict_together
 from rsd.recipe import Recipe
 from rsd.stepper import Stepper
@@ -64,9 +67,14 @@ EQUAL = {
 
 
 def many_steps(method, width, options, *, dtype=torch.float64, steps=STEPS):
-    """The weights after some steps of SGD on this process's share, and the gradients of the first step."""
+    """The weights after some steps of SGD on this process's share, and the gradients of the first step.
+
+    The weights decay, but for those that the student exempts, such as its `pos_embed`.
+    """
     task = task_of(method, width, **options).to(dtype).train()
-    recipe = Recipe(epochs=9, batch_size=BATCH, optimizer="sgd", learning_rate=0.01, clip_gradient=5.0)
+    recipe = Recipe(
+        epochs=9, batch_size=BATCH, optimizer="sgd", learning_rate=0.01, clip_gradient=5.0, weight_decay=0.5
+    )
     share = own_share(BATCH)
     wide = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(3)).to(dtype)
 
@@ -186,6 +194,23 @@ def train_and_die(state, **options):
         Stepper.step = real  # type: ignore[method-assign]
 
 
+def wait_for_a_slow_one_and_for_a_dead_one(rank, store, out):
+    """What each of two processes runs, of which the second is slow, and then dies."""
+    join(rank, store, PROCESSES)
+    wait(patiently=True)
+    # Only now, so that a busy machine is no reason to fail.
+    torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
+    if rank == 1:
+        time.sleep(3)
+    wait(patiently=True)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        wait(patiently=True)
+    except RuntimeError:
+        Path(out, "noticed").touch()
+
+
 MIXED = AugmentOptions(flip=True, mixup=0.8)
 
 
@@ -233,8 +258,8 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("processes")
 
 
-def together(name, processes, folder):
-    """What each of some processes found that ran a function of this module."""
+def end_together(name, processes, folder):
+    """How some processes end that run a function of this module."""
     program = f"import sys; from tests.rsd.test_parallel import {name}; {name}(int(sys.argv[1]), *sys.argv[2:])"
     started = [
         subprocess.Popen(
@@ -244,10 +269,15 @@ def together(name, processes, folder):
         for rank in range(processes)
     ]
     try:
-        assert [process.wait(timeout=240) for process in started] == [0] * processes
+        return [process.wait(timeout=240) for process in started]
     finally:
         for process in started:
             process.kill()
+
+
+def together(name, processes, folder):
+    """What each of some processes found that ran a function of this module."""
+    assert end_together(name, processes, folder) == [0] * processes
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
@@ -287,6 +317,7 @@ def test_after_twenty_steps_in_float64_two_processes_have_the_weights_of_one(fou
     for process in found:
         weights = process["equal"][case]["weights"]
         assert weights.keys() == alone.keys()
+        assert "student.pos_embed" in alone
         for name in alone:
             assert torch.allclose(weights[name], alone[name], rtol=1e-9, atol=1e-9), name
 
@@ -348,6 +379,12 @@ def test_a_store_that_was_begun_by_another_number_of_processes_is_begun_anew(fou
     test_embed.write(tmp_path, augment=MIXED)
     assert same_store(folder / "left", tmp_path)
     assert sorted(os.listdir(folder / "left" / "views")) == ["embedding.npy", "header.json", "logits.npy"]
+
+
+def test_a_process_waits_for_a_slow_one_without_a_limit_and_not_for_a_dead_one(tmp_path):
+    """Shares of a view store are hours of work, and differ."""
+    assert end_together("wait_for_a_slow_one_and_for_a_dead_one", 2, tmp_path) == [0, -signal.SIGKILL]
+    assert (tmp_path / "noticed").exists()
 
 
 def test_two_processes_predict_the_bits_of_one(found):

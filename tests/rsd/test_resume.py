@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from rsd import checkpoint
+from rsd import checkpoint, parallel
 from rsd import train as training
-from rsd.compute import ComputeOptions
+from rsd.compute import ComputeOptions, set_up
 from rsd.data.augment import ViewChoice
 from rsd.distillers.rsd import RSDDistiller
+from rsd.launch import is_launcher, launch
 from rsd.stepper import Stepper
+from stages import run as stage
 from tests.rsd.test_train import NORMALIZE, RECIPE, TRAIN, VALIDATION, student, teacher
 
 FULL = RECIPE.model_copy(update={"ema_decay": 0.9, "clip_gradient": 1.0, "label_smoothing": 0.1})
@@ -34,6 +36,8 @@ def run(folder: Path, *, save_seconds: float, amp: str = "none") -> None:
         view_choice=ViewChoice(0, 2), teacher=teacher, state=folder / "checkpoint.pt", save_seconds=save_seconds,
         logs=folder / "logs", compute=ComputeOptions.model_validate({"amp": amp}), name="t",
     )  # fmt: skip
+    if not parallel.leads():
+        return
     state = checkpoint.load(folder / "checkpoint.pt")
     assert state is not None
     torch.save(
@@ -114,9 +118,23 @@ def main(folder: Path) -> None:
     writes = [lambda n=n, w=w: killed_in_write(n, whole=w) for n, w in ((0, False), (1, True), (1, False), (0, True))]
     assert disturb(folder / "steps", steps) == len(steps)
     assert disturb(folder / "writes", writes) == len(writes)
-    disturb(folder / "moments", [random.uniform(0, seconds) for _ in range(8)])
+    moments = sorted(random.uniform(0, seconds) for _ in range(8))  # the first comes early: it lands on any machine
+    assert disturb(folder / "moments", moments) >= 1
     disturb(folder / "undisturbed-bf16", [], amp="bf16")
     assert disturb(folder / "bf16", steps[1:4], amp="bf16") == 3
+
+
+def in_two_processes(folder: Path, last: str) -> None:
+    """What torchrun's starter and both processes run; the second of them dies before this step, if it is one."""
+    options = ComputeOptions(device="cpu", processes=2)
+    if is_launcher(options):
+        launch("tests.rsd.test_resume", sys.argv[1:], options)
+        return
+    set_up(options)
+    if parallel.rank() == 1:
+        killed_at_step(int(last))
+    run(folder, save_seconds=0.0)
+    parallel.leave()
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +182,39 @@ def test_the_log_is_cut_back_to_what_the_resumed_run_has_behind_it(runs):
     for how in ("undisturbed", "steps", "moments"):
         lines = (runs / how / "logs" / "t.csv").read_text().splitlines()
         assert [line.split(",")[0] for line in lines] == ["epoch", "1.0", "2.0", "3.0", "4.0"]
+
+
+def ended(folder: Path, *ways: tuple[str, int]) -> list[tuple[str, int]]:
+    """What trainings in two processes said, and their status, by folder and step before which one dies; at once."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.rsd.test_resume", str(folder / name), str(last)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, last in ways
+    ]
+    try:
+        return [(process.communicate(timeout=400)[1], process.returncode) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_so_they_are_where_torchrun_lost_one_of_two_processes(tmp_path):
+    (_, whole), (said, lost) = ended(tmp_path, ("undisturbed", STEPS), ("killed", 6))
+    assert (whole, lost) == (0, 1)
+    assert "found that number 1 was killed (SIGKILL)" in said
+    ((said, status),) = ended(tmp_path, ("killed", STEPS))
+    assert status == 0
+    assert "t: resumed after epoch 1 of 4 and " in said
+    undisturbed, resumed = (
+        torch.load(tmp_path / name / "result.pt", weights_only=True) for name in ("undisturbed", "killed")
+    )
+    assert all(same(undisturbed[part], resumed[part]) for part in undisturbed)
+
+
+if __name__ == "__main__":
+    stage(lambda: in_two_processes(Path(sys.argv[1]), sys.argv[2]))

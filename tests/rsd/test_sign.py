@@ -1,12 +1,18 @@
 import json
+import shutil
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from rsd import sign
+from rsd.bundle import lock_digest, params_digest
 from rsd.errors import UserError
 from rsd.files import sha256
-from tests.bundles import Workshop
+from rsd.revision import git_revision
+from tests.bundles import Workshop, edit
 
 
 @pytest.fixture
@@ -106,3 +112,76 @@ def test_an_unsigned_bundle_and_one_of_another_key_do_not_verify(workshop, tmp_p
     _, other = sign.make_key(tmp_path / "secret" / "two")
     with pytest.raises(UserError, match="Key mismatch"):
         sign.verify(workshop.sign(bundle), other)
+
+
+@pytest.fixture
+def project(workshop, tmp_path, monkeypatch):
+    """A project with its bundle right after `dvc repro`: dvc.lock is not committed yet."""
+    folder = tmp_path / "project"
+    (folder / "out" / "params").mkdir(parents=True)
+    (folder / "out" / "params" / "run.json").write_text("{}")
+    (folder / ".gitignore").write_text("/out/\n")
+    monkeypatch.chdir(folder)
+    for command in ("init -q", "config user.email a@b", "config user.name a", "add -A", "commit -qm first"):
+        subprocess.run(["git", *command.split()], check=True)
+    (folder / "dvc.lock").write_text("stages: {distill: {cmd: x}}")
+    shutil.copytree(workshop.unsigned(), folder / "out" / "bundle")
+    origin = {"git_revision": f"{git_revision()}-dirty", "dvc_lock_sha256": lock_digest(Path("dvc.lock"))}
+    origin |= {"params_sha256": params_digest(Path("out/params"))}
+    edit(folder / "out" / "bundle" / "manifest.json", lambda manifest: manifest.update(origin=origin))
+    return folder
+
+
+def commit(message):
+    subprocess.run(["git", "add", "-A"], check=True)
+    subprocess.run(["git", "commit", "-qm", message], check=True)
+
+
+def commit_lock(content):
+    Path("dvc.lock").write_text(content)
+    commit("another")
+
+
+def signed_by_command(workshop, monkeypatch, capsys, *options):
+    """What the command prints, or the sentence that it ends with."""
+    target = workshop.folder / "release"
+    command = ["sign", "sign", "out/bundle", str(target), "--key", str(workshop.key), *options]
+    monkeypatch.setattr(sys, "argv", command)
+    try:
+        sign.main()
+    except SystemExit as end:
+        return str(end.code)
+    return capsys.readouterr().out
+
+
+def test_a_release_says_the_commit_that_it_was_made_from_and_none_is_signed_before_it_has_one(
+    workshop, project, monkeypatch, capsys
+):
+    refused = signed_by_command(workshop, monkeypatch, capsys)
+    assert refused.startswith("error: expected everything committed that the bundle was made from, found dvc.lock")
+    commit("release 1")
+    revision = git_revision()
+    said = signed_by_command(workshop, monkeypatch, capsys)
+    assert said == f"{workshop.folder / 'release'}: tiny release 1, signed, of commit {revision}\n"
+    assert json.loads((workshop.folder / "release" / "manifest.json").read_text())["origin"]["git_revision"] == revision
+    sign.verify(workshop.folder / "release", workshop.public)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda: Path("new.py").touch(), "found new.py changed or new"),
+        (lambda: commit_lock("stages: {distill: {cmd: y}}"), "dvc_lock_sha256 of out/bundle to be that of this commit"),
+        (lambda: commit_lock(""), "dvc_lock_sha256 of out/bundle to be that of this commit"),
+        (lambda: Path("out/params/run.json").write_text("[]"), "params_sha256 of out/bundle to be that of this commit"),
+        (lambda: shutil.rmtree(".git"), "found no git repository"),
+    ],
+)
+def test_what_the_commit_does_not_hold_is_signed_only_where_that_is_allowed_and_says_so(
+    workshop, project, monkeypatch, capsys, change, sentence
+):
+    commit("release 1")
+    change()
+    assert sentence in signed_by_command(workshop, monkeypatch, capsys)
+    assert not (workshop.folder / "release").exists()
+    assert "-dirty)\n" in signed_by_command(workshop, monkeypatch, capsys, "--allow-dirty")

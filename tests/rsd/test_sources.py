@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -53,6 +54,26 @@ def test_links_are_followed_and_those_that_lead_back_or_nowhere_do_no_harm(tree,
     before = listing(tree)
     (tmp_path / "more" / "1.png").write_text("a bird")
     assert listing(tree) != before
+
+
+def test_what_cannot_be_read_is_told_from_what_can_and_stops_nothing(tree, monkeypatch):
+    (tree / "self.png").symlink_to("self.png")
+    before = listing(tree)
+    (tree / "self.png").unlink()
+    (tree / "self.png").write_text("a cat")
+    assert listing(tree) != before
+
+    real = os.scandir
+
+    def refused(folder):  # rights do not hold back whoever runs tests as root
+        if os.path.basename(os.path.normpath(folder)) == "dog":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(folder)
+
+    before = listing(tree)
+    monkeypatch.setattr(os, "scandir", refused)
+    assert listing(tree) != before
+    assert listing(tree) == listing(tree)
 
 
 def test_a_root_may_be_an_archive_or_missing(tmp_path):

@@ -132,6 +132,37 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_do():
     assert "lower recipe.learning_rate" in text
 
 
+def test_also_of_a_resumed_run_the_last_finite_values_are_told(tmp_path, monkeypatch):
+    def broken(raw, index, view):
+        told = teacher(raw, index, view)
+        return told._replace(embedding=told.embedding * float("nan"))
+
+    def run(asked):
+        train(RSDDistiller(student(), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
+              view_choice=ViewChoice(0, 2), teacher=asked, state=tmp_path / "c.pt")  # fmt: skip
+
+    real = training.checkpoint.save
+
+    def save_then_die(path, content):
+        real(path, content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.checkpoint, "save", save_then_die)
+        run(teacher)
+    with pytest.raises(UserError, match=r"found nan at step 4 .*last finite values: loss \d"):
+        run(broken)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_with_the_step():
+    model = student()
+    model.head.register_forward_hook(lambda head, _, logits: logits if head.training else logits * float("nan"))
+    with pytest.raises(UserError, match=r"validation loss, found nan after step 4 .last values of training: loss \d"):
+        train(
+            ScratchDistiller(model), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0, view_choice=ViewChoice(0)
+        )
+
+
 def test_the_student_sees_the_views_that_the_teacher_is_asked_for():
     seen = []
 

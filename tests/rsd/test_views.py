@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,23 @@ def test_the_store_says_what_the_live_teacher_says_of_the_same_view(store):
 def test_a_foreign_store_is_refused_with_what_is_foreign_about_it(store):
     with pytest.raises(UserError, match="found one with other digests of augmentation, views in .*dvc repro embed"):
         StoredTeacher(store, made_from=MADE_FROM | {"augmentation": "o", "views": "o"}, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["embedding.npy", "logits.npy", "header.json"])
+@pytest.mark.parametrize("left", [None, 0, 5, 150])
+def test_a_damaged_store_is_one_sentence_that_says_what_to_do(store, name, left):
+    if left is None:
+        (store / name).unlink()
+    else:
+        os.truncate(store / name, left)
+    with pytest.raises(UserError, match=f"whole view store in {store}, found it damaged .*; run `dvc repro embed`"):
+        StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
+
+
+def test_so_is_one_whose_arrays_are_not_those_of_its_header(store):
+    np.save(store / "logits.npy", np.load(store / "logits.npy")[:, :9])
+    with pytest.raises(UserError, match=r"logits.npy is \(3, 9, 4\), and \(3, 10, 4\) by the header"):
+        StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

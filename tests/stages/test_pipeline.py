@@ -131,6 +131,11 @@ def test_engines_are_built_or_say_why_not(reproduced):
             assert {"classes", "preprocessing", "license", "test_top1", "training_record_sha256"} <= {
                 *record["metadata"]
             }
+            served = json.loads(record["metadata"]["preprocessing"])
+            assert served.keys() == {
+                *("height", "width", "channels", "resize", "crop_share", "mean", "std", "normalised"),
+            }
+            assert (served["resize"], served["crop_share"], served["normalised"]) == ("bilinear", None, "inside")
             if tensorrt.measurable():
                 assert record["parity"] == "not measured: no CUDA device"
         else:

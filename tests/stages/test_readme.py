@@ -19,7 +19,8 @@ from tests.stages.conftest import ROOT
 
 
 def test_the_python_in_it_runs_on_the_bundle(reproduced):
-    snippet = block("python", holding="onnxruntime", page=PAGES["export"])
+    snippet = block("python", holding="onnxruntime")
+    assert snippet == block("python", holding="onnxruntime", page=PAGES["export"])
     (reproduced.folder / "snippet.py").write_text(snippet)
     output = reproduced.run("python", "snippet.py").stdout
     (reproduced.folder / "snippet.py").unlink()

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ from torchvision.transforms.v2.functional import resize
 from rsd import checkpoint
 from rsd.data.augment import AugmentOptions, views
 from rsd.data.images import read_split
+from rsd.errors import UserError
+from rsd.files import sha256
 from rsd.models import outputs
 from stages import OUT, distill, embed, evaluate, params, prepare, sources, teacher
+from tests.rsd.test_checkpoint import held
 from tests.stages.conftest import ROOT, TINY
 
 ARGS: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "stem_type": "deep", "stem_width": 4}
@@ -106,12 +110,73 @@ def test_a_copy_of_a_teachers_folder_is_that_teacher(project):
         assert records[0][key] == records[1][key], key
 
 
+def test_of_several_processes_each_stage_starts_those_that_it_has_work_and_gpus_for(project, monkeypatch):
+    """On a node of four GPUs, of two that train together."""
+    started: dict[str, int] = {}
+
+    def launched(module, arguments, options):
+        started[module] = options.processes
+
+    for stage in (teacher, embed, evaluate):
+        monkeypatch.setattr(stage, "launch", launched)
+    teacher.main()
+    (OUT / "teacher").rename("copy")
+    compute, chosen = OUT / "params" / "compute.json", OUT / "params" / "teacher.json"
+    compute.write_text(json.dumps(json.loads(compute.read_text()) | {"processes": 8}))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 4)
+        for stage in (teacher, embed, evaluate):
+            stage.main()
+    assert started == {"stages.teacher": 8, "stages.embed": 4, "stages.evaluate": 4}
+    changes = {"source": "file", "path": "copy", "input_size": None}
+    chosen.write_text(json.dumps(json.loads(chosen.read_text()) | changes))
+    teacher.main()  # trains nothing, and does it alone
+    assert (OUT / "teacher" / "model.safetensors").is_file()
+
+
+def test_a_stage_beside_a_living_one_is_one_sentence_that_names_it(project, monkeypatch):
+    """As after a kill of DVC alone: both would write one checkpoint, or one store."""
+    teacher.main()
+    monkeypatch.setattr(sys, "argv", ["distill", "scratch", "0"])
+    with held(Path(".state").resolve(), "teacher", "embed", "scratch-0") as (holder, _):
+        for stage in (teacher, embed, distill):
+            with pytest.raises(UserError, match=f"found process {holder.pid} on .*; wait until it is done, or end it"):
+                stage.main()
+    embed.main()
+    distill.main()
+
+
+def test_a_teacher_that_was_too_weak_is_not_trained_again_for_a_lower_bound(project, capsys):
+    file = OUT / "params" / "teacher.json"
+    chosen = json.loads(file.read_text())
+    file.write_text(json.dumps(chosen | {"min_top1": 100}))
+    with pytest.raises(UserError, match=r"or lower teacher\.min_top1"):
+        teacher.main()
+    file.write_text(json.dumps(chosen))
+    teacher.main()
+    assert "resumed after epoch 1 of 1" in capsys.readouterr().err
+
+
 def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
     settings(views=TINY["views"] | {"count": 0}, methods=["scratch", "rsd", "fitnet"])
     teacher.main()
     monkeypatch.setattr(sys, "argv", ["distill", "fitnet", "0"])
     distill.main()
     assert (OUT / "students" / "fitnet-0" / "student.safetensors").is_file()
+
+
+def test_arguments_that_leave_the_weights_alone_make_another_teacher(project):
+    teacher.main()
+    (OUT / "teacher").rename("copy")
+    file = OUT / "params" / "teacher.json"
+    changes = {"source": "file", "path": "copy", "input_size": None, "args": ARGS | {"act_layer": "gelu"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    teacher.main()
+    before, after = (Path(folder, "model.safetensors") for folder in ("copy", OUT / "teacher"))
+    state = load_file(after)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(before).items())
+    assert sha256(after) != sha256(before)  # by which a view store knows its teacher
 
 
 def test_a_killed_finetuning_goes_on_to_the_same_bytes_and_with_other_weights_starts_afresh(

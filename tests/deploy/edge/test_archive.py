@@ -2,6 +2,7 @@
 
 import io
 import random
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Literal
@@ -55,7 +56,14 @@ REFUSED = {
     ),
     "a device": ([member("labels.json", tarfile.CHRTYPE)], "which is none"),
     "a pipe": ([member("labels.json", tarfile.FIFOTYPE)], "which is none"),
-    "a sparse file": ([member("labels.json", tarfile.GNUTYPE_SPARSE, 512)], "which is none"),
+    "a sparse file": ([member("labels.json", tarfile.GNUTYPE_SPARSE, 512)], "found another header"),
+    "a long name": ([member("x", tarfile.GNUTYPE_LONGNAME, 65537)], "found another header"),
+    "a long link": ([member("x", tarfile.GNUTYPE_LONGLINK, 65537)], "found another header"),
+    "attributes of a file": ([member("x", tarfile.XHDTYPE, 65537)], "found another header"),
+    "attributes of all files": ([member("x", tarfile.XGLTYPE, 65537)], "found another header"),
+    "attributes as Solaris has them": ([member("x", tarfile.SOLARIS_XHDTYPE, 65537)], "found another header"),
+    "headers of headers": ([member("x", tarfile.GNUTYPE_LONGNAME, 1)] * 2000, "found: maximum recursion"),
+    "its own folder again and again": ([member(".", tarfile.DIRTYPE)] * 2000, "found more files or bytes"),
     "a file twice": ([member("labels.json"), member("labels.json")], "File exists"),
     "a file below a file": ([member("a"), member("a/b")], "found: "),
     "too many files": ([member(str(number)) for number in range(1001)], "found more files or bytes"),
@@ -79,6 +87,24 @@ def test_more_bytes_than_a_bundle_may_have_are_refused_before_they_are_written(s
     with pytest.raises(EdgeError, match="found more files or bytes"):
         releases.install(made(tmp_path / "x.tar", member("a", size=2000)), shared.keys)
     assert not written
+
+
+def test_a_header_of_any_size_is_refused_before_it_is_read(releases, tmp_path):
+    size = 1 << 40  # none of it is there
+    head = member("././@LongLink", tarfile.GNUTYPE_LONGNAME, size).tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "x.tar").write_bytes(head + bytes(1024))
+    with pytest.raises(EdgeError, match="found another header"):
+        releases.install(tmp_path / "x.tar", [])
+
+
+def test_names_that_are_longer_than_a_tar_header_are_taken(tmp_path):
+    (tmp_path / "bundle" / ("x" * 100)).mkdir(parents=True)
+    (tmp_path / "bundle" / ("x" * 100) / ("y" * 100)).write_text("z")
+    for format_ in ("gnu", "pax"):
+        tar = tmp_path / f"{format_}.tar"
+        subprocess.run(["tar", f"--format={format_}", "-C", tmp_path / "bundle", "-cf", tar, "."], check=True)
+        with archive.unpacked(tar, tmp_path / format_) as folder:
+            assert (folder / ("x" * 100) / ("y" * 100)).read_text() == "z"
 
 
 def test_a_compressed_file_is_refused_so_that_no_more_comes_out_than_is_there(shared, releases, tmp_path):

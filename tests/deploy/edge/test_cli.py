@@ -1,6 +1,7 @@
 """The command as it is typed: one line of output, or one sentence and exit status 1."""
 
 import ast
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import rsd_edge
 from rsd_edge import cli
 
 from tests.bundles import packed
+from tests.deploy.edge.serving import Tiny, always, served
 
 SOURCE = Path(rsd_edge.__file__).parent
 UNITS = SOURCE.parents[1] / "systemd"
@@ -49,6 +51,35 @@ def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys, tmp_p
     image = shared.first / "golden" / "files" / "wide.jpg"
     assert "wide.jpg: " in run(capsys, *at, "predict", image, "--top", 1)
     assert "p99" in run(capsys, *at, "bench", "--samples", 20)
+
+
+def test_who_activates_without_a_server_is_told_that_nothing_was_watched(shared, at, capsys):
+    with served(always(Tiny(release=2))) as address:
+        for bundle, options, told in (
+            (shared.first, [], True),
+            (shared.second, ["--server", f"http://{address}"], False),
+        ):
+            run(capsys, *at, "install", bundle)
+            said = run(capsys, *at, "activate", "--window", "0.1", *options)
+            assert ("not watched: with --server http" in said) == told
+        assert "not watched" in run(capsys, *at, "rollback")
+
+
+def test_recover_says_that_it_can_write_nothing_and_fails_only_where_nothing_can_be_served(
+    shared, at, capsys, monkeypatch
+):
+    def read_only(path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    run(capsys, *at, "install", shared.first)
+    with monkeypatch.context() as patched:
+        patched.setattr("rsd_edge.disk.locked", read_only)
+        said = run(capsys, *at, "recover", status=1)
+        assert said.startswith("error: expected to put things right in ")
+        assert "found it read-only; mount it" in said
+    run(capsys, *at, "activate")
+    monkeypatch.setattr("rsd_edge.disk.locked", read_only)
+    assert run(capsys, *at, "recover") == "tiny-1: current\n"
 
 
 def test_what_is_wrong_is_one_sentence_and_status_1(shared, at, capsys, tmp_path):
@@ -124,9 +155,25 @@ def test_the_unit_recovers_before_it_serves_and_what_it_runs_are_commands_of_our
     assert found["ProtectSystem"] == ["strict"]
 
 
+def with_token() -> str:
+    """The unit with the lines for a token no longer commented out, and without those that they replace."""
+    text = (UNITS / "rsd-edge.service").read_text()
+    return text.replace("# LoadCredential=", "LoadCredential=").replace("# ExecStart=", "ExecStart=")
+
+
+def test_the_unit_can_be_given_a_token_that_the_server_could_not_read_itself():
+    lines = with_token().splitlines()
+    place = lines.index("LoadCredential=token:/etc/rsd-edge/token")
+    assert lines[place + 1] == "ExecStart="  # else there would be two
+    given = cli._parser().parse_args(lines[place + 2].split()[1:])
+    assert str(given.token_file) == "%d/token"
+
+
 @pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="no systemd-analyze here")
-def test_systemd_finds_no_fault_in_the_unit(tmp_path):
-    text = (UNITS / "rsd-edge.service").read_text().replace("/opt/rsd-edge/bin/rsd-edge", "/bin/true")
+@pytest.mark.parametrize("token", [False, True])
+def test_systemd_finds_no_fault_in_the_unit(tmp_path, token):
+    text = with_token() if token else (UNITS / "rsd-edge.service").read_text()
+    text = text.replace("/opt/rsd-edge/bin/rsd-edge", "/bin/true")
     (tmp_path / "rsd-edge.service").write_text(text)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / "rsd-edge.service")], capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Killed at any line, a device is on the old or the new release, whole and usable, after `recover`.
+"""Killed at any line, a device is on the old or the new release, whole and usable, after `recover` or another command.
 
 The command runs in a forked process that kills itself with SIGKILL before a given line of our package, or of `shutil`,
 is executed. Nobody lists the steps: a first run looks at the disk before every line, and each line before which the
@@ -78,17 +78,23 @@ def run(action: Callable[[], object], root: Path, kill_before: int | None = None
     return [int(line) for line in json.loads(found)]
 
 
+def current(root: Path, expected: set[str | None]) -> str | None:
+    """The release that is current, which must be one of the expected, and infer."""
+    folder = Releases(root).current()
+    found = folder.name if folder else None
+    assert found in expected
+    if folder:
+        model = Model.open(folder)
+        logits = model.infer(np.load(folder / "golden" / "images.npy"))
+        assert np.allclose(logits, np.load(folder / "golden" / "logits.fp32.npy"), atol=1e-3)
+    return found
+
+
 def check(root: Path, expected: set[str | None]) -> str | None:
     """After `recover`: one of the expected releases is current, whole and infers, and nothing is left over."""
     releases = Releases(root)
     found = releases.recover()
-    current = releases.current()
-    assert found in expected
-    assert (current.name if current else None) == found
-    if current:
-        model = Model.open(current)
-        logits = model.infer(np.load(current / "golden" / "images.npy"))
-        assert np.allclose(logits, np.load(current / "golden" / "logits.fp32.npy"), atol=1e-3)
+    assert current(root, expected) == found
     state = releases._state()
     assert state.pending is None
     assert {path.name for path in releases.folder.glob("*")} == state.installed.keys()
@@ -102,7 +108,7 @@ def devices(shared, tmp_path_factory):
     """Devices before a command, each with the command and the releases that may be current after it."""
     folder = tmp_path_factory.mktemp("devices")
     keys = shared.keys
-    for number in (1, 2, 3):  # made now: a forked process would make them for itself alone
+    for number in (1, 2, 3, 4):  # made now: a forked process would make them for itself alone
         shared.bundle(number)
     tar = packed(shared.bundle(2), folder / "tiny-2.tar")
 
@@ -159,8 +165,11 @@ COMMANDS = [
 ]
 
 
-def killed(devices, tmp_path, command, every):
-    """Kill `command` at every so-manieth step; the releases that were current after it."""
+def killed(devices, tmp_path, command, every, shared=None):
+    """Kill `command` at every so-manieth step; the releases that were current after it.
+
+    With `shared` the next command is to install another release of it, else `recover` and `command` again.
+    """
     device, action, expected = devices[command]
     root = tmp_path / "device"
 
@@ -175,6 +184,11 @@ def killed(devices, tmp_path, command, every):
     seen = set()
     for step in steps[::every]:
         assert attempt(step) is None
+        if shared:
+            Releases(root).install(shared.bundle(4), shared.keys, keep=1)
+            seen.add(current(root, expected))
+            check(root, expected)
+            continue
         found = check(root, expected)
         seen.add(found)
         if command != "rollback" or found != last:  # that would go back further
@@ -194,3 +208,14 @@ def test_killed_at_every_step_it_is_on_the_old_or_the_new_release(devices, tmp_p
     seen, steps = killed(devices, tmp_path, command, every=1)
     print(f"{command}: {steps} steps")
     assert seen == devices[command][2]
+
+
+@pytest.mark.parametrize("command", ["the first activate", "activate", "rollback"])
+def test_killed_at_some_steps_the_next_install_leaves_a_release_that_is_whole(devices, shared, tmp_path, command):
+    killed(devices, tmp_path, command, every=4, shared=shared)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_at_every_step_the_next_install_leaves_a_release_that_is_whole(devices, shared, tmp_path, command):
+    assert killed(devices, tmp_path, command, every=1, shared=shared)[0] == devices[command][2]

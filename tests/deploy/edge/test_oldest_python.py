@@ -1,7 +1,11 @@
-"""The package as it is installed, under the oldest Python that it says it takes, without the project beside it."""
+"""The package as it is installed, under the oldest Python that it says it takes, without the project beside it.
+
+Once with the newest version of everything that it needs, once with the lowest that it says it takes.
+"""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,8 +30,15 @@ def oldest() -> str | None:
     return None
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lowest() -> list[str]:
+    """The lowest version of each of its dependencies."""
+    asked = re.search(r"^dependencies = \[(.*?)\]", (PACKAGE / "pyproject.toml").read_text(), re.M | re.S)
+    assert asked
+    return [f"{name}=={version}" for name, version in re.findall(r'"(\w+)>=([\d.]+)', asked[1])]
+
+
+@pytest.fixture(scope="module", params=["newest", "lowest"])
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = oldest()
     if found is None:
         pytest.skip(f"no Python {OLDEST} here")
@@ -36,7 +47,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(PACKAGE, folder / "package", ignore=shutil.ignore_patterns("*.egg-info", "build"))
     python = folder / "venv" / "bin" / "python"
     done = subprocess.run(
-        [python, "-m", "pip", "install", "-q", folder / "package"],
+        [python, "-m", "pip", "install", "-q", folder / "package", *(lowest() if request.param == "lowest" else [])],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     if done.returncode:

@@ -134,6 +134,22 @@ def test_text_that_would_fill_the_memory_is_refused_before_it_is_read() -> None:
     assert refused.value.status == 413
 
 
+def test_text_is_held_to_the_same_limit_however_large_the_image_and_the_larger_one_travels_as_bytes() -> None:
+    shape = (384, 384, 3)
+    body = b'{"inputs": [' + b"[]," * (protocol.MOST_JSON // 3) + b"1]}"
+    with pytest.raises(
+        RefusedError, match="expected at most 2097152 bytes of JSON, found .*; send binary data"
+    ) as refused:
+        protocol.parse(body, None, shape=shape, max_batch=32)
+    assert refused.value.status == 413
+    array = np.full((1, *shape), 199, np.uint8)
+    text, _ = infer_body(array, binary=False)
+    data, headers = infer_body(np.repeat(array, 32, axis=0), binary=True)
+    assert protocol.parse(text.replace(b" ", b""), None, shape=shape, max_batch=32).images.shape == (1, *shape)
+    length = headers["Inference-Header-Content-Length"]
+    assert protocol.parse(data, length, shape=shape, max_batch=32).images.shape == (32, *shape)
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_packed_bodies_are_unpacked_up_to_the_limit(encoding: str) -> None:
     packer = zlib.compressobj(wbits={"gzip": 31, "deflate": 15}[encoding])

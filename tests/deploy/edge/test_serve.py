@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import tritonclient.http as triton
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from rsd_edge import protocol
 from rsd_edge.errors import EdgeError
 from rsd_edge.live import LiveModel
 from rsd_edge.model import Model
@@ -44,7 +46,7 @@ def test_triton_s_own_client_gets_exactly_what_the_runtime_says(address: str, bi
     assert client.is_model_ready(NAME)
     assert client.is_model_ready(NAME, "1")
     assert not client.is_model_ready("another")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
     metadata = client.get_model_metadata(NAME)
     assert metadata["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, *SHAPE]}]
     assert metadata["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, len(LABELS)]}]
@@ -63,6 +65,30 @@ def test_triton_s_own_client_gets_exactly_what_the_runtime_says(address: str, bi
     with pytest.raises(InferenceServerException, match="expected the model 'tiny', found 'another'"):
         client.infer("another", [given])
     client.close()
+
+
+def test_triton_s_own_client_gets_the_index_and_the_statistics() -> None:
+    with served(always(Tiny())) as address:
+        client = triton.InferenceServerClient(address)
+        assert client.get_model_repository_index() == [{"name": NAME, "version": "1", "state": "READY", "reason": ""}]
+        (before,) = client.get_inference_statistics()["model_stats"]
+        assert (before["last_inference"], before["inference_count"]) == (0, 0)
+        body, headers = infer_body(images(3), binary=True)
+        for content in (body, body, body[:-1]):
+            ask(address, "POST", f"/v2/models/{NAME}/infer", content, headers)
+        for version in ("", "1"):
+            (stats,) = client.get_inference_statistics(NAME, version)["model_stats"]
+            assert (stats["name"], stats["version"]) == (NAME, "1")
+            assert (stats["inference_count"], stats["execution_count"]) == (6, 2)
+            assert {name: found["count"] for name, found in stats["inference_stats"].items()} == {
+                "success": 2, "fail": 1, "queue": 2, "compute_input": 2, "compute_infer": 2, "compute_output": 2,
+            }  # fmt: skip
+            spent = stats["inference_stats"]
+            assert 0 < spent["compute_infer"]["ns"] < spent["success"]["ns"]
+            assert abs(time.time() - stats["last_inference"] / 1e3) < 60
+        with pytest.raises(InferenceServerException, match="expected the model 'tiny', found 'another'"):
+            client.get_inference_statistics("another")
+        client.close()
 
 
 def test_an_image_is_classified_as_the_model_says(address: str) -> None:
@@ -103,6 +129,20 @@ def test_what_cannot_be_answered_is_refused_with_one_sentence(
     found, _, text = ask(address, method, path, body)
     assert found == status
     assert sentence in json.loads(text)["error"]
+
+
+def test_logits_that_are_no_numbers_are_refused_in_a_sentence_of_their_own() -> None:
+    class Overflowing(Tiny):
+        def infer(self, images: np.ndarray) -> np.ndarray:
+            return super().infer(images) + np.float32("inf")
+
+    with served(always(Overflowing())) as address:
+        requests: list[tuple[str, bytes, dict[str, str]]] = [("/v1/classify", png(images(1)[0]), {})]
+        requests += [(f"/v2/models/{NAME}/infer", *infer_body(images(2), binary=binary)) for binary in (True, False)]
+        for path, body, headers in requests:
+            status, _, text = ask(address, "POST", path, body, headers)
+            assert status == 422
+            assert "expected finite logits of this input, found NaN or infinity" in json.loads(text)["error"]
 
 
 def test_metrics_are_in_the_format_of_prometheus_and_count_what_was_asked() -> None:
@@ -156,6 +196,34 @@ def test_a_body_that_is_too_large_is_refused_whether_its_length_is_stated_or_not
         packed = {"Content-Encoding": "gzip"}
         status, _, body = ask(address, "POST", "/v1/classify", gzip.compress(bytes(100_000)), packed)
         assert (status, "after unpacking" in json.loads(body)["error"]) == (413, True)
+
+
+def test_of_packed_bodies_that_wait_only_those_that_are_worked_on_are_unpacked_and_not_by_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = threading.Event()
+    gate.set()
+    model = Tiny(wait=lambda: gate.wait(60))
+    unpacked: list[str] = []
+    real = protocol.unpacked
+
+    def recorded(body: bytes, encoding: str, most: int) -> bytes:
+        unpacked.append(threading.current_thread().name)
+        return real(body, encoding, most)
+
+    monkeypatch.setattr(protocol, "unpacked", recorded)
+    apps: list[Server] = []
+    body, headers = gzip.compress(png(images(1)[0])), {"Content-Encoding": "gzip"}
+    with served(always(model), opened=apps.append, workers=2, queue=10) as address, ThreadPoolExecutor(10) as clients:
+        gate.clear()
+        jobs = [clients.submit(ask, address, "POST", "/v1/classify", body, headers) for _ in range(10)]
+        until(lambda: apps[0].app._admitted == 10 and len(unpacked) == 2)
+        assert apps[0].app._held == 10 * len(body)
+        assert len(unpacked) == 2
+        gate.set()
+        assert [job.result()[0] for job in jobs] == [200] * 10
+    assert len(unpacked) == 10
+    assert all(name.startswith("infer") for name in unpacked)
 
 
 def test_a_batch_that_is_too_large_is_refused() -> None:
@@ -387,6 +455,31 @@ def test_a_release_that_cannot_be_opened_changes_nothing_and_the_way_back_is_fre
         switch.now = "1"
         until(lambda: status()["error"] is None)
         assert len(switch.models) == 1
+
+
+def test_a_release_that_could_not_be_opened_is_tried_again_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, tries, damaged = [0.0], list[float](), True
+
+    def open_model(folder: Path) -> Model:
+        tries.append(clock[0])
+        if damaged:
+            raise EdgeError("expected an ONNX file, found none")
+        return cast(Model, Tiny())
+
+    monkeypatch.setattr("rsd_edge.live.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    live = LiveModel(lambda: Path("1"), open_model)
+    for clock[0] in np.arange(0, 20, 0.1):
+        live.refresh()
+    waits = np.diff(tries)
+    assert live.failures == len(tries) < 12
+    assert (np.diff(waits) > -0.11).all()
+    assert waits.max() < 4.11
+    damaged = False
+    clock[0] += 4.0
+    live.refresh()
+    assert live.error is None
+    with live.use() as model:
+        assert model.release == 1
 
 
 def test_a_request_that_is_being_worked_on_is_answered_before_the_server_stops() -> None:

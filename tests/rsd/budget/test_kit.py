@@ -1,5 +1,6 @@
 """A kit is written, run where nothing of the project is installed, and believed only if it holds together."""
 
+import ast
 import io
 import json
 import shutil
@@ -78,6 +79,20 @@ def test_the_runner_needs_onnxruntime_and_numpy_only_and_its_json_is_taken(answe
     assert all(row.p99_ms and (row.samples or 0) >= 662 and row.cold_start_ms for row in record.rows)
 
 
+def test_an_older_python_is_refused_in_one_sentence_before_anything_of_the_kit_is_used(kit):
+    part, runner = (kit / "rsd" / "__init__.py").read_text(), (kit / "run.py").read_text()
+    for text in (part, runner):
+        ast.parse(text, feature_version=(3, 8))  # it comes as far as that
+    lines = [line for line in runner.splitlines() if line.startswith(("import ", "from ", "def "))]
+    ours = next(number for number, line in enumerate(lines) if line.startswith("from rsd."))
+    assert not any(line.startswith("def ") for line in lines[:ours])
+    # As Python 3.9 reads it.
+    code = f"import sys; sys.version_info = (3, 9, 0); exec({part!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: expected Python 3.10 or newer, found 3.9; start run.py with a newer one\n"
+
+
 def test_int8_weights_are_int8(kit):
     sizes = {p: (kit / "models" / f"vit_tiny_patch16_224-{p}.onnx").read_bytes() for p in ("fp32", "int8")}
     assert b"QuantizeLinear" in sizes["int8"]
@@ -128,6 +143,19 @@ def test_the_ladder_holds_students_of_a_third_of_a_million_to_ten_million_parame
     assert len(LADDER) == len(set(LADDER)) >= 8
     assert [ModelOptions(name=name, args=arguments(name, 32)).name for name in LADDER] == list(LADDER)
     assert arguments("vit_tiny_patch16_224", 224) == {"img_size": 224, "patch_size": 16}
+
+
+@pytest.mark.slow
+def test_every_student_of_the_default_ladder_is_packed_for_the_smallest_images(tmp_path):
+    said: list[str] = []
+    students = [ModelOptions(name=name, args=arguments(name, 16)) for name in LADDER]
+    packed = write_kit(tmp_path / "kit", students, image_shape=(16, 16, 1), classes=10, plan=PLAN, say=said.append)
+    assert not [line for line in said if "left out" in line]
+    assert [one["model"] for one in packed] == list(LADDER)
+    assert all(set(one["files"]) == {"fp32", "fp16", "int8"} for one in packed)
+    millions = [one["parameters"] / 1e6 for one in packed]
+    assert min(millions) == pytest.approx(0.3, abs=0.2), millions
+    assert max(millions) == pytest.approx(10, abs=2), millions
 
 
 BROKEN = {

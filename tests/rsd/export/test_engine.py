@@ -75,6 +75,8 @@ def test_another_version_of_the_library_is_refused(folder, gpus):
         ("8.6.1", "10.0.1", True),
         ("8.6.1", "11.0.0", False),
         ("11.0.0", "10.3.0", False),
+        ("10.0.0rc1", "10.0.1", True),
+        ("10.0.1", "10.0.1rc1", False),
     ],
 )
 def test_a_version_compatible_engine_is_read_by_the_versions_that_nvidia_names(
@@ -88,6 +90,13 @@ def test_a_version_compatible_engine_is_read_by_the_versions_that_nvidia_names(
     else:
         with pytest.raises(WrongEngineError, match="version-compatible"):
             check_engine(folder)
+
+
+def test_a_version_that_is_none_is_a_sentence(folder, gpus, monkeypatch):
+    gpus("8.9")
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.0.1"))
+    with pytest.raises(WrongEngineError, match="found 'ten' and '10.0.1'; build the engine again"):
+        check_engine(changed(folder, library="tensorrt", version="ten", version_compatible=True))
 
 
 def test_a_missing_library_is_no_missing_driver(folder, no_driver, monkeypatch):

@@ -6,13 +6,17 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from rsd.data.images import LabelledImages
 from rsd.distillers import distiller
 from rsd.errors import UserError
 from rsd.export import ladder as module
+from rsd.export.divergence import graph_values
+from rsd.export.half import to_half
 from rsd.export.ladder import Ladder
-from rsd.export.parity import Gates
+from rsd.export.onnx import trace
+from rsd.export.parity import Gates, logits_of
 from rsd.export.quantize import Int8Options
 from rsd.export.strip import AsTrained
 from rsd.features import stage_shapes
@@ -63,6 +67,53 @@ def test_a_failed_fp32_rung_names_rung_worst_images_and_node(traced, images):
     assert "\n" not in str(error.value)
 
 
+class Loud(nn.Module):
+    """Activations of 2e5 within, which the next layer makes small again, so that no weight and no logit tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.point, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Linear(8, 10)
+        with torch.no_grad():
+            self.conv.weight.mul_(3000).abs_()
+            self.point.weight.mul_(1e-4)
+
+    def forward_features(self, x):
+        return torch.relu(self.point(torch.relu(self.conv(x) * 30)))
+
+    def forward_head(self, x, pre_logits=False):
+        return x.mean((2, 3)) if pre_logits else self.head(x.mean((2, 3)))
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+def test_an_activation_beyond_fp16_fails_the_rung_though_a_cpu_computes_it_in_float32(images):
+    torch.manual_seed(0)
+    model = Loud().eval()
+    made = trace(model, mean=MEAN, std=STD, image_shape=(16, 16, 1), classes=10, opset=20, ir_version=10)
+    half = to_half(made.proto)
+    assert np.abs(graph_values(made.proto, images[:4])["relu"]).max() > 65504
+    assert np.isfinite(logits_of(half.SerializeToString(), images)).all()  # what a CPU says of the file
+    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
+    with pytest.raises(UserError, match=r"^the fp16 export leaves the range .* test image \d+: .* node '.*' \(Mul\)"):
+        Ladder(model, PixelNormalize(MEAN, STD), split, Gates()).fp16(made)
+
+
+def test_fp16_is_judged_with_every_value_rounded_as_a_gpu_rounds_it(traced, images, monkeypatch):
+    student = traced("resnet")
+    ladder = climbing(student, images)
+    proto = ladder.fp16(student.traced)
+    values = graph_values(proto, images)
+    assert values["logits_fp16"].dtype == np.float16
+    rounded = ladder.records[0]["rounded"]
+    assert rounded["images"] == 64
+    found = np.abs(values["logits"] - student.logits(images)).max()
+    assert rounded["max_difference"] == pytest.approx(float(found), rel=0.2)  # the batch is another
+    monkeypatch.setattr(ladder, "_rounded", lambda *_: ladder.expected[::-1])  # of other images
+    with pytest.raises(UserError, match="^the fp16 export loses"):
+        ladder.fp16(student.traced)
+
+
 def test_int8_that_passes_keeps_nothing_in_float(traced, images):
     student = traced("resnet")
     ladder = climbing(student, images, int8_accuracy_delta=50.0)
@@ -86,35 +137,49 @@ def test_int8_takes_its_ranges_from_the_training_split_alone(traced, images):
     assert made(train=others, rest=images) != first
 
 
-def test_int8_that_misses_keeps_the_worst_nodes_in_float_until_it_passes(traced, images, monkeypatch):
-    """The gate is made to pass once the most harmful node is in float."""
+@pytest.mark.parametrize(
+    ("validation_passes_at", "test_passes_at", "asked", "refused"),
+    [
+        (0, 0, ["validation 0", "test 0"], []),
+        (1, 0, ["validation 0", "validation 1", "test 1"], []),
+        (1, 2, ["validation 0", "validation 1", "test 1", "validation 2", "test 2"], [1]),
+    ],
+)
+def test_validation_images_choose_how_many_nodes_stay_in_float_and_test_images_judge(
+    traced, images, monkeypatch, validation_passes_at, test_passes_at, asked, refused
+):
+    """The gate is made to pass once so many of the most harmful nodes are in float."""
     student = traced("resnet")
-    ladder, split = climbing(student, images), labelled(student, images)
-    worst: list[str] = []
-    measure = module.harms
+    ladder, split = climbing(student, images), labelled(student, images[:40])
+    in_float: list[list[str]] = []
+    found: list[str] = []
+    order: list[str] = []
+    made_of, measure = module.quantized, module.harms
+
+    def quantized(proto, known, **options):
+        in_float.append(options["in_float"])
+        return made_of(proto, known, **options)
 
     def harms(*arguments, **options):
-        found = measure(*arguments, **options)
-        worst.append(found[0].node)
-        return found
+        assert not order  # measured once
+        harmful = measure(*arguments, **options)
+        order.extend(harm.node for harm in harmful)
+        return harmful
 
-    def judge(self, rung, found, index, reference):
-        if not worst or worst[0] not in in_float[-1]:
+    def judge(record, rung, gates, *, split="test"):
+        assert record["images"] == {"validation": 40, "test": 64}[split]
+        kept = len(in_float[-1])
+        found.append(f"{split} {kept}")
+        if kept < {"validation": validation_passes_at, "test": test_passes_at}[split]:
             raise module.GateError("too bad", [3, 4])
 
     monkeypatch.setattr(module, "harms", harms)
-    in_float: list[set[str]] = []
-    made_of = module.quantized
-
-    def quantized(proto, known, **options):
-        in_float.append(set(options["in_float"]))
-        return made_of(proto, known, **options)
-
     monkeypatch.setattr(module, "quantized", quantized)
-    monkeypatch.setattr(Ladder, "_compare", judge)
+    monkeypatch.setattr(module, "check", judge)
     _, made = ladder.int8(student.traced, Int8Options(), train=split, validation=split)
-    assert [harm["node"] for harm in made["in_float"]] == worst  # measured once
-    assert [len(kept) for kept in in_float] == [0, 1]
+    assert found == asked
+    assert made["refused_by_test"] == refused
+    assert [harm["node"] for harm in made["in_float"]] == order[: len(in_float[-1])] == in_float[-1]
 
 
 def test_int8_that_cannot_pass_says_how_much_is_in_float_and_where_most_is_lost(traced, images):

@@ -67,6 +67,21 @@ def test_a_large_split_is_held_to_the_points(images, fp16, int8):
     assert Gates().images_to_lose(images, "int8") == int8
 
 
+@pytest.mark.parametrize("images", [1, 499, 500, 50_000])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_gate_of_no_points_allows_no_image(precision, images):
+    assert Gates(**{f"{precision}_accuracy_delta": 0.0}).images_to_lose(images, precision) == 0
+
+
+@pytest.mark.parametrize(
+    ("points", "images", "lost"),
+    [(0.001, 50_000, 1), (0.1, 999, 1), (0.1, 1000, 1), (0.2, 499, 3), (0.2, 500, 1), (0.2, 1000, 2), (1e-6, 200, 1)],
+)
+def test_one_image_in_200_is_for_small_splits_and_one_image_for_any_gate_above_0(points, images, lost):
+    gates = Gates(fp16_accuracy_delta=points, int8_accuracy_delta=points)
+    assert gates.images_to_lose(images, "fp16") == gates.images_to_lose(images, "int8") == lost
+
+
 def test_int8_may_lose_a_point():
     check(compare(REFERENCE, _spoiled(4), LABELS), "int8", Gates())
     with pytest.raises(GateError, match=r"int8 export loses 5 of 400 .* at most 4 .*gates\.int8_accuracy_delta") as e:

@@ -47,7 +47,9 @@ def bundle(tmp_path):
         models[precision] = {"onnx": f"{precision}/model.onnx"}
         if library:
             (folder / precision / "model.engine").write_bytes(b"engine")
-            write_json(folder / precision / "engine.json", {"library": library, "profile": {"max": 16}})
+            write_json(
+                folder / precision / "engine.json", {"library": library, "profile": {"min": 2, "opt": 4, "max": 16}}
+            )
             models[precision]["engine"] = f"{precision}/model.engine"
     manifest = {"name": "digits", "release": 3, "models": models, "files": {}}
     return _described(folder, manifest)
@@ -80,7 +82,8 @@ def test_every_config_is_one_in_tritons_own_schema(bundle, tmp_path, schema):
         assert read.WhichOneof("scheduling_choice") == "dynamic_batching"
         assert read.dynamic_batching.max_queue_delay_microseconds == 100
         assert (path.parent / logits.label_filename).is_file()
-        assert [sample.batch_size for sample in read.model_warmup] == [1, read.max_batch_size]
+        least = 2 if read.backend == "tensorrt" else 1  # of the engine's profile: it refuses a smaller batch
+        assert [sample.batch_size for sample in read.model_warmup] == [least, read.max_batch_size]
         for sample in read.model_warmup:
             warm = sample.inputs["image"]
             assert (warm.data_type, list(warm.dims)) == (image.data_type, list(image.dims))
@@ -123,7 +126,7 @@ def test_an_engine_that_triton_does_not_load_is_left_out_with_a_reason(bundle, t
     found = write_repository(bundle, tmp_path / "models")
     assert found["digits-fp16-tensorrt"].endswith("does not load engines by tensorrt_rtx")
     assert found["digits-int8-tensorrt"].endswith("the bundle has no engine of it")
-    record = {"library": "tensorrt", "profile": {"max": 16}, "weights_stripped": True}
+    record = {"library": "tensorrt", "profile": {"min": 1, "max": 16}, "weights_stripped": True}
     write_json(bundle / "fp32" / "engine.json", record)
     _described(bundle, json.loads((bundle / "manifest.json").read_text()))
     assert "weight-stripped" in write_repository(bundle, tmp_path / "other")["digits-fp32-tensorrt"]
@@ -150,7 +153,7 @@ def test_a_bundle_that_is_not_there_or_not_whole_is_refused(bundle, tmp_path):
 
 
 def test_one_image_a_batch_is_warmed_up_once(schema):
-    text = config("m", "onnxruntime", shape=(4, 4, 1), classes=2, max_batch=1)
+    text = config("m", "onnxruntime", shape=(4, 4, 1), classes=2, batches=(1, 1))
     assert [s.batch_size for s in text_format.Parse(text, schema.ModelConfig()).model_warmup] == [1]
 
 

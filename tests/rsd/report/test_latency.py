@@ -1,8 +1,16 @@
+import hashlib
+import sys
+
+import pytest
+
 from rsd.benchmark import Latency, Record
-from rsd.latency import scenario
+from rsd.budget.records import DeviceRecord
+from rsd.budget.runner import FORMAT
+from rsd.errors import UserError
+from rsd.latency import Turn, Warmup, measured, scenario
 from rsd.report.charts.latency import latencies
 from rsd.report.charts.style import svg
-from rsd.report.latency import markdown
+from rsd.report.latency import main, markdown, read
 
 FIGURES = {
     **{"samples": 63, "mean_ms": 1.0, "p50_ms": 1.0, "images_per_second": 1000.0, "cpu_ms": 1.0, "spread": 0.0},
@@ -59,6 +67,43 @@ def test_a_noisy_machine_and_a_warm_up_without_end_are_said():
         in text
     )
     assert "The warm-up never settled in 1 of 1 rows." in text
+
+
+def a_kits() -> DeviceRecord:
+    """What run.py writes, with the figures that its samples give."""
+    digest = hashlib.sha256(b"").hexdigest()
+    packed = {"path": "models/m-fp32.onnx", "bytes": 1, "sha256": digest}
+    model = {"model": "m", "args": {}, "image": [4, 4, 1], "classes": 2, "name": "m", "parameters": 1}
+    row = {"file": "models/m-fp32.onnx", "precision": "fp32", "runtime": "onnxruntime", "threads": 1, **scenario(1)}
+    turn = Turn([1_000_000] * 700, 0.7, Warmup(3, True))
+    base = record()
+    device = base.device | {"machine": None}
+    return DeviceRecord.model_validate(
+        base.model_dump()
+        | {"rows": [measured(row, [turn])], "device": device, "format": FORMAT, "samples": [[[1_000_000] * 700]]}
+        | {"candidates": [model | {"files": {"fp32": packed}}]}
+    )
+
+
+@pytest.mark.parametrize("made", [record, a_kits], ids=["benchmark", "kit"])
+def test_the_command_renders_the_record_of_a_benchmark_and_of_a_kit(made, tmp_path, monkeypatch, capsys):
+    (tmp_path / "latency.json").write_text(made().model_dump_json())
+    monkeypatch.setattr(sys, "argv", ["latency", str(tmp_path / "latency.json"), str(tmp_path / "out")])
+    main()
+    assert (tmp_path / "out" / "latency.md").read_text() == markdown(made())
+    assert markdown(made()) in capsys.readouterr().out
+    assert (tmp_path / "out" / "latency.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, "found none"), ("{}", "found another JSON"), ('{"candidates": []}', "that a kit's run.py wrote, found")],
+)
+def test_what_is_no_record_is_refused_in_a_sentence(tmp_path, text, words):
+    if text:
+        (tmp_path / "latency.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read(tmp_path / "latency.json")
 
 
 def test_the_record_is_a_plot_too():

@@ -13,6 +13,15 @@ from pathlib import Path
 from rsd_edge.bundle import MOST_BYTES, MOST_FILES, check_path
 from rsd_edge.errors import EdgeError
 
+MOST_HEADER = 1 << 16
+"""Bytes of a long name or of attributes, which are read into memory."""
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 _AGAIN = "make it with `tar -C BUNDLE -cf FILE .` and copy it again"
 
 
@@ -36,19 +45,28 @@ def unpacked(source: Path, folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # whatever stays is removed by the next command that changes releases
 
 
+class _Member(tarfile.TarInfo):
+    """One whose headers are small; `tarfile` names this method as the one to override."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type == tarfile.GNUTYPE_SPARSE or (self.type in _HEADERS and self.size > MOST_HEADER):
+            raise EdgeError(f"expected plain files with short names in a tar file, found another header; {_AGAIN}")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+
 def _unpack(source: Path, folder: Path) -> None:
     total = count = 0
     try:
         # Not compressed: what comes out is no more than what is there.
-        with tarfile.open(source, "r:") as tar:
+        with tarfile.open(source, "r:", tarinfo=_Member) as tar:
             for member in tar:
                 name = os.path.normpath(member.name)
-                if member.isdir() and name == ".":
-                    continue
-                check_path(name)
                 total, count = total + member.size, count + 1
                 if count > MOST_FILES or total > MOST_BYTES:
                     raise EdgeError(f"expected a bundle in {source.name}, found more files or bytes than it may have")
+                if member.isdir() and name == ".":
+                    continue
+                check_path(name)
                 if member.isdir():
                     (folder / name).mkdir(parents=True, exist_ok=True)
                     continue
@@ -58,5 +76,5 @@ def _unpack(source: Path, folder: Path) -> None:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 with (folder / name).open("xb") as file:
                     shutil.copyfileobj(content, file)
-    except (tarfile.TarError, FileExistsError, NotADirectoryError, ValueError) as error:
+    except (tarfile.TarError, FileExistsError, NotADirectoryError, ValueError, RecursionError) as error:
         raise EdgeError(f"expected a whole tar file in {source.name}, found: {error}; {_AGAIN}") from None

@@ -1,6 +1,7 @@
 """The command `rsd-edge`. What a command needs is imported by it alone: `status` waits for no runtime."""
 
 import argparse
+import errno
 import json
 import sys
 import tempfile
@@ -52,15 +53,28 @@ def _install(given: argparse.Namespace) -> None:
 def _activate(given: argparse.Namespace) -> None:
     name = Releases(given.root).activate(given.release, **_watched(given))
     print(f"{name}: current and good")
+    _tell_unwatched(given)
 
 
 def _rollback(given: argparse.Namespace) -> None:
     name = Releases(given.root).rollback(**_watched(given))
     print(f"{name}: current again")
+    _tell_unwatched(given)
 
 
 def _recover(given: argparse.Namespace) -> None:
-    name = Releases(given.root).recover(keep=given.keep)
+    releases = Releases(given.root)
+    try:
+        name = releases.recover(keys=_keys(given), keep=given.keep)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        said = f"expected to put things right in {given.root}, found it read-only; mount it so that it can be written"
+        found = releases.to_serve()
+        if found is None or not found.is_dir():
+            raise EdgeError(said) from None
+        print(f"warning: {said}", file=sys.stderr)
+        name = found.name
     print(f"{name}: current" if name else "no release is current; install and activate one")
 
 
@@ -125,6 +139,11 @@ def _watched(given: argparse.Namespace) -> dict[str, Any]:
     if given.server and not given.server.startswith(("http://", "https://")):
         raise EdgeError(f"expected the address of a server such as http://127.0.0.1:8080, found {given.server!a}")
     return {"window": given.window, "keep": given.keep, "healthy": served(given.server) if given.server else None}
+
+
+def _tell_unwatched(given: argparse.Namespace) -> None:
+    if not given.server:
+        print("not watched: with --server http://127.0.0.1:8080 it would have been taken back if it were not served")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 from rsd_edge.model import Model
 
 POLL = 0.2
-"""Seconds between two looks at the link `current`: the cost of one `readlink`."""
+"""Seconds between two looks at which release is to be served; a look reads a link and a small file."""
+LONGEST_WAIT = 4.0
+"""Seconds until a release that could not be opened is tried again, at most: within the window of `activate`."""
 
 
 class NoModelError(Exception):
@@ -30,13 +33,15 @@ class LiveModel:
 
     A switch opens the new model and runs it once while the old one serves; only then new requests get it, and the
     old one is closed when its last request has ended. Until then both are in memory. A release that cannot be
-    opened changes nothing but `error`.
+    opened changes nothing but `error`, and is tried again after twice as long each time.
     """
 
     def __init__(self, current: Callable[[], Path | None], open_model: Callable[[Path], Model]) -> None:
         self._current, self._open = current, open_model
         self._loaded: _Loaded | None = None
-        self._seen: Path | None = None
+        self._failed: Path | None = None
+        self._wait = self._again = 0.0
+        """Seconds to wait before `_failed` is tried again, and until when on the monotonic clock."""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.switches = 0
@@ -67,19 +72,21 @@ class LiveModel:
 
     def refresh(self) -> None:
         """Look where `current` points and switch if that is new. One thread calls this."""
-        folder = self._current()
-        if folder is None or folder == self._seen:
+        folder, old = self._current(), self._loaded
+        if folder is None:
             return
-        self._seen = folder
-        old = self._loaded
-        if old and old.folder == folder:  # back to what is served, after a release that could not be opened
-            self.error = None
+        if old and old.folder == folder:
+            self.error = self._failed = None
+            return
+        if folder == self._failed and time.monotonic() < self._again:
             return
         try:
             model = self._open(folder)
             model.infer(np.zeros((1, *model.input_shape), np.uint8))
         except Exception as error:  # whatever is wrong with a new release, the old one goes on
             self.failures += 1
+            self._wait = min(2 * self._wait, LONGEST_WAIT) if folder == self._failed else POLL
+            self._failed, self._again = folder, time.monotonic() + self._wait
             self.error = f"release {folder.name} cannot be served: {error}"
             logging.getLogger("rsd_edge").error("%s", self.error)
             return
@@ -89,7 +96,7 @@ class LiveModel:
                 old.retired = True
             unused = old if old and not old.users else None
         self.switches += old is not None
-        self.error = None
+        self.error = self._failed = None
         if unused:
             unused.model.close()
 

@@ -4,6 +4,7 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter, deque
+from typing import Any
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper ends in seconds."""
@@ -32,18 +33,45 @@ class Metrics:
         """From the head of a request to its answer; served ones only."""
         self.inference = Histogram()
         """In the model; of the same requests."""
+        self.images = 0
+        """In them; there may be several in one."""
+        self.last = 0.0
+        """When the last of them was answered, in seconds since 1970."""
         self.recent: deque[float] = deque(maxlen=1000)
         """Seconds of the last requests served, for the page."""
 
-    def served(self, route: str, seconds: float, inference: float) -> None:
+    def served(self, route: str, seconds: float, inference: float, images: int = 1) -> None:
         self.seconds[route].observe(seconds)
         self.inference.observe(inference)
         self.recent.append(seconds)
+        self.images += images
+        self.last = time.time()
 
     def percentile(self, share: float) -> float | None:
         """Seconds within which this share of the recent requests was served."""
         ordered = sorted(self.recent)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+
+    def triton(self) -> dict[str, Any]:
+        """The figures of Triton's statistics extension since the server was started, whatever releases it has served.
+
+        `queue` is all that was not spent in the model: reading, waiting, decoding, answering.
+        """
+        count = sum(self.inference.counts)
+        seconds = sum(histogram.sum for histogram in self.seconds.values())
+        failed = sum(
+            number for (route, status), number in self.requests.items() if route in self.seconds and status != 200
+        )
+        spent = {"success": seconds, "queue": seconds - self.inference.sum, "compute_infer": self.inference.sum}
+        spent |= dict.fromkeys(("compute_input", "compute_output"), 0.0)
+        figures = {name: {"count": count, "ns": round(value * 1e9)} for name, value in spent.items()}
+        return {
+            "last_inference": round(self.last * 1e3),
+            "inference_count": self.images,
+            "execution_count": count,
+            "inference_stats": {**figures, "fail": {"count": failed, "ns": 0}},
+            "batch_stats": [],
+        }
 
     def prometheus(self, gauges: dict[str, float], release: dict[str, str] | None) -> str:
         """The text format 0.0.4; `gauges` are the values of now, `release` labels what is served."""

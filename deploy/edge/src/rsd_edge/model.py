@@ -1,5 +1,9 @@
 """The model of a release, ready to infer."""
 
+import contextlib
+import hashlib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,6 @@ class Model:
         self.preprocessing = wanted
         self.input_shape: tuple[int, int, int] = (wanted.height, wanted.width, wanted.channels)
         self.provider: str = session.get_providers()[0]
-        self.engines: Path | None = None
         self._session = session
 
     @classmethod
@@ -60,9 +63,7 @@ class Model:
         built = engine_folder(folder, precision)
         engines = engines or (built if built.is_dir() else None)
         path = folder / manifest["models"][precision]["onnx"]
-        model = cls(folder, manifest, precision, wanted, _session(path, threads, wanted, engines))
-        model.engines = engines
-        return model
+        return cls(folder, manifest, precision, wanted, _session(path, precision, threads, wanted, engines))
 
     def decode(self, data: bytes, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
         """The image of a JPEG or PNG file; see `images.decode`, also for what is refused with an EdgeError."""
@@ -87,16 +88,21 @@ class Model:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def warm_up(self) -> None:
-        """Infer once, which is when TensorRT builds its engine.
+        """Infer once, which is when TensorRT builds its engine, or the runtime takes another provider.
 
         Raises:
-            EdgeError: TensorRT was to build one and has not taken the model.
+            EdgeError: the runtime cannot infer.
         """
-        self.infer(np.zeros((1, *self.input_shape), np.uint8))
-        if self.engines and self.provider != TENSORRT:
+        try:
+            self.infer(np.zeros((1, *self.input_shape), np.uint8))
+        except EdgeError:
+            raise
+        except Exception as error:  # ONNX Runtime raises classes of its own
             raise EdgeError(
-                f"expected TensorRT to take the {self.precision} model, found the runtime on {self.provider}"
-            )
+                f"expected ONNX Runtime {ort.__version__} to run the {self.precision} model on {self.provider}, found: "
+                f"{_first_line(error)}; install another onnxruntime, or mend its libraries"
+            ) from error
+        self.provider = self._session.get_providers()[0]
 
     def close(self) -> None:
         """Free the memory of the runtime."""
@@ -104,16 +110,34 @@ class Model:
 
 
 def engine_folder(folder: Path, precision: str) -> Path:
-    """Where the engine that TensorRT built here for a release is: beside the releases, which hold signed files only."""
-    return folder.parent.parent / "engines" / folder.name / precision
+    """Where the engine that TensorRT built here for a release is: beside the releases, which hold signed files only.
+
+    One of another runtime is not looked for: it would not be taken, and another be built while somebody waits.
+    """
+    return folder.parent.parent / "engines" / folder.name / f"{precision}-{_runtime()}"
 
 
 def has_tensorrt() -> bool:
-    """Whether this device's runtime can build engines."""
+    """Whether this device's runtime was compiled with TensorRT; its libraries may be missing all the same."""
     return TENSORRT in ort.get_available_providers()
 
 
-def _session(path: Path, threads: int, wanted: Preprocessing, engines: Path | None) -> Any:
+@cache
+def _runtime() -> str:
+    """What tells this runtime from that after an update, as far as it can be asked without loading TensorRT."""
+    said = [ort.__version__]
+    with contextlib.suppress(PackageNotFoundError):  # it may come from the system, too
+        said.append(version("tensorrt"))
+    with contextlib.suppress(OSError):  # of a Jetson, whose system brings TensorRT
+        said.append(hashlib.sha256(Path("/etc/nv_tegra_release").read_bytes()).hexdigest()[:8])
+    return "-".join(said)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _session(path: Path, precision: str, threads: int, wanted: Preprocessing, engines: Path | None) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -124,14 +148,15 @@ def _session(path: Path, threads: int, wanted: Preprocessing, engines: Path | No
         shape = f"{wanted.height}x{wanted.width}x{wanted.channels}"
         settings: dict[str, Any] = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(engines)}
         settings |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": str(engines)}
+        # The graph's own types do not suffice: without these it computes in float32.
+        settings |= {"fp16": {"trt_fp16_enable": True}, "int8": {"trt_int8_enable": True}}.get(precision, {})
         for end, batch in (("min", 1), ("opt", 1), ("max", MOST_AT_ONCE)):
             settings[f"trt_profile_{end}_shapes"] = f"image:{batch}x{shape}"
         providers.insert(0, (TENSORRT, settings))
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises classes of its own
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EdgeError(
-            f"expected ONNX Runtime {ort.__version__} to take {path.parent.name}/{path.name}, found: {first}; "
-            "install a newer onnxruntime, or make the bundle with a lower opset"
+            f"expected ONNX Runtime {ort.__version__} to take {path.parent.name}/{path.name}, found: "
+            f"{_first_line(error)}; install a newer onnxruntime, or make the bundle with a lower opset"
         ) from error

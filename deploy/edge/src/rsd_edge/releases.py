@@ -1,7 +1,7 @@
 """The releases on a device, and which of them is current.
 
     ROOT/releases/NAME-RELEASE/   what was installed, as it was signed
-    ROOT/engines/NAME-RELEASE/    what TensorRT built for it here
+    ROOT/engines/NAME-RELEASE/    what TensorRT built for it here, by precision and runtime
     ROOT/current                  a link to the release that is served
     ROOT/state.json               what is installed, what was good, what is being tried
     ROOT/events.jsonl             what happened, with the newest line last
@@ -16,8 +16,9 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,6 +31,10 @@ from rsd_edge.health import watch
 RESERVE = 64 << 20
 """Bytes that stay free on the disk."""
 MOST_EVENTS = 1 << 20
+PROGRESS = 10.0
+"""Seconds between two lines while an engine is built."""
+OLDER_EVENTS = "events.old.jsonl"
+STATE = "state.json"
 
 
 @dataclass
@@ -63,6 +68,19 @@ class Releases:
             return self.root / os.readlink(self.root / "current")
         except FileNotFoundError:
             return None
+
+    def to_serve(self) -> Path | None:
+        """The folder that a server is to serve; reads only.
+
+        That is `current`, but for what is on trial while nobody watches it, after a power cut and before `recover`:
+        then it is the last good release.
+        """
+        with contextlib.suppress(EdgeError, OSError):  # a damaged state is what `recover` is for
+            state = self._state()
+            # The second look tells a command that has just ended from one that was cut off.
+            if state.pending and not disk.is_attended(self.folder) and self._state() == state:
+                return self.folder / state.history[-1] if state.history else None
+        return self.current()
 
     def install(
         self, source: Path, keys: list[Path], *, allow_downgrade: bool = False, keep: int = 3
@@ -121,7 +139,7 @@ class Releases:
             if release >= state.highest:
                 state.highest, state.highest_sha256 = release, bundle.files[bundles.MANIFEST]
             self._save(state)
-            self._log("installed", release=bundle.id)
+            self._log("installed", release=bundle.id, manifest_sha256=bundle.files[bundles.MANIFEST])
             self._sweep(state, keep)
             self._prepare(bundle.id)
             return bundle.id, True
@@ -147,8 +165,6 @@ class Releases:
             EdgeError: it failed; what was current before is current again.
         """
         with self._locked() as state:
-            if state.pending:
-                self._take_back(state, "was not committed")
             if not state.installed:
                 raise EdgeError("expected an installed release to activate, found none; run `rsd-edge install` first")
             release = release or next(reversed(state.installed))
@@ -160,30 +176,42 @@ class Releases:
             return release
 
     def rollback(self, *, window: float = 10.0, healthy: Callable[[str], bool] | None = None, keep: int = 3) -> str:
-        """Go back to the release that was good before the current one, tested and watched like any; its id."""
+        """Go back to the release that was good before the current one, tested and watched; its id.
+
+        Its p99 is logged only: it was fast enough here, and now shares the device with the server that is left.
+        """
         with self._locked() as state:
-            if state.pending:
-                self._take_back(state, "was not committed")
             if len(state.history) < 2:
                 raise EdgeError("expected an earlier good release to go back to, found none; install another one")
             release = state.history[-2]
-            self._try(state, release, window, healthy)
+            self._try(state, release, window, healthy, in_time=False)
             state.history.pop()
             self._commit(state, release, keep)
             return release
 
-    def recover(self, *, keep: int = 3) -> str | None:
+    def recover(self, *, keys: Sequence[Path] = (), keep: int = 3) -> str | None:
         """Put things right after a crash or a power cut, at the next start; the id that is current, or None.
 
         What was tried and not committed is taken back. If the release that is to be current is not whole, the one
         before it becomes current. Does nothing while an `activate` is under way, which looks after itself.
+
+        Args:
+            keys: pinned public keys. Where `state.json` was lost, only releases that one of them has signed are kept;
+                without any, all that are whole.
+            keep: good releases to keep.
+
+        Raises:
+            EdgeError: one of the keys is none; nothing has changed.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with disk.locked(self.root / ".lock") as held:
             if not held:
                 found = self.current()
                 return found.name if found else None
-            state = self._state(repair=True)
+            try:
+                state = self._state()
+            except EdgeError as error:
+                state = self._rebuilt(keys, str(error))
             if state.pending:
                 self._take_back(state, "was not committed")
             while state.history and not self._is_whole(state.history[-1], state.installed[state.history[-1]]):
@@ -210,7 +238,9 @@ class Releases:
 
     # What the commands are made of.
 
-    def _try(self, state: State, release: str, window: float, healthy: Callable[[str], bool] | None) -> None:
+    def _try(
+        self, state: State, release: str, window: float, healthy: Callable[[str], bool] | None, *, in_time: bool = True
+    ) -> None:
         """Make `release` current on trial; whatever goes wrong, the good one is current again."""
         from rsd_edge import bundle as bundles
         from rsd_edge.selftest import self_test
@@ -222,7 +252,7 @@ class Releases:
         try:
             bundles.check_installed(self.folder / release, state.installed[release])
             self._prepare(release)
-            self._log("tested", release=release, **self_test(self.folder / release))
+            self._log("tested", release=release, **self_test(self.folder / release, in_time=in_time))
         except EdgeError as error:
             self._log("failed", release=release, reason=str(error))
             raise
@@ -260,28 +290,60 @@ class Releases:
             disk.sync(self.root)
 
     def _prepare(self, release: str) -> None:
-        """Let TensorRT build the engines of a release, if it is on this device and has not built them before."""
-        from rsd_edge.model import Model, engine_folder, has_tensorrt
+        """Let TensorRT build the engines of a release, if it is on this device and has not built them before.
+
+        Raises:
+            EdgeError: it has not taken the model that is served; for another precision this is only logged.
+        """
+        from rsd_edge.model import engine_folder, has_tensorrt
 
         if not has_tensorrt():
             return
         folder = self.folder / release
-        for precision in disk.read_json(folder / "manifest.json")["models"]:
+        for number, precision in enumerate(disk.read_json(folder / "manifest.json")["models"]):
             built = engine_folder(folder, precision)
             if built.is_dir():
                 continue
-            print(f"{release}: TensorRT builds its {precision} engine, which can take minutes", file=sys.stderr)
-            started = time.monotonic()
-            building = built.with_name(f".{precision}.building")
-            if building.exists():
-                shutil.rmtree(building)
-            building.mkdir(parents=True)
-            model = Model.open(folder, precision=precision, engines=building)
-            model.warm_up()
+            try:
+                usable = self._build(folder, precision, built)
+            except EdgeError as error:
+                self._log("engine not built", release=release, precision=precision, reason=str(error))
+                if not number:
+                    raise
+                continue
+            if not usable:
+                self._log("engine not built", release=release, reason="TensorRT is not usable here")
+                return
+
+    def _build(self, folder: Path, precision: str, built: Path) -> bool:
+        """Have an engine built; False if the runtime has TensorRT but finds no libraries of it, and does without."""
+        from rsd_edge.model import TENSORRT, Model
+
+        what = f"{folder.name}: TensorRT builds its {precision} engine"
+        print(f"{what}, which can take minutes", file=sys.stderr)
+        started = time.monotonic()
+        building = built.with_name(f".{built.name}.building")
+        if building.exists():
+            shutil.rmtree(building)
+        building.mkdir(parents=True)
+        try:
+            with _told_every(PROGRESS, what):
+                model = Model.open(folder, precision=precision, engines=building)
+                model.warm_up()
             model.close()
+            if model.provider != TENSORRT:
+                return False
+            for path in [*building.rglob("*"), building]:  # whole before it has its name
+                disk.sync(path)
+            for old in built.parent.glob(f"{precision}-*"):  # of another runtime
+                disk.remove(old)
             os.replace(building, built)
-            disk.sync(built.parent)
-            self._log("engine built", release=release, precision=precision, seconds=round(time.monotonic() - started))
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        disk.sync(built.parent)
+        seconds = round(time.monotonic() - started)
+        self._log("engine built", release=folder.name, precision=precision, seconds=seconds)
+        return True
 
     def _check_newer(self, state: State, bundle: Any, known: str | None, allow_downgrade: bool) -> None:
         name, release, digest = bundle.manifest["name"], bundle.manifest["release"], bundle.files["manifest.json"]
@@ -327,63 +389,117 @@ class Releases:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[State]:
+        """The state, for a command that changes it; what a killed one has left on trial is taken back first."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with disk.locked(self.root / ".lock") as held:
-            if not held:
+        with contextlib.ExitStack() as stack:
+            if not stack.enter_context(disk.locked(self.root / ".lock")):
                 raise EdgeError("expected to be the only one who changes releases here, found another; wait for it")
-            yield self._state()
+            stack.enter_context(disk.attended(self.folder))
+            state = self._state()
+            if not (self.root / STATE).exists():
+                self._save(state)  # before there is a release: from now on a missing file is a lost one
+            if state.pending:
+                self._take_back(state, "was not committed")
+            yield state
 
-    def _state(self, *, repair: bool = False) -> State:
-        path = self.root / "state.json"
+    def _state(self) -> State:
+        path = self.root / STATE
         try:
-            return State(**disk.read_json(path))
-        except FileNotFoundError:
-            return State()
-        except (OSError, ValueError, TypeError) as error:
-            if not repair:
-                raise EdgeError(f"expected {path} as it was written, found: {error}; run `rsd-edge recover`") from None
-            return self._rebuilt(str(error))
+            found = disk.read_json(path)
+            if missing := vars(State()).keys() - found.keys():
+                raise ValueError(f"nothing of {min(missing)}")
+            return State(**found)
+        except FileNotFoundError as error:
+            if self.current() is None and not self._folders():
+                return State()
+            reason = str(error)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            reason = str(error)
+        raise EdgeError(f"expected {path} as it was written, found: {reason}; run `rsd-edge recover`")
 
-    def _rebuilt(self, reason: str) -> State:
-        """A state from what is there, where `state.json` was lost: every release that is whole in itself."""
+    def _folders(self) -> list[Path]:
+        """Of releases; what is being unpacked or removed has a name that starts with a point."""
+        return [path for path in sorted(self.folder.glob("*")) if not path.name.startswith(".")]
+
+    def _rebuilt(self, keys: Sequence[Path], reason: str) -> State:
+        """A state from what is there, where `state.json` was lost: every release that is whole, and what the log says.
+
+        That has which were good, and the newest one ever installed, also if it was removed since.
+        """
         from rsd_edge import bundle as bundles
+        from rsd_edge import signature
 
+        for key in keys:
+            signature.public_key(key)  # one that is none must not cost a release
         state, whole = State(), {}
-        for folder in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+        for folder in self._folders():
             with contextlib.suppress(OSError, LookupError, ValueError, EdgeError):
-                content = disk.read(folder / "manifest.json", bundles.MOST_MANIFEST)
+                content = disk.read(folder / bundles.MANIFEST, bundles.MOST_MANIFEST)
                 manifest, digest = json.loads(content), bundles.digest_of(content)
                 bundles.check_installed(folder, digest)
-                whole[manifest["release"]] = (folder.name, digest)
-                state.name = manifest["name"]
+                if keys:
+                    signed = signature.signed_files(disk.read(folder / signature.NAME, signature.MOST_BYTES), keys)
+                    if signed[bundles.MANIFEST] != digest:
+                        continue
+                if folder.name == f"{manifest['name']}-{manifest['release']}":
+                    whole[int(manifest["release"])] = (folder.name, digest)
+                    state.name = manifest["name"]
         state.installed = dict(whole[release] for release in sorted(whole))
-        if whole:
-            state.highest = max(whole)
-            state.highest_sha256 = whole[state.highest][1]
+        newest = {release: digest for release, (_, digest) in whole.items()}
+        good: list[str] = []
+        for event in self._events():
+            release = event.get("release", "")
+            if event.get("event") == "installed":
+                name, _, number = release.rpartition("-")
+                newest.setdefault(int(number), event.get("manifest_sha256", ""))
+                state.name = state.name or name
+            elif event.get("event") == "good":  # again: what came after it was left
+                good = [*good[: good.index(release)], release] if release in good else [*good, release]
+        if newest:
+            state.highest = max(newest)
+            state.highest_sha256 = newest[state.highest]
         current = self.current()
-        state.history = [current.name] if current and current.name in state.installed else []
+        served = [current.name] if current else []
+        state.history = [release for release in good or served if release in state.installed]
         self._log("state rebuilt", reason=reason)
         self._save(state)
         return state
 
     def _save(self, state: State) -> None:
-        disk.write_json(self.root / "state.json", asdict(state))
+        disk.write_json(self.root / STATE, asdict(state))
 
     def _log(self, event: str, **facts: Any) -> None:
         path = self.root / "events.jsonl"
         if path.exists() and path.stat().st_size > MOST_EVENTS:
-            os.replace(path, path.with_suffix(".old.jsonl"))
+            os.replace(path, self.root / OLDER_EVENTS)
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "event": event, **facts}
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def _events(self) -> list[dict[str, Any]]:
-        try:
-            lines = (self.root / "events.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return []
+        """All that the log still has, oldest first."""
         events = []
-        for line in lines[-50:]:
-            with contextlib.suppress(ValueError):  # a line that the power was cut in
-                events.append(json.loads(line))
+        for name in (OLDER_EVENTS, "events.jsonl"):
+            with contextlib.suppress(FileNotFoundError), (self.root / name).open() as file:
+                for line in file:
+                    with contextlib.suppress(ValueError):  # a line that the power was cut in
+                        events.append(json.loads(line))
         return events
+
+
+@contextlib.contextmanager
+def _told_every(seconds: float, what: str) -> Iterator[None]:
+    """Say on stderr that something still goes on."""
+    done, started = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(seconds):
+            print(f"{what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()

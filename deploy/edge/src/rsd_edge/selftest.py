@@ -27,8 +27,13 @@ class Latency:
     p99: float
 
 
-def self_test(folder: Path, *, threads: int = 1) -> dict[str, Any]:
+def self_test(folder: Path, *, threads: int = 1, in_time: bool = True) -> dict[str, Any]:
     """Run every model of a release on its golden pairs, and time the one that is served.
+
+    Args:
+        folder: of the release.
+        threads: of one inference on the CPU.
+        in_time: whether to hold the release to its limit of p99.
 
     Returns:
         Per precision `provider` and `difference`, the largest of any logit; `pixels`, the largest difference of a
@@ -49,6 +54,11 @@ def self_test(folder: Path, *, threads: int = 1) -> dict[str, Any]:
             expected = np.load(folder / golden["logits"][precision], allow_pickle=False)
             found = np.concatenate([model.infer(images[i : i + 1]) for i in range(len(images))])
             allowed = golden["tolerances"]["logits"][precision]
+            if not np.isfinite(found).all():
+                raise EdgeError(
+                    f"expected finite {precision} logits of golden images, found NaN or infinity on {model.provider}; "
+                    "use another release, or mend the runtime"
+                )
             difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else np.inf
             if not difference <= allowed:  # NaN is no number below
                 raise EdgeError(
@@ -59,7 +69,7 @@ def self_test(folder: Path, *, threads: int = 1) -> dict[str, Any]:
             limit = manifest["p99_ms"]
             if limit is not None and result["p99_ms"] is None:
                 result["p99_ms"] = latency(model, images).p99
-                if result["p99_ms"] > limit:
+                if in_time and result["p99_ms"] > limit:
                     raise EdgeError(
                         f"expected a 99th percentile of at most {limit} ms, found {result['p99_ms']:.3f} ms on this "
                         "device; end what else runs here, or use a smaller model"

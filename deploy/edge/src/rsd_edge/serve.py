@@ -37,7 +37,9 @@ from rsd_edge.serve_options import ServeOptions
 PAGE = (Path(__file__).parent / "page.html").read_bytes()
 TOP = 5
 """Classes in the answer of /v1/classify."""
-MODEL_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/(?P<verb>infer|ready|config))?")
+MODEL_PATH = re.compile(
+    r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?(/(?P<verb>infer|ready|config|stats))?"
+)
 JSON = {"content-type": "application/json"}
 GONE = 499
 """The status, in the metrics only, of a request whose client left."""
@@ -49,6 +51,7 @@ class Answer(NamedTuple):
     status: int = 200
     inference: float | None = None
     """Seconds in the model."""
+    images: int = 1
 
 
 class Served(NamedTuple):
@@ -98,7 +101,7 @@ class App:
             answer = _refusal(500, "the server failed at this request; its log says how")
         self.metrics.requests[route, answer.status] += 1
         if answer.inference is not None:
-            self.metrics.served(route, time.perf_counter() - start, answer.inference)
+            self.metrics.served(route, time.perf_counter() - start, answer.inference, answer.images)
         head = {**answer.headers, "content-length": str(len(answer.body)), "x-content-type-options": "nosniff"}
         if answer.status == 405:
             head["allow"] = ", ".join(methods)
@@ -127,6 +130,10 @@ class App:
                 return "metrics", get, self._prometheus
             case "/v2" | "/v2/":
                 return "server", get, self._server
+            case "/v2/repository/index":
+                return "index", post, self._index
+            case "/v2/models/stats":
+                return "stats", get, self._stats
         if found := MODEL_PATH.fullmatch(path):
             match found["verb"]:
                 case "infer":
@@ -135,6 +142,8 @@ class App:
                     return "model_ready", get, self._model_ready
                 case "config":
                     return "config", get, self._config
+                case "stats":
+                    return "stats", get, self._stats
             return "model", get, self._model
         return "unknown", ("GET", "HEAD", "POST"), self._unknown
 
@@ -162,7 +171,7 @@ class App:
                     429, f"expected to wait, found {self._admitted} requests before this one; try again later"
                 )
             self._admitted += 1
-            task = self._pool.submit(work, Served(path, body, headers))
+            task = self._pool.submit(self._work, work, path, headers, body)
             job = asyncio.wrap_future(task)
             job.add_done_callback(self._released)
             # Not `wait_for`, which would cancel: a thread cannot be, and its place is taken until it is done.
@@ -195,9 +204,15 @@ class App:
             parts.append(part)
             if not message.get("more_body"):
                 break
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _work(self, work: Callable[[Served], Answer], path: str, headers: dict[str, str], body: bytes) -> Answer:
+        """In a thread of the pool."""
         encoding = headers.get("content-encoding", "identity").lower()
-        return body if encoding == "identity" else protocol.unpacked(body, encoding, most)
+        if encoding != "identity":
+            # Not before: of all bodies that wait, no more are unpacked than there are workers.
+            body = protocol.unpacked(body, encoding, self.options.max_body)
+        return work(Served(path, body, headers))
 
     def _released(self, job: "asyncio.Future[Answer]") -> None:
         self._admitted -= 1
@@ -215,7 +230,7 @@ class App:
             )
             logits, seconds = _timed(model, asked.images)
             body, headers = protocol.answer(logits, asked, name=model.name, release=model.release)
-        return Answer(body, headers, inference=seconds)
+        return Answer(body, headers, inference=seconds, images=len(logits))
 
     def _classify(self, request: Served) -> Answer:
         with self.live.use() as model:
@@ -249,7 +264,7 @@ class App:
             return Answer(to_json({"ready": True}))
 
     def _server(self, request: Served) -> Answer:
-        extensions = ["binary_tensor_data", "model_configuration"]
+        extensions = ["binary_tensor_data", "model_configuration", "statistics"]
         return Answer(to_json({"name": "rsd-edge", "version": "1", "extensions": extensions}))
 
     def _model(self, request: Served) -> Answer:
@@ -277,6 +292,20 @@ class App:
                 "parameters": {"labels": {"string_value": json.dumps(model.labels)}},
             }
         return Answer(to_json(body))
+
+    def _index(self, request: Served) -> Answer:
+        """Triton's repository index: the one model that is served."""
+        with self.live.use() as model:
+            entry = {"name": model.name, "version": str(model.release), "state": "READY", "reason": ""}
+        return Answer(to_json([entry]))
+
+    def _stats(self, request: Served) -> Answer:
+        """Triton's statistics; see `Metrics.triton`."""
+        with self.live.use() as model:
+            if request.path != "/v2/models/stats":
+                _must_be(request.path, model)
+            entry: dict[str, Any] = {"name": model.name, "version": str(model.release)}
+        return Answer(to_json({"model_stats": [entry | self.metrics.triton()]}))
 
     def _status(self, request: Served) -> Answer:
         p50, p99 = (self.metrics.percentile(share) for share in (0.5, 0.99))
@@ -360,7 +389,12 @@ def _must_be(path: str, model: Model) -> None:
 def _timed(model: Model, images: np.ndarray) -> tuple[np.ndarray, float]:
     start = time.perf_counter()
     logits = model.infer(images)
-    return logits, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    if not np.isfinite(logits).all():
+        raise RefusedError(
+            422, "expected finite logits of this input, found NaN or infinity; the release needs mending"
+        )
+    return logits, seconds
 
 
 class Server(uvicorn.Server):
@@ -450,7 +484,7 @@ def main(root: Path, options: ServeOptions) -> None:
     token = read_token(options.token_file)
     releases = Releases(root)
     live = LiveModel(
-        releases.current, lambda folder: Model.open(folder, precision=options.precision, threads=options.threads)
+        releases.to_serve, lambda folder: Model.open(folder, precision=options.precision, threads=options.threads)
     )
     with listen(options) as listener:
         host, port = listener.getsockname()[:2]

@@ -32,7 +32,8 @@ class ServeOptions:
     connections: int = 256
     """Open connections; the next one is closed at once."""
     max_body: int = 16 * MEGABYTE
-    """Bytes of a request's body, also after unpacking; four times as many may be held for all requests together."""
+    """Bytes of a request's body, also after unpacking. Four times as many may be held for all requests together, as
+    they were sent; a worker unpacks the one that it works on."""
     max_pixels: int = 1 << 24
     """Of one image; while it is decoded, a pixel was seen to take 13 bytes."""
     max_batch: int = 32

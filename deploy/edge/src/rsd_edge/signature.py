@@ -43,7 +43,7 @@ def signed_files(signature: bytes, keys: Iterable[Path]) -> dict[str, str]:
     Raises:
         EdgeError: it is damaged, of another key, or does not list files as `model-signing` does.
     """
-    pinned = dict(_public_key(path) for path in keys)
+    pinned = dict(public_key(path) for path in keys)
     found = _SPELT.fullmatch(signature)
     payload, value = (base64.b64decode(found[part]) for part in (2, 3)) if found else (b"", b"")
     if not found or (base64.b64encode(payload), base64.b64encode(value)) != (found[2], found[3]):
@@ -68,8 +68,8 @@ def _hash(key: ec.EllipticCurvePublicKey) -> ec.ECDSA:
     return ec.ECDSA(_HASHES[key.curve.name])
 
 
-def _public_key(path: Path) -> tuple[str, ec.EllipticCurvePublicKey]:
-    """The key of a PEM file and what `model-signing` names it by."""
+def public_key(path: Path) -> tuple[str, ec.EllipticCurvePublicKey]:
+    """What `model-signing` names the key of a PEM file by, and the key; EdgeError if the file holds none."""
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
@@ -93,7 +93,7 @@ def _listed(payload: bytes) -> dict[str, str]:
             kinds != ("https://in-toto.io/Statement/v1", "https://model_signing/signature/v1.0", "files", "sha256")
             or how["allow_symlinks"] is not False
             or how["ignore_paths"] != [NAME]  # nothing else in the folder may go unsigned
-            or any(resource["algorithm"] != "sha256" for resource in resources)
+            or any(resource["algorithm"] != "sha256" or type(resource["name"]) is not str for resource in resources)
             or len(files) != len(resources)
             or subject["digest"] != {"sha256": digest}
         ):

@@ -1,0 +1,41 @@
+"""A second try is for networks, and for nothing that it cannot mend."""
+
+import pytest
+
+from pipelines.network import can_be_mended
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["fatal: Not possible to fast-forward, aborting."],
+        [" ! [rejected]        main -> main (fetch first)", "error: failed to push some refs to 'hub'"],
+        [" ! [remote rejected] main -> main (protected branch hook declined)"],
+        ["error: Your local changes to the following files would be overwritten by merge:", "\tdvc.lock"],
+        ["fatal: Authentication failed for 'https://example.org/it'"],
+        ["fatal: could not read Username for 'https://example.org': terminal prompts disabled"],
+        ["me@example.org: Permission denied (publickey).", "fatal: Could not read from remote repository."],
+        ["fatal: repository 'https://example.org/it/' not found"],
+        ["ERROR: failed to pull data from the cloud - Checkout failed for following targets:"],
+        ["ERROR: unexpected error - Forbidden: An error occurred (403) when calling the HeadObject operation"],
+        ["OSError: [Errno 28] No space left on device"],
+    ],
+)
+def test_what_the_remote_refuses_or_this_machine_lacks_is_not_tried_again(said: list[str]) -> None:
+    assert not can_be_mended(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [
+            "ssh: connect to host example.org port 22: Connection timed out",
+            "fatal: Could not read from remote repository.",
+        ],
+        ["fatal: unable to access 'https://example.org/it/': Could not resolve host: example.org"],
+        ['ERROR: unexpected error - Could not connect to the endpoint URL: "http://127.0.0.1:9/store"'],
+        ["fatal: the remote end hung up unexpectedly"],
+    ],
+)
+def test_what_may_pass_is_tried_again(said: list[str]) -> None:
+    assert can_be_mended(said)
