@@ -144,6 +144,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on_where_it_was(prefect_wo
 
 def test_a_run_that_can_never_begin_is_given_up(prefect_worker: Site, tmp_path: Path) -> None:
     """Its process dies before the flow starts, so that the server counts no start."""
+    operate.start(prefect_worker, say=lambda _: None)  # whatever other tests left of it
     (tmp_path / "broken.py").write_text("from prefect import flow\n\n@flow\ndef broken(): ...\n")
     broken = flow.from_source(str(tmp_path), "broken.py:broken")
     assert isinstance(broken, Flow)
