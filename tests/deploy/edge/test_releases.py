@@ -431,7 +431,7 @@ def test_the_disk_stays_bounded_and_the_last_good_releases_stay(shared, releases
 
 
 def test_the_log_stays_bounded(shared, releases, monkeypatch):
-    monkeypatch.setattr("rsd_edge.releases.MOST_EVENTS", 1000)
+    monkeypatch.setattr("rsd_edge.events.MOST_BYTES", 1000)
     for _ in range(30):
         with pytest.raises(EdgeError):
             releases.install(releases.root / "none", shared.keys)
@@ -735,7 +735,7 @@ def test_every_file_of_an_engine_is_on_the_disk_before_it_has_its_name(shared, r
 
 
 def test_who_waits_for_an_engine_sees_that_it_goes_on(shared, releases, tensorrt, monkeypatch, capsys):
-    monkeypatch.setattr("rsd_edge.releases.PROGRESS", 0.01)
+    monkeypatch.setattr("rsd_edge.engines.PROGRESS", 0.01)
     real = Session.run
 
     def slow(session, *arguments):

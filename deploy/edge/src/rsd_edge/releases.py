@@ -12,47 +12,20 @@ any moment what to go back to, and whatever nothing knows of is removed.
 """
 
 import contextlib
-import json
 import os
 import shutil
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rsd_edge import disk
+from rsd_edge import disk, engines
 from rsd_edge.errors import EdgeError
+from rsd_edge.events import Events
 from rsd_edge.health import watch
+from rsd_edge.state import STATE, State, read_state, rebuilt_state, save_state
 
 RESERVE = 64 << 20
 """Bytes that stay free on the disk."""
-MOST_EVENTS = 1 << 20
-PROGRESS = 10.0
-"""Seconds between two lines while an engine is built."""
-OLDER_EVENTS = "events.old.jsonl"
-STATE = "state.json"
-
-
-@dataclass
-class State:
-    """`state.json`."""
-
-    name: str | None = None
-    """Of every bundle here: releases of different names have nothing to do with each other."""
-    highest: int = 0
-    """The newest release ever installed here, whether or not it still is."""
-    highest_sha256: str = ""
-    """Of its manifest: the very same may be installed again."""
-    installed: dict[str, str] = field(default_factory=dict)
-    """Id -> SHA-256 of its manifest, in the order of installation."""
-    history: list[str] = field(default_factory=list)
-    """Ids that were found good here, in that order; the last one is to be current."""
-    pending: str | None = None
-    """The id that is current on trial."""
 
 
 class Releases:
@@ -61,6 +34,7 @@ class Releases:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folder = root / "releases"
+        self.events = Events(root)
 
     def current(self) -> Path | None:
         """The folder that `current` points to, whether or not it is there; one system call."""
@@ -111,7 +85,7 @@ class Releases:
                 known = state.installed.get(bundle.id)
                 if known == bundle.files[bundles.MANIFEST] and self._is_whole(bundle.id, known):
                     bundles.take(bundle)
-                    self._prepare(bundle.id)
+                    engines.prepare(self.folder / bundle.id, self.events.add)
                     return bundle.id, False
                 self._check_newer(state, bundle, known, allow_downgrade)
                 self._check_room(bundle.bytes)
@@ -128,20 +102,20 @@ class Releases:
                 os.replace(arriving, self.folder / bundle.id)
                 disk.sync(self.folder)
             except EdgeError as error:
-                self._log("refused", source=source.name, reason=str(error))
+                self.events.add("refused", source=source.name, reason=str(error))
                 raise
             release = bundle.manifest["release"]
             if release < state.highest:
-                self._log("downgrade", release=bundle.id, highest=state.highest)
+                self.events.add("downgrade", release=bundle.id, highest=state.highest)
             state.installed.pop(bundle.id, None)  # it comes last now
             state.installed[bundle.id] = bundle.files[bundles.MANIFEST]
             state.name = bundle.manifest["name"]
             if release >= state.highest:
                 state.highest, state.highest_sha256 = release, bundle.files[bundles.MANIFEST]
-            self._save(state)
-            self._log("installed", release=bundle.id, manifest_sha256=bundle.files[bundles.MANIFEST])
+            save_state(self.root, state)
+            self.events.add("installed", release=bundle.id, manifest_sha256=bundle.files[bundles.MANIFEST])
             self._sweep(state, keep)
-            self._prepare(bundle.id)
+            engines.prepare(self.folder / bundle.id, self.events.add)
             return bundle.id, True
 
     def activate(
@@ -211,14 +185,16 @@ class Releases:
             try:
                 state = self._state()
             except EdgeError as error:
-                state = self._rebuilt(keys, str(error))
+                state = rebuilt_state(self._folders(), self.events.all(), self.current(), keys)
+                self.events.add("state rebuilt", reason=str(error))
+                save_state(self.root, state)
             if state.pending:
                 self._take_back(state, "was not committed")
             while state.history and not self._is_whole(state.history[-1], state.installed[state.history[-1]]):
                 damaged = state.history.pop()
                 state.installed.pop(damaged)
-                self._save(state)
-                self._log("damaged", release=damaged)
+                save_state(self.root, state)
+                self.events.add("damaged", release=damaged)
             self._point(state)
             self._sweep(state, keep)
             return state.history[-1] if state.history else None
@@ -233,7 +209,7 @@ class Releases:
             "good": state.history,
             "installed": list(state.installed),
             "highest": state.highest,
-            "events": self._events()[-10:],
+            "events": self.events.all()[-10:],
         }
 
     # What the commands are made of.
@@ -251,16 +227,16 @@ class Releases:
             )
         try:
             bundles.check_installed(self.folder / release, state.installed[release])
-            self._prepare(release)
-            self._log("tested", release=release, **self_test(self.folder / release, in_time=in_time))
+            engines.prepare(self.folder / release, self.events.add)
+            self.events.add("tested", release=release, **self_test(self.folder / release, in_time=in_time))
         except EdgeError as error:
-            self._log("failed", release=release, reason=str(error))
+            self.events.add("failed", release=release, reason=str(error))
             raise
         state.pending = release
-        self._save(state)
+        save_state(self.root, state)
         try:
             disk.link(self.root / "current", f"releases/{release}")
-            self._log("on trial", release=release)
+            self.events.add("on trial", release=release)
             if healthy:
                 watch(release, window, healthy)
         except BaseException as error:  # also when interrupted
@@ -269,15 +245,15 @@ class Releases:
 
     def _commit(self, state: State, release: str, keep: int) -> None:
         state.pending = None
-        self._save(state)
-        self._log("good", release=release)
+        save_state(self.root, state)
+        self.events.add("good", release=release)
         self._sweep(state, keep)
 
     def _take_back(self, state: State, reason: str) -> None:
-        self._log("taken back", release=state.pending, reason=reason)
+        self.events.add("taken back", release=state.pending, reason=reason)
         self._point(state)
         state.pending = None
-        self._save(state)
+        save_state(self.root, state)
 
     def _point(self, state: State) -> None:
         """Point `current` at the last good release; at nothing if there is none."""
@@ -288,62 +264,6 @@ class Releases:
         elif found is not None:
             (self.root / "current").unlink()
             disk.sync(self.root)
-
-    def _prepare(self, release: str) -> None:
-        """Let TensorRT build the engines of a release, if it is on this device and has not built them before.
-
-        Raises:
-            EdgeError: it has not taken the model that is served; for another precision this is only logged.
-        """
-        from rsd_edge.model import engine_folder, has_tensorrt
-
-        if not has_tensorrt():
-            return
-        folder = self.folder / release
-        for number, precision in enumerate(disk.read_json(folder / "manifest.json")["models"]):
-            built = engine_folder(folder, precision)
-            if built.is_dir():
-                continue
-            try:
-                usable = self._build(folder, precision, built)
-            except EdgeError as error:
-                self._log("engine not built", release=release, precision=precision, reason=str(error))
-                if not number:
-                    raise
-                continue
-            if not usable:
-                self._log("engine not built", release=release, reason="TensorRT is not usable here")
-                return
-
-    def _build(self, folder: Path, precision: str, built: Path) -> bool:
-        """Have an engine built; False if the runtime has TensorRT but finds no libraries of it, and does without."""
-        from rsd_edge.model import TENSORRT, Model
-
-        what = f"{folder.name}: TensorRT builds its {precision} engine"
-        print(f"{what}, which can take minutes", file=sys.stderr)
-        started = time.monotonic()
-        building = built.with_name(f".{built.name}.building")
-        if building.exists():
-            shutil.rmtree(building)
-        building.mkdir(parents=True)
-        try:
-            with _told_every(PROGRESS, what):
-                model = Model.open(folder, precision=precision, engines=building)
-                model.warm_up()
-            model.close()
-            if model.provider != TENSORRT:
-                return False
-            for path in [*building.rglob("*"), building]:  # whole before it has its name
-                disk.sync(path)
-            for old in built.parent.glob(f"{precision}-*"):  # of another runtime
-                disk.remove(old)
-            os.replace(building, built)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-        disk.sync(built.parent)
-        seconds = round(time.monotonic() - started)
-        self._log("engine built", release=folder.name, precision=precision, seconds=seconds)
-        return True
 
     def _check_newer(self, state: State, bundle: Any, known: str | None, allow_downgrade: bool) -> None:
         name, release, digest = bundle.manifest["name"], bundle.manifest["release"], bundle.files["manifest.json"]
@@ -378,7 +298,7 @@ class Releases:
         if state.installed.keys() != {*kept}:
             state.installed = {name: value for name, value in state.installed.items() if name in kept}
             state.history = [name for name in state.history if name in kept]
-            self._save(state)
+            save_state(self.root, state)
         for folder in (self.folder, self.root / "engines"):
             for path in folder.iterdir() if folder.is_dir() else ():
                 if path.name not in kept:
@@ -397,109 +317,14 @@ class Releases:
             stack.enter_context(disk.attended(self.folder))
             state = self._state()
             if not (self.root / STATE).exists():
-                self._save(state)  # before there is a release: from now on a missing file is a lost one
+                save_state(self.root, state)  # before there is a release: from now on a missing file is a lost one
             if state.pending:
                 self._take_back(state, "was not committed")
             yield state
 
     def _state(self) -> State:
-        path = self.root / STATE
-        try:
-            found = disk.read_json(path)
-            if missing := vars(State()).keys() - found.keys():
-                raise ValueError(f"nothing of {min(missing)}")
-            return State(**found)
-        except FileNotFoundError as error:
-            if self.current() is None and not self._folders():
-                return State()
-            reason = str(error)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            reason = str(error)
-        raise EdgeError(f"expected {path} as it was written, found: {reason}; run `rsd-edge recover`")
+        return read_state(self.root, new=lambda: self.current() is None and not self._folders())
 
     def _folders(self) -> list[Path]:
         """Of releases; what is being unpacked or removed has a name that starts with a point."""
         return [path for path in sorted(self.folder.glob("*")) if not path.name.startswith(".")]
-
-    def _rebuilt(self, keys: Sequence[Path], reason: str) -> State:
-        """A state from what is there, where `state.json` was lost: every release that is whole, and what the log says.
-
-        That has which were good, and the newest one ever installed, also if it was removed since.
-        """
-        from rsd_edge import bundle as bundles
-        from rsd_edge import signature
-
-        for key in keys:
-            signature.public_key(key)  # one that is none must not cost a release
-        state, whole = State(), {}
-        for folder in self._folders():
-            with contextlib.suppress(OSError, LookupError, ValueError, EdgeError):
-                content = disk.read(folder / bundles.MANIFEST, bundles.MOST_MANIFEST)
-                manifest, digest = json.loads(content), bundles.digest_of(content)
-                bundles.check_installed(folder, digest)
-                if keys:
-                    signed = signature.signed_files(disk.read(folder / signature.NAME, signature.MOST_BYTES), keys)
-                    if signed[bundles.MANIFEST] != digest:
-                        continue
-                if folder.name == f"{manifest['name']}-{manifest['release']}":
-                    whole[int(manifest["release"])] = (folder.name, digest)
-                    state.name = manifest["name"]
-        state.installed = dict(whole[release] for release in sorted(whole))
-        newest = {release: digest for release, (_, digest) in whole.items()}
-        good: list[str] = []
-        for event in self._events():
-            release = event.get("release", "")
-            if event.get("event") == "installed":
-                name, _, number = release.rpartition("-")
-                newest.setdefault(int(number), event.get("manifest_sha256", ""))
-                state.name = state.name or name
-            elif event.get("event") == "good":  # again: what came after it was left
-                good = [*good[: good.index(release)], release] if release in good else [*good, release]
-        if newest:
-            state.highest = max(newest)
-            state.highest_sha256 = newest[state.highest]
-        current = self.current()
-        served = [current.name] if current else []
-        state.history = [release for release in good or served if release in state.installed]
-        self._log("state rebuilt", reason=reason)
-        self._save(state)
-        return state
-
-    def _save(self, state: State) -> None:
-        disk.write_json(self.root / STATE, asdict(state))
-
-    def _log(self, event: str, **facts: Any) -> None:
-        path = self.root / "events.jsonl"
-        if path.exists() and path.stat().st_size > MOST_EVENTS:
-            os.replace(path, self.root / OLDER_EVENTS)
-        line = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "event": event, **facts}
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def _events(self) -> list[dict[str, Any]]:
-        """All that the log still has, oldest first."""
-        events = []
-        for name in (OLDER_EVENTS, "events.jsonl"):
-            with contextlib.suppress(FileNotFoundError), (self.root / name).open() as file:
-                for line in file:
-                    with contextlib.suppress(ValueError):  # a line that the power was cut in
-                        events.append(json.loads(line))
-        return events
-
-
-@contextlib.contextmanager
-def _told_every(seconds: float, what: str) -> Iterator[None]:
-    """Say on stderr that something still goes on."""
-    done, started = threading.Event(), time.monotonic()
-
-    def tell() -> None:
-        while not done.wait(seconds):
-            print(f"{what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        done.set()
-        teller.join()
