@@ -2,6 +2,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
+from rsd_edge.releases import Releases
 
 from tests.bundles import Workshop
 
@@ -30,3 +31,8 @@ def workshop(tmp_path):
 def shared(tmp_path_factory):
     """A workshop for tests that copy its bundles before they change them."""
     return Shared(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def releases(tmp_path):
+    return Releases(tmp_path / "device")

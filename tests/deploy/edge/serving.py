@@ -188,3 +188,10 @@ def _ready(address: str) -> bool:
         return ask(address, "GET", "/v2/health/ready")[0] == 200
     except OSError:
         return False
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,31 @@
+"""Writes and locks."""
+
+import fcntl
+import os
+
+import pytest
+from rsd_edge import disk
+
+
+def test_who_looks_at_a_folder_keeps_nobody_from_attending_to_it(tmp_path):
+    assert not disk.is_attended(tmp_path)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with disk.attended(tmp_path):
+        pass
+    os.close(descriptor)
+    with disk.attended(tmp_path), disk.attended(tmp_path):
+        assert disk.is_attended(tmp_path)
+    assert not disk.is_attended(tmp_path)
+
+
+def test_a_write_that_does_not_fit_leaves_the_old_file(tmp_path, monkeypatch):
+    disk.write_json(tmp_path / "x.json", 1)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        disk.write_json(tmp_path / "x.json", 2)
+    assert disk.read_json(tmp_path / "x.json") == 1

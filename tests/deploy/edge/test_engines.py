@@ -1,0 +1,169 @@
+"""The engines that TensorRT builds on a device; a fake stands in for its provider."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rsd_edge import disk
+from rsd_edge.errors import EdgeError
+from rsd_edge.model import Model
+
+
+class TensorRT:
+    """A runtime that says it has TensorRT, and builds by writing a file."""
+
+    def __init__(self, monkeypatch):
+        import rsd_edge.model as module
+
+        self.real, self.module = module.ort.InferenceSession, module
+        self.built: list[Path] = []
+        self.settings: dict[str, dict[str, object]] = {}
+        """Of the last session with TensorRT, by precision."""
+        self.has_libraries, self.refuses = True, "nothing"
+        available = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr(module.ort, "InferenceSession", self.session)
+        monkeypatch.setattr(module.ort, "get_available_providers", lambda: available)
+        self.updated_to(monkeypatch, module.ort.__version__)
+
+    def updated_to(self, monkeypatch, version):
+        monkeypatch.setattr(self.module.ort, "__version__", version)
+        self.module._runtime.cache_clear()
+
+    def session(self, path, options, providers):
+        return Session(self, path, providers)
+
+
+class Session:
+    def __init__(self, runtime, path, providers):
+        self.inner = runtime.real(path, providers=["CPUExecutionProvider"])
+        self.runtime, self.engines = runtime, None
+        if isinstance(providers[0], tuple) and runtime.has_libraries:  # else it falls back, as the real one does
+            if Path(path).parent.name == runtime.refuses:
+                raise RuntimeError("TensorRT EP failed to create an engine from a network")
+            settings = providers[0][1]
+            self.engines = Path(settings["trt_engine_cache_path"])
+            runtime.settings[Path(path).parent.name] = settings
+
+    def get_providers(self):
+        return ["TensorrtExecutionProvider" if self.engines else "CPUExecutionProvider"]
+
+    def run(self, *arguments):
+        assert not self.engines or len(arguments[1]["image"]) <= 8
+        if self.engines and not (self.engines / "x.engine").exists():
+            self.runtime.built.append(self.engines)
+            (self.engines / "x.engine").write_bytes(b"built here")
+        return self.inner.run(*arguments)
+
+
+@pytest.fixture
+def tensorrt(monkeypatch):
+    runtime = TensorRT(monkeypatch)
+    yield runtime
+    runtime.module._runtime.cache_clear()
+
+
+def test_where_tensorrt_is_its_engine_is_built_once_by_install_and_never_when_a_model_is_opened(
+    shared, releases, tensorrt, capsys
+):
+    releases.install(shared.first, shared.keys)
+    assert "tiny-1: TensorRT builds its fp32 engine, which can take minutes" in capsys.readouterr().err
+    assert [path.name.split("-")[0] for path in tensorrt.built] == [".fp32", ".fp16"]
+    releases.activate()
+    releases.recover()
+    model = Model.open(releases.current())
+    assert model.provider == "TensorrtExecutionProvider"
+    assert model.infer(np.zeros((20, 6, 5, 3), np.uint8)).shape == (20, 3)
+    assert len(tensorrt.built) == 2
+    shutil.rmtree(releases.root / "engines")  # without one it is not built while somebody waits
+    assert Model.open(releases.current()).provider == "CPUExecutionProvider"
+    assert len(tensorrt.built) == 2
+    releases.activate()
+    assert len(tensorrt.built) == 4
+
+
+def test_tensorrt_is_told_to_compute_in_the_precision_of_the_graph_for_all_batches_that_it_will_get(
+    workshop, releases, tensorrt
+):
+    releases.install(workshop.signed(1, precisions=("fp32", "fp16", "int8")), workshop.keys)
+    chosen = {"trt_fp16_enable", "trt_int8_enable"}
+    found = {precision: chosen & {*settings} for precision, settings in tensorrt.settings.items()}
+    assert found == {"fp32": set(), "fp16": {"trt_fp16_enable"}, "int8": {"trt_int8_enable"}}
+    assert all(settings["trt_profile_max_shapes"] == "image:8x6x5x3" for settings in tensorrt.settings.values())
+
+
+def test_after_an_update_of_the_runtime_activate_builds_anew_and_the_server_does_not(
+    shared, releases, tensorrt, monkeypatch
+):
+    releases.install(shared.bundle(1), shared.keys)
+    releases.activate()
+    tensorrt.updated_to(monkeypatch, "99.0")
+    assert Model.open(releases.current()).provider == "CPUExecutionProvider"
+    assert len(tensorrt.built) == 1
+    releases.activate()
+    assert Model.open(releases.current()).provider == "TensorrtExecutionProvider"
+    assert len(tensorrt.built) == 2
+    assert len([*(releases.root / "engines" / "tiny-1").iterdir()]) == 1  # what the old one built is gone
+
+
+def test_where_tensorrt_is_compiled_in_and_its_libraries_are_missing_the_device_does_without(
+    shared, releases, tensorrt
+):
+    tensorrt.has_libraries = False
+    releases.install(shared.first, shared.keys)
+    assert releases.activate() == "tiny-1"
+    assert Model.open(releases.current()).provider == "CPUExecutionProvider"
+    assert [*(releases.root / "engines" / "tiny-1").iterdir()] == []
+    (first, _) = [e for e in releases.status()["events"] if e["event"] == "engine not built"]
+    assert first["reason"] == "TensorRT is not usable here"
+
+
+def test_an_engine_that_cannot_be_built_is_fatal_only_where_it_is_the_one_that_is_served(shared, releases, tensorrt):
+    tensorrt.refuses = "fp16"
+    releases.install(shared.first, shared.keys)
+    assert releases.activate() == "tiny-1"
+    missed = [event for event in releases.status()["events"] if event["event"] == "engine not built"]
+    assert [event["precision"] for event in missed] == ["fp16", "fp16"]
+    assert "failed to create an engine" in missed[0]["reason"]
+    assert len(tensorrt.built) == 1
+    tensorrt.refuses = "fp32"
+    with pytest.raises(EdgeError, match="expected ONNX Runtime .* to take fp32/model.onnx, found: TensorRT EP failed"):
+        releases.install(shared.second, shared.keys)
+    assert releases.current().name == "tiny-1"
+
+
+def test_every_file_of_an_engine_is_on_the_disk_before_it_has_its_name(shared, releases, tensorrt, monkeypatch):
+    seen = []
+    real_sync, real_replace = disk.sync, os.replace
+
+    def sync(path):
+        seen.append(("sync", path.name))
+        real_sync(path)
+
+    def replace(old, new):
+        seen.append(("name", Path(old).name))
+        real_replace(old, new)
+
+    shared.bundle(1)
+    monkeypatch.setattr(disk, "sync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    releases.install(shared.bundle(1), shared.keys)
+    (named,) = [place for place, (what, name) in enumerate(seen) if what == "name" and name.endswith(".building")]
+    before = [name for what, name in seen[:named] if what == "sync"]
+    assert {"x.engine", seen[named][1]} <= {*before}
+
+
+def test_who_waits_for_an_engine_sees_that_it_goes_on(shared, releases, tensorrt, monkeypatch, capsys):
+    monkeypatch.setattr("rsd_edge.engines.PROGRESS", 0.01)
+    real = Session.run
+
+    def slow(session, *arguments):
+        time.sleep(0.3)
+        return real(session, *arguments)
+
+    shared.bundle(1)
+    monkeypatch.setattr(Session, "run", slow)
+    releases.install(shared.bundle(1), shared.keys)
+    assert "tiny-1: TensorRT builds its fp32 engine: 0 s\n" in capsys.readouterr().err

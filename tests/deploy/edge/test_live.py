@@ -1,0 +1,122 @@
+"""A server while releases switch below it."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+from rsd_edge.errors import EdgeError
+from rsd_edge.live import LiveModel
+from rsd_edge.model import Model
+
+from .serving import NAME, Tiny, ask, images, infer_body, png, read_logits, served, until
+
+# The switch.
+
+
+class Switch:
+    """A link `current` and the models it may name."""
+
+    def __init__(self) -> None:
+        self.now: str | None = None
+        self.models: dict[str, Tiny] = {}
+
+    def live(self) -> LiveModel:
+        return LiveModel(lambda: Path(self.now) if self.now else None, self._open)
+
+    def _open(self, folder: Path) -> Model:
+        if folder.name == "broken":
+            raise EdgeError("expected an ONNX file, found none")
+        model = self.models[folder.name] = Tiny(release=int(folder.name))
+        return cast(Model, model)
+
+
+def test_without_a_release_it_lives_is_not_ready_and_says_why() -> None:
+    switch = Switch()
+    with served(switch.live()) as address:
+        assert ask(address, "GET", "/v2/health/live")[0] == 200
+        status, _, body = ask(address, "GET", "/v2/health/ready")
+        assert (status, json.loads(body)["error"]) == (503, "no release is active; install and activate one")
+        assert ask(address, "POST", "/v1/classify", png(images(1)[0]))[0] == 503
+        assert json.loads(ask(address, "GET", "/v1/status")[2])["ready"] is False
+        assert ask(address, "GET", "/metrics")[0] == 200
+        switch.now = "2"
+        until(lambda: ask(address, "GET", "/v2/health/ready")[0] == 200)
+
+
+def test_no_request_fails_while_releases_switch_and_each_is_answered_by_one_release_whole() -> None:
+    switch = Switch()
+    switch.now = "1"
+    expected = {release: Tiny(release=release).infer(images(1)) for release in range(1, 6)}
+    body, headers = infer_body(images(1), binary=True)
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def client(address: str) -> None:
+        while not stop.is_set():
+            status, found, answer = ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)
+            assert status == 200
+            length = int(found["inference-header-content-length"])
+            seen.append(int(json.loads(answer[:length])["model_version"]))
+            np.testing.assert_array_equal(read_logits(found, answer), expected[seen[-1]])
+
+    def saw(release: int) -> bool:
+        return release in seen[-4:]
+
+    live = switch.live()
+    with served(live) as address, ThreadPoolExecutor(4) as clients:
+        jobs = [clients.submit(client, address) for _ in range(4)]
+        for release in (2, 3, 4, 5):
+            switch.now = str(release)
+            until(partial(saw, release))
+        stop.set()
+        for job in jobs:
+            job.result()
+        until(lambda: [model.closed for model in switch.models.values()] == [True] * 4 + [False])
+        assert live.switches == 4
+    assert all(model.closed for model in switch.models.values())
+
+
+def test_a_release_that_cannot_be_opened_changes_nothing_and_the_way_back_is_free() -> None:
+    switch = Switch()
+    switch.now = "1"
+    with served(switch.live()) as address:
+        switch.now = "broken"
+        status = lambda: json.loads(ask(address, "GET", "/v1/status")[2])  # noqa: E731
+        until(lambda: status()["error"])
+        assert status()["error"] == "release broken cannot be served: expected an ONNX file, found none"
+        assert (status()["ready"], status()["release"]) == (True, 1)
+        assert ask(address, "POST", "/v1/classify", png(images(1)[0]))[0] == 200
+        switch.now = "1"
+        until(lambda: status()["error"] is None)
+        assert len(switch.models) == 1
+
+
+def test_a_release_that_could_not_be_opened_is_tried_again_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, tries, damaged = [0.0], list[float](), True
+
+    def open_model(folder: Path) -> Model:
+        tries.append(clock[0])
+        if damaged:
+            raise EdgeError("expected an ONNX file, found none")
+        return cast(Model, Tiny())
+
+    monkeypatch.setattr("rsd_edge.live.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    live = LiveModel(lambda: Path("1"), open_model)
+    for clock[0] in np.arange(0, 20, 0.1):
+        live.refresh()
+    waits = np.diff(tries)
+    assert live.failures == len(tries) < 12
+    assert (np.diff(waits) > -0.11).all()
+    assert waits.max() < 4.11
+    damaged = False
+    clock[0] += 4.0
+    live.refresh()
+    assert live.error is None
+    with live.use() as model:
+        assert model.release == 1
