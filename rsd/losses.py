@@ -4,6 +4,7 @@ Half-precision inputs are computed in float32, also under autocast; float64 stay
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,16 +46,19 @@ def _standardize(z: Tensor) -> Tensor:
     return centred / (deviation + _EPS)
 
 
-def _standardized_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    student, teacher = _pair(student, teacher, at_least=2)
-    return _standardize(student), _standardize(teacher)
+class Correlation(NamedTuple):
+    """What the cross-correlation `P = Zt' Zs / B` of two standardised batches says."""
+
+    invariance: Tensor
+    """`sum_i (P_ii - 1)^2`, a scalar."""
+    redundancy: Tensor
+    """`sum_{i != j} P_ij^2`, a scalar. That of a random pair is about `D^2 / B`."""
+    diagonal: Tensor
+    """`P_ii`, `[D]`: how well each dimension of the teacher is matched; 1 is perfect, 0 chance."""
 
 
-def rsd_terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """The two sums of redundancy suppression, before `kappa` (arXiv 2507.21844).
-
-    With `P = Zt' Zs / B` the Pearson cross-correlation of the standardised batches:
-    invariance is `sum_i (P_ii - 1)^2`, redundancy is `sum_{i != j} P_ij^2`.
+def correlate(student: Tensor, teacher: Tensor) -> Correlation:
+    """The Pearson cross-correlation of redundancy suppression (arXiv 2507.21844).
 
     `||P||_F^2 = sum((Zt Zt') * (Zs Zs')) / B^2`, so a batch smaller than the width never needs the D x D
     matrix: the B x B Gram matrices give the same number. The cheaper form, counted in multiplications of
@@ -64,13 +68,11 @@ def rsd_terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         student: `[B, D]`, B >= 2, already mapped to the teacher's width.
         teacher: `[B, D]`.
 
-    Returns:
-        invariance, redundancy: scalars. A random pair has a redundancy of about `D^2 / B`.
-
     Raises:
         ValueError: the shapes differ, are not two-dimensional, or B is 1.
     """
-    z_s, z_t = _standardized_pair(student, teacher)
+    student, teacher = _pair(student, teacher, at_least=2)
+    z_s, z_t = _standardize(student), _standardize(teacher)
     batch, width = z_s.shape
     diagonal = (z_t * z_s).mean(dim=0)
     with torch.autocast(z_s.device.type, enabled=False):
@@ -78,23 +80,22 @@ def rsd_terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             squares = ((z_t @ z_t.T) * (z_s @ z_s.T)).sum() / batch**2
         else:
             squares = (z_t.T @ z_s / batch).square().sum()
-    return (diagonal - 1).square().sum(), squares - diagonal.square().sum()
+    return Correlation((diagonal - 1).square().sum(), squares - diagonal.square().sum(), diagonal)
+
+
+def rsd_terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """The two sums of redundancy suppression, before `kappa`: invariance and redundancy, see `correlate`."""
+    found = correlate(student, teacher)
+    return found.invariance, found.redundancy
 
 
 def rsd_loss(student: Tensor, teacher: Tensor, *, kappa: float = 0.01) -> Tensor:
     """Redundancy suppression distillation (arXiv 2507.21844): `invariance + kappa * redundancy`.
 
-    A sum over the `D x D` correlations, not a mean. Shapes and errors as in `rsd_terms`.
+    A sum over the `D x D` correlations, not a mean. Shapes and errors as in `correlate`.
     """
     invariance, redundancy = rsd_terms(student, teacher)
     return invariance + kappa * redundancy
-
-
-@torch.no_grad()
-def matched_correlation(student: Tensor, teacher: Tensor) -> Tensor:
-    """The diagonal of P, `[D]`: how well each dimension of the teacher is matched; 1 is perfect, 0 chance."""
-    z_s, z_t = _standardized_pair(student, teacher)
-    return (z_t * z_s).mean(dim=0)
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:

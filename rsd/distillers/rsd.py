@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rsd.aad import AAD
 from rsd.distillers.base import Distiller, MethodOptions, Setting, Step
 from rsd.errors import UserError
-from rsd.losses import matched_correlation, rsd_terms
+from rsd.losses import correlate
 from rsd.models import Outputs, embedding_width
 from rsd.parallel import gather, processes
 
@@ -133,7 +133,7 @@ class RSDDistiller(Distiller, method="rsd"):
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         losses, log = list[Tensor](), dict[str, Tensor]()
         for number, (space, (student, teacher)) in enumerate(step.adapted.items()):
-            invariance, redundancy = rsd_terms(student, teacher)
+            invariance, redundancy, diagonal = correlate(student, teacher)
             batch, width = student.shape
             pairs = max(width * (width - 1), 1)
             scale, square = self.scales(width)
@@ -142,9 +142,9 @@ class RSDDistiller(Distiller, method="rsd"):
             log |= {
                 f"{prefix}invariance": invariance,
                 f"{prefix}redundancy": redundancy,
-                f"{prefix}diagonal_mean": matched_correlation(student, teacher).mean(),
+                f"{prefix}diagonal_mean": diagonal.detach().mean(),
                 f"{prefix}off_diagonal_rms": (redundancy.detach().clamp_min(0) / pairs).sqrt(),
                 # Uncorrelated dimensions still show 1/sqrt(B) by chance: the floor of a healthy run.
-                f"{prefix}off_diagonal_chance": student.new_tensor(batch**-0.5),
+                f"{prefix}off_diagonal_chance": student.new_full((), batch**-0.5),
             }
         return self.options.weight * torch.stack(losses).sum(), log
