@@ -11,9 +11,11 @@ batches of each, turn by turn; the ratio is the median of the ratios within a tu
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.interleaved import interleaved, markdown, spread
 from rsd.data.augment import AugmentOptions, ViewChoice
-from rsd.data.batches import batches, epoch_plan
+from rsd.data.batches import batch_count, batches, epoch_plan
 from rsd.data.crop import CropOptions
 from rsd.data.images import ArrayImages, ImageFiles, Images, LabelledImages
 
@@ -52,11 +54,8 @@ class _Pictures(Dataset[tuple[Image.Image, int]]):
 def ours(images: Images, labels: np.ndarray, augment: AugmentOptions) -> Iterator[Any]:
     """Batches without end."""
     split = LabelledImages(images, labels, [str(number) for number in range(CLASSES)])
-    epoch = 0
-    while True:
-        plan = epoch_plan(len(labels), BATCH, augment, seed=0, epoch=epoch, view_choice=ViewChoice(0))
-        yield from batches(split, plan, augment, seed=0)
-        epoch += 1
+    plan = partial(epoch_plan, images=len(labels), batch_size=BATCH, augment=augment, seed=0, view_choice=ViewChoice(0))
+    return batches(split, plan, batch_count(len(labels), BATCH), augment, seed=0, numbers=range(sys.maxsize))
 
 
 def theirs(dataset: Any, size: int, policy: str | None) -> Iterator[Any]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from rsd import parallel
 from rsd.data.augment import AugmentOptions
-from rsd.data.batches import Plan, batches, store_plan
+from rsd.data.batches import batches, store_plan
 from rsd.data.images import LabelledImages
 from rsd.errors import UserError
 from rsd.files import move_folder, write_json
@@ -73,6 +74,7 @@ def write_store(
     def views_in(start: int, stop: int) -> int:
         return sum(min(options.batch_size, count - options.batch_size * (n % per_view)) for n in range(start, stop))
 
+    plan = partial(store_plan, images=count, batch_size=options.batch_size, augment=augment, seed=options.seed)
     saved = time.monotonic()
     teacher.eval()
     with (
@@ -85,30 +87,27 @@ def write_store(
             shown=parallel.leads(),
         ) as bar,
     ):
-        while done < own.stop:
-            view, start = divmod(done, per_view)
-            plan = store_plan(count, options.batch_size, augment, seed=options.seed, view=view)
-            stop = own.stop - view * per_view  # past the end of the view, or where the next process's share begins
-            plan = Plan(plan.images[:stop], plan.views[:stop])
-            for batch in batches(images, plan, augment, seed=options.seed, workers=workers, start=start):
-                told = outputs(teacher, normalize(batch.raw.to(normalize.mean.device)))
-                for name, value in told._asdict().items():
-                    half = value.half()
-                    if not torch.isfinite(half).all():
-                        raise UserError(
-                            f"expected teacher outputs that fit into fp16, found a {name} beyond 65,504 or not "
-                            "finite; check the teacher, or run it live with views.count 0"
-                        )
-                    arrays[name][view, batch.images] = half.cpu().numpy()
-                labels = batch.target.argmax(dim=1) if batch.target.ndim == 2 else batch.target
-                right += int((told.logits.argmax(dim=1).cpu() == labels).sum())
-                done += 1
-                bar.update(len(batch.images))
-                if time.monotonic() - saved >= save_seconds or done == own.stop:
-                    for array in arrays.values():
-                        array.flush()  # type: ignore[attr-defined]
-                    write_json(noted, [done, right])
-                    saved = time.monotonic()
+        for batch in batches(
+            images, plan, per_view, augment, seed=options.seed, numbers=range(done, own.stop), workers=workers
+        ):
+            told = outputs(teacher, normalize(batch.raw.to(normalize.mean.device)))
+            for name, value in told._asdict().items():
+                half = value.half()
+                if not torch.isfinite(half).all():
+                    raise UserError(
+                        f"expected teacher outputs that fit into fp16, found a {name} beyond 65,504 or not "
+                        "finite; check the teacher, or run it live with views.count 0"
+                    )
+                arrays[name][batch.views, batch.images] = half.cpu().numpy()
+            labels = batch.target.argmax(dim=1) if batch.target.ndim == 2 else batch.target
+            right += int((told.logits.argmax(dim=1).cpu() == labels).sum())
+            done += 1
+            bar.update(len(batch.images))
+            if time.monotonic() - saved >= save_seconds or done == own.stop:
+                for array in arrays.values():
+                    array.flush()  # type: ignore[attr-defined]
+                write_json(noted, [done, right])
+                saved = time.monotonic()
     parallel.wait(patiently=True)  # for the others, whose shares may take much longer
     all_right = int(torch.stack(parallel.all_of(torch.tensor(right))).sum())
     header: dict[str, Any] = {"views": options.count, "seed": options.seed, "images": count, "made_from": made_from}

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +136,16 @@ def train(
     share = parallel.own_share(recipe.batch_size)
     last_save = time.monotonic()
     total, before = recipe.epochs * steps, len(run.history) * steps + run.done
+    plan = partial(_own_plan, share=share, images=len(images.labels), recipe=recipe, seed=seed, view_choice=view_choice)
+    served = batches(
+        images,
+        plan,
+        steps,
+        recipe.augment,
+        seed=view_choice.seed,
+        numbers=range(before, total),
+        workers=compute.workers,
+    )
     with progress(
         total=total * recipe.batch_size, done=before * recipe.batch_size, name=name, unit="images", shown=leads
     ) as bar:
@@ -142,15 +153,8 @@ def train(
             epoch = len(run.history)
             task.train()
             clock = time.perf_counter()
-            plan = epoch_plan(
-                len(images.labels), recipe.batch_size, recipe.augment, seed=seed, epoch=epoch, view_choice=view_choice
-            )
-            own = Plan([part[share] for part in plan.images], [part[share] for part in plan.views])
-            served = batches(
-                images, own, recipe.augment, seed=view_choice.seed, workers=compute.workers, start=run.done
-            )
-            for batch in served:
-                terms = stepper.step(*batch, number=epoch * steps + run.done)
+            while run.done < steps:
+                terms = stepper.step(*next(served), number=epoch * steps + run.done)
                 now = time.perf_counter()
                 run.add(terms, now - clock)
                 clock = now
@@ -192,6 +196,12 @@ def train(
         run.best["row"],
         len(run.history) * steps,
     )
+
+
+def _own_plan(epoch: int, *, share: slice, images: int, recipe: Recipe, seed: int, view_choice: ViewChoice) -> Plan:
+    """This process's share of every batch of an epoch."""
+    whole = epoch_plan(epoch, images, recipe.batch_size, recipe.augment, seed=seed, view_choice=view_choice)
+    return Plan([part[share] for part in whole.images], [part[share] for part in whole.views])
 
 
 def _is_due(due: bool, device: torch.device) -> bool:

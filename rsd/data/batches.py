@@ -1,6 +1,6 @@
 """Which views make up which batch, a pure function of seed and epoch, and how batches are served."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +50,7 @@ def batch_count(images: int, batch_size: int) -> int:
 
 
 def epoch_plan(
-    images: int, batch_size: int, augment: AugmentOptions, *, seed: int, epoch: int, view_choice: ViewChoice
+    epoch: int, images: int, batch_size: int, augment: AugmentOptions, *, seed: int, view_choice: ViewChoice
 ) -> Plan:
     """An epoch's batches, shuffled by (seed, epoch); images that are mixed with each other stay side by side."""
     count = batch_count(images, batch_size)
@@ -66,7 +66,7 @@ def epoch_plan(
     return Plan(list(chosen), list(numbers))
 
 
-def store_plan(images: int, batch_size: int, augment: AugmentOptions, *, seed: int, view: int) -> Plan:
+def store_plan(view: int, images: int, batch_size: int, augment: AugmentOptions, *, seed: int) -> Plan:
     """Every image once, in one view; images that are mixed with each other stay side by side."""
     order = np.arange(images)
     if augment.mixes:
@@ -84,22 +84,39 @@ def _paired(order: np.ndarray, partner: np.ndarray) -> np.ndarray:
 
 
 class _Batches(Dataset[Batch]):
-    def __init__(self, images: LabelledImages, plan: Plan, augment: AugmentOptions, seed: int) -> None:
-        self.images, self.plan, self.augment, self.seed = images, plan, augment, seed
-
-    def __len__(self) -> int:
-        return len(self.plan.images)
+    def __init__(
+        self, images: LabelledImages, plan: Callable[[int], Plan], per_plan: int, augment: AugmentOptions, seed: int
+    ) -> None:
+        self.images, self.plan, self.per_plan, self.augment, self.seed = images, plan, per_plan, augment, seed
+        self.made: tuple[int, Plan] | None = None
 
     def __getitem__(self, number: int) -> Batch:
-        index, view = self.plan.images[number], self.plan.views[number]
+        which, place = divmod(number, self.per_plan)
+        if self.made is None or self.made[0] != which:
+            self.made = which, self.plan(which)
+        plan = self.made[1]
+        index, view = plan.images[place], plan.views[place]
         images, labels, classes = self.images
         raw, target = mixed_views(images, labels, len(classes), index, self.augment, seed=self.seed, view=view)
         return Batch(torch.from_numpy(np.ascontiguousarray(raw)), torch.from_numpy(target), index, view)
 
 
 def batches(
-    images: LabelledImages, plan: Plan, augment: AugmentOptions, *, seed: int, workers: int = 0, start: int = 0
+    images: LabelledImages,
+    plan: Callable[[int], Plan],
+    per_plan: int,
+    augment: AugmentOptions,
+    *,
+    seed: int,
+    numbers: range,
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """The batches of a plan from number `start` on; `workers` other processes prepare them, with the same pixels."""
-    dataset = _Batches(images, plan, augment, seed)
-    return in_order(dataset, range(start, len(dataset)), workers=workers)
+    """Batches in the order of their numbers, over all plans: worker processes need not begin anew with each epoch.
+
+    Args:
+        plan: of an epoch or a view, by its number.
+        per_plan: batches of each; batch `n` is number `n % per_plan` of `plan(n // per_plan)`.
+        numbers: which batches.
+        workers: other processes that prepare them ahead of time, with the same pixels.
+    """
+    return in_order(_Batches(images, plan, per_plan, augment, seed), numbers, workers=workers)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ STRONG = AugmentOptions(crop=CropOptions(), flip=True, randaugment="rand-m9-mstd
 
 
 def plan(images, batch_size, augment=PLAIN, *, seed=1, epoch=2, choice=FRESH):
-    return epoch_plan(images, batch_size, augment, seed=seed, epoch=epoch, view_choice=choice)
+    return epoch_plan(epoch, images, batch_size, augment, seed=seed, view_choice=choice)
 
 
 def labelled(count):
@@ -68,7 +70,7 @@ def test_images_that_are_mixed_are_in_the_same_batch(augment):
 
 @pytest.mark.parametrize("augment", [PLAIN, MIXED])
 def test_the_stores_plan_has_every_image_once(augment):
-    chosen = store_plan(23, 5, augment, seed=3, view=4)
+    chosen = store_plan(4, 23, 5, augment, seed=3)
     assert sorted(np.concatenate(chosen.images)) == list(range(23))
     assert [len(part) for part in chosen.images] == [5, 5, 5, 5, 3]
     assert all((part == 4).all() for part in chosen.views)
@@ -76,24 +78,39 @@ def test_the_stores_plan_has_every_image_once(augment):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_and_a_later_start_do_not_change_a_pixel(workers):
-    images, chosen = labelled(40), plan(40, 8, STRONG)
+    images = labelled(40)
+    chosen = partial(epoch_plan, images=40, batch_size=8, augment=STRONG, seed=1, view_choice=FRESH)
     before = torch.get_rng_state()
-    alone = list(batches(images, chosen, STRONG, seed=7))
-    shared = list(batches(images, chosen, STRONG, seed=7, workers=workers, start=2))
+    alone = list(batches(images, chosen, 5, STRONG, seed=7, numbers=range(15)))
+    shared = list(batches(images, chosen, 5, STRONG, seed=7, workers=workers, numbers=range(7, 15)))
     assert torch.equal(before, torch.get_rng_state())
-    assert (len(alone), len(shared)) == (5, 3)
-    for one, other in zip(alone[2:], shared, strict=True):
+    assert (len(alone), len(shared)) == (15, 8)
+    for one, other in zip(alone[7:], shared, strict=True):
         assert torch.equal(one.raw, other.raw)
         assert torch.equal(one.target, other.target)
         assert np.array_equal(one.images, other.images)
 
 
+def test_batches_are_those_of_one_plan_after_the_other():
+    def chosen(epoch):
+        return plan(40, 8, epoch=epoch)
+
+    served = list(batches(labelled(40), chosen, 5, PLAIN, seed=7, numbers=range(3, 12)))
+    wanted = [(images, views) for epoch in range(3) for images, views in zip(*chosen(epoch), strict=True)][3:12]
+    assert all(
+        np.array_equal(batch.images, images) and np.array_equal(batch.views, views)
+        for batch, (images, views) in zip(served, wanted, strict=True)
+    )
+
+
 def test_the_store_and_an_epoch_serve_the_same_view_of_an_image():
     images, choice = labelled(40), ViewChoice(7, cycle=2)
     served: dict[int, torch.Tensor] = {}
-    for batch in batches(images, store_plan(40, 16, STRONG, seed=7, view=1), STRONG, seed=7):
+    for batch in batches(images, lambda _: store_plan(1, 40, 16, STRONG, seed=7), 3, STRONG, seed=7, numbers=range(3)):
         served |= {int(image): pixels for image, pixels in zip(batch.images, batch.raw, strict=True)}
-    for batch in batches(images, plan(40, 8, STRONG, epoch=3, choice=choice), STRONG, seed=7):
+    for batch in batches(
+        images, lambda _: plan(40, 8, STRONG, epoch=3, choice=choice), 5, STRONG, seed=7, numbers=range(5)
+    ):
         assert (batch.views == 1).all()
         for image, pixels in zip(batch.images, batch.raw, strict=True):
             assert torch.equal(served[int(image)], pixels)
