@@ -11,6 +11,7 @@ from typing import Any
 
 from rsd.cuda import NoDriverError, driver
 
+MACHINE_ID = Path("/etc/machine-id")
 LIBRARIES = ("onnxruntime", "torch", "onnx", "tensorrt", "tensorrt_rtx", "polygraphy")
 
 # What inference kernels choose between: x86 names of /proc/cpuinfo first, then Arm's.
@@ -60,8 +61,9 @@ def cores() -> int:
 
 
 def _machine() -> str | None:
-    path = Path("/etc/machine-id")
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
+    own = MACHINE_ID.read_bytes() if MACHINE_ID.is_file() else b""
+    # An image is shipped with an empty file, or with this word, for each machine to fill in when it first starts.
+    return None if own.strip() in (b"", b"uninitialized") else hashlib.sha256(own).hexdigest()[:12]
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -19,6 +19,16 @@ def test_the_facts_are_json_and_name_this_machine():
     assert device.short_name(found).startswith(found["cpu"]["name"])
 
 
+@pytest.mark.parametrize("content", ["", "\n", "uninitialized\n", None])
+def test_machines_without_an_id_of_their_own_are_not_taken_for_one(monkeypatch, tmp_path, content):
+    monkeypatch.setattr(device, "MACHINE_ID", tmp_path / "machine-id")
+    if content is not None:
+        device.MACHINE_ID.write_text(content)
+    assert device.fingerprint()["machine"] is None
+    device.MACHINE_ID.write_text("0123456789abcdef\n")
+    assert len(device.fingerprint()["machine"]) == 12
+
+
 def test_a_missing_nvidia_smi_means_no_gpus(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert device.fingerprint()["gpus"] == []
