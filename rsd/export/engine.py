@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 from rsd.cuda import Driver, NoDriverError, driver
 from rsd.data.images import Images
 from rsd.errors import UserError
-from rsd.export.tensorrt import cuda_major
+from rsd.export.tensorrt import cuda_major, known_capabilities
 from rsd.files import read_json, sha256
 
 # Across major versions NVIDIA promises these alone to version-compatible engines (its support matrix): built -> runs.
@@ -111,9 +111,16 @@ def _check_machine(record: dict[str, Any], found: Driver) -> None:
     own, made_for = found.gpus[0].compute_capability, record["compute_capabilities"]
     above_ampere = record.get("hardware_compatibility") == "ampere_plus" and int(own.split(".")[0]) >= 8
     if own not in made_for and not above_ampere:
+        known = known_capabilities(importlib.import_module(record["library"]))
+        lacking = known is not None and own not in known
         raise OtherGpuError(
             f"expected a GPU of compute capability {' or '.join(made_for)}, which the engine is for, found "
-            f"{found.gpus[0].name} with {own}; build the engine with `compute_capabilities: [{own}]`"
+            f"{found.gpus[0].name} with {own}; "
+            + (
+                f"{record['library']} builds none for it: take `library: tensorrt` of the engine"
+                if lacking
+                else f"build the engine with `compute_capabilities: [{own}]`"
+            )
         )
 
 

@@ -241,18 +241,23 @@ def _target(trt: Any, config: Any, options: EngineOptions) -> list[str]:
             )
         return meant
     config.num_compute_capabilities = len(wanted)
-    for index, capability in enumerate(wanted):
+    known = known_capabilities(trt) or []
+    for index, (capability, own_name) in enumerate(zip(wanted, meant, strict=True)):
         name = "CURRENT" if capability == "current" else f"SM{capability.replace('.', '')}"
-        target = getattr(trt.ComputeCapability, name, None)
-        # An unknown target is refused by the return value alone; the build would go on for another GPU.
-        if target is None or not config.set_compute_capability(target, index):
-            known = [n for n in trt.ComputeCapability.__members__ if n.startswith("SM")]
+        # An unknown target is refused by the return value alone; the build would go on for another GPU. `current` is
+        # taken of any GPU, and the engine refused when it is loaded.
+        if own_name not in known or not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
             raise UserError(
-                f"expected compute capabilities that {library} {trt.__version__} builds for "
-                f"({', '.join(f'{n[2:-1]}.{n[-1]}' for n in known)}), found {capability}; "
-                "change `compute_capabilities` of the engine"
+                f"expected compute capabilities that {library} {trt.__version__} builds for ({', '.join(known)}), "
+                f"found {own_name}; change `compute_capabilities` of the engine, or take another library"
             )
     return meant
+
+
+def known_capabilities(trt: Any) -> list[str] | None:
+    """The GPU generations that a TensorRT module builds for by name; None where it has no such list."""
+    names = getattr(getattr(trt, "ComputeCapability", None), "__members__", None)
+    return None if names is None else [f"{name[2:-1]}.{name[-1]}" for name in names if name.startswith("SM")]
 
 
 def _be_compatible(trt: Any, config: Any, options: EngineOptions) -> None:

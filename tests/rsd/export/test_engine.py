@@ -112,8 +112,14 @@ def test_an_old_driver_is_the_machines_fault(folder, gpus, trusted):
 
 
 def test_an_engine_for_other_gpus_is_refused_with_the_param_that_helps(folder, gpus, trusted):
+    gpus("7.5")
+    with pytest.raises(OtherGpuError, match=r"8\.6 or 8\.9 or 12\.0, .* found NVIDIA Fake with 7\.5; .*\[7\.5\]"):
+        check_engine(folder)
+
+
+def test_a_gpu_that_the_library_builds_for_by_no_option_is_told_the_other_library(folder, gpus, trusted):
     gpus("9.0")
-    with pytest.raises(OtherGpuError, match=r"8\.6 or 8\.9 or 12\.0, .* found NVIDIA Fake with 9\.0; .*\[9\.0\]"):
+    with pytest.raises(OtherGpuError, match=r"with 9\.0; tensorrt_rtx builds none for it: take `library: tensorrt`"):
         check_engine(folder)
 
 

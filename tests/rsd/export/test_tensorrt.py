@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from pydantic import ValidationError
 
+from rsd.cuda import Driver, Gpu
 from rsd.errors import UserError
 from rsd.export import tensorrt
 from rsd.export.tensorrt import EngineOptions, available, build, measurable, skipped
@@ -142,6 +143,15 @@ def test_a_graph_it_does_not_take_is_refused_with_node_operator_and_hint(tmp_pat
 def test_an_unknown_compute_capability_is_refused_with_those_that_exist(tmp_path):
     options = EngineOptions(compute_capabilities=["8.6", "5.0"])
     with pytest.raises(UserError, match=r"8\.9.*found 5\.0"):
+        build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
+
+
+@needs_rtx
+def test_the_gpu_of_this_machine_is_refused_where_the_library_does_not_know_it(tmp_path, monkeypatch):
+    """The library itself builds for it, and refuses the engine when it is loaded."""
+    monkeypatch.setattr(tensorrt, "driver", lambda: Driver((13, 0), [Gpu("NVIDIA Fake", "9.0", 1)]))
+    options = EngineOptions(library="tensorrt_rtx", compute_capabilities=["current"])
+    with pytest.raises(UserError, match=r"found 9\.0; change `compute_capabilities` .*, or take another library"):
         build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
 
 
