@@ -1,7 +1,9 @@
-"""Where numbers are computed: device and threads."""
+"""Where numbers are computed: device, threads, kernels."""
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -29,6 +31,8 @@ class ComputeOptions(Options):
     """Memory format of maps; faster for CNNs on GPUs with amp."""
     compile: bool = False
     """`torch.compile` what is trained. Bits then depend on the compiler, too."""
+    deterministic: bool = True
+    """Train on a GPU with kernels that give the same bits in every run; false takes whichever are fastest."""
     threads: int = Field(1, gt=0)
     """CPU threads of a stage. Another count gives other bits, and stages run side by side collapse when
     they share cores, hence 1."""
@@ -48,6 +52,8 @@ def on_this_machine(options: ComputeOptions) -> ComputeOptions:
 def set_up(options: ComputeOptions) -> torch.device:
     """Pin threads, ask for deterministic kernels, join the other processes, and return this one's device.
 
+    What trains on a GPU asks more strictly, see `training_kernels`.
+
     Raises:
         UserError: `cuda` is asked for where there is none, `compile` where no C++ compiler is, or torchrun has
             started another number of processes.
@@ -59,10 +65,47 @@ def set_up(options: ComputeOptions) -> torch.device:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     cuda = _takes_cuda(options)
+    # PyTorch would fill all memory that it allocates with NaN meanwhile, by half of all kernels that a GPU is given. It
+    # is worth it where a library is known to leave some unwritten: oneDNN, in bf16.
+    torch.utils.deterministic.fill_uninitialized_memory = options.amp != "none" and not cuda  # type: ignore[attr-defined]
     compilers = [os.environ.get("CXX", "g++"), "g++", "clang++"]
     if options.compile and not cuda and not any(map(shutil.which, compilers)):
         raise UserError("expected a C++ compiler for compute.compile, found none; install g++, or set it to false")
     return join(torch.device("cuda" if cuda else "cpu"), options.processes)
+
+
+@contextmanager
+def training_kernels(options: ComputeOptions, device: torch.device) -> Iterator[None]:
+    """Within it, forward and backward passes on a GPU take the kernels that `deterministic` asks for.
+
+    `torch.use_deterministic_algorithms` with `warn_only`, which serves elsewhere, leaves the backward pass of attention
+    as it is, which gives other bits in every run. The settings are the process's own; they are put back at the end.
+
+    Raises:
+        UserError: an operation has no deterministic kernel.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    torch.use_deterministic_algorithms(options.deterministic)
+    torch.backends.cudnn.benchmark = not options.deterministic
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic implementation" not in str(error):
+            raise
+        raise UserError(
+            "expected kernels that give the same bits in every run, found an operation of the model that has none on a "
+            f"GPU ({str(error).partition(', but')[0]}); set compute.deterministic to false, and two runs will differ"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]
 
 
 def _takes_cuda(options: ComputeOptions) -> bool:

@@ -10,7 +10,7 @@ from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from rsd.compute import ComputeOptions
+from rsd.compute import ComputeOptions, training_kernels
 from rsd.distillers.base import Distiller
 from rsd.errors import UserError
 from rsd.health import check_finite
@@ -55,6 +55,7 @@ class Stepper:
     ) -> None:
         self.task, self.recipe, self.normalize, self.teacher = task, recipe, normalize, teacher
         self.device = task.device
+        self.compute = compute
         self.size = part_size(recipe, processes=processes())
         task.check_accumulation(task.options, recipe.accumulation)
         task.amp, self.hint = AMP[compute.amp], HINTS[compute.amp]
@@ -99,7 +100,8 @@ class Stepper:
         parts = self.recipe.accumulation
         for part in range(parts):
             own = slice(part * self.size, (part + 1) * self.size)
-            with nullcontext() if part == parts - 1 else self.task.no_sync():
+            last = part == parts - 1
+            with training_kernels(self.compute, self.device), nullcontext() if last else self.task.no_sync():
                 result = self._forward(raw[own], target[own], index[own], view[own])
                 self.scaler.scale(result["loss"] / parts).backward()
             for key, value in result.items():
@@ -112,12 +114,13 @@ class Stepper:
             terms = dict(zip(terms, values.unbind(), strict=True))
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.task.get_clip_parameters(), self.recipe.clip_gradient or math.inf).detach()
-        terms |= self._checked(terms, norm, number)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.has_average:
             self._average(number)
         self.scheduler.step_update(number + 1)
+        # Last, because it waits for the GPU: by now that has all of the step to do. What it refuses goes nowhere.
+        terms |= self._checked(terms, norm, number)
         self.last = terms
         return terms
 
@@ -142,9 +145,9 @@ class Stepper:
             check_finite(terms, norm, step=number, last=self.last, hint=self.hint)
             return {"gradient_norm": norm}
         check_finite(terms, None, step=number, last=self.last, hint=self.hint)
-        # The scaler skips the step and halves its factor; a gradient that stays infinite without any is a fault.
+        # The scaler has skipped the step and halved its factor; a gradient that was infinite without any is a fault.
         skipped = not bool(torch.isfinite(norm))
-        if skipped and self.scaler.get_scale() < 1:
+        if skipped and self.scaler.get_scale() < 0.5:
             check_finite(terms, norm, step=number, last=self.last, hint=self.hint)
         return {
             "gradient_norm": torch.zeros_like(norm) if skipped else norm,

@@ -74,8 +74,8 @@ class StoredTeacher:
 
     def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs:
         return Outputs(
-            torch.from_numpy(self.embedding[view, index]).to(self.device),
-            torch.from_numpy(self.logits[view, index]).to(self.device),
+            torch.from_numpy(self.embedding[view, index]).to(self.device, non_blocking=True),
+            torch.from_numpy(self.logits[view, index]).to(self.device, non_blocking=True),
         )
 
 

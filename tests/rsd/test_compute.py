@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from rsd.compute import ComputeOptions, on_this_machine
+from rsd.compute import ComputeOptions, on_this_machine, set_up, training_kernels
+from rsd.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 FILE = "out/params/compute.json"
@@ -47,3 +48,40 @@ def test_what_need_not_leave_the_machine_is_shared_out_over_no_more_than_its_gpu
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     options = ComputeOptions.model_validate({"device": device, "processes": wanted})
     assert on_this_machine(options) == options.model_copy(update={"processes": started})
+
+
+def kernels() -> tuple[bool, bool, bool]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+
+
+@pytest.mark.parametrize(("deterministic", "inside"), [(True, (True, False, False)), (False, (False, False, True))])
+def test_training_on_a_gpu_takes_the_kernels_that_are_asked_for_and_puts_the_settings_back(deterministic, inside):
+    set_up(ComputeOptions(device="cpu"))
+    before, options = kernels(), ComputeOptions(deterministic=deterministic)
+    with training_kernels(options, torch.device("cuda")):
+        assert kernels() == inside
+    assert kernels() == before == (True, True, False)
+    with training_kernels(options, torch.device("cpu")):
+        assert kernels() == before
+
+
+def test_an_operation_without_such_a_kernel_is_named_with_the_option_that_helps():
+    said = "frob_backward_cuda does not have a deterministic implementation, but you set ..."
+    wanted = r"\(frob_backward_cuda does not have a deterministic implementation\); set compute.deterministic to false"
+    before = kernels()
+    with pytest.raises(UserError, match=wanted), training_kernels(ComputeOptions(), torch.device("cuda")):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="^out of memory$"), training_kernels(ComputeOptions(), torch.device("cuda")):
+        raise RuntimeError("out of memory")
+    assert kernels() == before
+
+
+@pytest.mark.parametrize(("amp", "filled"), [("none", False), ("bf16", True)])
+def test_memory_is_filled_only_where_a_library_is_known_to_leave_some_unwritten(amp, filled):
+    set_up(ComputeOptions(device="cpu", amp=amp))
+    assert torch.utils.deterministic.fill_uninitialized_memory == filled  # type: ignore[attr-defined]
+    set_up(ComputeOptions(device="cpu"))
