@@ -9,6 +9,7 @@ status is 0 if there is a GPU and no check has failed, else 1.
 """
 
 import argparse
+import ctypes
 import importlib
 import importlib.util
 import sys
@@ -35,6 +36,11 @@ from rsd.revision import git_revision
 
 RECORD = Path("out/gpu-check.json")
 NO_DEVICE = "no CUDA device"
+PROVIDER_LIBRARIES = {
+    "CUDAExecutionProvider": "cuda",
+    "TensorrtExecutionProvider": "tensorrt",
+    "NvTensorRTRTXExecutionProvider": "nv_tensorrt_rtx",
+}
 
 
 def _nothing() -> str | None:
@@ -65,7 +71,15 @@ def _no_library(library: str) -> str | None:
 
 
 def _no_provider(name: str) -> str | None:
-    return None if name in ort.get_available_providers() else f"this onnxruntime has no {name}; install onnxruntime-gpu"
+    if name not in ort.get_available_providers():
+        return f"this onnxruntime has no {name}; install onnxruntime-gpu"
+    library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{PROVIDER_LIBRARIES[name]}.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        if "cannot open shared object" in str(error):  # the runtime is built for it, and lacks what it is built on
+            return f"{name} lacks a library: {error}"
+    return None
 
 
 def _engine(
@@ -81,7 +95,7 @@ def _edge(device: torch.device, folder: Path, *, precision: str) -> dict[str, An
 
 
 def _no_edge() -> str | None:
-    return _no_library("rsd_edge") or _no_provider("TensorrtExecutionProvider")
+    return _no_library("rsd_edge") or _no_provider("CUDAExecutionProvider")
 
 
 def _provider(device: torch.device, folder: Path, *, name: str, precision: str) -> dict[str, Any]:
@@ -98,6 +112,11 @@ def checks() -> list[Check]:
         Check("training, channels_last", lambda device, _: gpu_training.training(device, channels_last=True)),
         Check("training, compile", lambda device, _: gpu_training.training(device, compile=True)),
         Check("training twice, same bits", lambda device, _: gpu_training.repeated(device)),
+        Check("training twice with attention, same bits", gpu_training.attention_repeated),
+        Check(
+            "training twice with attention in amp bf16, same bits", partial(gpu_training.attention_repeated, amp="bf16")
+        ),
+        Check("kernels of other bits refused", lambda device, _: gpu_training.refused(device)),
         Check("resume, same bits", gpu_training.resumed),
         Check("resume in amp fp16, same bits", partial(gpu_training.resumed, amp="fp16")),
         Check("training, two processes over NCCL", gpu_training.in_two_processes, gpus=2),

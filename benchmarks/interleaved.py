@@ -1,7 +1,7 @@
 """Timing two ways of doing one thing on a machine that is not quiet: turn by turn, and ratios within a turn."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -45,3 +45,10 @@ def markdown(rows: list[dict[str, str]]) -> str:
     """A Markdown table; the keys of the first row are its head."""
     head = list(rows[0])
     return table([head, *([row[name] for name in head] for row in rows)])
+
+
+def print_rows(rows: Iterable[dict[str, str]]) -> None:
+    """A Markdown table, each row as soon as it is measured: what was is not lost where the rest is cut off."""
+    for number, row in enumerate(rows):
+        lines = markdown([row]).splitlines()
+        print("\n".join(lines[2:] if number else lines), flush=True)

@@ -21,6 +21,7 @@ from rsd.export.parity import Precision, logits_of
 from rsd.export.tensorrt import LIBRARIES, EngineOptions, available
 
 CPU = torch.device("cpu")
+TOY = gpu_training.Case(gpu_training.STUDENTS["vit"], gpu_training.STUDENTS["vit"], "adamw", shape=(16, 16, 3), batch=8)
 pytestmark = pytest.mark.xdist_group("gpu_check")
 
 
@@ -125,13 +126,14 @@ def test_a_check_passes_fails_with_its_sentence_or_is_not_run_and_none_hides_the
         lambda folder: gpu_training.training(CPU),
         lambda folder: gpu_training.training(CPU, "vit", amp="bf16"),
         lambda folder: gpu_training.training(CPU, channels_last=True),
+        lambda folder: gpu_training.attention_repeated(CPU, folder, case=TOY),
         lambda folder: gpu_training.resumed(CPU, folder),
         lambda folder: gpu_training.embedded(CPU, folder),
         lambda folder: gpu_training.looked_into(CPU),
         lambda folder: gpu_training.distilling(CPU, "scratch", "cnn"),
         lambda folder: gpu_training.distilling(CPU, "fitnet"),
     ],
-    ids=["float32", "bf16", "channels_last", "resume", "embed", "evaluate", "teacher", "fitnet"],
+    ids=["float32", "bf16", "channels_last", "attention", "resume", "embed", "evaluate", "teacher", "fitnet"],
 )
 def test_each_check_of_training_passes_on_a_cpu(tmp_path, run):
     result = carried_out(Check("c", lambda device, folder: run(folder)), CPU, tmp_path)
@@ -149,6 +151,20 @@ def test_so_do_two_processes_and_training_twice(tmp_path):
 @pytest.mark.parametrize("method", methods())
 def test_so_does_every_method(method):
     assert gpu_training.distilling(CPU, method)["apart"] == 0
+
+
+def test_kernels_of_other_bits_that_are_taken_fail():
+    with pytest.raises(UserError, match="expected adaptive_max_pool2d to be refused"):
+        gpu_training.refused(CPU)  # a CPU has no others
+
+
+def test_a_provider_that_lacks_what_it_is_built_on_is_no_failure(monkeypatch, tmp_path):
+    monkeypatch.setattr(module.ort, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    monkeypatch.setattr(module.ort, "__file__", str(tmp_path / "__init__.py"))
+    (tensorrt,) = (c for c in checks() if c.name == "ONNX Runtime, TensorrtExecutionProvider, fp32")
+    assert carried_out(tensorrt, CPU, Path())["status"].startswith(
+        "not run: TensorrtExecutionProvider lacks a library: "
+    )
 
 
 def test_a_training_that_strays_fails(monkeypatch):

@@ -2,7 +2,7 @@ from functools import partial
 
 import pandas as pd
 
-from benchmarks.interleaved import interleaved, markdown, spread
+from benchmarks.interleaved import interleaved, markdown, print_rows, spread
 
 
 def test_every_round_runs_everything_once_and_the_order_rotates():
@@ -23,3 +23,13 @@ def test_a_spread_is_the_median_with_its_quartiles():
 
 def test_a_table_is_markdown():
     assert markdown([{"a": "1", "b": "x"}]) == "| a | b |\n| --- | --- |\n| 1 | x |"
+
+
+def test_rows_are_printed_when_they_are_measured(capsys):
+    def measured():
+        yield {"a": "1"}
+        assert capsys.readouterr().out == "| a |\n| --- |\n| 1 |\n"
+        yield {"a": "2"}
+
+    print_rows(measured())
+    assert capsys.readouterr().out == "| 2 |\n"

@@ -1,0 +1,249 @@
+"""How fast training is on a GPU: what RSD's step costs there, and how many processes it takes to feed it.
+
+    python -m benchmarks.gpu_speed
+    python -m benchmarks.gpu_speed --parts steps --settings "float32" "bf16, channels_last"
+
+Some minutes on one GPU. Untrained pairs of the paper at 224 x 224, batch 128 of random pixels.
+
+*steps*: the step of `rsd.stepper` on a batch in pinned memory, in several settings of `compute`. Four ways to train the
+same student run turn by turn: alone (*scratch*), by RSD with the teacher's word from a view store (*stored*), the plain
+step with a live teacher's forward pass before it, and RSD with the *live* teacher. Images per second are medians with
+quartiles, a ratio is the median of the ratios within a turn.
+
+*loop*: `rsd.train` over one epoch after a first that is not counted, with crop and flip, by the number of worker
+processes that prepare batches: images of 32 x 32 in memory (CIFAR-100's format) and JPEGs of 500 x 375 (ImageNet's), of
+which all are in the page cache. The last column is the share of what the same step reaches when nothing has to be read.
+"""
+
+import argparse
+import copy
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from benchmarks.interleaved import interleaved, print_rows, spread
+from benchmarks.loader import write_jpegs
+from rsd.compute import ComputeOptions, set_up
+from rsd.data.augment import AugmentOptions, ViewChoice
+from rsd.data.crop import CropOptions
+from rsd.data.images import ArrayImages, ImageFiles, Images, LabelledImages
+from rsd.device import fingerprint, short_name
+from rsd.distillers.base import Distiller
+from rsd.distillers.rsd import RSDDistiller
+from rsd.distillers.scratch import ScratchDistiller
+from rsd.files import write_json
+from rsd.models import ModelOptions, PixelNormalize, create, embedding_width
+from rsd.recipe import Recipe
+from rsd.stepper import Stepper
+from rsd.train import Teacher, train
+from rsd.views import LiveTeacher, StoredTeacher
+
+SETTINGS: dict[str, dict[str, object]] = {
+    "float32": {},
+    "bf16": {"amp": "bf16"},
+    "bf16, channels_last": {"amp": "bf16", "channels_last": True},
+    "bf16, channels_last, not deterministic": {"amp": "bf16", "channels_last": True, "deterministic": False},
+    "bf16, channels_last, compile": {"amp": "bf16", "channels_last": True, "compile": True},
+}
+CLASSES = 100
+
+
+class Case(NamedTuple):
+    """A pair, and the batches that it is given."""
+
+    teacher: ModelOptions
+    student: ModelOptions
+    optimizer: str
+    shape: tuple[int, int, int] = (224, 224, 3)
+    """Height, width and channels of an image."""
+    batch: int = 128
+
+
+CASES = {
+    "Swin-T -> ResNet18": Case(ModelOptions(name="swin_tiny_patch4_window7_224"), ModelOptions(name="resnet18"), "sgd"),
+    "ConvNeXt-T -> DeiT-T": Case(
+        ModelOptions(name="convnext_tiny"), ModelOptions(name="deit_tiny_patch16_224"), "adamw"
+    ),
+}
+
+
+def recipe(case: Case) -> Recipe:
+    """The student's own of CIFAR-100, but for what a step does not cost."""
+    augment = AugmentOptions(crop=CropOptions(), flip=True)
+    return Recipe(
+        epochs=2, batch_size=case.batch, optimizer=case.optimizer, learning_rate=1e-4, weight_decay=0.05,
+        clip_gradient=5.0, augment=augment,
+    )  # fmt: skip
+
+
+def models(case: Case, device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """Teacher and student, untrained."""
+    torch.manual_seed(0)
+    teacher, student = (
+        create(options, classes=CLASSES, image_shape=case.shape).to(device) for options in (case.teacher, case.student)
+    )
+    return teacher, student
+
+
+def random_store(folder: Path, *, images: int, width: int, device: torch.device) -> StoredTeacher:
+    """A store of one view, whose numbers do not matter for its speed."""
+    generator = np.random.default_rng(0)
+    for name, columns in (("embedding", width), ("logits", CLASSES)):
+        np.save(folder / f"{name}.npy", generator.standard_normal((1, images, columns)).astype(np.float16))
+    write_json(
+        folder / "header.json", {"views": 1, "images": images, "embedding_width": width, "logits_width": CLASSES}
+    )
+    return StoredTeacher(folder, made_from={}, device=device)
+
+
+def waiting(step: Callable[[], object], count: int, device: torch.device) -> Callable[[], None]:
+    """So many steps, and then for the GPU."""
+
+    def turn() -> None:
+        for _ in range(count):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return turn
+
+
+def ways(
+    case: Case, compute: ComputeOptions, device: torch.device, folder: Path
+) -> dict[str, Callable[[], dict[str, Tensor]]]:
+    """A step of each way to train the student, by name."""
+    teacher, student = models(case, device)
+    normalize = PixelNormalize([0.5] * case.shape[2], [0.25] * case.shape[2]).to(device)
+    raw = torch.randint(0, 256, (case.batch, *case.shape), dtype=torch.uint8)
+    target = torch.randint(0, CLASSES, (case.batch,))
+    if device.type == "cuda":
+        raw, target = raw.pin_memory(), target.pin_memory()
+    index, view = np.arange(case.batch), np.zeros(case.batch, np.int64)
+    width = embedding_width(teacher)
+    live = LiveTeacher(teacher, normalize)
+    stored = random_store(folder, images=case.batch, width=width, device=device)
+
+    def step(task: Distiller, told: Teacher | None) -> Callable[[], dict[str, Tensor]]:
+        task.to(device).train()
+        stepper = Stepper(task, recipe(case), compute, normalize=normalize, teacher=told, steps_per_epoch=1000)
+        return lambda: stepper.step(raw, target, index, view, number=0)
+
+    # The plain step asks whatever teacher it is given, and makes nothing of the answer.
+    return {
+        "scratch": step(ScratchDistiller(copy.deepcopy(student)), None),
+        "stored": step(RSDDistiller(copy.deepcopy(student), teacher_width=width), stored),
+        "scratch + teacher": step(ScratchDistiller(copy.deepcopy(student)), live),
+        "live": step(RSDDistiller(copy.deepcopy(student), teacher_width=width), live),
+    }
+
+
+def step_row(case: Case, setting: str, device: torch.device, *, rounds: int, steps: int) -> dict[str, str]:
+    """What a step takes in a setting of `compute`."""
+    compute = ComputeOptions.model_validate({"device": device.type, **SETTINGS[setting]})
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with tempfile.TemporaryDirectory() as folder:
+        made = {name: waiting(step, steps, device) for name, step in ways(case, compute, device, Path(folder)).items()}
+        times = interleaved(made, rounds=rounds, warmup=2)
+    rates = {name: spread(steps * case.batch / times[name], digits=4) for name in times}
+    return {
+        "compute": setting,
+        **{f"{name}, images/s": rates[name] for name in ("scratch", "stored", "live")},
+        "stored / scratch": spread(times["stored"] / times["scratch"], digits=4),
+        "live / (scratch + teacher)": spread(times["live"] / times["scratch + teacher"], digits=4),
+    }
+
+
+@contextmanager
+def image_sources(count: int, side: int) -> Iterator[dict[str, Images]]:
+    """What is read in the loop, by name: `count` images each."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as name:
+        few = write_jpegs(Path(name), 512)
+        again = np.arange(count) % len(few)
+        paths = [os.fsdecode(few.paths[number]) for number in again]
+        yield {
+            "32 x 32, in memory": ArrayImages(pixels, side),
+            "JPEG, 500 x 375": ImageFiles(Path(name), paths, few.originals[again], size=side, crop_share=0.875),
+        }
+
+
+def loop_rate(
+    case: Case, images: Images, compute: ComputeOptions, device: torch.device, *, store: bool = True
+) -> float:
+    """Images per second of the second epoch of RSD over a view store (of scratch without `store`)."""
+    teacher, student = models(case, device)
+    width, labels = embedding_width(teacher), np.arange(len(images)) % CLASSES
+    split = LabelledImages(images, labels, [str(number) for number in range(CLASSES)])
+    few = LabelledImages(np.asarray(images[: case.batch]), labels[: case.batch], split.classes)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        told = random_store(folder, images=len(images), width=width, device=device) if store else None
+        task = RSDDistiller(student, teacher_width=width) if store else ScratchDistiller(student)
+        train(
+            task.to(device), split, few, recipe(case),
+            normalize=PixelNormalize([0.5] * 3, [0.25] * 3).to(device), seed=0, view_choice=ViewChoice(0, 1),
+            teacher=told, logs=folder, compute=compute, name="loop",
+        )  # fmt: skip
+        return float(pd.read_csv(folder / "loop.csv").images_per_second.iloc[-1])
+
+
+def loop_rows(
+    case: Case, setting: str, device: torch.device, *, workers: list[int], images: int
+) -> Iterator[dict[str, str]]:
+    """What the loop reaches with so many workers, beside what its step alone does."""
+    options = {"device": device.type, **SETTINGS[setting]}
+    with tempfile.TemporaryDirectory() as folder:
+        step = ways(case, ComputeOptions.model_validate(options), device, Path(folder))["stored"]
+        alone = 20 * case.batch / interleaved({"stored": waiting(step, 20, device)}, rounds=5)["stored"].median()
+    with image_sources(images, case.shape[0]) as sources:
+        for what, source in sources.items():
+            for count in workers:
+                compute = ComputeOptions.model_validate({**options, "workers": count})
+                rate = loop_rate(case, source, compute, device)
+                yield {
+                    "images": what,
+                    "compute": setting,
+                    "workers": str(count),
+                    "images/s": f"{rate:.0f}",
+                    "of its step": f"{rate / alone:.2f}",
+                }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=["steps", "loop"], default=["steps", "loop"])
+    parser.add_argument("--pairs", nargs="+", choices=CASES, default=list(CASES), help="of the steps")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="of the steps")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 4, 8, 15])
+    parser.add_argument("--images", type=int, default=12_800, help="of an epoch of the loop")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("error: expected a CUDA device, found none; run this on a machine that has one")
+    device = set_up(ComputeOptions(device="cuda"))
+    print(short_name(fingerprint()))
+    if "steps" in arguments.parts:
+        for name in arguments.pairs:
+            case = CASES[name]
+            print(f"\n{name}, batch {case.batch}\n")
+            print_rows(
+                step_row(case, setting, device, rounds=arguments.rounds, steps=20) for setting in arguments.settings
+            )
+    if "loop" in arguments.parts:
+        name, case = next(iter(CASES.items()))
+        print(f"\n{name}, RSD over a view store, {os.cpu_count()} cores\n")
+        print_rows(loop_rows(case, "bf16, channels_last", device, workers=arguments.workers, images=arguments.images))
+
+
+if __name__ == "__main__":
+    main()

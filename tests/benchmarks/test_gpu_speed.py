@@ -1,0 +1,58 @@
+"""The GPU's benchmark, on the CPU with a pair of toys: it measures what it says it does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu_speed import Case, loop_rows, step_row, ways
+from rsd.compute import ComputeOptions
+from rsd.models import ModelOptions
+
+TOY = Case(
+    ModelOptions(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}),
+    ModelOptions(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 8]}),
+    "sgd",
+    shape=(32, 32, 3),
+    batch=8,
+)
+CPU = torch.device("cpu")
+
+
+def test_only_the_ways_with_a_teacher_know_its_loss(tmp_path: Path) -> None:
+    terms = {name: step() for name, step in ways(TOY, ComputeOptions(device="cpu"), CPU, tmp_path).items()}
+
+    assert {name for name, said in terms.items() if "invariance" in said} == {"stored", "live"}
+
+
+def test_a_row_has_rates_and_ratios_of_every_way() -> None:
+    row = step_row(TOY, "float32", CPU, rounds=2, steps=1)
+
+    assert list(row) == [
+        "compute",
+        "scratch, images/s",
+        "stored, images/s",
+        "live, images/s",
+        "stored / scratch",
+        "live / (scratch + teacher)",
+    ]
+    assert float(row["live / (scratch + teacher)"].split()[0]) > 0
+
+
+def test_the_loop_is_measured_for_every_source_and_number_of_workers() -> None:
+    rows = list(loop_rows(TOY, "float32", CPU, workers=[0, 1], images=16))
+
+    assert [(row["images"], row["workers"]) for row in rows] == [
+        (what, count) for what in ("32 x 32, in memory", "JPEG, 500 x 375") for count in ("0", "1")
+    ]
+    assert all(float(row["images/s"]) > 0 for row in rows)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_machine_without_a_gpu_gets_a_sentence() -> None:
+    run = subprocess.run([sys.executable, "-m", "benchmarks.gpu_speed"], capture_output=True, text=True)
+
+    assert run.returncode
+    assert "expected a CUDA device, found none" in run.stderr
