@@ -96,4 +96,7 @@ def held_out_table(found: pd.DataFrame) -> str:
     lines.append(["mean loss", "", "", *(cell for mean in means for cell in ("", f"**{mean.mean:+.2f}**"))])
     what = f"95 % interval, {means[0].seeds} pairs x seeds"
     lines.append([what, "", "", *(cell for mean in means for cell in ("", bounds(mean)))])
+    by_pair = [interval(one.groupby("pair").loss.mean()) for one in lost.values()]
+    what = f"95 % interval, {by_pair[0].seeds} pairs"
+    lines.append([what, "", "", *(cell for mean in by_pair for cell in ("", bounds(mean)))])
     return table(lines)
