@@ -145,7 +145,7 @@ def test_the_held_out_intervals_are_students_t_over_pairs_and_seeds_and_over_pai
     assert f" **{lost.loss.mean():+.2f}** |" in means
     for line, what, losses in (
         (each, "6 pairs x seeds", lost.loss),
-        (pairs, "3 pairs", lost.groupby("pair").loss.mean()),
+        (pairs, "2 pairs", lost.groupby("pair").loss.mean()),
     ):
         low, high = stats.t.interval(0.95, len(losses) - 1, losses.mean(), stats.sem(losses))
         assert line.startswith(f"| 95 % interval, {what} |  |  |  | {low:+.2f} to {high:+.2f} |")
