@@ -39,8 +39,8 @@ class RSDOptions(MethodOptions):
     """Which of these the student's side passes through an AAD; without one the widths must be equal."""
     reference_width: int | None = Field(None, gt=1)
     """Both sums grow with the width D of what is correlated, the invariance as D, the redundancy as D (D - 1).
-    With a reference width W they are scaled by W / D and W (W - 1) / (D (D - 1)), so that a weight and a kappa
-    found at width W hold for teachers of any width; null leaves the sums alone."""
+    With a reference width W they are scaled by W / D and W (W - 1) / (D (D - 1)), as if the teacher were W wide; null
+    leaves the sums alone. For teachers narrower than 256 that made the redundancy too strong (docs/sensitivity.md)."""
     correlation: Literal["global", "per_process"] = "global"
     """Under several processes: over the whole batch, as one process would, or over each process's share (as the
     published runs do)."""

@@ -234,3 +234,11 @@ def test_an_engine_that_cannot_be_run_says_why_out_of_its_own_process(digits):
         pytest.skip("it can be run")
     with pytest.raises(UserError, match="^expected an NVIDIA driver, found none"):
         gpu_inference.engine_apart(digits, "tensorrt_rtx", "fp32", {"compute_capabilities": ["8.6"]})
+
+
+def test_the_page_on_gpus_counts_what_its_record_holds():
+    docs = Path(__file__).parents[2] / "docs"
+    results = json.loads((docs / "gpu" / "check.json").read_text())["checks"]
+    count = {word: sum(r["status"].startswith(word) for r in results) for word in ("passed", "failed", "not run")}
+    said = ", ".join(f"{number} {word}" for word, number in count.items())
+    assert said in (docs / "gpu.md").read_text()
