@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from benchmarks.interleaved import interleaved, print_rows, spread
 from benchmarks.loader import write_jpegs
+from benchmarks.random_store import random_store
 from rsd.compute import ComputeOptions, set_up
 from rsd.data.augment import AugmentOptions, ViewChoice
 from rsd.data.crop import CropOptions
@@ -40,12 +41,11 @@ from rsd.device import fingerprint, short_name
 from rsd.distillers.base import Distiller
 from rsd.distillers.rsd import RSDDistiller
 from rsd.distillers.scratch import ScratchDistiller
-from rsd.files import write_json
 from rsd.models import ModelOptions, PixelNormalize, create, embedding_width
 from rsd.recipe import Recipe
 from rsd.stepper import Stepper
 from rsd.train import Teacher, train
-from rsd.views import LiveTeacher, StoredTeacher
+from rsd.views import LiveTeacher
 
 SETTINGS: dict[str, dict[str, object]] = {
     "float32": {},
@@ -94,17 +94,6 @@ def models(case: Case, device: torch.device) -> tuple[nn.Module, nn.Module]:
     return teacher, student
 
 
-def random_store(folder: Path, *, images: int, width: int, device: torch.device) -> StoredTeacher:
-    """A store of one view, whose numbers do not matter for its speed."""
-    generator = np.random.default_rng(0)
-    for name, columns in (("embedding", width), ("logits", CLASSES)):
-        np.save(folder / f"{name}.npy", generator.standard_normal((1, images, columns)).astype(np.float16))
-    write_json(
-        folder / "header.json", {"views": 1, "images": images, "embedding_width": width, "logits_width": CLASSES}
-    )
-    return StoredTeacher(folder, made_from={}, device=device)
-
-
 def waiting(step: Callable[[], object], count: int, device: torch.device) -> Callable[[], None]:
     """So many steps, and then for the GPU."""
 
@@ -130,7 +119,7 @@ def ways(
     index, view = np.arange(case.batch), np.zeros(case.batch, np.int64)
     width = embedding_width(teacher)
     live = LiveTeacher(teacher, normalize)
-    stored = random_store(folder, images=case.batch, width=width, device=device)
+    stored = random_store(folder, images=case.batch, width=width, classes=CLASSES, device=device)
 
     def step(task: Distiller, told: Teacher | None) -> Callable[[], dict[str, Tensor]]:
         task.to(device).train()
@@ -187,7 +176,7 @@ def loop_rate(
     few = LabelledImages(np.asarray(images[: case.batch]), labels[: case.batch], split.classes)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        told = random_store(folder, images=len(images), width=width, device=device) if store else None
+        told = random_store(folder, images=len(images), width=width, classes=CLASSES, device=device) if store else None
         task = RSDDistiller(student, teacher_width=width) if store else ScratchDistiller(student)
         train(
             task.to(device), split, few, recipe(case),

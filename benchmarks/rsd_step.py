@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.interleaved import interleaved, markdown, spread
+from benchmarks.random_store import random_store
 from rsd.distillers.base import Distiller
 from rsd.distillers.rsd import RSDDistiller
 from rsd.distillers.scratch import ScratchDistiller
-from rsd.files import write_json
 from rsd.models import ModelOptions, PixelNormalize, create, embedding_width
 from rsd.recipe import Recipe, make_optimizer
 from rsd.train import Teacher
@@ -58,16 +58,6 @@ def updated(task: Any, optimizer: str, forward: Callable[[], dict[str, Tensor]])
         stepper.step()
 
     return step
-
-
-def write_random_store(folder: Path, width: int) -> StoredTeacher:
-    """A view store of one view, whose numbers do not matter for its speed."""
-    generator = np.random.default_rng(0)
-    np.save(folder / "embedding.npy", generator.standard_normal((1, IMAGES, width)).astype(np.float16))
-    np.save(folder / "logits.npy", generator.standard_normal((1, IMAGES, CLASSES)).astype(np.float16))
-    shape = {"views": 1, "images": IMAGES, "embedding_width": width, "logits_width": CLASSES}
-    write_json(folder / "header.json", shape)
-    return StoredTeacher(folder, made_from={}, device=torch.device("cpu"))
 
 
 def steps(student: nn.Module, optimizer: str, teacher: nn.Module, store: StoredTeacher) -> dict[str, Step]:
@@ -112,7 +102,9 @@ def main() -> None:
     teacher = create(ModelOptions(name=TEACHER), classes=CLASSES, image_shape=SHAPE).eval()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        store = write_random_store(Path(folder), embedding_width(teacher))
+        store = random_store(
+            Path(folder), images=IMAGES, width=embedding_width(teacher), classes=CLASSES, device=torch.device("cpu")
+        )
         for name, optimizer in OPTIMIZERS.items():
             student = create(ModelOptions(name=name), classes=CLASSES, image_shape=SHAPE)
             times = interleaved(

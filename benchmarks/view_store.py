@@ -24,14 +24,14 @@ import yaml
 from torch import nn
 
 from benchmarks.interleaved import interleaved, markdown, spread
+from benchmarks.random_store import random_store
 from rsd.compute import ComputeOptions
 from rsd.distillers.rsd import RSDDistiller
-from rsd.files import write_json
 from rsd.models import ModelOptions, PixelNormalize, create, embedding_width
 from rsd.recipe import Recipe
 from rsd.stepper import Stepper
 from rsd.train import Teacher
-from rsd.views import LiveTeacher, StoredTeacher
+from rsd.views import LiveTeacher
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 DIGITS = yaml.safe_load((Path(__file__).parents[1] / "conf" / "pair" / "digits" / "resnet-vit.yaml").read_text())
@@ -70,17 +70,6 @@ CASES = {
 }
 
 
-def write_random_store(folder: Path, case: Case, width: int) -> StoredTeacher:
-    """A store of one view, whose numbers do not matter for its speed."""
-    generator = np.random.default_rng(0)
-    for name, columns in (("embedding", width), ("logits", case.classes)):
-        values = generator.standard_normal((1, case.images, columns)).astype(np.float16)
-        np.save(folder / f"{name}.npy", values)
-    shape = {"views": 1, "images": case.images, "embedding_width": width, "logits_width": case.classes}
-    write_json(folder / "header.json", shape)
-    return StoredTeacher(folder, made_from={}, device=torch.device("cpu"))
-
-
 def steps(case: Case, folder: Path) -> dict[str, Callable[[], object]]:
     """A step of RSD with the stored and with the live teacher, by name."""
     normalize = PixelNormalize([0.5] * case.shape[2], [0.25] * case.shape[2])
@@ -91,7 +80,9 @@ def steps(case: Case, folder: Path) -> dict[str, Callable[[], object]]:
     teacher = create(case.teacher, classes=case.classes, image_shape=case.shape)
     student = create(case.student, classes=case.classes, image_shape=case.shape)
     live = LiveTeacher(teacher, normalize)
-    stored = write_random_store(folder, case, embedding_width(teacher))
+    stored = random_store(
+        folder, images=case.images, width=embedding_width(teacher), classes=case.classes, device=torch.device("cpu")
+    )
 
     def step(told: Teacher, student: nn.Module) -> Callable[[], object]:
         recipe = Recipe(

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks import view_store
-from benchmarks.view_store import Case, write_random_store
+from benchmarks.random_store import random_store
+from benchmarks.view_store import Case
 from rsd.compute import ComputeOptions
 from rsd.distillers.base import Distiller, MethodOptions
 from rsd.distillers.crd import CRDDistiller, CRDOptions
@@ -88,7 +89,9 @@ def bench(case: Case, folder: Path, device: torch.device) -> Bench:
         key: teacher.pretrained_cfg[key]  # type: ignore[index]
         for key in ("mean", "std")
     }
-    write_random_store(folder, case, embedding_width(teacher))
+    random_store(
+        folder, images=case.images, width=embedding_width(teacher), classes=case.classes, device=torch.device("cpu")
+    )
     return Bench(
         teacher,
         student,

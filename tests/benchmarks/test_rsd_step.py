@@ -1,7 +1,8 @@
 import torch
 
 from benchmarks import rsd_step
-from benchmarks.rsd_step import steps, write_random_store
+from benchmarks.random_store import random_store
+from benchmarks.rsd_step import CLASSES, IMAGES, steps
 from rsd.models import ModelOptions, create, embedding_width
 
 
@@ -11,7 +12,10 @@ def test_every_way_to_train_makes_a_whole_step_from_the_same_student(monkeypatch
     student, teacher = (create(tiny, classes=rsd_step.CLASSES, image_shape=(32, 32, 3)) for _ in range(2))
     before = {name: value.clone() for name, value in student.state_dict().items()}
     frozen = {name: value.clone() for name, value in teacher.state_dict().items()}
-    made = steps(student, "sgd", teacher.eval(), write_random_store(tmp_path, embedding_width(teacher)))
+    store = random_store(
+        tmp_path, images=IMAGES, width=embedding_width(teacher), classes=CLASSES, device=torch.device("cpu")
+    )
+    made = steps(student, "sgd", teacher.eval(), store)
     assert list(made) == ["scratch", "stored", "scratch + teacher", "live", "timm"]
     for step in made.values():
         step()
