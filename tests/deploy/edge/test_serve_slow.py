@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,13 @@ def status_of(address: str, request: bytes) -> int | None:
     """The status of the first answer to these bytes, None if the connection ends without one."""
     host, port = address.split(":")
     with socket.create_connection((host, int(port)), timeout=60) as client:
-        try:
+        answer = b""
+        with suppress(ConnectionError):
             client.sendall(request)
-            client.shutdown(socket.SHUT_WR)
-            answer = b""
+            with suppress(OSError):  # the server has hung up on what is no HTTP; its answer is still here
+                client.shutdown(socket.SHUT_WR)
             while part := client.recv(65536):
                 answer += part
-        except ConnectionError:
-            pass
     return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else None
 
 
