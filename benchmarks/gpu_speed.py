@@ -94,6 +94,10 @@ def models(case: Case, device: torch.device) -> tuple[nn.Module, nn.Module]:
     return teacher, student
 
 
+def normalize(case: Case) -> PixelNormalize:
+    return PixelNormalize([0.5] * case.shape[2], [0.25] * case.shape[2])
+
+
 def waiting(step: Callable[[], object], count: int, device: torch.device) -> Callable[[], None]:
     """So many steps, and then for the GPU."""
 
@@ -111,19 +115,19 @@ def ways(
 ) -> dict[str, Callable[[], dict[str, Tensor]]]:
     """A step of each way to train the student, by name."""
     teacher, student = models(case, device)
-    normalize = PixelNormalize([0.5] * case.shape[2], [0.25] * case.shape[2]).to(device)
+    normalized = normalize(case).to(device)
     raw = torch.randint(0, 256, (case.batch, *case.shape), dtype=torch.uint8)
     target = torch.randint(0, CLASSES, (case.batch,))
     if device.type == "cuda":
         raw, target = raw.pin_memory(), target.pin_memory()
     index, view = np.arange(case.batch), np.zeros(case.batch, np.int64)
     width = embedding_width(teacher)
-    live = LiveTeacher(teacher, normalize)
+    live = LiveTeacher(teacher, normalized)
     stored = random_store(folder, images=case.batch, width=width, classes=CLASSES, device=device)
 
     def step(task: Distiller, told: Teacher | None) -> Callable[[], dict[str, Tensor]]:
         task.to(device).train()
-        stepper = Stepper(task, recipe(case), compute, normalize=normalize, teacher=told, steps_per_epoch=1000)
+        stepper = Stepper(task, recipe(case), compute, normalize=normalized, teacher=told, steps_per_epoch=1000)
         return lambda: stepper.step(raw, target, index, view, number=0)
 
     # The plain step asks whatever teacher it is given, and makes nothing of the answer.
@@ -138,8 +142,6 @@ def ways(
 def step_row(case: Case, setting: str, device: torch.device, *, rounds: int, steps: int) -> dict[str, str]:
     """What a step takes in a setting of `compute`."""
     compute = ComputeOptions.model_validate({"device": device.type, **SETTINGS[setting]})
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     with tempfile.TemporaryDirectory() as folder:
         made = {name: waiting(step, steps, device) for name, step in ways(case, compute, device, Path(folder)).items()}
         times = interleaved(made, rounds=rounds, warmup=2)
@@ -166,21 +168,19 @@ def image_sources(count: int, side: int) -> Iterator[dict[str, Images]]:
         }
 
 
-def loop_rate(
-    case: Case, images: Images, compute: ComputeOptions, device: torch.device, *, store: bool = True
-) -> float:
-    """Images per second of the second epoch of RSD over a view store (of scratch without `store`)."""
+def loop_rate(case: Case, images: Images, compute: ComputeOptions, device: torch.device) -> float:
+    """Images per second of the second epoch of RSD over a view store."""
     teacher, student = models(case, device)
     width, labels = embedding_width(teacher), np.arange(len(images)) % CLASSES
     split = LabelledImages(images, labels, [str(number) for number in range(CLASSES)])
     few = LabelledImages(np.asarray(images[: case.batch]), labels[: case.batch], split.classes)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        told = random_store(folder, images=len(images), width=width, classes=CLASSES, device=device) if store else None
-        task = RSDDistiller(student, teacher_width=width) if store else ScratchDistiller(student)
+        told = random_store(folder, images=len(images), width=width, classes=CLASSES, device=device)
+        task = RSDDistiller(student, teacher_width=width)
         train(
             task.to(device), split, few, recipe(case),
-            normalize=PixelNormalize([0.5] * 3, [0.25] * 3).to(device), seed=0, view_choice=ViewChoice(0, 1),
+            normalize=normalize(case).to(device), seed=0, view_choice=ViewChoice(0, 1),
             teacher=told, logs=folder, compute=compute, name="loop",
         )  # fmt: skip
         return float(pd.read_csv(folder / "loop.csv").images_per_second.iloc[-1])
