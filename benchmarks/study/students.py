@@ -19,7 +19,7 @@ VARIANTS = {
 """What a cell sets for its own method, and how the tables call that."""
 MAIN = ("KD", "OFA", "RSD")
 """On all pairs."""
-CHANNELS = "override.teacher.args.channels"
+WIDTH_SETTINGS = ("override.teacher.args.channels", "override.teacher.args.embed_dim")
 WIDTHS = {"cnn": 256, "vit": 128, "mlp": 128}
 """Of the embeddings of the teachers of conf/pair/fashion."""
 TWIN = ("pair", "seed")
@@ -80,10 +80,15 @@ def gains(found: pd.DataFrame, twin: Sequence[str] = TWIN, figure: str = "test_t
 
 
 def teacher_widths(rows: pd.DataFrame) -> list[int]:
-    """Of the teachers' embeddings: the last stage's channels, where a cell sets them."""
-    told = rows[CHANNELS].fillna("") if CHANNELS in rows else [""] * len(rows)
+    """Of the teachers' embeddings: the last stage's channels or a transformer's width, where a cell sets them."""
+    told = pd.Series("", index=rows.index, dtype="string")
+    for name in WIDTH_SETTINGS:
+        if name in rows:
+            told = told.mask(rows[name].notna(), rows[name].astype("string"))
     usual = [WIDTHS[pair.rpartition("/")[2].split("-")[0]] for pair in rows.pair]
-    return [int(own.strip("[]").split(",")[-1]) if own else width for own, width in zip(told, usual, strict=True)]
+    return [
+        int(float(own.strip("[]").split(",")[-1])) if own else width for own, width in zip(told, usual, strict=True)
+    ]
 
 
 def leads(found: pd.DataFrame) -> pd.DataFrame:

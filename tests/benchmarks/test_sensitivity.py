@@ -56,6 +56,7 @@ def found(tmp_path):
     cells.append(
         cell("fashion/cnn-mlp", 0.25, **{"method.rsd.reference_width": "768", "override.teacher.args.channels": "[64]"})
     )
+    cells.append(cell("fashion/vit-cnn", 0.5, **{"override.teacher.args.embed_dim": "64"}))
     cells += [cell("fashion/cnn-mlp", 1.0, **{"method.rsd.gamma": gamma}) for gamma in ("1", "4")]
     batch = {"override.recipe.batch_size": "512", "override.recipe.learning_rate": "0.008"}
     cells.append(cell("fashion/vit-cnn", 5.0, **batch))
@@ -90,7 +91,8 @@ def test_one_setting_at_a_time_leaves_the_defaults(found):
     assert set(part.weight) == {0.1}
     assert set(part.reference_width.dropna()) == set()
     assert len(part) == 2 * 3 * 2
-    assert set(students.along(found, "width").width) == {64, 256, 1024}
+    widths = students.along(found, "width").groupby("pair").width.agg(set).to_dict()
+    assert widths == {"fashion/cnn-mlp": {64, 256, 1024}, "fashion/vit-cnn": {64, 128}}
 
 
 def test_the_grid_is_weight_by_kappa_with_all_else_as_usual(found):
