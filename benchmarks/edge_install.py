@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.interleaved import interleaved, markdown, spread
-from rsd import sign
-from rsd.files import read_json, sha256, write_json
+from rsd.machine.files import read_json, sha256, write_json
+from rsd.release import sign
 
 ROUNDS = 7
 COPY = """

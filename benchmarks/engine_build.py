@@ -22,11 +22,11 @@ import yaml
 
 from benchmarks.interleaved import markdown
 from benchmarks.overhead import CLASSES, PAIRS, SHAPE
-from rsd.errors import UserError
 from rsd.export.onnx import export_onnx
 from rsd.export.quantize import quantize_file
 from rsd.export.tensorrt import EngineOptions, build
-from rsd.models import ModelOptions, create
+from rsd.machine.errors import UserError
+from rsd.models.timm_model import ModelOptions, create
 
 PRECISIONS = ("fp32", "fp16", "int8")
 # A pair of the paper each of them is the student of.

@@ -78,14 +78,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--views", type=int, default=1)
     arguments = parser.parse_args()
-    idle, _ = peak_of([sys.executable, "-c", "import rsd.train"], ROOT)
+    idle, _ = peak_of([sys.executable, "-c", "import rsd.training.loop"], ROOT)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         copy_of_the_project(Path(folder), settings(arguments.epochs, arguments.views))
         for stage, *more in STAGES:
             peak, seconds = peak_of([sys.executable, "-m", f"stages.{stage}", *more], Path(folder))
             rows.append({"stage": " ".join([stage, *more]), "peak, MB": f"{peak:.0f}", "s": f"{seconds:.0f}"})
-    print(f"{arguments.epochs} epochs, {arguments.views} views; importing rsd.train alone: {idle:.0f} MB\n")
+    print(f"{arguments.epochs} epochs, {arguments.views} views; importing rsd.training.loop alone: {idle:.0f} MB\n")
     print(markdown(rows))
 
 

@@ -26,7 +26,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from benchmarks.interleaved import interleaved, markdown, spread
 from pipelines import operate
 from pipelines.operate import Site
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 PROJECT = Path(operate.__file__).parents[1]
 SLEEP = "python -c \"import time; time.sleep({seconds}); open('{out}', 'w').write('x')\""

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsd.data.folder import FolderOptions, index_folder
+from rsd.sources.folder import FolderOptions, index_folder
 
 CLASSES = 100
 LARGEST = 1000.0  # MB

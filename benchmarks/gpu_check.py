@@ -26,13 +26,13 @@ import torch
 
 from benchmarks import gpu_inference, gpu_training
 from benchmarks.interleaved import markdown
-from rsd.cuda import NoDriverError, driver
-from rsd.device import fingerprint, short_name
-from rsd.distillers import methods
-from rsd.errors import UserError
 from rsd.export.tensorrt import LIBRARIES
-from rsd.files import write_json
-from rsd.revision import git_revision
+from rsd.machine.cuda import NoDriverError, driver
+from rsd.machine.errors import UserError
+from rsd.machine.files import write_json
+from rsd.machine.fingerprint import fingerprint, short_name
+from rsd.machine.revision import git_revision
+from rsd.methods import methods
 
 RECORD = Path("out/gpu-check.json")
 NO_DEVICE = "no CUDA device"

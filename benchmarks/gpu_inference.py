@@ -18,22 +18,22 @@ import onnxruntime as ort
 import torch
 
 from benchmarks.engine_build import PRECISIONS
-from rsd.benchmark import BenchmarkOptions, benchmark
-from rsd.compute import ComputeOptions, set_up
-from rsd.data.augment import ViewChoice
-from rsd.data.digits import DigitsOptions, load
-from rsd.distillers.scratch import ScratchDistiller
-from rsd.errors import UserError
 from rsd.export.engine import open_engine
 from rsd.export.engine_parity import engine_parting
 from rsd.export.onnx import export_onnx
 from rsd.export.parity import Gates, Precision, check, compare, logits_of
 from rsd.export.quantize import quantize_file
 from rsd.export.tensorrt import EngineOptions, build
-from rsd.files import write_json
-from rsd.models import ModelOptions, PixelNormalize, create
-from rsd.recipe import Recipe
-from rsd.train import train
+from rsd.machine.compute import ComputeOptions, set_up
+from rsd.machine.errors import UserError
+from rsd.machine.files import write_json
+from rsd.measure.benchmark import BenchmarkOptions, benchmark
+from rsd.methods.scratch import ScratchDistiller
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create
+from rsd.sources.digits import DigitsOptions, load
+from rsd.training.loop import train
+from rsd.training.recipe import Recipe
+from rsd.views.augment import ViewChoice
 
 # Of the logit range, for providers of ONNX Runtime: what rounding may change, TF32 where one takes it for float32, and
 # int8's coarse steps. Engines are held to the pipeline's own gates.

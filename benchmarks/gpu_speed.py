@@ -5,12 +5,12 @@
 
 Some minutes on one GPU. Untrained pairs of the paper at 224 x 224, batch 128 of random pixels.
 
-*steps*: the step of `rsd.stepper` on a batch in pinned memory, in several settings of `compute`. Four ways to train the
+*steps*: the step of `Stepper` on a batch in pinned memory, in several settings of `compute`. Four ways to train the
 same student run turn by turn: alone (*scratch*), by RSD with the teacher's word from a view store (*stored*), the plain
 step with a live teacher's forward pass before it, and RSD with the *live* teacher. Images per second are medians with
 quartiles, a ratio is the median of the ratios within a turn.
 
-*loop*: `rsd.train` over one epoch after a first that is not counted, with crop and flip, by the number of worker
+*loop*: `train` over one epoch after a first that is not counted, with crop and flip, by the number of worker
 processes that prepare batches: images of 32 x 32 in memory (CIFAR-100's format) and JPEGs of 500 x 375 (ImageNet's), of
 which all are in the page cache. The last column is the share of what the same step reaches when nothing has to be read.
 """
@@ -33,19 +33,19 @@ from torch import Tensor, nn
 from benchmarks.interleaved import interleaved, print_rows, spread
 from benchmarks.loader import write_jpegs
 from benchmarks.random_store import random_store
-from rsd.compute import ComputeOptions, set_up
-from rsd.data.augment import AugmentOptions, ViewChoice
-from rsd.data.crop import CropOptions
-from rsd.data.images import ArrayImages, ImageFiles, Images, LabelledImages
-from rsd.device import fingerprint, short_name
-from rsd.distillers.base import Distiller
-from rsd.distillers.rsd import RSDDistiller
-from rsd.distillers.scratch import ScratchDistiller
-from rsd.models import ModelOptions, PixelNormalize, create, embedding_width
-from rsd.recipe import Recipe
-from rsd.stepper import Stepper
-from rsd.train import Teacher, train
-from rsd.views import LiveTeacher
+from rsd.machine.compute import ComputeOptions, set_up
+from rsd.machine.fingerprint import fingerprint, short_name
+from rsd.methods.base import Distiller
+from rsd.methods.rsd import RSDDistiller
+from rsd.methods.scratch import ScratchDistiller
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create, embedding_width
+from rsd.sources.images import ArrayImages, ImageFiles, Images, LabelledImages
+from rsd.teacher.store import LiveTeacher
+from rsd.training.loop import Teacher, train
+from rsd.training.recipe import Recipe
+from rsd.training.stepper import Stepper
+from rsd.views.augment import AugmentOptions, ViewChoice
+from rsd.views.crop import CropOptions
 
 SETTINGS: dict[str, dict[str, object]] = {
     "float32": {},

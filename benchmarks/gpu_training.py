@@ -16,25 +16,25 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_speed import Case, ways
-from rsd import checkpoint
-from rsd.aad import AAD
-from rsd.cka import compare_layers
-from rsd.compute import ComputeOptions, set_up, training_kernels
-from rsd.correlation import decoupled, describe, redundancy
-from rsd.data.augment import AugmentOptions, ViewChoice
-from rsd.data.images import LabelledImages
-from rsd.distillers import distiller
-from rsd.distillers.rsd import RSDDistiller
-from rsd.embed import write_store
-from rsd.errors import UserError
-from rsd.evaluate import measure
-from rsd.features import stage_shapes
-from rsd.models import ModelOptions, Outputs, PixelNormalize, create, predict
-from rsd.parallel import leads, leave
-from rsd.predict import predict_together
-from rsd.recipe import Recipe, make_criterion
-from rsd.train import Trained, train
-from rsd.views import LiveTeacher, ViewOptions
+from rsd.evaluation.accuracy import measure
+from rsd.evaluation.cka import compare_layers
+from rsd.evaluation.correlation import decoupled, describe, redundancy
+from rsd.machine import unfinished
+from rsd.machine.compute import ComputeOptions, set_up, training_kernels
+from rsd.machine.errors import UserError
+from rsd.machine.parallel import leads, leave
+from rsd.methods import distiller
+from rsd.methods.aad import AAD
+from rsd.methods.rsd import RSDDistiller
+from rsd.models.features import stage_shapes
+from rsd.models.predict import predict_together
+from rsd.models.timm_model import ModelOptions, Outputs, PixelNormalize, create, predict
+from rsd.sources.images import LabelledImages
+from rsd.teacher.embed import write_store
+from rsd.teacher.store import LiveTeacher, ViewOptions
+from rsd.training.loop import Trained, train
+from rsd.training.recipe import Recipe, make_criterion
+from rsd.views.augment import AugmentOptions, ViewChoice
 
 CLASSES, SIDE, WIDTH = 4, 16, 32
 STUDENTS = {
@@ -195,7 +195,7 @@ def refused(device: torch.device) -> dict[str, Any]:
 def resumed(device: torch.device, folder: Path, name: str = "cnn", **changes: Any) -> dict[str, Any]:
     """A training that is stopped within its second epoch and started again ends with the bits of an undisturbed one."""
     compute, state = options(device, **changes), folder / "resume" / "run" / "checkpoint.pt"
-    checkpoint.forget(state)
+    unfinished.forget(state)
     with suppress(StoppedError):
         trained(compute, name=name, state=state, last=6)
     if not state.is_file():

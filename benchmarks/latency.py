@@ -3,7 +3,7 @@
     python -m benchmarks.latency             # the default student, ResNet18 and MobileNetV2 at 224 x 224
     python -m benchmarks.latency --harness   # the share of a call's time that timing it takes
 
-One thread, batch 1, weights random (`rsd.budget.kit.randomised`). Each model's rows take turns in one run: fp32 and
+One thread, batch 1, weights random (`randomised`). Each model's rows take turns in one run: fp32 and
 int8 in ONNX Runtime, PyTorch eager and compiled. Some minutes; nothing else should run.
 """
 
@@ -20,15 +20,25 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.interleaved import interleaved, markdown, spread
-from rsd.baseline import baseline
-from rsd.benchmark import Latency, Record
-from rsd.budget.kit import randomised
-from rsd.device import fingerprint
 from rsd.export.onnx import export_onnx
 from rsd.export.quantize import quantize_file
-from rsd.latency import Candidate, Plan, conditions, image, measured, onnx_candidate, onnx_session, take_turns, timed
-from rsd.models import ModelOptions, create
-from rsd.report.latency import notes
+from rsd.machine.fingerprint import fingerprint
+from rsd.measure.baseline import baseline
+from rsd.measure.benchmark import Latency, Record
+from rsd.measure.budget.kit import randomised
+from rsd.measure.latency import (
+    Candidate,
+    Plan,
+    conditions,
+    image,
+    measured,
+    onnx_candidate,
+    onnx_session,
+    take_turns,
+    timed,
+)
+from rsd.models.timm_model import ModelOptions, create
+from rsd.report.latency_table import notes
 
 STUDENT = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4}
 MODELS = {

@@ -27,10 +27,10 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
 from benchmarks.interleaved import interleaved, markdown, spread
-from rsd.data.augment import AugmentOptions, ViewChoice
-from rsd.data.batches import batch_count, batches, epoch_plan
-from rsd.data.crop import CropOptions
-from rsd.data.images import ArrayImages, ImageFiles, Images, LabelledImages
+from rsd.sources.images import ArrayImages, ImageFiles, Images, LabelledImages
+from rsd.views.augment import AugmentOptions, ViewChoice
+from rsd.views.batches import batch_count, batches, epoch_plan
+from rsd.views.crop import CropOptions
 
 BATCH, CLASSES, POLICY = 128, 100, "rand-m9-mstd0.5-inc1"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rsd.errors import UserError
-from rsd.files import written_aside
+from rsd.machine.errors import UserError
+from rsd.machine.files import written_aside
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from benchmarks.interleaved import interleaved
 from benchmarks.overhead import SHAPE
 from benchmarks.rsd_loss import step, textbook
-from rsd.aad import AAD
-from rsd.correlation import cross_correlation, decoupled, off_diagonal_rms
-from rsd.distillers.rsd import PUBLISHED_PULL, STRONGEST_PULL, RSDDistiller, RSDOptions
-from rsd.errors import UserError
-from rsd.files import read_json
-from rsd.losses import rsd_loss
-from rsd.models import ModelOptions, create
+from rsd.evaluation.correlation import cross_correlation, decoupled, off_diagonal_rms
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json
+from rsd.methods.aad import AAD
+from rsd.methods.losses import rsd_loss
+from rsd.methods.rsd import PUBLISHED_PULL, STRONGEST_PULL, RSDDistiller, RSDOptions
+from rsd.models.timm_model import ModelOptions, create
 from rsd.report.charts.inside import correlation_matrix
 from rsd.report.charts.style import METHOD_COLOURS, NEGATIVE, NEUTRAL, POSITIVE
 
@@ -48,7 +48,7 @@ def correlations(record: Path) -> alt.HConcatChart:
 
 
 def before_and_after(found: Mapping[str, Any]) -> alt.HConcatChart:
-    """P before and after training in one colour scale, from a record of `rsd.correlation.describe`."""
+    """P before and after training in one colour scale, from a record of `rsd.evaluation.correlation.describe`."""
     most = max(abs(value) for when in ("before", "after") for line in found[when]["matrix"] for value in line)
     sides = [
         correlation_matrix(found[when]["matrix"], most=most).properties(

@@ -15,9 +15,9 @@ import yaml
 from torch import nn
 
 from benchmarks.interleaved import markdown
-from rsd.distillers.ofa import OFADistiller
-from rsd.distillers.rsd import RSDDistiller, RSDOptions
-from rsd.models import ModelOptions, create, embedding_width, parameter_count
+from rsd.methods.ofa import OFADistiller
+from rsd.methods.rsd import RSDDistiller, RSDOptions
+from rsd.models.timm_model import ModelOptions, create, embedding_width, parameter_count
 
 PAIRS = Path(__file__).parents[1] / "conf" / "pair"
 CLASSES = {"cifar100": 100, "imagenet": 1000}

@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.interleaved import markdown
 from benchmarks.overhead import CLASSES, PAIRS, SHAPE, built
-from rsd.device import fingerprint, short_name
-from rsd.models import ModelOptions, create, embedding_width
+from rsd.machine.fingerprint import fingerprint, short_name
+from rsd.models.timm_model import ModelOptions, create, embedding_width
 from rsd.report.charts.style import METHOD_COLOURS
 
 ROOT = PAIRS.parents[1]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rsd.files import write_json
-from rsd.views import StoredTeacher
+from rsd.machine.files import write_json
+from rsd.teacher.store import StoredTeacher
 
 
 def random_store(folder: Path, *, images: int, width: int, classes: int, device: torch.device) -> StoredTeacher:

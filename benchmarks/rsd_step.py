@@ -4,7 +4,7 @@
     python -m benchmarks.rsd_step --clock cpu --rounds 7   # on a machine that does other work meanwhile
 
 About ten minutes on one quiet core. Untrained models at 224 x 224, batch 16, float32, one CPU
-thread. A step is what `rsd.train` does: normalise raw pixels, ask the teacher, forward, backward, clip, update.
+thread. A step is what `rsd.training.loop` does: normalise raw pixels, ask the teacher, forward, backward, clip, update.
 Four ways to train and the plain step with a teacher's forward pass behind it run turn by turn, each on a copy of
 the same student. Times are medians with quartiles, a ratio is the median of the ratios within a turn.
 
@@ -28,13 +28,13 @@ from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.interleaved import interleaved, markdown, spread
 from benchmarks.random_store import random_store
-from rsd.distillers.base import Distiller
-from rsd.distillers.rsd import RSDDistiller
-from rsd.distillers.scratch import ScratchDistiller
-from rsd.models import ModelOptions, PixelNormalize, create, embedding_width
-from rsd.recipe import Recipe, make_optimizer
-from rsd.train import Teacher
-from rsd.views import LiveTeacher, StoredTeacher
+from rsd.methods.base import Distiller
+from rsd.methods.rsd import RSDDistiller
+from rsd.methods.scratch import ScratchDistiller
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create, embedding_width
+from rsd.teacher.store import LiveTeacher, StoredTeacher
+from rsd.training.loop import Teacher
+from rsd.training.recipe import Recipe, make_optimizer
 
 TARGET = 1.05
 TEACHER = "swin_tiny_patch4_window7_224"

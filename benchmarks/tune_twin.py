@@ -11,15 +11,15 @@ import argparse
 import pandas as pd
 import torch
 
-from rsd.compute import ComputeOptions, set_up
-from rsd.data.augment import ViewChoice
-from rsd.data.images import read_record, read_split
-from rsd.distillers import distiller
-from rsd.files import read_json
-from rsd.models import ModelOptions, PixelNormalize, create
-from rsd.recipe import Recipe, make_criterion
-from rsd.train import train
-from rsd.views import StoredTeacher, ViewOptions
+from rsd.machine.compute import ComputeOptions, set_up
+from rsd.machine.files import read_json
+from rsd.methods import distiller
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create
+from rsd.sources.images import read_record, read_split
+from rsd.teacher.store import StoredTeacher, ViewOptions
+from rsd.training.loop import train
+from rsd.training.recipe import Recipe, make_criterion
+from rsd.views.augment import ViewChoice
 from stages import OUT, section
 
 

@@ -18,18 +18,18 @@ import pandas as pd
 import torch
 
 from benchmarks.interleaved import markdown
-from rsd.compute import ComputeOptions, set_up
-from rsd.data.augment import ViewChoice
-from rsd.data.images import DatasetRecord, LabelledImages, read_record, read_split
-from rsd.distillers.base import Distiller
-from rsd.distillers.rsd import RSDDistiller
-from rsd.distillers.scratch import ScratchDistiller
-from rsd.embed import write_store
-from rsd.models import ModelOptions, PixelNormalize, create, load_trained, normalizer
-from rsd.recipe import Recipe, make_criterion
+from rsd.machine.compute import ComputeOptions, set_up
+from rsd.methods.base import Distiller
+from rsd.methods.rsd import RSDDistiller
+from rsd.methods.scratch import ScratchDistiller
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create, load_trained, normalizer
 from rsd.report.charts.style import METHOD_COLOURS
-from rsd.train import train
-from rsd.views import StoredTeacher, ViewOptions
+from rsd.sources.images import DatasetRecord, LabelledImages, read_record, read_split
+from rsd.teacher.embed import write_store
+from rsd.teacher.store import StoredTeacher, ViewOptions
+from rsd.training.loop import train
+from rsd.training.recipe import Recipe, make_criterion
+from rsd.views.augment import ViewChoice
 from stages import OUT, section
 
 VIEW_SEED = 0

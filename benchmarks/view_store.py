@@ -3,9 +3,9 @@
     python -m benchmarks.view_store
     python -m benchmarks.view_store --clock cpu --rounds 7   # on a machine that does other work meanwhile
 
-About two minutes on one quiet core. Untrained models, float32, one CPU thread. A step is that of `rsd.stepper`, with
+About two minutes on one quiet core. Untrained models, float32, one CPU thread. A step is that of `Stepper`, with
 the batch's views already made: normalise, ask the teacher, forward, backward, clip, update. *Stored* looks up what
-`rsd.embed` would have written, *live* runs the teacher on the same pixels; both train a copy of the same student, turn
+`embed` would have written, *live* runs the teacher on the same pixels; both train a copy of the same student, turn
 by turn. Small: the default pair on digits (ResNet of 166 k parameters, ViT of 27 k, 16 x 16, batch 64). 224: Swin-T and
 ResNet18 at 224 x 224, batch 16. Times are medians with quartiles, the ratio is the median of the ratios within a turn.
 """
@@ -25,13 +25,13 @@ from torch import nn
 
 from benchmarks.interleaved import interleaved, markdown, spread
 from benchmarks.random_store import random_store
-from rsd.compute import ComputeOptions
-from rsd.distillers.rsd import RSDDistiller
-from rsd.models import ModelOptions, PixelNormalize, create, embedding_width
-from rsd.recipe import Recipe
-from rsd.stepper import Stepper
-from rsd.train import Teacher
-from rsd.views import LiveTeacher
+from rsd.machine.compute import ComputeOptions
+from rsd.methods.rsd import RSDDistiller
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create, embedding_width
+from rsd.teacher.store import LiveTeacher
+from rsd.training.loop import Teacher
+from rsd.training.recipe import Recipe
+from rsd.training.stepper import Stepper
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 DIGITS = yaml.safe_load((Path(__file__).parents[1] / "conf" / "pair" / "digits" / "resnet-vit.yaml").read_text())

@@ -16,8 +16,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from pipelines.dvc_command import DVC, reason
 from pipelines.outcome import StageRun
 from pipelines.process_group import run_group
-from rsd.errors import UserError
-from rsd.files import read_json
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json
 from rsd.report.table import method_name
 
 if TYPE_CHECKING:
@@ -77,12 +77,13 @@ def _publish_report(folder: Path) -> None:
 
 def _publish_results(out: Path, *, budget: Path) -> None:
     # Late: what draws takes seconds to import, and a run that fails early draws nothing.
-    from rsd.benchmark import Record
-    from rsd.budget import choose
-    from rsd.report import latency, records, verdict
+    from rsd.measure.benchmark import Record
+    from rsd.measure.budget import choose
+    from rsd.report import latency_table as latency
+    from rsd.report import records, verdict
     from rsd.report.charts import style, training
     from rsd.report.charts.accuracy import accuracy_side_by_side
-    from rsd.report.charts.latency import front, latencies
+    from rsd.report.charts.speed import front, latencies
 
     run = records.read(
         evaluation=out / "evaluate",

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from rsd.device import cores
+from rsd.machine.fingerprint import cores
 
 
 def params(folder: Path) -> dict[str, Any]:

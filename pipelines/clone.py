@@ -30,7 +30,7 @@ from pipelines.outcome import StageError
 from pipelines.plan import PARAMS, Unit
 from pipelines.process_group import run_group
 from pipelines.results import students
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 RECORD = "sweep.json"
 """In the commit of the experiment: what the unit was and found."""

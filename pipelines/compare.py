@@ -19,9 +19,9 @@ from dvc_data.index import DataIndexDirError
 from pydantic import ValidationError
 
 from pipelines.git import experiments, git
-from rsd.compare.page import write_page
-from rsd.compare.run import Run
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
+from rsd.report.compare.page import write_page
+from rsd.report.compare.run import Run
 from rsd.report.records import Records, read
 
 WORKSPACE = "workspace"

@@ -35,12 +35,12 @@ from pipelines.reproduce import reproduce, run_all, run_name
 from pipelines.server import one_sentence, server_that_answers
 from pipelines.upkeep import begin
 from pipelines.workspace import one_writer
-from rsd.device import cores
-from rsd.errors import UserError
-from rsd.files import read_json, written_aside
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json, written_aside
+from rsd.machine.fingerprint import cores
 
 if TYPE_CHECKING:
-    from rsd.budget.records import Trained
+    from rsd.measure.budget.records import Trained
 
 RECORD = Path("out/benchmark/latency.json")
 HISTORY = Path("history")
@@ -110,9 +110,9 @@ def quiet() -> None:
 
 def record(folder: Path, margin: float) -> tuple[str, list[str]]:
     """Add the newest record to the history, publish it; returns what to say of it, and what is slower."""
-    from rsd import trend  # late: it takes seconds to import, which a run that fails early need not wait for
-    from rsd.benchmark import Record
-    from rsd.budget.records import shipped
+    from rsd.measure.benchmark import Record
+    from rsd.measure.budget.records import shipped
+    from rsd.report import trend  # late: it takes seconds to import, which a run that fails early need not wait for
     from rsd.report.charts.style import svg
 
     points = trend.points(

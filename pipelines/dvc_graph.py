@@ -18,7 +18,7 @@ from dvc.repo import Repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.stage import PipelineStage, Stage
 
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 WORDS = 5
 """Lines of a failure that are told: where a remote refuses, the reason comes before git's own sentence."""

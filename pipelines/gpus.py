@@ -15,7 +15,7 @@ from prefect import get_client
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 
-from rsd.device import fingerprint
+from rsd.machine.fingerprint import fingerprint
 
 POLL_SECONDS = 2.0
 

@@ -15,7 +15,7 @@ from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from hydra.errors import HydraException  # DVC reads `-S` with Hydra's grammar, and lets its errors through
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 AXIS_WORD = re.compile(r"[^][,\s]+")
 """`a/b,c/d` has two, and so has `[0,1]`."""

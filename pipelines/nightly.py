@@ -46,7 +46,7 @@ from pipelines.reproduce import reproduce, run_name
 from pipelines.server import one_sentence, server_that_answers
 from pipelines.upkeep import begin
 from pipelines.workspace import one_writer
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 SECRET = "dvc-remote"  # noqa: S105 - a block's name
 FETCH = ["git", "fetch", "--quiet"]

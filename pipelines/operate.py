@@ -25,8 +25,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from pipelines.gpus import create_limits, visible_gpus
 from pipelines.server import RETRIES, one_sentence
 from pipelines.upkeep import create_automations, create_pool, deployments, take_up_lost_runs
-from rsd.errors import UserError
-from rsd.files import read_json, write_json
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json, write_json
 
 POOL = "rsd"
 PORT = 4200

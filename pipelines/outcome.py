@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect.states import Failed
 
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 
 class StageError(UserError):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 RELEASES = "release-"
 """What the tags of releases begin with."""

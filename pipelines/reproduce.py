@@ -34,7 +34,7 @@ from pipelines.schedule import as_they_end
 from pipelines.server import one_sentence, server_that_answers
 from pipelines.upkeep import begin
 from pipelines.workspace import one_writer
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 TAIL_LINES = 200
 

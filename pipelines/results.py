@@ -10,7 +10,7 @@ import pandas as pd
 import vl_convert
 
 from pipelines.plan import varying
-from rsd.files import written_aside
+from rsd.machine.files import written_aside
 from rsd.report.charts.style import colour, method_order, svg
 from rsd.report.interval import Interval, interval
 

@@ -35,7 +35,7 @@ from pipelines.outcome import failed
 from pipelines.process_group import GRACE_SECONDS, run_group
 from pipelines.server import one_sentence, server_that_answers
 from pipelines.upkeep import begin
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 PLAYBOOK = Path(__file__).parents[1] / "deploy" / "rollout" / "rollout.yml"
 ANSIBLE = [sys.executable, "-P", "-m", "ansible", "playbook"]
@@ -187,7 +187,9 @@ def reason(lines: Iterable[str]) -> str:
 def _given(bundle: Path, inventory: Path) -> dict[str, Any]:
     """What can be known before anything starts."""
     if not (bundle / "manifest.json").is_file():
-        raise UserError(f"expected a signed bundle in {bundle}, found none; sign one with `python -m rsd.sign sign`")
+        raise UserError(
+            f"expected a signed bundle in {bundle}, found none; sign one with `python -m rsd.release.sign sign`"
+        )
     if not inventory.exists():
         raise UserError(f"expected an inventory in {inventory}, found none; see deploy/rollout/inventory.example.yml")
     if find_spec("ansible") is None:

@@ -18,7 +18,7 @@ from pipelines.clone import Project, StoppedError, TransferError, run
 from pipelines.outcome import StageError, failed
 from pipelines.plan import Unit
 from pipelines.progress import Progress
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 POLL_SECONDS = 2.0
 """How often a worker of Dask asks whether to stop."""

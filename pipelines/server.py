@@ -17,7 +17,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 RETRIES = 7
 """Waits of 2, 4 ... 128 s: four minutes without a server end no run. Prefect's default gives up after one."""

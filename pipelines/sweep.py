@@ -39,7 +39,7 @@ from pipelines.runners import Place, check_dask, on_dask, on_threads, run_unit
 from pipelines.schedule import as_they_end
 from pipelines.server import known_to_others, one_sentence, server_that_answers
 from pipelines.upkeep import begin
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 WORKSPACES, OUT = Path(".state/sweeps"), Path("out/sweeps")
 NEW_FILES = ("conf", "methods")

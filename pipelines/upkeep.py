@@ -27,7 +27,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import AwaitingRetry
 
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 MOST_STARTS = 5
 """A run that was killed is started again; one that kills its machine shall not be, for ever."""

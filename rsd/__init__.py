@@ -8,10 +8,10 @@ from os import environ
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsd.aad import AAD
-    from rsd.distillers.rsd import RSDDistiller, RSDOptions
-    from rsd.losses import rsd_loss, rsd_terms
-    from rsd.models import Outputs, outputs
+    from rsd.methods.aad import AAD
+    from rsd.methods.losses import rsd_loss, rsd_terms
+    from rsd.methods.rsd import RSDDistiller, RSDOptions
+    from rsd.models.timm_model import Outputs, outputs
 
 # From 1.29 on ONNX Runtime tells Microsoft about models and machine unless this was set before it is imported.
 environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -19,13 +19,13 @@ environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __all__ = ["AAD", "Outputs", "RSDDistiller", "RSDOptions", "outputs", "rsd_loss", "rsd_terms"]
 
 _HOMES = {
-    "AAD": "rsd.aad",
-    "Outputs": "rsd.models",
-    "RSDDistiller": "rsd.distillers.rsd",
-    "RSDOptions": "rsd.distillers.rsd",
-    "outputs": "rsd.models",
-    "rsd_loss": "rsd.losses",
-    "rsd_terms": "rsd.losses",
+    "AAD": "rsd.methods.aad",
+    "Outputs": "rsd.models.timm_model",
+    "RSDDistiller": "rsd.methods.rsd",
+    "RSDOptions": "rsd.methods.rsd",
+    "outputs": "rsd.models.timm_model",
+    "rsd_loss": "rsd.methods.losses",
+    "rsd_terms": "rsd.methods.losses",
 }
 
 

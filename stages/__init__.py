@@ -11,8 +11,8 @@ from typing import NoReturn, TypeVar
 
 from pydantic import BaseModel
 
-from rsd.errors import UserError
-from rsd.files import read_json
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json
 
 OUT = Path("out")
 Section = TypeVar("Section", bound=BaseModel)

@@ -2,10 +2,10 @@
 
 import torch
 
-from rsd.baseline import baseline
-from rsd.benchmark import BenchmarkOptions, benchmark
-from rsd.files import read_json
-from rsd.models import load_trained
+from rsd.machine.files import read_json
+from rsd.measure.baseline import baseline
+from rsd.measure.benchmark import BenchmarkOptions, benchmark
+from rsd.models.timm_model import load_trained
 from stages import OUT, run, section
 
 

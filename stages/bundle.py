@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from rsd.bundle import BundleOptions, lock_digest, params_digest, write_bundle
-from rsd.data.images import read_record, read_split
-from rsd.files import read_json
-from rsd.revision import git_revision
+from rsd.machine.files import read_json
+from rsd.machine.revision import git_revision
+from rsd.release.bundle import BundleOptions, lock_digest, params_digest, write_bundle
+from rsd.sources.images import read_record, read_split
 from stages import OUT, run, section
 
 

@@ -1,7 +1,7 @@
 """This machine -> out/device.json. Runs at every `dvc repro`, so that no other machine's figures pass for ours."""
 
-from rsd.device import fingerprint
-from rsd.files import write_json
+from rsd.machine.files import write_json
+from rsd.machine.fingerprint import fingerprint
 from stages import OUT, run
 
 

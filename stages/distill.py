@@ -7,15 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rsd import checkpoint
-from rsd.compute import ComputeOptions, set_up
-from rsd.data.augment import ViewChoice
-from rsd.data.images import read_record, read_split
-from rsd.distillers import distiller
-from rsd.features import StageShape, stage_shapes
-from rsd.files import sha256, write_json, written_aside
-from rsd.launch import is_launcher, launch
-from rsd.models import (
+from rsd.machine import unfinished
+from rsd.machine.compute import ComputeOptions, set_up
+from rsd.machine.files import sha256, write_json, written_aside
+from rsd.machine.launch import is_launcher, launch
+from rsd.machine.parallel import leads, leave
+from rsd.methods import distiller
+from rsd.models.features import StageShape, stage_shapes
+from rsd.models.timm_model import (
     ModelOptions,
     PixelNormalize,
     create,
@@ -26,10 +25,11 @@ from rsd.models import (
     parameter_count,
     save_weights,
 )
-from rsd.parallel import leads, leave
-from rsd.recipe import Recipe, make_criterion
-from rsd.train import Teacher, Trained, train
-from rsd.views import LiveTeacher, StoredTeacher, ViewOptions, store_digests
+from rsd.sources.images import read_record, read_split
+from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
+from rsd.training.loop import Teacher, Trained, train
+from rsd.training.recipe import Recipe, make_criterion
+from rsd.views.augment import ViewChoice
 from stages import OUT, run, section
 
 
@@ -89,7 +89,7 @@ def main() -> None:
         "mean": data.mean,
         "std": data.std,
     }
-    state = checkpoint.state_file(name, {"record": record, "data": data.model_dump(), "teacher": seen})
+    state = unfinished.state_file(name, {"record": record, "data": data.model_dump(), "teacher": seen})
     trained = train(
         task,
         read_split(OUT / "data", "train"),
@@ -118,10 +118,10 @@ def main() -> None:
                 "epoch": int(trained.selected["epoch"]),
             },
             "warnings": advice,
-            "versions": checkpoint.software_versions(),
+            "versions": unfinished.software_versions(),
         }
         write(OUT / "students" / name, trained, record)
-        checkpoint.forget(state)
+        unfinished.forget(state)
     leave()
 
 

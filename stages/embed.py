@@ -1,14 +1,14 @@
 """Teacher and training images -> out/views/: the teacher's outputs for every stored view."""
 
-from rsd import checkpoint
-from rsd.compute import ComputeOptions, on_this_machine, set_up
-from rsd.data.augment import AugmentOptions
-from rsd.data.images import read_split
-from rsd.embed import check_store, write_store
-from rsd.launch import is_launcher, launch
-from rsd.models import load_trained, normalizer
-from rsd.parallel import leads, leave
-from rsd.views import ViewOptions, store_digests
+from rsd.machine import unfinished
+from rsd.machine.compute import ComputeOptions, on_this_machine, set_up
+from rsd.machine.launch import is_launcher, launch
+from rsd.machine.parallel import leads, leave
+from rsd.models.timm_model import load_trained, normalizer
+from rsd.sources.images import read_split
+from rsd.teacher.embed import check_store, write_store
+from rsd.teacher.store import ViewOptions, store_digests
+from rsd.views.augment import AugmentOptions
 from stages import OUT, run, section
 
 
@@ -33,7 +33,7 @@ def main() -> None:
         augment=augment,
         options=options,
     )
-    state = checkpoint.state_file("embed", {"made_from": made_from, "device": device.type, "threads": compute.threads})
+    state = unfinished.state_file("embed", {"made_from": made_from, "device": device.type, "threads": compute.threads})
     header = write_store(
         OUT / "views",
         teacher.to(device),
@@ -46,7 +46,7 @@ def main() -> None:
         workers=compute.workers,
     )
     if leads():
-        checkpoint.forget(state)
+        unfinished.forget(state)
     if leads() and options.count:
         print(f"teacher on its stored views: top-1 {header['top1']:.2f} %")
         check_store(header, classes=len(record["classes"]), validation_top1=record["validation"]["top1"])

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rsd.data.images import read_split
-from rsd.errors import UserError
 from rsd.export.engine_parity import engine_parity, engine_parting
 from rsd.export.parity import GateError, Gates, Precision, check
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
-from rsd.files import read_json, write_json, written_aside
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json, write_json, written_aside
+from rsd.sources.images import read_split
 from stages import OUT, run, section
 
 

@@ -8,17 +8,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from rsd.cka import compare_layers
-from rsd.compute import ComputeOptions, on_this_machine, set_up
-from rsd.correlation import decoupled, describe, read_aad, redundancy, untrained_like
-from rsd.data.images import Images, LabelledImages, read_split
-from rsd.errors import UserError
-from rsd.evaluate import calibration, measure, summary
-from rsd.files import read_json, write_json, written_aside
-from rsd.launch import is_launcher, launch
-from rsd.models import ModelOptions, PixelNormalize, create, input_shape, load_trained, normalizer, predict
-from rsd.parallel import leads, leave
-from rsd.predict import predict_together
+from rsd.evaluation.accuracy import calibration, measure, summary
+from rsd.evaluation.cka import compare_layers
+from rsd.evaluation.correlation import decoupled, describe, read_aad, redundancy, untrained_like
+from rsd.machine.compute import ComputeOptions, on_this_machine, set_up
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json, write_json, written_aside
+from rsd.machine.launch import is_launcher, launch
+from rsd.machine.parallel import leads, leave
+from rsd.models.predict import predict_together
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create, input_shape, load_trained, normalizer, predict
+from rsd.sources.images import Images, LabelledImages, read_split
 from stages import OUT, run, section
 
 LOOKED_INTO = ("scratch", "rsd")

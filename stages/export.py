@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from rsd.compute import ComputeOptions
-from rsd.data.images import read_record, read_split
 from rsd.export.ladder import Ladder
 from rsd.export.onnx import ExportOptions, save, trace
 from rsd.export.strip import AsTrained
-from rsd.files import read_json, sha256, write_json, written_aside
-from rsd.golden import preprocessing
-from rsd.models import load_trained, normalizer, parameter_count
+from rsd.machine.compute import ComputeOptions
+from rsd.machine.files import read_json, sha256, write_json, written_aside
+from rsd.models.timm_model import load_trained, normalizer, parameter_count
+from rsd.release.golden import preprocessing
+from rsd.sources.images import read_record, read_split
 from stages import OUT, run, section
 
 

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rsd.config import resolve
-from rsd.distillers import source
-from rsd.files import write_json, written_aside
+from rsd.config.resolve import resolve
+from rsd.machine.files import write_json, written_aside
+from rsd.methods import source
 from stages import OUT, run
 
 

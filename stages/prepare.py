@@ -2,8 +2,8 @@
 
 from pydantic import TypeAdapter
 
-from rsd.data.prepare import DataOptions, prepare
-from rsd.files import read_json
+from rsd.machine.files import read_json
+from rsd.sources.prepare import DataOptions, prepare
 from stages import OUT, run
 
 

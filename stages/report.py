@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from rsd.machine.revision import git_revision
 from rsd.report.page import write_page
-from rsd.revision import git_revision
 from stages import OUT, run
 
 

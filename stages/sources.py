@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from rsd.files import read_json, write_json
-from rsd.sources import listing, weights_content
+from rsd.machine.files import read_json, write_json
+from rsd.sources.listing import listing, weights_content
 from stages import OUT, run
 
 

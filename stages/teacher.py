@@ -5,18 +5,18 @@ import sys
 
 import torch
 
-from rsd import checkpoint
-from rsd.compute import ComputeOptions, set_up
-from rsd.data.augment import ViewChoice
-from rsd.data.images import read_record, read_split
-from rsd.distillers.scratch import ScratchDistiller
-from rsd.files import write_json, written_aside
-from rsd.launch import is_launcher, launch
-from rsd.models import embedding_width, normalizer, parameter_count, save_weights
-from rsd.parallel import leads, leave
-from rsd.recipe import Recipe, make_criterion
-from rsd.teacher import TRAINED, TeacherOptions, check_accuracy, teacher
-from rsd.train import train, validate
+from rsd.machine import unfinished
+from rsd.machine.compute import ComputeOptions, set_up
+from rsd.machine.files import write_json, written_aside
+from rsd.machine.launch import is_launcher, launch
+from rsd.machine.parallel import leads, leave
+from rsd.methods.scratch import ScratchDistiller
+from rsd.models.timm_model import embedding_width, normalizer, parameter_count, save_weights
+from rsd.sources.images import read_record, read_split
+from rsd.teacher.origin import TRAINED, TeacherOptions, check_accuracy, teacher
+from rsd.training.loop import train, validate
+from rsd.training.recipe import Recipe, make_criterion
+from rsd.views.augment import ViewChoice
 from stages import OUT, run, section
 
 
@@ -38,7 +38,7 @@ def main() -> None:
 
     if options.source in TRAINED:
         recipe = section("teacher_recipe", Recipe)
-        state = checkpoint.state_file(
+        state = unfinished.state_file(
             "teacher",
             {
                 # A finished training is judged anew by another `min_top1`, not done anew.
@@ -95,11 +95,11 @@ def main() -> None:
                 "weights": start.weights,
                 "validation": {"top1": measured["validation_top1"], "loss": measured["validation_loss"]},
                 "device": device.type,
-                "versions": checkpoint.software_versions(),
+                "versions": unfinished.software_versions(),
             },
         )
     if state:
-        checkpoint.forget(state)
+        unfinished.forget(state)
     leave()
     print(f"teacher {options.name}: validation top-1 {measured['validation_top1']:.2f} %")
 

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rsd import sign
-from rsd.bundle import BundleOptions, write_bundle
-from rsd.data.images import DatasetRecord
 from rsd.export.parity import logits_of
-from rsd.files import write_json
+from rsd.machine.files import write_json
+from rsd.release import sign
+from rsd.release.bundle import BundleOptions, write_bundle
+from rsd.sources.images import DatasetRecord
 
 SHAPE = (6, 5, 3)
 CLASSES = ["a", "b", "c"]

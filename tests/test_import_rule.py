@@ -1,7 +1,6 @@
-"""Who may import whom, and that dvc.yaml lists the code a stage imports: no more, no less."""
+"""Who may import whom, and that dvc.yaml lists the rooms a stage imports: no more, no less."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import yaml
 
 import rsd
-from rsd import distillers
+from rsd import methods
 
 ROOT = Path(__file__).parents[1]
 OURS = ("rsd", "stages", "pipelines", "benchmarks", "deploy")
@@ -90,6 +89,33 @@ def test_none_of_our_modules_takes_a_public_name_from_rsd_itself():
             assert not names, f"{file.relative_to(ROOT)} imports {sorted(names)}; import them where they are defined"
 
 
+ROOMS = (
+    *("machine", "run", "sources", "views", "models", "methods", "teacher", "training", "evaluation", "export"),
+    *("measure", "release", "report", "config", "cli"),
+)
+"""The rooms of `rsd` in the order in which the data walks through them; each imports those before it, and itself."""
+
+
+def test_every_folder_of_rsd_is_a_room_and_every_module_lies_in_one():
+    folders = {path.name for path in (ROOT / "rsd").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders <= set(ROOMS)
+    assert {path.name for path in (ROOT / "rsd").glob("*.py")} == {"__init__.py", "losses.py"}
+
+
+def test_no_module_bears_the_name_of_its_room():
+    for file in (ROOT / "rsd").rglob("*.py"):
+        room = file.relative_to(ROOT).parts[1]
+        assert file.stem != room or room == "methods", file
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_rooms_above_it(room):
+    allowed = set(ROOMS[: ROOMS.index(room) + 1])
+    for file in (ROOT / "rsd" / room).rglob("*.py"):
+        rooms = {name.split(".")[1] for name in imported(file) if name.startswith("rsd.")}
+        assert rooms & set(ROOMS) <= allowed, f"{file.relative_to(ROOT)} imports {sorted(rooms - allowed)}"
+
+
 FORBIDDEN = {
     "rsd": ("dvc", "prefect", "stages", "pipelines", "benchmarks"),
     "stages": ("dvc", "prefect", "pipelines", "benchmarks"),
@@ -105,47 +131,34 @@ def test_each_room_imports_only_what_it_may(folder):
         assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
-def test_no_training_module_imports_export_or_report():
-    trained = [f"rsd.distillers.{name}" for name in distillers.methods()]
-    for module in ["rsd.train", "rsd.views", "rsd.teacher", *trained]:
-        names = {str(file.relative_to(ROOT)) for file in code_of(module)}
-        assert not {name for name in names if name.startswith(("rsd/export", "rsd/report"))}, module
-
-
 def stages() -> dict[str, dict]:
     content = yaml.safe_load((ROOT / "dvc.yaml").read_text())
     return content["stages"]
 
 
-def listed(stage: dict, method: str) -> set[Path]:
-    """The Python files among a stage's deps; a folder stands for all in it."""
-    files: set[Path] = set()
-    for dep in stage["deps"]:
-        # `params` copies the one file of each method to one place (tests/stages/test_own_method.py).
-        dep = re.sub(r"out/params/code/\$\{(item|export)\.method\}", f"rsd/distillers/{method}", dep)
-        path = ROOT / dep
-        if dep.split("/")[0] in OURS:
-            files |= set(path.rglob("*.py")) if path.is_dir() else {path}
-    return {file for file in files if not is_bare(file)}
+def rooms_listed(stage: dict) -> set[str]:
+    """The rooms among a stage's deps; some files of a room stand for the room."""
+    return {dep.split("/")[1] for dep in stage["deps"] if dep.startswith("rsd/")}
 
 
 @pytest.mark.parametrize("name", stages())
-def test_a_stage_depends_on_exactly_the_code_it_imports(name):
-    stage = stages()[name]
-    # `distill` and `export` import their method by name; `params` asks every method for its options.
-    methods = distillers.methods() if name in ("distill", "export", "params") else []
-    together = code_of(f"stages.{name}", *[f"rsd.distillers.{m}" for m in methods])
-    union = set().union(*(listed(stage, m) for m in methods)) if methods else listed(stage, "")
-    relative = lambda files: sorted(str(f.relative_to(ROOT)) for f in files)  # noqa: E731
-    assert relative(union - together) == [], "listed but not imported"
-    assert relative(together - union) == [], "imported but not listed"
+def test_a_stage_depends_on_exactly_the_rooms_it_imports(name):
+    asked = methods.methods() if name == "params" else []  # it asks every method for its options
+    code = code_of(f"stages.{name}", *[f"rsd.methods.{method}" for method in asked])
+    rooms = {file.relative_to(ROOT / "rsd").parts[0] for file in code if file.is_relative_to(ROOT / "rsd")}
+    assert sorted(rooms_listed(stages()[name])) == sorted(rooms)
+    assert {"stages/__init__.py", f"stages/{name}.py"} <= set(stages()[name]["deps"])
 
 
-def test_a_cell_of_distill_depends_on_no_other_methods_file():
-    cells = {m: listed(stages()["distill"], m) for m in distillers.methods()}
-    for method, files in cells.items():
-        others = {f.stem for f in files if f.parent.name == "distillers"} - {"__init__", "base", method}
-        assert not others
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_that_lists_files_of_a_room_lists_all_that_it_imports(name):
+    deps = [Path(dep) for dep in stages()[name]["deps"] if dep.startswith("rsd/")]
+    for file in (file.relative_to(ROOT) for file in code_of(f"stages.{name}")):
+        assert file.parts[0] != "rsd" or any(file.is_relative_to(dep) for dep in deps), file
+
+
+def test_only_params_depends_on_the_folder_of_methods():
+    assert [name for name, stage in stages().items() if "rsd/methods" in stage["deps"]] == ["params"]
 
 
 def test_every_stage_has_a_script_of_its_name_and_every_script_a_stage():

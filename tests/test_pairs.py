@@ -8,13 +8,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from rsd.config import resolve
-from rsd.distillers.base import Distiller
-from rsd.distillers.ofa import OFADistiller
-from rsd.distillers.rsd import RSDDistiller
-from rsd.errors import UserError
-from rsd.models import ModelOptions, Outputs, create, outputs, parameter_count
-from rsd.recipe import Recipe, make_criterion, make_optimizer
+from rsd.config.resolve import resolve
+from rsd.machine.errors import UserError
+from rsd.methods.base import Distiller
+from rsd.methods.ofa import OFADistiller
+from rsd.methods.rsd import RSDDistiller
+from rsd.models.timm_model import ModelOptions, Outputs, create, outputs, parameter_count
+from rsd.training.recipe import Recipe, make_criterion, make_optimizer
 
 ROOT = Path(__file__).parents[1]
 

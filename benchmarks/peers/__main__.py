@@ -11,7 +11,7 @@ The pairs are the digits' (batch 64) and Swin-T with ResNet18 at 224 x 224 (batc
 thread. All train the same student on the same batch by the same optimiser (Nesterov's SGD, a constant
 learning rate, gradients clipped to the same norm), turn by turn. A step is what each one's own loop does: normalise raw
 pixels, run the teacher (*stored*: look its outputs up in a view store), forward, backward, clip, update. Ours
-(`rsd.stepper`) also checks that every term and the gradient are finite, and draws CRD's negatives, which torchdistill's
+(`Stepper`) also checks that every term and the gradient are finite, and draws CRD's negatives, which torchdistill's
 data loader has drawn before. Left out for all: reading and augmenting images, an average of the weights, mixed
 precision, validation, logs.
 
@@ -36,7 +36,7 @@ import torch
 from benchmarks.interleaved import markdown
 from benchmarks.peers.compare import Way, compared, peaks, rows, ways
 from benchmarks.peers.trainers import CASES
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 INSTALL = "pip install -c constraints.txt torchdistill==1.1.5"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

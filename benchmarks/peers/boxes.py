@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torchdistill.core.distillation import DistillationBox, get_distillation_box
 
 from benchmarks.peers.trainers import CLIP, LEARNING_RATE, METHODS, MOMENTUM, REMEMBERED, SEED, Bench, Trainer
-from rsd.distillers.crd import ContrastiveEmbeddings, CRDOptions
-from rsd.distillers.kd import KDOptions
-from rsd.distillers.rkd import RKDOptions
-from rsd.models import embedding_width
+from rsd.methods.crd import ContrastiveEmbeddings, CRDOptions
+from rsd.methods.kd import KDOptions
+from rsd.methods.rkd import RKDOptions
+from rsd.models.timm_model import embedding_width
 
 EMBEDDING = {"ResNet": "global_pool", "VisionTransformer": "head_drop", "SwinTransformer": "head.global_pool"}
 """By class of the model, the module whose output is the penultimate embedding."""

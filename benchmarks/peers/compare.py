@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.interleaved import interleaved, spread
 from benchmarks.peers.trainers import CASES, Bench, Trainer, bench, first_step, ours, timm_task
-from rsd.errors import UserError
-from rsd.health import peak_megabytes
+from rsd.machine.errors import UserError
+from rsd.training.health import peak_megabytes
 
 COUNTERPARTS = {
     "kd": ["timm", "torchdistill"],

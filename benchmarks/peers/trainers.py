@@ -17,18 +17,18 @@ from torch.optim import Optimizer
 from benchmarks import view_store
 from benchmarks.random_store import random_store
 from benchmarks.view_store import Case
-from rsd.compute import ComputeOptions
-from rsd.distillers.base import Distiller, MethodOptions
-from rsd.distillers.crd import CRDDistiller, CRDOptions
-from rsd.distillers.dist import DISTDistiller, DISTOptions
-from rsd.distillers.kd import KDDistiller, KDOptions
-from rsd.distillers.rkd import RKDDistiller, RKDOptions
-from rsd.distillers.rsd import RSDDistiller, RSDOptions
-from rsd.models import PixelNormalize, create, embedding_width
-from rsd.recipe import Recipe
-from rsd.stepper import Stepper
-from rsd.train import Teacher
-from rsd.views import LiveTeacher, StoredTeacher
+from rsd.machine.compute import ComputeOptions
+from rsd.methods.base import Distiller, MethodOptions
+from rsd.methods.crd import CRDDistiller, CRDOptions
+from rsd.methods.dist import DISTDistiller, DISTOptions
+from rsd.methods.kd import KDDistiller, KDOptions
+from rsd.methods.rkd import RKDDistiller, RKDOptions
+from rsd.methods.rsd import RSDDistiller, RSDOptions
+from rsd.models.timm_model import PixelNormalize, create, embedding_width
+from rsd.teacher.store import LiveTeacher, StoredTeacher
+from rsd.training.loop import Teacher
+from rsd.training.recipe import Recipe
+from rsd.training.stepper import Stepper
 
 CASES = {
     "digits, 16 px": view_store.CASES["digits, 16 px"],
@@ -104,7 +104,7 @@ def bench(case: Case, folder: Path, device: torch.device) -> Bench:
 
 
 def ours(bench: Bench, method: str, *, stored: bool) -> Trainer:
-    """A step of `rsd.stepper`, with the teacher's outputs looked up or the teacher run."""
+    """A step of `rsd.training.stepper`, with the teacher's outputs looked up or the teacher run."""
     distiller, options = METHODS[method]
     torch.manual_seed(SEED)  # of the scaffold
     task = distiller(

@@ -17,7 +17,7 @@ from benchmarks.sensitivity.students import students
 from benchmarks.sensitivity.tables import held_out_table, tables
 from benchmarks.study.charts import save
 from benchmarks.study.students import kept, read_sweep
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 PAGE, FOLDER = Path("docs/sensitivity.md"), Path("docs/sensitivity")
 

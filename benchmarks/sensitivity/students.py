@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.study.students import gains, teacher_widths
-from rsd.distillers.rsd import RSDOptions
+from rsd.methods.rsd import RSDOptions
 
 CHOSEN_ON = ("fashion/cnn-mlp", "fashion/vit-cnn")
 """Settings are chosen on these pairs, by validation, and tried on the others."""

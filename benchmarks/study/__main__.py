@@ -25,7 +25,7 @@ from benchmarks.study.charts import gain_chart, lead_chart, likeness_chart, rank
 from benchmarks.study.students import kept, read_sweep, students
 from benchmarks.study.tables import likeness_table, pair_table, tables
 from pipelines.sweep import prepare, read_named
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from rsd.report.charts.style import Figure
 
 NAME = "study"

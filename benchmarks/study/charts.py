@@ -9,7 +9,7 @@ import vl_convert
 
 from benchmarks.study.students import MAIN, gains, leads
 from benchmarks.study.tables import pair_name
-from rsd.files import written_aside
+from rsd.machine.files import written_aside
 from rsd.report.charts.inside import layer_likeness
 from rsd.report.charts.style import METHOD_COLOURS, Figure, svg
 from rsd.report.table import method_name

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from rsd.errors import UserError
-from rsd.files import written_aside
+from rsd.machine.errors import UserError
+from rsd.machine.files import written_aside
 from rsd.report.table import method_name
 
 VARIANTS = {

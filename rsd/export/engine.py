@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from packaging.version import InvalidVersion, Version
 
-from rsd.cuda import Driver, NoDriverError, driver
-from rsd.data.images import Images
-from rsd.errors import UserError
 from rsd.export.tensorrt import cuda_major, known_capabilities
-from rsd.files import read_json, sha256
+from rsd.machine.cuda import Driver, NoDriverError, driver
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json, sha256
+from rsd.sources.images import Images
 
 # Across major versions NVIDIA promises these alone to version-compatible engines (its support matrix): built -> runs.
 ACROSS = {(8, 10), (10, 11)}

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import load
 
-from rsd.cuda import NoDriverError
-from rsd.data.images import Images
-from rsd.errors import UserError
 from rsd.export.engine import OtherGpuError, open_engine
 from rsd.export.parity import NEAR_TIE, Precision, compare
 from rsd.export.tensorrt import NO_DEVICE, EngineOptions, build
-from rsd.files import write_json
+from rsd.machine.cuda import NoDriverError
+from rsd.machine.errors import UserError
+from rsd.machine.files import write_json
+from rsd.sources.images import Images
 
 
 def engine_parity(

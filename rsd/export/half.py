@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 # What normalisation consists of: these nodes, followed from the input on, stay float32 in an fp16 graph.
 PIXEL_OPERATORS = {"Cast", "Div", "Mul", "Sub", "Add", "Transpose"}

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rsd.data.images import LabelledImages
-from rsd.errors import UserError
 from rsd.export.divergence import (
     TOLERANCE,
     Divergence,
@@ -28,7 +26,9 @@ from rsd.export.onnx import Traced, checked
 from rsd.export.parity import GateError, Gates, Rung, check, compare, logits_of
 from rsd.export.quantize import Harm, Int8Options, calibrated, described, harms, quantized, some, tries
 from rsd.export.strip import AsTrained
-from rsd.models import PixelNormalize, predict
+from rsd.machine.errors import UserError
+from rsd.models.timm_model import PixelNormalize, predict
+from rsd.sources.images import LabelledImages
 
 SAMPLE = 512
 """Test images on which the rungs below a file's own are compared; its own is compared on all."""

@@ -19,14 +19,14 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from pydantic import Field, field_validator
 from torch import nn
 
-from rsd.data.images import Images
-from rsd.errors import UserError
 from rsd.export.half import to_half
 from rsd.export.parity import Gates, Precision, session_of
 from rsd.export.quantize import Int8Options, calibrated, quantized
-from rsd.files import written_aside
-from rsd.models import RawPixels
-from rsd.options import Options
+from rsd.machine.errors import UserError
+from rsd.machine.files import written_aside
+from rsd.machine.options import Options
+from rsd.models.timm_model import RawPixels
+from rsd.sources.images import Images
 
 # Top-level names of the module that training wraps around a student: such a state is not a plain student's.
 SCAFFOLDING = {"aad", "projection", "student"}

@@ -9,9 +9,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rsd.data.images import Images
-from rsd.errors import UserError
-from rsd.options import Options
+from rsd.machine.errors import UserError
+from rsd.machine.options import Options
+from rsd.sources.images import Images
 
 Precision = Literal["fp32", "fp16", "int8"]
 Rung = Literal["stripped", "fp32", "fp16", "int8"]

@@ -21,10 +21,10 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from pydantic import Field
 
-from rsd.data.images import Images
-from rsd.errors import UserError
 from rsd.export.parity import logits_of, session_options
-from rsd.options import Options
+from rsd.machine.errors import UserError
+from rsd.machine.options import Options
+from rsd.sources.images import Images
 
 OPERATORS = ["Conv", "MatMul", "Gemm"]
 """What is quantised; with the quantiser's default set TensorRT refuses Swin."""

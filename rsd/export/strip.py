@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rsd.distillers import distiller
-from rsd.features import StagedOutputs, stage_shapes, staged_outputs
-from rsd.models import Outputs, PixelNormalize, input_shape, load_trained, normalizer, outputs
+from rsd.methods import distiller
+from rsd.models.features import StagedOutputs, stage_shapes, staged_outputs
+from rsd.models.timm_model import Outputs, PixelNormalize, input_shape, load_trained, normalizer, outputs
 
 
 class AsTrained:

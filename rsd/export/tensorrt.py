@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from pydantic import Field, model_validator
 
-from rsd.cuda import NoDriverError, driver
-from rsd.errors import UserError
 from rsd.export.refusals import unparsed
-from rsd.files import sha256, written_aside
-from rsd.options import Options
+from rsd.machine.cuda import NoDriverError, driver
+from rsd.machine.errors import UserError
+from rsd.machine.files import sha256, written_aside
+from rsd.machine.options import Options
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 INSTALL = ".venv/bin/pip install -c constraints.txt tensorrt-rtx"

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from rsd.errors import UserError
-from rsd.files import read_json, sha256, written_aside
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json, sha256, written_aside
 
 MAX_BATCH = 8
 QUEUE_DELAY_MICROSECONDS = 100
@@ -27,7 +27,7 @@ def write_repository(bundle: Path, repository: Path, *, max_batch: int = MAX_BAT
     """Write a folder per model below `repository`; what is there of other models and versions stays.
 
     Args:
-        bundle: as `rsd.bundle.write_bundle` makes it; every file is held to its SHA-256 in the manifest.
+        bundle: as `rsd.release.bundle.write_bundle` makes it; every file is held to its SHA-256 in the manifest.
         max_batch: of the ONNX models; an engine's is that of its profile.
 
     Returns:

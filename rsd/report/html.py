@@ -15,7 +15,7 @@ import vl_convert
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
-from rsd.files import written_aside
+from rsd.machine.files import written_aside
 from rsd.report import verdict
 from rsd.report.charts import style
 from rsd.report.table import milliseconds, size

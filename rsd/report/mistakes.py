@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from rsd.data.images import read_split
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from rsd.report.records import Records
 from rsd.report.table import method_name
+from rsd.sources.images import read_split
 
 MOST = 12
 LARGEST_SIDE = 112

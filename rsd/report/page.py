@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from rsd.budget import choose
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
+from rsd.measure.budget import choose
 from rsd.report import html, verdict
-from rsd.report.charts import accuracy, cost, inside, latency, style, training
+from rsd.report.charts import accuracy, cost, inside, style, training
+from rsd.report.charts import speed as latency
 from rsd.report.flat import flat, section_order
 from rsd.report.html import Figure, figure
-from rsd.report.latency import COLUMNS, cells, notes
+from rsd.report.latency_table import COLUMNS, cells, notes
 from rsd.report.mistakes import Mistake, worst
 from rsd.report.records import Records, parity, read
 from rsd.report.table import method_name
@@ -49,7 +50,7 @@ def write_page(
         benchmark: folder with latency.json and samples.csv.gz.
         params: folder with the resolved sections, one JSON each.
         device: the fingerprint of this machine, a JSON file.
-        budget: folder with `devices/*.json` and `trained.json`; see `rsd.budget`.
+        budget: folder with `devices/*.json` and `trained.json`; see `rsd.measure.budget`.
         chosen: params.yaml as it was for this run; shown as it is.
         revision: the git commit of this run, if it has one.
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from rsd.benchmark import Latency, Record
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
+from rsd.measure.benchmark import Latency, Record
 from rsd.report.interval import Interval, interval
 from rsd.report.table import PRECISIONS
 

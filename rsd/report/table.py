@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rsd.device import short_name
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
+from rsd.machine.fingerprint import short_name
 
 ENGINES = {"tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT"}
 ENGINES |= {f"{library} compute only": f"{name}, without copies" for library, name in ENGINES.items()}

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from benchmarks.fashion_memory import ROOT, copy_of_the_project, peak_of, settings
-from rsd.config import resolve
+from rsd.config.resolve import resolve
 
 HELD = """
 import sys

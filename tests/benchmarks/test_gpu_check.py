@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from benchmarks import gpu_check as module
 from benchmarks import gpu_inference, gpu_training
 from benchmarks.gpu_check import Check, carried_out, checks, gpu_check
-from rsd.compute import ComputeOptions
-from rsd.cuda import Driver, Gpu, NoDriverError
-from rsd.distillers import methods
-from rsd.errors import UserError
 from rsd.export.parity import Precision, logits_of
 from rsd.export.tensorrt import LIBRARIES, EngineOptions, available
+from rsd.machine.compute import ComputeOptions
+from rsd.machine.cuda import Driver, Gpu, NoDriverError
+from rsd.machine.errors import UserError
+from rsd.methods import methods
 
 CPU = torch.device("cpu")
 TOY = gpu_training.Case(gpu_training.STUDENTS["vit"], gpu_training.STUDENTS["vit"], "adamw", shape=(16, 16, 3), batch=8)

@@ -1,5 +1,5 @@
 from benchmarks.latency import compare, harness, table
-from rsd.latency import Plan
+from rsd.measure.latency import Plan
 
 
 def test_the_default_students_rows_stand_beside_eager_pytorch(monkeypatch):

@@ -2,9 +2,9 @@ import numpy as np
 import torch
 
 from benchmarks.loader import BATCH, POLICY, _Pictures, ours, theirs, write_jpegs
-from rsd.data.augment import AugmentOptions
-from rsd.data.crop import CropOptions
-from rsd.data.images import ArrayImages
+from rsd.sources.images import ArrayImages
+from rsd.views.augment import AugmentOptions
+from rsd.views.crop import CropOptions
 
 
 def test_both_loaders_serve_the_same_kind_of_batches(tmp_path):

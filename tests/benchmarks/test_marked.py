@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.marked import parts, put
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 PAGE = "# Title\n\n<!-- one -->\nold\n<!-- /one -->\nwords | <!-- two -->\nx\n<!-- /two -->\nend\n"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import method_pictures as pictures
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 
 def test_more_kappa_leaves_less_off_the_diagonal_and_less_on_it():

@@ -10,9 +10,9 @@ from benchmarks.peers import __main__ as command
 from benchmarks.peers import compare, trainers
 from benchmarks.peers.compare import Way, check_agreement, compared, peak, rows, trainer, ways
 from benchmarks.view_store import Case
-from rsd.distillers.kd import KDDistiller, KDOptions
-from rsd.errors import UserError
-from rsd.models import ModelOptions
+from rsd.machine.errors import UserError
+from rsd.methods.kd import KDDistiller, KDOptions
+from rsd.models.timm_model import ModelOptions
 
 CPU = torch.device("cpu")
 TINY = Case(

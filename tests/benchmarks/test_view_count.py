@@ -6,11 +6,11 @@ import pandas as pd
 import yaml
 
 from benchmarks import view_count
-from rsd.config import resolve
-from rsd.data.images import DatasetRecord, write_arrays
-from rsd.files import write_json
-from rsd.models import ModelOptions, create, embedding_width, save_weights
-from rsd.recipe import Recipe
+from rsd.config.resolve import resolve
+from rsd.machine.files import write_json
+from rsd.models.timm_model import ModelOptions, create, embedding_width, save_weights
+from rsd.sources.images import DatasetRecord, write_arrays
+from rsd.training.recipe import Recipe
 from tests.stages.conftest import ROOT, TINY
 
 FOUND = pd.DataFrame(

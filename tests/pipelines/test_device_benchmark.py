@@ -13,8 +13,8 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
 from pipelines import device_benchmark as module
 from pipelines.device_benchmark import device_benchmark
-from rsd import trend
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
+from rsd.report import trend
 from tests.pipelines.conftest import ToyRepo
 
 pytestmark = pytest.mark.slow

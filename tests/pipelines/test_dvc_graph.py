@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.dvc_graph import StageNode, lock_entries, stages
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo
 
 

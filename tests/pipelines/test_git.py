@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.git import contents, experiments, git, objects, snapshot
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 
 @pytest.fixture

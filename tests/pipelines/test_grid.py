@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pipelines.grid import Grid, covers, points, read_grids
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 PARAMS = """\
 methods: [scratch, rsd] # a comment

@@ -19,7 +19,7 @@ import pytest
 from pipelines import runners
 from pipelines.git import experiments
 from pipelines.process_group import GRACE_SECONDS
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
 from tests.pipelines.sweep_project import SweepRepo
 

@@ -17,7 +17,7 @@ from pipelines import network
 from pipelines import nightly as module
 from pipelines.nightly import MOVED, SECRET, Gate, NetworkError, compare, miss, nightly
 from pipelines.release import tag_release
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
 
 GATE = Gate(metric="value", margin=0.5)

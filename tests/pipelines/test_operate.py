@@ -12,7 +12,7 @@ import pytest
 
 from pipelines import operate
 from pipelines.operate import Daemon, Site, site
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from tests.pipelines.conftest import PROJECT, wait_until
 
 

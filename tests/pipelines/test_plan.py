@@ -9,7 +9,7 @@ import pytest
 from pipelines.git import snapshot
 from pipelines.grid import Grid, points
 from pipelines.plan import Unit, plan
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo
 from tests.pipelines.sweep_project import SweepRepo
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.git import git
 from pipelines.release import changed, follow_upstream, has_moved, tag_release, take_back, unpublished
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 WHO = {f"GIT_{role}_{field}": "t" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 

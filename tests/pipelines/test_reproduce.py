@@ -20,7 +20,7 @@ from pipelines.dvc_graph import lock_entries, stages
 from pipelines.outcome import StageError, StageRun
 from pipelines.process_group import GRACE_SECONDS
 from pipelines.reproduce import main, reproduce
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, alive, wait_until
 
 PROJECT = Path(server.__file__).parents[1]

@@ -22,7 +22,7 @@ from prefect.flow_runs import resume_flow_run
 
 from pipelines import rollout as module
 from pipelines.rollout import GoAhead, RolloutError, main, reason, rollout
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from tests.bundles import Workshop
 from tests.deploy.rollout.fleet import local_fleet
 from tests.pipelines.conftest import wait_until

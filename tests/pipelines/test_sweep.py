@@ -23,7 +23,7 @@ from pipelines.outcome import StageError
 from pipelines.plan import Unit
 from pipelines.process_group import GRACE_SECONDS
 from pipelines.sweep import main, prepare
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
 from tests.pipelines.sweep_project import SweepRepo
 

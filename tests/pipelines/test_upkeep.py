@@ -16,7 +16,7 @@ from prefect.events import Automation, Resource
 
 from pipelines import upkeep
 from pipelines.upkeep import HOST, PROCESS, SINCE, begin, create_automations, create_pool, died_here
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 
 
 def test_a_run_says_where_it_runs_and_is_not_taken_for_dead(prefect_server: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from rsd import cuda
+from rsd.machine import cuda
 
 
 class FakeDriver:

@@ -7,7 +7,7 @@ import torch
 
 import rsd
 from tests.readme import block
-from tests.rsd.distillers.tiny import cnn, images, target, vit
+from tests.rsd.methods.tiny import cnn, images, target, vit
 
 
 def test_the_public_surface_is_frozen():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rsd.device import fingerprint, short_name
+from rsd.machine.fingerprint import fingerprint, short_name
 from tests.readme import PAGES, blocks
 from tests.stages.conftest import ROOT, Project, copy_of_the_project
 from tests.stages.test_folder import CLASSES, draw

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rsd.errors import UserError
 from rsd.export.parity import compare
 from rsd.export.tensorrt import EngineOptions
-from rsd.files import write_json
+from rsd.machine.errors import UserError
+from rsd.machine.files import write_json
 from stages import engine
 
 LABELS = np.arange(40) % 10

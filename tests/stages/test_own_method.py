@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rsd.distillers import distiller, methods
-from rsd.distillers.base import Distiller
+from rsd.methods import distiller, methods
+from rsd.methods.base import Distiller
 from stages import params
 from tests.readme import block
 from tests.stages.conftest import ROOT

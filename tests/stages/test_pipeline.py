@@ -15,9 +15,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from rsd.data.images import read_split
 from rsd.export import tensorrt
 from rsd.export.quantize import Int8Options, calibrated, quantized
+from rsd.sources.images import read_split
 from tests.stages.conftest import TINY
 
 

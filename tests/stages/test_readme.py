@@ -11,9 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from rsd.config import resolve
-from rsd.data.folder import FolderOptions, index_folder
-from rsd.errors import UserError
+from rsd.config.resolve import resolve
+from rsd.machine.errors import UserError
+from rsd.sources.folder import FolderOptions, index_folder
 from tests.readme import PAGES, README, block
 from tests.stages.conftest import ROOT
 

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from rsd import checkpoint
-from rsd.data.augment import AugmentOptions, views
-from rsd.data.images import read_split
-from rsd.errors import UserError
-from rsd.files import sha256
-from rsd.models import outputs
+from rsd.machine.errors import UserError
+from rsd.machine.files import sha256
+from rsd.models.timm_model import outputs
+from rsd.sources.images import read_split
+from rsd.training import checkpoint
+from rsd.views.augment import AugmentOptions, views
 from stages import OUT, distill, embed, evaluate, params, prepare, sources, teacher
-from tests.rsd.test_checkpoint import held
+from tests.rsd.training.test_checkpoint import held
 from tests.stages.conftest import ROOT, TINY
 
 ARGS: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "stem_type": "deep", "stem_width": 4}

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import vl_convert
 
-from rsd.files import written_aside
+from rsd.machine.files import written_aside
 from rsd.report.table import PRECISIONS, method_name
 
 # After Okabe and Ito, of a lightness that keeps 3:1 contrast on white and on near-black alike.

@@ -64,7 +64,7 @@ def enlarge(bundle):
 def of_another_key(workshop):
     bundle = workshop.signed()
     shutil.copy(workshop.public, bundle.parent)
-    from rsd import sign
+    from rsd.release import sign
 
     workshop.public.unlink()
     shutil.copy(sign.make_key(workshop.folder / "secret" / "two")[1], workshop.pinned)

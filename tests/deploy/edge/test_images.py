@@ -8,7 +8,7 @@ from PIL import Image
 from rsd_edge.errors import EdgeError
 from rsd_edge.images import MOST_PIXELS, Preprocessing, decode, preprocess
 
-from rsd.golden import _served, preprocessing, write_files
+from rsd.release.golden import _served, preprocessing, write_files
 from tests.bundles import dataset
 
 WHOLE = Preprocessing(6, 5, 3, "bilinear", None)

@@ -10,8 +10,8 @@ import pytest
 from rsd_edge import bundle as bundles
 from rsd_edge.errors import EdgeError
 
-from rsd import sign
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
+from rsd.release import sign
 
 SIGNATURE = sign.SIGNATURE
 

@@ -2,7 +2,7 @@ from functools import cached_property
 
 import pytest
 
-from rsd import sign
+from rsd.release import sign
 from tests.deploy.edge.conftest import Shared as EdgeShared
 
 

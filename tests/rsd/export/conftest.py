@@ -17,8 +17,8 @@ from rsd.export import engine
 from rsd.export.onnx import Traced, checked, export_onnx, trace
 from rsd.export.parity import Precision
 from rsd.export.tensorrt import EngineOptions, build
-from rsd.files import write_json
-from rsd.models import RawPixels
+from rsd.machine.files import write_json
+from rsd.models.timm_model import RawPixels
 
 MEAN, STD = [0.485], [0.229]
 

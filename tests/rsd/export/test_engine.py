@@ -9,12 +9,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from rsd.cuda import NoDriverError
-from rsd.errors import UserError
 from rsd.export import engine as module
 from rsd.export.engine import OtherGpuError, WrongEngineError, check_engine, open_engine
 from rsd.export.tensorrt import available
-from rsd.files import read_json, sha256, write_json
+from rsd.machine.cuda import NoDriverError
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json, sha256, write_json
 from tests.rsd.export.conftest import PolygraphyError, Runner
 
 pytestmark = [

@@ -8,9 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rsd.data.images import LabelledImages
-from rsd.distillers import distiller
-from rsd.errors import UserError
 from rsd.export import ladder as module
 from rsd.export.divergence import graph_values
 from rsd.export.half import to_half
@@ -19,8 +16,11 @@ from rsd.export.onnx import trace
 from rsd.export.parity import Gates, logits_of
 from rsd.export.quantize import Int8Options
 from rsd.export.strip import AsTrained
-from rsd.features import stage_shapes
-from rsd.models import ModelOptions, PixelNormalize, create
+from rsd.machine.errors import UserError
+from rsd.methods import distiller
+from rsd.models.features import stage_shapes
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create
+from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, lively
 
 VIT: dict[str, Any] = {

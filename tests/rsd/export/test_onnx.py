@@ -13,15 +13,15 @@ from onnx import TensorProto
 from pydantic import ValidationError
 from torch import nn
 
-from rsd.data.images import LabelledImages
-from rsd.errors import UserError
 from rsd.export import tensorrt
 from rsd.export.half import to_half
 from rsd.export.ladder import Ladder
 from rsd.export.onnx import INT8_OPSET, ExportOptions, checked, save, trace
 from rsd.export.parity import Gates, Precision, check, compare, logits_of
 from rsd.export.quantize import Int8Options, calibrated, quantize_file, quantized
-from rsd.models import PixelNormalize, RawPixels
+from rsd.machine.errors import UserError
+from rsd.models.timm_model import PixelNormalize, RawPixels
+from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, export, lively, squares, telling
 
 KINDS: list[tuple[str, Precision]] = [("resnet", "fp32"), ("vit", "fp16")]
@@ -143,7 +143,7 @@ def test_the_oldest_and_the_newest_opset_say_what_pytorch_says_in_every_precisio
     for (precision, graph), within in zip(graphs.items(), (1e-5, 1e-2, 0.2), strict=True):
         path = tmp_path / f"{precision}.onnx"
         if (name, precision) == ("vit", "int8") and opset > INT8_OPSET:
-            # Once this loads, `rsd.config` need not refuse the opset any more.
+            # Once this loads, `rsd.config.resolve` need not refuse the opset any more.
             with pytest.raises(UserError, match="ONNX Runtime loads, found a fault: .*QuantizeLinear"):
                 save(checked(graph), path, metadata={})
             continue

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rsd.errors import UserError
 from rsd.export.parity import GateError, Gates, check, compare, logits_of
+from rsd.machine.errors import UserError
 
 LABELS = np.arange(400) % 10
 REFERENCE = np.eye(10, dtype=np.float32)[LABELS] * 10  # right everywhere, logit range 10

@@ -8,11 +8,11 @@ import pytest
 from onnx import TensorProto
 from pydantic import ValidationError
 
-from rsd.errors import UserError
 from rsd.export import tensorrt
 from rsd.export.onnx import ExportOptions, checked, save
 from rsd.export.parity import compare, logits_of
 from rsd.export.quantize import Int8Options, calibrated, harms, quantized, tries
+from rsd.machine.errors import UserError
 from tests.rsd.export.conftest import export
 
 

@@ -10,11 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from pydantic import ValidationError
 
-from rsd.cuda import Driver, Gpu
-from rsd.errors import UserError
 from rsd.export import tensorrt
 from rsd.export.tensorrt import EngineOptions, available, build, measurable, skipped
-from rsd.files import sha256
+from rsd.machine.cuda import Driver, Gpu
+from rsd.machine.errors import UserError
+from rsd.machine.files import sha256
 
 pytestmark = pytest.mark.xdist_group("engine")
 

@@ -13,9 +13,9 @@ import pytest
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 
-from rsd.errors import UserError
 from rsd.export.triton import config, write_repository
-from rsd.files import sha256, write_json
+from rsd.machine.errors import UserError
+from rsd.machine.files import sha256, write_json
 
 
 @pytest.fixture(scope="module")

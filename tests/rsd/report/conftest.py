@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsd.data.images import write_arrays
+from rsd.sources.images import write_arrays
 
 EPOCHS, IMAGES = 12, 360
 DIGITS = [str(digit) for digit in range(10)]

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from rsd.data.images import write_index
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from rsd.report.mistakes import LARGEST_SIDE, Mistake, worst
 from rsd.report.records import read
+from rsd.sources.images import write_index
 
 from .conftest import page_arguments, write
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from rsd.report.page import write_page
 from stages.evaluate import MOST_IMAGES
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rsd.errors import UserError
+from rsd.machine.errors import UserError
 from rsd.report.table import runs_on, size, summary
 
 from .conftest import write, write_records

@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from rsd.distillers import distiller, methods
+from rsd.methods import distiller, methods
 from rsd.report.terms import TERMS, caption
-from tests.rsd.distillers.tiny import made, stepped
+from tests.rsd.methods.tiny import made, stepped
 
 
 @pytest.mark.parametrize("method", methods())

@@ -66,7 +66,9 @@ def read(folder: Path, keys: Iterable[Path]) -> Bundle:
         raise EdgeError(f"expected one or two pinned public keys, found {len(keys)}; change the keys folder")
     found = _walk(folder)
     if signature.NAME not in found:
-        raise EdgeError(f"expected a signed bundle in {folder}, found no {signature.NAME}; sign it with rsd.sign")
+        raise EdgeError(
+            f"expected a signed bundle in {folder}, found no {signature.NAME}; sign it with rsd.release.sign"
+        )
     files = signature.signed_files(disk.read(folder / signature.NAME, signature.MOST_BYTES), keys)
     for name in files:
         check_path(name)

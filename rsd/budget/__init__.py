@@ -1,1 +1,0 @@
-"""Which student is the best under a latency budget on a device: `python -m rsd.budget`."""

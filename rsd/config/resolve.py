@@ -1,0 +1,288 @@
+"""Typed, validated params: named files of conf/ below, params.yaml above."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
+
+from rsd import methods as distillers
+from rsd.export.onnx import INT8_OPSET, ExportOptions
+from rsd.export.parity import Precision
+from rsd.export.tensorrt import EngineOptions
+from rsd.machine.compute import ComputeOptions
+from rsd.machine.errors import UserError
+from rsd.machine.options import Options
+from rsd.measure.benchmark import BenchmarkOptions
+from rsd.models.timm_model import ModelOptions
+from rsd.release.bundle import BundleOptions
+from rsd.sources.prepare import DataOptions
+from rsd.teacher.origin import TRAINED, TeacherOptions
+from rsd.teacher.store import ViewOptions
+from rsd.training.recipe import Recipe, part_size
+
+
+class Run(Options):
+    """What is run: the names at the top of params.yaml."""
+
+    pair: str
+    data: str
+    recipe: str
+    methods: list[str] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    precisions: list[Precision] = Field(min_length=1)
+    protocol: Literal["ours", "paper"] = "ours"
+    """`paper` sets what `PAPER` says."""
+
+    @field_validator("methods", "seeds", "precisions")
+    @classmethod
+    def _each_once(cls, names: list[Any]) -> list[Any]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"expected each of them once, found {names}")
+        return names
+
+
+SECTIONS: dict[str, Any] = {
+    "run": Run,
+    "data": DataOptions,
+    "teacher": TeacherOptions,
+    "teacher_recipe": Recipe,
+    "student": ModelOptions,
+    "recipe": Recipe,
+    "views": ViewOptions,
+    "compute": ComputeOptions,
+    "export": ExportOptions,
+    "engine": EngineOptions,
+    "benchmark": BenchmarkOptions,
+    "bundle": BundleOptions,
+}
+"""The resolved sections, and the type that checks each."""
+
+PAPER: dict[str, dict[str, Any]] = {
+    "data": {"hold_out": False},
+    "recipe": {"select": "last"},
+    "teacher_recipe": {"select": "last"},  # "best" would be picked on images that it was trained on
+    "method": {"rsd": {"correlation": "per_process"}},
+}
+"""What `protocol: paper` lays over everything else: all training images, the last epoch, correlation per process."""
+
+_OWN = ("views", "compute", "export", "engine", "benchmark", "bundle")  # written out in params.yaml itself
+_NAMED = ("data", "teacher", "teacher_recipe", "student", "recipe")  # from conf/; `override` lies above
+_TOP = {"pair", "data", "recipe", "methods", "seeds", "precisions", "protocol", "method", "override", *_OWN}
+
+
+def resolve(params: Path, conf: Path) -> dict[str, Any]:
+    """The whole configuration as plain values: the sections of `SECTIONS`, and `method.<name>` for each method.
+
+    Args:
+        params: params.yaml.
+        conf: the folder with data/, pair/ and recipe/.
+
+    Raises:
+        UserError: everything that is wrong, one line each, with the key's path and the file it stands in.
+    """
+    chosen = _read(params)
+    errors = _unknown(chosen, _TOP, "", params)
+    override = _mapping(chosen.get("override"), "override", params, errors)
+    errors += _unknown(override, set(_NAMED), "override.", params)
+    override = {name: _mapping(values, f"override.{name}", params, errors) for name, values in override.items()}
+
+    pair_file, pair = _named(conf, "pair", chosen.get("pair"), errors, params)
+    errors += _unknown(pair, {"data", "recipe", "teacher", "student", "published"}, "", pair_file)
+    names = {kind: chosen.get(kind) or pair.get(kind) for kind in ("data", "recipe")}
+    data_file, data = _named(conf, "data", names["data"], errors, params)
+    recipe_file, recipe = _named(conf, "recipe", names["recipe"], errors, params)
+    sections: dict[str, Any] = {
+        "run": names
+        | {key: chosen.get(key) for key in ("pair", "methods", "seeds", "precisions")}
+        | {key: chosen[key] for key in ("protocol",) if key in chosen},
+        "data": data,
+        "teacher": _mapping(pair.get("teacher"), "teacher", pair_file, errors),
+        "student": _mapping(pair.get("student"), "student", pair_file, errors),
+        "recipe": recipe,
+        **{name: _mapping(chosen.get(name), name, params, errors) for name in _OWN},
+    }
+    files = {"data": data_file, "teacher": pair_file, "student": pair_file, "recipe": recipe_file}
+    for name in ("data", "teacher", "student", "recipe"):
+        sections[name] = _merge(sections[name], override.get(name, {}))
+    if sections["teacher"].get("source", "pretrain") in TRAINED and sections["teacher"].get("recipe"):
+        files["teacher_recipe"], teacher_recipe = _named(
+            conf, "recipe", sections["teacher"]["recipe"], errors, pair_file
+        )
+        sections["teacher_recipe"] = _merge(teacher_recipe, override.get("teacher_recipe", {}))
+    method = _mapping(chosen.get("method"), "method", params, errors)
+    if chosen.get("protocol") == "paper":
+        errors += _contradicted(override, PAPER, "override", params)
+        sections |= {name: _merge(sections[name], values) for name, values in PAPER.items() if name in sections}
+        method = _merge(method, PAPER["method"])
+
+    resolved: dict[str, Any] = {"teacher_recipe": None}  # stays None where the teacher is not trained here
+    for name, values in sections.items():
+        kind = SECTIONS[name]
+        prefix = "" if name == "run" else f"{name}."
+        resolved[name] = _check(kind, values, prefix, files.get(name, params), override.get(name), errors)
+    # A section of its own, so that another number of epochs does not make another view store.
+    resolved["augment"] = (resolved["recipe"] or {}).get("augment")
+    resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors)
+    for name in ("recipe", "teacher_recipe"):
+        errors += _not_in_parts(name, resolved, files.get(name, params))
+    if isinstance(methods := sections["run"]["methods"], list) and sections["export"].get("method") not in methods:
+        errors.append(
+            f"{params}: export.method: expected one of methods {methods}, found {sections['export'].get('method')!r}"
+        )
+    opset = (resolved["export"] or {}).get("opset", 0)
+    if opset > INT8_OPSET and "int8" in (resolved["run"] or {}).get("precisions", ()):
+        errors.append(
+            f"{params}: export.opset: expected at most {INT8_OPSET} with int8 among the precisions, since ONNX Runtime "
+            f"does not load an int8 transformer above that, found {opset}; lower it, or take int8 out of precisions"
+        )
+    if errors:
+        raise UserError(f"{len(errors)} to correct in the params:\n" + "\n".join(f"  {line}" for line in errors))
+    return resolved
+
+
+def _methods(options: dict[str, Any], chosen: Any, views: Any, file: Path, errors: list[str]) -> dict[str, Any]:
+    """The sections of the methods, those of the user's own among them; `views` is the resolved section."""
+    known = distillers.methods() + distillers.own_methods()
+    chosen = chosen if isinstance(chosen, list) else None
+    if chosen is not None and "scratch" not in chosen:
+        errors.append(
+            f"{file}: methods: expected scratch among them, found {chosen}; a distilled student is judged "
+            "beside its plainly trained twin"
+        )
+    errors += [
+        f"{file}: methods: expected names out of {', '.join(known)}, found {name!r}{_near(name, known)}"
+        for name in chosen or []
+        if name not in known
+    ]
+    errors += _unknown(options, set(known), "method.", file)
+    resolved = {}
+    for name in dict.fromkeys(known):
+        if name in options or name in (chosen or []):
+            values = _mapping(options.get(name), f"method.{name}", file, errors)
+            try:
+                kind = distillers.distiller(name)
+                resolved[name] = _check(kind.Options, values, f"method.{name}.", file, None, errors)
+            except UserError as error:
+                errors.append(f"{file}: methods: {error}")
+                continue
+            if views and name in (chosen or []):
+                try:
+                    kind.check_views(views["count"])
+                except UserError as error:
+                    errors.append(f"{file}: views.count: {error}")
+    return resolved
+
+
+def _not_in_parts(name: str, resolved: Mapping[str, Any], file: Path) -> list[str]:
+    """What forbids sharing a recipe's batch out over processes and parts of an accumulation."""
+    if not resolved[name] or not resolved["compute"]:
+        return []
+    recipe, errors = Recipe(**resolved[name]), []
+    try:
+        part_size(recipe, processes=resolved["compute"]["processes"])
+    except UserError as error:
+        errors.append(f"{file}: {name}.batch_size: {error}")
+    for method, options in resolved["method"].items() if name == "recipe" else ():
+        kind = distillers.distiller(method)
+        try:
+            if options is not None and method in (resolved["run"] or {}).get("methods", ()):
+                kind.check_accumulation(kind.Options(**options), recipe.accumulation)
+        except UserError as error:
+            errors.append(f"{file}: {name}.accumulation: {error}")
+    return errors
+
+
+def _check(kind: Any, values: Any, prefix: str, file: Path, override: Any, errors: list[str]) -> Any:
+    """The section with its defaults filled in; what is wrong with it goes into `errors`."""
+    try:
+        checked = TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        for fault in error.errors():
+            # The tag of a union of sources is no key of the file.
+            path = [str(part) for part in fault["loc"] if part != (values or {}).get("source")]
+            above = f" or override in {Path('params.yaml')}" if override else ""
+            errors.append(f"{file}{above}: {(prefix + '.'.join(path)).rstrip('.')}: {_sentence(fault, kind)}")
+        return None
+    return checked.model_dump(mode="json")
+
+
+def _sentence(fault: Mapping[str, Any], kind: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        known = sorted(getattr(kind, "model_fields", {}))
+        return f"unknown key{_near(str(fault['loc'][-1]), known)}"
+    if fault["type"] == "missing":
+        return "missing; give it a value"
+    if fault["type"] == "value_error":  # our own sentence, which says what was found
+        return str(fault["msg"]).removeprefix("Value error, ")
+    expected = fault["msg"].removeprefix("Input should be ")
+    return f"expected {expected}, found {fault['input']!r}"
+
+
+def _unknown(values: Mapping[str, Any], known: set[str], prefix: str, file: Path) -> list[str]:
+    return [f"{file}: {prefix}{key}: unknown key{_near(key, known)}" for key in values if key not in known]
+
+
+def _near(word: Any, known: Any) -> str:
+    near = difflib.get_close_matches(str(word), sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _contradicted(above: Mapping[str, Any], paper: Mapping[str, Any], path: str, file: Path) -> list[str]:
+    """What an override asks for against the paper's protocol: nobody could say which of the two is meant."""
+    errors = []
+    for key, value in paper.items():
+        if isinstance(value, dict):
+            below = above.get(key)
+            errors += _contradicted(below if isinstance(below, dict) else {}, value, f"{path}.{key}", file)
+        elif key in above and above[key] != value:
+            errors.append(
+                f"{file}: {path}.{key}: expected {value!r}, which protocol 'paper' sets, found {above[key]!r}; "
+                "take it out of override, or set protocol to ours"
+            )
+    return errors
+
+
+def _named(conf: Path, kind: str, name: Any, errors: list[str], named_in: Path) -> tuple[Path, dict[str, Any]]:
+    """The file and the content of a named choice, such as conf/pair/digits/resnet-vit.yaml."""
+    folder = conf / kind
+    known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    file = folder / f"{name}.yaml"
+    if name in known:
+        return file, _read(file)
+    errors.append(
+        f"{named_in}: {kind}: expected a name out of {folder} ({', '.join(known)}), found {name!r}{_near(name, known)}"
+    )
+    return file, {}
+
+
+def _mapping(values: Any, name: str, file: Path, errors: list[str]) -> dict[str, Any]:
+    """`values` if they are keys and values, else an empty section and an error; an empty section may be null."""
+    if values is not None and not isinstance(values, dict):
+        errors.append(f"{file}: {name}: expected keys and values, found {values!r}")
+    return values if isinstance(values, dict) else {}
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, mapping by mapping; any other value replaces."""
+    merged = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = _merge(below[key], value) if nested else value
+    return merged
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"expected the file {file}, found none; restore it from version control") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"expected YAML in {file}, found: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"expected keys and values in {file}, found {type(content).__name__}")
+    return content

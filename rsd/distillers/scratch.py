@@ -1,7 +1,0 @@
-"""The plainly trained twin: the same student, recipe and seed, without a teacher."""
-
-from rsd.distillers.base import Distiller
-
-
-class ScratchDistiller(Distiller, method="scratch"):
-    """Cross-entropy against the ground truth only. It also pretrains teachers."""

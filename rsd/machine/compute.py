@@ -1,0 +1,112 @@
+"""Where numbers are computed: device, threads, kernels."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from rsd.machine.errors import UserError
+from rsd.machine.options import Options
+from rsd.machine.parallel import join
+
+
+class ComputeOptions(Options):
+    """`compute` of params.yaml."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU if there is one."""
+    processes: int = Field(1, gt=0)
+    """Processes that train on one batch together, over all machines, and share out what is embedded and evaluated,
+    through torchrun; with `cuda` one GPU each."""
+    workers: int = Field(0, ge=0)
+    """Other processes that prepare batches for each of these; they do not change a pixel."""
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    """Automatic mixed precision of student, scaffold and live teacher; fp16 scales the loss. Losses, weights and
+    validation stay float32."""
+    channels_last: bool = False
+    """Memory format of maps; faster for CNNs on GPUs with amp."""
+    compile: bool = False
+    """`torch.compile` what is trained. Bits then depend on the compiler, too."""
+    deterministic: bool = True
+    """Train on a GPU with kernels that give the same bits in every run; false takes whichever are fastest."""
+    threads: int = Field(1, gt=0)
+    """CPU threads of a stage. Another count gives other bits, and stages run side by side collapse when
+    they share cores, hence 1."""
+
+    def decisive(self) -> dict[str, Any]:
+        """What the numbers of a training depend on: all but who prepares the batches. So do dvc.yaml's stages."""
+        return self.model_dump(exclude={"workers"})
+
+
+def on_this_machine(options: ComputeOptions) -> ComputeOptions:
+    """For what is the same in any number of processes, and so need not leave this machine: at most one for each GPU."""
+    if not _takes_cuda(options):
+        return options
+    return options.model_copy(update={"processes": max(1, min(options.processes, torch.cuda.device_count()))})
+
+
+def set_up(options: ComputeOptions) -> torch.device:
+    """Pin threads, ask for deterministic kernels, join the other processes, and return this one's device.
+
+    What trains on a GPU asks more strictly, see `training_kernels`.
+
+    Raises:
+        UserError: `cuda` is asked for where there is none, `compile` where no C++ compiler is, or torchrun has
+            started another number of processes.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("expected a CUDA device, found none; set compute.device to auto or cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for to be deterministic
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    cuda = _takes_cuda(options)
+    # PyTorch would fill all memory that it allocates with NaN meanwhile, by half of all kernels that a GPU is given. It
+    # is worth it where a library is known to leave some unwritten: oneDNN, in bf16.
+    torch.utils.deterministic.fill_uninitialized_memory = options.amp != "none" and not cuda  # type: ignore[attr-defined]
+    compilers = [os.environ.get("CXX", "g++"), "g++", "clang++"]
+    if options.compile and not cuda and not any(map(shutil.which, compilers)):
+        raise UserError("expected a C++ compiler for compute.compile, found none; install g++, or set it to false")
+    return join(torch.device("cuda" if cuda else "cpu"), options.processes)
+
+
+@contextmanager
+def training_kernels(options: ComputeOptions, device: torch.device) -> Iterator[None]:
+    """Within it, forward and backward passes on a GPU take the kernels that `deterministic` asks for.
+
+    `torch.use_deterministic_algorithms` with `warn_only`, which serves elsewhere, leaves the backward pass of attention
+    as it is, which gives other bits in every run. The settings are the process's own; they are put back at the end.
+
+    Raises:
+        UserError: an operation has no deterministic kernel.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    torch.use_deterministic_algorithms(options.deterministic)
+    torch.backends.cudnn.benchmark = not options.deterministic
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic implementation" not in str(error):
+            raise
+        raise UserError(
+            "expected kernels that give the same bits in every run, found an operation of the model that has none on a "
+            f"GPU ({str(error).partition(', but')[0]}); set compute.deterministic to false, and two runs will differ"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]
+
+
+def _takes_cuda(options: ComputeOptions) -> bool:
+    return options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())

@@ -1,0 +1,122 @@
+"""What of this machine decides how fast a model runs and which engines it builds; fast, without torch."""
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rsd.machine.cuda import NoDriverError, driver
+
+MACHINE_ID = Path("/etc/machine-id")
+LIBRARIES = ("onnxruntime", "torch", "onnx", "tensorrt", "tensorrt_rtx", "polygraphy")
+
+# What inference kernels choose between: x86 names of /proc/cpuinfo first, then Arm's.
+CPU_FLAGS = re.compile(
+    r"avx2|fma|f16c|avx_vnni(_int8)?|avx512(f|bw|vl|_vnni|_bf16|_fp16)|amx_(tile|int8|bf16|fp16)"
+    r"|asimd(hp|dp)?|i8mm|bf16|sve2?"
+)
+
+
+def fingerprint() -> dict[str, Any]:
+    """The lasting facts of this machine, equal at every call until hardware, driver or a library changes.
+
+    Returns:
+        `machine` (a digest of its id, so that two of a kind are told apart), `cpu` (name, architecture,
+        logical cores, flags that matter to inference), `memory_gib`, `python`, `gpus` (name, driver, compute
+        capability, memory; empty without a driver) and `versions` of the runtimes (None where one is
+        missing). No host name, path, kernel or clock: this is a DVC output.
+    """
+    cpuinfo = _cpuinfo()
+    flags = (cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()
+    return {
+        "machine": _machine(),
+        "cpu": {
+            "name": cpuinfo.get("model name") or _board() or platform.processor() or "unknown",
+            "architecture": platform.machine(),
+            "logical_cores": cores(),
+            "flags": sorted(flag for flag in set(flags) if CPU_FLAGS.fullmatch(flag)),
+        },
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "python": platform.python_version(),
+        "gpus": _gpus(),
+        "versions": {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def short_name(fingerprint: dict[str, Any]) -> str:
+    """One phrase for tables, e.g. `AMD EPYC, 2 cores` or `AMD EPYC, 2 cores, NVIDIA GeForce RTX 4090`."""
+    cpu = fingerprint["cpu"]
+    cores = cpu["logical_cores"]
+    parts = [cpu["name"], f"{cores} core{'' if cores == 1 else 's'}"]
+    return ", ".join(parts + [gpu["name"] for gpu in fingerprint["gpus"]])
+
+
+def cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _machine() -> str | None:
+    own = MACHINE_ID.read_bytes() if MACHINE_ID.is_file() else b""
+    # An image is shipped with an empty file, or with this word, for each machine to fill in when it first starts.
+    return None if own.strip() in (b"", b"uninitialized") else hashlib.sha256(own).hexdigest()[:12]
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's lines of /proc/cpuinfo; empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    pairs = (line.split(":", 1) for line in path.read_text().split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _board() -> str:
+    """The board's name where the CPU has none, as on a Jetson."""
+    path = Path("/proc/device-tree/model")
+    return path.read_text().strip("\0\n ") if path.is_file() else ""
+
+
+def _gpus() -> list[dict[str, str]]:
+    return _gpus_by_tool() or _gpus_by_driver()
+
+
+def _gpus_by_driver() -> list[dict[str, str]]:
+    """As the driver tells it, where there is no nvidia-smi, as on many a Jetson."""
+    try:
+        found = driver()
+    except NoDriverError:
+        return []
+    version = "CUDA {}.{}".format(*found.cuda)
+    return [
+        {
+            "name": gpu.name,
+            "driver": version,
+            "compute_capability": gpu.compute_capability,
+            "memory": f"{gpu.memory_mib} MiB",
+        }
+        for gpu in found.gpus
+    ]
+
+
+def _gpus_by_tool() -> list[dict[str, str]]:
+    fields = ("name", "driver_version", "compute_cap", "memory.total")
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    keys = ("name", "driver", "compute_capability", "memory")
+    rows = (line.split(", ") for line in answer.stdout.splitlines())
+    return [dict(zip(keys, row, strict=True)) for row in rows if len(row) == len(keys)]
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

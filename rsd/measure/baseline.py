@@ -1,0 +1,70 @@
+"""PyTorch itself as rows of a benchmark: what the exported files are to be compared with."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from rsd.measure.benchmark import Latency
+from rsd.measure.latency import Candidate, Infer, image, scenario
+from rsd.models.timm_model import RawPixels
+
+
+def baseline(
+    model: nn.Module,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    name: str,
+    image_shape: tuple[int, int, int],
+    threads: Sequence[int],
+) -> list[Candidate | Latency]:
+    """The same work as the exported graph, pixels to logits at batch 1, eager and compiled.
+
+    Eager runs with each number of `threads`; the compiled model with one, because the compiler writes the number of
+    threads into its code. Compiling happens here, before anything is timed; where it cannot be done the row says why.
+
+    Args:
+        model: in eval mode.
+        mean, std: per channel, of pixels in [0, 1].
+        name: what the rows call the model.
+        image_shape: (height, width, channels).
+    """
+    plain = RawPixels(model, mean, std).eval()
+    rows = [_row(name, "pytorch", count) for count in threads]
+    found: list[Candidate | Latency] = [Candidate(r, partial(_session, plain, r["threads"], image_shape)) for r in rows]
+    row = _row(name, "pytorch compiled", 1)
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if not shutil.which(compiler):
+        reason = f"torch.compile needs a C++ compiler, and there is no {compiler} here"
+        return [*found, Latency(**row, status=f"not measured: {reason}")]
+    try:
+        compiled = torch.compile(plain)
+        with _session(compiled, 1, image_shape) as infer:
+            infer()
+    except Exception as error:  # the compiler's exceptions have no public type in common
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return [*found, Latency(**row, status=f"not measured: torch.compile failed here ({reason})")]
+    return [*found, Candidate(row, partial(_session, compiled, 1, image_shape))]
+
+
+def _row(name: str, runtime: str, threads: int) -> dict[str, Any]:
+    return {"file": name, "precision": "fp32", "runtime": runtime, "threads": threads, **scenario(1)}
+
+
+@contextmanager
+def _session(model: Any, threads: int, image_shape: tuple[int, int, int]) -> Iterator[Infer]:
+    pixels = torch.from_numpy(image((1, *image_shape)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            yield partial(model, pixels)
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,220 @@
+"""The latency record: ONNX files, engines and PyTorch itself, timed in turns on this machine.
+
+How it is measured is in `rsd.measure.latency`. Nothing else should run beside a benchmark.
+"""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
+
+from rsd.export.engine import open_engine
+from rsd.export.tensorrt import NO_DEVICE
+from rsd.machine.cuda import NoDriverError
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json, write_json, written_aside
+from rsd.machine.fingerprint import cores
+from rsd.machine.options import Options
+from rsd.measure.latency import (
+    Candidate,
+    Infer,
+    Plan,
+    conditions,
+    fresh,
+    image,
+    measured,
+    onnx_candidate,
+    scenario,
+    take_turns,
+)
+
+SAMPLE_COLUMNS = ("file", "runtime", "precision", "threads", "batch", "round", "nanoseconds")
+
+
+class BenchmarkOptions(Options):
+    """How long each model is timed; seconds and samples are per row of the result, over all rounds."""
+
+    warmup_seconds: float = Field(default=0.1, ge=0)
+    """A window of the warm-up before each round, which ends when two successive windows agree within 5 %."""
+    min_seconds: float = Field(default=5.0, ge=0)
+    min_samples: int = Field(default=662, ge=1)
+    """662 is the least that a 99th percentile can be read from; rows above batch 1 take at most 64."""
+    rounds: int = Field(default=5, ge=1)
+    offline_batches: list[Annotated[int, Field(ge=2)]] = Field(default=[8, 32])
+    """Batch sizes of the rows that state throughput, with all cores; an engine's are clipped to its profile."""
+    cold_starts: int = Field(default=3, ge=0)
+    """Fresh processes per file and number of threads."""
+    baseline: bool = True
+    """PyTorch, eager and compiled, as rows of the same run."""
+
+    def plan(self) -> Plan:
+        return Plan(**self.model_dump(exclude={"offline_batches", "baseline"}))
+
+
+class Latency(BaseModel):
+    """One row: a file, on one runtime, with one number of threads and one batch size. `_ms` are per call."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    file: str
+    precision: str
+    runtime: str
+    """`onnxruntime`, `pytorch`, `pytorch compiled`; `tensorrt` or `tensorrt_rtx`, with the copies to the GPU and back,
+    and these with ` compute only`, without them."""
+    threads: int | None
+    """CPU threads within an operator; None for an engine."""
+    scenario: str
+    """`single stream`: one image after another; `offline`: batch after batch."""
+    batch: int = Field(ge=1)
+    status: str
+    """`measured`, or why not; then all figures are None."""
+    file_bytes: int | None = None
+    samples: int | None = None
+    mean_ms: float | None = None
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    """A percentile with too few samples is None."""
+    images_per_second: float | None = None
+    cpu_ms: float | None = None
+    """CPU time of all threads per call; far from threads x mean where something else ran."""
+    round_medians_ms: list[float] | None = None
+    spread: float | None = None
+    """(largest - smallest) / median of the rounds' medians."""
+    noisy: bool | None = None
+    """The spread is above 0.1: something else ran, or the clock changed; measure again."""
+    warmup_calls: int | None = None
+    settled: bool | None = None
+    """False where the warm-up of a round gave up before two of its windows agreed."""
+    cold_start_ms: list[float] | None = None
+    """Session and first inference, each in a fresh process."""
+    peak_memory_bytes: int | None = None
+    """Of that process as a whole, at the first inference."""
+    runtime_memory_bytes: int | None = None
+    """Of that process before the file was opened."""
+
+
+class Record(BaseModel):
+    """A benchmark: what was measured, on which device, under which conditions."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    device: dict[str, Any]
+    """`rsd.machine.fingerprint.fingerprint()`."""
+    conditions: dict[str, Any]
+    """Affinity, clock, governor and load, `before` and `after`; see `rsd.measure.latency.conditions`."""
+    options: dict[str, Any]
+    rows: list[Latency]
+
+
+def benchmark(
+    onnx: Mapping[str, Path],
+    engines: Mapping[str, Path],
+    options: BenchmarkOptions,
+    *,
+    device: dict[str, Any],
+    folder: Path,
+    others: Sequence[Candidate | Latency] = (),
+) -> Record:
+    """Time ONNX files on the CPU, with one thread and with all cores, and engines on the GPU if there is one.
+
+    An engine's single stream is at the smallest batch of its profile, which the row states.
+
+    Args:
+        onnx: precision -> `model.onnx`, with one uint8 input `[N, H, W, C]`.
+        engines: precision -> folder with `engine.json` and, unless it says skipped, `model.engine`.
+        device: `rsd.machine.fingerprint.fingerprint()`, kept in the record.
+        folder: gets the record, `latency.json`, and all raw samples, `samples.csv.gz`.
+        others: what else takes turns with them (`rsd.measure.baseline`), or rows that say why it does not.
+    """
+    began = conditions()
+    candidates: list[Candidate] = []
+    missing: list[Latency] = [one for one in others if isinstance(one, Latency)]
+    for precision, path in onnx.items():
+        for threads in sorted({1, cores()}):
+            single = onnx_candidate(path, precision=precision, threads=threads)
+            candidates.append(Candidate(single.row | fresh(path, threads, options.cold_starts), single.start))
+        candidates += [
+            onnx_candidate(path, precision=precision, threads=cores(), batch=batch) for batch in options.offline_batches
+        ]
+    for precision, engine_folder in engines.items():
+        engine = read_json(engine_folder / "engine.json")
+        library = engine.get("library", "tensorrt")
+        row = {"file": str(engine_folder / "model.engine"), "precision": precision, "threads": None}
+        if reason := _why_not(engine, engine_folder, onnx.get(precision)):
+            missing.append(Latency(**row, **scenario(_least(engine)), runtime=library, status=reason))
+            continue
+        row["file_bytes"] = engine["bytes"]
+        for batch in _batches(engine, options.offline_batches):
+            for runtime, copies in ((library, True), (f"{library} compute only", False)):
+                start = partial(_engine_session, engine, engine_folder, onnx.get(precision), batch=batch, copies=copies)
+                candidates.append(Candidate({**row, **scenario(batch), "runtime": runtime}, start))
+    candidates += [one for one in others if isinstance(one, Candidate)]
+
+    with tqdm(total=options.rounds * len(candidates), desc="benchmark", unit="turn", disable=None) as bar:
+        turns = take_turns(candidates, options.plan(), progress=lambda _: bar.update())
+    rows = [Latency(**measured(c.row, t)) for c, t in zip(candidates, turns, strict=True)]
+    result = Record(
+        device=device,
+        conditions={"before": began, "after": conditions()},
+        options=options.model_dump(),
+        rows=[*rows, *missing],
+    )
+    with written_aside(folder / "samples.csv.gz") as aside:
+        aside.write_bytes(_samples_csv(rows, [[turn.nanoseconds for turn in one] for one in turns]))
+    write_json(folder / "latency.json", result.model_dump())
+    return result
+
+
+def _why_not(engine: dict[str, Any], folder: Path, onnx: Path | None) -> str | None:
+    """Why an engine is not measured, or None: it was opened and ran once."""
+    if engine["status"] != "built":
+        return f"not measured: {engine['reason']}"
+    try:
+        with _engine_session(engine, folder, onnx, batch=_least(engine), copies=True) as infer:
+            infer()
+    except NoDriverError:
+        return NO_DEVICE
+    except UserError as error:
+        return f"not measured: {error}"
+    return None
+
+
+def _least(engine: dict[str, Any]) -> int:
+    """Images of the smallest batch that an engine takes; 1 if it was not built."""
+    return int(engine["profile"]["min"]) if engine["status"] == "built" else 1
+
+
+def _batches(engine: dict[str, Any], offline: Sequence[int]) -> list[int]:
+    """The smallest batch of an engine's profile, and the offline ones, clipped to that profile."""
+    least, most = _least(engine), engine["profile"]["max"]
+    return sorted({least, *(min(max(batch, least), most) for batch in offline)})
+
+
+@contextmanager
+def _engine_session(
+    engine: dict[str, Any], folder: Path, onnx: Path | None, *, batch: int, copies: bool
+) -> Iterator[Infer]:
+    """A batch through an engine: from the host's memory and back, or on the GPU alone (see `Engine`)."""
+    pixels = image(engine["inputs"][0]["shape"], batch)
+    with open_engine(folder, onnx=onnx) as opened:
+        yield opened.with_copies(pixels) if copies else opened.compute_only(pixels)
+
+
+def _samples_csv(rows: Sequence[Latency], times: Sequence[Sequence[Sequence[int]]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SAMPLE_COLUMNS)
+    for row, rounds in zip(rows, times, strict=True):
+        threads = "" if row.threads is None else row.threads
+        for number, samples in enumerate(rounds):
+            key = (row.file, row.runtime, row.precision, threads, row.batch, number)
+            writer.writerows((*key, nanoseconds) for nanoseconds in samples)
+    return gzip.compress(text.getvalue().encode(), mtime=0)

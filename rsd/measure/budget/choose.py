@@ -1,0 +1,126 @@
+"""From latencies of devices and accuracies of trained students to the ones worth shipping."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsd.machine.files import read_json
+from rsd.machine.fingerprint import short_name
+from rsd.measure.benchmark import Latency
+from rsd.measure.budget.records import Trained, read_device, read_trained, shipped
+
+
+@dataclass(frozen=True)
+class Row:
+    """A student in one precision on one device, with the number of threads that gives it the smallest p99."""
+
+    device: str
+    name: str
+    parameters: int | None
+    precision: str
+    latency: Latency
+    top1: float | None
+    """Per cent on the test split; None: not trained here, or not exported in this precision."""
+    student: str | None
+    """Method and seed of the trained one."""
+
+    @property
+    def p99_ms(self) -> float | None:
+        return self.latency.p99_ms
+
+    def fits(self, p99_ms: float) -> bool:
+        """Whether it was seen to be fast enough; what has too few samples was not."""
+        return self.p99_ms is not None and self.p99_ms <= p99_ms
+
+
+def rows(budget: Path, out: Path) -> list[Row]:
+    """Every student on every device that is known of.
+
+    Args:
+        budget: the folder with `devices/*.json` and `trained.json`; either may be missing.
+        out: the results of the last run: its shipped student, and its latency on this machine.
+
+    Raises:
+        UserError: a file in `budget` does not hold together.
+    """
+    here = shipped(out)
+    noted = [one for one in read_trained(budget / "trained.json") if here is None or one.data == here.data]
+    trained = [one for one in noted if here is None or not one.same(here)] + ([here] if here else [])
+    found = []
+    for path in sorted((budget / "devices").glob("*.json")):
+        record = read_device(path)
+        device = device_name(record.device)
+        for candidate in record.candidates:
+            known = next((one for one in trained if one.same(candidate)), None)
+            for precision, file in candidate.files.items():
+                timed = [row for row in record.rows if (row.file, row.precision) == (file.path, precision)]
+                if timed:
+                    found.append(_row(device, candidate.name, candidate.parameters, precision, timed, known))
+    latency = out / "benchmark" / "latency.json"
+    if here and latency.is_file():
+        record = read_json(latency)
+        device = device_name(record["device"])
+        for precision in here.top1:
+            timed = [
+                Latency.model_validate(row)
+                for row in record["rows"]
+                if (row["precision"], row["runtime"], row.get("batch")) == (precision, "onnxruntime", 1)
+            ]
+            if timed and not any(
+                (r.device, r.precision, r.student) == (device, precision, here.student) for r in found
+            ):
+                found.append(_row(device, here.model, here.parameters, precision, timed, here))
+    return found
+
+
+def pareto(found: Iterable[Row]) -> list[Row]:
+    """The trained rows that no other on the same device beats in accuracy and p99; the fastest first."""
+    known = [row for row in found if row.top1 is not None and row.p99_ms is not None]
+    return sorted(
+        (row for row in known if not any(_beats(other, row) for other in known if other.device == row.device)),
+        key=lambda row: (row.device, row.p99_ms or 0.0),
+    )
+
+
+def best(found: Iterable[Row], p99_ms: float) -> dict[str, Row | None]:
+    """For each device the most accurate trained student that fits, the faster of two; None where none does."""
+    answer: dict[str, Row | None] = {}
+    for row in found:
+        current = answer.setdefault(row.device, None)
+        fits = row.fits(p99_ms) and row.top1 is not None
+        if fits and (current is None or _merit(row) > _merit(current)):
+            answer[row.device] = row
+    return answer
+
+
+def feasible(found: Iterable[Row], p99_ms: float) -> list[Row]:
+    """What fits: the trained by accuracy, then the untrained by size, since nothing else is known of them."""
+    fitting = [row for row in found if row.fits(p99_ms)]
+    return sorted(fitting, key=lambda row: (row.device, row.top1 is None, -(row.top1 or 0), -(row.parameters or 0)))
+
+
+def _merit(row: Row) -> tuple[float, float]:
+    return row.top1 or 0.0, -(row.p99_ms or 0.0)
+
+
+def _beats(other: Row, row: Row) -> bool:
+    at_least = _merit(other)[0] >= _merit(row)[0] and _merit(other)[1] >= _merit(row)[1]
+    return at_least and _merit(other) != _merit(row)
+
+
+def _row(
+    device: str, name: str, parameters: int | None, precision: str, timed: Sequence[Latency], known: Trained | None
+) -> Row:
+    tailed = [row for row in timed if row.p99_ms is not None] or [row for row in timed if row.p50_ms is not None]
+    fastest = min(tailed, key=lambda row: row.p99_ms or row.p50_ms or 0.0) if tailed else timed[0]
+    top1 = known.top1.get(precision) if known else None
+    return Row(
+        device, name, parameters, precision, fastest, top1, known.student if known and top1 is not None else None
+    )
+
+
+def device_name(fingerprint: dict[str, Any]) -> str:
+    """Two machines of a kind are told apart by the digest of their id."""
+    machine = fingerprint.get("machine")
+    return short_name(fingerprint) + (f" ({machine[:4]})" if machine else "")

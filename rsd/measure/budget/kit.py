@@ -1,0 +1,257 @@
+"""A kit: candidate students as ONNX files, with what times them on a device that has onnxruntime and numpy."""
+
+import gzip
+import io
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rsd.export.onnx import ExportOptions, export_onnx
+from rsd.export.quantize import quantize_file
+from rsd.machine import cuda, errors
+from rsd.machine import fingerprint as device
+from rsd.machine.errors import UserError
+from rsd.machine.files import sha256, write_json, written_aside
+from rsd.measure import latency
+from rsd.measure.budget import runner
+from rsd.measure.latency import Plan
+from rsd.models.timm_model import ModelOptions, create, parameter_count
+
+LADDER = (
+    "test_resnet",
+    "lcnet_050",
+    "mobilenetv4_conv_small_050",
+    "mobilenetv3_small_100",
+    "mobilenetv2_100",
+    "mobilenetv4_conv_small",
+    "efficientnet_lite0",
+    "repvit_m0_9",
+    "resnet10t",
+    "vit_tiny_patch16_224",
+    "mobilenetv4_conv_medium",
+)
+"""timm models from 0.3 M to 10 M parameters, of families that run well on CPUs, each of another shape; every one has
+weights under a permissive licence and takes images from 16 x 16 up."""
+
+PRECISIONS = ("fp32", "fp16", "int8")
+CALIBRATION_IMAGES = 32
+PART = '''"""The part of rsd that times models; see run.py."""
+
+import sys
+from os import environ
+
+if sys.version_info < (3, 10):
+    sys.exit("error: expected Python 3.10 or newer, found %d.%d; start run.py with a newer one" % sys.version_info[:2])
+
+environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by ONNX Runtime when it is imported
+'''
+
+
+def arguments(name: str, side: int) -> dict[str, Any]:
+    """What a model of the ladder needs to be told of the images; convolutions take any."""
+    if name.startswith("vit_"):
+        return {"img_size": side, "patch_size": max(4, side // 14)}
+    return {}
+
+
+def write_kit(
+    path: Path,
+    students: Sequence[ModelOptions],
+    *,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    precisions: Sequence[str] = PRECISIONS,
+    plan: Plan,
+    ready: dict[str, Path] | None = None,
+    calibration: np.ndarray | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Write `path`, a folder or, if its name ends with .tar.gz, an archive of one; the same arguments, the same bytes.
+
+    Args:
+        students: the candidates; the weights are random, since latency does not depend on them.
+        image_shape: (height, width, channels).
+        ready: precision -> an exported file of the *first* student, which is packed as it is.
+        calibration: uint8 `[N, H, W, C]` for int8; noise if None.
+
+    Returns:
+        The packed candidates, as in kit.json.
+
+    Raises:
+        UserError: none of the students can be exported for these images; one that cannot is left out and said.
+    """
+    if path.exists() and not (path / "kit.json").is_file() and not path.name.endswith(".tar.gz"):
+        raise UserError(f"expected a new folder for the kit, or one with a kit in it, found {path}; choose another")
+    if calibration is None:
+        calibration = latency.image((1, *image_shape), CALIBRATION_IMAGES)
+    packed = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "kit"
+        (folder / "models").mkdir(parents=True)
+        for index, options in enumerate(students):
+            try:
+                files = ready or {} if index == 0 else {}
+                packed.append(_pack(folder, options, image_shape, classes, precisions, files, calibration))
+            except UserError as error:
+                say(f"{options.name} is left out: {error}")
+            else:
+                say(f"{packed[-1]['name']}: {packed[-1]['parameters'] / 1e6:.2f} M parameters")
+        if not packed:
+            raise UserError("expected a student that takes these images, found none; name others with --models")
+        write_json(
+            folder / "kit.json",
+            {"format": runner.FORMAT, "options": asdict(plan), "candidates": packed},
+        )
+        shutil.copyfile(str(runner.__file__), folder / "run.py")
+        for module in (latency, device, cuda, errors):
+            target = (folder / module.__name__.replace(".", "/")).with_suffix(".py")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (target.parent / "__init__.py").touch()
+            shutil.copyfile(str(module.__file__), target)
+        (folder / "rsd" / "__init__.py").write_text(PART)
+        if path.name.endswith(".tar.gz"):
+            with written_aside(path) as aside:
+                aside.write_bytes(_archive(folder))
+        else:
+            with written_aside(path) as aside:
+                shutil.copytree(folder, aside)
+    return packed
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Path]:
+    """The folder of a kit; an archive is unpacked for the time being, and nothing of it can land elsewhere.
+
+    Raises:
+        UserError: it is no kit, or the archive holds links, devices or paths that lead out of it.
+    """
+    if path.is_dir():
+        yield _kit(path, path)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            with tarfile.open(path, "r:gz") as archive:
+                archive.extractall(scratch, filter="data")
+        except (OSError, EOFError, tarfile.TarError) as error:
+            raise UserError(
+                f"expected a kit, a folder or a .tar.gz, at {path}, found: {error}; write it again"
+            ) from error
+        yield _kit(Path(scratch) / "kit", path)
+
+
+def _kit(folder: Path, path: Path) -> Path:
+    if not (folder / "kit.json").is_file():
+        raise UserError(f"expected a kit at {path}, found no kit.json in it; `python -m rsd.cli.budget kit` writes one")
+    return folder
+
+
+def _pack(
+    folder: Path,
+    options: ModelOptions,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    precisions: Sequence[str],
+    ready: dict[str, Path],
+    calibration: np.ndarray,
+) -> dict[str, Any]:
+    model = randomised(create(options, classes=classes, image_shape=image_shape), image_shape)
+    name, number = options.name, 1
+    while list((folder / "models").glob(f"{name}-*.onnx")):  # the same timm model with other arguments
+        number += 1
+        name = f"{options.name}_{number}"
+    files = {}
+    for precision in precisions:
+        target = folder / "models" / f"{name}-{precision}.onnx"
+        if precision in ready:
+            shutil.copyfile(ready[precision], target)
+        elif precision == "int8":
+            source = folder / "models" / f"{name}-fp32.onnx"
+            if not source.is_file():
+                source = target.with_suffix(".fp32")
+                _export(model, image_shape, classes, "fp32", source)
+            quantize_file(source, target, calibration)
+            if source.suffix == ".fp32":
+                source.unlink()
+        else:
+            _export(model, image_shape, classes, precision, target)
+        files[precision] = {
+            "path": f"models/{target.name}",
+            "bytes": target.stat().st_size,
+            "sha256": sha256(target),
+        }
+    return {
+        "name": name,
+        "model": options.name,
+        "args": options.args,
+        "image": list(image_shape),
+        "classes": classes,
+        "parameters": parameter_count(model),
+        "files": files,
+    }
+
+
+def _export(model: nn.Module, image_shape: tuple[int, int, int], classes: int, precision: Any, path: Path) -> None:
+    options = ExportOptions()
+    channels = image_shape[2]
+    export_onnx(
+        model,
+        mean=[0.5] * channels,
+        std=[0.25] * channels,
+        image_shape=image_shape,
+        classes=classes,
+        precision=precision,
+        opset=options.opset,
+        ir_version=options.ir_version,
+        metadata={"weights": "random: for latency only"},
+        path=path,
+    )
+
+
+def randomised(model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
+    """`model` with nothing at zero or next to it, as after training, in eval mode; the same numbers each time.
+
+    What timm starts at zero would be folded away, and the vanishing numbers behind it are slow in themselves. Batch
+    norms take their statistics from two batches of noise.
+    """
+    height, width, channels = image_shape
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
+            elif not name.endswith("bias"):
+                nn.init.ones_(parameter)  # gains and layer scales
+            else:
+                nn.init.normal_(parameter, std=0.02)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+                module.reset_running_stats()
+                module.momentum = None
+        model.train()
+        for _ in range(2):
+            model(torch.randn(8, channels, height, width))
+    return model.eval()
+
+
+def _archive(folder: Path) -> bytes:
+    """A .tar.gz that holds no time and no owner."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for path in sorted(folder.rglob("*")):
+            entry = archive.gettarinfo(path, str(Path("kit") / path.relative_to(folder)))
+            entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
+            if path.is_dir():
+                archive.addfile(entry)
+            else:
+                with path.open("rb") as file:
+                    archive.addfile(entry, file)
+    return gzip.compress(raw.getvalue(), mtime=0)

@@ -1,0 +1,190 @@
+"""What a device says of a kit, checked before it is believed, and what is known of trained students."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json
+from rsd.measure.benchmark import Record
+from rsd.measure.budget.runner import FORMAT
+from rsd.measure.latency import statistics
+
+LARGEST = 500_000_000
+"""Bytes of a device's JSON; 60 rows of 20,000 samples take a fortieth of it."""
+
+# What is printed on terminals and pages: no control characters, no novels.
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Args = dict[Name, Any]
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Model(_Strict):
+    """An architecture for images of one shape: latency belongs to it, whatever its weights are."""
+
+    model: Name
+    """timm name."""
+    args: Args
+    image: tuple[int, int, int]
+    """Height, width, channels."""
+    classes: int = Field(ge=1)
+
+    def same(self, other: "Model") -> bool:
+        return all(getattr(self, key) == getattr(other, key) for key in Model.model_fields)
+
+
+class Packed(_Strict):
+    """One file of a kit."""
+
+    path: Name
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Candidate(Model):
+    """A student of a kit, in each precision."""
+
+    name: Name
+    parameters: int = Field(ge=1)
+    files: dict[Name, Packed]
+
+
+class _CPU(BaseModel):
+    name: Name
+    logical_cores: int = Field(ge=1)
+
+
+class _GPU(BaseModel):
+    name: Name
+
+
+class _Device(BaseModel):
+    """What every table needs of a fingerprint; there is more in it."""
+
+    cpu: _CPU
+    gpus: list[_GPU]
+    machine: Name | None
+
+
+class DeviceRecord(Record):
+    """A benchmark's record with the candidates that it timed and every raw sample."""
+
+    format: int
+    candidates: list[Candidate]
+    samples: list[list[list[Annotated[int, Field(ge=1)]]]]
+    """Nanoseconds per measured row, round and call."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "DeviceRecord":
+        if self.format != FORMAT:
+            raise ValueError(f"this project reads format {FORMAT}, and this is format {self.format}")
+        _Device.model_validate(self.device)
+        measured = [row for row in self.rows if row.status == "measured"]
+        if len(measured) != len(self.samples):
+            raise ValueError(f"there are {len(measured)} measured rows and samples of {len(self.samples)}")
+        packed = {(one.path, precision) for model in self.candidates for precision, one in model.files.items()}
+        for row in self.rows:
+            if (row.file, row.precision) not in packed:
+                raise ValueError(f"row '{row.file}' is of none of the candidates")
+        for row, rounds in zip(measured, self.samples, strict=True):
+            if not rounds or not all(rounds):
+                raise ValueError(f"row '{row.file}' has a round without a sample")
+            for name, value in statistics(rounds, row.batch).items():
+                if not _equal(getattr(row, name), value):
+                    raise ValueError(f"row '{row.file}': {name} does not follow from its samples")
+        return self
+
+
+class Trained(Model):
+    """A student that was trained and shipped here, with its accuracy on the test split."""
+
+    data: Name
+    """The name under conf/data."""
+    student: Name
+    """Method and seed."""
+    top1: dict[Name, Annotated[float, Field(ge=0, le=100)]]
+    """Per cent, by precision of the exported file."""
+    images: int = Field(ge=1)
+    parameters: int = Field(ge=1)
+
+
+def read_device(path: Path) -> DeviceRecord:
+    """A device's JSON.
+
+    Raises:
+        UserError: it is missing, no JSON, too large, or does not hold together; the sentence names the first fault.
+    """
+    return _checked(path, DeviceRecord, "the JSON that a kit's run.py wrote", "run the kit again and copy the file")
+
+
+def read_trained(path: Path) -> list[Trained]:
+    """The noted students, or none where nothing was noted; UserError as `read_device`."""
+    if not path.is_file():
+        return []
+    return _checked(path, _Ledger, "what `python -m rsd.cli.budget keep` wrote", "restore or delete it").students
+
+
+class _Ledger(_Strict):
+    students: list[Trained]
+
+
+def _checked(path: Path, kind: type[Kind], what: str, then: str) -> Kind:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"expected {what}, found more than {LARGEST:,} bytes in {path}; {then}")
+        return kind.model_validate(json.loads(path.read_text()))
+    except OSError as error:
+        raise UserError(f"expected {what} at {path}, found none ({error.strerror}); check the path") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        fault = f"{where}: {first['msg'].removeprefix('Value error, ')}"
+        raise UserError(f"expected {what}, found in {path}: {fault}; {then}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        raise UserError(f"expected {what}, found no JSON in {path} ({type(error).__name__}); {then}") from error
+
+
+def shipped(out: Path) -> Trained | None:
+    """The student that the run in `out` exported, or None where it has not come that far."""
+    files = {path.parent.name: path for path in sorted((out / "export").glob("*/export.json"))}
+    models, run = out / "evaluate" / "models.json", out / "params" / "run.json"
+    if not files or not models.is_file() or not run.is_file():
+        return None
+    exports = {precision: read_json(path) for precision, path in files.items()}
+    name = next(iter(exports.values()))["student"]
+    found = next((model for model in read_json(models) if model["model"] == name), None)
+    record = out / "students" / name / "student.json"
+    if found is None or not record.is_file():
+        return None
+    student = read_json(record)
+    return Trained(
+        model=student["model"]["name"],
+        args=student["model"]["args"],
+        image=(student["height"], student["width"], len(student["mean"])),
+        classes=len(student["classes"]),
+        data=read_json(run)["data"],
+        student=name,
+        top1={
+            # The test accuracy of PyTorch, moved by what the parity record found for the file.
+            precision: found["top1"] + export["parity"]["accuracy_delta_points"]
+            for precision, export in exports.items()
+            if export["student"] == name and export.get("parity")
+        },
+        images=found["images"],
+        parameters=student["parameters"],
+    )
+
+
+def _equal(found: Any, expected: Any) -> bool:
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(_equal, found, expected))
+    if isinstance(found, float) and isinstance(expected, float):
+        return math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(found == expected)

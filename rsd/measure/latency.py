@@ -1,0 +1,307 @@
+"""Latency of ONNX files, as MLPerf measures it.
+
+onnxruntime and numpy are all this module needs: a kit holds a copy of it, so that a device and the `benchmark` stage
+cannot measure in different ways. Latency is from images in the host's memory to logits in the host's memory. Nothing
+is removed from the samples, and a percentile is stated only where there are enough of them.
+"""
+
+import argparse
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# The fewest samples that a percentile may be read from (MLPerf Inference, early stopping).
+SAMPLES_NEEDED = {50: 1, 90: 64, 99: 662}
+NOISY_SPREAD = 0.1
+SETTLED = 0.05
+WINDOW_CALLS = 3
+MOST_WINDOWS = 10
+
+Infer = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a model is timed; seconds and samples are per row, over all rounds."""
+
+    warmup_seconds: float = 0.1
+    """Length of a warm-up window; see `warm_up`."""
+    min_seconds: float = 2.0
+    min_samples: int = SAMPLES_NEEDED[99]
+    rounds: int = 5
+    cold_starts: int = 3
+    """Fresh processes per file; 0 leaves cold start and memory unmeasured."""
+
+
+class Warmup(NamedTuple):
+    """What a warm-up took, and whether the last two windows agreed."""
+
+    calls: int
+    settled: bool
+
+
+class Turn(NamedTuple):
+    """One model's share of one round."""
+
+    nanoseconds: list[int]
+    """Of each call, in order."""
+    cpu_seconds: float
+    """Of all threads of this process over these calls; it does not grow when others take the machine."""
+    warmup: Warmup
+
+
+class Candidate(NamedTuple):
+    """What is to be timed: its row without figures, and how to open it."""
+
+    row: dict[str, Any]
+    start: Callable[[], AbstractContextManager[Infer]]
+
+
+def take_turns(
+    candidates: Sequence[Candidate], plan: Plan, *, progress: Callable[[str], object] = lambda _: None
+) -> list[list[Turn]]:
+    """Time all candidates in interleaved rounds: `[candidate][round]`.
+
+    A machine that slows down or heats up so hits all of them alike; each round starts with another one, so that none
+    always follows the same. Only one is open at a time: idle threads of a runtime spin.
+    """
+    turns: list[list[Turn]] = [[] for _ in candidates]
+    for number in range(plan.rounds):
+        for index in [int(i) for i in np.roll(np.arange(len(candidates)), -number)]:
+            candidate = candidates[index]
+            least = math.ceil(samples_wanted(plan, candidate.row["batch"]) / plan.rounds)
+            with candidate.start() as infer:
+                warmup = warm_up(infer, plan.warmup_seconds)
+                began = time.process_time()
+                nanoseconds = timed(infer, plan.min_seconds / plan.rounds, least)
+                turns[index].append(Turn(nanoseconds, time.process_time() - began, warmup))
+            progress(f"round {number + 1} of {plan.rounds}: {candidate.row['file']}")
+    return turns
+
+
+def samples_wanted(plan: Plan, batch: int) -> int:
+    """Offline (a batch above 1) throughput is what counts, so such rows are not held to the samples of a p99."""
+    return plan.min_samples if batch == 1 else min(plan.min_samples, SAMPLES_NEEDED[90])
+
+
+def warm_up(infer: Infer, seconds: float) -> Warmup:
+    """Call until it is stable: the medians of two successive windows differ by less than 5 %.
+
+    A window lasts `seconds` and at least 3 calls. After 10 windows that did not agree the warm-up gives up, and the
+    row says so.
+    """
+    calls, before = 0, None
+    for _ in range(MOST_WINDOWS):
+        window = timed(infer, seconds, WINDOW_CALLS)
+        calls += len(window)
+        median = float(np.median(window))
+        if before is not None and abs(median - before) < SETTLED * before:
+            return Warmup(calls, True)
+        before = median
+    return Warmup(calls, False)
+
+
+def timed(infer: Infer, seconds: float, least: int) -> list[int]:
+    """Call `infer` for at least `seconds` and at least `least` times; nanoseconds of every call."""
+    samples: list[int] = []
+    now = time.perf_counter_ns
+    stop = now()
+    end = stop + int(seconds * 1e9)
+    while len(samples) < least or stop < end:
+        start = now()
+        infer()
+        stop = now()
+        samples.append(stop - start)
+    return samples
+
+
+def statistics(rounds: Sequence[Sequence[int]], batch: int) -> dict[str, Any]:
+    """Figures of one row from all of its samples, nanoseconds per round of a call on `batch` images.
+
+    Percentiles are samples that occurred (numpy's `higher`); with too few samples they are None.
+    """
+    samples = np.concatenate([np.asarray(r, dtype=np.float64) for r in rounds]) / 1e6
+    medians = [float(np.median(r)) / 1e6 for r in rounds]
+    spread = (max(medians) - min(medians)) / float(np.median(medians))
+    return {
+        "samples": len(samples),
+        "mean_ms": float(samples.mean()),
+        **{
+            f"p{q}_ms": float(np.percentile(samples, q, method="higher")) if len(samples) >= needed else None
+            for q, needed in SAMPLES_NEEDED.items()
+        },
+        "images_per_second": batch * 1000 / float(samples.mean()),
+        "round_medians_ms": medians,
+        "spread": spread,
+        "noisy": spread > NOISY_SPREAD,
+    }
+
+
+def measured(row: dict[str, Any], turns: Sequence[Turn]) -> dict[str, Any]:
+    """`row` with its figures."""
+    calls = sum(len(turn.nanoseconds) for turn in turns)
+    return {
+        **row,
+        "status": "measured",
+        **statistics([turn.nanoseconds for turn in turns], row["batch"]),
+        "cpu_ms": 1000 * sum(turn.cpu_seconds for turn in turns) / calls,
+        "warmup_calls": sum(turn.warmup.calls for turn in turns),
+        "settled": all(turn.warmup.settled for turn in turns),
+    }
+
+
+def image(shape: Sequence[Any], batch: int = 1) -> np.ndarray:
+    """Noise, uint8 `[batch, H, W, C]`; what it shows does not change the work."""
+    return np.random.default_rng(0).integers(0, 256, (batch, *shape[1:]), dtype=np.uint8)
+
+
+@contextmanager
+def onnx_session(path: Path, threads: int, batch: int = 1) -> Iterator[Infer]:
+    """An ONNX file with one uint8 input `[N, H, W, C]`, in ONNX Runtime on the CPU."""
+    import onnxruntime as ort  # here, so that a fresh process can tell its own memory from the runtime's
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    # A partial costs less per call than a function of our own would.
+    yield functools.partial(session.run, None, {given.name: image(given.shape, batch)})
+
+
+def onnx_candidate(path: Path, *, precision: str, threads: int, batch: int = 1, file: str | None = None) -> Candidate:
+    """An ONNX file at batch 1 (single stream: one image after another) or more (offline: batch after batch)."""
+    row = {
+        "file": file or str(path),
+        "precision": precision,
+        "runtime": "onnxruntime",
+        "threads": threads,
+        **scenario(batch),
+        "file_bytes": path.stat().st_size,
+    }
+    return Candidate(row, functools.partial(onnx_session, path, threads, batch))
+
+
+def scenario(batch: int) -> dict[str, Any]:
+    """MLPerf's name of what is done with a batch of this size."""
+    return {"scenario": "single stream" if batch == 1 else "offline", "batch": batch}
+
+
+def fresh(path: Path, threads: int, times: int) -> dict[str, Any]:
+    """Cold start and memory of an ONNX file, each time in a process of its own that does nothing else.
+
+    Returns:
+        `cold_start_ms`, from before the session is made to after its first inference (importing the runtime is not
+        in it; the file may be in the system's cache), all of them; `peak_memory_bytes` of the whole process, the
+        largest; `runtime_memory_bytes`, what Python and the runtime had taken before the file was opened.
+    """
+    home = str(Path(__file__).parents[2])
+    paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    found = []
+    for _ in range(times):
+        command = [sys.executable, "-m", "rsd.measure.latency", str(path), str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it died")
+        found.append(json.loads(done.stdout))
+    if not found:
+        return {}
+    peaks = [one["peak_memory_bytes"] for one in found]
+    return {
+        "cold_start_ms": [one["cold_start_ms"] for one in found],
+        "peak_memory_bytes": None if None in peaks else max(peaks),
+        "runtime_memory_bytes": found[0]["runtime_memory_bytes"],
+    }
+
+
+def _fresh(path: Path, threads: int) -> dict[str, Any]:
+    import onnxruntime  # noqa: F401 - before the clock starts
+
+    before = _peak_memory()
+    started = time.perf_counter_ns()
+    with onnx_session(path, threads) as infer:
+        infer()
+        elapsed = time.perf_counter_ns() - started
+    return {
+        "cold_start_ms": elapsed / 1e6,
+        "peak_memory_bytes": _peak_memory(),
+        "runtime_memory_bytes": before,
+    }
+
+
+def _peak_memory() -> int | None:
+    """The most memory that this process has held, in bytes; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: its figure is inherited from the parent, which may be far larger.
+        lines = [line.split() for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(lines[0][1]) * 1024 if lines else None
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def conditions() -> dict[str, Any]:
+    """What may change between two measurements on one device: affinity, clock, governor, load; None is not known."""
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    frequency = [Path(f"/sys/devices/system/cpu/cpu{cpu}/cpufreq") for cpu in cpus or []]
+    return {
+        "affinity": cpus,
+        "clock_mhz": _clock(frequency),
+        "governor": sorted({text for folder in frequency if (text := _text(folder / "scaling_governor"))}) or None,
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _clock(frequency: Sequence[Path]) -> list[int] | None:
+    """MHz of each core that this process may use, now; a virtual machine states one that never changes."""
+    now = [text for folder in frequency if (text := _text(folder / "scaling_cur_freq"))]
+    if now:
+        return [round(int(text) / 1000) for text in now]
+    lines = (_text(Path("/proc/cpuinfo")) or "").splitlines()
+    return [round(float(line.split(":")[1])) for line in lines if line.startswith("cpu MHz")] or None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def duration(text: str) -> float:
+    """Seconds of `90`, `90s` or `10m`."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m") else (text, "s")
+    try:
+        seconds = float(number) * {"s": 1, "m": 60}[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a duration such as 90s or 10m, found '{text}'")
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cold start and memory of an ONNX file in this process; see `fresh`.")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("threads", type=int)
+    given = parser.parse_args()
+    print(json.dumps(_fresh(given.path, given.threads)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""One file per method: a `timm.task.TrainingTask` that wires a loss to a student and its teacher's outputs.
+
+A method's name is its file's name. Nothing here imports them all, so that editing one method does not
+retrain the students of another. A user's own methods lie in the project's folder `methods/`, one file each.
+"""
+
+import importlib
+import pkgutil
+import sys
+import traceback
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+from rsd.machine.errors import UserError
+from rsd.methods.base import Distiller
+
+OWN = Path("methods")
+"""A user's own methods, in the folder where stages are started."""
+
+
+def methods() -> list[str]:
+    """Names of the methods of this package."""
+    return sorted(
+        module.name for module in pkgutil.iter_modules(__path__) if module.name not in ("aad", "base", "losses")
+    )
+
+
+def own_methods() -> list[str]:
+    """Names of the methods in `OWN`; a file that starts with an underscore or a dot is none."""
+    return sorted(file.stem for file in OWN.glob("[!_.]*.py"))
+
+
+def source(method: str) -> Path:
+    """The file of a method, whether or not it exists."""
+    return OWN / f"{method}.py" if method in own_methods() else Path(__file__).with_name(f"{method}.py")
+
+
+def distiller(method: str) -> type[Distiller]:
+    """The class of a method; this runs the method's file.
+
+    Raises:
+        UserError: no such method; or one of the user's own whose file cannot be imported, does not define
+            it, or has the name of another.
+    """
+    package, own = methods(), own_methods()
+    if method in own and method in (*package, "teacher"):
+        raise UserError(
+            f"expected a name of its own for the method in {source(method)}, found '{method}', which means something "
+            "else already; rename the file, and the method in it"
+        )
+    if method not in Distiller.registry:
+        if method in package:
+            importlib.import_module(f"{__name__}.{method}")
+        elif method in own:
+            _import_own(method)
+        else:
+            raise UserError(f"expected a method out of {', '.join([*package, *own])}, found '{method}'")
+    return Distiller.registry[method]
+
+
+def _import_own(method: str) -> None:
+    file = source(method).resolve()
+    spec = spec_from_file_location(f"{OWN}.{method}", file)
+    assert spec is not None  # its name ends in .py
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where rsd.training.checkpoint looks for the code that is loaded
+    fault = None
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        where = f" (line {lines[-1]})" if lines else ""
+        fault = UserError(
+            f"expected a method in {source(method)}, found {type(error).__name__}: {error}{where}; correct the file"
+        )
+        fault.__cause__ = error
+    defined = {name for name, kind in Distiller.registry.items() if kind.__module__ == spec.name}
+    if not fault and (method not in Distiller.registry or defined - {method}):
+        fault = UserError(
+            f"expected {source(method)} to define the method '{method}' and no other, as "
+            f'`class ...(Distiller, method="{method}")`, found {", ".join(sorted(defined)) or "none"}; '
+            "correct the file, or rename it"
+        )
+    if fault:
+        del sys.modules[spec.name]
+        for name in defined:
+            del Distiller.registry[name]
+        raise fault

@@ -1,0 +1,286 @@
+"""What every method shares: a student, what is thrown away after training, and the task contract."""
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field
+from timm.layers import convert_sync_batchnorm
+from timm.task import TrainingTask
+from timm.task.distillation import FeatureDistillationTrainableModule
+from timm.utils.model import unwrap_model
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from rsd.machine.errors import UserError
+from rsd.machine.options import Options
+from rsd.models.features import StagedOutputs, StageShape, staged_outputs
+from rsd.models.timm_model import Outputs, outputs
+
+Signal = Literal["embedding", "logits", "stages"]
+
+
+class MethodOptions(Options):
+    """A method's section of `params.yaml` (`method.<name>`)."""
+
+
+class WeightOptions(MethodOptions):
+    """For a method that adds one loss of its own."""
+
+    weight: float = Field(1.0, ge=0)
+    """Of the method's loss beside the cross-entropy."""
+
+
+class Setting(NamedTuple):
+    """What a distiller is built for, as far as its method needs to know."""
+
+    teacher_width: int | None = None
+    """Width of the teacher's embedding."""
+    teacher_stages: tuple[StageShape, ...] | None = None
+    """The teacher's four stages, of a live teacher only."""
+    image_shape: tuple[int, int, int] | None = None
+    """Height, width and channels of the training images."""
+    image_count: int | None = None
+    """How many training images there are."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a method sees of one batch."""
+
+    student: Outputs | StagedOutputs
+    teacher: Outputs | StagedOutputs
+    adapted: Any
+    """What the scaffold made of the two; None without one."""
+    target: Tensor
+    """Class indices `[B]` or class probabilities `[B, classes]`."""
+    index: Tensor | None
+    """Which of the training images these are, `[B]`."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices `[B]`; of mixed labels the likeliest."""
+        return self.target.argmax(dim=1) if self.target.ndim == 2 else self.target
+
+
+class TrainableModule(FeatureDistillationTrainableModule):
+    """Student and scaffold: all that is trained runs inside this forward, as DistributedDataParallel asks."""
+
+    def __init__(self, student: nn.Module, scaffold: nn.Module | None, *, staged: bool) -> None:
+        super().__init__(student, scaffold)
+        self.staged = staged
+
+    def forward(  # type: ignore[override]
+        self, input: Tensor, teacher: Outputs | StagedOutputs | None
+    ) -> tuple[Outputs | StagedOutputs, Any]:
+        student = staged_outputs(self.student, input) if self.staged else outputs(self.student, input)
+        return student, None if self.projection is None else self.projection(student, teacher)
+
+
+class LinearEmbeddings(nn.Module):
+    """A scaffold of two linear maps: the embeddings of student and teacher, each to `[B, width]`."""
+
+    def __init__(self, student_width: int, teacher_width: int, width: int) -> None:
+        super().__init__()
+        self.student = nn.Linear(student_width, width)
+        self.teacher = nn.Linear(teacher_width, width)
+
+    def forward(self, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+        stored = teacher.embedding.to(self.teacher.weight.dtype)  # the view store holds fp16
+        return self.student(student.embedding), self.teacher(stored)
+
+
+class Distiller(TrainingTask):
+    """Trains `student`; a subclass says what it needs of the teacher and what it adds to the loss.
+
+    `forward(input, target, teacher, index)` returns a dict: `loss` is minimised, `output` holds the logits,
+    every other entry is a scalar for the log. The trainable scaffolding (such as RSD's AAD) sits beside the
+    student in the trainable module: its weights are task state, never part of the student's `state_dict`.
+
+    Args:
+        student: a timm model.
+        teacher_width: width of the teacher's embedding; None where there is no teacher.
+        teacher_stages: the teacher's stages, for a method that needs them.
+        image_shape: height, width, channels of the images, for a method that takes the student apart.
+        image_count: how many training images there are, for a method that remembers each.
+        options: the method's own section.
+        criterion: `(logits [B, classes], target) -> scalar` against the ground truth.
+
+    Raises:
+        UserError: the method cannot work on this student with this teacher.
+    """
+
+    registry: ClassVar[dict[str, type["Distiller"]]] = {}
+    method: ClassVar[str]
+    needs: ClassVar[frozenset[Signal]] = frozenset()
+    """What of the teacher."""
+    staged: ClassVar[bool] = False
+    """Whether the method takes the student apart into stages."""
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    amp: torch.dtype | None = None
+    """What student and scaffold are computed in under automatic mixed precision; losses stay float32."""
+
+    def __init_subclass__(cls, *, method: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if (taken := Distiller.registry.get(method)) and taken.__module__ != cls.__module__:
+            raise ValueError(
+                f"expected a name of its own for the method {cls.__name__}, found '{method}', which is "
+                f"{taken.__module__}.{taken.__name__}"
+            )
+        cls.method = method
+        Distiller.registry[method] = cls
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        teacher_width: int | None = None,
+        teacher_stages: tuple[StageShape, ...] | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        image_count: int | None = None,
+        options: MethodOptions | None = None,
+        criterion: nn.Module | None = None,
+    ) -> None:
+        super().__init__(verbose=False)
+        if self.needs and teacher_width is None:
+            raise ValueError(f"{type(self).__name__} needs the teacher's {', '.join(sorted(self.needs))}")
+        self.options = options or self.Options()
+        self.criterion = criterion or nn.CrossEntropyLoss()
+        setting = Setting(teacher_width, teacher_stages, image_shape, image_count)
+        self.trainable_module: nn.Module = TrainableModule(
+            student, self.make_scaffold(student, setting), staged=self.staged
+        )
+
+    @classmethod
+    def check_views(cls, count: int) -> None:
+        """Refuse a teacher that could not say what the method needs.
+
+        Args:
+            count: stored views of each image; 0 for a live teacher.
+
+        Raises:
+            UserError: the method needs feature maps, and the teacher is a view store.
+        """
+        if "stages" in cls.needs and count:
+            raise UserError(
+                f"expected a live teacher for method '{cls.method}', which compares feature maps, found stored views "
+                f"(views.count {count}), which hold none; set views.count to 0, or take '{cls.method}' out of methods"
+            )
+
+    @classmethod
+    def couples_batch(cls, options: MethodOptions) -> bool:
+        """Whether an image's loss depends on the others of its batch, so that the batch cannot be taken in parts."""
+        return False
+
+    @classmethod
+    def check_accumulation(cls, options: MethodOptions, parts: int) -> None:
+        """Refuse to take a batch in parts where the sum of their losses is not the loss of the whole.
+
+        Raises:
+            UserError: the method compares the images of a batch with each other.
+        """
+        if parts > 1 and cls.couples_batch(options):
+            raise UserError(
+                f"expected 1 with method '{cls.method}', which compares all images of a batch with each other, found "
+                f"{parts}; set it to 1 and spread the batch over compute.processes, set compute.amp, or lower "
+                f"recipe.batch_size, or take '{cls.method}' out of methods"
+            )
+
+    def advice(self, *, batch_size: int, classes: int) -> list[str]:
+        """What looks unwise about the method's options for this batch, a sentence each; nothing is refused.
+
+        Args:
+            batch_size: images per step over all processes.
+        """
+        return []
+
+    def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module | None:
+        """What is trained beside the student, and thrown away; None for nothing.
+
+        Called as `scaffold(student, teacher)` with the outputs of both; what it returns is `Step.adapted`.
+        """
+        return None
+
+    def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the method adds to the loss, and its scalars for the log. Not asked where `needs` is empty."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        teacher: Outputs | StagedOutputs | None = None,
+        index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """One training step's forward pass.
+
+        Args:
+            input: `[B, C, H, W]`, normalised for the student.
+            target: class indices `[B]` or class probabilities `[B, classes]`.
+            teacher: the teacher's outputs for the same pixels.
+            index: which of the training images these are, `[B]`; for a method that remembers each.
+        """
+        if self.needs and teacher is None:
+            raise ValueError(f"{type(self).__name__} was given no outputs of the teacher")
+        with self.mixed_precision():
+            student, adapted = self.trainable_module(input, teacher)
+        if self.amp is not None:
+            student = student._replace(embedding=student.embedding.float(), logits=student.logits.float())
+            adapted = tree_map(lambda t: t.float() if isinstance(t, Tensor) else t, adapted)
+        cross_entropy = self.criterion(student.logits, target)
+        loss, log = cross_entropy, dict[str, Tensor]()
+        if self.needs and teacher is not None:
+            extra, log = self.distillation_terms(Step(student, teacher, adapted, target, index))
+            loss = cross_entropy + extra
+        return {"loss": loss, "output": student.logits, "cross_entropy": cross_entropy, **log}
+
+    def mixed_precision(self) -> AbstractContextManager[Any]:
+        """Within it what may be computed in `amp` is."""
+        return nullcontext() if self.amp is None else torch.autocast(self.device.type, dtype=self.amp)
+
+    @property
+    def extra_parameters(self) -> int:
+        """Trainable parameters that are thrown away after training."""
+        scaffold = unwrap_model(self.trainable_module).projection
+        return 0 if scaffold is None else sum(p.numel() for p in scaffold.parameters())
+
+    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module:
+        return unwrap_model(module or self.get_trainable_module(ema=ema)).student
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        scaffold = unwrap_model(module or self.get_trainable_module(ema=ema)).projection
+        return {} if scaffold is None else {"projection": scaffold.state_dict()}
+
+    def load_task_state(
+        self,
+        state: dict[str, Any] | None,
+        strict: bool = True,
+        module: nn.Module | None = None,
+        ema: bool = False,
+    ) -> None:
+        if state:
+            scaffold = unwrap_model(module or self.get_trainable_module(ema=ema)).projection
+            scaffold.load_state_dict(state["projection"], strict=strict)
+
+    def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> Self:
+        """Train together with the other processes; on GPUs the student's batch norm sees the whole batch.
+
+        On CPUs, where PyTorch cannot, it sees each process's share. Buffers are not synchronised at each step: those
+        that training reads are the same in all processes, and the leading one's running statistics count.
+        """
+        # Unless it looks for unused parameters, DDP sends gradients in another order from its second step on. A sum
+        # over three and more processes then has other bits, and a resumed run begins with a first step again.
+        ddp_kwargs = {"broadcast_buffers": False, "find_unused_parameters": True} | ddp_kwargs
+        if self.device.type == "cuda":
+            self.trainable_module.student = convert_sync_batchnorm(self.trainable_module.student)
+        with warnings.catch_warnings():
+            # PyTorch 2.14 has another name for `broadcast_buffers`, which 2.9 does not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.trainable_module = nn.parallel.DistributedDataParallel(
+                self.trainable_module, device_ids=device_ids, **ddp_kwargs
+            )
+        # Images come in as [B, H, W, C], which lays the first layer's gradient out otherwise; nothing to act on.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        return self

@@ -1,0 +1,36 @@
+"""Correlation congruence (ICCV 2019, arXiv 1904.01802)."""
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from rsd.machine.parallel import gather
+from rsd.methods.base import Distiller, LinearEmbeddings, MethodOptions, Setting, Step, WeightOptions
+from rsd.methods.losses import cc_loss
+from rsd.models.timm_model import embedding_width
+
+
+class CCOptions(WeightOptions):
+    """Options of `method.cc`."""
+
+    width: int = Field(128, gt=0)
+    """To which both embeddings are mapped."""
+
+
+class CCDistiller(Distiller, method="cc"):
+    """Cross-entropy + `weight` x CC between linear maps of both embeddings, which are trained."""
+
+    needs = frozenset({"embedding"})
+    Options = CCOptions
+    options: CCOptions
+
+    @classmethod
+    def couples_batch(cls, options: MethodOptions) -> bool:
+        return True
+
+    def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module:
+        assert setting.teacher_width is not None  # the constructor has checked what `needs` asks for
+        return LinearEmbeddings(embedding_width(student), setting.teacher_width, self.options.width)
+
+    def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = cc_loss(*(gather(mapped) for mapped in step.adapted))
+        return self.options.weight * loss, {"cc": loss}

@@ -1,0 +1,150 @@
+"""Redundancy suppression distillation (ICCV 2025, arXiv 2507.21844)."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rsd.machine.errors import UserError
+from rsd.machine.parallel import gather, processes
+from rsd.methods.aad import AAD
+from rsd.methods.base import Distiller, MethodOptions, Setting, Step
+from rsd.methods.losses import correlate
+from rsd.models.timm_model import Outputs, embedding_width
+
+SPACES = ("embedding", "logits")
+STRONGEST_PULL = 30.0
+"""`RSDDistiller.pull` above which a user is warned; of the published runs the strongest (a ResNet50 teaches, 2048
+wide, batch 64) has 24."""
+PUBLISHED_PULL = 12.0
+"""Of most published runs: 768 wide, batch 128."""
+
+
+class RSDOptions(MethodOptions):
+    """Options of `method.rsd`; the defaults are the paper's, but for `correlation`."""
+
+    weight: float = Field(0.1, ge=0)
+    """Weight of the whole RSD loss beside the cross-entropy (lambda in the paper)."""
+    kappa: float = Field(0.01, ge=0)
+    """Weight of the redundancy term; 0 keeps only the invariance."""
+    gamma: float = Field(2.0, gt=0)
+    """Width of the AAD's hidden layer as a multiple of the student's embedding."""
+    max_hidden: int | None = Field(None, gt=0)
+    """A cap on that width, for students with a wide embedding such as MobileNetV2's; null for none."""
+    space: Literal["embedding", "logits", "both"] = "embedding"
+    """What of student and teacher is correlated; `both` adds the two losses."""
+    aad: Literal["embedding", "logits", "both", "none"] = "embedding"
+    """Which of these the student's side passes through an AAD; without one the widths must be equal."""
+    reference_width: int | None = Field(None, gt=1)
+    """Both sums grow with the width D of what is correlated, the invariance as D, the redundancy as D (D - 1).
+    With a reference width W they are scaled by W / D and W (W - 1) / (D (D - 1)), as if the teacher were W wide; null
+    leaves the sums alone. For teachers narrower than 256 that made the redundancy too strong (docs/sensitivity.md)."""
+    correlation: Literal["global", "per_process"] = "global"
+    """Under several processes: over the whole batch, as one process would, or over each process's share (as the
+    published runs do)."""
+
+
+class Correlated(nn.Module):
+    """The scaffold: what is correlated, gathered from all processes, the student's side through its AAD."""
+
+    def __init__(self, aads: dict[str, AAD | None], *, over_processes: bool) -> None:
+        super().__init__()
+        self.spaces = list(aads)
+        self.aads = nn.ModuleDict({space: aad for space, aad in aads.items() if aad is not None})
+        self.over_processes = over_processes
+
+    def forward(self, student: Outputs, teacher: Outputs) -> dict[str, tuple[Tensor, Tensor]]:
+        return {space: self.pair(space, student, teacher) for space in self.spaces}
+
+    def pair(self, space: str, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+        own, other = getattr(student, space), getattr(teacher, space)
+        if self.over_processes:  # before the AAD: its batch norm then sees the whole batch
+            own, other = gather(own), gather(other)
+        return (self.aads[space](own) if space in self.aads else own), other
+
+
+class RSDDistiller(Distiller, method="rsd"):
+    """Cross-entropy + `weight` x RSD between the AAD's output and the teacher's embedding."""
+
+    needs = frozenset({"embedding", "logits"})
+    Options = RSDOptions
+    options: RSDOptions
+
+    @classmethod
+    def couples_batch(cls, options: MethodOptions) -> bool:
+        return True
+
+    def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module:
+        assert setting.teacher_width is not None  # the constructor has checked what `needs` asks for
+        classes = int(student.num_classes)  # type: ignore[arg-type]
+        widths = {"embedding": (embedding_width(student), setting.teacher_width), "logits": (classes, classes)}
+        self.widths: dict[str, int] = {}
+        aads: dict[str, AAD | None] = {}
+        for space in SPACES if self.options.space == "both" else (self.options.space,):
+            own, self.widths[space] = widths[space]
+            other = self.widths[space]
+            if self.options.aad in (space, "both"):
+                aads[space] = AAD(own, other, gamma=self.options.gamma, max_hidden=self.options.max_hidden)
+            elif own == other:
+                aads[space] = None
+            else:
+                raise UserError(
+                    f"expected a student as wide as its teacher where no AAD maps between them, found {own} and "
+                    f"{other}; set method.rsd.aad to {space} or both, or choose a student with an embedding of {other}"
+                )
+        return Correlated(aads, over_processes=self.options.correlation == "global")
+
+    def scales(self, width: int) -> tuple[float, float]:
+        """Factors of the two sums over a correlation of this width, see `reference_width`."""
+        if not (reference := self.options.reference_width):
+            return 1.0, 1.0
+        return reference / width, reference * (reference - 1) / max(width * (width - 1), 1)
+
+    def pull(self, width: int, batch: int) -> float:
+        """About how many times the cross-entropy's gradient at the student's embedding RSD's is, at the start.
+
+        With uncorrelated standardised batches the gradient of the invariance, `2 Zt / B`, has the norm
+        `2 sqrt(D / B)`, that of the redundancy `D / B` times kappa as much; the cross-entropy's, through a linear head,
+        about `1 / (2 sqrt(B))`. Measured on random embeddings (D 64 to 4096, B 8 to 128, student 32 to 1280 wide):
+        right within a factor of 2, whatever the student's width.
+        """
+        scale, square = self.scales(width)
+        return 4 * self.options.weight * width**0.5 * (scale + self.options.kappa * square * width / batch)
+
+    def advice(self, *, batch_size: int, classes: int) -> list[str]:
+        batch = batch_size // (1 if self.options.correlation == "global" else processes())
+        return [
+            f"method.rsd.weight {self.options.weight:g} may be too strong: with the {space} of the teacher {width:,} "
+            f"wide and {batch} images correlated, RSD adds about {self._start(width, batch):.4g} to a cross-entropy of "
+            f"{math.log(classes):.2g} at the start and pulls about {pull:.0f} times as hard (published runs: 8 to 24); "
+            f"set it to about {self.options.weight * PUBLISHED_PULL / pull:.2g}, or method.rsd.reference_width to 768, "
+            "or raise recipe.batch_size"
+            for space, width in self.widths.items()
+            if (pull := self.pull(width, batch)) > STRONGEST_PULL
+        ]
+
+    def _start(self, width: int, batch: int) -> float:
+        """What RSD adds to the loss of uncorrelated batches: D (D - 1) correlations with a mean square of 1 / B."""
+        scale, square = self.scales(width)
+        return self.options.weight * (scale * width + self.options.kappa * square * width * (width - 1) / batch)
+
+    def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, log = list[Tensor](), dict[str, Tensor]()
+        for number, (space, (student, teacher)) in enumerate(step.adapted.items()):
+            invariance, redundancy, diagonal = correlate(student, teacher)
+            batch, width = student.shape
+            pairs = max(width * (width - 1), 1)
+            scale, square = self.scales(width)
+            losses.append(scale * invariance + self.options.kappa * square * redundancy)
+            prefix = f"{space}_" if number else ""
+            log |= {
+                f"{prefix}invariance": invariance,
+                f"{prefix}redundancy": redundancy,
+                f"{prefix}diagonal_mean": diagonal.detach().mean(),
+                f"{prefix}off_diagonal_rms": (redundancy.detach().clamp_min(0) / pairs).sqrt(),
+                # Uncorrelated dimensions still show 1/sqrt(B) by chance: the floor of a healthy run.
+                f"{prefix}off_diagonal_chance": student.new_full((), batch**-0.5),
+            }
+        return self.options.weight * torch.stack(losses).sum(), log

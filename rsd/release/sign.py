@@ -1,0 +1,242 @@
+"""The release step after `dvc repro` and a commit: a signed copy of the bundle, with a key that never comes near the
+project.
+
+python -m rsd.release.sign make-key ~/keys/release   # once: release.pem (secret) and release.pub (for the devices)
+git commit -am digits-1                        # dvc.lock, so that the release has a commit
+python -m rsd.release.sign sign out/bundle ~/releases/digits-1 --key ~/keys/release.pem
+python -m rsd.release.sign verify ~/releases/digits-1 --key ~/keys/release.pub
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json, sha256, write_json, written_aside
+from rsd.machine.revision import git_revision
+from rsd.release.bundle import lock_digest, params_digest
+
+SIGNATURE = "model.sig"
+INSTALL = "pip install -c constraints.txt -e '.[sign]'"
+
+
+def make_key(stem: Path) -> tuple[Path, Path]:
+    """Make an ECDSA key on P-256: `stem`.pem, which only its owner can read, and `stem`.pub.
+
+    Raises:
+        UserError: one of them exists, or they would lie in a repository or a bundle.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private, public = (stem.with_name(stem.name + suffix) for suffix in (".pem", ".pub"))
+    _refuse_near(private)
+    if found := [path for path in (private, public) if path.exists()]:
+        raise UserError(f"expected no key at {found[0]}, found one; choose another name, and keep the old key")
+    key = ec.generate_private_key(ec.SECP256R1())
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    private.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret)
+        file.flush()
+        os.fsync(file.fileno())
+    with written_aside(public) as aside:
+        aside.write_bytes(
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+    return private, public
+
+
+def commit_of(bundle: Path) -> str:
+    """The commit of the current folder, which holds what the bundle was made from.
+
+    The bundle's own record of it says `-dirty` of nearly every run: DVC writes `dvc.lock` while the stages run.
+
+    Raises:
+        UserError: something is not committed, or `dvc.lock` or the params beside the bundle are not its own.
+    """
+    changed = _changed_files()
+    if changed is None:
+        raise UserError("expected the project that made the bundle as the current folder, found no git repository")
+    if changed:
+        raise UserError(
+            f"expected everything committed that the bundle was made from, found {changed[0]} changed or new; commit "
+            "it with dvc.lock, or sign a release that has no commit with --allow-dirty"
+        )
+    if not (bundle / "manifest.json").is_file():
+        raise UserError(f"expected a bundle in {bundle}, found no manifest.json; run `dvc repro bundle`")
+    origin = read_json(bundle / "manifest.json")["origin"]
+    found = {"dvc_lock_sha256": lock_digest(Path("dvc.lock")), "params_sha256": params_digest(bundle.parent / "params")}
+    for name, digest in found.items():
+        if digest is None or origin.get(name) != digest:
+            raise UserError(
+                f"expected the {name} of {bundle} to be that of this commit, found another; run "
+                "`dvc repro -f -s bundle` and commit, or sign a release that has no commit with --allow-dirty"
+            )
+    return str(git_revision())
+
+
+def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) -> dict[str, Any]:
+    """Copy `bundle` to `target`, where its manifest says that it is signed, and sign it there; the new manifest.
+
+    The bundle itself stays as DVC knows it. Links become files.
+
+    Args:
+        bundle: as the `bundle` stage made it.
+        target: the folder to be made.
+        key: the private key.
+        commit: what the signed manifest is to say as `origin.git_revision`; see `commit_of`. None leaves it.
+
+    Raises:
+        UserError: the key lies in a repository or the bundle or is none, `target` exists or lies in the bundle, the
+            bundle is not what its manifest says, or holds a private key.
+    """
+    signing, hashing = _library("signing"), _library("hashing")
+    _refuse_near(key, bundle)
+    if not key.is_file():
+        raise UserError(
+            f"expected a private key in {key}, found no file; make one with `python -m rsd.release.sign make-key`"
+        )
+    if target.exists() or bundle.resolve() in target.resolve().parents:
+        raise UserError(f"expected a folder to be made for the signed bundle, found {target}; choose another place")
+    manifest = _checked(bundle)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The signature names the folder that it was made in.
+    with tempfile.TemporaryDirectory(prefix=".signing-", dir=target.parent) as folder, written_aside(target) as aside:
+        work = Path(folder) / f"{manifest['name']}-{manifest['release']}"
+        for name in [*manifest["files"], "manifest.json"]:
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle / name, work / name)
+            if b"PRIVATE KEY-----" in (work / name).read_bytes():
+                raise UserError(f"expected no private key in the bundle, found one in {name}; take it out")
+        manifest["signed"] = True
+        if commit:
+            manifest["origin"]["git_revision"] = commit
+        write_json(work / "manifest.json", manifest)
+        _checked(work)  # what is signed is what was made, whatever happened to the bundle meanwhile
+        config = signing.Config().set_hashing_config(_every_file(hashing))
+        try:
+            config.use_elliptic_key_signer(private_key=key).sign(work, work / SIGNATURE)
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"expected an unencrypted ECDSA key in {key}, found: {error}; make one with "
+                "`python -m rsd.release.sign make-key`"
+            ) from error
+        work.replace(aside)
+    return manifest
+
+
+def verify(bundle: Path, key: Path) -> None:
+    """Hold a signed bundle to a public key, with `model-signing` itself.
+
+    Raises:
+        UserError: it is not signed, not by this key, or not what was signed.
+    """
+    verifying, hashing = _library("verifying"), _library("hashing")
+    if not (bundle / SIGNATURE).is_file():
+        raise UserError(f"expected a signed bundle in {bundle}, found no {SIGNATURE}; sign it first")
+    try:
+        config = verifying.Config().set_hashing_config(_every_file(hashing))
+        config.use_elliptic_key_verifier(public_key=key).verify(bundle, bundle / SIGNATURE)
+    except OSError:
+        raise
+    except Exception as error:  # the library lets every parser's own error through
+        raise UserError(f"expected {bundle} as it was signed, found: {error or 'another'}; do not ship it") from error
+
+
+def _changed_files() -> list[str] | None:
+    """Files of the current folder's repository that are changed or new, those that git ignores aside; None outside."""
+    status = ["git", "status", "--porcelain", "-z", "--no-renames"]
+    try:
+        found = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return [line[3:] for line in found.split("\0") if line]
+
+
+def _library(name: str) -> Any:
+    try:
+        import model_signing
+    except ImportError as error:
+        raise UserError(f"expected the package model-signing, found it missing ({error}); run `{INSTALL}`") from error
+    return getattr(model_signing, name)
+
+
+def _every_file(hashing: Any) -> Any:
+    """All files but the signature, those of git among them, which the library would leave out."""
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+
+
+def _checked(bundle: Path) -> dict[str, Any]:
+    """The manifest of a bundle that is whole."""
+    if not (bundle / "manifest.json").is_file():
+        raise UserError(f"expected a bundle in {bundle}, found no manifest.json; run `dvc repro bundle`")
+    manifest: dict[str, Any] = read_json(bundle / "manifest.json")
+    found = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if not path.is_dir()}
+    if wrong := found ^ {*manifest["files"], "manifest.json"}:
+        raise UserError(
+            f"expected the files of its manifest in {bundle}, found another set (first: {min(wrong)}); "
+            "run `dvc repro -f bundle`"
+        )
+    for name, facts in manifest["files"].items():
+        if sha256(bundle / name) != facts["sha256"]:
+            raise UserError(f"expected {name} as the manifest has it, found it changed; run `dvc repro -f bundle`")
+    return manifest
+
+
+def _refuse_near(key: Path, bundle: Path | None = None) -> None:
+    """Refuse a key where git, DVC or a bundle could pick it up."""
+    folders = key.resolve().parents
+    for folder in folders:
+        for mark in (".git", ".dvc", "dvc.yaml", "manifest.json"):
+            if (folder / mark).exists():
+                raise UserError(
+                    f"expected the private key outside of every repository and bundle, found {key} in {folder}, "
+                    f"which has {mark}; keep it elsewhere"
+                )
+    if bundle and bundle.resolve() in folders:
+        raise UserError(f"expected the private key outside of the bundle, found {key}; keep it elsewhere")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m rsd.release.sign", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    new = commands.add_parser("make-key", help="make a key: STEM.pem, to be kept secret, and STEM.pub for the devices")
+    new.add_argument("stem", type=Path)
+    signs = commands.add_parser("sign", help="write a signed copy of a bundle")
+    signs.add_argument("bundle", type=Path)
+    signs.add_argument("target", type=Path, help="the folder to be made")
+    signs.add_argument("--key", type=Path, required=True, help="the private key, a .pem file")
+    signs.add_argument("--allow-dirty", action="store_true", help="sign what no commit holds; the manifest says so")
+    verifies = commands.add_parser("verify", help="hold a signed bundle to a public key")
+    verifies.add_argument("bundle", type=Path)
+    verifies.add_argument("--key", type=Path, required=True, help="the public key, a .pub file")
+    given = parser.parse_args()
+    try:
+        if given.command == "make-key":
+            private, public = make_key(given.stem)
+            print(f"{private}: keep it secret and safe\n{public}: pin it on the devices")
+        elif given.command == "sign":
+            commit = None if given.allow_dirty else commit_of(given.bundle)
+            manifest = sign(given.bundle, given.target, given.key, commit=commit)
+            made_from = f"commit {commit}" if commit else f"no commit ({manifest['origin']['git_revision']})"
+            print(f"{given.target}: {manifest['name']} release {manifest['release']}, signed, of {made_from}")
+        else:
+            verify(given.bundle, given.key)
+            print(f"{given.bundle}: signed by {given.key}")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: expected to read and write these files, found: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""One run among those that are compared."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from rsd.measure.budget.choose import device_name
+from rsd.report.records import Records
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run, and how it is called."""
+
+    name: str
+    """As it was asked for: a branch, a tag, a commit, an experiment, or `workspace`."""
+    commit: str | None
+    """None: the workspace, which need not be committed."""
+    records: Records
+    bundle_bytes: int | None
+    test_data: str | None
+    """A digest of the test split; None where it is not known."""
+    code: tuple[str, ...] = ()
+    """Files of code that differ from the first run's."""
+
+    def scores(self, method: str, metric: str) -> pd.Series:
+        """A metric on the test split by seed, of one method's students; empty if it has none, or none was measured.
+
+        `gain` is top-1 over the scratch twin of the same seed, in points.
+        """
+        frame = self.records.frame
+        mine = _by_seed(frame, method)
+        if metric != "gain":
+            return mine[metric].dropna() if metric in mine else mine["top1"][:0]
+        if method in ("teacher", "scratch"):
+            return mine["top1"][:0]
+        return (mine["top1"] - _by_seed(frame, "scratch")["top1"]).dropna()
+
+    @property
+    def device(self) -> str | None:
+        """Where its latencies were measured."""
+        return device_name(self.records.benchmark.device) if self.records.benchmark else None
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({int(model["seed"]) for model in self.records.models if model["seed"] is not None})
+
+    def bytes_of(self, precision: str) -> int | None:
+        """Of the exported file."""
+        found: list[Any] = [one.get("bytes") for one in self.records.exports if one["precision"] == precision]
+        return found[0] if found else None
+
+
+def _by_seed(frame: pd.DataFrame, method: str) -> pd.DataFrame:
+    return frame[frame["method"] == method].set_index("seed")

@@ -1,0 +1,143 @@
+"""A latency record as Markdown and as a plot; `python -m rsd.report.latency_table`.
+
+python -m rsd.report.latency_table out/benchmark/latency.json FOLDER    # writes latency.md and latency.svg there
+
+It takes what a kit's run.py wrote on a device (`rsd.measure.budget`), too.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rsd.machine.errors import UserError
+from rsd.machine.files import written_aside
+from rsd.machine.fingerprint import short_name
+from rsd.measure.benchmark import Latency, Record
+from rsd.measure.budget.records import read_device
+from rsd.measure.latency import NOISY_SPREAD, SAMPLES_NEEDED
+from rsd.report.charts.speed import latencies
+from rsd.report.charts.style import save_svg
+from rsd.report.table import milliseconds, runs_on, size
+
+COLUMNS = (
+    *("runs on", "batch", "p50", "p90", "p99", "mean", "CPU time", "images/s", "samples"),
+    *("cold start", "peak memory", "size"),
+)
+
+
+def markdown(record: Record) -> str:
+    """The record as a table, with what it takes to judge it below."""
+    head = ["file", *COLUMNS]
+    lines = [head, ["---"] * len(head), *[[f"{row.file} {row.precision}", *cells(row)] for row in record.rows]]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n\n".join([table, *[f"- {line}" for line in notes(record)]]) + "\n"
+
+
+def notes(record: Record) -> list[str]:
+    """How it was measured and whether the machine was quiet, in sentences."""
+    options, before, after = record.options, record.conditions.get("before", {}), record.conditions.get("after", {})
+    said = [
+        f"On {short_name(record.device)}; times are per call, all samples kept, none removed. Each row ran for at "
+        f"least {options['min_seconds']:g} s and {options['min_samples']} calls (above batch 1: "
+        f"{min(options['min_samples'], SAMPLES_NEEDED[90])}) in {options['rounds']} interleaved rounds, each after a "
+        "warm-up until two windows agreed within 5 %. A p90 needs 64 samples, a p99 662.",
+        f"Cores {_list(before.get('affinity'))}; clock {_list(before.get('clock_mhz'))} MHz before and "
+        f"{_list(after.get('clock_mhz'))} after; governor {_list(before.get('governor'))}; load "
+        f"{before.get('load', 'unknown')} before and {after.get('load', 'unknown')} after.",
+    ]
+    measured = [row for row in record.rows if row.status == "measured"]
+    if noisy := [row for row in measured if row.noisy]:
+        worst = max(noisy, key=lambda row: row.spread or 0.0)
+        said.append(
+            f"The machine was noisy: the medians of the rounds differ by more than {NOISY_SPREAD:.0%} in {len(noisy)} "
+            f"of {len(measured)} rows, by {worst.spread:.0%} at worst ({worst.file}). Measure again on a quiet one."
+        )
+    if unsettled := [row for row in measured if row.settled is False]:
+        said.append(f"The warm-up never settled in {len(unsettled)} of {len(measured)} rows.")
+    flags = record.device.get("cpu", {}).get("flags")
+    if flags is not None and any(row.precision == "int8" for row in measured):
+        found = sorted(set(flags) & INT8_FLAGS)
+        which = f"int8 dot products ({', '.join(found)})" if found else "no int8 dot product, so int8 saves memory only"
+        said.append(f"This CPU has {which}.")
+    return said
+
+
+INT8_FLAGS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"}
+
+
+def cells(row: Latency) -> list[str]:
+    """A row under `COLUMNS`; what was not measured says why in the place of its p50."""
+    first = [runs_on(row.runtime, row.threads), str(row.batch)]
+    if row.status != "measured":
+        return [*first, row.status, *["-"] * (len(COLUMNS) - 3)]
+    tails = []
+    for name, needed in SAMPLES_NEEDED.items():
+        value = getattr(row, f"p{name}_ms")
+        few = f"too few samples ({row.samples} of {needed})"
+        tails.append(few if value is None else milliseconds(value))
+    tails[-1] += " (noisy)" if row.noisy else ""
+    cold = statistics.median(row.cold_start_ms) if row.cold_start_ms else None
+    return [
+        *first,
+        *tails,
+        milliseconds(row.mean_ms),
+        milliseconds(row.cpu_ms),
+        f"{row.images_per_second:,.0f}",
+        f"{row.samples:,}",
+        milliseconds(cold),
+        *("-" if count is None else size(count) for count in (row.peak_memory_bytes, row.file_bytes)),
+    ]
+
+
+def _list(values: Sequence[Any] | None) -> str:
+    if not values:
+        return "unknown"
+    unique = list(dict.fromkeys(map(str, values)))
+    return ", ".join(unique)
+
+
+def read(path: Path) -> Record:
+    """What the stage `benchmark` or a kit's run.py wrote.
+
+    Raises:
+        UserError: it is neither of the two.
+    """
+    try:
+        content = path.read_bytes()
+        # A kit's is a record with its candidates and samples.
+        if b'"candidates"' in content:
+            return read_device(path)
+        return Record.model_validate_json(content)
+    except OSError as error:
+        raise UserError(
+            f"expected a latency record at {path}, found none ({error.strerror}); check the path"
+        ) from error
+    except ValidationError as error:
+        raise UserError(
+            f"expected a latency record in {path}, found another JSON ({error.errors()[0]['msg']}); name a latency.json"
+        ) from error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Render a latency record as Markdown and as a plot.")
+    parser.add_argument("record", type=Path)
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    record = read(given.record)
+    text = markdown(record)
+    with written_aside(given.folder / "latency.md") as aside:
+        aside.write_text(text)
+    save_svg(latencies(record), given.folder / "latency.svg")
+    print(text)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

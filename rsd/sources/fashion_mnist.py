@@ -1,0 +1,92 @@
+"""Fashion-MNIST from a folder with its four IDX files: 60,000 + 10,000 grey images of 28 x 28 pixels."""
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from rsd.machine.errors import UserError
+from rsd.machine.options import UserPath
+from rsd.sources.download import download
+from rsd.sources.images import LabelledImages, SourceOptions
+
+CLASSES = [
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+]  # fmt: skip
+
+
+class FashionMnistOptions(SourceOptions):
+    """`data.source: fashion_mnist`."""
+
+    source: Literal["fashion_mnist"]
+    root: UserPath = Path("/usr/share/datasets/fashion-mnist")
+    """Folder of the four IDX files, plain or .gz; the default is where Debian's package
+    `dataset-fashion-mnist` puts them."""
+    download: bool = False
+    """Whether torchvision may fetch the files that are missing into `root`."""
+    size: int | None = Field(None, ge=8, le=512)
+    """Side in pixels at which the images are served; null: as they are."""
+
+
+def load(options: FashionMnistOptions) -> tuple[LabelledImages, LabelledImages]:
+    """The official training and test images, uint8 `[N, 28, 28, 1]`.
+
+    Raises:
+        UserError: the folder or a file of it is missing, or a file is not what its name says.
+    """
+    if options.download:
+        _download(options.root)
+    if not options.root.is_dir():
+        raise UserError(
+            f"expected Fashion-MNIST's IDX files in the folder {options.root}, found no such folder; "
+            "install Debian's package dataset-fashion-mnist, or set data.root to your own folder"
+        )
+    return _read_pair(options.root, "train"), _read_pair(options.root, "t10k")
+
+
+def _download(root: Path) -> None:
+    """Fetch those of the four files that are missing."""
+    for part in ("train", "t10k"):
+        for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
+            if not (root / name).is_file() and not (root / f"{name}.gz").is_file():
+                from torchvision.datasets import FashionMNIST  # late, as in download.py
+
+                sums = dict(FashionMNIST.resources)
+                download(f"{FashionMNIST.mirrors[0]}{name}.gz", root / f"{name}.gz", md5=sums[f"{name}.gz"])
+
+
+def _read_pair(root: Path, part: str) -> LabelledImages:
+    images = _read_idx(root, f"{part}-images-idx3-ubyte", dimensions=3)
+    labels = _read_idx(root, f"{part}-labels-idx1-ubyte", dimensions=1)
+    if len(images) != len(labels):
+        raise UserError(
+            f"expected one label per image in {root}, found {len(labels)} labels for {len(images)} {part} "
+            "images; copy the four files again"
+        )
+    return LabelledImages(images[..., None], labels.astype(np.int64), CLASSES)
+
+
+def _read_idx(root: Path, name: str, *, dimensions: int) -> np.ndarray:
+    plain, packed = root / name, root / f"{name}.gz"
+    try:
+        if plain.is_file():
+            content = plain.read_bytes()
+        elif packed.is_file():
+            content = gzip.decompress(packed.read_bytes())
+        else:
+            raise UserError(f"expected {name} or {name}.gz in {root}, found neither; copy the four IDX files there")
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"expected a readable file {name} in {root}, found: {error}; copy it again") from error
+    # IDX: two zero bytes, the type (8 = uint8), the number of dimensions, then each size as big-endian uint32.
+    header = 4 + 4 * dimensions
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < header:
+        raise UserError(f"expected an IDX file of uint8 with {dimensions} dimensions, found something else: {name}")
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4).astype(int)
+    if len(content) != header + shape.prod():
+        raise UserError(
+            f"expected {shape.prod()} bytes of data in {name}, found {len(content) - header}; copy the file again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

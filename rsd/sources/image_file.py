@@ -1,0 +1,170 @@
+"""One image file: what makes it unusable, and the one way it is opened everywhere."""
+
+import hashlib
+import io
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from rsd.machine.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MOST_PIXELS = 1 << 26  # 67 million; ImageNet's largest has 61
+MOST_BYTES = 1 << 28
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_ORIENTATION = 0x0112
+# What undoes each value of EXIF's orientation (CIPA DC-008, "Orientation"); 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImageError(Exception):
+    """Why a file cannot be used as an image."""
+
+
+class Inspected(NamedTuple):
+    """What is kept of one image."""
+
+    size: tuple[int, int]
+    """Height and width as shown."""
+    digest: bytes
+    """SHA-256 of the file."""
+    sums: tuple[int, ...]
+    """Of the shrunk image: pixels; the sums of red, green and blue; the sums of their squares."""
+
+
+def decode(path: Path, *, reduce: float = 1.0) -> Image.Image:
+    """The image as it is shown: RGB, 8 bits, upright by its EXIF orientation, whatever is transparent over white.
+
+    Grey and paletted images become RGB; those of CMYK or 16 bits, animations and images of more than
+    67 million pixels are refused, as `inspect` refuses them.
+
+    Args:
+        reduce: how much smaller the image may be than its file says. A JPEG is then decoded at an eighth, a quarter
+            or a half of its size, which takes a fraction of the time.
+
+    Raises:
+        UserError: it is not such an image (any more).
+    """
+    try:
+        image = _opened(_content(path))
+        if reduce >= 2:
+            image.draft(None, (int(image.width / reduce), int(image.height / reduce)))
+        return _upright(_rgb(image), _orientation(image))
+    except BadImageError as error:
+        raise UserError(
+            f"expected a usable image in {path}, found: {error}; run `dvc repro -f prepare` after images were changed"
+        ) from error
+
+
+def inspect(path: Path, *, served: int) -> Inspected:
+    """Read the whole image once, and say what is kept of it.
+
+    Args:
+        served: side in pixels at which images are served. The sums are of the image shrunk by a whole factor to no
+            less than that: they describe what is served, and a JPEG file is decoded several times as fast.
+
+    Raises:
+        BadImageError: it cannot be used.
+    """
+    content = _content(path)
+    image = _opened(content)
+    if image.format == "PNG":
+        _check_png(content)
+    width, height = image.size
+    orientation = _orientation(image)
+    image.draft(None, (served, served))  # every byte is still read, so that a truncated file is found
+    small = _rgb(image)
+    if (factor := min(small.size) // served) > 1:
+        small = small.reduce(factor)
+    counts = np.array(small.histogram()).reshape(3, 256)
+    values = np.arange(256)
+    sums = (small.width * small.height, *(counts @ values).tolist(), *(counts @ values**2).tolist())
+    size = (width, height) if orientation >= 5 else (height, width)
+    return Inspected(size, hashlib.sha256(content).digest(), sums)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        found = path.stat()  # before it is opened: a pipe would keep us waiting
+        if not stat.S_ISREG(found.st_mode):
+            raise BadImageError("not a file but a folder, a pipe or a device")
+        if not found.st_size:
+            raise BadImageError("empty: 0 bytes")
+        if found.st_size > MOST_BYTES:
+            raise BadImageError(f"huge: {found.st_size} bytes, more than {MOST_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {os.strerror(error.errno) if error.errno else error}") from error
+
+
+def _opened(content: bytes) -> Image.Image:
+    """The image before its pixels are decoded, with everything checked that its header says."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"huge: more than {MOST_PIXELS} pixels") from error
+    except Exception as error:  # a damaged file can run into anything
+        if content.startswith((b"\xff\xd8\xff", b"\x89PNG")) or content[8:12] == b"WEBP":
+            raise BadImageError("truncated or damaged, at its start") from error
+        raise BadImageError("not an image of JPEG, PNG or WebP, whatever its name") from error
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise BadImageError(f"huge: {width} x {height} pixels, more than {MOST_PIXELS} in all")
+    if min(width, height) < 2:
+        raise BadImageError(f"tiny: {width} x {height} pixels, fewer than 2 on a side")
+    if image.mode == "CMYK":
+        raise BadImageError("CMYK: colours for print, without a profile that says how they look; save it as RGB")
+    # Pillow would cut colours of 16 bits to 8 without a word. The depth is the 25th byte of every PNG file.
+    if image.mode.startswith(("I", "F")) or (image.format == "PNG" and content[24] == 16):
+        raise BadImageError("16 bits per channel; save it with 8")
+    # A JPEG file may hold a second image, for depth or brightness, that is no animation.
+    if image.format in ("PNG", "WEBP") and (frames := getattr(image, "n_frames", 1)) > 1:
+        raise BadImageError(f"animated: {frames} frames; save one of them")
+    return image
+
+
+def _check_png(content: bytes) -> None:
+    """Hold every part of a PNG file to its checksum and the file to its end, neither of which decoding asks for."""
+    try:
+        Image.open(io.BytesIO(content), formats=("PNG",)).verify()
+    except Exception as error:  # a damaged file can run into anything
+        raise BadImageError(f"truncated or damaged: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata of an image that is fine
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+        if image.has_transparency_data:
+            with_alpha = image.convert("RGBA")
+            white = Image.new("RGB", image.size, "white")
+            white.paste(with_alpha, mask=with_alpha)
+            return white
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except MemoryError:  # of this machine, at these sizes; the image may be fine
+        raise
+    except Exception as error:  # a damaged file can run into anything
+        raise BadImageError(f"truncated or damaged: {error}") from error
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image

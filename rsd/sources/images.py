@@ -1,0 +1,221 @@
+"""Labelled images, in memory, memory-mapped or as files, and the record that describes a prepared data set."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from rsd.machine.errors import UserError
+from rsd.machine.files import read_json, sha256, written_aside
+from rsd.machine.options import Options
+from rsd.sources.image_file import decode
+
+
+class SourceOptions(Options):
+    """What every source of images has in common."""
+
+    validation: float = Field(0.1, gt=0, lt=0.5)
+    """Share of the training images that selects; stratified by class."""
+    hold_out: bool = True
+    """Whether training leaves the validation images out; false only to follow a protocol without validation."""
+    train_share: float = Field(1.0, gt=0, le=1)
+    """Share of the training images that trains, stratified by class, to see what fewer of them cost; validation and
+    test images stay as they are."""
+    seed: int = Field(0, ge=0)
+    """Seed of the split."""
+
+
+class Images(Protocol):
+    """A sequence of images that are served at one size; a plain uint8 array `[N, H, W, C]` is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(N, H, W, C)` as served."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        """A slice or int64 `[B]` of images, not augmented, uint8 `[B, H, W, C]`."""
+        ...
+
+
+class ArrayImages:
+    """Images of one size in an array uint8 `[N, H, W, C]`, served at `size` x `size` pixels or as they are."""
+
+    def __init__(self, array: Any, size: int | None = None) -> None:
+        height, width = array.shape[1:3]
+        self.array = array
+        self.side = (size, size) if size else (height, width)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.array), *self.side, self.array.shape[3])
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        picked = np.asarray(self.array[index])
+        return picked if picked.shape[1:3] == self.side else _resized(picked, self.side)
+
+    def sizes(self, index: np.ndarray) -> np.ndarray:
+        return np.tile(np.array(self.array.shape[1:3], np.int64), (len(index), 1))
+
+
+def _resized(images: np.ndarray, side: tuple[int, int]) -> np.ndarray:
+    """Images at another size; smooth where that is smaller."""
+    resized = np.empty((len(images), *side, images.shape[3]), np.uint8)
+    for row, pixels in enumerate(images):
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        resized[row] = np.asarray(image.resize(side[::-1], Image.Resampling.BILINEAR)).reshape(resized[row].shape)
+    return resized
+
+
+class ImageFiles:
+    """Image files below `root`, decoded when they are asked for and served at `size` x `size` pixels.
+
+    Without augmentation that is the central square of `crop_share` of the shorter side.
+
+    Args:
+        paths: relative to the root.
+        sizes: height and width of each as shown, `[N, 2]`.
+    """
+
+    def __init__(self, root: Path, paths: list[str], sizes: np.ndarray, *, size: int, crop_share: float) -> None:
+        self.root = root
+        self.paths = np.array([os.fsencode(path) for path in paths])  # no objects: worker processes share the memory
+        self.originals = sizes.astype(np.int64)
+        self.size = size
+        self.crop_share = crop_share
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.paths), self.size, self.size, 3)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        chosen = np.arange(len(self))[index]
+        sides = self.originals[chosen]
+        square = self.crop_share * sides.min(axis=1, keepdims=True)
+        boxes = np.concatenate([(sides - square) / 2, square, square], axis=1)
+        served = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        for row, (image, (top, left, height, width)) in enumerate(self.decoded(chosen, boxes)):
+            box = (left, top, min(left + width, image.width), min(top + height, image.height))
+            served[row] = np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+        return served
+
+    def sizes(self, index: np.ndarray) -> np.ndarray:
+        return self.originals[index]
+
+    def decoded(self, index: np.ndarray, boxes: np.ndarray) -> Iterator[tuple[Image.Image, np.ndarray]]:
+        """Each image, and its part in the pixels at which it was decoded.
+
+        Args:
+            boxes: the parts that are wanted: top, left, height, width in the original's pixels, float64 `[B, 4]`.
+        """
+        for number, box in zip(index, boxes, strict=True):
+            # What is wanted at half of its size can be cut from a JPEG that is decoded at half of its size.
+            image = decode(self.root / os.fsdecode(self.paths[number]), reduce=min(box[2:]) / self.size)
+            yield image, box * np.tile((image.height, image.width) / self.originals[number], 2)
+
+
+class LabelledImages(NamedTuple):
+    """Images `[N, H, W, C]` as served, labels int64 `[N]`, and the names of the classes."""
+
+    images: Images
+    labels: np.ndarray
+    classes: list[str]
+
+
+class DatasetRecord(BaseModel):
+    """`dataset.json`: what a prepared data set is."""
+
+    source: str
+    kept: Literal["arrays", "files"] = "arrays"
+    """Whether a split holds its images, or the paths of the files that do."""
+    root: str | None = None
+    """Of these paths."""
+    crop_share: float | None = None
+    """The central share of a file's shorter side that is served without augmentation."""
+    classes: list[str]
+    height: int
+    """As served, as are width and channels."""
+    width: int
+    channels: int
+    mean: list[float]
+    """Channel means of the training split, in [0, 1]."""
+    std: list[float]
+    """Channel standard deviations of the training split, in [0, 1]."""
+    counts: dict[str, int]
+    """Images per split."""
+    left_out: list[str] = []
+    """Images that could not be used, and why."""
+    checksums: dict[str, str]
+    """SHA-256 of every file of a split."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.height, self.width, self.channels
+
+
+def write_arrays(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, str]:
+    """Write one split as `images.npy` and `labels.npy`; SHA-256 of each."""
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        np.save(aside / "images.npy", np.ascontiguousarray(images))
+        np.save(aside / "labels.npy", labels)
+    return {name: sha256(folder / name) for name in ("images.npy", "labels.npy")}
+
+
+def write_index(
+    folder: Path, paths: list[str], labels: np.ndarray, sizes: np.ndarray, digests: np.ndarray
+) -> dict[str, str]:
+    """Write one split as an index of files: `paths.txt`, `labels.npy`, `sizes.npy`, `digests.npy`; SHA-256 of each."""
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        (aside / "paths.txt").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+        for name, values in (("labels", labels), ("sizes", sizes), ("digests", digests)):
+            np.save(aside / f"{name}.npy", values)
+    return {name: sha256(folder / name) for name in ("paths.txt", "labels.npy", "sizes.npy", "digests.npy")}
+
+
+def read_record(data: Path) -> DatasetRecord:
+    return DatasetRecord.model_validate(read_json(data / "dataset.json"))
+
+
+def read_split(data: Path, split: str) -> LabelledImages:
+    """A prepared split, memory-mapped, or served from its files.
+
+    Raises:
+        UserError: the split is not there, or its images and labels do not belong together.
+    """
+    folder = data / split
+    if not (folder / "labels.npy").is_file():
+        raise UserError(f"expected a prepared split in {folder}, found none; run `dvc repro prepare`")
+    record = read_record(data)
+    labels = np.load(folder / "labels.npy", allow_pickle=False)
+    images: Images
+    if record.kept == "files":
+        assert record.root is not None
+        assert record.crop_share is not None
+        paths = (folder / "paths.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        sizes = np.load(folder / "sizes.npy", allow_pickle=False)
+        images = ImageFiles(Path(record.root), paths, sizes, size=record.height, crop_share=record.crop_share)
+    else:
+        array = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        same = array.shape[1:3] == (record.height, record.width)
+        images = ArrayImages(array, None if same else record.height)
+    if len(images) != len(labels):
+        raise UserError(
+            f"expected one label per image in {folder}, found {len(labels)} labels for {len(images)} images; "
+            "run `dvc repro prepare`"
+        )
+    return LabelledImages(images, labels, record.classes)

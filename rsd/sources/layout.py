@@ -1,0 +1,177 @@
+"""Where the images of a folder lie: its splits, its classes, and what is in the way of reading them."""
+
+import os
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from rsd.machine.errors import UserError
+from rsd.sources.image_file import SUFFIXES
+
+_SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+
+
+class Finding(NamedTuple):
+    """Something that cannot be used, and why. The path is relative to the root."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{shown(self.path)}: {self.reason}"
+
+
+class Layout(NamedTuple):
+    """The image files of a folder, by split and class; nothing of them has been read."""
+
+    files: dict[str, dict[str, list[str]]]
+    """Split (train, validation, test; or only train) -> class -> paths relative to the root, sorted."""
+    folders: dict[str, str]
+    """Split -> its folder below the root, with a slash at its end; empty where the root holds the classes."""
+    findings: list[Finding]
+    ignored: dict[str, int]
+    """Files that are none of images, by suffix; hidden files and folders under the name `hidden`."""
+
+
+class _Listed(NamedTuple):
+    folders: list[str]
+    images: list[str]
+
+
+def shown(path: str) -> str:
+    """`path` on one line and in UTF-8, whatever is in it."""
+    return path.encode("unicode_escape").decode() if _is_odd(path) else path
+
+
+def _is_odd(name: str) -> bool:
+    """Whether a name has control characters, breaks of lines, or bytes that are not UTF-8."""
+    return not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+
+
+def read_layout(root: Path) -> Layout:
+    """List `root/CLASS/*` or `root/{train,val,test}/CLASS/*`.
+
+    A folder named train, val, validation, valid or test (in any case) is a split if it holds folders, and a class
+    if it does not. Of val and test one alone is the test split.
+
+    Raises:
+        UserError: the root is none of the two.
+    """
+    return _Reader(root).read()
+
+
+class _Reader:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.findings: list[Finding] = []
+        self.ignored: Counter[str] = Counter()
+
+    def read(self) -> Layout:
+        if not self.root.is_dir():
+            raise UserError(f"expected a folder of images in {self.root}, found no such folder; correct data.root")
+        top = self._list("")
+        if not top.folders:
+            raise UserError(
+                f"expected one folder of images per class in {self.root}, found no folder; correct data.root"
+            )
+        folders = self._splits(top)
+        files = {split: self._classes(folder, top) for split, folder in folders.items()}
+        return Layout(files, folders, self.findings, dict(self.ignored))
+
+    def _splits(self, top: _Listed) -> dict[str, str]:
+        """Which folder is which split."""
+        named = [name for name in top.folders if name.lower() in _SPLITS]
+        splits = [name for name in named if self._peek(name).folders]
+        others = [name for name in top.folders if name not in splits]
+        if not splits:
+            if len(named) == len(top.folders) and any(_SPLITS[name.lower()] == "train" for name in named):
+                raise UserError(
+                    f"expected class folders in {self.root / named[0]}, found images directly in it; "
+                    "make one folder per class"
+                )
+            return {"train": ""}
+        if others:
+            raise UserError(
+                f"expected in {self.root} either one folder per class, or train/, val/ and test/ with one folder per "
+                f"class each, found {splits[0]}/ with folders in it beside {others[0]}/; move one of them away, or set "
+                "data.root to a folder of links to those that belong together"
+            )
+        by_split: dict[str, str] = {}
+        for name in splits:
+            split = _SPLITS[name.lower()]
+            if split in by_split:
+                raise UserError(
+                    f"expected one folder for the {split} split in {self.root}, found {by_split[split]}{name}/; "
+                    "move one of them away"
+                )
+            by_split[split] = f"{name}/"
+        if set(by_split) == {"train"}:
+            raise UserError(
+                f"expected val/ or test/ beside {by_split['train']} in {self.root}, found neither; to have test images "
+                f"split off set data.root to {self.root / by_split['train']}"
+            )
+        if "train" not in by_split:
+            raise UserError(f"expected train/ in {self.root}, found only {', '.join(by_split.values())}; add it")
+        if "test" not in by_split:  # ImageNet's layout: what it calls validation is what everyone tests on
+            by_split["test"] = by_split.pop("validation")
+        return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
+
+    def _classes(self, folder: str, top: _Listed) -> dict[str, list[str]]:
+        """The images of one split, by class."""
+        listed = self._list(folder) if folder else top
+        if listed.images:
+            self.findings.append(
+                Finding(folder or ".", f"{len(listed.images)} images in no class's folder, such as {listed.images[0]}")
+            )
+        classes = {}
+        for name in listed.folders:
+            inside = self._list(f"{folder}{name}/")
+            for inner in inside.folders:
+                self.findings.append(
+                    Finding(
+                        f"{folder}{name}/{inner}",
+                        "a folder in a class's folder; move its images into the class's folder",
+                    )
+                )
+            classes[name] = [f"{folder}{name}/{image}" for image in inside.images]
+        return classes
+
+    def _peek(self, name: str) -> _Listed:
+        """What a folder holds, without remarks on it."""
+        other = _Reader(self.root)
+        return other._list(f"{name}/")
+
+    def _list(self, folder: str) -> _Listed:
+        """The folders and images directly in a folder (relative, empty or with a slash at its end), sorted."""
+        folders: list[str] = []
+        images: list[str] = []
+        place = self.root / folder
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    path = f"{folder}{entry.name}"
+                    suffix = os.path.splitext(entry.name)[1].lower()
+                    try:
+                        is_folder = entry.is_dir()
+                    except OSError as error:  # a link to itself, for one
+                        self.findings.append(Finding(path, f"cannot be read: {error.strerror}"))
+                        continue
+                    if entry.name.startswith("."):
+                        self.ignored["hidden"] += 1
+                    elif not is_folder and suffix not in SUFFIXES:
+                        self.ignored[shown(suffix) or "no suffix"] += 1
+                    elif _is_odd(entry.name):
+                        self.findings.append(Finding(path, "a name with control characters or not in UTF-8; rename it"))
+                    elif is_folder and entry.is_symlink() and Path(entry.path).resolve() in _and_parents(place):
+                        self.findings.append(Finding(path, "a link to a folder that holds it; remove it"))
+                    else:
+                        (folders if is_folder else images).append(entry.name)
+        except OSError as error:
+            self.findings.append(Finding(folder.rstrip("/") or ".", f"cannot be listed: {error.strerror}"))
+        return _Listed(sorted(folders), sorted(images))
+
+
+def _and_parents(folder: Path) -> list[Path]:
+    resolved = folder.resolve()
+    return [resolved, *resolved.parents]

@@ -1,0 +1,49 @@
+"""The state of an unfinished training, written whole and read without running anything."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsd.machine.errors import UserError
+from rsd.machine.files import written_aside
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, whole or not at all.
+
+    Raises:
+        UserError: there is no room for it, or the folder cannot be written; what was there before stays.
+    """
+    try:
+        with written_aside(path) as aside, aside.open("wb") as file:
+            torch.save(dict(state), file)
+    except (OSError, RuntimeError) as error:
+        # torch.save turns a write that breaks off into an internal error of its own.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        found = error.strerror if isinstance(error, OSError) else "the write broke off, as on a full disk"
+        raise UserError(
+            f"expected to write the checkpoint {path}, found: {found}; free space and run the same command again: "
+            + ("training goes on from the last checkpoint, which is whole" if path.is_file() else "it starts afresh")
+        ) from error
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """The state at `path`, or None if there is none.
+
+    Raises:
+        UserError: it is damaged, or holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        found = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"expected a whole checkpoint in {path}, found one that cannot be read ({found}); remove it and run the "
+            "same command again, which then starts afresh"
+        ) from error

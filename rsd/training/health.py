@@ -1,0 +1,143 @@
+"""Is the training healthy? What stops it, and the log that a person watches."""
+
+import math
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from rsd.machine.errors import UserError
+from rsd.machine.files import written_aside
+
+CONSTANT = 1e-5
+"""Outputs that differ by less than this share of the largest are constant: rounding, of which training has none."""
+
+
+def check_finite(
+    terms: Mapping[str, Tensor], gradient_norm: Tensor | None, *, step: int, last: Mapping[str, Any], hint: str = ""
+) -> None:
+    """Stop at a loss or a gradient that is not finite.
+
+    Args:
+        terms: scalars of the step, `loss` among them.
+        gradient_norm: over all parameters; None where the scaling of fp16 deals with it.
+        last: finite values from before; may be empty.
+        hint: what else the user can do, besides a lower learning rate.
+
+    Raises:
+        UserError: names the step, the terms that are not finite, `last`, and what to do.
+    """
+    seen = {"loss": terms["loss"]} | ({} if gradient_norm is None else {"gradient_norm": gradient_norm})
+    if bool(torch.isfinite(torch.stack([value.to(terms["loss"].dtype) for value in seen.values()])).all()):
+        return
+    name = next(key for key, value in seen.items() if not torch.isfinite(value))
+    broken = ", ".join(key for key, value in (dict(terms) | seen).items() if not torch.isfinite(value).all())
+    raise UserError(
+        f"expected a finite {name.replace('_', ' ')}, found {float(seen[name])} at step {step} (not finite: {broken}; "
+        f"last finite values: {_values(last)}); lower recipe.learning_rate or set recipe.clip_gradient, {hint}and "
+        "check the images and the teacher"
+    )
+
+
+def check_validation(loss: float, *, step: int, last: Mapping[str, Any]) -> None:
+    """Stop at a validation loss that is not finite.
+
+    Args:
+        step: after which it was measured.
+        last: values of that step.
+    """
+    if not math.isfinite(loss):
+        raise UserError(
+            f"expected a finite validation loss, found {loss} after step {step} (last values of training: "
+            f"{_values(last)}); lower recipe.learning_rate or set recipe.clip_gradient, and check the validation images"
+        )
+
+
+def check_varied(logits: Tensor, *, epoch: int, warmup_epochs: int, step: int, last: Mapping[str, Any]) -> None:
+    """Stop at a collapsed student: one that says the same of every image once the warm-up is over.
+
+    A model that begins with logits of exactly 0, as timm's MLPs do, tells images apart after its first update,
+    however little.
+
+    Args:
+        logits: `[N, classes]`, of the validation split.
+        epoch: epochs done.
+    """
+    if epoch <= warmup_epochs or len(logits) < 2:
+        return
+    spread = float((logits.amax(dim=0) - logits.amin(dim=0)).max())
+    if spread <= CONSTANT * float(logits.abs().max()):
+        raise UserError(
+            f"expected a student that tells images apart, found the same output for all {len(logits)} validation "
+            f"images after step {step} (last values: {_values(last)}): it has collapsed; lower recipe.learning_rate or "
+            "the method's weight, or lengthen recipe.warmup_epochs"
+        )
+
+
+def _values(last: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {float(value):.4g}" for key, value in last.items()) or "none yet"
+
+
+class Log:
+    """The history as it grows, with times: a table of one row per epoch, and TensorBoard's events if it is installed.
+
+    Not the `history.csv` that DVC tracks: a time in there would make two runs of the same bits differ.
+
+    Args:
+        folder: for `{name}.csv` and the folder `{name}` with the events; None logs nothing.
+        epochs: done by the run that is resumed; what was logged of later ones is cut back.
+    """
+
+    def __init__(self, folder: Path | None, name: str, *, epochs: int = 0) -> None:
+        self.path = folder / f"{name or 'run'}.csv" if folder else None
+        self.events = _events(folder / (name or "run"), epochs) if folder else None
+
+    def write(self, rows: list[dict[str, float]]) -> None:
+        """All rows until now."""
+        if self.path is None:
+            return
+        with written_aside(self.path) as aside:
+            pd.DataFrame(rows).to_csv(aside, index=False)
+        if self.events and rows:
+            for key, value in rows[-1].items():
+                self.events.add_scalar(key, value, int(rows[-1]["epoch"]))
+            self.events.flush()
+
+
+def _events(folder: Path, epochs: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # optional, and seconds to import
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=epochs + 1)
+
+
+def peak_megabytes(device: torch.device) -> float:
+    """The most memory taken until now: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in kB, but on a Mac in bytes
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def is_stale(history: list[dict[str, float]], patience: int | None) -> bool:
+    """Whether validation has not improved for `patience` epochs."""
+    if not history or patience is None:
+        return False
+    scores = [row["validation_top1"] for row in history]
+    return len(scores) - 1 - scores.index(max(scores)) >= patience
+
+
+def mean_row(sums: Mapping[str, Tensor], *, steps: int) -> dict[str, float]:
+    """Means over an epoch; of the gradient norm over the steps that were not skipped."""
+    skipped = float(sums.get("skipped_steps", torch.zeros(())))
+    row = {key: float(value) / steps for key, value in sums.items()}
+    if "skipped_steps" in sums:
+        row["skipped_steps"] = skipped
+        row["gradient_norm"] = float(sums["gradient_norm"]) / (steps - skipped) if skipped < steps else math.nan
+    return row

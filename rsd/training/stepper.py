@@ -1,0 +1,187 @@
+"""One step of training: forward, backward, clip, update, and what of it a resumed run needs."""
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils.model import unwrap_model
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from rsd.machine.compute import ComputeOptions, training_kernels
+from rsd.machine.errors import UserError
+from rsd.machine.parallel import all_of, mean, processes, rank
+from rsd.methods.base import Distiller
+from rsd.models.timm_model import PixelNormalize
+from rsd.training.health import check_finite
+from rsd.training.recipe import Recipe, make_optimizer, make_scheduler, part_size
+
+AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+HINTS = {"none": "", "bf16": "set compute.amp to none, ", "fp16": "set compute.amp to none or bf16, "}
+
+
+def _check_wide_enough(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    # oneDNN 3.12 leaves most of such a weight's gradient unwritten: what it holds then is anything, and seldom noticed.
+    if arguments[0].shape[-1] == 1 and torch.is_autocast_enabled("cpu"):
+        raise UserError(
+            "expected maps wider than one pixel before every convolution with a stride, whose gradient is wrong "
+            f"otherwise with compute.amp bf16 on a CPU, found one before {module}; set compute.amp to none, or give "
+            "larger images"
+        )
+
+
+class Stepper:
+    """A task with its optimiser, schedule, average of weights and loss scaling.
+
+    Args:
+        task: on its device; it is made ready for mixed precision, compilation and several processes.
+        teacher: see `rsd.training.loop.Teacher`.
+
+    Raises:
+        UserError: the batch cannot be shared out as asked for.
+    """
+
+    def __init__(
+        self,
+        task: Distiller,
+        recipe: Recipe,
+        compute: ComputeOptions,
+        *,
+        normalize: PixelNormalize,
+        teacher: Any,
+        steps_per_epoch: int,
+    ) -> None:
+        self.task, self.recipe, self.normalize, self.teacher = task, recipe, normalize, teacher
+        self.device = task.device
+        self.compute = compute
+        self.size = part_size(recipe, processes=processes())
+        task.check_accumulation(task.options, recipe.accumulation)
+        task.amp, self.hint = AMP[compute.amp], HINTS[compute.amp]
+        if compute.amp == "bf16" and self.device.type == "cpu":
+            for module in task.trainable_module.modules():
+                if isinstance(module, nn.Conv2d) and module.stride[1] > 1 and module.kernel_size[1] > 1:
+                    module.register_forward_pre_hook(_check_wide_enough)
+        self.channels_last = compute.channels_last
+        if self.channels_last:
+            task.trainable_module.to(memory_format=torch.channels_last)
+        self.has_average = recipe.ema_decay is not None
+        if recipe.ema_decay is not None:
+            task.setup_ema(recipe.ema_decay)
+        if compute.compile:
+            task.trainable_module.compile()  # in place: the names of the weights stay
+        if processes() > 1:
+            task.prepare_distributed([torch.cuda.current_device()] if self.device.type == "cuda" else None)
+        # Of what several processes wrap: the wrapping hides which weights a student exempts from decay.
+        self.optimizer = make_optimizer(unwrap_model(task.trainable_module), recipe)
+        self.scheduler = make_scheduler(self.optimizer, recipe, steps_per_epoch=steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.amp == "fp16")
+        self.last: dict[str, Any] = {}
+        """Scalars of the last step, for the sentence about one that went wrong."""
+
+    def step(
+        self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray, *, number: int
+    ) -> dict[str, Tensor]:
+        """Update on this process's share of a batch, in parts; the means of the step's scalars over all of it.
+
+        Args:
+            raw: views uint8 `[B, H, W, C]`.
+            target: class indices `[B]` or probabilities `[B, classes]`.
+            index, view: numbers of images and views, int64 `[B]`.
+            number: of the step, from 0.
+
+        Raises:
+            UserError: the loss or the gradient is not finite, or cannot be had in this precision.
+        """
+        raw, target = raw.to(self.device, non_blocking=True), target.to(self.device, non_blocking=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms: dict[str, Tensor] = {}
+        parts = self.recipe.accumulation
+        for part in range(parts):
+            own = slice(part * self.size, (part + 1) * self.size)
+            last = part == parts - 1
+            with training_kernels(self.compute, self.device), nullcontext() if last else self.task.no_sync():
+                result = self._forward(raw[own], target[own], index[own], view[own])
+                self.scaler.scale(result["loss"] / parts).backward()
+            for key, value in result.items():
+                if key != "output":
+                    terms[key] = terms[key] + value.detach() if part else value.detach()
+        if parts > 1:
+            terms = {key: value / parts for key, value in terms.items()}
+        if processes() > 1:
+            values = mean(torch.stack(list(terms.values())))
+            terms = dict(zip(terms, values.unbind(), strict=True))
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_grad_norm_(self.task.get_clip_parameters(), self.recipe.clip_gradient or math.inf).detach()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.has_average:
+            self._average(number)
+        self.scheduler.step_update(number + 1)
+        # Last, because it waits for the GPU: by now that has all of the step to do. What it refuses goes nowhere.
+        terms |= self._checked(terms, norm, number)
+        self.last = terms
+        return terms
+
+    def _forward(self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray) -> dict[str, Tensor]:
+        told = None
+        if self.teacher:
+            with self.task.mixed_precision():
+                told = self.teacher(raw, index, view)
+        inputs = self.normalize(raw)
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return self.task(inputs, target, told, torch.from_numpy(index).to(self.device, non_blocking=True))
+
+    def _average(self, number: int) -> None:
+        if number:
+            self.task.update_ema()
+        else:  # not from what the weights were before training, some of which (CRD's Z) were not even numbers
+            self.task.trainable_module_ema.set(unwrap_model(self.task.trainable_module))
+
+    def _checked(self, terms: dict[str, Tensor], norm: Tensor, number: int) -> dict[str, Tensor]:
+        if not self.scaler.is_enabled():
+            check_finite(terms, norm, step=number, last=self.last, hint=self.hint)
+            return {"gradient_norm": norm}
+        check_finite(terms, None, step=number, last=self.last, hint=self.hint)
+        # The scaler has skipped the step and halved its factor; a gradient that was infinite without any is a fault.
+        skipped = not bool(torch.isfinite(norm))
+        if skipped and self.scaler.get_scale() < 0.5:
+            check_finite(terms, norm, step=number, last=self.last, hint=self.hint)
+        return {
+            "gradient_norm": torch.zeros_like(norm) if skipped else norm,
+            "skipped_steps": torch.full_like(norm, float(skipped)),
+        }
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def state(self) -> dict[str, Any]:
+        """All that the next steps depend on; every process must ask for it, since each has its own random state."""
+        return {
+            "weights": self.task.get_checkpoint_state(),
+            "average": self.task.get_checkpoint_state(ema=True) if self.has_average else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "last": self.last,
+            "random": {
+                "cpu": all_of(torch.get_rng_state()),
+                "cuda": all_of(torch.cuda.get_rng_state(self.device)) if self.device.type == "cuda" else [],
+            },
+        }
+
+    def load(self, state: dict[str, Any], *, steps: int) -> None:
+        """Go on from a state after so many steps."""
+        weights, average = state["weights"], state["average"]
+        self.task.load_checkpoint_state(weights["state_dict"], weights.get("task_state"))
+        if average:
+            self.task.load_checkpoint_state(average["state_dict_ema"], average.get("task_state_ema"), ema=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.last = state["last"]
+        self.scheduler.step_update(steps)
+        torch.set_rng_state(state["random"]["cpu"][rank()])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"]["cuda"][rank()], self.device)

@@ -1,0 +1,115 @@
+"""What a view of an image is: a pure function of (seed, image index, view number)."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from pydantic import Field, field_validator, model_validator
+
+from rsd.machine.options import Options
+from rsd.sources.images import ArrayImages, Images
+from rsd.views.crop import CropOptions, crops, drawn_boxes, flipped
+from rsd.views.draws import uniform
+from rsd.views.perturb import erased, perturbed, understands
+
+
+class AugmentOptions(Options):
+    """How a view differs from its image, in this order. The defaults change nothing."""
+
+    shift: int = Field(0, ge=0)
+    """Largest shift in pixels, each way in both directions; what comes in is black."""
+    crop: CropOptions | None = None
+    """`{}` is the usual random resized crop; null serves the whole image."""
+    flip: bool = False
+    """Mirror half of the views left to right."""
+    randaugment: str | None = None
+    """timm's words for RandAugment, such as rand-m9-mstd0.5-inc1; null for none."""
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    """Largest change of brightness, contrast and saturation, as a share."""
+    erase: float = Field(0.0, ge=0, le=1)
+    """Share of the views in which a random rectangle is noise (Zhong et al., AAAI 2020)."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha of the Beta distribution of mixup's shares (Zhang et al., ICLR 2018); 0 for none."""
+    cutmix: float = Field(0.0, ge=0)
+    """Alpha of CutMix (Yun et al., ICCV 2019); with mixup as well, each mixes half of the pairs."""
+    repeats: int = Field(1, gt=0)
+    """Each image comes in so many views per epoch (Hoffer et al., CVPR 2020); an epoch then holds that much fewer
+    different images."""
+
+    @model_validator(mode="after")
+    def _one_way_to_cut(self) -> "AugmentOptions":
+        if self.shift and self.crop:
+            raise ValueError("expected crop or shift, found both; set shift to 0 or crop to null")
+        return self
+
+    @field_validator("randaugment")
+    @classmethod
+    def _understood(cls, words: str | None) -> str | None:
+        if words is not None and not understands(words):
+            raise ValueError(f"expected timm's words for RandAugment, such as rand-m9-mstd0.5-inc1, found '{words}'")
+        return words
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed in pairs, so that labels are probabilities."""
+        return bool(self.mixup or self.cutmix)
+
+
+class ViewChoice(NamedTuple):
+    """Which views are served: those of `seed`, `cycle` of them in turn, or new ones each epoch if 0."""
+
+    seed: int
+    cycle: int = 0
+
+    def number(self, epoch: int, repeats: int = 1, repeat: int = 0) -> int:
+        view = epoch * repeats + repeat
+        return view % self.cycle if self.cycle else view
+
+
+# What a view's first uniform numbers decide; the next belong to crops.
+_DRAWN = range(8)
+_SHIFT, _FLIP, _ERASE = slice(0, 2), 2, slice(3, 8)
+
+
+def views(
+    images: Images, index: np.ndarray, options: AugmentOptions, *, seed: int, view: int | np.ndarray
+) -> np.ndarray:
+    """Views of `images[index]`, not mixed yet.
+
+    Args:
+        images: the whole split.
+        index: int64 `[B]`, which images.
+        view: view number, one for all or int64 `[B]`.
+
+    Returns:
+        uint8 `[B, H, W, C]`; a row depends on its own index and view only, never on the batch around it.
+    """
+    view = np.broadcast_to(view, index.shape)
+    draw = uniform(seed, index, view, _DRAWN)
+    mirrored = (draw[:, _FLIP] < 0.5) & options.flip
+    if options.crop:
+        source: Any = ArrayImages(images) if isinstance(images, np.ndarray) else images
+        boxes = drawn_boxes(source.sizes(index), options.crop, seed=seed, index=index, view=view)
+        pixels = crops(source, index, boxes, mirrored)
+    else:
+        pixels = images[index]
+        if options.shift:
+            pixels = _moved(pixels, draw[:, _SHIFT], options.shift)
+        if mirrored.any():
+            pixels = np.array(pixels)
+            pixels[mirrored] = flipped(pixels[mirrored])
+    if options.randaugment or options.color_jitter:
+        pixels = perturbed(pixels, options.randaugment, options.color_jitter, seed=seed, index=index, view=view)
+    if options.erase:
+        pixels = erased(pixels, options.erase, draw[:, _ERASE], seed=seed, index=index, view=view)
+    return pixels
+
+
+def _moved(images: np.ndarray, draw: np.ndarray, shift: int) -> np.ndarray:
+    """Images `[B, H, W, C]` moved by up to `shift` pixels over black."""
+    count, height, width, channels = images.shape
+    down, right = (draw * (2 * shift + 1)).astype(np.int64).T
+    padded = np.zeros((count, height + 2 * shift, width + 2 * shift, channels), np.uint8)
+    padded[:, shift : shift + height, shift : shift + width] = images
+    windows = sliding_window_view(padded, (height, width), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
+    return windows[np.arange(count), down, right]

@@ -1,0 +1,87 @@
+"""Mixup and CutMix under the rule of views: who is mixed with whom, and how, is a pure function too."""
+
+from functools import lru_cache
+
+import numpy as np
+from scipy.special import betaincinv
+
+from rsd.sources.images import Images
+from rsd.views.augment import AugmentOptions, views
+from rsd.views.draws import uniform
+
+_DRAWN = range(64, 68)  # the numbers of a pair's draws: kind, share, row, column
+_BLENDED = 1 << 17  # bytes that are blended at once, as floats no more than the processor's cache holds
+
+
+@lru_cache(maxsize=8)
+def partners(images: int, *, seed: int, pairing: int) -> np.ndarray:
+    """Each image's partner, int64 `[N]`: a random matching, mutual; of an odd number one is left to itself."""
+    order = np.random.default_rng([seed, pairing, 1]).permutation(images)
+    partner = np.arange(images)
+    first, second = order[: images // 2 * 2].reshape(-1, 2).T
+    partner[first], partner[second] = second, first
+    partner.setflags(write=False)  # it is cached
+    return partner
+
+
+def mixed_views(
+    images: Images,
+    labels: np.ndarray,
+    classes: int,
+    index: np.ndarray,
+    options: AugmentOptions,
+    *,
+    seed: int,
+    view: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Views of `images[index]`, mixed with their partners' if the options say so.
+
+    Partners that are asked for together are decoded once. A row depends on its own index and view only.
+
+    Args:
+        labels: int64 `[N]`, of the whole split.
+        view: view numbers, int64 `[B]`.
+
+    Returns:
+        uint8 `[B, H, W, C]`, and class indices int64 `[B]`, or probabilities float32 `[B, classes]` if mixed.
+    """
+    if not options.mixes:
+        return views(images, index, options, seed=seed, view=view), labels[index]
+    pairings = view // options.repeats  # views of one image in one epoch share their partner
+    other = np.empty_like(index)
+    for pairing in np.unique(pairings).tolist():
+        those = pairings == pairing
+        other[those] = partners(len(images), seed=seed, pairing=pairing)[index[those]]
+    most = view.max() + 1
+    wanted, places = np.unique(np.concatenate([index, other]) * most + np.tile(view, 2), return_inverse=True)
+    pixels = views(images, wanted // most, options, seed=seed, view=wanted % most)
+    own, theirs = np.split(places, 2)
+
+    kind, quantile, row, column = uniform(seed, np.minimum(index, other), view, _DRAWN).T
+    cut = kind < (0.5 if options.mixup and options.cutmix else float(bool(options.cutmix)))
+    alpha = np.where(cut, options.cutmix or 1.0, options.mixup or 1.0)
+    share = betaincinv(alpha, alpha, quantile)  # of Beta(alpha, alpha): the image's own share
+    high, wide = (_spans(share, at, side) for at, side in zip((row, column), pixels.shape[1:3], strict=True))
+    area = high.sum(axis=1) * wide.sum(axis=1) / (high.shape[1] * wide.shape[1])
+    share = np.where(index == other, 1.0, np.where(cut, 1 - area, share)).astype(np.float32)
+
+    mixed = pixels[own]
+    for number in np.flatnonzero(cut):
+        inside = np.ix_(high[number], wide[number])
+        mixed[number][inside] = pixels[theirs[number]][inside]
+    blended = np.flatnonzero(~cut)
+    at_once = max(_BLENDED // pixels[0].size, 1)
+    for some in np.split(blended, range(at_once, len(blended), at_once)):
+        weight = share[some, None, None, None]
+        mixed[some] = np.rint(weight * pixels[own[some]] + (1 - weight) * pixels[theirs[some]])
+    target = np.zeros((len(index), classes), np.float32)
+    rows = np.arange(len(index))
+    np.add.at(target, (rows, labels[index]), share)
+    np.add.at(target, (rows, labels[other]), 1 - share)
+    return mixed, target
+
+
+def _spans(share: np.ndarray, centre: np.ndarray, side: int) -> np.ndarray:
+    """Rows, or columns, of CutMix's rectangles, bool `[B, side]`: sqrt(1 - share) of the side, cut off at its ends."""
+    half = np.sqrt(1 - share) * side / 2
+    return np.abs(np.arange(side) + 0.5 - centre[:, None] * side) < half[:, None]

@@ -1,0 +1,68 @@
+"""The published recipes, each from its first to its last epoch; only their epochs and batches are fewer and smaller."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from rsd.methods.rsd import RSDDistiller
+from rsd.models.timm_model import ModelOptions, Outputs, PixelNormalize, create
+from rsd.sources.images import LabelledImages
+from rsd.training.loop import train
+from rsd.training.recipe import Recipe, make_criterion
+from rsd.views.augment import ViewChoice
+
+CONF = Path(__file__).parents[3] / "conf" / "recipe"
+SIDE, CLASSES, BATCH = 32, 4, 8
+RESNET = ModelOptions(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]})
+VIT = ModelOptions(
+    name="vit_tiny_patch16_224",
+    args={"img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
+)
+STUDENTS = {
+    "cifar_cnn": RESNET,
+    "cifar_vit_mlp": VIT,
+    "imagenet_cnn": RESNET,
+    "imagenet_vit_mlp": VIT,
+    "imagenet_stronger": RESNET,
+}
+
+
+def images(count, seed):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    pixels = generator.integers(0, 120, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    pixels[..., 0] += (40 * labels[:, None, None]).astype(np.uint8)
+    return LabelledImages(pixels, labels, [str(name) for name in range(CLASSES)])
+
+
+def teacher(raw, index, view):
+    flat = raw.float().mean(dim=(1, 2)) / 255
+    return Outputs(flat @ torch.linspace(-1, 1, 3 * 12).reshape(3, 12).sin(), flat @ torch.ones(3, CLASSES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_published_recipe_trains_to_its_end(name):
+    stated = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    epochs = stated["warmup_epochs"] + 1
+    recipe = Recipe.model_validate(stated | {"epochs": epochs, "batch_size": BATCH})
+    student = create(STUDENTS[name], classes=CLASSES, image_shape=(SIDE, SIDE, 3))
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    task = RSDDistiller(student, teacher_width=12, criterion=make_criterion(recipe))
+    trained = train(
+        task, images(2 * BATCH + 1, 0), images(10, 1), recipe, normalize=PixelNormalize([0.4] * 3, [0.25] * 3),
+        seed=0, view_choice=ViewChoice(0), teacher=teacher, name=name,
+    )  # fmt: skip
+    assert (len(trained.history), trained.steps) == (epochs, 2 * epochs)
+    assert np.isfinite(trained.history.to_numpy()).all()
+    warming = trained.history.learning_rate[: recipe.warmup_epochs - 1]
+    assert warming.is_monotonic_increasing
+    assert recipe.warmup_learning_rate < warming.iloc[0] < recipe.learning_rate
+    assert trained.student.keys() == before.keys()
+    last = student.state_dict()
+    assert not [key for key, value in before.items() if torch.equal(value, last[key])]  # all of it is trained
+    if recipe.ema_decay:  # what is kept is the slow average, not the student of the last step
+        assert any(not torch.equal(value, trained.student[key]) for key, value in last.items())

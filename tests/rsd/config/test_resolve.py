@@ -1,0 +1,223 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rsd.config.resolve import SECTIONS, resolve
+from rsd.machine.errors import UserError
+from rsd.methods import distiller, methods
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of params.yaml and conf/; `edit(key=value)` changes params.yaml, dots go down."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+
+    def edit(changes=None, file="params.yaml"):
+        path = tmp_path / file
+        content = yaml.safe_load(path.read_text())
+        for key, value in (changes or {}).items():
+            *above, last = key.split(".")
+            place = content
+            for part in above:
+                place = place.setdefault(part, {})
+            place[last] = value
+        path.write_text(yaml.safe_dump(content))
+
+    def resolved():
+        return resolve(tmp_path / "params.yaml", tmp_path / "conf")
+
+    edit()
+    return edit, resolved
+
+
+def test_what_is_shipped_is_valid_and_complete():
+    resolved = resolve(ROOT / "params.yaml", ROOT / "conf")
+    assert resolved.keys() == SECTIONS.keys() | {"method", "augment"}
+
+
+@pytest.mark.parametrize("kind", ["data", "recipe", "pair"])
+def test_every_named_choice_is_valid(project, kind):
+    edit, resolved = project
+    for path in sorted((ROOT / "conf" / kind).rglob("*.yaml")):
+        edit({kind: str(path.relative_to(ROOT / "conf" / kind).with_suffix(""))})
+        resolved()
+
+
+def test_a_name_in_params_lies_above_the_pairs_and_an_override_above_both(project):
+    edit, resolved = project
+    assert resolved()["run"]["recipe"] == "digits_vit"
+    edit({"recipe": "digits_cnn", "override": {"recipe": {"epochs": 7, "augment": {"flip": True}}}})
+    recipe = resolved()["recipe"]
+    assert resolved()["run"]["recipe"] == "digits_cnn"
+    assert recipe["epochs"] == 7
+    assert (recipe["augment"]["shift"], recipe["augment"]["flip"]) == (2, True)  # merged, not replaced
+
+
+def test_an_override_of_one_section_leaves_all_others_alone(project):
+    edit, resolved = project
+    before = resolved()
+    edit({"method.rsd.weight": 0.2})
+    after = resolved()
+    assert after["method"].pop("rsd") != before["method"].pop("rsd")
+    assert after == before
+
+
+def test_all_errors_are_listed_at_once_with_path_file_and_what_was_found(project):
+    edit, resolved = project
+    edit(
+        {
+            "seed": [1],
+            "seeds": [],
+            "methods": ["rsd", "kdd"],
+            "method.rsd.weigth": 0.2,
+            "method.rsd.kappa": -1,
+            "override.recipe.epochs": "ten",
+            "views.count": 1.5,
+            "precisions": ["fp32", "fp8"],
+        }
+    )
+    with pytest.raises(UserError) as caught:
+        resolved()
+    text = str(caught.value)
+    for part in (
+        "seed: unknown key; did you mean seeds?",
+        "seeds: expected List should have at least 1 item",
+        "methods: expected scratch among them",
+        "found 'kdd'",
+        "method.rsd.weigth: unknown key; did you mean weight?",
+        "method.rsd.kappa: expected greater than or equal to 0, found -1",
+        "recipe.epochs: expected a valid integer",
+        "found 'ten'",
+        "views.count: expected a valid integer",
+        "precisions.1: expected 'fp32', 'fp16' or 'int8', found 'fp8'",
+        "digits_vit.yaml",
+    ):
+        assert part in text, text
+    assert text.startswith("9 to correct") or text.startswith("10 to correct"), text
+
+
+def test_an_unknown_choice_lists_those_there_are(project):
+    edit, resolved = project
+    edit({"pair": "digits/resnet-vti"})
+    with pytest.raises(UserError, match="pair: expected a name out of .*found 'digits/resnet-vti'; did you mean"):
+        resolved()
+
+
+def test_a_shipped_method_that_is_not_trained_is_refused(project):
+    edit, resolved = project
+    edit({"methods": ["scratch"]})
+    with pytest.raises(UserError, match="export.method: expected one of methods"):
+        resolved()
+
+
+def test_a_method_that_stored_views_cannot_serve_is_refused_with_what_to_change(project):
+    edit, resolved = project
+    edit({"methods": ["scratch", "rsd", "fitnet"]})
+    with pytest.raises(UserError, match="1 to correct.*\n.*views.count: expected a live teacher for method 'fitnet'"):
+        resolved()
+    edit({"views.count": 0})
+    assert resolved()["method"]["fitnet"] == {"weight": 0.1}
+
+
+def test_every_method_has_a_section_and_every_option_in_it(project):
+    _, resolved = project
+    written = yaml.safe_load((ROOT / "params.yaml").read_text())["method"]
+    assert written.keys() == set(methods())
+    assert resolved()["method"] == written
+
+
+def test_broken_yaml_and_a_missing_file_are_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="expected the file"):
+        resolve(tmp_path / "params.yaml", ROOT / "conf")
+    (tmp_path / "params.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match="expected YAML in .*params.yaml"):
+        resolve(tmp_path / "params.yaml", ROOT / "conf")
+    (tmp_path / "params.yaml").write_text("[1]")
+    with pytest.raises(UserError, match="expected keys and values"):
+        resolve(tmp_path / "params.yaml", ROOT / "conf")
+
+
+def test_sections_of_the_wrong_kind_are_refused_not_a_traceback(project):
+    edit, resolved = project
+    edit({"override": {"recipe": 3}, "method": [1], "views": 7})
+    with pytest.raises(UserError) as caught:
+        resolved()
+    for part in ("override.recipe", "method: expected", "views"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"seeds": [0, 0]}, "seeds: expected each of them once, found [0, 0]"),
+        ({"seeds": [-1]}, "seeds.0: expected greater than or equal to 0, found -1"),
+        ({"seeds": [True]}, "seeds.0: expected a valid integer, found True"),
+        ({"views.seed": -1}, "views.seed: expected greater than or equal to 0"),
+        ({"views.count": "30"}, "views.count: expected a valid integer, found '30'"),
+        ({"method.rsd.weight": float("inf")}, "method.rsd.weight: expected a finite number, found inf"),
+        ({"override.recipe.optimizer": "adamww"}, "recipe.optimizer: expected an optimizer of timm"),
+        (
+            {"override.recipe.epochs": 30, "override.recipe.warmup_epochs": 50},
+            "recipe: expected fewer warmup_epochs than epochs, found 50 of 30",
+        ),
+        ({"override.student.name": "vit_tinny"}, "student.name: expected the name of a timm model, found 'vit_tinny'"),
+        ({"export.opset": 99}, "export.opset: expected less than or equal to"),
+        ({"export.opset": 21}, "export.opset: expected at most 20 with int8 among the precisions"),
+    ],
+)
+def test_what_would_only_fail_hours_later_is_refused_at_once(project, change, sentence):
+    edit, resolved = project
+    edit(change)
+    with pytest.raises(UserError) as caught:
+        resolved()
+    assert sentence in str(caught.value)
+
+
+def test_a_chosen_method_without_a_section_has_its_defaults(project):
+    edit, resolved = project
+    edit({"method": {}})
+    assert resolved()["method"]["rsd"] == distiller("rsd").Options().model_dump()
+
+
+def test_a_batch_in_parts_is_refused_for_methods_that_compare_its_images(project):
+    edit, resolved = project
+    edit({"methods": ["scratch", "rsd", "kd", "ofa"], "override.recipe.accumulation": 4})
+    with pytest.raises(UserError) as caught:
+        resolved()
+    assert "recipe.accumulation: expected 1 with method 'rsd', which compares all images" in str(caught.value)
+    assert str(caught.value).startswith("1 to correct")
+    edit({"methods": ["scratch", "kd", "ofa"], "export.method": "kd"})
+    assert resolved()["recipe"]["accumulation"] == 4
+    edit({"method.ofa.loss": "rsd"})
+    with pytest.raises(UserError, match="expected 1 with method 'ofa'"):
+        resolved()
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused_for_students_and_teacher(project):
+    edit, resolved = project
+    edit({"compute.processes": 3})
+    with pytest.raises(UserError) as caught:
+        resolved()
+    for name in ("recipe", "teacher_recipe"):
+        assert f"{name}.batch_size: expected a multiple of compute.processes x accumulation (3 x 1 = 3)" in str(
+            caught.value
+        )
+
+
+@pytest.mark.parametrize("data", ["fashion_mnist", "cifar100", "imagenet"])
+def test_a_tilde_in_a_path_is_the_home_folder(project, monkeypatch, tmp_path, data):
+    edit, resolved = project
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    edit({"data": data, "override": {"data": {"root": "~/images"}}})
+    edit({"override.teacher": {"source": "file", "path": "~/mine.safetensors"}})
+    found = resolved()
+    assert found["data"]["root"] == str(tmp_path / "home" / "images")
+    assert found["teacher"]["path"] == str(tmp_path / "home" / "mine.safetensors")
+    edit({"override.data.root": "~nobody-has-this-name/images"})
+    with pytest.raises(UserError, match="data.root: expected ~ to stand for a user's home folder, found none"):
+        resolved()

@@ -1,0 +1,393 @@
+"""Two processes that share a batch do what one process does with the whole of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsd.machine.compute import ComputeOptions
+from rsd.machine.parallel import gather, own_share, wait
+from rsd.methods import distiller
+from rsd.models.predict import predict_together
+from rsd.models.timm_model import Outputs, PixelNormalize
+from rsd.sources.images import LabelledImages
+from rsd.teacher import embed
+from rsd.training.loop import train
+from rsd.training.recipe import Recipe
+from rsd.training.stepper import Stepper
+from rsd.views.augment import AugmentOptions, ViewChoice
+from tests.rsd.methods.tiny import BATCH, CLASSES, IMAGES, SHAPE, images, target, told, vit
+from tests.rsd.teacher import test_embed
+
+PROCESSES, MORE = 2, 3
+
+
+def task_of(method, width=20, **options):
+    task_class = distiller(method)
+    task = task_class(
+        vit(class_token=False, global_pool="avg"), teacher_width=width, image_shape=SHAPE, image_count=IMAGES,
+        options=task_class.Options(**options),
+    )  # fmt: skip
+    with torch.no_grad():  # layers at their starting values hardly pass a gradient on
+        for number, parameter in enumerate(task.trainable_module.parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            parameter.add_(0.1 * noise)
+    return task.double()
+
+
+def gradients(task, share):
+    """Of every parameter, after one step on `share` of the batch, in float64."""
+    teacher = Outputs(told().embedding[share].double(), told().logits[share].double())
+    task(images()[share].double(), target()[share], teacher)["loss"].backward()
+    return {
+        name.removeprefix("module."): p.grad.clone()
+        for name, p in task.trainable_module.named_parameters()
+        if p.grad is not None
+    }
+
+
+WIDE, STEPS = 40, 20  # the Gram form is for more than twice the batch of 12
+EQUAL = {
+    "rsd, Gram form": ("rsd", WIDE, {"weight": 1.0}),
+    "rsd, D x D form": ("rsd", 20, {"weight": 1.0, "space": "both"}),
+    "rkd": ("rkd", 20, {}),
+    "dist": ("dist", 20, {}),
+    "cc": ("cc", 20, {"weight": 10.0}),
+    "kd": ("kd", 20, {}),
+    "ofa": ("ofa", 20, {"loss": "rsd"}),
+    "scratch": ("scratch", 20, {}),
+}
+"""What two processes must do as one does, by name: method, width of the teacher, options."""
+
+
+def many_steps(method, width, options, *, dtype=torch.float64, steps=STEPS):
+    """The weights after some steps of SGD on this process's share, and the gradients of the first step.
+
+    The weights decay, but for those that the student exempts, such as its `pos_embed`.
+    """
+    task = task_of(method, width, **options).to(dtype).train()
+    recipe = Recipe(
+        epochs=9, batch_size=BATCH, optimizer="sgd", learning_rate=0.01, clip_gradient=5.0, weight_decay=0.5
+    )
+    share = own_share(BATCH)
+    wide = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(3)).to(dtype)
+
+    def teacher(raw, index, view):
+        return Outputs(wide[index], told().logits[index].to(dtype))
+
+    stepper = Stepper(
+        task, recipe, ComputeOptions(), normalize=lambda raw: images()[share].to(dtype),  # type: ignore[arg-type]
+        teacher=teacher, steps_per_epoch=10,
+    )  # fmt: skip
+    first = {}
+    for number in range(steps):
+        index = torch.arange(BATCH)[share].numpy()
+        stepper.step(torch.zeros(len(index)), target()[share], index, index, number=number)
+        if not number:
+            named = task.trainable_module.named_parameters()
+            first = {name.removeprefix("module."): p.grad.clone() for name, p in named if p.grad is not None}
+    return {
+        "weights": {name.removeprefix("module."): p.detach() for name, p in task.trainable_module.named_parameters()},
+        "gradients": first,
+    }
+
+
+def trained(state=None, batch_size=8):
+    """A whole training in float32, with dropout, an average of the weights and a checkpoint at each step."""
+    generator = torch.Generator().manual_seed(8)
+    pixels = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=generator).numpy()
+    labelled = LabelledImages(pixels, (torch.arange(IMAGES) % CLASSES).numpy(), [str(n) for n in range(CLASSES)])
+    torch.manual_seed(1)
+    crd = distiller("crd")
+    options = crd.Options.model_validate({"negatives": 16, "width": 8})
+    task = crd(vit(drop_rate=0.1), teacher_width=20, image_count=IMAGES, options=options)
+
+    def teacher(raw, index, view):
+        outputs = told()
+        return Outputs(outputs.embedding[index % BATCH], outputs.logits[index % BATCH])
+
+    recipe = Recipe(epochs=2, batch_size=batch_size, optimizer="adamw", learning_rate=1e-3, ema_decay=0.5)
+    done = train(
+        task, labelled, labelled, recipe, normalize=PixelNormalize([0.5], [0.25]), seed=0,
+        view_choice=ViewChoice(0), teacher=teacher, state=state, save_seconds=0,
+    )  # fmt: skip
+    return {"student": done.student, "scaffold": done.scaffold, "history": done.history.to_csv()}
+
+
+CASES = {
+    "rsd": ("rsd", {"space": "both", "weight": 1.0}),
+    "rsd per process": ("rsd", {"weight": 1.0, "correlation": "per_process"}),
+    "ofa with rsd": ("ofa", {"loss": "rsd", "rsd_weight": 1.0}),
+}
+SIZE = BATCH // PROCESSES
+
+
+def join(rank, store, processes):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
+
+
+def work(rank, store, out):
+    """What each process of the test runs."""
+    join(rank, store, PROCESSES)
+    share = slice(rank * SIZE, (rank + 1) * SIZE)
+    found = {
+        name: gradients(task_of(m, **options).prepare_distributed(), share) for name, (m, options) in CASES.items()
+    }
+    equal = {name: many_steps(*case) for name, case in EQUAL.items()}
+    single = {name: many_steps(*EQUAL[name], dtype=torch.float32, steps=1) for name in SINGLE}
+    whole = trained()
+    first = train_and_die(Path(out) / "checkpoint.pt")
+    torch.manual_seed(rank + 50)
+    resumed = trained(Path(out) / "checkpoint.pt")
+    torch.save(
+        {
+            "cases": found,
+            "equal": equal,
+            "single": single,
+            "trained": [whole, resumed],
+            "died": first,
+            "embedded": embedded(Path(out), rank),
+            "predicted": predicted(),
+        },
+        f"{out}/{rank}.pt",
+    )
+    torch.distributed.destroy_process_group()
+
+
+SINGLE = ("rsd, Gram form", "rsd, D x D form", "rkd", "dist")
+
+
+def resume_in_more(rank, store, out):
+    """What each of several processes runs that only train, die and resume."""
+    join(rank, store, MORE)
+    whole = trained(batch_size=2 * MORE)
+    died = train_and_die(Path(out) / "checkpoint.pt", batch_size=2 * MORE)
+    torch.manual_seed(rank + 50)
+    resumed = trained(Path(out) / "checkpoint.pt", batch_size=2 * MORE)
+    torch.save({"trained": [whole, resumed], "died": died}, f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def train_and_die(state, **options):
+    """A training that ends with an error in all processes after some steps; whether it did."""
+    real, count = Stepper.step, iter(range(100))
+
+    def step(self, *arguments, **options):
+        if next(count) == 7:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    Stepper.step = step  # type: ignore[method-assign]
+    try:
+        trained(state, **options)
+        return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        Stepper.step = real  # type: ignore[method-assign]
+
+
+def wait_for_a_slow_one_and_for_a_dead_one(rank, store, out):
+    """What each of two processes runs, of which the second is slow, and then dies."""
+    join(rank, store, PROCESSES)
+    wait(patiently=True)
+    # Only now, so that a busy machine is no reason to fail.
+    torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
+    if rank == 1:
+        time.sleep(3)
+    wait(patiently=True)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        wait(patiently=True)
+    except RuntimeError:
+        Path(out, "noticed").touch()
+
+
+MIXED = AugmentOptions(flip=True, mixup=0.8)
+
+
+def embedded(out, rank):
+    """Stores written in one go, by a run that died and one that went on; how many batches this process asked for."""
+    for name in ("whole", "resumed", "left"):
+        (out / name).mkdir(exist_ok=True)
+    test_embed.write(out / "whole", augment=MIXED)
+    for name in ("resumed", "left"):
+        embed_and_die(out / name, after=1 + 2 * rank)
+    watched, calls = test_embed.teacher(), []
+    watched.conv1.register_forward_hook(lambda *_: calls.append(1))
+    test_embed.write(out / "resumed", model=watched, augment=MIXED)
+    return len(calls)
+
+
+def embed_and_die(folder, *, after):
+    real, count = embed.outputs, iter(range(100))
+
+    def told(*arguments):
+        if next(count) == after:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    embed.outputs = told
+    try:
+        test_embed.write(folder, augment=MIXED, save_seconds=0)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        embed.outputs = real
+
+
+def predicted():
+    """Logits of all images in batches that are many, one too few for each process, and of 1 image at the end."""
+    pixels = test_embed.PIXELS
+    return [
+        predict_together(test_embed.teacher(), test_embed.NORMALIZE, pixels, batch_size=size, workers=workers)
+        for size, workers in ((2, 0), (64, 0), (3, 1))
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+def end_together(name, processes, folder):
+    """How some processes end that run a function of this module."""
+    program = f"import sys; from tests.rsd.machine.test_parallel import {name}; {name}(int(sys.argv[1]), *sys.argv[2:])"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(rank), str(folder / "store"), str(folder)],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        for rank in range(processes)
+    ]
+    try:
+        return [process.wait(timeout=240) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+
+
+def together(name, processes, folder):
+    """What each of some processes found that ran a function of this module."""
+    assert end_together(name, processes, folder) == [0] * processes
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    """What each process found. Starting a process is what takes the time, so it happens once."""
+    return together("work", PROCESSES, folder)
+
+
+@pytest.mark.parametrize("case", ["rsd", "ofa with rsd"])
+def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(found, case):
+    method, options = CASES[case]
+    whole = gradients(task_of(method, **options), slice(None))
+    for process in found:
+        process = process["cases"]
+        assert process[case].keys() == whole.keys()
+        for name, gradient in whole.items():
+            assert torch.allclose(process[case][name], gradient, rtol=1e-9, atol=1e-12), name
+
+
+def test_per_process_correlation_is_the_mean_of_what_each_process_would_do_alone(found):
+    method, options = CASES["rsd per process"]
+    halves = [gradients(task_of(method, **options), slice(r * SIZE, (r + 1) * SIZE)) for r in range(PROCESSES)]
+    for process in found:
+        for name, gradient in process["cases"]["rsd per process"].items():
+            assert torch.allclose(gradient, (halves[0][name] + halves[1][name]) / 2, rtol=1e-9, atol=1e-12), name
+
+
+def test_a_lone_process_gets_its_own_tensor_back():
+    own = torch.randn(3, 2)
+    assert gather(own) is own
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_after_twenty_steps_in_float64_two_processes_have_the_weights_of_one(found, case):
+    alone = many_steps(*EQUAL[case])["weights"]
+    for process in found:
+        weights = process["equal"][case]["weights"]
+        assert weights.keys() == alone.keys()
+        assert "student.pos_embed" in alone
+        for name in alone:
+            assert torch.allclose(weights[name], alone[name], rtol=1e-9, atol=1e-9), name
+
+
+@pytest.mark.parametrize("case", SINGLE)
+def test_in_float32_the_first_gradients_agree_to_one_part_in_100_000(found, case):
+    alone = many_steps(*EQUAL[case], dtype=torch.float32, steps=1)["gradients"]
+    for process in found:
+        gradients = process["single"][case]["gradients"]
+        for name in alone:
+            difference = (gradients[name] - alone[name]).norm()
+            assert difference <= 1e-5 * alone[name].norm().clamp_min(1e-6), name
+
+
+def test_all_processes_end_with_the_same_student_memory_and_history(found):
+    first, second = (process["trained"][0] for process in found)
+    assert first["history"] == second["history"]
+    for part in ("student", "scaffold"):
+        assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
+
+
+def check_resumed(found):
+    for process in found:
+        assert process["died"]
+        whole, resumed = process["trained"]
+        assert whole["history"] == resumed["history"]
+        for part in ("student", "scaffold"):
+            assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
+
+
+def test_two_processes_that_were_stopped_inside_an_epoch_resume_to_the_same_bits(found):
+    check_resumed(found)
+
+
+@pytest.mark.slow
+def test_so_do_three(tmp_path):
+    """Of three terms a sum depends on its order, which must therefore be that of the undisturbed run."""
+    check_resumed(together("resume_in_more", MORE, tmp_path))
+
+
+def same_store(one, other):
+    return all(
+        (one / "views" / name).read_bytes() == (other / "views" / name).read_bytes()
+        for name in ("embedding.npy", "logits.npy", "header.json")
+    )
+
+
+def test_two_processes_write_the_store_of_one_also_after_a_kill_and_do_nothing_twice(found, folder, tmp_path):
+    test_embed.write(tmp_path, augment=MIXED)
+    assert sorted(os.listdir(folder / "whole" / "views")) == ["embedding.npy", "header.json", "logits.npy"]
+    assert same_store(folder / "whole", tmp_path)
+    assert same_store(folder / "resumed", tmp_path)
+    assert [process["embedded"] for process in found] == [4 - 1, 5 - 3]  # of 9 batches, those that were left
+
+
+def test_a_store_that_was_begun_by_another_number_of_processes_is_begun_anew(found, folder, tmp_path):
+    assert (folder / "left" / "state" / "store" / "progress-1.json").exists()
+    test_embed.write(folder / "left", augment=MIXED)
+    test_embed.write(tmp_path, augment=MIXED)
+    assert same_store(folder / "left", tmp_path)
+    assert sorted(os.listdir(folder / "left" / "views")) == ["embedding.npy", "header.json", "logits.npy"]
+
+
+def test_a_process_waits_for_a_slow_one_without_a_limit_and_not_for_a_dead_one(tmp_path):
+    """Shares of a view store are hours of work, and differ."""
+    assert end_together("wait_for_a_slow_one_and_for_a_dead_one", 2, tmp_path) == [0, -signal.SIGKILL]
+    assert (tmp_path / "noticed").exists()
+
+
+def test_two_processes_predict_the_bits_of_one(found):
+    for number, alone in enumerate(predicted()):
+        assert alone.shape == (len(test_embed.PIXELS), 4)
+        assert all(torch.equal(process["predicted"][number], alone) for process in found)

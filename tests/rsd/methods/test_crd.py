@@ -1,0 +1,81 @@
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from rsd.machine.errors import UserError
+from rsd.methods.crd import CRDDistiller, MemoryBank
+from rsd.methods.losses import crd_loss
+from tests.rsd.methods.tiny import BATCH, IMAGES, made, stepped, vit
+
+INDEX = torch.arange(BATCH) * 3
+
+
+def test_after_a_step_the_banks_remember_the_images_of_the_batch_and_no_other():
+    task = made(CRDDistiller, momentum=0.25, negatives=8)
+    bank = task.trainable_module.get_submodule("projection.teacher_bank")
+    before = bank.vectors.clone()
+    teacher = normalize(torch.randn(BATCH, bank.vectors.shape[1]))
+    bank.remember(teacher, INDEX, momentum=0.25)
+    assert torch.allclose(bank.vectors[INDEX], normalize(0.25 * before[INDEX] + 0.75 * teacher), atol=1e-6)
+    others = torch.ones(IMAGES, dtype=torch.bool)
+    others[INDEX] = False
+    assert torch.equal(bank.vectors[others], before[others])
+
+
+def test_a_step_writes_both_banks_and_an_evaluation_neither():
+    for training in (True, False):
+        task = made(CRDDistiller, negatives=8).train(training)
+        before = {key: value.clone() for key, value in task.get_task_state()["projection"].items() if "bank" in key}
+        stepped(task)
+        after = task.get_task_state()["projection"]
+        for side in ("student", "teacher"):
+            assert torch.equal(before[f"{side}_bank.vectors"], after[f"{side}_bank.vectors"]) != training
+
+
+def test_the_partition_is_estimated_from_the_first_batch_and_then_constant():
+    bank = MemoryBank(IMAGES, 6).train()
+    anchor, others = normalize(torch.randn(BATCH, 6)), torch.randint(IMAGES, (BATCH, 9))
+    first = bank.contrast(anchor, INDEX, others, temperature=0.1)
+    scores = anchor @ bank.vectors.T
+    used = torch.cat([scores.gather(1, INDEX[:, None]), scores.gather(1, others)], 1) / 0.1
+    estimate = float(used.double().exp().mean().log())
+    assert bank.log_partition.item() == pytest.approx(estimate, rel=1e-5)
+    expected = crd_loss(scores.gather(1, INDEX[:, None])[:, 0], scores.gather(1, others), log_partition=estimate,
+                        temperature=0.1)  # fmt: skip
+    assert first.item() == pytest.approx(expected.item(), rel=1e-5)
+    bank.contrast(-anchor, INDEX, others, temperature=0.1)
+    assert bank.log_partition.item() == pytest.approx(estimate, rel=1e-5)
+
+
+def test_an_image_is_never_its_own_negative(monkeypatch):
+    task = made(CRDDistiller, negatives=500)
+    seen = []
+    real = MemoryBank.contrast
+
+    def spy(self, anchor, index, others, **options):
+        seen.append(others)
+        return real(self, anchor, index, others, **options)
+
+    monkeypatch.setattr(MemoryBank, "contrast", spy)
+    stepped(task)
+    for row, own in zip(seen[0], INDEX, strict=True):
+        assert set(row.tolist()) == set(range(IMAGES)) - {int(own)}
+
+
+def test_vectors_that_agree_cost_less_than_vectors_that_do_not():
+    bank = MemoryBank(IMAGES, 6).eval()
+    bank.log_partition.fill_(math.log(1.0))
+    others = (INDEX[:, None] + torch.arange(1, 9)) % IMAGES
+    matched = bank.contrast(bank.vectors[INDEX], INDEX, others, temperature=0.07)
+    assert matched < bank.contrast(-bank.vectors[INDEX], INDEX, others, temperature=0.07)
+
+
+def test_without_knowing_which_image_is_which_it_is_refused():
+    with pytest.raises(ValueError, match="give image_count"):
+        CRDDistiller(vit(), teacher_width=20)
+    with pytest.raises(UserError, match="at least 2 training images for method 'crd', found 1"):
+        CRDDistiller(vit(), teacher_width=20, image_count=1)
+    with pytest.raises(ValueError, match="give index"):
+        stepped(made(CRDDistiller), index=None)

@@ -1,0 +1,128 @@
+"""What is true of every method that has a teacher."""
+
+import pytest
+import torch
+from torch import nn
+
+from rsd.machine.errors import UserError
+from rsd.methods import distiller, methods
+from rsd.methods.base import Distiller
+from rsd.models.timm_model import Outputs, outputs
+from tests.rsd.methods.tiny import BATCH, CLASSES, cnn, images, made, stepped, target, told, vit
+
+TAUGHT = sorted(set(methods()) - {"scratch"})
+
+
+def test_there_are_the_methods_of_the_paper_and_scratch():
+    assert set(methods()) == {"scratch", "kd", "dkd", "dist", "rkd", "cc", "crd", "fitnet", "ofa", "rsd"}
+    assert all(distiller(name).method == name for name in methods())
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+@pytest.mark.parametrize("student", [vit, cnn])
+def test_one_step_moves_student_and_scaffold_towards_a_smaller_loss(method, student):
+    task = made(distiller(method), student())
+    optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=1e-3)
+    buffers = {name: buffer.clone() for name, buffer in task.trainable_module.named_buffers()}
+    torch.manual_seed(5)
+    before = stepped(task)
+    before["loss"].backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in task.trainable_module.parameters())
+    assert before["loss"] > before["cross_entropy"]
+    assert all(value.ndim == 0 for key, value in before.items() if key != "output")
+    optimizer.step()
+    task.trainable_module.load_state_dict(buffers, strict=False)  # a memory bank has moved, too
+    torch.manual_seed(5)
+    assert stepped(task)["loss"] < before["loss"]
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_without_its_weights_a_method_is_plain_cross_entropy(method):
+    weights = {name: 0.0 for name in distiller(method).Options.model_fields if name.endswith("weight")}
+    weights = {name: 0.0 for name in weights if method != "rkd" or name == "weight"}
+    task = made(distiller(method), **weights).eval()
+    expected = nn.functional.cross_entropy(task.get_eval_model()(images()), target())
+    assert stepped(task)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_what_is_trained_beside_the_student_is_task_state_and_counted(method):
+    task = made(distiller(method))
+    assert set(task.get_checkpoint_state()["state_dict"]) == set(vit().state_dict())
+    everything = sum(p.numel() for p in task.trainable_module.parameters())
+    assert task.extra_parameters == everything - sum(p.numel() for p in vit().parameters())
+    assert (task.extra_parameters > 0) == (method in ("cc", "crd", "fitnet", "ofa", "rsd"))
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_a_round_trip_through_the_checkpoint_restores_all_that_the_next_step_depends_on(method):
+    first, second = made(distiller(method)), made(distiller(method))
+    stepped(first)  # a memory bank remembers, batch norm counts
+    state = first.get_checkpoint_state()
+    second.load_checkpoint_state(state["state_dict"], state.get("task_state"))
+    results = []
+    for task in (first, second):
+        torch.manual_seed(7)
+        results.append(stepped(task)["loss"])
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_targets_may_be_probabilities(method):
+    mixed = 0.7 * nn.functional.one_hot(target(), CLASSES) + 0.3 / CLASSES
+    result = stepped(made(distiller(method)), target=mixed)
+    assert torch.isfinite(result["loss"])
+    torch.manual_seed(0)
+    plain = stepped(made(distiller(method)))
+    torch.manual_seed(0)
+    again = stepped(made(distiller(method)), target=nn.functional.one_hot(target(), CLASSES).float())
+    assert again["loss"].item() == pytest.approx(plain["loss"].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", sorted(set(TAUGHT) - {"fitnet"}))
+def test_the_fp16_outputs_of_a_view_store_serve_every_method_but_fitnet(method):
+    distiller(method).check_views(30)
+    stored = Outputs(told().embedding.half(), told().logits.half())
+    result = stepped(made(distiller(method)), teacher=stored)
+    assert torch.isfinite(result["loss"])
+    result["loss"].backward()
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_a_method_without_a_teacher_is_refused(method):
+    with pytest.raises(ValueError, match="needs the teacher's"):
+        distiller(method)(vit())
+    with pytest.raises(ValueError, match="no outputs of the teacher"):
+        stepped(made(distiller(method)), teacher=None)
+
+
+def test_the_student_that_is_taken_apart_learns_from_the_same_logits():
+    task = made(distiller("ofa")).eval()
+    assert torch.equal(stepped(task)["output"], outputs(task.get_eval_model(), images()).logits)
+
+
+def test_the_weighted_loss_of_the_logits_is_what_kd_adds():
+    task = made(distiller("kd"), weight=0.3, temperature=4.0).eval()
+    result = stepped(task)
+    p, q = (told().logits / 4).softmax(1), (result["output"] / 4).softmax(1)
+    expected = 0.3 * 16 * (p * (p / q).log()).sum() / BATCH
+    assert (result["loss"] - result["cross_entropy"]).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_method_from_outside_the_package_needs_a_loss_and_ten_lines():
+    class Mine(Distiller, method="mine"):
+        needs = frozenset({"logits"})
+
+        def distillation_terms(self, step):
+            loss = (step.student.logits - step.teacher.logits).square().mean()
+            return 0.5 * loss, {"mine": loss}
+
+    result = stepped(made(Mine).eval())
+    assert (result["loss"] - result["cross_entropy"]).item() == pytest.approx(0.5 * result["mine"].item(), rel=1e-4)
+    del Distiller.registry["mine"]
+
+
+def test_fitnet_from_a_view_store_is_refused_with_what_to_change():
+    with pytest.raises(UserError, match="expected a live teacher for method 'fitnet'.*set views.count to 0"):
+        distiller("fitnet").check_views(30)
+    distiller("fitnet").check_views(0)

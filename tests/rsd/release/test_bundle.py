@@ -1,0 +1,109 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from rsd.export.parity import logits_of
+from rsd.release.bundle import BundleOptions, lock_digest, params_digest, write_bundle
+from tests.bundles import SHAPE, ingredients
+
+OPTIONS = BundleOptions(name="digits", release=3)
+
+
+@pytest.fixture
+def made(tmp_path):
+    return ingredients(tmp_path)
+
+
+def test_every_file_is_listed_with_its_digest_and_there_is_no_other(made, tmp_path):
+    manifest = write_bundle(tmp_path / "bundle", OPTIONS, **made)
+    files = {str(p.relative_to(tmp_path / "bundle")): p for p in (tmp_path / "bundle").rglob("*") if p.is_file()}
+    assert json.loads(files.pop("manifest.json").read_text()) == manifest
+    assert manifest["files"] == {
+        name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for name, path in files.items()
+    }
+
+
+def test_links_become_files(made, tmp_path):
+    onnx = made["export"]["fp32"] / "model.onnx"
+    onnx.rename(tmp_path / "cached")
+    onnx.symlink_to(tmp_path / "cached")
+    write_bundle(tmp_path / "bundle", OPTIONS, **made)
+    assert not any(path.is_symlink() for path in (tmp_path / "bundle").rglob("*"))
+
+
+def test_it_holds_what_a_device_needs_and_says_it_is_unsigned(made, tmp_path):
+    manifest = write_bundle(tmp_path / "bundle", OPTIONS, **made)
+    assert (manifest["name"], manifest["release"], manifest["signed"]) == ("digits", 3, False)
+    assert manifest["models"]["fp32"]["engine"] == "fp32/model.engine"
+    assert "engine" not in manifest["models"]["fp16"]
+    assert json.loads((tmp_path / "bundle" / "labels.json").read_text()) == ["a", "b", "c"]
+    assert {p.name for p in (tmp_path / "bundle" / "licences").iterdir()} == {"all.txt", "tiny.txt"}
+    assert not (tmp_path / "bundle" / "model.sig").exists()
+
+
+@pytest.mark.parametrize("precisions", [("fp32",), ("fp32", "fp16", "int8")])
+def test_the_golden_logits_are_those_of_the_shipped_models(tmp_path, precisions):
+    made = ingredients(tmp_path, precisions=precisions)
+    golden = write_bundle(tmp_path / "bundle", OPTIONS, **made)["golden"]
+    images = np.load(tmp_path / "bundle" / golden["images"])
+    assert np.array_equal(images[:8], made["images"][:8])
+    assert len(images) == 8 + len(golden["files"])
+    for precision in precisions:
+        found = logits_of(tmp_path / "bundle" / precision / "model.onnx", images)
+        allowed = golden["tolerances"]["logits"][precision]
+        assert np.abs(found - np.load(tmp_path / "bundle" / golden["logits"][precision])).max() <= 1e-5 < allowed
+
+
+def test_the_golden_files_are_jpeg_and_png_of_several_sizes_and_the_first_is_served_as_it_is(made, tmp_path):
+    from PIL import Image
+
+    bundle = tmp_path / "bundle"
+    golden = write_bundle(bundle, OPTIONS, **made)["golden"]
+    images = [Image.open(bundle / file["path"]) for file in golden["files"]]
+    assert {image.format for image in images} == {"JPEG", "PNG"}
+    assert len({image.size for image in images}) == len(images)
+    assert images[0].size == SHAPE[1::-1]
+    assert np.array_equal(np.load(bundle / golden["images"])[8], made["images"][0])
+
+
+def test_the_same_inputs_give_the_same_bytes(made, tmp_path):
+    assert write_bundle(tmp_path / "one", OPTIONS, **made) == write_bundle(tmp_path / "two", OPTIONS, **made)
+
+
+def test_a_failure_leaves_the_last_bundle_whole(made, tmp_path):
+    before = write_bundle(tmp_path / "bundle", OPTIONS, **made)
+    (made["export"]["fp16"] / "model.onnx").unlink()
+    with pytest.raises(FileNotFoundError):
+        write_bundle(tmp_path / "bundle", OPTIONS.model_copy(update={"release": 4}), **made)
+    assert json.loads((tmp_path / "bundle" / "manifest.json").read_text()) == before
+
+
+@pytest.mark.parametrize("name", ["", "../up", "With Space", "-x"])
+def test_a_name_that_is_no_folder_name_is_refused(name):
+    with pytest.raises(ValueError, match="pattern"):
+        BundleOptions(name=name, release=1)
+
+
+def test_the_lock_digest_knows_the_upstream_stages_in_no_order_and_not_the_bundle_itself(tmp_path):
+    def digest(text):
+        (tmp_path / "dvc.lock").write_text(text)
+        return lock_digest(tmp_path / "dvc.lock")
+
+    first = digest("stages:\n  a: {cmd: x}\n  b: {cmd: y}\n")
+    assert digest("stages:\n  b: {cmd: y}\n  a: {cmd: x}\n  bundle: {cmd: z}\n  report: {cmd: z}\n") == first
+    assert digest("stages:\n  a: {cmd: x}\n  b: {cmd: z}\n") != first
+    assert lock_digest(tmp_path / "none") is None
+
+
+def test_the_params_digest_changes_with_any_section_and_with_nothing_else(tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "run.json").write_text('{"a": 1, "b": 2}')
+    (tmp_path / "method" / "rsd.json").write_text("{}")
+    first = params_digest(tmp_path)
+    (tmp_path / "run.json").write_text('{"b": 2,\n "a": 1}')
+    assert params_digest(tmp_path) == first
+    (tmp_path / "method" / "rsd.json").write_text('{"weight": 1}')
+    assert params_digest(tmp_path) != first

@@ -1,0 +1,187 @@
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rsd.machine.errors import UserError
+from rsd.machine.files import sha256
+from rsd.machine.revision import git_revision
+from rsd.release import sign
+from rsd.release.bundle import lock_digest, params_digest
+from tests.bundles import Workshop, edit
+
+
+@pytest.fixture
+def workshop(tmp_path):
+    return Workshop(tmp_path)
+
+
+def test_a_signed_copy_verifies_and_says_it_is_signed_and_the_bundle_stays_as_dvc_knows_it(workshop):
+    bundle = workshop.unsigned()
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    signed = workshop.sign(bundle)
+    sign.verify(signed, workshop.public)
+    assert json.loads((signed / "manifest.json").read_text())["signed"] is True
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+
+
+def test_signing_twice_gives_the_same_bytes_but_for_the_signature(workshop, tmp_path):
+    bundle = workshop.unsigned()
+    for name in ("one", "two"):
+        sign.sign(bundle, tmp_path / name, workshop.key)
+    one, two = (
+        {str(p.relative_to(f)): sha256(p) for p in f.rglob("*") if p.is_file()}
+        for f in (tmp_path / "one", tmp_path / "two")
+    )
+    assert {name for name in one if one[name] != two[name]} <= {"model.sig"}
+    assert one.keys() == two.keys()
+
+
+def test_the_private_key_can_be_read_by_its_owner_only_and_is_never_overwritten(workshop):
+    assert stat.S_IMODE(workshop.key.stat().st_mode) == 0o600
+    with pytest.raises(UserError, match="found one; choose another name"):
+        sign.make_key(workshop.key.with_suffix(""))
+
+
+@pytest.mark.parametrize("mark", [".git", ".dvc", "dvc.yaml"])
+def test_a_key_below_a_repository_is_neither_made_nor_used(workshop, tmp_path, mark):
+    project = tmp_path / "project"
+    (project / "below").mkdir(parents=True)
+    (project / mark).mkdir()
+    with pytest.raises(UserError, match="outside of every repository"):
+        sign.make_key(project / "below" / "key")
+    assert list((project / "below").iterdir()) == []
+    key = project / "below" / "key.pem"
+    key.write_bytes(workshop.key.read_bytes())
+    with pytest.raises(UserError, match="outside of every repository"):
+        sign.sign(workshop.unsigned(), tmp_path / "signed", key)
+    link = tmp_path / "link.pem"
+    link.symlink_to(key)
+    with pytest.raises(UserError, match="outside of every repository"):
+        sign.sign(workshop.unsigned(), tmp_path / "signed", link)
+    assert not (tmp_path / "signed").exists()
+
+
+def test_a_key_in_the_bundle_or_among_its_files_is_refused(workshop, tmp_path):
+    bundle = workshop.unsigned()
+    key = bundle / "golden" / "key.pem"
+    key.write_bytes(workshop.key.read_bytes())
+    with pytest.raises(UserError, match="outside of every repository and bundle"):
+        sign.sign(bundle, tmp_path / "signed", key)
+    facts = {"bytes": key.stat().st_size, "sha256": sha256(key)}
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["golden/key.pem"] = facts
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="found one in golden/key.pem"):
+        sign.sign(bundle, tmp_path / "signed", workshop.key)
+    assert not (tmp_path / "signed").exists()
+
+
+def test_a_bundle_that_is_not_what_its_manifest_says_is_not_signed(workshop, tmp_path):
+    bundle = workshop.unsigned()
+    (bundle / "extra").touch()
+    with pytest.raises(UserError, match="another set"):
+        sign.sign(bundle, tmp_path / "signed", workshop.key)
+    (bundle / "extra").unlink()
+    (bundle / "labels.json").write_text("[]")
+    with pytest.raises(UserError, match="found it changed"):
+        sign.sign(bundle, tmp_path / "signed", workshop.key)
+    with pytest.raises(UserError, match="found no manifest"):
+        sign.sign(tmp_path / "nothing", tmp_path / "signed", workshop.key)
+
+
+def test_no_key_and_no_free_place_are_refused_in_a_sentence(workshop, tmp_path):
+    bundle = workshop.unsigned()
+    with pytest.raises(UserError, match="found no file"):
+        sign.sign(bundle, tmp_path / "signed", tmp_path / "none.pem")
+    with pytest.raises(UserError, match="expected an unencrypted ECDSA key"):
+        sign.sign(bundle, tmp_path / "signed", workshop.public)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="choose another place"):
+        sign.sign(bundle, tmp_path / "taken", workshop.key)
+
+
+def test_an_unsigned_bundle_and_one_of_another_key_do_not_verify(workshop, tmp_path):
+    bundle = workshop.unsigned()
+    with pytest.raises(UserError, match="found no model.sig"):
+        sign.verify(bundle, workshop.public)
+    _, other = sign.make_key(tmp_path / "secret" / "two")
+    with pytest.raises(UserError, match="Key mismatch"):
+        sign.verify(workshop.sign(bundle), other)
+
+
+@pytest.fixture
+def project(workshop, tmp_path, monkeypatch):
+    """A project with its bundle right after `dvc repro`: dvc.lock is not committed yet."""
+    folder = tmp_path / "project"
+    (folder / "out" / "params").mkdir(parents=True)
+    (folder / "out" / "params" / "run.json").write_text("{}")
+    (folder / ".gitignore").write_text("/out/\n")
+    monkeypatch.chdir(folder)
+    for command in ("init -q", "config user.email a@b", "config user.name a", "add -A", "commit -qm first"):
+        subprocess.run(["git", *command.split()], check=True)
+    (folder / "dvc.lock").write_text("stages: {distill: {cmd: x}}")
+    shutil.copytree(workshop.unsigned(), folder / "out" / "bundle")
+    origin = {"git_revision": f"{git_revision()}-dirty", "dvc_lock_sha256": lock_digest(Path("dvc.lock"))}
+    origin |= {"params_sha256": params_digest(Path("out/params"))}
+    edit(folder / "out" / "bundle" / "manifest.json", lambda manifest: manifest.update(origin=origin))
+    return folder
+
+
+def commit(message):
+    subprocess.run(["git", "add", "-A"], check=True)
+    subprocess.run(["git", "commit", "-qm", message], check=True)
+
+
+def commit_lock(content):
+    Path("dvc.lock").write_text(content)
+    commit("another")
+
+
+def signed_by_command(workshop, monkeypatch, capsys, *options):
+    """What the command prints, or the sentence that it ends with."""
+    target = workshop.folder / "release"
+    command = ["sign", "sign", "out/bundle", str(target), "--key", str(workshop.key), *options]
+    monkeypatch.setattr(sys, "argv", command)
+    try:
+        sign.main()
+    except SystemExit as end:
+        return str(end.code)
+    return capsys.readouterr().out
+
+
+def test_a_release_says_the_commit_that_it_was_made_from_and_none_is_signed_before_it_has_one(
+    workshop, project, monkeypatch, capsys
+):
+    refused = signed_by_command(workshop, monkeypatch, capsys)
+    assert refused.startswith("error: expected everything committed that the bundle was made from, found dvc.lock")
+    commit("release 1")
+    revision = git_revision()
+    said = signed_by_command(workshop, monkeypatch, capsys)
+    assert said == f"{workshop.folder / 'release'}: tiny release 1, signed, of commit {revision}\n"
+    assert json.loads((workshop.folder / "release" / "manifest.json").read_text())["origin"]["git_revision"] == revision
+    sign.verify(workshop.folder / "release", workshop.public)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda: Path("new.py").touch(), "found new.py changed or new"),
+        (lambda: commit_lock("stages: {distill: {cmd: y}}"), "dvc_lock_sha256 of out/bundle to be that of this commit"),
+        (lambda: commit_lock(""), "dvc_lock_sha256 of out/bundle to be that of this commit"),
+        (lambda: Path("out/params/run.json").write_text("[]"), "params_sha256 of out/bundle to be that of this commit"),
+        (lambda: shutil.rmtree(".git"), "found no git repository"),
+    ],
+)
+def test_what_the_commit_does_not_hold_is_signed_only_where_that_is_allowed_and_says_so(
+    workshop, project, monkeypatch, capsys, change, sentence
+):
+    commit("release 1")
+    change()
+    assert sentence in signed_by_command(workshop, monkeypatch, capsys)
+    assert not (workshop.folder / "release").exists()
+    assert "-dirty)\n" in signed_by_command(workshop, monkeypatch, capsys, "--allow-dirty")

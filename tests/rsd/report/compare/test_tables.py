@@ -1,0 +1,143 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rsd.report.compare import tables
+from tests.rsd.report.conftest import write
+
+from .conftest import better_by, on_another_machine
+
+
+def test_a_constant_gain_over_every_seed_is_stated_and_coloured(make_run):
+    runs = [make_run("main"), make_run("new", better_by(0.5))]
+    rows = dict(tables.metrics(runs))["RSD"]
+    (_, first), (_, second) = rows
+    top1, gain, nll = second[1:4]
+    assert (top1.note, top1.state) == ("+0.50\n+0.50 to +0.50", "good")
+    assert (gain.note, gain.state) == ("+0.50\n+0.50 to +0.50", "good")
+    assert (nll.note, nll.state) == ("+0.000\n+0.000 to +0.000", "")
+    assert first[1].state == ""
+    assert " to " in first[1].note
+    assert tables.headline(runs) == "The RSD students of new are 0.50 points above those of main."
+
+
+def test_less_of_what_should_be_small_is_good(make_run):
+    def calmer(out: Path) -> None:
+        path = out / "evaluate" / "models.json"
+        write(path, [model | {"nll": model["nll"] - 0.01} for model in json.loads(path.read_text())])
+
+    rows = dict(tables.metrics([make_run("main"), make_run("new", calmer)]))["RSD"]
+    assert rows[1][1][3].state == "good"
+
+
+def test_the_teacher_has_no_seeds_and_no_interval(make_run):
+    (_, cells) = dict(tables.metrics([make_run("main"), make_run("new", better_by(1, "teacher"))]))["teacher"][1]
+    assert cells[1].note == "+1.00"
+
+
+def test_methods_that_nothing_reached_are_named_instead_of_tabled(make_run):
+    runs = [make_run("main"), make_run("new", better_by(0.5))]
+    assert tables.unchanged(runs) == ["teacher", "scratch"]
+    assert [method for method, _ in tables.metrics(runs)] == ["RSD"]
+    assert "scratch" not in tables.unchanged([*runs, make_run("fewer", seeds=(0, 1))])
+
+
+def test_seeds_that_cannot_tell_are_not_called_a_gain(make_run):
+    def mixed(out: Path) -> None:
+        path = out / "evaluate" / "models.json"
+        models = json.loads(path.read_text())
+        write(path, [m | {"top1": m["top1"] + (m["seed"] or 0) - 0.5} for m in models])
+
+    runs = [make_run("main"), make_run("new", mixed)]
+    assert tables.headline(runs) == "Whether new is more accurate than main, 3 seeds cannot tell."
+
+
+def test_only_params_that_differ_are_listed_in_the_order_of_the_work(make_run):
+    def change(out: Path) -> None:
+        write(out / "params" / "method" / "rsd.json", {"weight": 0.2, "kappa": 0.01, "gamma": 2, "space": "embedding"})
+        write(out / "params" / "method" / "kd.json", {"weight": 1.0})
+        recipe = json.loads((out / "params" / "recipe.json").read_text())
+        write(out / "params" / "recipe.json", recipe | {"epochs": 80})
+
+    rows = tables.params([make_run("main"), make_run("new", change)])
+    assert [(key, [cell.text for cell in cells]) for key, cells in rows] == [
+        ("recipe.epochs", ["12", "80"]),
+        ("method.rsd.weight", ["0.1", "0.2"]),
+        ("method.kd.weight", ["-", "1.0"]),
+    ]
+    assert rows[0][1][1].state == "changed"
+
+
+def test_other_devices_are_named_and_their_latencies_get_no_ratio(make_run):
+    runs = [make_run("main"), make_run("new", on_another_machine)]
+    assert "Devices differ, so latencies cannot be compared" in " ".join(tables.warnings(runs))
+    assert not tables.same_device(runs)
+    assert not [cell for _, cells in tables.latencies(runs) for cell in cells if "times" in cell.note]
+    assert "times" not in tables.glance(runs)[1][1][5].note
+
+
+def test_on_one_device_latencies_are_ratios_to_the_first_run(make_run):
+    def slower(out: Path) -> None:
+        path = out / "benchmark" / "latency.json"
+        record = json.loads(path.read_text())
+        for row in record["rows"]:
+            if row["status"] == "measured":
+                row |= {"p50_ms": 2 * row["p50_ms"], "p99_ms": 3 * row["p99_ms"]}
+        write(path, record)
+
+    runs = [make_run("main"), make_run("new", slower)]
+    assert tables.latencies(runs)[0][1][1].note == "2.00 · 3.00 times"
+    assert tables.glance(runs)[1][1][5].note.endswith("3.00 times")
+
+
+def test_other_test_data_are_warned_of_before_any_number(make_run):
+    main = make_run("main")
+    for other in (make_run("new", better_by(3), test_data="other"), make_run("old", test_data=None)):
+        assert "Test data differ" in tables.warnings([main, other])[0]
+        assert "cannot be compared" in tables.headline([main, other])
+
+
+def test_what_else_differs_is_said(make_run):
+    def older(out: Path) -> None:
+        record = json.loads((out / "students" / "rsd-0" / "student.json").read_text())
+        write(out / "students" / "rsd-0" / "student.json", record | {"versions": {"torch": "2.14.1", "timm": "1.0.30"}})
+        device = json.loads((out / "device.json").read_text())
+        device["versions"]["torch"] = "2.13.0"
+        write(out / "device.json", device)
+
+    run = make_run("new", older, seeds=(0, 1), code=("rsd/methods/losses.py",))
+    said = tables.warnings([make_run("main"), run])
+    assert "Seeds differ: new has 0, 1, main has 0, 1, 2." in said
+    assert "Versions differ: new has torch 2.13.0 for 2.14.1." in said
+    assert "Code differs between main and new: rsd/methods/losses.py." in said
+    assert tables.warnings([make_run("a"), make_run("b")])[:1] == [
+        "The machine was noisy while a was timed: 1 of 4 rows."
+    ]
+
+
+def test_sizes_stand_beside_the_first_runs(make_run):
+    rows = dict(tables.sizes([make_run("main"), make_run("new", bundle_bytes=6_300_000)]))
+    assert [cell.note for cell in rows["bundle"]] == ["", "+5.0\N{NO-BREAK SPACE}%"]
+    assert [cell.text for cell in rows["fp32.onnx"]] == ["118 kB", "118 kB"]
+
+
+def test_a_metric_that_an_older_run_did_not_measure_is_left_open(make_run):
+    def older(out: Path) -> None:
+        path = out / "evaluate" / "models.json"
+        write(path, [{k: v for k, v in m.items() if k != "effective_rank"} for m in json.loads(path.read_text())])
+
+    rows = dict(tables.metrics([make_run("old", older), make_run("new")]))["RSD"]
+    assert [row[-1].text for _, row in rows] == ["-", "21.8"]
+    assert "effective_rank" not in [one.key for one in tables.measured([make_run("older", older)])]
+
+
+@pytest.mark.parametrize("missing", ["benchmark", "export", "params", "students", "engines"])
+def test_a_run_without_a_record_is_compared_in_the_others(make_run, missing):
+    runs = [make_run("main"), make_run("new", lambda out: shutil.rmtree(out / missing))]
+    assert len(tables.glance(runs)) == 2
+    assert tables.unchanged(runs) == ["teacher", "scratch", "rsd"]
+    tables.latencies(runs)
+    tables.sizes(runs)
+    assert tables.headline(runs)

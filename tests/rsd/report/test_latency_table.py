@@ -1,0 +1,110 @@
+import hashlib
+import sys
+
+import pytest
+
+from rsd.machine.errors import UserError
+from rsd.measure.benchmark import Latency, Record
+from rsd.measure.budget.records import DeviceRecord
+from rsd.measure.budget.runner import FORMAT
+from rsd.measure.latency import Turn, Warmup, measured, scenario
+from rsd.report.charts.speed import latencies
+from rsd.report.charts.style import svg
+from rsd.report.latency_table import main, markdown, read
+
+FIGURES = {
+    **{"samples": 63, "mean_ms": 1.0, "p50_ms": 1.0, "images_per_second": 1000.0, "cpu_ms": 1.0, "spread": 0.0},
+    **{"noisy": False, "settled": True, "file_bytes": 1000, "cold_start_ms": [3.0, 1.0, 2.0]},
+    "peak_memory_bytes": 5_000_000,
+}
+
+
+def record(**changes):
+    row = Latency(
+        file="out/export/fp32/model.onnx",
+        precision="int8",
+        runtime="onnxruntime",
+        threads=1,
+        status="measured",
+        **{**FIGURES, **changes},
+        **scenario(1),
+    )
+    missing = row.model_copy(update={"status": "not measured: no CUDA device", "runtime": "tensorrt", "threads": None})
+    state = {"affinity": [0, 1], "clock_mhz": [2600, 2600], "governor": None, "load": 0.1}
+    return Record(
+        device={"cpu": {"name": "x", "logical_cores": 2, "flags": ["avx2"]}, "gpus": []},
+        conditions={"before": state, "after": state},
+        options={"min_seconds": 2.0, "min_samples": 662, "rounds": 5},
+        rows=[row, missing],
+    )
+
+
+def test_too_few_samples_are_said_and_no_number_stands_in_for_them():
+    text = markdown(record())
+    assert "| 1.00 ms | too few samples (63 of 64) | too few samples (63 of 662) | 1.00 ms |" in text
+    assert "not measured: no CUDA device" in text
+
+
+def test_what_it_takes_to_judge_the_table_stands_below_it():
+    text = markdown(record())
+    for said in (
+        "at least 2 s and 662 calls",
+        "A p90 needs 64 samples, a p99 662",
+        "Cores 0, 1",
+        "2600 MHz",
+        "load 0.1",
+    ):
+        assert said in text
+    assert "no int8 dot product" in text
+    assert "2.00 ms | 5.0 MB | 1 kB" in text  # the median cold start
+
+
+def test_a_noisy_machine_and_a_warm_up_without_end_are_said():
+    assert "noisy" not in markdown(record())
+    text = markdown(record(noisy=True, spread=0.42, settled=False))
+    assert (
+        "The machine was noisy: the medians of the rounds differ by more than 10% in 1 of 1 rows, by 42% at worst"
+        in text
+    )
+    assert "The warm-up never settled in 1 of 1 rows." in text
+
+
+def a_kits() -> DeviceRecord:
+    """What run.py writes, with the figures that its samples give."""
+    digest = hashlib.sha256(b"").hexdigest()
+    packed = {"path": "models/m-fp32.onnx", "bytes": 1, "sha256": digest}
+    model = {"model": "m", "args": {}, "image": [4, 4, 1], "classes": 2, "name": "m", "parameters": 1}
+    row = {"file": "models/m-fp32.onnx", "precision": "fp32", "runtime": "onnxruntime", "threads": 1, **scenario(1)}
+    turn = Turn([1_000_000] * 700, 0.7, Warmup(3, True))
+    base = record()
+    device = base.device | {"machine": None}
+    return DeviceRecord.model_validate(
+        base.model_dump()
+        | {"rows": [measured(row, [turn])], "device": device, "format": FORMAT, "samples": [[[1_000_000] * 700]]}
+        | {"candidates": [model | {"files": {"fp32": packed}}]}
+    )
+
+
+@pytest.mark.parametrize("made", [record, a_kits], ids=["benchmark", "kit"])
+def test_the_command_renders_the_record_of_a_benchmark_and_of_a_kit(made, tmp_path, monkeypatch, capsys):
+    (tmp_path / "latency.json").write_text(made().model_dump_json())
+    monkeypatch.setattr(sys, "argv", ["latency", str(tmp_path / "latency.json"), str(tmp_path / "out")])
+    main()
+    assert (tmp_path / "out" / "latency.md").read_text() == markdown(made())
+    assert markdown(made()) in capsys.readouterr().out
+    assert (tmp_path / "out" / "latency.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, "found none"), ("{}", "found another JSON"), ('{"candidates": []}', "that a kit's run.py wrote, found")],
+)
+def test_what_is_no_record_is_refused_in_a_sentence(tmp_path, text, words):
+    if text:
+        (tmp_path / "latency.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read(tmp_path / "latency.json")
+
+
+def test_the_record_is_a_plot_too():
+    assert svg(latencies(record(p99_ms=2.0))).startswith("<svg")

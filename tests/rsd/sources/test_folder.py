@@ -1,0 +1,411 @@
+import hashlib
+import io
+import os
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsd.machine.errors import UserError
+from rsd.sources.folder import FolderOptions, decode, index_folder
+
+SIDE = 8  # options.size of all tests; images of it are served as they are
+
+
+def png(seed, side=SIDE):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def fill(root, counts, seed=0):
+    """`counts`: folder -> number of different images in it."""
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            seed += 1
+            (root / folder / f"{i:03}.png").write_bytes(png(seed))
+    return root
+
+
+@pytest.fixture
+def flat(tmp_path):
+    return fill(tmp_path / "images", {"cat": 20, "dog": 10, "emu": 5})
+
+
+@pytest.fixture
+def whole(tmp_path):
+    return fill(tmp_path / "images", {f"{s}/{c}": 4 for s in ("train", "val", "test") for c in ("cat", "dog")})
+
+
+def index(root, *, workers=None, findings_file=None, **values):
+    options = FolderOptions(source="folder", root=root, size=SIDE, **values)
+    return index_folder(options, workers=workers, findings_file=findings_file)
+
+
+def paths(found):
+    return {split: part.paths for split, part in found.splits.items()}
+
+
+def every(found):
+    return [path for part in found.splits.values() for path in part.paths]
+
+
+def equal(one, other):
+    """Whether two indices are the same to the last bit."""
+    for split, part in one.splits.items():
+        same = other.splits[split]
+        if part.paths != same.paths or not all(np.array_equal(a, b) for a, b in zip(part[1:], same[1:], strict=True)):
+            return False
+    return one[1:] == other[1:]
+
+
+def refused(root, *sentences, **values):
+    """That the folder is refused with exactly these findings, and that `skip` names the same; what `skip` gives."""
+    with pytest.raises(UserError) as stopped:
+        index(root, **values)
+    lines = [line.split(". ", 1)[1] for line in str(stopped.value).splitlines()[1:]]
+    assert f"found {len(sentences)} to correct, or to leave out by data.on_bad: skip" in str(stopped.value)
+    for line, sentence in zip(lines, sorted(sentences, key=lambda s: s.split(": ")), strict=True):
+        assert line.startswith(sentence)
+    found = index(root, on_bad="skip", **values)
+    assert found.findings == lines
+    return found
+
+
+# --- what an index holds ---
+
+
+def test_an_index_describes_every_file_as_it_is(whole):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (12, 9)).save(whole / "train" / "cat" / "turned.jpg", exif=exif)
+    found = index(whole)
+    assert found.classes == ["cat", "dog"]
+    assert (found.findings, found.ignored) == ([], {})
+    for part in found.splits.values():
+        assert part.paths == sorted(part.paths)
+        assert part.labels.tolist() == [found.classes.index(path.split("/")[1]) for path in part.paths]
+        for path, size, digest in zip(part.paths, part.sizes, part.digests, strict=True):
+            image = decode(whole / path)
+            assert size.tolist() == [image.height, image.width]
+            assert bytes(digest) == hashlib.sha256((whole / path).read_bytes()).digest()
+        assert (part.labels.dtype, part.sizes.dtype, part.digests.dtype) == (np.int64, np.int32, np.uint8)
+    assert found.splits["train"].sizes[found.splits["train"].paths.index("train/cat/turned.jpg")].tolist() == [12, 9]
+
+
+def test_statistics_are_those_of_the_training_pixels(flat):
+    found = index(flat)
+    pixels = np.concatenate([np.asarray(decode(flat / p)).reshape(-1, 3) for p in found.splits["train"].paths]) / 255
+    np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.std, pixels.std(0), rtol=1e-12)
+
+
+def test_the_number_of_workers_changes_nothing(flat):
+    one = index(flat, workers=1)
+    assert all(equal(one, index(flat, workers=workers)) for workers in (2, 7))
+
+
+def test_the_order_of_the_directory_changes_nothing(flat, monkeypatch):
+    one = index(flat)
+    scandir = os.scandir
+
+    class Shuffled:
+        def __init__(self, place):
+            self.place = place
+
+        def __enter__(self):
+            entries = list(scandir(self.place))
+            random.Random(1).shuffle(entries)
+            return iter(entries)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr("rsd.sources.layout.os.scandir", Shuffled)
+    assert equal(one, index(flat))
+
+
+def test_nothing_below_the_root_is_written_or_touched(flat):
+    def state():
+        return {p: (p.stat().st_mtime_ns, p.stat().st_ctime_ns, p.stat().st_size) for p in [flat, *flat.rglob("*")]}
+
+    (flat / "cat" / "bad.png").write_bytes(b"x")
+    before = state()
+    index(flat, on_bad="skip")
+    assert state() == before
+
+
+# --- splits ---
+
+
+def test_three_splits_of_ones_own_stay_as_they_are(whole):
+    found = index(whole)
+    for split, folder in {"train": "train", "validation": "val", "test": "test"}.items():
+        assert paths(found)[split] == [f"{folder}/{c}/{i:03}.png" for c in ("cat", "dog") for i in range(4)]
+
+
+@pytest.mark.parametrize("name", ["val", "test", "valid", "validation", "Val"])
+def test_one_split_beside_train_is_the_test_split(tmp_path, name):
+    fill(tmp_path, {f"{s}/{c}": 10 for s in ("train", name) for c in ("cat", "dog")})
+    found = paths(index(tmp_path, validation=0.2))
+    assert found["test"] == [f"{name}/{c}/{i:03}.png" for c in ("cat", "dog") for i in range(10)]
+    assert {split: len(part) for split, part in found.items()} == {"train": 16, "validation": 4, "test": 20}
+    assert all(path.startswith("train/") for path in found["train"] + found["validation"])
+
+
+def test_class_folders_alone_are_split_three_ways_each_class_alike(flat):
+    found = index(flat, test=0.2, validation=0.25)
+    counts = {split: np.bincount(part.labels).tolist() for split, part in found.splits.items()}
+    assert counts == {"train": [12, 6, 3], "validation": [4, 2, 1], "test": [4, 2, 1]}
+    together = sorted(every(found))
+    assert together == sorted(f"{p.parent.name}/{p.name}" for p in flat.glob("*/*"))
+
+
+@pytest.mark.parametrize("count", range(3, 12))
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.49])
+def test_every_split_has_every_class(tmp_path, count, share):
+    fill(tmp_path, {"cat": count, "dog": 3})
+    found = index(tmp_path, test=share, validation=share)
+    assert all(set(part.labels) == {0, 1} for part in found.splits.values())
+    assert len(every(found)) == count + 3
+
+
+def test_a_split_is_a_matter_of_the_seed_and_of_its_class_only(flat):
+    first = paths(index(flat))
+    assert paths(index(flat)) == first
+    assert paths(index(flat, seed=1)) != first
+    fill(flat, {"ape": 7}, seed=1000)
+    assert {split: [p for p in part if "ape" not in p] for split, part in paths(index(flat)).items()} == first
+
+
+def test_without_hold_out_train_keeps_the_validation_images(flat):
+    held, kept = index(flat), index(flat, hold_out=False)
+    assert paths(kept)["validation"] == paths(held)["validation"]
+    assert paths(kept)["test"] == paths(held)["test"]
+    assert paths(kept)["train"] == sorted(paths(held)["train"] + paths(held)["validation"])
+
+
+def test_fewer_training_images_leave_validation_and_test_as_they_are(flat):
+    whole, half = index(flat), index(flat, train_share=0.5)
+    for name in ("validation", "test"):
+        assert paths(half)[name] == paths(whole)[name]
+    assert set(paths(half)["train"]) < set(paths(whole)["train"])
+    kept, of = (np.bincount(found.splits["train"].labels) for found in (half, whole))
+    assert np.abs(kept - of / 2).max() <= 0.5
+
+
+def test_copies_in_a_class_are_no_finding_and_never_come_apart(tmp_path):
+    fill(tmp_path, {"cat": 10, "dog": 10})
+    for i in range(10):
+        for copy in "ab":
+            (tmp_path / "cat" / f"{i:03}{copy}.png").write_bytes((tmp_path / "cat" / f"{i:03}.png").read_bytes())
+    for seed in range(5):
+        found = index(tmp_path, seed=seed)
+        kinds = {split: {bytes(d) for d in part.digests} for split, part in found.splits.items()}
+        assert not kinds["train"] & kinds["test"]
+        assert not kinds["train"] & kinds["validation"]
+        assert not kinds["validation"] & kinds["test"]
+        assert len(every(found)) == 40
+
+
+def test_a_class_may_be_named_as_a_split(tmp_path):
+    """CIFAR-100 has a class `train`."""
+    assert index(fill(tmp_path, {"bus": 3, "train": 3, "test": 3})).classes == ["bus", "test", "train"]
+
+
+# --- findings ---
+
+
+def test_every_kind_of_bad_file_is_in_one_list_and_skip_leaves_out_exactly_those(flat, tmp_path):
+    good = index(flat)
+    red = [Image.new("RGB", (8, 8), "red")]
+    cat = flat / "cat"
+    Image.new("CMYK", (8, 8)).save(cat / "cmyk.jpg")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(cat / "deep.png")
+    Image.new("RGB", (8, 8)).save(cat / "moving.webp", save_all=True, append_images=red)
+    Image.new("RGB", (8, 8)).save(cat / "moving.png", save_all=True, append_images=red)
+    Image.new("RGB", (9, 1)).save(cat / "thin.png")
+    Image.new("1", (1 << 13, (1 << 13) + 1)).save(cat / "wide.png")
+    (cat / "cut.png").write_bytes(png(999)[:150])
+    (cat / "none.jpg").write_bytes(b"")
+    (cat / "text.JPEG").write_bytes(b"hello")
+    (cat / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    (cat / "inner").mkdir()
+    (cat / "inner" / "a.png").write_bytes(png(1000))
+    (cat / "round").symlink_to(flat)
+    (cat / "self").symlink_to("self")
+    (cat / "new\nline.png").write_bytes(png(1001))
+    (flat / "dog" / os.fsdecode(b"\xff.png")).write_bytes(png(1002))
+    (flat / "dog" / "007.png").write_bytes(b"\x89PNG then nothing")
+    found = refused(
+        flat,
+        "cat/cmyk.jpg: CMYK",
+        "cat/cut.png: truncated or damaged",
+        "cat/deep.png: 16 bits per channel",
+        "cat/gone.jpg: cannot be read: No such file or directory",
+        "cat/inner: a folder in a class's folder",
+        "cat/moving.png: animated: 2 frames",
+        "cat/moving.webp: animated: 2 frames",
+        "cat/new\\nline.png: a name with control characters",
+        "cat/none.jpg: empty: 0 bytes",
+        "cat/round: a link to a folder that holds it",
+        "cat/self: cannot be read: Too many levels of symbolic links",
+        "cat/text.JPEG: not an image of JPEG, PNG or WebP",
+        "cat/thin.png: tiny: 9 x 1 pixels",
+        "cat/wide.png: huge: 8192 x 8193 pixels",
+        "dog/007.png: truncated or damaged",
+        "dog/\\udcff.png: a name with control characters or not in UTF-8",
+    )
+    assert set(every(found)) == set(every(good)) - {"dog/007.png"}
+
+
+def test_other_files_are_ignored_and_counted(flat):
+    (flat / "README").write_text("mine")
+    (flat / "cat" / "a.txt").write_text("mine")
+    (flat / "cat" / "b.TXT").write_text("mine")
+    (flat / "dog" / "moving.gif").write_bytes(b"GIF89a")
+    (flat / "dog" / ".DS_Store").write_bytes(b"")
+    (flat / ".cache").mkdir()
+    found = index(flat)
+    assert found.ignored == {"no suffix": 1, ".txt": 2, ".gif": 1, "hidden": 2}
+    assert found.findings == []
+
+
+def test_ordinary_names_of_all_languages_are_fine(flat):
+    for i, name in enumerate(["Grüße", "写真", "a b", "Screenshot\u202fPM", "né\u0301"]):
+        (flat / "cat" / f"{name}.PNG").write_bytes(png(2000 + i))
+    assert index(flat).findings == []
+
+
+def test_an_image_in_two_splits_is_a_finding_and_the_test_split_keeps_it(whole):
+    content = (whole / "test" / "cat" / "001.png").read_bytes()
+    (whole / "train" / "dog" / "copy.png").write_bytes(content)
+    (whole / "val" / "cat" / "copy.png").write_bytes(content)
+    found = refused(
+        whole,
+        "train/dog/copy.png: the same image as test/cat/001.png, in another split",
+        "val/cat/copy.png: the same image as test/cat/001.png, in another split",
+    )
+    assert "test/cat/001.png" in paths(found)["test"]
+    assert len(every(found)) == 24
+
+
+def test_an_image_with_two_labels_is_a_finding_and_is_left_out_altogether(flat):
+    content = (flat / "cat" / "001.png").read_bytes()
+    (flat / "dog" / "x.png").write_bytes(content)
+    (flat / "dog" / "y.png").write_bytes(content)
+    found = refused(
+        flat,
+        "cat/001.png: the same image as dog/x.png, of another class",
+        "dog/x.png: the same image as cat/001.png, of another class",
+        "dog/y.png: the same image as cat/001.png, of another class",
+    )
+    assert len(every(found)) == 34
+
+
+def test_empty_classes_and_classes_of_bad_images_are_findings_and_left_out(flat):
+    (flat / "ape").mkdir()
+    fill(flat, {"bee": 2, "fox": 0}, seed=500)
+    (flat / "fox" / "a.png").write_bytes(b"bad")
+    found = refused(
+        flat,
+        "ape: an empty class: no image in it",
+        "bee: too few images: 2 different ones, at least 3 are needed",
+        "fox/a.png: not an image",
+        "fox: no usable image among 1",
+    )
+    assert found.classes == ["cat", "dog", "emu"]
+    assert all(set(part.labels) == {0, 1, 2} for part in found.splits.values())
+
+
+def test_classes_that_differ_between_splits_are_findings_and_left_out(whole):
+    fill(whole, {"train/ape": 3, "val/fox": 3, "test/fox": 2}, seed=500)
+    found = refused(
+        whole,
+        "val/ape: no such class in val/, but in another split",
+        "test/ape: no such class in test/, but in another split",
+        "train/fox: no such class in train/, but in another split",
+    )
+    assert found.classes == ["cat", "dog"]
+    assert len(every(found)) == 24
+
+
+def test_images_outside_of_every_class_are_one_finding(whole):
+    (whole / "train" / "a.png").write_bytes(png(600))
+    (whole / "train" / "b.png").write_bytes(png(601))
+    refused(whole, "train/: 2 images in no class's folder, such as a.png")
+
+
+def test_a_folder_that_may_not_be_listed_is_a_finding(flat, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(place):
+        if os.fspath(place).rstrip("/").endswith("emu"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(place)
+
+    monkeypatch.setattr("rsd.sources.layout.os.scandir", refuse)  # root may list everything
+    refused(flat, "emu: an empty class", "emu: cannot be listed: Permission denied")
+
+
+def test_a_link_to_a_folder_elsewhere_is_a_class_as_any_other(flat, tmp_path):
+    fill(tmp_path / "elsewhere", {"fox": 3}, seed=500)
+    (flat / "fox").symlink_to(tmp_path / "elsewhere" / "fox")
+    assert index(flat).classes == ["cat", "dog", "emu", "fox"]
+
+
+def test_a_long_list_is_cut_at_the_terminal_and_whole_in_the_file(flat, tmp_path):
+    for i in range(30):
+        (flat / "cat" / f"bad{i:02}.png").write_bytes(b"x")
+    file = tmp_path / "out" / "findings.txt"
+    with pytest.raises(UserError) as stopped:
+        index(flat, findings_file=file)
+    lines = str(stopped.value).splitlines()
+    assert "found 30 to correct" in lines[0]
+    assert (lines[1][:24], lines[20][:24], len(lines)) == ("   1. cat/bad00.png: not", "  20. cat/bad19.png: not", 22)
+    assert lines[21] == f"  and 10 more, all in {file}"
+    assert len(file.read_text().splitlines()) == 30
+    with pytest.raises(UserError, match="30. cat/bad29.png"):
+        index(flat)
+    assert index(flat, on_bad="skip", findings_file=file).findings == file.read_text().splitlines()
+    for bad in flat.glob("cat/bad*"):
+        bad.unlink()
+    index(flat, findings_file=file)
+    assert not file.exists()  # or a list of old would be taken for a list of now
+
+
+def test_fewer_than_two_classes_are_refused_even_with_skip(tmp_path):
+    fill(tmp_path, {"cat": 3, "dog": 1})
+    with pytest.raises(UserError, match="at least two classes .* found 1; correct them:\n  1. dog: too few images"):
+        index(tmp_path, on_bad="skip")
+    for path in tmp_path.glob("*/*"):
+        path.write_bytes(b"x")
+    with pytest.raises(UserError, match="at least two classes .* found 0"):
+        index(tmp_path, on_bad="skip")
+
+
+# --- folders laid out in another way ---
+
+
+@pytest.mark.parametrize(
+    ("folders", "sentence"),
+    [
+        ([], "expected a folder of images in .*, found no such folder"),
+        (["."], "expected one folder of images per class in .*, found no folder"),
+        (["train/cat", "test/cat", "cat"], "found train/ with folders in it beside cat/|found test/ .* beside cat/"),
+        (["train/cat", "val/cat", "test"], "with folders in it beside test/; move one of them away"),
+        (["train/cat"], "expected val/ or test/ beside train/ .* set data.root to .*train"),
+        (["val/cat", "test/cat"], "expected train/ in .*, found only val/, test/|found only test/, val/"),
+        (["train/cat", "val/cat", "valid/cat"], "expected one folder for the validation split .*, found val/valid/"),
+        (["train", "test"], "expected class folders in .*, found images directly in it"),
+    ],
+)
+def test_another_layout_is_one_sentence(tmp_path, folders, sentence):
+    root = tmp_path / "images"
+    for i, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "a.png").write_bytes(png(i))
+    with pytest.raises(UserError, match=sentence):
+        index(root, on_bad="skip")

@@ -1,0 +1,121 @@
+import builtins
+import os
+import pickle
+import struct
+import subprocess
+import tracemalloc
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from rsd.sources.safe_pickle import UnsafePickleError, loads
+
+
+class Calls:
+    """Pickles to a call, as an attack does."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(5, dtype=">i4"),
+        np.zeros((0, 3), bool),
+    ],
+    ids=["uint8", "fortran", "big-endian", "empty"],
+)
+def test_arrays_come_back_as_pickle_wrote_them(protocol, array):
+    content = pickle.dumps({"data": array, b"more": [1, 2.5, "x", None]}, protocol=protocol)
+    found, usual = loads(content), pickle.loads(content)
+    assert np.array_equal(found["data"], array)
+    assert (found["data"].dtype, found["data"].shape) == (usual["data"].dtype, array.shape)
+    assert found[b"more"] == [1, 2.5, "x", None]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (os.system, "system"),
+        (builtins.eval, "eval"),
+        (subprocess.Popen, "Popen"),
+        (np.load, "load"),
+        (getattr, "getattr"),
+    ],
+)
+def test_a_call_is_refused_by_name_and_never_made(tmp_path, protocol, function, name):
+    mark = tmp_path / "was-here"
+    attack = pickle.dumps({"data": [[{"deep": Calls(function, f"touch {mark}")}]]}, protocol=protocol)
+    with pytest.raises(UnsafePickleError, match=rf"the name .*{name}"):
+        loads(attack)
+    assert not mark.exists()
+
+
+def test_an_object_array_is_refused():
+    with pytest.raises(UnsafePickleError, match="'O8', which is not a number"):
+        loads(pickle.dumps(np.array([{}, []], object), protocol=2))
+
+
+def test_an_array_of_records_is_refused():
+    with pytest.raises(UnsafePickleError, match="not a number"):
+        loads(pickle.dumps(np.zeros(2, [("a", "u1"), ("b", "f4")]), protocol=2))
+
+
+ARRAY = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n"
+HUGE = struct.pack("<q", 1 << 40)
+U1 = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ARRAY + b"(cnumpy\nndarray\n(\x8a\x06" + HUGE[:6] + b"tU\x01btR.",  # an empty array of 2^40 to start from
+        ARRAY + b"(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01(\x8a\x06" + HUGE[:6] + b"t" + U1 + b"\x89U\x01xtb.",
+        b"\x80\x02B\xff\xff\xff\xff.",  # 4 GB of bytes to come
+        b"\x80\x04\x8e" + HUGE + b".",  # and 1 TB
+        b"\x80\x02K\x01r\xff\xff\xff\x7f.",  # a memo of 2^31 places
+    ],
+    ids=["start", "shape", "bytes", "more bytes", "memo"],
+)
+def test_a_small_file_never_takes_much_memory(content):
+    tracemalloc.start()
+    try:
+        with suppress(UnsafePickleError):
+            assert np.size(loads(content)) < 2
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_of_very_many_values_is_refused(monkeypatch):
+    monkeypatch.setattr("rsd.sources.safe_pickle._MOST_VALUES", 1000)
+    with pytest.raises(UnsafePickleError, match="more than 1000 values"):
+        loads(b"\x80\x02" + b"}" * 1000 + b".")
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+def test_every_cut_of_a_file_is_refused():
+    whole = pickle.dumps({b"data": np.arange(6, dtype=np.uint8).reshape(2, 3), b"labels": [0, 1]}, protocol=2)
+    for length in range(len(whole)):
+        with pytest.raises(UnsafePickleError):
+            loads(whole[:length])
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+def test_damage_anywhere_is_refused_or_gives_plain_values():
+    whole = bytearray(pickle.dumps({b"data": np.arange(6, dtype=np.uint8).reshape(2, 3), b"n": [0, "x"]}, protocol=2))
+    generator = np.random.default_rng(0)
+    for _ in range(3000):
+        damaged = bytearray(whole)
+        damaged[generator.integers(len(whole))] = generator.integers(256)
+        with suppress(UnsafePickleError):
+            loads(bytes(damaged))

@@ -1,0 +1,110 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from rsd.machine.errors import UserError
+from rsd.models.features import StagedOutputs
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create
+from rsd.sources.images import LabelledImages
+from rsd.teacher.embed import write_store
+from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
+from rsd.views.augment import AugmentOptions, views
+
+AUGMENT = AugmentOptions(shift=1, flip=True)
+OPTIONS = ViewOptions(count=3, seed=5, batch_size=4)
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 1), dtype=np.uint8)
+NORMALIZE = PixelNormalize([0.4], [0.3])
+MADE_FROM = {"teacher": "t", "images": "i", "augmentation": "a", "views": "v"}
+
+
+def teacher():
+    torch.manual_seed(0)
+    args = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 12]}
+    return create(ModelOptions(name="resnet18", args=args), classes=4, image_shape=(16, 16, 1)).eval()
+
+
+@pytest.fixture
+def store(tmp_path):
+    images = LabelledImages(IMAGES, np.arange(10) % 4, list("abcd"))
+    write_store(
+        tmp_path / "views", teacher(), NORMALIZE, images,
+        augment=AUGMENT, options=OPTIONS, made_from=MADE_FROM, unfinished=tmp_path / "unfinished",
+    )  # fmt: skip
+    return tmp_path / "views"
+
+
+def test_the_store_says_what_the_live_teacher_says_of_the_same_view(store):
+    stored = StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
+    live = LiveTeacher(teacher(), NORMALIZE)
+    index = np.array([9, 2, 4])
+    for number in range(3):
+        view = np.full(3, number)
+        raw = torch.from_numpy(views(IMAGES, index, AUGMENT, seed=5, view=view))
+        for name in ("embedding", "logits"):
+            ours, theirs = (getattr(teacher(raw, index, view), name) for teacher in (stored, live))
+            assert ours.dtype == torch.float16
+            assert torch.allclose(ours.float(), theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_foreign_store_is_refused_with_what_is_foreign_about_it(store):
+    with pytest.raises(UserError, match="found one with other digests of augmentation, views in .*dvc repro embed"):
+        StoredTeacher(store, made_from=MADE_FROM | {"augmentation": "o", "views": "o"}, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["embedding.npy", "logits.npy", "header.json"])
+@pytest.mark.parametrize("left", [None, 0, 5, 150])
+def test_a_damaged_store_is_one_sentence_that_says_what_to_do(store, name, left):
+    if left is None:
+        (store / name).unlink()
+    else:
+        os.truncate(store / name, left)
+    with pytest.raises(UserError, match=f"whole view store in {store}, found it damaged .*; run `dvc repro embed`"):
+        StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
+
+
+def test_so_is_one_whose_arrays_are_not_those_of_its_header(store):
+    np.save(store / "logits.npy", np.load(store / "logits.npy")[:, :9])
+    with pytest.raises(UserError, match=r"logits.npy is \(3, 9, 4\), and \(3, 10, 4\) by the header"):
+        StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [("teacher", "teacher"), ("dataset", "images"), ("augment", "augmentation"), ("options", "views")],
+)
+def test_the_digests_tell_what_a_store_is_made_from(tmp_path, change, name):
+    (tmp_path / "t").write_text("teacher")
+    (tmp_path / "d").write_text("data")
+    made_from = {"teacher": tmp_path / "t", "dataset": tmp_path / "d", "augment": AUGMENT, "options": OPTIONS}
+    before = store_digests(**made_from)
+    (tmp_path / "other").write_text("other")
+    other = {
+        "teacher": tmp_path / "other",
+        "dataset": tmp_path / "other",
+        "augment": AugmentOptions(),
+        "options": ViewOptions(),
+    }
+    assert store_digests(**made_from) == before
+    changed = store_digests(**{**made_from, change: other[change]})
+    assert [name for name in before if changed[name] != before[name]] == [name]
+
+
+def test_the_live_teacher_never_leaves_eval_mode():
+    model = teacher().train()
+    live = LiveTeacher(model, NORMALIZE)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    told = live(torch.from_numpy(IMAGES), np.arange(10), np.zeros(10, int))
+    assert not told.embedding.requires_grad
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())  # batch norm statistics stand still
+
+
+def test_the_live_teacher_tells_its_stages_where_they_are_asked_for():
+    raw, index = torch.from_numpy(IMAGES), np.arange(10)
+    plain, staged = LiveTeacher(teacher(), NORMALIZE), LiveTeacher(teacher(), NORMALIZE, staged=True)
+    told = staged(raw, index, index)
+    assert isinstance(told, StagedOutputs)
+    assert torch.equal(told.embedding, plain(raw, index, index).embedding)
+    assert [stage.map.shape[1] for stage in told.stages] == [8, 8, 8, 12]
+    assert not any(stage.map.requires_grad for stage in told.stages)
