@@ -27,9 +27,11 @@ from rsd.export.tensorrt import EngineOptions, build
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
+from rsd.machine.fingerprint import fingerprint
 from rsd.measure.benchmark import BenchmarkOptions, benchmark
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.timm_model import ModelOptions, PixelNormalize, create
+from rsd.run.records import DeviceRecord
 from rsd.sources.digits import DigitsOptions, load
 from rsd.training.loop import train
 from rsd.training.recipe import Recipe
@@ -150,7 +152,9 @@ def rows(folder: Path, library: str, precision: Precision, options: dict[str, An
     """The rows that the stage `benchmark` makes of an engine."""
     place, _, _ = _built(folder, library, precision, options)
     quick = BenchmarkOptions(min_seconds=0, min_samples=64, rounds=2, offline_batches=[4], baseline=False)
-    found = benchmark({}, {precision: place}, quick, device={}, folder=place).rows
+    found = benchmark(
+        {}, {precision: place}, quick, device=DeviceRecord.model_validate(fingerprint()), folder=place
+    ).rows
     if lacking := [row.status for row in found if row.status != "measured"]:
         raise UserError(lacking[0])
     return {"p50, ms": {f"{row.runtime}, batch {row.batch}": row.p50_ms for row in found}}

@@ -24,7 +24,6 @@ from rsd.export.onnx import export_onnx
 from rsd.export.quantize import quantize_file
 from rsd.machine.fingerprint import fingerprint
 from rsd.measure.baseline import baseline
-from rsd.measure.benchmark import Latency, Record
 from rsd.measure.budget.kit import randomised
 from rsd.measure.latency import (
     Candidate,
@@ -39,6 +38,7 @@ from rsd.measure.latency import (
 )
 from rsd.models.timm_model import ModelOptions, create
 from rsd.report.latency_table import notes
+from rsd.run.records import Latency, LatencyRecord
 
 STUDENT = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4}
 MODELS = {
@@ -84,7 +84,7 @@ def candidates(name: str, folder: Path) -> list[Candidate | Latency]:
     return [*files, *baseline(model, mean, std, name=name, image_shape=shape, threads=[1])]
 
 
-def compare(plan: Plan, names: list[str]) -> Record:
+def compare(plan: Plan, names: list[str]) -> LatencyRecord:
     """One run per model, its rows interleaved."""
     began, rows = conditions(), []
     with tempfile.TemporaryDirectory() as folder:
@@ -97,14 +97,14 @@ def compare(plan: Plan, names: list[str]) -> Record:
             rows += [one for one in found if isinstance(one, Latency)]
     state = {"before": began, "after": conditions()}
     options = {"min_seconds": plan.min_seconds, "min_samples": plan.min_samples, "rounds": plan.rounds}
-    return Record(device=fingerprint(), conditions=state, options=options, rows=rows)
+    return LatencyRecord(device=fingerprint(), conditions=state, options=options, rows=rows)
 
 
 def _advance(bar: tqdm, _: str) -> None:
     bar.update()
 
 
-def table(record: Record) -> str:
+def table(record: LatencyRecord) -> str:
     """p50, CPU time per call, and how many times faster than eager by each."""
     eager = {row.file: row for row in record.rows if row.runtime == "pytorch"}
     lines = []

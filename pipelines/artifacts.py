@@ -77,13 +77,13 @@ def _publish_report(folder: Path) -> None:
 
 def _publish_results(out: Path, *, budget: Path) -> None:
     # Late: what draws takes seconds to import, and a run that fails early draws nothing.
-    from rsd.measure.benchmark import Record
     from rsd.measure.budget import choose
     from rsd.report import latency_table as latency
     from rsd.report import records, verdict
     from rsd.report.charts import style, training
     from rsd.report.charts.accuracy import accuracy_side_by_side
     from rsd.report.charts.speed import front, latencies
+    from rsd.run.records import LatencyRecord
 
     run = records.read(
         evaluation=out / "evaluate",
@@ -106,7 +106,7 @@ def _publish_results(out: Path, *, budget: Path) -> None:
     timed = out / "benchmark" / "latency.json"
     if timed.is_file():
         with shown("latency"):
-            record = Record.model_validate(read_json(timed))
+            record = LatencyRecord.model_validate(read_json(timed))
             create_markdown_artifact(
                 picture(style.svg(latencies(record)), "latency") + "\n\n" + latency.markdown(record),
                 key="latency",

@@ -110,13 +110,13 @@ def quiet() -> None:
 
 def record(folder: Path, margin: float) -> tuple[str, list[str]]:
     """Add the newest record to the history, publish it; returns what to say of it, and what is slower."""
-    from rsd.measure.benchmark import Record
     from rsd.measure.budget.records import shipped
     from rsd.report import trend  # late: it takes seconds to import, which a run that fails early need not wait for
     from rsd.report.charts.style import svg
+    from rsd.run.records import LatencyRecord
 
     points = trend.points(
-        Record.model_validate(read_json(folder / RECORD)),
+        LatencyRecord.model_validate(read_json(folder / RECORD)),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         model=_architecture(shipped(folder / "out")),
         revision=git(folder, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"),

@@ -6,6 +6,7 @@ from rsd.machine.files import read_json
 from rsd.measure.baseline import baseline
 from rsd.measure.benchmark import BenchmarkOptions, benchmark
 from rsd.models.timm_model import load_trained
+from rsd.run.paths import Run
 from stages import OUT, run, section
 
 
@@ -29,7 +30,7 @@ def main() -> None:
         {precision: OUT / "export" / precision / "model.onnx" for precision in precisions},
         {precision: OUT / "engines" / precision for precision in precisions},
         options,
-        device=read_json(OUT / "device.json"),
+        device=Run(OUT).device(),
         folder=OUT / "benchmark",
         others=others,
     )

@@ -17,7 +17,6 @@ from typing import Any
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, write_json, written_aside
-from rsd.machine.fingerprint import short_name
 from rsd.measure.budget import choose
 from rsd.measure.budget.records import read_device, read_trained, shipped
 from rsd.report.charts.speed import front
@@ -88,13 +87,13 @@ def run(given: argparse.Namespace) -> None:
 
 def take(given: argparse.Namespace) -> None:
     record = read_device(given.file)
-    name = given.name or re.sub(r"[^a-z0-9]+", "-", choose.device_name(record.device).lower()).strip("-")
+    name = given.name or re.sub(r"[^a-z0-9]+", "-", record.device.full_name.lower()).strip("-")
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         raise UserError(f"expected a name of letters, digits, dots and dashes, found '{name}'; give another --name")
     target = BUDGET / "devices" / f"{name}.json"
     with written_aside(target) as aside:
         shutil.copyfile(given.file, aside)
-    print(f"{short_name(record.device)}: {len(record.rows)} rows -> {target}")
+    print(f"{record.device.short_name}: {len(record.rows)} rows -> {target}")
 
 
 def keep(given: argparse.Namespace) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsd.measure.benchmark import Latency
 from rsd.measure.latency import Candidate, Infer, image, scenario
 from rsd.models.timm_model import RawPixels
+from rsd.run.records import Latency
 
 
 def baseline(

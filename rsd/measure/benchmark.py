@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from tqdm import tqdm
 
 from rsd.export.engine import open_engine
@@ -34,6 +34,7 @@ from rsd.measure.latency import (
     scenario,
     take_turns,
 )
+from rsd.run.records import DeviceRecord, Latency, LatencyRecord
 
 SAMPLE_COLUMNS = ("file", "runtime", "precision", "threads", "batch", "round", "nanoseconds")
 
@@ -58,71 +59,15 @@ class BenchmarkOptions(Options):
         return Plan(**self.model_dump(exclude={"offline_batches", "baseline"}))
 
 
-class Latency(BaseModel):
-    """One row: a file, on one runtime, with one number of threads and one batch size. `_ms` are per call."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    file: str
-    precision: str
-    runtime: str
-    """`onnxruntime`, `pytorch`, `pytorch compiled`; `tensorrt` or `tensorrt_rtx`, with the copies to the GPU and back,
-    and these with ` compute only`, without them."""
-    threads: int | None
-    """CPU threads within an operator; None for an engine."""
-    scenario: str
-    """`single stream`: one image after another; `offline`: batch after batch."""
-    batch: int = Field(ge=1)
-    status: str
-    """`measured`, or why not; then all figures are None."""
-    file_bytes: int | None = None
-    samples: int | None = None
-    mean_ms: float | None = None
-    p50_ms: float | None = None
-    p90_ms: float | None = None
-    p99_ms: float | None = None
-    """A percentile with too few samples is None."""
-    images_per_second: float | None = None
-    cpu_ms: float | None = None
-    """CPU time of all threads per call; far from threads x mean where something else ran."""
-    round_medians_ms: list[float] | None = None
-    spread: float | None = None
-    """(largest - smallest) / median of the rounds' medians."""
-    noisy: bool | None = None
-    """The spread is above 0.1: something else ran, or the clock changed; measure again."""
-    warmup_calls: int | None = None
-    settled: bool | None = None
-    """False where the warm-up of a round gave up before two of its windows agreed."""
-    cold_start_ms: list[float] | None = None
-    """Session and first inference, each in a fresh process."""
-    peak_memory_bytes: int | None = None
-    """Of that process as a whole, at the first inference."""
-    runtime_memory_bytes: int | None = None
-    """Of that process before the file was opened."""
-
-
-class Record(BaseModel):
-    """A benchmark: what was measured, on which device, under which conditions."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    device: dict[str, Any]
-    """`rsd.machine.fingerprint.fingerprint()`."""
-    conditions: dict[str, Any]
-    """Affinity, clock, governor and load, `before` and `after`; see `rsd.measure.latency.conditions`."""
-    options: dict[str, Any]
-    rows: list[Latency]
-
-
 def benchmark(
     onnx: Mapping[str, Path],
     engines: Mapping[str, Path],
     options: BenchmarkOptions,
     *,
-    device: dict[str, Any],
+    device: DeviceRecord,
     folder: Path,
     others: Sequence[Candidate | Latency] = (),
-) -> Record:
+) -> LatencyRecord:
     """Time ONNX files on the CPU, with one thread and with all cores, and engines on the GPU if there is one.
 
     An engine's single stream is at the smallest batch of its profile, which the row states.
@@ -130,7 +75,7 @@ def benchmark(
     Args:
         onnx: precision -> `model.onnx`, with one uint8 input `[N, H, W, C]`.
         engines: precision -> folder with `engine.json` and, unless it says skipped, `model.engine`.
-        device: `rsd.machine.fingerprint.fingerprint()`, kept in the record.
+        device: this machine.
         folder: gets the record, `latency.json`, and all raw samples, `samples.csv.gz`.
         others: what else takes turns with them (`rsd.measure.baseline`), or rows that say why it does not.
     """
@@ -161,7 +106,7 @@ def benchmark(
     with tqdm(total=options.rounds * len(candidates), desc="benchmark", unit="turn", disable=None) as bar:
         turns = take_turns(candidates, options.plan(), progress=lambda _: bar.update())
     rows = [Latency(**measured(c.row, t)) for c, t in zip(candidates, turns, strict=True)]
-    result = Record(
+    result = LatencyRecord(
         device=device,
         conditions={"before": began, "after": conditions()},
         options=options.model_dump(),

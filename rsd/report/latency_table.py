@@ -16,13 +16,12 @@ from pydantic import ValidationError
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
-from rsd.machine.fingerprint import short_name
-from rsd.measure.benchmark import Latency, Record
 from rsd.measure.budget.records import read_device
 from rsd.measure.latency import NOISY_SPREAD, SAMPLES_NEEDED
 from rsd.report.charts.speed import latencies
 from rsd.report.charts.style import save_svg
 from rsd.report.table import milliseconds, runs_on, size
+from rsd.run.records import Latency, LatencyRecord
 
 COLUMNS = (
     *("runs on", "batch", "p50", "p90", "p99", "mean", "CPU time", "images/s", "samples"),
@@ -30,7 +29,7 @@ COLUMNS = (
 )
 
 
-def markdown(record: Record) -> str:
+def markdown(record: LatencyRecord) -> str:
     """The record as a table, with what it takes to judge it below."""
     head = ["file", *COLUMNS]
     lines = [head, ["---"] * len(head), *[[f"{row.file} {row.precision}", *cells(row)] for row in record.rows]]
@@ -38,11 +37,11 @@ def markdown(record: Record) -> str:
     return "\n\n".join([table, *[f"- {line}" for line in notes(record)]]) + "\n"
 
 
-def notes(record: Record) -> list[str]:
+def notes(record: LatencyRecord) -> list[str]:
     """How it was measured and whether the machine was quiet, in sentences."""
     options, before, after = record.options, record.conditions.get("before", {}), record.conditions.get("after", {})
     said = [
-        f"On {short_name(record.device)}; times are per call, all samples kept, none removed. Each row ran for at "
+        f"On {record.device.short_name}; times are per call, all samples kept, none removed. Each row ran for at "
         f"least {options['min_seconds']:g} s and {options['min_samples']} calls (above batch 1: "
         f"{min(options['min_samples'], SAMPLES_NEEDED[90])}) in {options['rounds']} interleaved rounds, each after a "
         "warm-up until two windows agreed within 5 %. A p90 needs 64 samples, a p99 662.",
@@ -59,9 +58,8 @@ def notes(record: Record) -> list[str]:
         )
     if unsettled := [row for row in measured if row.settled is False]:
         said.append(f"The warm-up never settled in {len(unsettled)} of {len(measured)} rows.")
-    flags = record.device.get("cpu", {}).get("flags")
-    if flags is not None and any(row.precision == "int8" for row in measured):
-        found = sorted(set(flags) & INT8_FLAGS)
+    if any(row.precision == "int8" for row in measured):
+        found = sorted(set(record.device.cpu.flags) & INT8_FLAGS)
         which = f"int8 dot products ({', '.join(found)})" if found else "no int8 dot product, so int8 saves memory only"
         said.append(f"This CPU has {which}.")
     return said
@@ -101,7 +99,7 @@ def _list(values: Sequence[Any] | None) -> str:
     return ", ".join(unique)
 
 
-def read(path: Path) -> Record:
+def read(path: Path) -> LatencyRecord:
     """What the stage `benchmark` or a kit's run.py wrote.
 
     Raises:
@@ -112,7 +110,7 @@ def read(path: Path) -> Record:
         # A kit's is a record with its candidates and samples.
         if b'"candidates"' in content:
             return read_device(path)
-        return Record.model_validate_json(content)
+        return LatencyRecord.model_validate_json(content)
     except OSError as error:
         raise UserError(
             f"expected a latency record at {path}, found none ({error.strerror}); check the path"

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from rsd.machine.errors import UserError
-from rsd.measure.benchmark import Latency, Record
 from rsd.report.interval import Interval, interval
 from rsd.report.table import PRECISIONS
+from rsd.run.records import Latency, LatencyRecord
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Records:
     students: dict[str, dict[str, Any]]
     exports: list[dict[str, Any]]
     engines: list[dict[str, Any]]
-    benchmark: Record | None
+    benchmark: LatencyRecord | None
     samples: pd.DataFrame | None
     params: dict[str, Any]
     device: dict[str, Any]
@@ -113,7 +113,7 @@ def read(
         },
         exports=_by_precision(export, "export.json", chosen),
         engines=_by_precision(engines, "engine.json", chosen),
-        benchmark=Record.model_validate(latency) if latency else None,
+        benchmark=LatencyRecord.model_validate(latency) if latency else None,
         samples=_csv(benchmark / "samples.csv.gz"),
         params={
             ".".join(file.relative_to(params).with_suffix("").parts): _json(file)

@@ -10,10 +10,9 @@ import altair as alt
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
-from rsd.measure.benchmark import Record
-from rsd.measure.budget.choose import device_name
 from rsd.report.charts.style import layered
 from rsd.report.table import runs_on
+from rsd.run.records import LatencyRecord
 
 REMEMBERED = 7
 """A row is compared with the median of as many quiet ones before it,"""
@@ -57,9 +56,9 @@ class Judged:
         return None if self.usual_ms is None else self.point.p50_ms / self.usual_ms - 1
 
 
-def points(record: Record, *, when: str, model: str, revision: str) -> list[Point]:
+def points(record: LatencyRecord, *, when: str, model: str, revision: str) -> list[Point]:
     """The measured rows of `record` at batch 1."""
-    device = device_name(record.device)
+    device = record.device.full_name
     return [
         Point(
             when,

@@ -109,7 +109,7 @@ def test_a_branch_a_tag_an_experiment_and_the_workspace_are_compared_and_nothing
     html = page.read_text()
     for words in ("main and 3 other runs", "recipe.epochs", "method.rsd.weight", "0.2", "exp-strong"):
         assert words in html
-    assert "Code differs between main and longer: rsd/methods/losses.py." in html
+    assert "Code differs between main and longer: rsd/losses.py." in html
 
 
 def test_a_run_is_what_its_revision_recorded(recorded):

@@ -28,7 +28,7 @@ def test_params_copies_the_code_of_every_method_to_where_its_cells_look_for_it(t
     params.main()
     copies = {file.stem: file.read_text() for file in Path("out/params/code").iterdir()}
     own = {"cosine": Path("methods/cosine.py").read_text()}
-    assert copies == own | {name: (ROOT / "rsd" / "distillers" / f"{name}.py").read_text() for name in methods()}
+    assert copies == own | {name: (ROOT / "rsd" / "methods" / f"{name}.py").read_text() for name in methods()}
     distill = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["distill"]
     assert "out/params/code/${item.method}.py" in distill["deps"]
 

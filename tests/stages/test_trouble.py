@@ -238,7 +238,7 @@ def test_after_a_kill_a_changed_run_starts_afresh(project, changed):
         (project.out / "data" / "dataset.json").write_text(json.dumps(record))
         project.stage("embed")
     else:
-        with (project.folder / "rsd" / "train.py").open("a") as file:
+        with (project.folder / "rsd" / "training" / "loop.py").open("a") as file:
             file.write("\n# changed\n")
     done = project.stage("distill", "rsd", "0")
     assert "resumed" not in done.stdout

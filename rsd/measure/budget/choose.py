@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rsd.machine.files import read_json
-from rsd.machine.fingerprint import short_name
-from rsd.measure.benchmark import Latency
 from rsd.measure.budget.records import Trained, read_device, read_trained, shipped
+from rsd.run.records import Latency, LatencyRecord
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def rows(budget: Path, out: Path) -> list[Row]:
     found = []
     for path in sorted((budget / "devices").glob("*.json")):
         record = read_device(path)
-        device = device_name(record.device)
+        device = record.device.full_name
         for candidate in record.candidates:
             known = next((one for one in trained if one.same(candidate)), None)
             for precision, file in candidate.files.items():
@@ -59,13 +57,13 @@ def rows(budget: Path, out: Path) -> list[Row]:
                     found.append(_row(device, candidate.name, candidate.parameters, precision, timed, known))
     latency = out / "benchmark" / "latency.json"
     if here and latency.is_file():
-        record = read_json(latency)
-        device = device_name(record["device"])
+        here_timed = LatencyRecord.model_validate(read_json(latency))
+        device = here_timed.device.full_name
         for precision in here.top1:
             timed = [
-                Latency.model_validate(row)
-                for row in record["rows"]
-                if (row["precision"], row["runtime"], row.get("batch")) == (precision, "onnxruntime", 1)
+                row
+                for row in here_timed.rows
+                if (row.precision, row.runtime, row.batch) == (precision, "onnxruntime", 1)
             ]
             if timed and not any(
                 (r.device, r.precision, r.student) == (device, precision, here.student) for r in found
@@ -118,9 +116,3 @@ def _row(
     return Row(
         device, name, parameters, precision, fastest, top1, known.student if known and top1 is not None else None
     )
-
-
-def device_name(fingerprint: dict[str, Any]) -> str:
-    """Two machines of a kind are told apart by the digest of their id."""
-    machine = fingerprint.get("machine")
-    return short_name(fingerprint) + (f" ({machine[:4]})" if machine else "")

@@ -9,15 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json
-from rsd.measure.benchmark import Record
 from rsd.measure.budget.runner import FORMAT
 from rsd.measure.latency import statistics
+from rsd.run.records import LatencyRecord, Name
 
 LARGEST = 500_000_000
 """Bytes of a device's JSON; 60 rows of 20,000 samples take a fortieth of it."""
 
-# What is printed on terminals and pages: no control characters, no novels.
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Args = dict[Name, Any]
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -56,24 +54,7 @@ class Candidate(Model):
     files: dict[Name, Packed]
 
 
-class _CPU(BaseModel):
-    name: Name
-    logical_cores: int = Field(ge=1)
-
-
-class _GPU(BaseModel):
-    name: Name
-
-
-class _Device(BaseModel):
-    """What every table needs of a fingerprint; there is more in it."""
-
-    cpu: _CPU
-    gpus: list[_GPU]
-    machine: Name | None
-
-
-class DeviceRecord(Record):
+class KitRecord(LatencyRecord):
     """A benchmark's record with the candidates that it timed and every raw sample."""
 
     format: int
@@ -82,10 +63,9 @@ class DeviceRecord(Record):
     """Nanoseconds per measured row, round and call."""
 
     @model_validator(mode="after")
-    def _whole(self) -> "DeviceRecord":
+    def _whole(self) -> "KitRecord":
         if self.format != FORMAT:
             raise ValueError(f"this project reads format {FORMAT}, and this is format {self.format}")
-        _Device.model_validate(self.device)
         measured = [row for row in self.rows if row.status == "measured"]
         if len(measured) != len(self.samples):
             raise ValueError(f"there are {len(measured)} measured rows and samples of {len(self.samples)}")
@@ -115,13 +95,13 @@ class Trained(Model):
     parameters: int = Field(ge=1)
 
 
-def read_device(path: Path) -> DeviceRecord:
+def read_device(path: Path) -> KitRecord:
     """A device's JSON.
 
     Raises:
         UserError: it is missing, no JSON, too large, or does not hold together; the sentence names the first fault.
     """
-    return _checked(path, DeviceRecord, "the JSON that a kit's run.py wrote", "run the kit again and copy the file")
+    return _checked(path, KitRecord, "the JSON that a kit's run.py wrote", "run the kit again and copy the file")
 
 
 def read_trained(path: Path) -> list[Trained]:

@@ -7,11 +7,11 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from rsd.measure.benchmark import Record
 from rsd.measure.budget.choose import Row, pareto
 from rsd.report.charts.cost import front as on_front
 from rsd.report.charts.style import NEUTRAL, PRECISION_COLOURS, data, layered, rounded
 from rsd.report.table import runs_on, short_runs_on
+from rsd.run.records import LatencyRecord
 
 LATENCY_QUANTILES = 200
 DEVICE_COLOURS = ("#2b7fc9", "#d17a12", "#159a76", "#c75f93", "#9a7bd0", "#a88a00")
@@ -134,7 +134,7 @@ def latency_distribution(samples: pd.DataFrame) -> alt.LayerChart:
     return layered(p99, curve, height=240)
 
 
-def latencies(record: Record) -> alt.LayerChart:
+def latencies(record: LatencyRecord) -> alt.LayerChart:
     """Every measured row at batch 1: its p50, with a line to the p99."""
     rows = [
         {

@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 
-from rsd.measure.budget.choose import device_name
 from rsd.report.records import Records
 
 
@@ -40,7 +39,7 @@ class Run:
     @property
     def device(self) -> str | None:
         """Where its latencies were measured."""
-        return device_name(self.records.benchmark.device) if self.records.benchmark else None
+        return self.records.benchmark.device.full_name if self.records.benchmark else None
 
     @property
     def seeds(self) -> list[int]:

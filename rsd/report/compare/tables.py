@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsd.measure.benchmark import Latency
 from rsd.report import verdict
 from rsd.report.charts.style import method_order
 from rsd.report.compare.difference import Difference, difference
@@ -12,6 +11,7 @@ from rsd.report.compare.run import Run
 from rsd.report.flat import flat, section_order
 from rsd.report.interval import Interval, interval
 from rsd.report.table import PRECISIONS, method_name, milliseconds, runs_on, short_runs_on, size
+from rsd.run.records import Latency
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -4,8 +4,8 @@ from torch import nn
 
 from rsd.measure import baseline as module
 from rsd.measure.baseline import baseline
-from rsd.measure.benchmark import Latency
 from rsd.measure.latency import Candidate
+from rsd.run.records import Latency
 
 SHAPE = (4, 4, 1)
 

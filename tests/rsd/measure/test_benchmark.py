@@ -12,14 +12,15 @@ from rsd.machine.cuda import NoDriverError
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
 from rsd.measure import benchmark as module
-from rsd.measure.benchmark import BenchmarkOptions, Latency, Record, benchmark
+from rsd.measure.benchmark import BenchmarkOptions, benchmark
 from rsd.measure.latency import scenario
+from rsd.run.records import DeviceRecord, Latency, LatencyRecord
 
 QUICK = BenchmarkOptions(
     warmup_seconds=0, min_seconds=0, min_samples=10, rounds=2, offline_batches=[4], cold_starts=0, baseline=False
 )
 ROW = Latency(file="m.onnx", precision="fp32", runtime="onnxruntime", threads=1, status="waiting", **scenario(1))
-DEVICE = {"cpu": {"name": "x", "logical_cores": 2}, "gpus": []}
+DEVICE = DeviceRecord.model_validate({"cpu": {"name": "x", "logical_cores": 2}, "gpus": []})
 
 
 def _engine(folder, **record):
@@ -30,7 +31,7 @@ def _engine(folder, **record):
 def test_every_model_is_timed_with_one_thread_with_all_and_offline(tiny_onnx, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 2)
     result = benchmark({"fp32": tiny_onnx, "fp16": tiny_onnx}, {}, QUICK, device=DEVICE, folder=tmp_path / "out")
-    assert Record.model_validate_json((tmp_path / "out" / "latency.json").read_text()) == result
+    assert LatencyRecord.model_validate_json((tmp_path / "out" / "latency.json").read_text()) == result
     found = [(row.precision, row.threads, row.batch, row.scenario) for row in result.rows]
     ways = [(1, 1, "single stream"), (2, 1, "single stream"), (2, 4, "offline")]
     assert found == [(precision, *way) for precision in ("fp32", "fp16") for way in ways]
@@ -48,12 +49,12 @@ def test_every_model_is_timed_with_one_thread_with_all_and_offline(tiny_onnx, tm
 
 def test_one_core_is_timed_once(tiny_onnx, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 1)
-    rows = benchmark({"fp32": tiny_onnx}, {}, QUICK, device={}, folder=tmp_path).rows
+    rows = benchmark({"fp32": tiny_onnx}, {}, QUICK, device=DEVICE, folder=tmp_path).rows
     assert [(row.threads, row.batch) for row in rows] == [(1, 1), (1, 4)]
 
 
 def test_every_sample_is_kept(tiny_onnx, tmp_path):
-    result = benchmark({"fp32": tiny_onnx}, {}, QUICK, device={}, folder=tmp_path)
+    result = benchmark({"fp32": tiny_onnx}, {}, QUICK, device=DEVICE, folder=tmp_path)
     samples = pd.read_csv(tmp_path / "samples.csv.gz")
     assert tuple(samples.columns) == module.SAMPLE_COLUMNS
     assert len(samples) == sum(row.samples or 0 for row in result.rows)
@@ -70,13 +71,13 @@ def test_the_samples_file_depends_on_nothing_but_the_samples():
 
 def test_what_cannot_be_measured_stays_in_the_record(tmp_path):
     row = ROW.model_copy(update={"status": "not measured: no compiler"})
-    assert benchmark({}, {}, QUICK, device={}, folder=tmp_path, others=[row]).rows == [row]
+    assert benchmark({}, {}, QUICK, device=DEVICE, folder=tmp_path, others=[row]).rows == [row]
     assert json.loads((tmp_path / "latency.json").read_text())["rows"][0]["p50_ms"] is None
 
 
 def test_a_skipped_engine_says_why(tmp_path):
     engine = _engine(tmp_path / "fp16", status="skipped", reason="no library")
-    (row,) = benchmark({}, {"fp16": engine}, QUICK, device={}, folder=tmp_path).rows
+    (row,) = benchmark({}, {"fp16": engine}, QUICK, device=DEVICE, folder=tmp_path).rows
     assert row.status == "not measured: no library"
     assert row.p50_ms is row.threads is None
 
@@ -98,7 +99,7 @@ def test_an_engine_that_cannot_run_says_why(tmp_path, monkeypatch, error, status
 
     monkeypatch.setattr(module, "open_engine", refused)
     engine = _engine(tmp_path / "fp16", **BUILT, library="tensorrt_rtx")
-    (row,) = benchmark({}, {"fp16": engine}, QUICK, device={}, folder=tmp_path).rows
+    (row,) = benchmark({}, {"fp16": engine}, QUICK, device=DEVICE, folder=tmp_path).rows
     assert (row.status, row.runtime) == (status, "tensorrt_rtx")
 
 
@@ -122,7 +123,7 @@ def test_an_engine_is_timed_with_and_without_copies_at_batches_of_its_profile(tm
     least, most = profile
     engine = _engine(tmp_path / "fp16", **BUILT | {"profile": {"min": least, "max": most}}, library="tensorrt")
     options = QUICK.model_copy(update={"offline_batches": [4, 32]})
-    rows = benchmark({}, {"fp16": engine}, options, device={}, folder=tmp_path).rows
+    rows = benchmark({}, {"fp16": engine}, options, device=DEVICE, folder=tmp_path).rows
     assert [(row.status, row.threads, row.file_bytes) for row in rows] == [("measured", None, 7)] * len(rows)
     assert [(row.batch, row.runtime) for row in rows] == [
         (batch, runtime) for batch in batches for runtime in ("tensorrt", "tensorrt compute only")

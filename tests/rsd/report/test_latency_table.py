@@ -4,13 +4,13 @@ import sys
 import pytest
 
 from rsd.machine.errors import UserError
-from rsd.measure.benchmark import Latency, Record
-from rsd.measure.budget.records import DeviceRecord
+from rsd.measure.budget.records import KitRecord
 from rsd.measure.budget.runner import FORMAT
 from rsd.measure.latency import Turn, Warmup, measured, scenario
 from rsd.report.charts.speed import latencies
 from rsd.report.charts.style import svg
 from rsd.report.latency_table import main, markdown, read
+from rsd.run.records import Latency, LatencyRecord
 
 FIGURES = {
     **{"samples": 63, "mean_ms": 1.0, "p50_ms": 1.0, "images_per_second": 1000.0, "cpu_ms": 1.0, "spread": 0.0},
@@ -31,7 +31,7 @@ def record(**changes):
     )
     missing = row.model_copy(update={"status": "not measured: no CUDA device", "runtime": "tensorrt", "threads": None})
     state = {"affinity": [0, 1], "clock_mhz": [2600, 2600], "governor": None, "load": 0.1}
-    return Record(
+    return LatencyRecord(
         device={"cpu": {"name": "x", "logical_cores": 2, "flags": ["avx2"]}, "gpus": []},
         conditions={"before": state, "after": state},
         options={"min_seconds": 2.0, "min_samples": 662, "rounds": 5},
@@ -69,7 +69,7 @@ def test_a_noisy_machine_and_a_warm_up_without_end_are_said():
     assert "The warm-up never settled in 1 of 1 rows." in text
 
 
-def a_kits() -> DeviceRecord:
+def a_kits() -> KitRecord:
     """What run.py writes, with the figures that its samples give."""
     digest = hashlib.sha256(b"").hexdigest()
     packed = {"path": "models/m-fp32.onnx", "bytes": 1, "sha256": digest}
@@ -77,8 +77,8 @@ def a_kits() -> DeviceRecord:
     row = {"file": "models/m-fp32.onnx", "precision": "fp32", "runtime": "onnxruntime", "threads": 1, **scenario(1)}
     turn = Turn([1_000_000] * 700, 0.7, Warmup(3, True))
     base = record()
-    device = base.device | {"machine": None}
-    return DeviceRecord.model_validate(
+    device = base.device.model_dump() | {"machine": None}
+    return KitRecord.model_validate(
         base.model_dump()
         | {"rows": [measured(row, [turn])], "device": device, "format": FORMAT, "samples": [[[1_000_000] * 700]]}
         | {"candidates": [model | {"files": {"fp32": packed}}]}

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from rsd.measure.benchmark import Latency
 from rsd.measure.budget.choose import Row, best, feasible, pareto
 from rsd.measure.latency import scenario
+from rsd.run.records import Latency
 
 
 def row(name, p99, top1, device="board", samples=700, parameters=1):

@@ -1,0 +1,227 @@
+"""A run's folder: where each thing lies in it, and its records. No other module spells a path below it."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from rsd.machine.errors import UserError
+from rsd.machine.files import sha256, write_json
+from rsd.run.records import (
+    Choice,
+    ConvertRecord,
+    DeviceRecord,
+    EngineRecord,
+    EvaluationRecord,
+    ExportRecord,
+    LatencyRecord,
+    Record,
+    ShippedRecord,
+    StudentIndex,
+    StudentRecord,
+    TeacherRecord,
+)
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+class MissingError(UserError):
+    """A record that is not there: its stage has not run."""
+
+
+class Run:
+    """The folder that `dvc repro` fills; `out` unless someone looks at another copy.
+
+    Every reader raises UserError where its record is missing, damaged, or of another version of the project; the
+    sentence names the stage that writes it anew.
+    """
+
+    def __init__(self, folder: Path | str = "out") -> None:
+        self.folder = Path(folder)
+
+    # Where things lie.
+
+    @property
+    def device_file(self) -> Path:
+        return self.folder / "device.json"
+
+    @property
+    def params(self) -> Path:
+        return self.folder / "params"
+
+    @property
+    def sources(self) -> Path:
+        return self.folder / "sources"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def dataset(self) -> Path:
+        return self.data / "dataset.json"
+
+    @property
+    def teacher_folder(self) -> Path:
+        return self.folder / "teacher"
+
+    @property
+    def views(self) -> Path:
+        return self.folder / "views"
+
+    @property
+    def students(self) -> Path:
+        return self.folder / "students"
+
+    def student_folder(self, name: str) -> Path:
+        """Of METHOD-SEED."""
+        return self.students / name
+
+    @property
+    def evaluation_folder(self) -> Path:
+        return self.folder / "evaluate"
+
+    @property
+    def export_folder(self) -> Path:
+        return self.folder / "export"
+
+    def convert_folder(self, precision: str) -> Path:
+        return self.folder / "convert" / precision
+
+    def onnx(self, precision: str) -> Path:
+        """The file of a precision that devices get."""
+        return self.convert_folder(precision) / "model.onnx"
+
+    def engine_folder(self, precision: str) -> Path:
+        return self.folder / "engines" / precision
+
+    @property
+    def benchmark_folder(self) -> Path:
+        return self.folder / "benchmark"
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    # Params.
+
+    def section(self, name: str, kind: type[Kind]) -> Kind:
+        """A section of the resolved params, which the stage `params` has checked, as its type."""
+        return self._read(f"params/{name}.json", kind, "params")
+
+    def choice(self) -> Choice:
+        return self.section("run", Choice)
+
+    # Records.
+
+    def device(self) -> DeviceRecord:
+        return self._read("device.json", DeviceRecord, "device")
+
+    def teacher(self) -> TeacherRecord:
+        return self._read("teacher/model.json", TeacherRecord, "teacher")
+
+    def student(self, method: str, seed: int) -> StudentRecord:
+        return self._read(f"students/{method}-{seed}/student.json", StudentRecord, f"distill@{method}-{seed}")
+
+    def index(self) -> StudentIndex:
+        return self._read("students.json", StudentIndex, "students")
+
+    def shipped(self) -> ShippedRecord:
+        return self._read("shipped.json", ShippedRecord, "students")
+
+    def evaluation(self) -> EvaluationRecord:
+        return self._read("evaluate/models.json", EvaluationRecord, "evaluate")
+
+    def export(self) -> ExportRecord:
+        return self._read("export/export.json", ExportRecord, "export")
+
+    def converted(self, precision: str) -> ConvertRecord:
+        return self._read(f"convert/{precision}/convert.json", ConvertRecord, f"convert@{precision}")
+
+    def engine(self, precision: str) -> EngineRecord:
+        return self._read(f"engines/{precision}/engine.json", EngineRecord, f"engine@{precision}")
+
+    def latency(self) -> LatencyRecord:
+        return self._read("benchmark/latency.json", LatencyRecord, "benchmark")
+
+    def records(self) -> Iterator[Record]:
+        """The records of what `Choice` asks for, in the order in which the stages write them; those that are there."""
+        choice = self.choice()
+        readers: list[Callable[[], Record]] = [
+            self.teacher,
+            *(partial(self.student, method, seed) for method in choice.methods for seed in choice.seeds),
+            *(self.index, self.shipped, self.evaluation, self.export),
+            *(partial(self.converted, precision) for precision in choice.precisions),
+            *(partial(self.engine, precision) for precision in choice.precisions),
+            self.latency,
+        ]
+        for read in readers:
+            try:
+                yield read()
+            except MissingError:
+                continue
+
+    def stale(self) -> dict[str, str]:
+        """Records that no longer agree with the rest of the run, by their places; each with the cause in a sentence.
+
+        A record is stale if a file that it was made from is another by now, or belongs to a stale record. Digests are
+        those of the records; of files without one, such as the params, they are taken anew.
+        """
+        records = list(self.records())
+        digests = {path: (digest, record.place) for record in records for path, digest in record.files.items()}
+        digests |= {record.place: (sha256(self.folder / record.place), record.place) for record in records}
+        causes: dict[str, str] = {}
+        for record in records:
+            for path, digest in record.made_from.items():
+                file = self.folder / path
+                now, owner = digests.get(path) or (sha256(file) if file.is_file() else None, None)
+                if now != digest:
+                    fate = "is not there any more" if now is None else "is another by now"
+                    causes.setdefault(record.place, f"{path}, which it was made from, {fate}")
+                elif owner in causes and owner != record.place:
+                    causes.setdefault(record.place, f"it was made from {path}, and {causes[owner]}")
+        return causes
+
+    def write(self, record: Record) -> None:
+        """Write a record in its place, whole or not at all. What lies beside it was written before."""
+        path = self.folder / record.place
+        write_json(path, record.model_dump(mode="json"))
+        record._folder = path.parent
+
+    def digests(self, *places: str) -> dict[str, str]:
+        """SHA-256 of files of the run, by their paths below its folder: a record's `made_from`."""
+        return {place: sha256(self.folder / place) for place in places}
+
+    def _read(self, place: str, kind: type[Kind], stage: str) -> Kind:
+        path = self.folder / place
+        try:
+            record = kind.model_validate(json.loads(path.read_text()))
+        except FileNotFoundError as error:
+            raise MissingError(f"expected {path}, found none; run `dvc repro {stage}`") from error
+        except (ValidationError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"expected a record in {path}, found: {_fault(error)}; run `dvc repro -f -s {stage}`"
+            ) from error
+        if isinstance(record, Record):
+            record._folder = path.parent
+        return record
+
+
+def _fault(error: Exception) -> str:
+    """The first thing that is wrong, in a few words."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return "no JSON"

@@ -1,0 +1,83 @@
+"""The run's folder: its records come back as written, and what no longer fits together is named."""
+
+import pytest
+
+from rsd.machine.errors import UserError
+from rsd.machine.files import write_json
+from rsd.run.paths import Run
+from tests.rsd.run.small import convert, evaluate, export, index, measure, student, teacher, whole_run
+
+
+def test_every_record_comes_back_as_written(tmp_path):
+    run = whole_run(tmp_path)
+    places = [record.place for record in run.records()]
+    assert len(places) == len(set(places)) == 12
+    for record in run.records():
+        before = (tmp_path / record.place).read_text()
+        run.write(record)
+        assert (tmp_path / record.place).read_text() == before
+    assert run.shipped().student.name == "rsd-0"
+    assert run.student("rsd", 0).weights == tmp_path / "students" / "rsd-0" / "model.safetensors"
+
+
+def test_nothing_is_stale_in_a_whole_run(tmp_path):
+    assert whole_run(tmp_path).stale() == {}
+
+
+def test_another_student_makes_all_that_follows_stale_and_nothing_else(tmp_path):
+    run = whole_run(tmp_path)
+    run.write(student(run, "rsd", "other"))
+    index(run)
+    evaluate(run)  # as after `dvc exp run evaluate`
+    assert list(run.stale()) == [
+        "export/export.json",
+        "convert/fp32/convert.json",
+        "convert/int8/convert.json",
+        "engines/fp32/engine.json",
+        "engines/int8/engine.json",
+        "benchmark/latency.json",
+    ]
+    cause = "students/rsd-0/model.safetensors, which it was made from, is another by now"
+    assert run.stale()["export/export.json"] == cause
+    assert run.stale()["convert/int8/convert.json"] == f"it was made from export/model.onnx, and {cause}"
+
+
+def test_each_stage_that_runs_again_mends_its_own(tmp_path):
+    run = whole_run(tmp_path)
+    run.write(student(run, "rsd", "other"))
+    index(run)
+    evaluate(run)
+    export(run, "another onnx")
+    for precision in ("fp32", "int8"):
+        convert(run, precision)
+    assert list(run.stale()) == ["benchmark/latency.json"]
+    measure(run)
+    assert run.stale() == {}
+
+
+def test_a_changed_section_of_a_method_names_that_methods_students(tmp_path):
+    run = whole_run(tmp_path)
+    write_json(run.params / "method" / "scratch.json", {"weight": 1})
+    stale = run.stale()
+    assert stale["students/scratch-0/student.json"].startswith("params/method/scratch.json, which it was made from,")
+    assert "students/rsd-0/student.json" not in stale
+    assert "export/export.json" not in stale
+
+
+def test_another_teacher_is_seen_in_every_student(tmp_path):
+    run = whole_run(tmp_path)
+    run.write(teacher("other"))
+    assert {"students/scratch-0/student.json", "students/rsd-0/student.json", "shipped.json"} <= set(run.stale())
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', "[" * 100_000, "\x00"])
+def test_a_damaged_record_is_one_sentence_with_the_command(tmp_path, content):
+    run = whole_run(tmp_path)
+    (tmp_path / "export" / "export.json").write_text(content)
+    with pytest.raises(UserError, match="expected a record in .*export.json, found: .*; run `dvc repro -f -s export`"):
+        run.export()
+
+
+def test_a_missing_record_names_the_stage_that_writes_it(tmp_path):
+    with pytest.raises(UserError, match="found none; run `dvc repro distill@rsd-3`"):
+        Run(tmp_path).student("rsd", 3)
