@@ -18,8 +18,8 @@ def test_every_way_of_sending_an_image_is_answered_on_one_kept_connection() -> N
             for request in asked.values():
                 client.ask(request)
         metrics = ask(address, "GET", "/metrics")[2].decode()
-    assert 'rsd_edge_requests_total{route="infer",code="200"} 6\n' in metrics
-    assert 'rsd_edge_requests_total{route="classify",code="200"} 3\n' in metrics
+    assert 'rsd_edge_requests_total{code="200",route="infer"} 6.0\n' in metrics
+    assert 'rsd_edge_requests_total{code="200",route="classify"} 3.0\n' in metrics
 
 
 def test_both_encodings_hold_the_same_image() -> None:

@@ -75,6 +75,9 @@ def test_it_verifies_installs_activates_serves_classifies_and_goes_back(shared, 
     monkeypatch.setattr(sys, "path", [])
     with process(tmp_path / "device") as (address, _):
         before = json.loads(ask(address, "POST", "/v1/classify", image.read_bytes())[2])
+        metrics = ask(address, "GET", "/metrics")[2].decode()
+        assert 'rsd_edge_requests_total{code="200",route="classify"} 1.0\n' in metrics
+        assert "_created" not in metrics
         assert "tiny-1: current again" in edge("rollback", "--server", f"http://{address}", "--window", "2")
         after = json.loads(ask(address, "POST", "/v1/classify", image.read_bytes())[2])
     assert (before["release"], after["release"]) == (2, 1)

@@ -140,6 +140,23 @@ def test_logits_that_are_no_numbers_are_refused_in_a_sentence_of_their_own() -> 
             assert "expected finite logits of this input, found NaN or infinity" in json.loads(text)["error"]
 
 
+def test_a_request_that_breaks_the_model_is_a_failure_in_the_log_and_the_metrics(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Broken(Tiny):
+        def infer(self, images: np.ndarray) -> np.ndarray:
+            if images.any():
+                raise RuntimeError("out of memory")
+            return super().infer(images)
+
+    with served(always(Broken())) as address:
+        status, _, body = ask(address, "POST", "/v1/classify", png(images(1)[0]))
+        assert (status, json.loads(body)["error"]) == (500, "the server failed at this request; its log says how")
+        assert ask(address, "GET", "/v2/health/ready")[0] == 200
+        assert b'requests_total{code="500",route="classify"} 1.0\n' in ask(address, "GET", "/metrics")[2]
+    assert "RuntimeError: out of memory" in capfd.readouterr().err
+
+
 def test_metrics_are_in_the_format_of_prometheus_and_count_what_was_asked() -> None:
     with served(always(Tiny(release=4))) as address:
         ask(address, "POST", "/v1/classify", png(images(1)[0]))
@@ -147,16 +164,30 @@ def test_metrics_are_in_the_format_of_prometheus_and_count_what_was_asked() -> N
         for _ in range(3):
             body, headers = infer_body(images(1), binary=True)
             ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)
+        ask(address, "GET", "/nowhere")
+        ask(address, "GET", "/v1/classify")
         status, headers, body = ask(address, "GET", "/metrics")
     assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    assert {name: family.type for name, family in families.items()} == {
+        "rsd_edge_requests": "counter", "rsd_edge_request_seconds": "histogram",
+        "rsd_edge_inference_seconds": "histogram", "rsd_edge_release": "gauge", "rsd_edge_ready": "gauge",
+        "rsd_edge_admitted_requests": "gauge", "rsd_edge_switches": "counter", "rsd_edge_switch_failures": "counter",
+        "rsd_edge_start_time_seconds": "gauge", "rsd_edge_resident_bytes": "gauge",
+    }  # fmt: skip
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(body.decode())
+        for family in families.values()
         for sample in family.samples
     }
+    inference = families["rsd_edge_inference_seconds"].samples
+    bounds = [sample.labels["le"] for sample in inference if "le" in sample.labels]
+    assert " ".join(bounds) == "0.0005 0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1.0 2.5 5.0 10.0 +Inf"
     count = "rsd_edge_requests_total"
     assert samples[count, ("code", "200"), ("route", "classify")] == 1
     assert samples[count, ("code", "400"), ("route", "classify")] == 1
+    assert samples[count, ("code", "405"), ("route", "classify")] == 1
+    assert samples[count, ("code", "404"), ("route", "unknown")] == 1
     assert samples[count, ("code", "200"), ("route", "infer")] == 3
     assert samples["rsd_edge_request_seconds_count", ("route", "infer")] == 3
     assert samples["rsd_edge_request_seconds_bucket", ("le", "+Inf"), ("route", "infer")] == 3
@@ -212,8 +243,8 @@ def test_of_packed_bodies_that_wait_only_those_that_are_worked_on_are_unpacked_a
     with served(always(model), opened=apps.append, workers=2, queue=10) as address, ThreadPoolExecutor(10) as clients:
         gate.clear()
         jobs = [clients.submit(ask, address, "POST", "/v1/classify", body, headers) for _ in range(10)]
-        until(lambda: apps[0].app._admitted == 10 and len(unpacked) == 2)
-        assert apps[0].app._held == 10 * len(body)
+        until(lambda: apps[0].app.queue.admitted == 10 and len(unpacked) == 2)
+        assert apps[0].app.queue.held.total() == 10 * len(body)
         assert len(unpacked) == 2
         gate.set()
         assert [job.result()[0] for job in jobs] == [200] * 10
@@ -249,7 +280,7 @@ def test_a_full_queue_answers_429_and_everyone_who_was_let_in_is_served() -> Non
         body, headers = infer_body(images(1), binary=True)
         path = f"/v2/models/{NAME}/infer"
         admitted = [clients.submit(ask, address, "POST", path, body, headers) for _ in range(5)]
-        until(lambda: apps[0].app._admitted == 5)
+        until(lambda: apps[0].app.queue.admitted == 5)
         status, found, text = ask(address, "POST", path, body, headers)
         assert (status, found["retry-after"]) == (429, "1")
         assert "try again later" in json.loads(text)["error"]
@@ -303,6 +334,16 @@ def test_clients_that_drip_are_cut_off_and_nobody_else_notices() -> None:
                     slow.pop(what).close()
         assert answers["half a body"].startswith(b"HTTP/1.1 408 ")
         assert answers["rest of a refused body"].startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_leaves_is_counted_and_its_body_forgotten() -> None:
+    servers: list[Server] = []
+    with served(always(Tiny()), opened=servers.append) as address:
+        with connect(address) as client:
+            client.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+            until(lambda: servers[0].app.queue.held.total() == 4)
+        until(lambda: b'requests_total{code="499",route="classify"} 1.0\n' in ask(address, "GET", "/metrics")[2])
+        assert servers[0].app.queue.held.total() == 0
 
 
 def test_no_more_connections_than_the_limit_are_held_open() -> None:
@@ -381,7 +422,7 @@ def test_a_request_that_is_being_worked_on_is_answered_before_the_server_stops()
             gate.clear()
             body, headers = infer_body(images(1), binary=True)
             job = clients.submit(ask, address, "POST", f"/v2/models/{NAME}/infer", body, headers)
-            until(lambda: servers[0].app._admitted == 1)
+            until(lambda: servers[0].app.queue.admitted == 1)
             servers[0].should_exit = True
             time.sleep(0.2)
             gate.set()

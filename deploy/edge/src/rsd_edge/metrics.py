@@ -1,119 +1,104 @@
-"""What the server counts, for Prometheus and for the page."""
+"""What the server counts, for Prometheus, for Triton's statistics and for the page."""
 
 import os
 import time
-from bisect import bisect_left
-from collections import Counter, deque
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from rsd_edge.live import LiveModel
+
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper ends in seconds."""
+"""Upper bounds in seconds."""
+ROUTES = ("infer", "classify")
+"""The routes that run the model."""
+
+disable_created_metrics()  # else every series is followed by one with the time of its start
 
 
-class Histogram:
-    """Seconds, counted in `BUCKETS`."""
+class Metrics(Collector):
+    """The metrics of one server, in a registry of their own."""
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
-        self.sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.sum += seconds
-
-
-class Metrics:
-    """Only the server's event loop writes and reads these, so there is no lock."""
-
-    def __init__(self) -> None:
+    def __init__(self, live: LiveModel, admitted: Callable[[], int]) -> None:
+        self._live = live
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        common: dict[str, Any] = {"namespace": "rsd_edge", "registry": self._registry}
+        self.requests = Counter("requests", "Requests by route and status.", ("route", "code"), **common)
+        timed: dict[str, Any] = {"buckets": BUCKETS, **common}
+        self.seconds = Histogram("request_seconds", "From a request's head to its answer of 200.", ("route",), **timed)
+        self.inference = Histogram("inference_seconds", "In the model, for the same requests.", **timed)
+        for route in ROUTES:
+            self.seconds.labels(route)  # so that it is zero, not absent, before the first request
         self.started = time.time()
-        self.requests: Counter[tuple[str, int]] = Counter()
-        """By route (one of a fixed few, so that clients cannot make more of them) and status."""
-        self.seconds = {route: Histogram() for route in ("infer", "classify")}
-        """From the head of a request to its answer; served ones only."""
-        self.inference = Histogram()
-        """In the model; of the same requests."""
+        Gauge("start_time_seconds", "Start of the server in seconds since 1970.", **common).set(self.started)
+        Gauge("resident_bytes", "Memory of the server.", **common).set_function(resident_bytes)
+        Gauge("admitted_requests", "Requests at work or in the queue.", **common).set_function(admitted)
         self.images = 0
-        """In them; there may be several in one."""
+        """In the requests that were answered with 200; a request may hold several."""
         self.last = 0.0
-        """When the last of them was answered, in seconds since 1970."""
+        """Time of the last of these answers in seconds since 1970."""
         self.recent: deque[float] = deque(maxlen=1000)
-        """Seconds of the last requests served, for the page."""
+        """Seconds of the last of these requests."""
 
-    def served(self, route: str, seconds: float, inference: float, images: int = 1) -> None:
-        self.seconds[route].observe(seconds)
+    def record(self, route: str, seconds: float, inference: float, images: int) -> None:
+        """Count a request that was answered with 200."""
+        self.seconds.labels(route).observe(seconds)
         self.inference.observe(inference)
         self.recent.append(seconds)
         self.images += images
         self.last = time.time()
 
+    def collect(self) -> Iterator[Metric]:
+        """The metrics that the live model counts itself."""
+        served = self._live.description()
+        yield GaugeMetricFamily("rsd_edge_ready", "1 if a release is served.", int(bool(served)))
+        yield CounterMetricFamily("rsd_edge_switches", "Changes to another release.", self._live.switches)
+        yield CounterMetricFamily("rsd_edge_switch_failures", "Failures to open a release.", self._live.failures)
+        if served:
+            release = GaugeMetricFamily("rsd_edge_release", "What is served; always 1.", labels=list(served))
+            release.add_metric([str(value) for value in served.values()], 1)
+            yield release
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format 0.0.4."""
+        return generate_latest(self._registry)
+
+    def total(self, sample: str, chosen: Callable[[dict[str, str]], bool] = lambda labels: True) -> float:
+        """Sum of a sample such as `requests_total` over the labels for which `chosen` is true."""
+        samples = (each for metric in self._registry.collect() for each in metric.samples)
+        return sum(each.value for each in samples if each.name == f"rsd_edge_{sample}" and chosen(each.labels))
+
     def percentile(self, share: float) -> float | None:
-        """Seconds within which this share of the recent requests was served."""
+        """Seconds within which this share of the recent requests was answered; None before the first."""
         ordered = sorted(self.recent)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
     def triton(self) -> dict[str, Any]:
-        """The figures of Triton's statistics extension since the server was started, whatever releases it has served.
+        """Triton's statistics since the server was started, over all releases that it has served.
 
-        `queue` is all that was not spent in the model: reading, waiting, decoding, answering.
+        `queue` is the time outside the model: reading, waiting, decoding and answering.
         """
-        count = sum(self.inference.counts)
-        seconds = sum(histogram.sum for histogram in self.seconds.values())
-        failed = sum(
-            number for (route, status), number in self.requests.items() if route in self.seconds and status != 200
-        )
-        spent = {"success": seconds, "queue": seconds - self.inference.sum, "compute_infer": self.inference.sum}
-        spent |= dict.fromkeys(("compute_input", "compute_output"), 0.0)
-        figures = {name: {"count": count, "ns": round(value * 1e9)} for name, value in spent.items()}
+        count = int(self.total("inference_seconds_count"))
+        inside, whole = self.total("inference_seconds_sum"), self.total("request_seconds_sum")
+        failed = self.total("requests_total", lambda labels: labels["route"] in ROUTES and labels["code"] != "200")
+        seconds = {"success": whole, "queue": whole - inside, "compute_infer": inside}
+        seconds |= {"compute_input": 0.0, "compute_output": 0.0}
+        durations = {name: {"count": count, "ns": round(value * 1e9)} for name, value in seconds.items()}
         return {
             "last_inference": round(self.last * 1e3),
             "inference_count": self.images,
             "execution_count": count,
-            "inference_stats": {**figures, "fail": {"count": failed, "ns": 0}},
+            "inference_stats": {**durations, "fail": {"count": int(failed), "ns": 0}},
             "batch_stats": [],
         }
-
-    def prometheus(self, gauges: dict[str, float], release: dict[str, str] | None) -> str:
-        """The text format 0.0.4; `gauges` are the values of now, `release` labels what is served."""
-        lines = _head("requests_total", "counter", "Requests by route and status.")
-        lines += [
-            f'rsd_edge_requests_total{{route="{route}",code="{code}"}} {count}'
-            for (route, code), count in sorted(self.requests.items())
-        ]
-        lines += _head("request_seconds", "histogram", "From a request's head to its answer, of those served.")
-        for route, histogram in self.seconds.items():
-            lines += _histogram("request_seconds", f'route="{route}"', histogram)
-        lines += _head("inference_seconds", "histogram", "In the model, of the same requests.")
-        lines += _histogram("inference_seconds", "", self.inference)
-        if release:
-            lines += _head("release", "gauge", "What is served; always 1.")
-            labels = ",".join(f'{key}="{_escaped(value)}"' for key, value in release.items())
-            lines += [f"rsd_edge_release{{{labels}}} 1"]
-        for name, value in {**gauges, "start_time_seconds": self.started, "resident_bytes": resident_bytes()}.items():
-            kind = "counter" if name.endswith("_total") else "gauge"
-            lines += [f"# TYPE rsd_edge_{name} {kind}", f"rsd_edge_{name} {value}"]
-        return "\n".join(lines) + "\n"
 
 
 def resident_bytes() -> int:
     """Memory of this process."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _head(name: str, kind: str, text: str) -> list[str]:
-    return [f"# HELP rsd_edge_{name} {text}", f"# TYPE rsd_edge_{name} {kind}"]
-
-
-def _histogram(name: str, label: str, histogram: Histogram) -> list[str]:
-    lines, total = [], 0
-    comma = "," if label else ""
-    for end, count in zip((*map(str, BUCKETS), "+Inf"), histogram.counts, strict=True):
-        total += count
-        lines.append(f'rsd_edge_{name}_bucket{{{label}{comma}le="{end}"}} {total}')
-    braces = f"{{{label}}}" if label else ""
-    return [*lines, f"rsd_edge_{name}_sum{braces} {histogram.sum}", f"rsd_edge_{name}_count{braces} {total}"]
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

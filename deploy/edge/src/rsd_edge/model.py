@@ -109,6 +109,13 @@ class Model:
         self._session = None
 
 
+def top_classes(logits: np.ndarray, count: int) -> list[tuple[int, float]]:
+    """Index and softmax probability of the `count` largest of the logits `[classes]`, largest first."""
+    shares = np.exp(logits.astype(np.float64) - logits.max())
+    shares /= shares.sum()
+    return [(int(index), float(shares[index])) for index in np.argsort(-logits, kind="stable")[:count]]
+
+
 def engine_folder(folder: Path, precision: str) -> Path:
     """Where the engine that TensorRT built here for a release is: beside the releases, which hold signed files only.
 

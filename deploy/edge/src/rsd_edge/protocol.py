@@ -11,30 +11,24 @@ import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 INPUT, OUTPUT = "image", "logits"
 HEADER_LENGTH = "inference-header-content-length"
-MOST_JSON = 1 << 21
-"""Bytes of the JSON of a request; pixels that take more travel as binary data."""
-
-
-class RefusedError(Exception):
-    """A request that is not served: an HTTP status and one sentence for the client."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
+MAX_JSON = 1 << 21
+"""Bytes of the JSON of a request; more pixels must come as binary data."""
 
 
 class InferRequest(NamedTuple):
-    """What a client asks for."""
+    """A request that was checked."""
 
     images: np.ndarray
     """uint8 `[N, H, W, C]`."""
     id: str | None
-    """Comes back with the answer."""
+    """Returned with the answer."""
     binary: bool
-    """Whether the logits go back as bytes instead of JSON numbers."""
+    """Whether the answer holds the logits as bytes instead of JSON numbers."""
 
 
 def parse(body: bytes, header_length: str | None, *, shape: tuple[int, ...], max_batch: int) -> InferRequest:
@@ -42,84 +36,86 @@ def parse(body: bytes, header_length: str | None, *, shape: tuple[int, ...], max
 
     Args:
         body: JSON, or JSON followed by the input's bytes.
-        header_length: the header `Inference-Header-Content-Length`, if there is one: the bytes of JSON.
-        shape: (H, W, C) that the model takes.
+        header_length: the header `Inference-Header-Content-Length`, the number of bytes of JSON; None if absent.
+        shape: `(H, W, C)` of the model's input.
         max_batch: the largest N.
 
     Raises:
-        RefusedError: with status 400 or 413, if the request is not as the protocol and the model want it.
+        HTTPException: with status 400 or 413, if the request does not fit the protocol or the model.
     """
     length = len(body) if header_length is None else _header_length(header_length, len(body))
-    # Python lists take up to 21 times the memory of their text, and nothing else runs while it is read: hold the text
-    # to what the largest batch needs, and to what an image of 384 x 384 needs.
-    most = min(MOST_JSON, 65536 + 8 * max_batch * int(np.prod(shape)))
-    if length > most:
-        raise RefusedError(413, f"expected at most {most} bytes of JSON, found {length}; send binary data, or less")
+    # Python lists take up to 21 times the memory of their text, and no other thread runs while JSON is parsed. So the
+    # text may be as long as the largest batch needs, but no longer than an image of 384 x 384 needs.
+    limit = min(MAX_JSON, 65536 + 8 * max_batch * int(np.prod(shape)))
+    if length > limit:
+        raise HTTPException(413, f"expected at most {limit} bytes of JSON, found {length}; send binary data, or less")
     request = _object(_json(body[:length]), "the request")
     image = _one(request, "inputs", INPUT)
     images = _images(image, body[length:], shape, max_batch)
     id_ = request.get("id")
     if id_ is not None and not isinstance(id_, str):
-        raise RefusedError(400, f"expected a string as id, found {_short(id_)}")
+        raise HTTPException(400, f"expected a string as id, found {_short(id_)}")
     parameters = _parameters(request, "the request")
     binary = parameters.get("binary_data_output", False)
     if request.get("outputs"):
         output = _one(request, "outputs", OUTPUT)
         parameters = _parameters(output, OUTPUT)
-        for unknown in ("classification", "shared_memory_region"):
-            if unknown in parameters:
-                raise RefusedError(400, f"expected no parameter {unknown} of {OUTPUT}: this server does not offer it")
+        for name in ("classification", "shared_memory_region"):
+            if name in parameters:
+                raise HTTPException(400, f"expected no parameter {name} of {OUTPUT}: this server does not offer it")
         binary = parameters.get("binary_data", binary)
     if not isinstance(binary, bool):
-        raise RefusedError(400, f"expected true or false for binary data, found {_short(binary)}")
+        raise HTTPException(400, f"expected true or false for binary data, found {_short(binary)}")
     return InferRequest(images, id_, binary)
 
 
-def answer(logits: np.ndarray, request: InferRequest, *, name: str, release: int) -> tuple[bytes, dict[str, str]]:
-    """The body and headers that answer `request`; `logits` are float32 `[N, classes]`."""
+def answer(logits: np.ndarray, request: InferRequest, *, name: str, release: int) -> Response:
+    """The answer to `request`; `logits` are float32 `[N, classes]`, `name` and `release` those of the model."""
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": list(logits.shape)}
     document: dict[str, Any] = {"model_name": name, "model_version": str(release), "outputs": [output]}
     if request.id is not None:
         document["id"] = request.id
     if not request.binary:
-        # A float32 as the nearest Python number, in full: whoever reads it back as float32 gets the same bits.
+        # Python prints a float in full: a client that reads it back as float32 gets the same bits.
         output["data"] = logits.ravel().tolist()
-        return to_json(document), {"content-type": "application/json"}
+        return Response(_to_json(document), media_type="application/json")
     data = logits.astype("<f4", copy=False).tobytes()
     output["parameters"] = {"binary_data_size": len(data)}
-    head = to_json(document)
-    return head + data, {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
+    head = _to_json(document)
+    return Response(head + data, media_type="application/octet-stream", headers={HEADER_LENGTH: str(len(head))})
 
 
-def to_json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+def _to_json(document: dict[str, Any]) -> bytes:
+    # ASCII, unlike Starlette's JSONResponse: an id may hold half of a surrogate pair, which UTF-8 does not have.
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
-def unpacked(body: bytes, encoding: str, most: int) -> bytes:
-    """Undo a `Content-Encoding`; never makes more than `most` bytes.
+def unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    """Undo a `Content-Encoding`; never makes more than `limit` bytes.
 
     Raises:
-        RefusedError: 415 for another encoding than gzip and deflate, 413 if it is larger, 400 if it is broken.
+        HTTPException: with status 415 for another encoding than gzip and deflate, 413 if the content is larger than
+            `limit`, 400 if it is damaged.
     """
     windows = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
     if encoding not in windows:
-        raise RefusedError(415, f"expected a body in gzip, deflate or as it is, found the encoding {_short(encoding)}")
+        raise HTTPException(415, f"expected a body in gzip, deflate or as it is, found the encoding {_short(encoding)}")
     stream = zlib.decompressobj(windows[encoding])
     try:
-        data = stream.decompress(body, most + 1)
+        data = stream.decompress(body, limit + 1)
     except zlib.error:
-        raise RefusedError(400, f"expected a body in {encoding}, found one that cannot be unpacked") from None
-    if len(data) > most:
-        raise RefusedError(413, f"expected at most {most} bytes of body, found more after unpacking {encoding}")
+        raise HTTPException(400, f"expected a body in {encoding}, found one that cannot be unpacked") from None
+    if len(data) > limit:
+        raise HTTPException(413, f"expected at most {limit} bytes of body, found more after unpacking {encoding}")
     if not stream.eof:
-        raise RefusedError(400, f"expected a body in {encoding}, found one that ends too early")
+        raise HTTPException(400, f"expected a body in {encoding}, found one that ends too early")
     return data
 
 
 def _header_length(text: str, size: int) -> int:
-    # Python reads "١", "1_0" and " 1" as numbers, too; a length of 20 digits is none.
+    # `int` also takes "١", "1_0" and " 1"; no body is so long that its length has 20 digits.
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= size):
-        raise RefusedError(400, f"expected {HEADER_LENGTH} from 0 to the body's {size} bytes, found {_short(text)}")
+        raise HTTPException(400, f"expected {HEADER_LENGTH} from 0 to the body's {size} bytes, found {_short(text)}")
     return int(text)
 
 
@@ -127,12 +123,12 @@ def _json(text: bytes) -> Any:
     try:
         return json.loads(text.decode())
     except (ValueError, RecursionError) as error:
-        raise RefusedError(400, f"expected JSON, found {_short(text)}: {_short(error)}") from None
+        raise HTTPException(400, f"expected JSON, found {_short(text)}: {_short(error)}") from None
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise RefusedError(400, f"expected an object as {what}, found {_short(value)}")
+        raise HTTPException(400, f"expected an object as {what}, found {_short(value)}")
     return value
 
 
@@ -144,71 +140,63 @@ def _one(request: dict[str, Any], key: str, name: str) -> dict[str, Any]:
     """The one tensor of `inputs` or `outputs`, which must be called `name`."""
     tensors = request.get(key)
     if not isinstance(tensors, list) or len(tensors) != 1:
-        found = f"{len(tensors)} of them" if isinstance(tensors, list) else _short(tensors)
-        raise RefusedError(400, f"expected a list with one tensor as {key}, found {found}")
+        description = f"{len(tensors)} of them" if isinstance(tensors, list) else _short(tensors)
+        raise HTTPException(400, f"expected a list with one tensor as {key}, found {description}")
     tensor = _object(tensors[0], f"a tensor of {key}")
     if tensor.get("name") != name:
-        raise RefusedError(400, f"expected the tensor {name} as {key}, found {_short(tensor.get('name'))}")
+        raise HTTPException(400, f"expected the tensor {name} as {key}, found {_short(tensor.get('name'))}")
     return tensor
 
 
 def _images(tensor: dict[str, Any], raw: bytes, shape: tuple[int, ...], max_batch: int) -> np.ndarray:
     if tensor.get("datatype") != "UINT8":
-        raise RefusedError(400, f"expected the datatype UINT8 of {INPUT}, found {_short(tensor.get('datatype'))}")
-    found = tensor.get("shape")
-    if not (isinstance(found, list) and len(found) == 4 and all(type(n) is int for n in found)):
-        raise RefusedError(400, f"expected the shape {_wanted(shape)} of {INPUT}, found {_short(found)}")
-    if tuple(found[1:]) != tuple(shape) or found[0] < 1:
-        raise RefusedError(400, f"expected the shape {_wanted(shape)} of {INPUT}, found {_short(found)}")
-    if found[0] > max_batch:
-        raise RefusedError(400, f"expected at most {max_batch} images at a time, found {_short(found[0])}")
+        raise HTTPException(400, f"expected the datatype UINT8 of {INPUT}, found {_short(tensor.get('datatype'))}")
+    size: Any = tensor.get("shape")
+    whole = isinstance(size, list) and len(size) == 4 and all(type(extent) is int for extent in size)
+    if not whole or tuple(size[1:]) != tuple(shape) or size[0] < 1:
+        expected = ", ".join(map(str, shape))
+        raise HTTPException(400, f"expected the shape [N, {expected}] of {INPUT}, found {_short(size)}")
+    if size[0] > max_batch:
+        raise HTTPException(400, f"expected at most {max_batch} images at a time, found {_short(size[0])}")
     parameters = _parameters(tensor, INPUT)
     if "shared_memory_region" in parameters:
-        raise RefusedError(400, f"expected the data of {INPUT} in the request, found a shared memory region")
-    size = int(np.prod(found))
+        raise HTTPException(400, f"expected the data of {INPUT} in the request, found a shared memory region")
+    count = int(np.prod(size))
     if "binary_data_size" in parameters:
         if "data" in tensor:
-            raise RefusedError(400, f"expected the data of {INPUT} as JSON or as bytes, found both")
-        stated = parameters["binary_data_size"]
-        if type(stated) is not int or stated != size or len(raw) != size:
-            raise RefusedError(
-                400, f"expected {size} bytes for {found}, found binary_data_size {_short(stated)} and {len(raw)} bytes"
-            )
-        return np.frombuffer(raw, np.uint8).reshape(found)
+            raise HTTPException(400, f"expected the data of {INPUT} as JSON or as bytes, found both")
+        declared = parameters["binary_data_size"]
+        if type(declared) is not int or declared != count or len(raw) != count:
+            sentence = f"found binary_data_size {_short(declared)} and {len(raw)} bytes"
+            raise HTTPException(400, f"expected {count} bytes for the shape {size}, {sentence}")
+        return np.frombuffer(raw, np.uint8).reshape(size)
     if raw:
-        raise RefusedError(400, f"expected nothing after the JSON, found {len(raw)} bytes and no binary_data_size")
-    return _numbers(tensor.get("data"), found, size)
+        raise HTTPException(400, f"expected nothing after the JSON, found {len(raw)} bytes and no binary_data_size")
+    return _numbers(tensor.get("data"), size, count)
 
 
-def _numbers(data: Any, shape: list[int], size: int) -> np.ndarray:
+def _numbers(data: Any, shape: list[int], count: int) -> np.ndarray:
     """JSON numbers, flat or nested as `shape`, as uint8.
 
-    NumPy never sees what is not a number: it would make an array of a client's strings as wide as the longest.
+    Every type is checked before NumPy sees the data: of strings it would make an array as wide as the longest.
     """
-    wanted = f"expected {size} whole numbers from 0 to 255 as data of {INPUT}, flat or nested as {shape}"
+    expected = f"expected {count} whole numbers from 0 to 255 as data of {INPUT}, flat or nested as {shape}"
+    nested = isinstance(data, list) and bool(data) and isinstance(data[0], list)
     values = [data]
-    for extent in shape if _nested(data) else [size]:
+    for extent in shape if nested else [count]:
         if not all(isinstance(row, list) and len(row) == extent for row in values):
-            raise RefusedError(400, f"{wanted}, found {_short(data)}")
+            raise HTTPException(400, f"{expected}, found {_short(data)}")
         values = [value for row in values for value in row]
     if set(map(type, values)) != {int}:
-        raise RefusedError(400, f"{wanted}, found something else among them")
+        raise HTTPException(400, f"{expected}, found something else among them")
     try:
         return np.frombuffer(bytes(values), np.uint8).reshape(shape)
     except ValueError:
-        raise RefusedError(400, f"{wanted}, found numbers from {min(values)} to {max(values)}"[:300]) from None
-
-
-def _nested(data: Any) -> bool:
-    return isinstance(data, list) and bool(data) and isinstance(data[0], list)
-
-
-def _wanted(shape: tuple[int, ...]) -> str:
-    return f"[N, {', '.join(map(str, shape))}]"
+        raise HTTPException(400, f"{expected}, found numbers from {min(values)} to {max(values)}"[:300]) from None
 
 
 def _short(value: Any) -> str:
-    """A value from a client as it may stand in an answer: not long, nothing but printable ASCII."""
+    """A value from a client as a sentence may quote it: short and printable ASCII."""
     try:
         text = ascii(value) if not isinstance(value, Exception) else ascii(str(value)).strip("'\"")
     except (ValueError, RecursionError):  # an int of too many digits, a list of too many lists

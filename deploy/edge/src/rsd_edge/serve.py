@@ -53,7 +53,7 @@ class Server(uvicorn.Server):
         finally:
             self._live.stop()
             watcher.join()
-            self.app.close()
+            self.app.queue.close()
 
 
 def listen(options: ServeOptions) -> socket.socket:
