@@ -9,7 +9,7 @@ import torch
 
 from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, set_up
-from rsd.machine.files import sha256, write_json, written_aside
+from rsd.machine.files import sha256, written_aside
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
@@ -25,6 +25,8 @@ from rsd.models.timm_model import (
     parameter_count,
     save_weights,
 )
+from rsd.run.paths import Run
+from rsd.run.records import StudentRecord
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
 from rsd.training.loop import Teacher, Trained, train
@@ -109,7 +111,6 @@ def main() -> None:
             "parameters": parameter_count(student),
             "extra_parameters": task.extra_parameters,
             "embedding_width": embedding_width(student),
-            "teacher_digest": seen,
             "effective_batch_size": recipe.batch_size,
             "steps": trained.steps,
             "validation": {
@@ -120,6 +121,9 @@ def main() -> None:
             "warnings": advice,
             "versions": unfinished.software_versions(),
         }
+        places = [f"params/{section}.json" for section in (f"method/{method}", "recipe", "student")]
+        places += ["data/dataset.json", *(["params/views.json", "teacher/model.safetensors"] if seen else [])]
+        record["made_from"] = Run(OUT).digests(*places)
         write(OUT / "students" / name, trained, record)
         unfinished.forget(state)
     leave()
@@ -133,7 +137,8 @@ def write(folder: Path, trained: Trained, record: dict[str, Any]) -> None:
     save_weights(trained.scaffold, folder / "scaffold.safetensors")
     with written_aside(folder / "history.csv") as aside:
         trained.history.to_csv(aside, index=False)
-    write_json(folder / "student.json", record)
+    weights_sha256 = sha256(folder / "student.safetensors")
+    Run(OUT).write(StudentRecord.model_validate(record | {"weights_sha256": weights_sha256}))
 
 
 class Served(NamedTuple):

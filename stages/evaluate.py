@@ -18,11 +18,11 @@ from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.models.predict import predict_together
 from rsd.models.timm_model import ModelOptions, PixelNormalize, create, input_shape, load_trained, normalizer, predict
+from rsd.run.paths import Run
+from rsd.run.records import Evaluation, EvaluationRecord, StudentIndex
 from rsd.sources.images import Images, LabelledImages, read_split
 from stages import OUT, run, section
 
-LOOKED_INTO = ("scratch", "rsd")
-"""The methods whose student of the first seed is compared with the teacher layer by layer."""
 MOST_IMAGES = 512
 """A look inside takes no more images than this, drawn by a fixed seed."""
 MOST_EMBEDDED = 2048
@@ -30,7 +30,8 @@ MOST_EMBEDDED = 2048
 
 
 def main() -> None:
-    chosen = read_json(OUT / "params" / "run.json")
+    here = Run(OUT)
+    index, shipped = here.index(), here.shipped()
     compute = on_this_machine(section("compute", ComputeOptions))
     if is_launcher(compute):
         launch("stages.evaluate", [], compute)
@@ -38,15 +39,13 @@ def main() -> None:
     device = set_up(compute)
     test = read_split(OUT / "data", "test")
     labels = torch.from_numpy(test.labels)
-    models = [("teacher", OUT / "teacher", "model", None)] + [
-        (method, OUT / "students" / f"{method}-{seed}", "student", seed)
-        for method in chosen["methods"]
-        for seed in chosen["seeds"]
-    ]
-    records: list[dict[str, Any]] = []
+    models: list[tuple[str, int | None, Path, str]] = [("teacher", None, here.teacher_folder, "model")]
+    models += [(one.method, one.seed, here.student_folder(one.name), "student") for one in index.students]
+    digests = {one.name: one.weights_sha256 for one in index.students} | {"teacher": here.teacher().weights_sha256}
+    rows: list[Evaluation] = []
     curves, bins, confusion = [], [], {}
     teacher_logits, leader, inside = None, leads(), _some(test.images, MOST_EMBEDDED)
-    for method, folder, kind, seed in models:
+    for method, seed, folder, kind in models:
         model, trained = load_trained(folder, kind)
         normalize = normalizer(trained).to(device)
         logits = predict_together(model.to(device), normalize, test.images, batch_size=256, workers=compute.workers)
@@ -55,8 +54,16 @@ def main() -> None:
         teacher_logits = logits if teacher_logits is None else teacher_logits  # the teacher comes first
         names = {"model": folder.name, "method": method, "seed": seed}
         measured = measure(logits, labels, teacher_logits, test.classes)
-        told = predict(model, normalize, inside, batch_size=256)
-        records.append({**names, "parameters": trained["parameters"], **measured, **redundancy(told.embedding)})
+        embedding = predict(model, normalize, inside, batch_size=256).embedding
+        rows.append(
+            Evaluation(
+                **names,
+                parameters=trained["parameters"],
+                weights_sha256=digests[folder.name],
+                **measured,
+                **redundancy(embedding),
+            )
+        )
         bins.append(calibration(logits, labels).assign(**names))
         confusion[folder.name] = pd.DataFrame(
             {
@@ -70,11 +77,12 @@ def main() -> None:
     if not leader:
         return
 
-    likeness = _likeness(chosen, test, device)
-    correlation = _correlation(chosen, read_split(OUT / "data", "validation"), device)
+    record = EvaluationRecord(models=rows)
+    likeness = _likeness(["scratch", shipped.student.method], index, test, device)
+    correlation = _correlation(index, read_split(OUT / "data", "validation"), device)
     with written_aside(OUT / "evaluate") as aside:
-        write_json(aside / "metrics.json", summary(records))
-        write_json(aside / "models.json", records)
+        write_json(aside / "metrics.json", summary(record))
+        write_json(aside / "models.json", record.content())
         pd.concat(curves).to_csv(aside / "curves.csv", index=False)
         pd.concat(bins).to_csv(aside / "calibration.csv", index=False)
         likeness.to_csv(aside / "cka.csv", index=False, float_format="%.6f")
@@ -82,16 +90,20 @@ def main() -> None:
         (aside / "confusion").mkdir()
         for name, frame in confusion.items():
             frame.to_csv(aside / "confusion" / f"{name}.csv", index=False)
-    print(pd.DataFrame(records)[["model", "top1", "nll", "ece", "agreement"]].to_string(index=False))
+    print(
+        pd.DataFrame([row.model_dump() for row in rows])[["model", "top1", "nll", "ece", "agreement"]].to_string(
+            index=False
+        )
+    )
 
 
-def _likeness(chosen: dict[str, Any], test: LabelledImages, device: torch.device) -> pd.DataFrame:
-    """CKA of the first seed's students with the teacher; no rows, and a sentence, where it cannot be had."""
+def _likeness(methods: list[str], index: StudentIndex, test: LabelledImages, device: torch.device) -> pd.DataFrame:
+    """CKA of these methods' students of the first seed with the teacher; a sentence where it cannot be had."""
     columns = ["student", "method", "student_layer", "teacher_layer", "cka"]
     tables, images = [pd.DataFrame(columns=columns)], _some(test.images)
     teacher, of_teacher = _loaded(OUT / "teacher", "model", device)
-    for method in (name for name in LOOKED_INTO if name in chosen["methods"]):
-        name = f"{method}-{chosen['seeds'][0]}"
+    for method in dict.fromkeys(methods):
+        name = next(one.name for one in index.students if one.method == method)
         student, of_student = _loaded(OUT / "students" / name, "student", device)
         try:
             table = compare_layers(student, of_student, teacher, of_teacher, images)
@@ -102,11 +114,11 @@ def _likeness(chosen: dict[str, Any], test: LabelledImages, device: torch.device
     return pd.concat(tables[1:] or tables)
 
 
-def _correlation(chosen: dict[str, Any], validation: LabelledImages, device: torch.device) -> dict[str, Any]:
+def _correlation(index: StudentIndex, validation: LabelledImages, device: torch.device) -> dict[str, Any]:
     """P of the first seed's RSD student before and after training, on validation images; or why there is none."""
-    if "rsd" not in chosen["methods"]:
+    seed = next((one.seed for one in index.students if one.method == "rsd"), None)
+    if seed is None:
         return {"skipped": "no RSD student was trained in this run"}
-    seed = chosen["seeds"][0]
     folder = OUT / "students" / f"rsd-{seed}"
     aad = read_aad(folder / "scaffold.safetensors")
     if aad is None:

@@ -11,9 +11,10 @@ from rsd.export.ladder import Ladder
 from rsd.export.onnx import ExportOptions, save, trace
 from rsd.export.strip import AsTrained
 from rsd.machine.compute import ComputeOptions
-from rsd.machine.files import read_json, sha256, write_json, written_aside
+from rsd.machine.files import sha256, write_json, written_aside
 from rsd.models.timm_model import load_trained, normalizer, parameter_count
 from rsd.release.golden import preprocessing
+from rsd.run.paths import Run
 from rsd.sources.images import read_record, read_split
 from stages import OUT, run, section
 
@@ -26,7 +27,7 @@ def main() -> None:
     threads = section("compute", ComputeOptions).threads
     torch.set_num_threads(threads)
 
-    name = best_student(options.method, read_json(OUT / "params" / "run.json")["seeds"])
+    name = Run(OUT).shipped().student.name
     student = OUT / "students" / name
     model, record = load_trained(student, "student")
     data = read_record(OUT / "data")
@@ -79,16 +80,6 @@ def main() -> None:
     print(f"{precision}: {name}, same first class as PyTorch on {agreement} of test images")
     if in_float := made.get("int8", {}).get("in_float"):
         print(f"kept in float: {', '.join(harm['node'] for harm in in_float)}")
-
-
-def best_student(method: str, seeds: list[int]) -> str:
-    """The method's student with the best validation accuracy; the smaller loss breaks ties. Test has no say."""
-
-    def merit(seed: int) -> tuple[float, float]:
-        validation = read_json(OUT / "students" / f"{method}-{seed}" / "student.json")["validation"]
-        return validation["top1"], -validation["loss"]
-
-    return f"{method}-{max(seeds, key=merit)}"
 
 
 if __name__ == "__main__":

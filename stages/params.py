@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from rsd.config.resolve import resolve
 from rsd.machine.files import write_json, written_aside
@@ -21,17 +20,6 @@ def main() -> None:
             write_json(aside / "method" / f"{name}.json", values)
             # What `distill` depends on: a method's code has one path here, wherever its file lies.
             shutil.copy(source(name), aside / "code" / f"{name}.py")
-    _forget_cells(resolved["run"])
-
-
-def _forget_cells(chosen: dict[str, Any]) -> None:
-    """Remove what cells that are no longer chosen have left: stages that read a whole folder would count it in."""
-    students = {f"{method}-{seed}" for method in chosen["methods"] for seed in chosen["seeds"]}
-    kept = {"students": students, "export": set(chosen["precisions"]), "engines": set(chosen["precisions"])}
-    for folder, names in kept.items():
-        for path in (OUT / folder).glob("[!.]*"):
-            if path.name not in names:
-                shutil.rmtree(path)
 
 
 if __name__ == "__main__":

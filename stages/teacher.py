@@ -7,11 +7,13 @@ import torch
 
 from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, set_up
-from rsd.machine.files import write_json, written_aside
+from rsd.machine.files import sha256, write_json, written_aside
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.timm_model import embedding_width, normalizer, parameter_count, save_weights
+from rsd.run.paths import Run
+from rsd.run.records import TeacherRecord
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.origin import TRAINED, TeacherOptions, check_accuracy, teacher
 from rsd.training.loop import train, validate
@@ -80,8 +82,7 @@ def main() -> None:
         save_weights(model.state_dict(), aside / "model.safetensors", metadata=metadata)
         if history is not None:
             history.to_csv(aside / "history.csv", index=False)
-        write_json(
-            aside / "model.json",
+        record = TeacherRecord.model_validate(
             {
                 "model": options.model.model_dump(),
                 "source": options.source,
@@ -92,12 +93,15 @@ def main() -> None:
                 "height": data.height,
                 "width": data.width,
                 **preprocessing,
-                "weights": start.weights,
+                "origin": start.weights,
+                "weights_sha256": sha256(aside / "model.safetensors"),
+                "made_from": Run(OUT).digests("params/teacher.json", "data/dataset.json"),
                 "validation": {"top1": measured["validation_top1"], "loss": measured["validation_loss"]},
                 "device": device.type,
                 "versions": unfinished.software_versions(),
-            },
+            }
         )
+        write_json(aside / record.place.rpartition("/")[2], record.model_dump(mode="json"))
     if state:
         unfinished.forget(state)
     leave()

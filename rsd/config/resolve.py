@@ -35,6 +35,8 @@ class Run(Options):
     precisions: list[Precision] = Field(min_length=1)
     protocol: Literal["ours", "paper"] = "ours"
     """`paper` sets what `PAPER` says."""
+    ships: str = "rsd"
+    """`export.method` of params.yaml: the method whose student ships. The stage `students` chooses it."""
 
     @field_validator("methods", "seeds", "precisions")
     @classmethod
@@ -118,6 +120,10 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         sections |= {name: _merge(sections[name], values) for name, values in PAPER.items() if name in sections}
         method = _merge(method, PAPER["method"])
 
+    if "method" in sections["export"]:
+        sections["export"] = dict(sections["export"])
+        sections["run"]["ships"] = sections["export"].pop("method")
+
     resolved: dict[str, Any] = {"teacher_recipe": None}  # stays None where the teacher is not trained here
     for name, values in sections.items():
         kind = SECTIONS[name]
@@ -128,10 +134,9 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors)
     for name in ("recipe", "teacher_recipe"):
         errors += _not_in_parts(name, resolved, files.get(name, params))
-    if isinstance(methods := sections["run"]["methods"], list) and sections["export"].get("method") not in methods:
-        errors.append(
-            f"{params}: export.method: expected one of methods {methods}, found {sections['export'].get('method')!r}"
-        )
+    ships = sections["run"].get("ships", Run.model_fields["ships"].default)
+    if isinstance(methods := sections["run"]["methods"], list) and ships not in methods:
+        errors.append(f"{params}: export.method: expected one of methods {methods}, found {ships!r}")
     opset = (resolved["export"] or {}).get("opset", 0)
     if opset > INT8_OPSET and "int8" in (resolved["run"] or {}).get("precisions", ()):
         errors.append(

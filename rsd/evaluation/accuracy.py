@@ -1,5 +1,6 @@
 """How good a model is on a split: accuracy, calibration, agreement with its teacher."""
 
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
 )
+
+from rsd.run.records import EvaluationRecord
 
 CALIBRATION_BINS = 15
 
@@ -52,23 +55,18 @@ def calibration(logits: Tensor, labels: Tensor) -> pd.DataFrame:
     return grouped.reset_index(drop=True)
 
 
-def summary(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """One line per method for `dvc metrics show`: means over seeds, and the gain over the scratch twins.
-
-    Args:
-        records: what `measure` returned, each with `method`, `seed` and `parameters` added.
-    """
-    frame = pd.DataFrame(records)
-    scratch = frame[frame.method == "scratch"].set_index("seed").top1
+def summary(record: EvaluationRecord) -> dict[str, dict[str, float]]:
+    """One line per method for `dvc metrics show`: means over seeds, and the gain over the scratch twins in points."""
     lines: dict[str, dict[str, float]] = {}
-    for method, group in frame.groupby("method", sort=False):
-        line = {key: float(group[key].mean()) for key in ("top1", "nll", "ece", "agreement")}
-        line["parameters"] = int(group.parameters.iloc[0])
-        if len(group) > 1:
-            line["top1_std"] = float(group.top1.std(ddof=1))
-        if method not in ("teacher", "scratch"):
-            line["gain_over_scratch"] = float((group.set_index("seed").top1 - scratch).mean())
-        lines[str(method)] = line
+    for method in record.methods:
+        models = record.by_method(method)
+        line = {key: fmean(getattr(model, key) for model in models) for key in ("top1", "nll", "ece", "agreement")}
+        line["parameters"] = models[0].parameters
+        if len(models) > 1:
+            line["top1_std"] = stdev(model.top1 for model in models)
+        if gains := record.gains(method):
+            line["gain_over_scratch"] = fmean(gains.values())
+        lines[method] = line
     return lines
 
 

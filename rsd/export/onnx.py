@@ -40,8 +40,6 @@ NO_LICENSE = "NOASSERTION"
 class ExportOptions(Options):
     """What is shipped, and how strict its checks are."""
 
-    method: str = "rsd"
-    """Which method's student is shipped."""
     opset: int = Field(20, ge=18, le=23)
     ir_version: int = Field(10, ge=8, le=13)
     """onnx's own default is newer than what older runtimes read."""

@@ -196,7 +196,7 @@ class Run:
     def write(self, record: Record) -> None:
         """Write a record in its place, whole or not at all. What lies beside it was written before."""
         path = self.folder / record.place
-        write_json(path, record.model_dump(mode="json"))
+        write_json(path, record.content())
         record._folder = path.parent
 
     def digests(self, *places: str) -> dict[str, str]:

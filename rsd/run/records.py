@@ -6,7 +6,7 @@ Every record says where it lies below the run's folder, and what it was made fro
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from rsd.machine.fingerprint import short_name
 
@@ -38,6 +38,10 @@ class Record(Part):
         """Path below the run's folder."""
         raise NotImplementedError
 
+    def content(self) -> Any:
+        """What is written."""
+        return self.model_dump(mode="json")
+
     @property
     def folder(self) -> Path:
         """The folder that the record was read from, or written to."""
@@ -56,6 +60,8 @@ class Choice(Part):
     seeds: list[int]
     precisions: list[str]
     protocol: str = "ours"
+    ships: str = "rsd"
+    """`export.method`: the method whose best student ships."""
 
     @property
     def students(self) -> list[str]:
@@ -256,14 +262,32 @@ class Evaluation(Part):
     embedding_width: int
     effective_rank: float | None = None
     correlation_rms: float | None = None
-    weights_sha256: str
-    """Of the weights that were judged."""
+    weights_sha256: str | None = None
+    """Of the weights that were judged; None in records of older versions."""
+
+    @property
+    def weights(self) -> str:
+        """Where they lie, below the run's folder."""
+        return f"{'teacher' if self.seed is None else f'students/{self.model}'}/model.safetensors"
 
 
 class EvaluationRecord(Record):
-    """`evaluate/models.json`: every model of the index, the teacher first."""
+    """`evaluate/models.json`: every model of the index, the teacher first. The file is the plain list."""
 
     models: list[Evaluation]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, content: Any) -> Any:
+        return {"models": content} if isinstance(content, list) else content
+
+    @model_validator(mode="after")
+    def _judged(self) -> "EvaluationRecord":
+        self.made_from = {model.weights: model.weights_sha256 for model in self.models if model.weights_sha256}
+        return self
+
+    def content(self) -> Any:
+        return [model.model_dump(mode="json") for model in self.models]
 
     @property
     def place(self) -> str:
@@ -272,6 +296,26 @@ class EvaluationRecord(Record):
     def of(self, student: str) -> Evaluation | None:
         """The student's row; None if it was not judged."""
         return next((model for model in self.models if model.model == student), None)
+
+    @property
+    def methods(self) -> list[str]:
+        """`teacher` and the methods, in the order of the models."""
+        return list(dict.fromkeys(model.method for model in self.models))
+
+    def by_method(self, method: str) -> list[Evaluation]:
+        """The method's students, seed by seed; the teacher's one row for `teacher`."""
+        return [model for model in self.models if model.method == method]
+
+    def gains(self, method: str) -> dict[int, float]:
+        """Test top-1 over the scratch twin of the same seed, in points, by seed; empty for a twin and the teacher."""
+        if method in ("teacher", "scratch"):
+            return {}
+        twins = {model.seed: model.top1 for model in self.by_method("scratch")}
+        return {
+            model.seed: model.top1 - twins[model.seed]
+            for model in self.by_method(method)
+            if model.seed is not None and model.seed in twins
+        }
 
 
 class Parity(Part):

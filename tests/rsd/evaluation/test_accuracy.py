@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from rsd.evaluation.accuracy import CALIBRATION_BINS, calibration, measure, summary
+from rsd.run.records import EvaluationRecord
 
 CLASSES = ["a", "b", "c", "d", "e", "f", "g"]
 
@@ -56,11 +57,11 @@ def test_the_reliability_diagram_adds_up_to_the_calibration_error(predictions):
 
 def test_the_gain_is_paired_with_the_scratch_twin_of_the_same_seed():
     def record(method, seed, top1):
-        return {"method": method, "seed": seed, "top1": top1, "nll": 0, "ece": 0, "agreement": 0, "parameters": 5}
+        figures = dict.fromkeys(("top5", "nll", "ece", "agreement", "embedding_width"), 0) | {"parameters": 5}
+        return {"model": method, "method": method, "seed": seed, "top1": top1, "per_class": {}, "images": 1} | figures
 
-    lines = summary(
-        [record("teacher", None, 99), record("scratch", 0, 90), record("scratch", 1, 94), record("rsd", 1, 97)]
-    )
+    rows = [record("teacher", None, 99), record("scratch", 0, 90), record("scratch", 1, 94), record("rsd", 1, 97)]
+    lines = summary(EvaluationRecord.model_validate(rows))
     assert lines["rsd"]["gain_over_scratch"] == 3  # against seed 1, not against the mean of both
     assert lines["scratch"]["top1"] == 92
     assert lines["scratch"]["top1_std"] == pytest.approx(8**0.5)

@@ -131,9 +131,7 @@ def evaluate(run: Run) -> None:
         )
         for name, method, seed, weights in rows
     ]
-    places = {name: "teacher" if name == "teacher" else f"students/{name}" for name, _, _, _ in rows}
-    made_from = {f"{places[model.model]}/model.safetensors": model.weights_sha256 for model in models}
-    run.write(EvaluationRecord(models=models, made_from=made_from))
+    run.write(EvaluationRecord(models=models))
 
 
 def export(run: Run, sha256: str = "onnx") -> None:

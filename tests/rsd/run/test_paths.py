@@ -1,11 +1,17 @@
 """The run's folder: its records come back as written, and what no longer fits together is named."""
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
 from rsd.run.paths import Run
 from tests.rsd.run.small import convert, evaluate, export, index, measure, student, teacher, whole_run
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_every_record_comes_back_as_written(tmp_path):
@@ -81,3 +87,16 @@ def test_a_damaged_record_is_one_sentence_with_the_command(tmp_path, content):
 def test_a_missing_record_names_the_stage_that_writes_it(tmp_path):
     with pytest.raises(UserError, match="found none; run `dvc repro distill@rsd-3`"):
         Run(tmp_path).student("rsd", 3)
+
+
+def test_the_graph_and_the_run_name_the_same_records(tmp_path):
+    """Each record lies in an output of a stage of dvc.yaml."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    outs = []
+    for stage in stages.values():
+        for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
+            parts = re.split(r"\$\{item\.\w+\}", out if isinstance(out, str) else next(iter(out)))
+            outs.append(re.compile("[^/]+".join(map(re.escape, parts)) + "(/.*)?"))
+    for record in whole_run(tmp_path).records():
+        if not record.place.startswith("convert/"):
+            assert any(out.fullmatch(f"out/{record.place}") for out in outs), record.place

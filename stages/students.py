@@ -1,0 +1,23 @@
+"""The students' records -> out/students.json, this run's students, and out/shipped.json, the one that ships.
+
+Runs at every `dvc repro`, so that what another choice of methods and seeds left behind is gone before it is counted in.
+"""
+
+from rsd.run.paths import Run
+from rsd.run.selection import forget_others, index, shipped
+from stages import OUT, run
+
+
+def main() -> None:
+    here = Run(OUT)
+    choice = here.choice()
+    forget_others(here, choice)
+    students = index(here)
+    here.write(students)
+    chosen = shipped(students.students, choice.ships)
+    here.write(chosen)
+    print(f"{len(students.students)} students; {chosen.student.name} ships: {chosen.reason}")
+
+
+if __name__ == "__main__":
+    run(main)
