@@ -9,10 +9,10 @@ README = (ROOT / "README.md").read_text()
 PAGES = {page.stem: page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))}
 
 
-def block(language: str, *, holding: str, page: str = README) -> str:
-    """The one code block of that language that holds these words."""
-    (found,) = (text for text in re.findall(rf"```{language}\n(.*?)```", page, re.S) if holding in text)
-    return str(found)
+def block(language: str, *, holding: str, page: str = "\n".join([README, *PAGES.values()])) -> str:
+    """The one code block of that language with these words, in the README and all pages unless one is given."""
+    (text,) = (text for text in re.findall(rf"^```{language}\n(.*?)^```$", page, re.S | re.M) if holding in text)
+    return str(text)
 
 
 class Block(NamedTuple):
@@ -26,17 +26,17 @@ class Block(NamedTuple):
     @property
     def needs(self) -> str:
         """What its first line, `# needs a GPU`, says that it takes to run; empty where a test can run it."""
-        found = re.match(r"# needs (.+)", self.text)
-        return found[1] if found else ""
+        match = re.match(r"# needs (.+)", self.text)
+        return match[1] if match else ""
 
     @property
     def file(self) -> str:
         """The file that its first line, `# conf/data/mine.yaml`, says it is; empty for commands."""
-        found = re.match(r"# (\S+\.(?:yaml|py))\n", self.text)
-        return found[1] if found else ""
+        match = re.match(r"# (\S+\.(?:yaml|py))\n", self.text)
+        return match[1] if match else ""
 
 
 def blocks(page: str) -> list[Block]:
     """All code blocks of a page, from its top to its end."""
     fenced = r"^```(\w+)\n(.*?)^```$(?:\n+^```text\n(.*?)^```$)?"
-    return [Block(*found) for found in re.findall(fenced, page, re.S | re.M) if found[0] != "text"]
+    return [Block(*fields) for fields in re.findall(fenced, page, re.S | re.M) if fields[0] != "text"]

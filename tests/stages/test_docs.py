@@ -1,8 +1,11 @@
 """What the pages of docs/ say is what happens: their files are written, their commands run, their output compared."""
 
 import importlib.util
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -26,25 +29,28 @@ def without_figures(text: str) -> list[str]:
     return [re.sub(r"\s+", " ", line).strip() for line in text.splitlines()]
 
 
-def play(page: str, project: Project, home: Path) -> str:
-    """Do what a page says, from its top to its end, but for what needs more than this machine; all that was said.
+def play(page: str, project: Project, home: Path, *, port: int = 8080) -> str:
+    """Write the files of a page and run its commands, except those that need more than this machine.
 
-    Every line that a page shows must be printed, where `...` stands for anything.
+    Every line that the page shows must be printed, where `...` stands for anything. A server listens on `port`.
+
+    Returns:
+        All that the commands printed.
     """
-    said = ""
-    for block in blocks(PAGES[page]):
+    output = ""
+    for block in blocks(PAGES[page].replace("8080", str(port))):
         if block.file:
             (project.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
             (project.folder / block.file).write_text(block.text)
         elif block.language == "sh" and not block.needs:
-            output = project.run("bash", "-euo", "pipefail", "-c", block.text, HOME=str(home)).stdout
-            print(block.text, output, sep="\n")
-            printed = without_figures(output.replace("\r", "\n").replace(str(home), "~"))
-            for line in without_figures(block.printed):
-                pattern = re.escape(line).replace(re.escape("..."), ".*")
-                assert any(re.fullmatch(pattern, found) for found in printed), f"not printed: {line}"
-            said += output
-    return said
+            printed = project.run("bash", "-euo", "pipefail", "-c", block.text, HOME=str(home)).stdout
+            print(block.text, printed, sep="\n")
+            lines = without_figures(printed.replace("\r", "\n").replace(str(home), "~"))
+            for expected in without_figures(block.printed):
+                pattern = re.escape(expected).replace(re.escape("..."), ".*")
+                assert any(re.fullmatch(pattern, line) for line in lines), f"not printed: {expected}"
+            output += printed
+    return output
 
 
 @pytest.mark.slow
@@ -63,6 +69,35 @@ def test_a_folder_of_images_becomes_a_signed_bundle_as_the_page_says(tmp_path):
 @pytest.mark.slow
 def test_a_student_is_chosen_for_a_budget_as_the_page_says(project, tmp_path):
     play("budget", project, tmp_path)
+
+
+@pytest.mark.slow
+def test_what_methods_add_is_what_the_command_counts(tmp_path):
+    rows = re.findall(r"^\| (?:cifar100|imagenet) .* \|$", PAGES["experiments"], re.M)
+    assert len(rows) == 3
+    assert {*rows} <= {*play("experiments", Project(ROOT), tmp_path).splitlines()}
+
+
+@pytest.mark.slow
+def test_a_device_is_installed_and_queried_as_the_pages_say(reproduced, tmp_path):
+    shutil.copytree(reproduced.folder, tmp_path / "project", symlinks=True)
+    project = Project(tmp_path / "project")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    play("deploy", project, tmp_path)
+    try:
+        play("serve", project, tmp_path, port=port)
+    except BaseException:
+        if (file := tmp_path / "device" / "server.pid").exists():
+            os.kill(int(file.read_text()), signal.SIGKILL)
+        raise
+
+
+@pytest.mark.slow
+def test_a_bundle_becomes_a_model_repository_as_the_page_says(project, tmp_path):
+    play("triton", project, tmp_path)
+    assert (project.folder / "models" / "digits-fp32-onnx" / "1" / "model.onnx").is_file()
 
 
 @pytest.mark.slow
@@ -87,33 +122,43 @@ def test_the_pictures_of_the_method_are_drawn_by_the_command_that_the_page_gives
 
 @pytest.mark.slow
 def test_what_the_paper_costs_is_what_the_command_counts_to_the_last_digit(tmp_path):
-    said = play("paper", Project(ROOT), tmp_path)
-    table = re.findall(r"^\| .* \|$", said, re.M)
+    printed = play("paper", Project(ROOT), tmp_path)
+    table = re.findall(r"^\| .* \|$", printed, re.M)
     assert len(table) == 2 + 27
     assert "\n".join(table) in PAGES["paper"]
-    (total,) = re.findall(r"[\d,]+ hours$", said, re.M)
+    (total,) = re.findall(r"[\d,]+ hours$", printed, re.M)
     assert total in PAGES["paper"]
 
 
 def test_the_commands_of_the_paper_are_those_of_its_pairs_one_each():
-    told = re.findall(r"^dvc exp run -S pair=(\S+) -S protocol=paper -S views.count=0$", PAGES["paper"], re.M)
+    pairs = re.findall(r"^dvc exp run -S pair=(\S+) -S protocol=paper -S views.count=0$", PAGES["paper"], re.M)
     files = sorted(PAIRS.glob("cifar100/*.yaml")) + sorted(PAIRS.glob("imagenet/*.yaml"))
-    assert told == [f"{file.parent.name}/{file.stem}" for file in files]
-    assert len(told) == 27
+    assert pairs == [f"{file.parent.name}/{file.stem}" for file in files]
+    assert len(pairs) == 27
 
 
 def test_the_published_accuracies_are_those_of_the_pairs():
     rows = re.findall(r"^\| ((?:cifar100|imagenet)/\S+) \|(.*) \|$", PAGES["paper"], re.M)
-    told = {pair: [cell.strip() for cell in cells.split("|")] for pair, cells in rows}
+    accuracies = {pair: [cell.strip() for cell in cells.split("|")] for pair, cells in rows}
     published = {
         f"{file.parent.name}/{file.stem}": yaml.safe_load(file.read_text()).get("published", {})
         for file in [*PAIRS.glob("cifar100/*.yaml"), *PAIRS.glob("imagenet/*.yaml")]
     }
-    assert told == {
+    assert accuracies == {
         pair: [f"{known[method]:.2f}" if method in known else "" for method in PUBLISHED]
         for pair, known in published.items()
         if "rsd" in known
     }
+
+
+PLAYED = {"images", "budget", "deploy", "serve", "triton", "reports", "method", "paper", "experiments"}
+"""Pages whose commands the tests above run."""
+
+
+def test_a_command_is_run_or_says_what_it_needs():
+    for page in PAGES.keys() - PLAYED:
+        for block in blocks(PAGES[page]):
+            assert block.language != "sh" or block.needs, f"{page}: {block.text}"
 
 
 COMMANDS = [
@@ -125,7 +170,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("commands", COMMANDS)
-def test_a_command_is_one_that_there_is_with_options_that_there_are_wherever_it_can_run(commands):
+def test_every_command_and_its_options_exist(commands):
     assert subprocess.run(["bash", "-n"], input=commands, text=True, check=False).returncode == 0
     for module in re.findall(r"python -m ([\w.]+)", commands):
         assert importlib.util.find_spec(module), module
@@ -139,7 +184,7 @@ def test_a_command_is_one_that_there_is_with_options_that_there_are_wherever_it_
             place = place[part]
 
 
-def test_every_module_that_a_page_names_in_passing_is_there():
+def test_every_module_named_in_passing_exists():
     for page, text in PAGES.items():
         for module in re.findall(r"`python -m ([\w.]+)", text):
             assert importlib.util.find_spec(module), f"{page}: {module}"
