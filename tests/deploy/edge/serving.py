@@ -21,7 +21,7 @@ import psutil  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from rsd_edge import disk
-from rsd_edge.images import MOST_PIXELS, Preprocessing, decode, preprocess
+from rsd_edge.images import MAX_PIXELS, Preprocessing, decode, preprocess
 from rsd_edge.live import LiveModel
 from rsd_edge.model import Model
 from rsd_edge.serve import Server, listen
@@ -63,8 +63,8 @@ class Tiny:
         self.release, self.wait, self.closed = release, wait, False
         self._session = onnxruntime.InferenceSession(graph(release), providers=[self.provider])
 
-    def decode(self, data: bytes, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
-        return decode(data, PREPROCESSING, most_pixels=most_pixels)
+    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+        return decode(data, PREPROCESSING, max_pixels=max_pixels)
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
         return preprocess(image, PREPROCESSING)

@@ -81,7 +81,7 @@ def test_what_is_no_plain_file_below_its_folder_is_refused_with_nothing_left(sha
 
 
 def test_more_bytes_than_a_bundle_may_have_are_refused_before_they_are_written(shared, releases, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MOST_BYTES", 1000)
+    monkeypatch.setattr(archive, "MAX_BYTES", 1000)
     written: list[str] = []
     monkeypatch.setattr(archive.shutil, "copyfileobj", lambda *files: written.append("some"))
     with pytest.raises(EdgeError, match="found more files or bytes"):

@@ -164,7 +164,7 @@ def test_no_two_refusals_share_a_sentence():
 
 
 def test_more_bytes_than_a_bundle_may_have_and_than_the_disk_has_are_refused(shared, releases, monkeypatch):
-    monkeypatch.setattr(bundles, "MOST_BYTES", 1000)
+    monkeypatch.setattr(bundles, "MAX_BYTES", 1000)
     with pytest.raises(EdgeError, match=r"expected at most 1000 bytes in a bundle, found \d+; make it smaller"):
         releases.install(shared.first, shared.keys)
     monkeypatch.undo()
@@ -172,7 +172,7 @@ def test_more_bytes_than_a_bundle_may_have_and_than_the_disk_has_are_refused(sha
     with pytest.raises(EdgeError, match="free some space"):
         releases.install(shared.first, shared.keys)
     monkeypatch.undo()
-    monkeypatch.setattr(bundles, "MOST_FILES", 3)
+    monkeypatch.setattr(bundles, "MAX_FILES", 3)
     with pytest.raises(EdgeError, match="expected at most 3 files"):
         releases.install(shared.first, shared.keys)
 

@@ -75,7 +75,7 @@ def test_recover_says_that_it_can_write_nothing_and_fails_only_where_nothing_can
     with monkeypatch.context() as patched:
         patched.setattr("rsd_edge.disk.locked", read_only)
         said = run(capsys, *at, "recover", status=1)
-        assert said.startswith("error: expected to put things right in ")
+        assert said.startswith("error: expected to repair ")
         assert "found it read-only; mount it" in said
     run(capsys, *at, "activate")
     monkeypatch.setattr("rsd_edge.disk.locked", read_only)
@@ -106,17 +106,17 @@ def test_what_is_wrong_is_one_sentence_and_status_1(shared, at, capsys, tmp_path
     assert "wide.jpg: " in out  # one bad image does not keep the others
 
 
+HEAVY = {"numpy", "PIL", "onnxruntime", "cryptography", "uvicorn", "starlette", "prometheus_client"}
+
+
 def test_status_loads_no_runtime_and_nothing_loads_what_a_device_has_not(tmp_path):
-    program = (
-        "import sys; from rsd_edge.cli import main; main(sys.argv[1:]);"
-        "heavy = {'onnxruntime', 'numpy', 'PIL', 'cryptography', 'uvicorn'} & {*sys.modules}; print(sorted(heavy))"
-    )
+    program = f"import sys; from rsd_edge.cli import main; main(sys.argv[1:]);print(sorted({HEAVY} & {{*sys.modules}}))"
     done = subprocess.run(
         [sys.executable, "-c", program, "--root", str(tmp_path), "status"],
         env=os.environ | {"PYTHONPATH": str(SOURCE.parent)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.endswith("[]\n")
-    allowed = {"numpy", "PIL", "onnxruntime", "cryptography", "uvicorn", "h11", "rsd_edge", *sys.stdlib_module_names}
+    allowed = {*HEAVY, "h11", "rsd_edge", *sys.stdlib_module_names}
     for file in SOURCE.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(), feature_version=(3, 10))):
             if isinstance(node, ast.Import):

@@ -5,7 +5,7 @@ from rsd_edge.errors import EdgeError
 
 
 def test_the_log_stays_bounded(shared, releases, monkeypatch):
-    monkeypatch.setattr("rsd_edge.events.MOST_BYTES", 1000)
+    monkeypatch.setattr("rsd_edge.events.MAX_BYTES", 1000)
     for _ in range(30):
         with pytest.raises(EdgeError):
             releases.install(releases.root / "none", shared.keys)

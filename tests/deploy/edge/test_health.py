@@ -7,7 +7,7 @@ from rsd_edge.model import Model
 
 
 def test_health_is_asked_of_the_server_for_this_very_release(shared, releases):
-    from rsd_edge.health import served
+    from rsd_edge.health import ready_at
     from rsd_edge.live import LiveModel
 
     from tests.deploy.edge.serving import served as serving
@@ -17,15 +17,15 @@ def test_health_is_asked_of_the_server_for_this_very_release(shared, releases):
     live = LiveModel(releases.current, lambda folder: Model.open(folder))
     live.refresh()
     with serving(live) as address:
-        assert served(f"http://{address}")("tiny-1")
-        assert not served(f"http://{address}")("tiny-2")
+        assert ready_at(f"http://{address}")("tiny-1")
+        assert not ready_at(f"http://{address}")("tiny-2")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        assert not served(f"http://127.0.0.1:{taken.getsockname()[1]}")("tiny-1")
+        assert not ready_at(f"http://127.0.0.1:{taken.getsockname()[1]}")("tiny-1")
 
 
 def test_health_is_asked_past_any_proxy_and_nonsense_is_ill(monkeypatch):
-    from rsd_edge.health import served
+    from rsd_edge.health import ready_at
 
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -36,7 +36,7 @@ def test_health_is_asked_past_any_proxy_and_nonsense_is_ill(monkeypatch):
                 client.recv(4096)
                 client.sendall(content)
 
-        healthy = served(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        healthy = ready_at(f"http://127.0.0.1:{listener.getsockname()[1]}")
         for content, expected in (
             (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", True),
             (b"nonsense\r\n\r\n", False),

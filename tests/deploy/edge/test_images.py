@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rsd_edge.errors import EdgeError
-from rsd_edge.images import MOST_PIXELS, Preprocessing, decode, preprocess
+from rsd_edge.images import MAX_PIXELS, Preprocessing, decode, preprocess
 
 from rsd.release.golden import _served, preprocessing, write_files
 from tests.bundles import dataset
@@ -66,7 +66,7 @@ REFUSED = {
     "16 bits": (encoded(Image.new("I;16", (8, 8))), "expected RGB or grey of 8 bits"),
     "CMYK": (encoded(Image.new("CMYK", (8, 8)), "JPEG"), "expected RGB or grey of 8 bits, found CMYK"),
     "one pixel": (encoded(Image.new("RGB", (1, 8))), "expected at least 2 pixels on a side, found 1 x 8"),
-    "too many pixels": (encoded(Image.new("1", (MOST_PIXELS // 1000, 1001))), "expected at most 67108864 pixels"),
+    "too many pixels": (encoded(Image.new("1", (MAX_PIXELS // 1000, 1001))), "expected at most 67108864 pixels"),
     "an animation": (
         encoded(Image.new("L", (8, 8)), save_all=True, append_images=[Image.new("L", (8, 8), 9)]),
         "found an animation",

@@ -145,7 +145,7 @@ def test_no_request_fails_while_releases_are_installed_activated_and_removed(sha
         try:
             for number in range(2, 7):
                 releases.install(shared.bundle(number), shared.keys, keep=1)
-                releases.activate(window=1, healthy=health.served(f"http://{address}"), keep=1)
+                releases.activate(window=1, healthy=health.ready_at(f"http://{address}"), keep=1)
         finally:
             stop.set()
         assert set().union(*(job.result() for job in jobs)) == {1, 2, 3, 4, 5, 6}

@@ -129,7 +129,7 @@ class App(Starlette):
         """The most probable classes of an image file."""
         with self._live.use() as model:
             try:
-                image = model.preprocess(model.decode(body, most_pixels=self._options.max_pixels))
+                image = model.preprocess(model.decode(body, max_pixels=self._options.max_pixels))
             except EdgeError as error:
                 raise HTTPException(400, str(error)) from None
             (logits,) = _logits(request, model, image[None])

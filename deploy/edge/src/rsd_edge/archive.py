@@ -10,10 +10,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rsd_edge.bundle import MOST_BYTES, MOST_FILES, check_path
+from rsd_edge.bundle import MAX_BYTES, MAX_FILES, check_path
 from rsd_edge.errors import EdgeError
 
-MOST_HEADER = 1 << 16
+MAX_HEADER = 1 << 16
 """Bytes of a long name or of attributes, which are read into memory."""
 _HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
@@ -49,7 +49,7 @@ class _Member(tarfile.TarInfo):
     """One whose headers are small; `tarfile` names this method as the one to override."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type == tarfile.GNUTYPE_SPARSE or (self.type in _HEADERS and self.size > MOST_HEADER):
+        if self.type == tarfile.GNUTYPE_SPARSE or (self.type in _HEADERS and self.size > MAX_HEADER):
             raise EdgeError(f"expected plain files with short names in a tar file, found another header; {_AGAIN}")
         return super()._proc_member(tar)  # type: ignore[misc]
 
@@ -62,7 +62,7 @@ def _unpack(source: Path, folder: Path) -> None:
             for member in tar:
                 name = os.path.normpath(member.name)
                 total, count = total + member.size, count + 1
-                if count > MOST_FILES or total > MOST_BYTES:
+                if count > MAX_FILES or total > MAX_BYTES:
                     raise EdgeError(f"expected a bundle in {source.name}, found more files or bytes than it may have")
                 if member.isdir() and name == ".":
                     continue

@@ -21,9 +21,9 @@ from rsd_edge.errors import EdgeError
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
-MOST_MANIFEST = 1 << 22
-MOST_FILES = 1000
-MOST_BYTES = 1 << 32
+MAX_MANIFEST = 1 << 22
+MAX_FILES = 1000
+MAX_BYTES = 1 << 32
 """4 GiB, of all files of a bundle together."""
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -69,7 +69,7 @@ def read(folder: Path, keys: Iterable[Path]) -> Bundle:
         raise EdgeError(
             f"expected a signed bundle in {folder}, found no {signature.NAME}; sign it with rsd.release.sign"
         )
-    files = signature.signed_files(disk.read(folder / signature.NAME, signature.MOST_BYTES), keys)
+    files = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), keys)
     for name in files:
         check_path(name)
     if missing := sorted(files.keys() - found.keys()):
@@ -78,13 +78,13 @@ def read(folder: Path, keys: Iterable[Path]) -> Bundle:
         raise EdgeError(f"expected only signed files, found {extra[0]!a} besides; {_AGAIN}")
     if MANIFEST not in files:
         raise EdgeError(f"expected {MANIFEST} among the signed files, found none; sign a bundle of rsd")
-    content = disk.read(folder / MANIFEST, MOST_MANIFEST)
+    content = disk.read(folder / MANIFEST, MAX_MANIFEST)
     bundle = Bundle(folder, _manifest(content, files), files, len(content))
     for name in files:
         if found[name] != bundle.size(name):
             raise EdgeError(f"expected {bundle.size(name)} bytes in {name}, found {found[name]}; {_AGAIN}")
-    if bundle.bytes > MOST_BYTES:
-        raise EdgeError(f"expected at most {MOST_BYTES} bytes in a bundle, found {bundle.bytes}; make it smaller")
+    if bundle.bytes > MAX_BYTES:
+        raise EdgeError(f"expected at most {MAX_BYTES} bytes in a bundle, found {bundle.bytes}; make it smaller")
     return bundle
 
 
@@ -101,7 +101,7 @@ def take(bundle: Bundle, target: Path | None = None) -> None:
         if disk.digest(bundle.folder / name, bundle.size(name), copy=copy) != expected:
             raise EdgeError(f"expected {name} as it was signed, found it changed; {_AGAIN}")
     if target:
-        disk.write(target / signature.NAME, disk.read(bundle.folder / signature.NAME, signature.MOST_BYTES))
+        disk.write(target / signature.NAME, disk.read(bundle.folder / signature.NAME, signature.MAX_BYTES))
         for folder, _, _ in os.walk(target):
             disk.sync(Path(folder))
 
@@ -117,7 +117,7 @@ def check_installed(folder: Path, manifest_sha256: str) -> None:
         found = _walk(folder)
         if disk.digest(folder / MANIFEST, found[MANIFEST]) != manifest_sha256:
             raise EdgeError(f"expected release {folder.name} as it was installed, found another manifest; {again}")
-        files = json.loads(disk.read(folder / MANIFEST, MOST_MANIFEST))["files"]
+        files = json.loads(disk.read(folder / MANIFEST, MAX_MANIFEST))["files"]
         if files.keys() | {MANIFEST, signature.NAME} != found.keys():
             raise EdgeError(f"expected the files of release {folder.name}, found another set; {again}")
         for name, facts in files.items():
@@ -180,8 +180,8 @@ def _walk(folder: Path) -> dict[str, int]:
                 sizes[name] = entry.stat(follow_symlinks=False).st_size
             else:
                 raise EdgeError(f"expected plain files in a bundle, found {name!a}, a pipe or a device; {_AGAIN}")
-            if len(sizes) + len(waiting) > MOST_FILES:
-                raise EdgeError(f"expected at most {MOST_FILES} files in a bundle, found more; {_AGAIN}")
+            if len(sizes) + len(waiting) > MAX_FILES:
+                raise EdgeError(f"expected at most {MAX_FILES} files in a bundle, found more; {_AGAIN}")
     return sizes
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 """Of a file; the one before it is kept too."""
 NAME, OLDER = "events.jsonl", "events.old.jsonl"
 
@@ -18,7 +18,7 @@ class Events:
 
     def add(self, event: str, **facts: Any) -> None:
         path = self.root / NAME
-        if path.exists() and path.stat().st_size > MOST_BYTES:
+        if path.exists() and path.stat().st_size > MAX_BYTES:
             os.replace(path, self.root / OLDER)
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "event": event, **facts}
         with path.open("a") as file:

@@ -1,4 +1,4 @@
-"""Is a release that has just become current served, and does it stay so?"""
+"""Is the release that became current served, and does it stay so?"""
 
 import http.client
 import time
@@ -9,27 +9,25 @@ from rsd_edge.errors import EdgeError
 
 
 def watch(release: str, window: float, healthy: Callable[[str], bool]) -> None:
-    """Wait out the window of so many seconds; EdgeError if the release was never healthy in it, or stopped being so."""
+    """Wait for `window` seconds; EdgeError if the release did not become healthy in them, or did not stay so."""
     end = time.monotonic() + window
-    well = healthy(release)
+    was_healthy = healthy(release)
     while time.monotonic() < end:
         time.sleep(min(0.5, max(end - time.monotonic(), 0)))
-        now = healthy(release)
-        if well and not now:
-            raise EdgeError(
-                f"expected {release} to stay healthy, found it ill within {window:g} s; see the server's log"
-            )
-        well = now
-    if not well:
+        is_healthy = healthy(release)
+        if was_healthy and not is_healthy:
+            raise EdgeError(f"expected {release} to stay healthy for {window:g} s, found it ill; see the server's log")
+        was_healthy = is_healthy
+    if not was_healthy:
         raise EdgeError(
             f"expected {release} to be healthy within {window:g} s, found it never was; see the server's log"
         )
 
 
-def served(server: str) -> Callable[[str], bool]:
-    """Whether the server at this address, such as http://127.0.0.1:8080, says that it is ready with a release."""
+def ready_at(server: str) -> Callable[[str], bool]:
+    """Asks the server at an address such as http://127.0.0.1:8080 whether it is ready with a release."""
 
-    # Whatever proxy the environment names: it has no business between a device and itself.
+    # Without the proxies of the environment, which are not for a device's requests to itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def healthy(release: str) -> bool:

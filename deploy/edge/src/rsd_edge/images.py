@@ -12,7 +12,7 @@ from PIL import Image
 
 from rsd_edge.errors import EdgeError
 
-MOST_PIXELS = 1 << 26  # 67 million, as the project takes
+MAX_PIXELS = 1 << 26  # 67 million, as the project takes
 _ORIENTATION = 0x0112
 # What undoes each value of EXIF's orientation (CIPA DC-008, "Orientation"); 1 is upright.
 _UPRIGHT = {
@@ -63,16 +63,16 @@ class Preprocessing:
         return left, top, left + square, top + square
 
 
-def decode(data: bytes, wanted: Preprocessing, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
+def decode(data: bytes, wanted: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image of a JPEG or PNG file, upright by its EXIF orientation, RGB or grey as the model needs, over white.
 
     A JPEG file that is much larger than what the model takes is decoded at a half, a quarter or an eighth of its size.
 
     Raises:
-        EdgeError: it is no such file, damaged, of CMYK or 16 bits, animated, or of more than `most_pixels` pixels.
+        EdgeError: it is no such file, damaged, of CMYK or 16 bits, animated, or of more than `max_pixels` pixels.
     """
     try:
-        image = _opened(data, most_pixels)
+        image = _opened(data, max_pixels)
         orientation = image.getexif().get(_ORIENTATION, 1)
     except EdgeError:
         raise
@@ -99,17 +99,17 @@ def decode(data: bytes, wanted: Preprocessing, *, most_pixels: int = MOST_PIXELS
     return image
 
 
-def _opened(data: bytes, most_pixels: int) -> Image.Image:
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
     """The image before its pixels are decoded, with everything checked that its header says."""
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     except Image.DecompressionBombError:
-        raise EdgeError(f"expected at most {most_pixels} pixels, found more; send a smaller image") from None
+        raise EdgeError(f"expected at most {max_pixels} pixels, found more; send a smaller image") from None
     except Exception as error:
         raise EdgeError("expected a JPEG or PNG image, found something else or a damaged one; convert it") from error
     width, height = image.size
-    if width * height > most_pixels:
-        raise EdgeError(f"expected at most {most_pixels} pixels, found {width} x {height}; send a smaller image")
+    if width * height > max_pixels:
+        raise EdgeError(f"expected at most {max_pixels} pixels, found {width} x {height}; send a smaller image")
     if min(width, height) < 2:
         raise EdgeError(f"expected at least 2 pixels on a side, found {width} x {height}; send a larger image")
     # The depth is the 25th byte of every PNG file; Pillow would cut colours of 16 bits to 8 without a word.

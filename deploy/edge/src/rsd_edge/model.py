@@ -13,10 +13,10 @@ from PIL import Image
 
 from rsd_edge.disk import read_json
 from rsd_edge.errors import EdgeError
-from rsd_edge.images import MOST_PIXELS, Preprocessing, decode, preprocess
+from rsd_edge.images import MAX_PIXELS, Preprocessing, decode, preprocess
 
 TENSORRT = "TensorrtExecutionProvider"
-MOST_AT_ONCE = 8
+MAX_AT_ONCE = 8
 """Images in the largest batch that TensorRT's engine is built for, as those of the project; more are inferred in parts,
 because the runtime would build another engine while somebody waits."""
 
@@ -65,9 +65,9 @@ class Model:
         path = folder / manifest["models"][precision]["onnx"]
         return cls(folder, manifest, precision, wanted, _session(path, precision, threads, wanted, engines))
 
-    def decode(self, data: bytes, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
+    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         """The image of a JPEG or PNG file; see `images.decode`, also for what is refused with an EdgeError."""
-        return decode(data, self.preprocessing, most_pixels=most_pixels)
+        return decode(data, self.preprocessing, max_pixels=max_pixels)
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
         """What the model takes of an image: uint8 `[H, W, C]`."""
@@ -81,7 +81,7 @@ class Model:
         session = self._session  # `close` may come from another thread
         if session is None:
             raise EdgeError("expected an open model, found it closed; open it again")
-        step = MOST_AT_ONCE if self.provider == TENSORRT else len(images)
+        step = MAX_AT_ONCE if self.provider == TENSORRT else len(images)
         parts = [
             session.run(["logits"], {"image": images[start : start + step]})[0] for start in range(0, len(images), step)
         ]
@@ -157,7 +157,7 @@ def _session(path: Path, precision: str, threads: int, wanted: Preprocessing, en
         settings |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": str(engines)}
         # The graph's own types do not suffice: without these it computes in float32.
         settings |= {"fp16": {"trt_fp16_enable": True}, "int8": {"trt_int8_enable": True}}.get(precision, {})
-        for end, batch in (("min", 1), ("opt", 1), ("max", MOST_AT_ONCE)):
+        for end, batch in (("min", 1), ("opt", 1), ("max", MAX_AT_ONCE)):
             settings[f"trt_profile_{end}_shapes"] = f"image:{batch}x{shape}"
         providers.insert(0, (TENSORRT, settings))
     try:

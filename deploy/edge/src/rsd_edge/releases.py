@@ -131,7 +131,7 @@ class Releases:
         Args:
             release: id; the one installed last if not given.
             window: seconds to watch.
-            healthy: asked twice a second during the window with the id; see `health.served`. It may say no until it
+            healthy: asked twice a second during the window with the id; see `health.ready_at`. It may say no until it
                 first says yes, as a server needs a moment, and must say yes from then on. None: no window.
             keep: good releases to keep.
 

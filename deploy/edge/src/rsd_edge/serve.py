@@ -1,4 +1,4 @@
-"""`rsd-edge serve`: `App` on a socket, until it is told to stop."""
+"""`rsd-edge serve`: the application on a socket, until a signal stops it."""
 
 import contextlib
 import socket
@@ -18,7 +18,7 @@ from rsd_edge.serve_options import ServeOptions
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server for `App`, which watches for another release while it runs."""
+    """uvicorn's server for `App`; while it runs, a thread watches for another release."""
 
     def __init__(self, live: LiveModel, options: ServeOptions, *, token: str | None = None) -> None:
         self.app = App(live, options, token=token)
@@ -33,7 +33,7 @@ class Server(uvicorn.Server):
                 loop="asyncio",
                 lifespan="off",
                 interface="asgi3",
-                log_level="error",  # else every malformed request writes a line
+                log_level="error",  # at a lower level, every malformed request writes a line
                 access_log=False,
                 server_header=False,
                 date_header=False,
@@ -44,7 +44,7 @@ class Server(uvicorn.Server):
         )
 
     def serve_on(self, listener: socket.socket) -> None:
-        """Serve until SIGTERM, SIGINT or `should_exit`; requests that are being worked on are still answered."""
+        """Serve until SIGTERM, SIGINT or `should_exit`; requests at work are still answered."""
         self._live.refresh()
         watcher = threading.Thread(target=self._live.watch, name="watch", daemon=True)
         watcher.start()
@@ -57,10 +57,10 @@ class Server(uvicorn.Server):
 
 
 def listen(options: ServeOptions) -> socket.socket:
-    """A socket that listens where the options say.
+    """A socket that listens on the host and port of the options.
 
     Raises:
-        EdgeError: if it cannot.
+        EdgeError: the system refuses it, such as a port in use.
     """
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
@@ -69,8 +69,8 @@ def listen(options: ServeOptions) -> socket.socket:
         raise EdgeError(
             f"expected to listen on {options.host} port {options.port}, found: {error}; give another --host or --port"
         ) from None
-    # Connections inherit it. Without it an answer waits 40 ms for the client's acknowledgement of its head, and
-    # asyncio sets it only where it made the socket itself.
+    # Connections inherit it. Without it, an answer's body waits 40 ms for the client to acknowledge the head. asyncio
+    # sets it only on sockets that it made itself.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -79,7 +79,7 @@ def read_token(file: Path | None) -> str | None:
     """The token in `file`.
 
     Raises:
-        EdgeError: if the file cannot be read or holds no token.
+        EdgeError: the file cannot be read or holds no token.
     """
     if file is None:
         return None
@@ -89,17 +89,17 @@ def read_token(file: Path | None) -> str | None:
         raise EdgeError(f"expected a token in {file}, found: {error}; write one line of ASCII into it") from None
     if len(token) < 16 or not token.isprintable() or " " in token:
         raise EdgeError(
-            f"expected one token of 16 or more letters and digits in {file}, found another content; "
+            f"expected one token of 16 or more letters and digits in {file}, found something else; "
             "make one with: openssl rand -hex 32"
         )
     return token
 
 
 def main(root: Path, options: ServeOptions) -> None:
-    """Serve the active release of `root` until SIGTERM or SIGINT, and every one that is activated meanwhile.
+    """Serve the active release of `root`, and each one that is activated later, until SIGTERM or SIGINT.
 
     Raises:
-        EdgeError: if it cannot listen or the token cannot be read.
+        EdgeError: the server cannot listen, or the token cannot be read.
     """
     token = read_token(options.token_file)
     releases = Releases(root)
@@ -110,6 +110,6 @@ def main(root: Path, options: ServeOptions) -> None:
         host, port = listener.getsockname()[:2]
         print(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         if token is None and not ip_address(host).is_loopback:
-            print("warning: any host that reaches this address may use it; give --token-file", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has stopped
+            print("warning: any host that reaches this address may use the server; give --token-file", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its stop
             Server(live, options, token=token).serve_on(listener)

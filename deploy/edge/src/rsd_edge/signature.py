@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from rsd_edge.errors import EdgeError
 
 NAME = "model.sig"
-MOST_BYTES = 1 << 22
+MAX_BYTES = 1 << 22
 _TYPE = "application/vnd.in-toto+json"
 # The whole file: nothing of it is parsed before the signature holds.
 _SPELT = re.compile(

@@ -84,11 +84,11 @@ def rebuilt_state(
     state, whole = State(), {}
     for folder in folders:
         with contextlib.suppress(OSError, LookupError, ValueError, EdgeError):
-            content = disk.read(folder / bundles.MANIFEST, bundles.MOST_MANIFEST)
+            content = disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST)
             manifest, digest = json.loads(content), bundles.digest_of(content)
             bundles.check_installed(folder, digest)
             if keys:
-                signed = signature.signed_files(disk.read(folder / signature.NAME, signature.MOST_BYTES), keys)
+                signed = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), keys)
                 if signed[bundles.MANIFEST] != digest:
                     continue
             if folder.name == f"{manifest['name']}-{manifest['release']}":
