@@ -28,10 +28,10 @@ flow: $(READY) ## run the same graph as a Prefect flow, stages side by side
 	@python -m rsd.report.table
 
 server: $(READY) ## a Prefect server here, every flow as a deployment, and a worker; again: start what died
-	@python -m pipelines.operate start
+	@python -m pipelines.server start
 
 server-stop: $(READY) ## stop them
-	@python -m pipelines.operate stop
+	@python -m pipelines.server stop
 
 test: $(READY) ## fast tests, under 10 minutes
 	@python -m pytest -m "not slow"

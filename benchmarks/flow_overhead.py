@@ -24,11 +24,11 @@ from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from benchmarks.interleaved import interleaved, markdown, spread
-from pipelines import operate
-from pipelines.operate import Site
+from pipelines.server import lifecycle
+from pipelines.server.daemons import Site
 from rsd.machine.errors import UserError
 
-PROJECT = Path(operate.__file__).parents[1]
+PROJECT = Path(__file__).parents[1]
 SLEEP = "python -c \"import time; time.sleep({seconds}); open('{out}', 'w').write('x')\""
 # A training with a checkpoint: every tenth of a second a step.
 TRAIN = """
@@ -132,7 +132,7 @@ def resumption(folder: Path, place: Site) -> list[dict[str, str]]:
             return _step(folder) > stood
 
         if name == "by `make server`":
-            operate.start(place, say=lambda _: None)
+            lifecycle.start(place, say=lambda _: None)
         else:
             place.worker.start()
         _wait(goes_on, 600)
@@ -179,7 +179,7 @@ def main() -> None:
         with temporary_settings({PREFECT_HOME: home, PREFECT_API_URL: f"{place.page}/api"}):
             try:
                 start = time.monotonic()
-                operate.start(place, say=lambda _: None)
+                lifecycle.start(place, say=lambda _: None)
                 print(f"`make server` took {time.monotonic() - start:.0f} s\n")
                 rows = overhead(Path(temporary) / "chain", place, rounds=given.rounds, stages=given.stages)
                 print(
@@ -188,7 +188,7 @@ def main() -> None:
                 )
                 print(markdown(resumption(Path(temporary) / "train", place)))
             finally:
-                operate.stop(place, say=lambda _: None)
+                lifecycle.stop(place, say=lambda _: None)
 
 
 if __name__ == "__main__":

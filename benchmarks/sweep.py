@@ -27,15 +27,15 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from benchmarks.interleaved import markdown
-from pipelines.clone import RECORD
 from pipelines.dvc_command import DVC
 from pipelines.git import git
-from pipelines.grid import Grid, points
-from pipelines.plan import PARAMS
 from pipelines.process_group import run_group
-from pipelines.runners import on_threads
-from pipelines.server import known_to_others, server_that_answers
-from pipelines.sweep import collect, prepare, run_units
+from pipelines.server.connection import known_to_others, server_that_answers
+from pipelines.sweep.clone import RECORD
+from pipelines.sweep.flows import collect, prepare, run_units
+from pipelines.sweep.grid import Grid, points
+from pipelines.sweep.places import on_threads
+from pipelines.sweep.units import PARAMS
 
 PROJECT = Path(__file__).parents[1]
 PARTS = ["plan, s", "run, s", "collect, s"]

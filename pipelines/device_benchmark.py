@@ -32,8 +32,8 @@ from pipelines.dvc_graph import StageNode, stages
 from pipelines.outcome import failed
 from pipelines.release import git
 from pipelines.reproduce import reproduce, run_all, run_name
-from pipelines.server import one_sentence, server_that_answers
-from pipelines.upkeep import begin
+from pipelines.server.automations import begin
+from pipelines.server.connection import one_sentence, server_that_answers
 from pipelines.workspace import one_writer
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, written_aside

@@ -43,8 +43,8 @@ from pipelines.release import (
     unpublished,
 )
 from pipelines.reproduce import reproduce, run_name
-from pipelines.server import one_sentence, server_that_answers
-from pipelines.upkeep import begin
+from pipelines.server.automations import begin
+from pipelines.server.connection import one_sentence, server_that_answers
 from pipelines.workspace import one_writer
 from rsd.machine.errors import UserError
 

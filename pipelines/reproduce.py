@@ -31,8 +31,8 @@ from pipelines.outcome import StageError, StageRun, failed
 from pipelines.process_group import GRACE_SECONDS, run_group
 from pipelines.progress import Progress
 from pipelines.schedule import as_they_end
-from pipelines.server import one_sentence, server_that_answers
-from pipelines.upkeep import begin
+from pipelines.server.automations import begin
+from pipelines.server.connection import one_sentence, server_that_answers
 from pipelines.workspace import one_writer
 from rsd.machine.errors import UserError
 

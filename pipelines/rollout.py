@@ -33,8 +33,8 @@ from prefect.states import Cancelled
 
 from pipelines.outcome import failed
 from pipelines.process_group import GRACE_SECONDS, run_group
-from pipelines.server import one_sentence, server_that_answers
-from pipelines.upkeep import begin
+from pipelines.server.automations import begin
+from pipelines.server.connection import one_sentence, server_that_answers
 from rsd.machine.errors import UserError
 
 PLAYBOOK = Path(__file__).parents[1] / "deploy" / "rollout" / "rollout.yml"

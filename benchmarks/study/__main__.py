@@ -24,7 +24,7 @@ from benchmarks.study import why
 from benchmarks.study.charts import gain_chart, lead_chart, likeness_chart, rank_chart, save
 from benchmarks.study.students import kept, read_sweep, students
 from benchmarks.study.tables import likeness_table, pair_table, tables
-from pipelines.sweep import prepare, read_named
+from pipelines.sweep.flows import prepare, read_named
 from rsd.machine.errors import UserError
 from rsd.report.charts.style import Figure
 

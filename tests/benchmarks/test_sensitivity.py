@@ -10,7 +10,7 @@ from benchmarks.marked import parts
 from benchmarks.sensitivity import charts, students, tables
 from benchmarks.sensitivity.__main__ import FOLDER, PAGE
 from benchmarks.study.students import WIDTHS, read
-from pipelines import results
+from pipelines.sweep import results
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS, KAPPAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), ("0", "0.01", "0.1")

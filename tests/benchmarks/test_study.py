@@ -9,7 +9,7 @@ from scipy import stats
 from benchmarks.marked import parts
 from benchmarks.study import charts, students, tables
 from benchmarks.study.__main__ import FOLDER, PAGE
-from pipelines import results
+from pipelines.sweep import results
 
 PAIRS = ["fashion/cnn-vit", "fashion/vit-cnn", "fashion/mlp-cnn"]
 ROOT = Path(__file__).parents[2]

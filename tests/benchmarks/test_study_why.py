@@ -10,7 +10,7 @@ from benchmarks.marked import parts
 from benchmarks.study import why
 from benchmarks.study.__main__ import FOLDER, PAGE
 from benchmarks.study.students import gains, read
-from pipelines import results
+from pipelines.sweep import results
 from rsd.report.charts.style import svg
 
 ROOT = Path(__file__).parents[2]

@@ -21,14 +21,14 @@ from prefect import flow, get_client
 from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from pipelines import operate
 from pipelines.artifacts import OUT_URL, SERVED, publish
-from pipelines.operate import Site
 from pipelines.outcome import StageRun
 from pipelines.progress import Progress
+from pipelines.server import lifecycle
+from pipelines.server.daemons import Site
 from tests.rsd.report.conftest import write_records
 
-PROJECT = Path(operate.__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 # Prefect 3.8 trips over its own clean-up at the end of a process that was forked after a flow had run, such as a
 # data loader's worker in a later test; whatever it would clean up is the parent's.
@@ -132,11 +132,11 @@ def prefect_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         home = tmp_path_factory.mktemp("prefect")
         place = Site(PROJECT, home, free_ports(), elsewhere=None)
         with temporary_settings({PREFECT_HOME: home, PREFECT_API_URL: f"{place.page}/api"}):
-            operate.start_server(place, say=lambda _: None)
+            lifecycle.start_server(place, say=lambda _: None)
             try:
                 yield place
             finally:
-                operate.stop(place, say=lambda _: None)
+                lifecycle.stop(place, say=lambda _: None)
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +148,7 @@ def prefect_server(prefect_site: Site) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def prefect_worker(prefect_site: Site) -> Site:
     """The server with every deployment and a worker on it."""
-    operate.start(prefect_site, say=lambda _: None)
+    lifecycle.start(prefect_site, say=lambda _: None)
     return prefect_site
 
 

@@ -9,8 +9,8 @@ from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.utilities.callables import parameter_schema
 
-from pipelines.operate import LOST_SECONDS
-from pipelines.server import RETRIES
+from pipelines.server.connection import RETRIES
+from pipelines.server.lifecycle import LOST_SECONDS
 from tests.pipelines.conftest import PROJECT
 
 DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
@@ -27,11 +27,13 @@ each = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=[one["entrypoint"]
 
 
 def test_every_flow_of_the_project_has_a_deployment() -> None:
+    files = (path.relative_to(PROJECT) for path in (PROJECT / "pipelines").rglob("*.py"))
+    modules = [importlib.import_module(".".join(file.with_suffix("").parts)) for file in files]
     flows = {
-        f"{path.parent.name}.{path.stem}.{name}"
-        for path in (PROJECT / "pipelines").glob("*.py")
-        for name, value in vars(importlib.import_module(f"pipelines.{path.stem}")).items()
-        if isinstance(value, Flow) and value.fn.__module__ == f"pipelines.{path.stem}"
+        f"{module.__name__}.{name}"
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, Flow) and value.fn.__module__ == module.__name__
     }
     assert flows == {deployment["entrypoint"] for deployment in DEPLOYMENTS}
 

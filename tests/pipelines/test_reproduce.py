@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from prefect import get_client
 
-from pipelines import server
 from pipelines.dvc_graph import lock_entries, stages
 from pipelines.outcome import StageError, StageRun
 from pipelines.process_group import GRACE_SECONDS
 from pipelines.reproduce import main, reproduce
+from pipelines.server import connection
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, alive, wait_until
 
-PROJECT = Path(server.__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 Built = tuple[ToyRepo, list[StageRun]]
 
 
@@ -167,7 +167,7 @@ def test_a_failed_stage_is_an_exception_for_the_caller(dvc_repo: ToyRepo, prefec
 
 def test_a_wrong_target_fails_before_a_server_is_started(dvc_repo: ToyRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(dvc_repo.path)
-    monkeypatch.setattr(server, "_start_server", lambda: pytest.fail("started a server"))
+    monkeypatch.setattr(connection, "_start_server", lambda: pytest.fail("started a server"))
 
     with pytest.raises(SystemExit, match="error: no stage named trian"):
         main(["trian"])

@@ -6,7 +6,7 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.objects import Artifact
 
-from pipelines.operate import Site
+from pipelines.server.daemons import Site
 from tests.rsd.report.test_page_in_browser import CHROMIUM, Tab, tab
 
 __all__ = ["tab"]

@@ -16,12 +16,12 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from pipelines import runners
 from pipelines.git import experiments
 from pipelines.process_group import GRACE_SECONDS
+from pipelines.sweep import places
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
-from tests.pipelines.sweep_project import SweepRepo
+from tests.pipelines.sweep.sweep_project import SweepRepo
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("prefect_dask", reason="needs pip install -c constraints.txt -e '.[dask]'")
@@ -243,10 +243,10 @@ def test_a_cluster_on_this_machine_is_one_word(repo: SweepRepo, prefect_server: 
 
 
 def test_a_scheduler_without_workers_is_a_sentence(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runners, "WORKERS_SECONDS", 1)
+    monkeypatch.setattr(places, "WORKERS_SECONDS", 1)
 
     with (
         pytest.raises(UserError, match=f"expected a Dask scheduler with a worker at {cluster.address}, found: "),
-        runners.on_dask(cluster.address, None),
+        places.on_dask(cluster.address, None),
     ):
         pass

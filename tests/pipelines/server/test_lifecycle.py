@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from pipelines import operate
-from pipelines.operate import Daemon, Site, site
+from pipelines.server import daemons, lifecycle
+from pipelines.server.daemons import Daemon, Site, site
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import PROJECT, wait_until
 
@@ -39,8 +39,8 @@ def test_a_server_of_someone_else_is_used_and_our_own_is_recognised(
     monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example/api")
     assert site(tmp_path).environment["PREFECT_API_URL"] == "https://prefect.example/api"
     with pytest.raises(UserError, match="no answer from https://prefect.example/api; correct PREFECT_API_URL"):
-        monkeypatch.setattr(operate, "answers", lambda _: False)
-        operate.start_server(site(tmp_path))
+        monkeypatch.setattr(lifecycle, "answers", lambda _: False)
+        lifecycle.start_server(site(tmp_path))
 
 
 def test_what_the_user_has_set_stands(nothing_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,28 +53,28 @@ def test_a_port_that_is_taken_is_refused_with_a_sentence(nothing_set: None, tmp_
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"expected port {port} to be free, .* set PREFECT_SERVER_API_PORT"):
-            operate.start_server(Site(tmp_path, tmp_path, port, elsewhere=None))
+            lifecycle.start_server(Site(tmp_path, tmp_path, port, elsewhere=None))
 
 
 @pytest.mark.parametrize("gets_on", [True, False])
 def test_a_server_that_gets_on_is_waited_for_and_one_that_does_not_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gets_on: bool
 ) -> None:
-    monkeypatch.setattr(operate, "START_SECONDS", 2.0)
-    monkeypatch.setattr(operate, "STOP_SECONDS", 1)
+    monkeypatch.setattr(lifecycle, "START_SECONDS", 2.0)
+    monkeypatch.setattr(daemons, "STOP_SECONDS", 1)
     place = Site(tmp_path, tmp_path, 1, elsewhere=None)
     says = (
         "import time\nwhile True: print('.', flush=True); time.sleep(0.1)" if gets_on else "import time; time.sleep(60)"
     )
     monkeypatch.setattr(Site, "server", Daemon("server", [sys.executable, "-c", says], tmp_path, os.environ))
     up_at = time.monotonic() + 6
-    monkeypatch.setattr(operate, "answers", lambda _: time.monotonic() > up_at)
+    monkeypatch.setattr(lifecycle, "answers", lambda _: time.monotonic() > up_at)
     try:
         if gets_on:
-            operate.start_server(place, say=lambda _: None)
+            lifecycle.start_server(place, say=lambda _: None)
         else:
             with pytest.raises(UserError, match="the Prefect server did not come up; "):
-                operate.start_server(place, say=lambda _: None)
+                lifecycle.start_server(place, say=lambda _: None)
     finally:
         place.server.stop()
 
@@ -82,11 +82,11 @@ def test_a_server_that_gets_on_is_waited_for_and_one_that_does_not_is_given_up(
 def test_a_daemon_outlives_who_started_it_and_is_stopped_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operate, "STOP_SECONDS", 1)  # its child does not listen
+    monkeypatch.setattr(daemons, "STOP_SECONDS", 1)  # its child does not listen
     child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     sleeper = Daemon("sleeper", [sys.executable, "-c", f"{child}; time.sleep(60)"], tmp_path, os.environ)
     again = f"Daemon('sleeper', {sleeper.command!r}, Path({str(tmp_path)!r}), os.environ).start()"
-    start = f"import os\nfrom pathlib import Path\nfrom pipelines.operate import Daemon\n{again}"
+    start = f"import os\nfrom pathlib import Path\nfrom pipelines.server.daemons import Daemon\n{again}"
     subprocess.run([sys.executable, "-c", start], check=True)
     process = sleeper.running()
     assert process is not None

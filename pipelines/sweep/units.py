@@ -17,7 +17,7 @@ import yaml
 from pipelines import chosen
 from pipelines.dvc_graph import StageNode, stages
 from pipelines.git import objects
-from pipelines.grid import Point
+from pipelines.sweep.grid import Point
 from rsd.machine.errors import UserError
 
 PARAMS, RESOLVED = "params.yaml", "out/params"

@@ -16,11 +16,11 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
-from pipelines import operate
-from pipelines.operate import Daemon, Site
-from pipelines.upkeep import MOST_STARTS, create_automations
+from pipelines.server import lifecycle
+from pipelines.server.automations import MOST_STARTS, create_automations
+from pipelines.server.daemons import POOL, Daemon, Site
 from tests.pipelines.conftest import ToyRepo, alive, wait_until
-from tests.pipelines.sweep_project import SweepRepo
+from tests.pipelines.sweep.sweep_project import SweepRepo
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +135,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on_where_it_was(prefect_wo
     assert prefect_worker.worker.running() is None
 
     lines: list[str] = []
-    operate.start(prefect_worker, say=lines.append)
+    lifecycle.start(prefect_worker, say=lines.append)
     wait_for(run, "Completed", 240)
 
     assert any(line.startswith("taken up     reproduce") for line in lines)
@@ -144,11 +144,11 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on_where_it_was(prefect_wo
 
 def test_a_run_that_can_never_begin_is_given_up(prefect_worker: Site, tmp_path: Path) -> None:
     """Its process dies before the flow starts, so that the server counts no start."""
-    operate.start(prefect_worker, say=lambda _: None)  # whatever other tests left of it
+    lifecycle.start(prefect_worker, say=lambda _: None)  # whatever other tests left of it
     (tmp_path / "broken.py").write_text("from prefect import flow\n\n@flow\ndef broken(): ...\n")
     broken = flow.from_source(str(tmp_path), "broken.py:broken")
     assert isinstance(broken, Flow)
-    broken.deploy("default", work_pool_name=operate.POOL)
+    broken.deploy("default", work_pool_name=POOL)
     (tmp_path / "broken.py").write_text("import nothing_of_that_name")
     run = run_deployment("broken/default", timeout=0, as_subflow=False)
     assert isinstance(run, FlowRun)
@@ -179,7 +179,7 @@ def test_a_sweep_on_a_killed_worker_goes_on_from_the_checkpoint_of_its_cell(
     kill(worker)
     (repo.seen / "go").touch()
 
-    operate.start(prefect_worker, say=print)
+    lifecycle.start(prefect_worker, say=print)
     wait_for(run, "Completed", 300)
 
     assert [line["steps"] for line in repo.noted("begin") if line["what"] == held] == [0, 7]
@@ -189,7 +189,7 @@ def test_a_sweep_on_a_killed_worker_goes_on_from_the_checkpoint_of_its_cell(
 
 def test_a_silent_run_is_found_by_the_server_alone(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
     """No `make server` here: another worker takes up what a lost machine had begun."""
-    create_automations(operate.POOL, lost_after=40)
+    create_automations(POOL, lost_after=40)
     run = start(dvc_repo, "train@rsd", STEPS="100")
     wait_until(lambda: steps_of(dvc_repo) > 20, 120)
     worker = prefect_worker.worker.running()
@@ -199,7 +199,7 @@ def test_a_silent_run_is_found_by_the_server_alone(prefect_worker: Site, dvc_rep
     try:
         wait_for(run, "Completed", 400)
     finally:
-        create_automations(operate.POOL, lost_after=operate.LOST_SECONDS)
+        create_automations(POOL, lost_after=lifecycle.LOST_SECONDS)
 
     assert dvc_repo.runs()[-1]["first"] > 20
 
@@ -212,7 +212,7 @@ def test_a_run_outlives_a_server_that_is_away_for_a_minute(prefect_worker: Site,
     for process in [server, *server.children(recursive=True)]:
         process.kill()
     time.sleep(60)
-    operate.start_server(prefect_worker, say=print)
+    lifecycle.start_server(prefect_worker, say=print)
     wait_for(run, "Completed", 300)
 
     assert [ran["stage"] for ran in dvc_repo.runs()].count("train@rsd") == 1
@@ -233,18 +233,18 @@ def test_server_stop_ends_everything_and_the_next_start_goes_on(prefect_worker: 
     families = [daemon.running() for daemon in (prefect_worker.server, prefect_worker.worker, prefect_worker.reports)]
     processes = [one for process in families if process for one in [process, *process.children(recursive=True)]]
     lines: list[str] = []
-    operate.stop(prefect_worker, say=lines.append)
+    lifecycle.stop(prefect_worker, say=lines.append)
 
     assert [" ".join(line.split()) for line in lines] == ["worker stopped", "reports stopped", "server stopped"]
     assert not any(process.is_running() for process in processes)
-    operate.start(prefect_worker, say=print)
+    lifecycle.start(prefect_worker, say=print)
     wait_for(run, "Completed", 240)
     assert dvc_repo.runs()[-1]["first"] > 20
 
 
 def test_a_second_start_finds_everything_running_on_loopback_only(prefect_worker: Site) -> None:
     lines: list[str] = []
-    operate.start(prefect_worker, say=lines.append)
+    lifecycle.start(prefect_worker, say=lines.append)
 
     assert [line.split()[0] for line in lines if "runs already" in line] == ["server", "reports", "worker"]
     for daemon in (prefect_worker.server, prefect_worker.reports):

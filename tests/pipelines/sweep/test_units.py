@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from pipelines.git import snapshot
-from pipelines.grid import Grid, points
-from pipelines.plan import Unit, plan
+from pipelines.sweep.grid import Grid, points
+from pipelines.sweep.units import Unit, plan
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo
-from tests.pipelines.sweep_project import SweepRepo
+from tests.pipelines.sweep.sweep_project import SweepRepo
 
-REAL = Path(__file__).parents[2]
+REAL = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

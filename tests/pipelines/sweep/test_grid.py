@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.grid import Grid, covers, points, read_grids
+from pipelines.sweep.grid import Grid, covers, points, read_grids
 from rsd.machine.errors import UserError
 
 PARAMS = """\

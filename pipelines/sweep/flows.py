@@ -1,19 +1,7 @@
-"""A grid over pair, methods, seeds and any param, as a Prefect flow: one DVC experiment for each cell.
+"""The flows `sweep` and `study`: check a grid, run its cells, collect what they found in out/sweeps/NAME/."""
 
-    python -m pipelines.sweep 'method.rsd.weight=0.05,0.1,0.2' --seeds 0 1 2
-    python -m pipelines.sweep NAME                  # the grid of conf/sweep/NAME.yaml
-    python -m pipelines.sweep NAME --dask           # on Dask; --dask tcp://HOST:8786 on its workers there
-
-Each cell runs in a clone of its own, shares DVC's cache with the others, and is an experiment of this project
-afterwards (`dvc exp show`). What cells have in common runs first, once. The same command again runs what is missing.
-Tables and a plot go to out/sweeps/NAME/.
-"""
-
-import argparse
-import hashlib
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,19 +14,19 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 from pydantic import ValidationError
 
-from pipelines import chosen, results
+from pipelines import chosen
 from pipelines.artifacts import key_of, picture, shown
-from pipelines.clone import RECORD, Project, forget_others
 from pipelines.dvc_command import DVC, reason
 from pipelines.git import contents, experiments, git, snapshot
-from pipelines.grid import Grid, check_words, covers, points, read_grids, sentence
 from pipelines.outcome import StageError, failed
-from pipelines.plan import PARAMS, Unit, plan
 from pipelines.process_group import GRACE_SECONDS, run_group
-from pipelines.runners import Place, check_dask, on_dask, on_threads, run_unit
 from pipelines.schedule import as_they_end
-from pipelines.server import known_to_others, one_sentence, server_that_answers
-from pipelines.upkeep import begin
+from pipelines.server.automations import begin
+from pipelines.sweep import results
+from pipelines.sweep.clone import RECORD, Project, forget_others
+from pipelines.sweep.grid import Grid, covers, points, read_grids, sentence
+from pipelines.sweep.places import Place, check_dask, on_dask, on_threads, run_unit
+from pipelines.sweep.units import PARAMS, Unit, plan
 from rsd.machine.errors import UserError
 
 WORKSPACES, OUT = Path(".state/sweeps"), Path("out/sweeps")
@@ -190,7 +178,7 @@ def prepare(
     if (git_remote is None) != (dvc_remote is None):
         raise UserError("expected a git remote and a DVC remote, or neither: code goes by one and results by the other")
     if git_remote is not None:
-        _check_without_password(root, git_remote)
+        check_without_password(root, git_remote)
     if dask is not None:
         check_dask()
     ref = f"refs/sweeps/{name}"
@@ -208,7 +196,7 @@ def prepare(
     return Prepared(name, root, project, units, done, git_remote)
 
 
-def _check_without_password(root: Path, git_remote: str) -> None:
+def check_without_password(root: Path, git_remote: str) -> None:
     """It would be among the params of the flow and of each cell, for all to see who see the server."""
     known = git_remote in git(root, "remote").split()
     url = git(root, "remote", "get-url", git_remote) if known else git_remote
@@ -328,56 +316,3 @@ def _ask_dvc(root: Path, *arguments: str) -> str:
     if run_group([*DVC, *arguments], root, say=said.append):
         raise UserError(f"dvc {' '.join(arguments)} failed in {root}: {reason(said)}")
     return "\n".join(said)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the flow in this folder and print its table; the last line of a failure is its sentence, the status 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "grid", nargs="+", metavar="NAME | PARAM=VALUE,...", help="of conf/sweep/, or axes as for dvc exp run -S"
-    )
-    parser.add_argument("--methods", nargs="+", help="of every cell; scratch is added")
-    parser.add_argument("--seeds", nargs="+", type=int, help="of every cell")
-    parser.add_argument("--split", nargs="+", choices=["methods", "seeds"], help="a cell for each of these")
-    parser.add_argument("--targets", nargs="+", help="stages that a cell is brought up to date for; default: evaluate")
-    parser.add_argument("--name", help="of the sweep; default: a digest of its grid")
-    parser.add_argument("--jobs", type=int, help="cells side by side; default: one for each core")
-    parser.add_argument(
-        "--dask", nargs="?", const="local", metavar="ADDRESS", help="default: a cluster on this machine"
-    )
-    parser.add_argument("--git-remote", help="that Dask's workers clone from; none: they see this folder")
-    parser.add_argument("--dvc-remote", help="through which they share what stages wrote")
-    options = parser.parse_args(arguments)
-    where = {name: getattr(options, name) for name in ("jobs", "dask", "git_remote", "dvc_remote")}
-    own = {name: getattr(options, name) for name in ("methods", "seeds", "split", "targets")}
-    start = time.time()
-    with one_sentence():
-        if named := len(options.grid) == 1 and "=" not in options.grid[0]:
-            name = options.grid[0]
-            if given := [key for key, value in {**own, "name": options.name}.items() if value is not None]:
-                raise UserError(f"conf/sweep/{name}.yaml says what it goes over; leave out --{' --'.join(given)}")
-            grids = read_named(name, Path())
-        else:
-            own["grid"] = options.grid
-            grids = [make_grid(own)]
-            digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]
-            name = options.name or f"grid-{digest}"
-        check_words(grids, Path(PARAMS))  # now, not after the server's start-up
-        if options.git_remote is not None:
-            _check_without_password(Path(), options.git_remote)  # and before the server is told
-        table = OUT / name / "table.md"
-        try:
-            with server_that_answers(), known_to_others():
-                if named:
-                    study(name, **where)
-                else:
-                    sweep(name, **own, **where)
-        finally:
-            if table.is_file() and table.stat().st_mtime >= start:
-                print(f"\n{table.read_text()}\n{table.parent}/plot.png, experiments: dvc exp show")
-
-
-if __name__ == "__main__":
-    main()

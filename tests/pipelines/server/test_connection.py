@@ -5,7 +5,7 @@ import pickle
 from prefect.context import hydrated_context, serialize_context
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from pipelines.server import RETRIES, server_that_answers
+from pipelines.server.connection import RETRIES, server_that_answers
 
 
 def test_a_flow_and_its_workers_on_dask_wait_for_a_server_that_is_away(prefect_server: dict[str, str]) -> None:

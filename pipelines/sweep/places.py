@@ -14,10 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from pipelines.clone import Project, StoppedError, TransferError, run
 from pipelines.outcome import StageError, failed
-from pipelines.plan import Unit
 from pipelines.progress import Progress
+from pipelines.sweep.clone import Project, StoppedError, TransferError, run
+from pipelines.sweep.units import Unit
 from rsd.machine.errors import UserError
 
 POLL_SECONDS = 2.0

@@ -16,16 +16,18 @@ import pytest
 from prefect import get_client
 
 from benchmarks.sweep import chart, simulated
-from pipelines import clone, runners, server
-from pipelines.clone import Project, TransferError
 from pipelines.git import experiments
 from pipelines.outcome import StageError
-from pipelines.plan import Unit
 from pipelines.process_group import GRACE_SECONDS
-from pipelines.sweep import main, prepare
+from pipelines.server import connection
+from pipelines.sweep import clone, places
+from pipelines.sweep.__main__ import main
+from pipelines.sweep.clone import Project, TransferError
+from pipelines.sweep.flows import prepare
+from pipelines.sweep.units import Unit
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
-from tests.pipelines.sweep_project import SweepRepo
+from tests.pipelines.sweep.sweep_project import SweepRepo
 
 WEIGHTS = "method.rsd.weight=0.1,0.2"
 UNIT = Unit("weights-1-d1935t", "weight=1", "", ("evaluate",), {}, (), ())
@@ -178,9 +180,9 @@ def test_only_what_another_try_can_mend_is_tried_again(
             raise error
         return "refs/exps/it"
 
-    monkeypatch.setattr(runners, "run", run)
+    monkeypatch.setattr(places, "run", run)
 
-    state = runners.run_unit.with_options(retry_delay_seconds=0)(UNIT, PROJECT, {}, None, return_state=True)
+    state = places.run_unit.with_options(retry_delay_seconds=0)(UNIT, PROJECT, {}, None, return_state=True)
 
     assert len(tried) == tries
     assert state.is_completed() == (tries == 3)
@@ -193,11 +195,11 @@ def test_cells_show_their_progress_under_one_key_for_a_sweep(
         say(f"rsd-0:  48%|####8     | {unit.label} [00:10<00:10]")
         return "refs/exps/it"
 
-    monkeypatch.setattr(runners, "run", run)
+    monkeypatch.setattr(places, "run", run)
     project = replace(PROJECT, snapshot="refs/sweeps/shown")
     for number in "12":
         assert (
-            runners.run_unit(replace(UNIT, label=f"weight={number}"), project, {}, threading.Event()) == "refs/exps/it"
+            places.run_unit(replace(UNIT, label=f"weight={number}"), project, {}, threading.Event()) == "refs/exps/it"
         )
 
     with get_client(sync_client=True) as client:
@@ -237,7 +239,7 @@ def test_a_sweep_that_is_started_twice_runs_each_cell_once(repo: SweepRepo, pref
 
 def test_a_wrong_grid_is_refused_before_a_server_is_started(repo: SweepRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repo.path)
-    monkeypatch.setattr(server, "_start_server", lambda: pytest.fail("started a server"))
+    monkeypatch.setattr(connection, "_start_server", lambda: pytest.fail("started a server"))
 
     with pytest.raises(SystemExit, match="error: the grid: no method.rsd.wieght in params.yaml; did you mean"):
         main(["method.rsd.wieght=1,2"])

@@ -27,9 +27,9 @@ from pipelines.git import contents, git
 from pipelines.gpus import create_limits, reserved, visible_gpus
 from pipelines.network import can_be_mended
 from pipelines.outcome import StageError
-from pipelines.plan import PARAMS, Unit
 from pipelines.process_group import run_group
-from pipelines.results import students
+from pipelines.sweep.results import students
+from pipelines.sweep.units import PARAMS, Unit
 from rsd.machine.errors import UserError
 
 RECORD = "sweep.json"

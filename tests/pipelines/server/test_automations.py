@@ -14,8 +14,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.events import Automation, Resource
 
-from pipelines import upkeep
-from pipelines.upkeep import HOST, PROCESS, SINCE, begin, create_automations, create_pool, died_here
+from pipelines.server import automations as module
+from pipelines.server.automations import HOST, PROCESS, SINCE, begin, create_automations, create_pool, died_here
 from rsd.machine.errors import UserError
 
 
@@ -54,7 +54,7 @@ def test_a_run_is_dead_if_its_process_was_here_and_is_gone(host: str, process: i
 def test_a_run_that_was_killed_too_often_is_given_up(
     prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "MOST_STARTS", 0)
+    monkeypatch.setattr(module, "MOST_STARTS", 0)
 
     @flow
     def one() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipelines import results
+from pipelines.sweep import results
 
 TWO = 12.706204736  # half-width of a 95 % t interval of two values, in standard errors
 

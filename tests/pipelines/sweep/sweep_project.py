@@ -129,7 +129,7 @@ class SweepRepo(ToyRepo):
         return self.dvc("exp", "list", "--name-only").split()
 
     def environment(self, server: dict[str, str], **more: str) -> dict[str, str]:
-        project = str(Path(__file__).parents[2])
+        project = str(Path(__file__).parents[3])
         return {**os.environ, **server, "SEEN": str(self.seen), "PYTHONPATH": project, **more}
 
     def sweep(self, server: dict[str, str], *arguments: str, **more: str) -> subprocess.Popen[str]:

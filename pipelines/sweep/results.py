@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from pipelines.plan import varying
+from pipelines.sweep.units import varying
 from rsd.machine.files import written_aside
 from rsd.report.charts.style import colour, method_order, svg
 from rsd.report.interval import Interval, interval
