@@ -24,8 +24,7 @@ from rsd.machine.compute import ComputeOptions, set_up, training_kernels
 from rsd.machine.errors import UserError
 from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
-from rsd.methods.aad import AAD
-from rsd.methods.rsd import RSDDistiller
+from rsd.methods.rsd import AAD, RSDDistiller
 from rsd.models.features import stage_shapes
 from rsd.models.predict import predict_together
 from rsd.models.timm_model import ModelOptions, Outputs, PixelNormalize, create, predict

@@ -27,9 +27,7 @@ from benchmarks.rsd_loss import step, textbook
 from rsd.evaluation.correlation import cross_correlation, decoupled, off_diagonal_rms
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json
-from rsd.methods.aad import AAD
-from rsd.methods.losses import rsd_loss
-from rsd.methods.rsd import PUBLISHED_PULL, STRONGEST_PULL, RSDDistiller, RSDOptions
+from rsd.methods.rsd import AAD, PUBLISHED_PULL, STRONGEST_PULL, RSDDistiller, RSDOptions, rsd_loss
 from rsd.models.timm_model import ModelOptions, create
 from rsd.report.charts.inside import correlation_matrix
 from rsd.report.charts.style import METHOD_COLOURS, NEGATIVE, NEUTRAL, POSITIVE

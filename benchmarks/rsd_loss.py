@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.interleaved import interleaved, markdown, spread
-from rsd.methods.losses import rsd_loss
+from rsd.methods.rsd import rsd_loss
 
 # (B, D): how many times faster it is meant to be, and what share of the memory it may take (None: on record only).
 TARGETS: dict[tuple[int, int], tuple[float, float | None]] = {

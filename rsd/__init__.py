@@ -8,9 +8,7 @@ from os import environ
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsd.methods.aad import AAD
-    from rsd.methods.losses import rsd_loss, rsd_terms
-    from rsd.methods.rsd import RSDDistiller, RSDOptions
+    from rsd.methods.rsd import AAD, RSDDistiller, RSDOptions, rsd_loss, rsd_terms
     from rsd.models.timm_model import Outputs, outputs
 
 # From 1.29 on ONNX Runtime tells Microsoft about models and machine unless this was set before it is imported.
@@ -19,13 +17,13 @@ environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __all__ = ["AAD", "Outputs", "RSDDistiller", "RSDOptions", "outputs", "rsd_loss", "rsd_terms"]
 
 _HOMES = {
-    "AAD": "rsd.methods.aad",
+    "AAD": "rsd.methods.rsd",
     "Outputs": "rsd.models.timm_model",
     "RSDDistiller": "rsd.methods.rsd",
     "RSDOptions": "rsd.methods.rsd",
     "outputs": "rsd.models.timm_model",
-    "rsd_loss": "rsd.methods.losses",
-    "rsd_terms": "rsd.methods.losses",
+    "rsd_loss": "rsd.methods.rsd",
+    "rsd_terms": "rsd.methods.rsd",
 }
 
 

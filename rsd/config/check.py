@@ -4,7 +4,7 @@
 
 reads `FOLDER/*.yaml`, each a params.yaml over this project's conf/, and prints one line of JSON for each, in the order
 of their names: `{"sections": {"data.json": DIGEST, ...}}` or `{"error": SENTENCE}`. Sections are named as the files of
-out/params/ are, the code of the methods among them: two that agree in a digest give the stages that read it the same.
+out/params/, the code of the chosen methods among them: params that agree in a digest give its readers the same.
 Forty files take about a second.
 """
 
@@ -14,10 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rsd.config.method_code import method_code
 from rsd.config.resolve import resolve
 from rsd.machine.errors import UserError
-from rsd.machine.files import sha256
-from rsd.methods import source
 
 
 def check(file: Path, conf: Path) -> dict[str, Any]:
@@ -28,8 +27,8 @@ def check(file: Path, conf: Path) -> dict[str, Any]:
         return {"error": str(error).replace(str(file), "params.yaml")}
     methods = resolved.pop("method")
     sections = {f"{name}.json": _digest(values) for name, values in resolved.items()}
-    for name, values in methods.items():
-        sections |= {f"method/{name}.json": _digest(values), f"code/{name}.py": sha256(source(name))[:16]}
+    sections |= {f"method/{name}.json": _digest(values) for name, values in methods.items()}
+    sections |= {f"code/{name}.py": _digest(method_code(name)) for name in resolved["run"]["methods"]}
     return {"sections": sections}
 
 

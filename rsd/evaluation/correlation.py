@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rsd.methods.aad import AAD
+from rsd.methods.rsd import AAD
 
 MAX_CELLS = 64
 

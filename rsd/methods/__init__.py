@@ -1,11 +1,11 @@
-"""One file per method: a `timm.task.TrainingTask` that wires a loss to a student and its teacher's outputs.
+"""One file per method: its options, its loss, and the `timm.task.TrainingTask` that joins it to student and teacher.
 
-A method's name is its file's name. Nothing here imports them all, so that editing one method does not
-retrain the students of another. A user's own methods lie in the project's folder `methods/`, one file each.
+A method's name is its file's name. This file imports no method, so that an edit of one does not retrain the students
+of another. What several methods share lies in `base.py` and in files that start with an underscore. A user's own
+methods lie in the project's folder `methods/`, one file each.
 """
 
 import importlib
-import pkgutil
 import sys
 import traceback
 from importlib.util import module_from_spec, spec_from_file_location
@@ -19,14 +19,12 @@ OWN = Path("methods")
 
 
 def methods() -> list[str]:
-    """Names of the methods of this package."""
-    return sorted(
-        module.name for module in pkgutil.iter_modules(__path__) if module.name not in ("aad", "base", "losses")
-    )
+    """Names of the methods of this package: its files but `base.py` and those that start with an underscore."""
+    return sorted(file.stem for file in Path(__file__).parent.glob("[!_.]*.py") if file.stem != "base")
 
 
 def own_methods() -> list[str]:
-    """Names of the methods in `OWN`; a file that starts with an underscore or a dot is none."""
+    """Names of the methods in `OWN`; a file that starts with an underscore or a dot is no method."""
     return sorted(file.stem for file in OWN.glob("[!_.]*.py"))
 
 

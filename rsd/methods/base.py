@@ -79,19 +79,6 @@ class TrainableModule(FeatureDistillationTrainableModule):
         return student, None if self.projection is None else self.projection(student, teacher)
 
 
-class LinearEmbeddings(nn.Module):
-    """A scaffold of two linear maps: the embeddings of student and teacher, each to `[B, width]`."""
-
-    def __init__(self, student_width: int, teacher_width: int, width: int) -> None:
-        super().__init__()
-        self.student = nn.Linear(student_width, width)
-        self.teacher = nn.Linear(teacher_width, width)
-
-    def forward(self, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
-        stored = teacher.embedding.to(self.teacher.weight.dtype)  # the view store holds fp16
-        return self.student(student.embedding), self.teacher(stored)
-
-
 class Distiller(TrainingTask):
     """Trains `student`; a subclass says what it needs of the teacher and what it adds to the loss.
 

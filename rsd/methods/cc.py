@@ -4,8 +4,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rsd.machine.parallel import gather
-from rsd.methods.base import Distiller, LinearEmbeddings, MethodOptions, Setting, Step, WeightOptions
-from rsd.methods.losses import cc_loss
+from rsd.methods._batches import pair
+from rsd.methods._linear_embeddings import LinearEmbeddings
+from rsd.methods.base import Distiller, MethodOptions, Setting, Step, WeightOptions
 from rsd.models.timm_model import embedding_width
 
 
@@ -14,6 +15,19 @@ class CCOptions(WeightOptions):
 
     width: int = Field(128, gt=0)
     """To which both embeddings are mapped."""
+
+
+def cc_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Correlation congruence (ICCV 2019, arXiv 1904.01802): `0.02 mean_i sum_d D_id D_(i+1)d`, `D = |z_s - z_t|`.
+
+    Pairs each image with the next one, so it depends on the order of the batch.
+
+    Args:
+        student, teacher: `[B, D]`, B >= 2, each after its linear embedding.
+    """
+    student, teacher = pair(student, teacher, at_least=2)
+    difference = (student - teacher).abs()
+    return 0.02 * (difference[:-1] * difference[1:]).sum(dim=1).mean()
 
 
 class CCDistiller(Distiller, method="cc"):

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from rsd.machine.errors import UserError
 from rsd.machine.parallel import all_of
-from rsd.methods.base import Distiller, LinearEmbeddings, MethodOptions, Setting, Step, WeightOptions
-from rsd.methods.losses import crd_loss
+from rsd.methods._linear_embeddings import LinearEmbeddings
+from rsd.methods.base import Distiller, MethodOptions, Setting, Step, WeightOptions
 from rsd.models.timm_model import Outputs, embedding_width
 
 
@@ -25,6 +25,29 @@ class CRDOptions(WeightOptions):
     temperature: float = Field(0.07, gt=0)
     momentum: float = Field(0.5, ge=0, lt=1)
     """Share of a remembered vector that stays when its image is seen again."""
+
+
+def crd_loss(
+    positive: Tensor, negatives: Tensor, *, log_partition: Tensor | float, temperature: float = 0.07
+) -> Tensor:
+    """Contrastive representation distillation (ICLR 2020, arXiv 1910.10699, eq. 18), for one direction.
+
+    `-mean_b (log h(positive) + sum_k log(1 - h(negative_k)))` with `h = p / (p + K / M)`, `p = exp(x / T) / Z`:
+    how surely a pair of vectors comes from one image, against K pairs that do not, M images in all. `Z` is held
+    constant (Wu et al. 2018, arXiv 1805.01978, eq. 8): M times the mean of `exp(x / T)` over the first batch.
+
+    Args:
+        positive: cosine similarity of each anchor to its own image's vector, `[B]`.
+        negatives: to those of K other images, `[B, K]`.
+        log_partition: `log(Z / M)`.
+    """
+    if positive.ndim != 1 or negatives.ndim != 2 or len(positive) != len(negatives):
+        raise ValueError(f"expected [B] and [B, K], found {list(positive.shape)} and {list(negatives.shape)}")
+    dtype = torch.promote_types(torch.promote_types(positive.dtype, negatives.dtype), torch.float32)
+    chance = log_partition + math.log(negatives.shape[1])
+    of_positive = F.logsigmoid(positive.to(dtype) / temperature - chance)  # log h
+    of_negatives = F.logsigmoid(chance - negatives.to(dtype) / temperature)  # log (1 - h)
+    return -(of_positive + of_negatives.sum(dim=1)).mean()
 
 
 class MemoryBank(nn.Module):

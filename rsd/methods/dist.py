@@ -2,10 +2,11 @@
 
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from rsd.machine.parallel import gather
+from rsd.methods._batches import centre, pair
 from rsd.methods.base import Distiller, MethodOptions, Step, WeightOptions
-from rsd.methods.losses import dist_loss
 
 
 class DISTOptions(WeightOptions):
@@ -16,6 +17,34 @@ class DISTOptions(WeightOptions):
     gamma: float = Field(1.0, ge=0)
     """Of the correlation over the batch."""
     temperature: float = Field(1.0, gt=0)
+
+
+def dist_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: float = 1.0,
+) -> Tensor:
+    """DIST (NeurIPS 2022, arXiv 2205.10536): `T^2 (beta (1 - rho_rows) + gamma (1 - rho_columns))`.
+
+    `rho_rows` is Pearson's correlation of `p_s` and `p_t` over the classes, mean over the images (inter-class);
+    `rho_columns` that over the batch, mean over the classes (intra-class). What is constant correlates with
+    nothing.
+
+    Args:
+        student_logits, teacher_logits: `[B, classes]`; `p = softmax(logits / temperature)`.
+    """
+    student, teacher = pair(student_logits, teacher_logits, at_least=2)
+    p_s, p_t = F.softmax(student / temperature, dim=1), F.softmax(teacher / temperature, dim=1)
+    rows, columns = _pearson(p_s, p_t, dim=1).mean(), _pearson(p_s, p_t, dim=0).mean()
+    return temperature**2 * (beta * (1 - rows) + gamma * (1 - columns))
+
+
+def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    (centred_a, deviation_a), (centred_b, deviation_b) = centre(a, dim), centre(b, dim)
+    return ((centred_a / deviation_a) * (centred_b / deviation_b)).mean(dim=dim)
 
 
 class DISTDistiller(Distiller, method="dist"):

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsd.methods.base import Distiller, Setting, Step, WeightOptions
-from rsd.methods.losses import feature_loss
 from rsd.models.features import StagedOutputs, StageShape, stage_shapes
 
 
@@ -15,6 +14,18 @@ class FitNetOptions(WeightOptions):
 
     weight: float = Field(0.1, ge=0)
     """Of the sum over the four stages beside the cross-entropy."""
+
+
+def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """FitNet (ICLR 2015, arXiv 1412.6550, eq. 3): the mean squared difference of two aligned features.
+
+    Args:
+        student, teacher: of one shape, such as `[B, C, H, W]`.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"expected features of one shape, found {list(student.shape)} and {list(teacher.shape)}")
+    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+    return F.mse_loss(student.to(dtype), teacher.to(dtype))
 
 
 def resize_matrix(size: int, new_size: int) -> Tensor:

@@ -7,10 +7,12 @@ import torch
 from pydantic import Field
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rsd.machine.parallel import gather
+from rsd.methods._batches import pair
 from rsd.methods.base import Distiller, MethodOptions, Setting, Step
-from rsd.methods.losses import ofa_loss, rsd_loss
+from rsd.methods.rsd import rsd_loss
 from rsd.models.features import Stage, StagedOutputs, StageShape, stage_shapes
 from rsd.models.timm_model import Outputs, embedding_width
 
@@ -34,6 +36,24 @@ class OFAOptions(MethodOptions):
     """For `loss: rsd`: of each RSD loss, beside the weights above."""
     kappa: float = Field(0.01, ge=0)
     """For `loss: rsd`: of the redundancy term."""
+
+
+def ofa_loss(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, *, eps: float = 1.0, temperature: float = 1.0
+) -> Tensor:
+    """OFA-KD (NeurIPS 2023, arXiv 2310.19444, eq. 5): `-sum_c ((p_t + 1_y)^eps - 1_y) log p_s`, mean over the batch.
+
+    `eps` raises the target class's share; at 1 this is KD at T 1 plus the teacher's entropy.
+
+    Args:
+        student_logits, teacher_logits: `[B, classes]`; `p = softmax(logits / temperature)`.
+        target: class indices `[B]`.
+    """
+    student, teacher = pair(student_logits, teacher_logits)
+    p_t = F.softmax(teacher / temperature, dim=1)
+    is_target = F.one_hot(target, p_t.shape[1]).to(p_t.dtype)
+    weight = (p_t + is_target) ** eps - is_target
+    return -(weight * F.log_softmax(student / temperature, dim=1)).sum(dim=1).mean()
 
 
 def _separable(channels: int, stride: int, out: int) -> list[nn.Module]:

@@ -1,7 +1,7 @@
 """Redundancy suppression distillation (ICCV 2025, arXiv 2507.21844)."""
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
 from rsd.machine.parallel import gather, processes
-from rsd.methods.aad import AAD
+from rsd.methods._batches import centre, pair
 from rsd.methods.base import Distiller, MethodOptions, Setting, Step
-from rsd.methods.losses import correlate
 from rsd.models.timm_model import Outputs, embedding_width
 
+_EPS = 1e-5
+"""Added to the standard deviation."""
 SPACES = ("embedding", "logits")
 STRONGEST_PULL = 30.0
 """`RSDDistiller.pull` above which a user is warned; of the published runs the strongest (a ResNet50 teaches, 2048
@@ -44,6 +45,91 @@ class RSDOptions(MethodOptions):
     correlation: Literal["global", "per_process"] = "global"
     """Under several processes: over the whole batch, as one process would, or over each process's share (as the
     published runs do)."""
+
+
+class AAD(nn.Sequential):
+    """Architecture-agnostic decoupler: maps `[B, D_s]` to `[B, D_t]` while training, then is thrown away.
+
+    `Linear(D_s, gamma * D_s) -> BatchNorm -> GELU -> Linear(gamma * D_s, D_t)`, both without bias, weights
+    truncated-normal with standard deviation 0.02 (arXiv 2507.21844). It soaks up what is peculiar to the
+    two architectures, so that the student's own embedding need not.
+
+    Args:
+        max_hidden: a cap on the hidden width `gamma * D_s`, for students with a wide embedding; None for none.
+    """
+
+    def __init__(
+        self, student_width: int, teacher_width: int, *, gamma: float = 2.0, max_hidden: int | None = None
+    ) -> None:
+        hidden = max(1, round(gamma * student_width))
+        hidden = hidden if max_hidden is None else min(hidden, max_hidden)
+        super().__init__(
+            nn.Linear(student_width, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.GELU(),
+            nn.Linear(hidden, teacher_width, bias=False),
+        )
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+
+
+class Correlation(NamedTuple):
+    """What the cross-correlation `P = Zt' Zs / B` of two standardised batches says."""
+
+    invariance: Tensor
+    """`sum_i (P_ii - 1)^2`, a scalar."""
+    redundancy: Tensor
+    """`sum_{i != j} P_ij^2`, a scalar. That of a random pair is about `D^2 / B`."""
+    diagonal: Tensor
+    """`P_ii`, `[D]`: how well each dimension of the teacher is matched; 1 is perfect, 0 chance."""
+
+
+def _standardize(z: Tensor) -> Tensor:
+    """Zero mean and unit biased standard deviation per column of `[B, D]`."""
+    centred, deviation = centre(z, dim=0)
+    return centred / (deviation + _EPS)
+
+
+def correlate(student: Tensor, teacher: Tensor) -> Correlation:
+    """The Pearson cross-correlation of redundancy suppression (arXiv 2507.21844).
+
+    `||P||_F^2 = sum((Zt Zt') * (Zs Zs')) / B^2`, so a batch smaller than the width never needs the D x D
+    matrix: the B x B Gram matrices give the same number. The cheaper form, counted in multiplications of
+    forward and backward (2 B D^2 against 4 B^2 D), is taken.
+
+    Args:
+        student: `[B, D]`, B >= 2, already mapped to the teacher's width.
+        teacher: `[B, D]`.
+
+    Raises:
+        ValueError: the shapes differ, are not two-dimensional, or B is 1.
+    """
+    student, teacher = pair(student, teacher, at_least=2)
+    z_s, z_t = _standardize(student), _standardize(teacher)
+    batch, width = z_s.shape
+    diagonal = (z_t * z_s).mean(dim=0)
+    with torch.autocast(z_s.device.type, enabled=False):
+        if 2 * batch < width:
+            squares = ((z_t @ z_t.T) * (z_s @ z_s.T)).sum() / batch**2
+        else:
+            squares = (z_t.T @ z_s / batch).square().sum()
+    return Correlation((diagonal - 1).square().sum(), squares - diagonal.square().sum(), diagonal)
+
+
+def rsd_terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """The two sums of redundancy suppression, before `kappa`: invariance and redundancy, see `correlate`."""
+    invariance, redundancy, _ = correlate(student, teacher)
+    return invariance, redundancy
+
+
+def rsd_loss(student: Tensor, teacher: Tensor, *, kappa: float = 0.01) -> Tensor:
+    """Redundancy suppression distillation (arXiv 2507.21844): `invariance + kappa * redundancy`.
+
+    A sum over the `D x D` correlations, not a mean. Shapes and errors as in `correlate`.
+    """
+    invariance, redundancy = rsd_terms(student, teacher)
+    return invariance + kappa * redundancy
 
 
 class Correlated(nn.Module):

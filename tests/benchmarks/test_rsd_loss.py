@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from benchmarks.rsd_loss import TARGETS, compare, peak_bytes, textbook
-from rsd.methods.losses import rsd_loss
+from rsd.methods.rsd import rsd_loss
 
 
 def test_both_versions_compute_the_same_loss():

@@ -15,9 +15,7 @@ from rsd.evaluation.correlation import (
     redundancy,
     untrained_like,
 )
-from rsd.methods.aad import AAD
-from rsd.methods.losses import correlate, rsd_terms
-from rsd.methods.rsd import RSDDistiller
+from rsd.methods.rsd import AAD, RSDDistiller, correlate, rsd_terms
 from rsd.models.timm_model import ModelOptions, create
 from rsd.training.loop import _scaffold
 

@@ -5,8 +5,8 @@ import torch
 from torch.nn.functional import normalize
 
 from rsd.machine.errors import UserError
-from rsd.methods.crd import CRDDistiller, MemoryBank
-from rsd.methods.losses import crd_loss
+from rsd.methods.crd import CRDDistiller, MemoryBank, crd_loss
+from tests.rsd.methods.formula import assert_equal
 from tests.rsd.methods.tiny import BATCH, IMAGES, made, stepped, vit
 
 INDEX = torch.arange(BATCH) * 3
@@ -79,3 +79,23 @@ def test_without_knowing_which_image_is_which_it_is_refused():
         CRDDistiller(vit(), teacher_width=20, image_count=1)
     with pytest.raises(ValueError, match="give index"):
         stepped(made(CRDDistiller), index=None)
+
+
+def textbook_crd(scores, log_partition, temperature):
+    """The first column is the positive; `M = 50`, so `Z = 50 exp(log_partition)`."""
+    negatives, images = scores.shape[1] - 1, 50
+    p = (scores / temperature).exp() / (images * math.exp(log_partition))
+    h = p / (p + negatives / images)
+    return -(h[:, 0].log() + (1 - h[:, 1:]).log().sum(1)).mean()
+
+
+def test_equals_the_papers_formula():
+    assert_equal(
+        lambda s, t: crd_loss(s[:, 0].tanh(), s[:, 1:].tanh(), log_partition=0.3, temperature=0.5),
+        lambda s, t: textbook_crd(s.tanh(), 0.3, 0.5),
+    )
+
+
+def test_similarities_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="expected .B. and .B, K."):
+        crd_loss(torch.zeros(2, 1), torch.zeros(2, 3), log_partition=0.0)

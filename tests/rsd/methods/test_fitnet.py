@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from rsd.machine.errors import UserError
-from rsd.methods.fitnet import Aligner, FitNetDistiller, resize_matrix
+from rsd.methods.fitnet import Aligner, FitNetDistiller, feature_loss, resize_matrix
 from rsd.models.features import StageShape
 from rsd.models.timm_model import Outputs
+from tests.rsd.methods.formula import assert_equal
 from tests.rsd.methods.tiny import SHAPE, cnn, made, stepped, told, vit
 
 
@@ -55,3 +56,12 @@ def test_a_student_that_timm_cannot_take_apart_is_refused_before_training():
     student.feature_info = student.feature_info[:2]
     with pytest.raises(UserError, match="take apart into four stages.*a method that needs no stage features"):
         made(FitNetDistiller, student)
+
+
+def test_the_loss_equals_the_papers_formula():
+    assert_equal(feature_loss, lambda s, t: ((s - t).flatten() ** 2).sum() / s.numel())
+
+
+def test_features_that_are_not_aligned_are_refused():
+    with pytest.raises(ValueError, match="features of one shape"):
+        feature_loss(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2))

@@ -4,9 +4,11 @@ import pytest
 import timm
 import torch
 
-from rsd.methods.losses import ofa_loss, rsd_loss
-from rsd.methods.ofa import Branches, OFADistiller, PatchMerger, TokenBranch
+from rsd.methods.kd import kd_loss
+from rsd.methods.ofa import Branches, OFADistiller, PatchMerger, TokenBranch, ofa_loss
+from rsd.methods.rsd import rsd_loss
 from rsd.models.features import Stage, StageShape
+from tests.rsd.methods.formula import TARGET, assert_equal, pair, softmax
 from tests.rsd.methods.tiny import CLASSES, SHAPE, cnn, made, stepped, target, told, vit
 
 SMALL_SWIN: dict[str, Any] = {"depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)}
@@ -101,3 +103,34 @@ def test_without_the_size_of_the_images_it_is_refused():
     with pytest.raises(ValueError, match="give image_shape"):
         OFADistiller(vit(), teacher_width=20)
     assert OFADistiller(vit(), teacher_width=20, image_shape=SHAPE).extra_parameters > 0
+
+
+def textbook_ofa(student, teacher, target, eps, temperature):
+    total = 0
+    for s, t, y in zip(student, teacher, target, strict=True):
+        p, q = softmax(t / temperature), softmax(s / temperature)
+        for c in range(len(p)):
+            weight = (p[c] + 1) ** eps - 1 if c == y else p[c] ** eps
+            total = total - weight * q[c].log()
+    return total / len(student)
+
+
+def test_equals_the_papers_formula():
+    assert_equal(lambda s, t: ofa_loss(s, t, TARGET), lambda s, t: textbook_ofa(s, t, TARGET, 1.0, 1.0))
+    assert_equal(
+        lambda s, t: ofa_loss(s, t, TARGET, eps=1.5, temperature=2.0),
+        lambda s, t: textbook_ofa(s, t, TARGET, 1.5, 2.0),
+    )
+
+
+def test_at_eps_1_the_loss_is_kd_plus_the_teachers_entropy():
+    student, teacher = pair(6, 7)
+    p = teacher.softmax(dim=1)
+    entropy = -(p * p.log()).sum(dim=1).mean()
+    assert ofa_loss(student, teacher, TARGET).item() == pytest.approx((kd_loss(student, teacher) + entropy).item())
+
+
+def test_finite_where_the_teacher_is_certain():
+    student, teacher = pair(6, 7, torch.float32)
+    teacher[torch.arange(6), TARGET] += 200
+    assert torch.isfinite(ofa_loss(student, teacher, TARGET, eps=1.5))

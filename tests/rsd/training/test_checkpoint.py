@@ -39,7 +39,7 @@ def test_changed_inputs_never_find_the_old_state(tmp_path):
 
 def test_changed_code_never_finds_the_old_state(tmp_path, monkeypatch):
     first = unfinished.state_file("rsd-0", {}, root=tmp_path)
-    monkeypatch.setattr(unfinished, "code_digests", lambda: {"rsd/methods/losses.py": "other"})
+    monkeypatch.setattr(unfinished, "code_digests", lambda: {"rsd/methods/rsd.py": "other"})
     assert unfinished.state_file("rsd-0", {}, root=tmp_path) != first
 
 

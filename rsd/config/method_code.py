@@ -1,0 +1,59 @@
+"""The code that is one method's own: what its cells of `distill` depend on, and no other method's cells."""
+
+import ast
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from rsd import methods
+
+EVERY_CELL = ("rsd.methods", "rsd.methods.base")
+"""Modules that every cell depends on anyway."""
+HANDED_ON = ("rsd", "rsd.losses")
+"""Modules that hand on the names of others."""
+
+
+def method_code(method: str) -> str:
+    """The text of a method's file, then of each file in `rsd/methods/` and `methods/` that it imports, also indirectly.
+
+    Other files are left out: `distill` depends on their rooms.
+    """
+    own = f"{'methods' if method in methods.own_methods() else 'rsd.methods'}.{method}"
+    texts, waiting = dict[str, str](), [own]
+    while waiting:
+        module = waiting.pop()
+        file = _file(module)
+        if module not in texts and file:
+            texts[module] = file.read_text()
+            waiting += _imports(ast.parse(texts[module]))
+    order = [own, *sorted(texts.keys() - {own})]
+    return "\n\n".join(f"# {module.replace('.', '/')}.py\n{texts[module]}" for module in order)
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module of methods; None for any other module."""
+    room, _, name = module.rpartition(".")
+    folder = {"rsd.methods": Path(methods.__file__).parent, "methods": methods.OWN}.get(room)
+    file = folder / f"{name}.py" if folder and module not in EVERY_CELL else None
+    return file if file and file.is_file() else None
+
+
+def _imports(code: ast.Module) -> Iterator[str]:
+    """Names of all modules that the code may import, also inside functions."""
+    for node in ast.walk(code):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _homes(alias.name, ["*"]) if alias.name in HANDED_ON else [alias.name]
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            yield from [str(node.module), *(f"{node.module}.{name}" for name in names)]
+            if node.module in HANDED_ON:
+                yield from _homes(node.module, names)
+
+
+def _homes(module: str, names: list[str]) -> Iterator[str]:
+    """Where the names that a module hands on are defined; `*` is all of them."""
+    handing = import_module(module)
+    public = handing.__all__
+    for name in public if "*" in names else set(names) & set(public):
+        yield getattr(handing, name).__module__
