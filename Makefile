@@ -16,16 +16,17 @@ install: $(READY) ## create .venv with the tested versions of everything
 $(READY): pyproject.toml constraints.txt deploy/edge/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: expected $(PYTHON), found none; install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[engine,sign,rollout,dask,s3,ssh,dev,docs]' -e ./deploy/edge
+	$(BIN)/python -m pip install -c constraints.txt --config-settings editable_mode=compat \
+		-e '.[engine,sign,rollout,dask,s3,ssh,dev,docs]' -e ./deploy/edge
 	@touch $@
 
 repro: $(READY) ## run the whole pipeline (dvc repro) and print the table
 	@dvc repro
-	@python -m rsd.report.table
+	@rsd table
 
 flow: $(READY) ## run the same graph as a Prefect flow, stages side by side
 	@python -m pipelines.reproduce
-	@python -m rsd.report.table
+	@rsd table
 
 server: $(READY) ## a Prefect server here, every flow as a deployment, and a worker; again: start what died
 	@python -m pipelines.server start

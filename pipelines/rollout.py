@@ -187,9 +187,7 @@ def reason(lines: Iterable[str]) -> str:
 def _given(bundle: Path, inventory: Path) -> dict[str, Any]:
     """What can be known before anything starts."""
     if not (bundle / "manifest.json").is_file():
-        raise UserError(
-            f"expected a signed bundle in {bundle}, found none; sign one with `python -m rsd.release.sign sign`"
-        )
+        raise UserError(f"expected a signed bundle in {bundle}, found none; sign one with `rsd sign bundle`")
     if not inventory.exists():
         raise UserError(f"expected an inventory in {inventory}, found none; see deploy/rollout/inventory.example.yml")
     if find_spec("ansible") is None:

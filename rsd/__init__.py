@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # From 1.29 on ONNX Runtime tells Microsoft about models and machine unless this was set before it is imported.
 environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+__version__ = "0.1.0"
+
 __all__ = ["AAD", "Outputs", "RSDDistiller", "RSDOptions", "outputs", "rsd_loss", "rsd_terms"]
 
 _HOMES = {

@@ -213,7 +213,7 @@ def _sections(root: Path, points: Sequence[Point]) -> list[dict[str, str] | None
             (Path(folder) / f"{number:06}.yaml").write_text(point.params)
         # In a process of its own: it imports torch, and the project's own methods.
         done = subprocess.run(
-            [sys.executable, "-m", "rsd.config.check", folder], cwd=root, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "rsd", "check", folder], cwd=root, capture_output=True, text=True, check=False
         )
     if done.returncode:
         raise UserError(

@@ -1,16 +1,7 @@
-"""Many params files at once: what is wrong with each, or a digest of every section that it resolves to.
-
-    python -m rsd.config.check FOLDER
-
-reads `FOLDER/*.yaml`, each a params.yaml over this project's conf/, and prints one line of JSON for each, in the order
-of their names: `{"sections": {"data.json": DIGEST, ...}}` or `{"error": SENTENCE}`. Sections are named as the files of
-out/params/, the code of the chosen methods among them: params that agree in a digest give its readers the same.
-Forty files take about a second.
-"""
+"""Check a params file and digest what it resolves to; `rsd check` does so for a folder of them, forty in a second."""
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +11,16 @@ from rsd.machine.errors import UserError
 
 
 def check(file: Path, conf: Path) -> dict[str, Any]:
-    """The line for one file, as above."""
+    """What is wrong with one file, or a digest of every section that it resolves to.
+
+    Args:
+        file: written as params.yaml.
+        conf: the folder of the named choices.
+
+    Returns:
+        `{"sections": {"data.json": DIGEST, ...}}`, named as the files of out/params/, the code of the methods among
+        them; or `{"error": SENTENCE}`. Stages that read sections of equal digests give equal results.
+    """
     try:
         resolved = resolve(file, conf)
     except UserError as error:
@@ -34,12 +34,3 @@ def check(file: Path, conf: Path) -> dict[str, Any]:
 
 def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def main() -> None:
-    for file in sorted(Path(sys.argv[1]).glob("*.yaml")):
-        print(json.dumps(check(file, Path("conf"))))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,11 @@
-"""A bundle as a model repository for NVIDIA's Triton Inference Server.
-
-    python -m rsd.export.triton out/bundle models        # then: tritonserver --model-repository=models
+"""A bundle as a model repository for NVIDIA's Triton Inference Server; `rsd triton`.
 
 Each precision becomes a model for the ONNX Runtime back end, and one for the TensorRT back end where the bundle has an
 engine that this back end loads. The bundle's release number is the model's version, so that a later release can be
 written beside an earlier one. The layout and `config.pbtxt` are those of Triton's `model_config.proto`.
 """
 
-import argparse
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,23 +124,3 @@ input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ {dims} ] }} ]
 output [ {{ name: "logits" data_type: TYPE_FP32 dims: [ {classes} ] label_filename: "labels.txt" }} ]
 dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_MICROSECONDS} }}
 {warmup}"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("repository", type=Path, help="folder for --model-repository; made if it is not there")
-    parser.add_argument("--max-batch", type=int, default=MAX_BATCH, help="of the ONNX models")
-    arguments = parser.parse_args()
-    if arguments.max_batch < 1:
-        parser.error(f"expected --max-batch of at least 1, found {arguments.max_batch}")
-    try:
-        found = write_repository(arguments.bundle, arguments.repository, max_batch=arguments.max_batch)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    for name, what in found.items():
-        print(f"{name}: {what}")
-
-
-if __name__ == "__main__":
-    main()

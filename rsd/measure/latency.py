@@ -283,18 +283,6 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def duration(text: str) -> float:
-    """Seconds of `90`, `90s` or `10m`."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m") else (text, "s")
-    try:
-        seconds = float(number) * {"s": 1, "m": 60}[unit]
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a duration such as 90s or 10m, found '{text}'")
-    return seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cold start and memory of an ONNX file in this process; see `fresh`.")
     parser.add_argument("path", type=Path)

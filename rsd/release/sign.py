@@ -1,17 +1,8 @@
-"""The release step after `dvc repro` and a commit: a signed copy of the bundle, with a key that never comes near the
-project.
+"""A signed copy of the bundle, with a key that never comes near the project; `rsd sign`."""
 
-python -m rsd.release.sign make-key ~/keys/release   # once: release.pem (secret) and release.pub (for the devices)
-git commit -am digits-1                        # dvc.lock, so that the release has a commit
-python -m rsd.release.sign sign out/bundle ~/releases/digits-1 --key ~/keys/release.pem
-python -m rsd.release.sign verify ~/releases/digits-1 --key ~/keys/release.pub
-"""
-
-import argparse
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -102,9 +93,7 @@ def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) ->
     signing, hashing = _library("signing"), _library("hashing")
     _refuse_near(key, bundle)
     if not key.is_file():
-        raise UserError(
-            f"expected a private key in {key}, found no file; make one with `python -m rsd.release.sign make-key`"
-        )
+        raise UserError(f"expected a private key in {key}, found no file; make one with `rsd sign key`")
     if target.exists() or bundle.resolve() in target.resolve().parents:
         raise UserError(f"expected a folder to be made for the signed bundle, found {target}; choose another place")
     manifest = _checked(bundle)
@@ -127,8 +116,7 @@ def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) ->
             config.use_elliptic_key_signer(private_key=key).sign(work, work / SIGNATURE)
         except (ValueError, TypeError) as error:
             raise UserError(
-                f"expected an unencrypted ECDSA key in {key}, found: {error}; make one with "
-                "`python -m rsd.release.sign make-key`"
+                f"expected an unencrypted ECDSA key in {key}, found: {error}; make one with `rsd sign key`"
             ) from error
         work.replace(aside)
     return manifest
@@ -204,39 +192,3 @@ def _refuse_near(key: Path, bundle: Path | None = None) -> None:
                 )
     if bundle and bundle.resolve() in folders:
         raise UserError(f"expected the private key outside of the bundle, found {key}; keep it elsewhere")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m rsd.release.sign", description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    new = commands.add_parser("make-key", help="make a key: STEM.pem, to be kept secret, and STEM.pub for the devices")
-    new.add_argument("stem", type=Path)
-    signs = commands.add_parser("sign", help="write a signed copy of a bundle")
-    signs.add_argument("bundle", type=Path)
-    signs.add_argument("target", type=Path, help="the folder to be made")
-    signs.add_argument("--key", type=Path, required=True, help="the private key, a .pem file")
-    signs.add_argument("--allow-dirty", action="store_true", help="sign what no commit holds; the manifest says so")
-    verifies = commands.add_parser("verify", help="hold a signed bundle to a public key")
-    verifies.add_argument("bundle", type=Path)
-    verifies.add_argument("--key", type=Path, required=True, help="the public key, a .pub file")
-    given = parser.parse_args()
-    try:
-        if given.command == "make-key":
-            private, public = make_key(given.stem)
-            print(f"{private}: keep it secret and safe\n{public}: pin it on the devices")
-        elif given.command == "sign":
-            commit = None if given.allow_dirty else commit_of(given.bundle)
-            manifest = sign(given.bundle, given.target, given.key, commit=commit)
-            made_from = f"commit {commit}" if commit else f"no commit ({manifest['origin']['git_revision']})"
-            print(f"{given.target}: {manifest['name']} release {manifest['release']}, signed, of {made_from}")
-        else:
-            verify(given.bundle, given.key)
-            print(f"{given.bundle}: signed by {given.key}")
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: expected to read and write these files, found: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,6 @@
-"""A latency record as Markdown and as a plot; `python -m rsd.report.latency_table`.
+"""A latency record as Markdown and as a plot; `rsd latency`."""
 
-python -m rsd.report.latency_table out/benchmark/latency.json FOLDER    # writes latency.md and latency.svg there
-
-It takes what a kit's run.py wrote on a device (`rsd.measure.budget`), too.
-"""
-
-import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -121,21 +114,10 @@ def read(path: Path) -> LatencyRecord:
         ) from error
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Render a latency record as Markdown and as a plot.")
-    parser.add_argument("record", type=Path)
-    parser.add_argument("folder", type=Path)
-    given = parser.parse_args()
-    record = read(given.record)
+def write(record: LatencyRecord, folder: Path) -> str:
+    """Write `latency.md` and `latency.svg` into `folder`; the Markdown."""
     text = markdown(record)
-    with written_aside(given.folder / "latency.md") as aside:
+    with written_aside(folder / "latency.md") as aside:
         aside.write_text(text)
-    save_svg(latencies(record), given.folder / "latency.svg")
-    print(text)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    save_svg(latencies(record), folder / "latency.svg")
+    return text

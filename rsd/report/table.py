@@ -1,4 +1,4 @@
-"""The short table at the end of `make repro`; `python -m rsd.report.table` prints it.
+"""The short table at the end of `make repro`; `rsd table` prints it.
 
 Standard library only: it is printed after every run, also after one that had nothing to do.
 """
@@ -6,7 +6,6 @@ Standard library only: it is printed after every run, also after one that had no
 import json
 import math
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,14 +166,3 @@ def _records(folder: Path, name: str, chosen: list[str] | None) -> list[Path]:
 
 def _read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def main() -> None:
-    try:
-        print(summary(Path(sys.argv[1] if len(sys.argv) > 1 else "out")))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -65,8 +65,9 @@ class Project:
 
 
 def environment() -> dict[str, str]:
-    """`python` and `dvc` are those that run the tests."""
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "200"}
+    """`python` and `dvc` are those that run the tests; `rsd` is that of the current folder."""
+    path = [str(ROOT / "tests" / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return os.environ | {"PATH": ":".join(path), "COLUMNS": "200"}
 
 
 def copy_of_the_project(folder: Path) -> Project:

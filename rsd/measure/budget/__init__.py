@@ -1,1 +1,1 @@
-"""Which student is the best under a latency budget on a device: `python -m rsd.cli.budget`."""
+"""Which student is the best under a latency budget on a device: `rsd budget`."""

@@ -106,7 +106,7 @@ def write_kit(
             else:
                 say(f"{packed[-1]['name']}: {packed[-1]['parameters'] / 1e6:.2f} M parameters")
         if not packed:
-            raise UserError("expected a student that takes these images, found none; name others with --models")
+            raise UserError("expected a student that takes these images, found none; name others")
         write_json(
             folder / "kit.json",
             {"format": runner.FORMAT, "options": asdict(plan), "candidates": packed},
@@ -150,7 +150,7 @@ def opened(path: Path) -> Iterator[Path]:
 
 def _kit(folder: Path, path: Path) -> Path:
     if not (folder / "kit.json").is_file():
-        raise UserError(f"expected a kit at {path}, found no kit.json in it; `python -m rsd.cli.budget kit` writes one")
+        raise UserError(f"expected a kit at {path}, found no kit.json in it; `rsd budget kit` writes one")
     return folder
 
 

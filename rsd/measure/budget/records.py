@@ -108,7 +108,7 @@ def read_trained(path: Path) -> list[Trained]:
     """The noted students, or none where nothing was noted; UserError as `read_device`."""
     if not path.is_file():
         return []
-    return _checked(path, _Ledger, "what `python -m rsd.cli.budget keep` wrote", "restore or delete it").students
+    return _checked(path, _Ledger, "what `rsd budget keep` wrote", "restore or delete it").students
 
 
 class _Ledger(_Strict):

@@ -23,7 +23,7 @@ FORMAT = 1
 def run_kit(
     folder: Path, plan: Plan, threads: Sequence[int], *, progress: Callable[[str], object] = lambda _: None
 ) -> dict[str, Any]:
-    """Time the files of a kit on this device; the answer is what `python -m rsd.cli.budget import` reads.
+    """Time the files of a kit on this device; the answer is what `rsd budget import` reads.
 
     Raises:
         ValueError: a file is missing or is not the one that was packed.

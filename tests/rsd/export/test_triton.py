@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +14,7 @@ from onnx import TensorProto, helper
 from rsd.export.triton import config, write_repository
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json
+from tests.command import rsd
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +156,7 @@ def test_one_image_a_batch_is_warmed_up_once(schema):
     assert [s.batch_size for s in text_format.Parse(text, schema.ModelConfig()).model_warmup] == [1]
 
 
-def test_the_command_writes_it_and_its_errors_are_sentences(bundle, tmp_path):
-    command = [sys.executable, "-m", "rsd.export.triton", str(bundle), str(tmp_path / "models")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "digits-fp32-onnx: written\n" in done.stdout
-    done = subprocess.run([*command[:3], str(tmp_path), "m"], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: expected a bundle")
+def test_the_command_writes_it_and_its_errors_are_sentences(bundle, tmp_path, capsys):
+    assert not rsd("triton", str(bundle), str(tmp_path / "models"))
+    assert "digits-fp32-onnx: written\n" in capsys.readouterr().out
+    assert rsd("triton", str(tmp_path), str(tmp_path / "m")).startswith("error: expected a bundle")

@@ -123,17 +123,6 @@ def test_a_large_parent_does_not_count_as_the_models_memory(tiny_onnx):
     assert found["peak_memory_bytes"] < len(ballast)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("0.5m", 30)])
-def test_durations_are_read_as_people_write_them(text, seconds):
-    assert latency.duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "m", "-1s", "0", "nan", "inf", "1h"])
-def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(latency.argparse.ArgumentTypeError, match="expected a duration"):
-        latency.duration(text)
-
-
 def test_conditions_name_affinity_clock_and_load():
     assert set(latency.conditions()) == {"affinity", "clock_mhz", "governor", "load"}
 

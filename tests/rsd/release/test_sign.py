@@ -2,7 +2,6 @@ import json
 import shutil
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from rsd.machine.revision import git_revision
 from rsd.release import sign
 from rsd.release.bundle import lock_digest, params_digest
 from tests.bundles import Workshop, edit
+from tests.command import rsd
 
 
 @pytest.fixture
@@ -142,26 +142,21 @@ def commit_lock(content):
     commit("another")
 
 
-def signed_by_command(workshop, monkeypatch, capsys, *options):
+def signed_by_command(workshop, capsys, *options):
     """What the command prints, or the sentence that it ends with."""
     target = workshop.folder / "release"
-    command = ["sign", "sign", "out/bundle", str(target), "--key", str(workshop.key), *options]
-    monkeypatch.setattr(sys, "argv", command)
-    try:
-        sign.main()
-    except SystemExit as end:
-        return str(end.code)
-    return capsys.readouterr().out
+    sentence = rsd("sign", "bundle", "out/bundle", str(target), "--key", str(workshop.key), *options)
+    return sentence or capsys.readouterr().out
 
 
 def test_a_release_says_the_commit_that_it_was_made_from_and_none_is_signed_before_it_has_one(
-    workshop, project, monkeypatch, capsys
+    workshop, project, capsys
 ):
-    refused = signed_by_command(workshop, monkeypatch, capsys)
+    refused = signed_by_command(workshop, capsys)
     assert refused.startswith("error: expected everything committed that the bundle was made from, found dvc.lock")
     commit("release 1")
     revision = git_revision()
-    said = signed_by_command(workshop, monkeypatch, capsys)
+    said = signed_by_command(workshop, capsys)
     assert said == f"{workshop.folder / 'release'}: tiny release 1, signed, of commit {revision}\n"
     assert json.loads((workshop.folder / "release" / "manifest.json").read_text())["origin"]["git_revision"] == revision
     sign.verify(workshop.folder / "release", workshop.public)
@@ -178,10 +173,10 @@ def test_a_release_says_the_commit_that_it_was_made_from_and_none_is_signed_befo
     ],
 )
 def test_what_the_commit_does_not_hold_is_signed_only_where_that_is_allowed_and_says_so(
-    workshop, project, monkeypatch, capsys, change, sentence
+    workshop, project, capsys, change, sentence
 ):
     commit("release 1")
     change()
-    assert sentence in signed_by_command(workshop, monkeypatch, capsys)
+    assert sentence in signed_by_command(workshop, capsys)
     assert not (workshop.folder / "release").exists()
-    assert "-dirty)\n" in signed_by_command(workshop, monkeypatch, capsys, "--allow-dirty")
+    assert "-dirty)\n" in signed_by_command(workshop, capsys, "--allow-dirty")

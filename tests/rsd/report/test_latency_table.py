@@ -1,5 +1,4 @@
 import hashlib
-import sys
 
 import pytest
 
@@ -9,8 +8,9 @@ from rsd.measure.budget.runner import FORMAT
 from rsd.measure.latency import Turn, Warmup, measured, scenario
 from rsd.report.charts.speed import latencies
 from rsd.report.charts.style import svg
-from rsd.report.latency_table import main, markdown, read
+from rsd.report.latency_table import markdown, read
 from rsd.run.records import Latency, LatencyRecord
+from tests.command import rsd
 
 FIGURES = {
     **{"samples": 63, "mean_ms": 1.0, "p50_ms": 1.0, "images_per_second": 1000.0, "cpu_ms": 1.0, "spread": 0.0},
@@ -86,10 +86,9 @@ def a_kits() -> KitRecord:
 
 
 @pytest.mark.parametrize("made", [record, a_kits], ids=["benchmark", "kit"])
-def test_the_command_renders_the_record_of_a_benchmark_and_of_a_kit(made, tmp_path, monkeypatch, capsys):
+def test_the_command_renders_the_record_of_a_benchmark_and_of_a_kit(made, tmp_path, capsys):
     (tmp_path / "latency.json").write_text(made().model_dump_json())
-    monkeypatch.setattr(sys, "argv", ["latency", str(tmp_path / "latency.json"), str(tmp_path / "out")])
-    main()
+    assert not rsd("latency", str(tmp_path / "latency.json"), str(tmp_path / "out"))
     assert (tmp_path / "out" / "latency.md").read_text() == markdown(made())
     assert markdown(made()) in capsys.readouterr().out
     assert (tmp_path / "out" / "latency.svg").read_text().startswith("<svg")

@@ -76,15 +76,6 @@ def test_before_the_first_run_it_says_what_to_do(tmp_path: Path) -> None:
         summary(tmp_path / "out")
 
 
-def test_the_command_prints_one_sentence_and_fails_before_the_first_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rsd.report.table", str(tmp_path / "out")]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 1
-    assert answer.stdout == ""
-    assert answer.stderr.startswith("error: ")
-    assert answer.stderr.count("\n") == 1
-
-
 def test_it_needs_none_of_the_heavy_libraries() -> None:
     script = (
         "import sys, rsd.report.table; print([m for m in ('torch', 'pandas', 'numpy', 'altair') if m in sys.modules])"

@@ -67,7 +67,7 @@ def read(folder: Path, keys: Iterable[Path]) -> Bundle:
     found = _walk(folder)
     if signature.NAME not in found:
         raise EdgeError(
-            f"expected a signed bundle in {folder}, found no {signature.NAME}; sign it with rsd.release.sign"
+            f"expected a signed bundle in {folder}, found no {signature.NAME}; sign it with `rsd sign bundle`"
         )
     files = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), keys)
     for name in files:

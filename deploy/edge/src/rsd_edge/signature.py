@@ -76,7 +76,7 @@ def public_key(path: Path) -> tuple[str, ec.EllipticCurvePublicKey]:
         raise EdgeError(f"expected a public key in {path}, found: {error}; pin the .pub file of a key") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
         raise EdgeError(
-            f"expected an ECDSA key on a NIST curve in {path}, found another kind; make one with rsd.release.sign"
+            f"expected an ECDSA key on a NIST curve in {path}, found another kind; make one with `rsd sign key`"
         )
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(pem).hexdigest(), key
@@ -102,6 +102,6 @@ def _listed(payload: bytes) -> dict[str, str]:
             raise ValueError
     except (ValueError, LookupError, TypeError):
         raise EdgeError(
-            "expected a signature over every file by its SHA-256, found one of another kind; sign with rsd.release.sign"
+            "expected a signature over every file by its SHA-256, found another kind; sign it with `rsd sign bundle`"
         ) from None
     return files

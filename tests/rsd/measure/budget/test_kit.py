@@ -14,7 +14,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from rsd.cli import budget as command
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
 from rsd.measure.budget import choose
@@ -22,6 +21,7 @@ from rsd.measure.budget.kit import LADDER, arguments, opened, write_kit
 from rsd.measure.budget.records import Trained, read_device
 from rsd.measure.latency import Plan
 from rsd.models.timm_model import ModelOptions
+from tests.command import rsd
 
 pytestmark = pytest.mark.xdist_group("kit")
 
@@ -196,12 +196,11 @@ def test_a_malformed_device_json_is_refused_in_a_sentence(answer, tmp_path, faul
 
 def test_the_commands_take_a_device_and_say_what_fits(answer, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="error: expected latencies of a device, found none"):
-        command.main(["show", "--p99", "5"])
-    command.main(["import", str(answer), "--name", "board"])
+    assert "error: expected latencies of a device, found none" in rsd("budget", "show", "--p99", "5")
+    assert not rsd("budget", "import", str(answer), "--name", "board")
     assert (tmp_path / "budget" / "devices" / "board.json").read_bytes() == answer.read_bytes()
     capsys.readouterr()
-    command.main(["show", "--p99", "1000"])
+    rsd("budget", "show", "--p99", "1000")
     said = capsys.readouterr().out
     assert "0 of 6 do not fit a p99 of 1000 ms" in said
     assert said.count("not trained") == 6
@@ -219,16 +218,15 @@ def test_the_commands_take_a_device_and_say_what_fits(answer, tmp_path, monkeypa
         parameters=1000,
     )
     write_json(tmp_path / "budget" / "trained.json", {"students": [trained.model_dump(mode="json")]})
-    command.main(["show", "--p99", "1000"])
+    rsd("budget", "show", "--p99", "1000")
     said = capsys.readouterr().out
     assert "the best is vit_tiny_patch16_224_2 fp32 (rsd-0), 97.00 %" in said
     assert (tmp_path / "out" / "budget.svg").read_text().startswith("<svg")
     fits = min(row.p99_ms or 0.0 for row in choose.rows(tmp_path / "budget", tmp_path / "out"))
-    command.main(["show", "--p99", str(fits / 2)])
+    rsd("budget", "show", "--p99", str(fits / 2))
     assert "6 of 6 do not fit" in capsys.readouterr().out
 
 
 def test_a_name_that_leads_elsewhere_is_refused(answer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="expected a name of letters"):
-        command.main(["import", str(answer), "--name", "../elsewhere"])
+    assert "expected a name of letters" in rsd("budget", "import", str(answer), "--name", "../elsewhere")

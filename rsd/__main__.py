@@ -1,0 +1,5 @@
+"""`python -m rsd` is the command `rsd`."""
+
+from rsd.cli.main import main
+
+main()

@@ -1,0 +1,133 @@
+"""The command `rsd`: its subcommands, and how it fails.
+
+A command imports what it needs when it runs, so that `rsd --help` and the completion of the shell answer at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsd import __version__
+from rsd.cli import budget, sign
+from rsd.cli.options import app_of, duration
+from rsd.machine.errors import UserError
+
+app = app_of("Look at what a run made, and ship it. `dvc repro` runs the pipeline itself.")
+app.add_typer(budget.app, name="budget")
+app.add_typer(sign.app, name="sign")
+
+Bundle = Annotated[Path, typer.Argument(help="A bundle, such as out/bundle.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def table(
+    out: Annotated[Path, typer.Argument(help="The folder of a run.")] = Path("out"),
+) -> None:
+    """Print the accuracies, sizes and latencies of the last run.
+
+    Example: rsd table
+    """
+    from rsd.report.table import summary
+
+    print(summary(out))
+
+
+@app.command()
+def latency(
+    record: Annotated[Path, typer.Argument(help="A latency.json: of out/benchmark, or of a kit.")],
+    folder: Annotated[Path, typer.Argument(help="Gets latency.md and latency.svg.")],
+) -> None:
+    """Write a latency record as a table and as a plot.
+
+    Example: rsd latency out/benchmark/latency.json latency
+    """
+    from rsd.report.latency_table import read, write
+
+    print(write(read(record), folder))
+
+
+@app.command()
+def sustained(
+    model: Annotated[Path, typer.Argument(help="An ONNX file with one uint8 input [N, H, W, C].")],
+    time: Annotated[str, typer.Option("--for", metavar="TIME", help="Such as 90s.")] = "10m",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    folder: Annotated[Path, typer.Option(help="Gets every sample, the record and the plot.")] = Path("out/sustained"),
+) -> None:
+    """Time a model for minutes and plot how its latency drifts.
+
+    Example: rsd sustained out/convert/fp32/model.onnx --for 10m
+    """
+    from rsd.machine.progress import progress
+    from rsd.measure.latency import onnx_session
+    from rsd.measure.sustained import sustained
+    from rsd.report.drift import write
+
+    seconds = duration(time)
+    if not model.is_file():
+        raise UserError(f"expected an ONNX file at {model}, found none; `dvc repro convert` writes one")
+    with (
+        onnx_session(model, threads) as infer,
+        progress(total=round(seconds), name=model.name, unit="s") as bar,
+    ):
+        windows, samples = sustained(infer, seconds, progress=bar.update)
+    print(write(folder, model, threads, seconds, windows, samples), end="")
+
+
+@app.command()
+def triton(
+    bundle: Bundle,
+    repository: Annotated[Path, typer.Argument(help="The folder for tritonserver --model-repository.")],
+    max_batch: Annotated[int, typer.Option(min=1, help="The largest batch of the ONNX models.")] = 8,
+) -> None:
+    """Write a bundle as a Triton model repository.
+
+    Example: rsd triton out/bundle models
+    """
+    from rsd.export.triton import write_repository
+
+    for name, outcome in write_repository(bundle, repository, max_batch=max_batch).items():
+        print(f"{name}: {outcome}")
+
+
+@app.command()
+def check(folder: Annotated[Path, typer.Argument(help="Holds *.yaml, each written as a params.yaml.")]) -> None:
+    """Check params files and print a line of JSON for each.
+
+    A line holds the digest of every section that the file resolves to, or the sentence that refuses the file. Stages
+    that read sections of equal digests give equal results.
+
+    Example: rsd check my-params
+    """
+    import json
+
+    from rsd.config.check import check as answer
+
+    for file in sorted(folder.glob("*.yaml")):
+        print(json.dumps(answer(file, Path("conf"))))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit: 0 on success, 1 with a sentence on stderr, 2 on a wrong option."""
+    try:
+        app(arguments, prog_name="rsd")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: expected to read and write these files, found: {error}")

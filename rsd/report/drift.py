@@ -1,0 +1,55 @@
+"""The drift of a latency under sustained load as a sentence, a record and a plot; `rsd sustained`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsd.machine.files import write_json, written_aside
+from rsd.machine.fingerprint import fingerprint, short_name
+from rsd.measure.latency import NOISY_SPREAD
+from rsd.report.charts.speed import drift
+from rsd.report.charts.style import save_svg
+from rsd.report.table import milliseconds
+
+
+def verdict(windows: list[dict[str, Any]]) -> str:
+    """How p50 and p99 changed: the median over the last tenth of the windows against that over the first tenth."""
+    first, last = _ends(windows, "p50_ms")
+    medians = [window["p50_ms"] for window in windows]
+    spread = (max(medians) - min(medians)) / float(np.median(medians))
+    sentence = f"p50 went from {milliseconds(first)} to {milliseconds(last)}, {last / first - 1:+.1%}"
+    if all(window["p99_ms"] is not None for window in windows):
+        sentence += ", p99 from {} to {}".format(*map(milliseconds, _ends(windows, "p99_ms")))
+    sentence += f"; the p50 of the windows in between differ by {spread:.0%}"
+    return sentence + (": the machine was noisy, or its clock moved" if spread > NOISY_SPREAD else "")
+
+
+def write(
+    folder: Path, model: Path, threads: int, seconds: float, windows: list[dict[str, Any]], samples: list[list[int]]
+) -> str:
+    """Write `sustained.json`, `sustained.md`, `sustained.svg` and every sample into `folder`; the text of the second.
+
+    Args:
+        windows, samples: as `rsd.measure.sustained.sustained` returns them.
+    """
+    device, sentence = fingerprint(), verdict(windows)
+    record = {"model": model.name, "threads": threads, "device": device, "verdict": sentence}
+    write_json(folder / "sustained.json", {**record, "windows": windows})
+    with written_aside(folder / "samples.npz") as aside, aside.open("wb") as file:
+        window = np.repeat(np.arange(len(samples)), [len(nanoseconds) for nanoseconds in samples])
+        np.savez_compressed(file, window=window.astype(np.uint8), nanoseconds=np.concatenate(samples))
+    save_svg(drift(windows), folder / "sustained.svg")
+    few = "A p99 is drawn for windows of at least 662 samples."
+    text = f"{model.name}, {threads} thread(s), {short_name(device)}, {seconds:g} s: {sentence}. {few}\n"
+    with written_aside(folder / "sustained.md") as aside:
+        aside.write_text(text)
+    return text
+
+
+def _ends(windows: list[dict[str, Any]], figure: str) -> tuple[float, float]:
+    tenth = max(1, len(windows) // 10)
+    first, last = (
+        float(np.median([window[figure] for window in part])) for part in (windows[:tenth], windows[-tenth:])
+    )
+    return first, last
