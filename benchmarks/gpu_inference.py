@@ -33,7 +33,7 @@ from rsd.methods.scratch import ScratchDistiller
 from rsd.models.timm_model import ModelOptions, PixelNormalize, create
 from rsd.run.records import DeviceRecord
 from rsd.sources.digits import DigitsOptions, load
-from rsd.training.loop import train
+from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe
 from rsd.views.augment import ViewChoice
 
@@ -64,16 +64,9 @@ def make_student(folder: Path) -> None:
     model = create(ModelOptions(name="resnet18", args=args), classes=10, image_shape=shape)
     mean, std = [float(pixels.mean() / 255)], [float(pixels.std() / 255)]
     recipe = Recipe(epochs=8, batch_size=32, optimizer="adamw", learning_rate=3e-3, warmup_epochs=1)
-    found = train(
-        ScratchDistiller(model),
-        known,
-        test,
-        recipe,
-        normalize=PixelNormalize(mean, std),
-        seed=0,
-        view_choice=ViewChoice(0),
-    )
-    model.load_state_dict(found.student)
+    data = Data(known, test, PixelNormalize(mean, std))
+    trained = train(ScratchDistiller(model), data, recipe, Session(0, ViewChoice(0)))
+    model.load_state_dict(trained.student)
     for precision in ("fp32", "fp16"):
         export_onnx(
             model.eval(), mean=mean, std=std, image_shape=shape, classes=10, precision=precision,
@@ -83,7 +76,7 @@ def make_student(folder: Path) -> None:
     np.savez(folder / "test.npz", images=pixels[1200:], labels=test.labels)
     for precision in PRECISIONS:
         np.save(folder / f"{precision}.npy", logits_of(folder / f"{precision}.onnx", test.images))
-    write_json(folder / "done.json", found.selected)
+    write_json(folder / "done.json", trained.selected)
 
 
 def _test(folder: Path) -> tuple[np.ndarray, np.ndarray]:

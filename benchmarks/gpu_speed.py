@@ -35,13 +35,13 @@ from benchmarks.loader import write_jpegs
 from benchmarks.random_store import random_store
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.fingerprint import fingerprint, short_name
-from rsd.methods.base import Distiller
+from rsd.methods.base import Distiller, Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.timm_model import ModelOptions, PixelNormalize, create, embedding_width
 from rsd.sources.images import ArrayImages, ImageFiles, Images, LabelledImages
 from rsd.teacher.store import LiveTeacher
-from rsd.training.loop import Teacher, train
+from rsd.training.loop import Data, Session, Teacher, train
 from rsd.training.recipe import Recipe
 from rsd.training.stepper import Stepper
 from rsd.views.augment import AugmentOptions, ViewChoice
@@ -133,9 +133,9 @@ def ways(
     # The plain step asks whatever teacher it is given, and makes nothing of the answer.
     return {
         "scratch": step(ScratchDistiller(copy.deepcopy(student)), None),
-        "stored": step(RSDDistiller(copy.deepcopy(student), teacher_width=width), stored),
+        "stored": step(RSDDistiller(copy.deepcopy(student), Setting(teacher_width=width)), stored),
         "scratch + teacher": step(ScratchDistiller(copy.deepcopy(student)), live),
-        "live": step(RSDDistiller(copy.deepcopy(student), teacher_width=width), live),
+        "live": step(RSDDistiller(copy.deepcopy(student), Setting(teacher_width=width)), live),
     }
 
 
@@ -177,12 +177,10 @@ def loop_rate(case: Case, images: Images, compute: ComputeOptions, device: torch
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         told = random_store(folder, images=len(images), width=width, classes=CLASSES, device=device)
-        task = RSDDistiller(student, teacher_width=width)
-        train(
-            task.to(device), split, few, recipe(case),
-            normalize=normalize(case).to(device), seed=0, view_choice=ViewChoice(0, 1),
-            teacher=told, logs=folder, compute=compute, name="loop",
-        )  # fmt: skip
+        task = RSDDistiller(student, Setting(teacher_width=width))
+        data = Data(split, few, normalize(case).to(device))
+        session = Session(0, ViewChoice(0, 1), told, compute, logs=folder, name="loop")
+        train(task.to(device), data, recipe(case), session)
         return float(pd.read_csv(folder / "loop.csv").images_per_second.iloc[-1])
 
 

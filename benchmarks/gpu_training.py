@@ -24,6 +24,7 @@ from rsd.machine.compute import ComputeOptions, set_up, training_kernels
 from rsd.machine.errors import UserError
 from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
+from rsd.methods.base import Setting
 from rsd.methods.rsd import AAD, RSDDistiller
 from rsd.models.features import stage_shapes
 from rsd.models.predict import predict_together
@@ -31,7 +32,7 @@ from rsd.models.timm_model import ModelOptions, Outputs, PixelNormalize, create,
 from rsd.sources.images import LabelledImages
 from rsd.teacher.embed import write_store
 from rsd.teacher.store import LiveTeacher, ViewOptions
-from rsd.training.loop import Trained, train
+from rsd.training.loop import Data, Session, Trained, train
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import AugmentOptions, ViewChoice
 
@@ -99,20 +100,10 @@ def trained(
 ) -> Trained:
     """A short training by RSD, as the stage `distill` does it."""
     device = set_up(compute)
-    task = RSDDistiller(student(name), teacher_width=WIDTH).to(device)
-    return train(
-        task,
-        images(128, 0),
-        images(64, 1),
-        RECIPE,
-        normalize=PixelNormalize([0.5] * 3, [0.25] * 3).to(device),
-        seed=0,
-        view_choice=ViewChoice(0),
-        teacher=Teacher(device, last),
-        state=state,
-        save_seconds=0.0,
-        compute=compute,
-    )
+    task = RSDDistiller(student(name), Setting(teacher_width=WIDTH)).to(device)
+    data = Data(images(128, 0), images(64, 1), PixelNormalize([0.5] * 3, [0.25] * 3).to(device))
+    session = Session(0, ViewChoice(0), Teacher(device, last), compute, state=state, save_seconds=0.0)
+    return train(task, data, RECIPE, session)
 
 
 @cache
@@ -130,24 +121,29 @@ def training(device: torch.device, name: str = "cnn", **changes: Any) -> dict[st
     compute, tf32 = options(device, **changes), torch.backends.cudnn.allow_tf32
     try:
         torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa in convolutions, by default
-        found, expected = trained(compute, name=name).history, on_cpu(name).history
+        own, expected = losses(trained(compute, name=name)), losses(on_cpu(name))
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
-    apart = float((found.loss / expected.loss - 1).abs().max())
+    apart = float(np.abs(own / expected - 1).max())
     allowed = TOLERANCE[compute.amp]
     if not apart <= allowed:
         raise UserError(
             f"expected the losses of the CPU's float32 training within {allowed:.1%}, found {apart:.2%}: "
-            f"{found.loss.tolist()} beside {expected.loss.tolist()}"
+            f"{own.tolist()} beside {expected.tolist()}"
         )
-    return {"loss": found.loss.tolist(), "apart": apart}
+    return {"loss": own.tolist(), "apart": apart}
+
+
+def losses(trained: Trained) -> np.ndarray:
+    """The mean loss of each epoch."""
+    return np.array([row["loss"] for row in trained.history])
 
 
 def same(a: Trained, b: Trained) -> bool:
     """The same bits of student, scaffold and history."""
     weights = all(torch.equal(a.student[key], b.student[key]) for key in a.student)
     scaffold = all(torch.equal(a.scaffold[key], b.scaffold[key]) for key in a.scaffold)
-    return weights and scaffold and a.history.equals(b.history)
+    return weights and scaffold and a.history == b.history
 
 
 def repeated(device: torch.device) -> dict[str, Any]:
@@ -210,37 +206,20 @@ def distilled(device: torch.device, method: str, name: str) -> Trained:
     compute = options(device)
     device, kind, teacher = set_up(compute), distiller(method), student("cnn")
     normalize, shape = PixelNormalize([0.5] * 3, [0.25] * 3).to(device), (SIDE, SIDE, 3)
-    task = kind(
-        student(name),
-        teacher_width=WIDTH,
-        teacher_stages=stage_shapes(teacher, shape),
-        image_shape=shape,
-        image_count=128,
-        criterion=make_criterion(RECIPE),
-    )
+    setting = Setting(WIDTH, stage_shapes(teacher, shape), image_shape=shape, image_count=128)
+    task = kind(student(name), setting, criterion=make_criterion(RECIPE))
     live = LiveTeacher(teacher.to(device), normalize, staged="stages" in kind.needs) if kind.needs else None
-    return train(
-        task.to(device),
-        images(128, 0),
-        images(64, 1),
-        RECIPE,
-        normalize=normalize,
-        seed=0,
-        view_choice=ViewChoice(0),
-        teacher=live,
-        compute=compute,
-    )
+    data = Data(images(128, 0), images(64, 1), normalize)
+    return train(task.to(device), data, RECIPE, Session(0, ViewChoice(0), live, compute))
 
 
 def distilling(device: torch.device, method: str, name: str = "vit") -> dict[str, Any]:
     """Train by this method on the device; its losses are those of the CPU, up to rounding and draws of a device."""
-    found, expected = (distilled(d, method, name).history.loss for d in (device, torch.device("cpu")))
-    apart = float((found / expected - 1).abs().max())
+    own, expected = (losses(distilled(d, method, name)) for d in (device, torch.device("cpu")))
+    apart = float(np.abs(own / expected - 1).max())
     if not apart <= 0.1:
-        raise UserError(
-            f"expected the losses of the CPU within 10 %, found {found.tolist()} beside {expected.tolist()}"
-        )
-    return {"loss": found.tolist(), "apart": apart}
+        raise UserError(f"expected the losses of the CPU within 10 %, found {own.tolist()} beside {expected.tolist()}")
+    return {"loss": own.tolist(), "apart": apart}
 
 
 def looked_into(device: torch.device) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from benchmarks.rsd_loss import step, textbook
 from rsd.evaluation.correlation import cross_correlation, decoupled, off_diagonal_rms
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json
+from rsd.methods.base import Setting
 from rsd.methods.rsd import AAD, PUBLISHED_PULL, STRONGEST_PULL, RSDDistiller, RSDOptions, rsd_loss
 from rsd.models.timm_model import ModelOptions, create
 from rsd.report.charts.inside import correlation_matrix
@@ -136,7 +137,7 @@ def pulls() -> pd.DataFrame:
     with torch.device("meta"):
         student = create(ModelOptions(name="resnet18"), classes=100, image_shape=SHAPE)
         tasks = {
-            reference: RSDDistiller(student, teacher_width=768, options=RSDOptions(reference_width=reference))
+            reference: RSDDistiller(student, Setting(teacher_width=768), RSDOptions(reference_width=reference))
             for reference in (None, 768)
         }
     rows = [

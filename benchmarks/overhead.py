@@ -15,6 +15,7 @@ import yaml
 from torch import nn
 
 from benchmarks.interleaved import markdown
+from rsd.methods.base import Setting
 from rsd.methods.ofa import OFADistiller
 from rsd.methods.rsd import RSDDistiller, RSDOptions
 from rsd.models.timm_model import ModelOptions, create, embedding_width, parameter_count
@@ -53,11 +54,11 @@ def overhead(file: Path) -> Overhead:
     with torch.device("meta"):
         extra = {
             f"RSD, gamma {gamma:g}": RSDDistiller(
-                student, teacher_width=width, options=RSDOptions(gamma=gamma)
+                student, Setting(teacher_width=width), RSDOptions(gamma=gamma)
             ).extra_parameters
             for gamma in (2.0, 4.0)
         }
-        extra["OFA"] = OFADistiller(student, teacher_width=width, image_shape=SHAPE).extra_parameters
+        extra["OFA"] = OFADistiller(student, Setting(teacher_width=width, image_shape=SHAPE)).extra_parameters
     return Overhead(pair["data"], file.stem, parameter_count(student), extra)
 
 

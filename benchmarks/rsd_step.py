@@ -28,7 +28,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.interleaved import interleaved, markdown, spread
 from benchmarks.random_store import random_store
-from rsd.methods.base import Distiller
+from rsd.methods.base import Distiller, Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.timm_model import ModelOptions, PixelNormalize, create, embedding_width
@@ -85,9 +85,9 @@ def steps(student: nn.Module, optimizer: str, teacher: nn.Module, store: StoredT
 
     return {
         "scratch": ours(ScratchDistiller(copy.deepcopy(student)), None),
-        "stored": ours(RSDDistiller(copy.deepcopy(student), teacher_width=width), store),
+        "stored": ours(RSDDistiller(copy.deepcopy(student), Setting(teacher_width=width)), store),
         "scratch + teacher": scratch_and_teacher,
-        "live": ours(RSDDistiller(copy.deepcopy(student), teacher_width=width), live),
+        "live": ours(RSDDistiller(copy.deepcopy(student), Setting(teacher_width=width)), live),
         "timm": updated(theirs, optimizer, lambda: theirs(normalize(raw), target)),
     }
 

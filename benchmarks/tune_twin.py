@@ -14,10 +14,11 @@ import torch
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.files import read_json
 from rsd.methods import distiller
+from rsd.methods.base import Setting
 from rsd.models.timm_model import ModelOptions, PixelNormalize, create
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.store import StoredTeacher, ViewOptions
-from rsd.training.loop import train
+from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
 from stages import OUT, section
@@ -36,23 +37,12 @@ def validation_top1(method: str, seed: int, recipe: Recipe) -> float:
         width = teacher.embedding.shape[2]
         options = section("views", ViewOptions)
         views = ViewChoice(options.seed, options.count)
-    task = task_class(
-        student,
-        teacher_width=width,
-        options=section(f"method/{method}", task_class.Options),
-        criterion=make_criterion(recipe),
-    )
-    trained = train(
-        task,
-        read_split(OUT / "data", "train"),
-        read_split(OUT / "data", "validation"),
-        recipe,
-        normalize=PixelNormalize(data.mean, data.std),
-        seed=seed,
-        view_choice=views,
-        teacher=teacher,
-        name=f"{method}-{seed} lr {recipe.learning_rate} {recipe.epochs} epochs",
-    )
+    method_options = section(f"method/{method}", task_class.Options)
+    task = task_class(student, Setting(teacher_width=width), method_options, make_criterion(recipe))
+    train_split, validation = read_split(OUT / "data", "train"), read_split(OUT / "data", "validation")
+    name = f"{method}-{seed} lr {recipe.learning_rate} {recipe.epochs} epochs"
+    session = Session(seed, views, teacher, name=name)
+    trained = train(task, Data(train_split, validation, PixelNormalize(data.mean, data.std)), recipe, session)
     return trained.selected["validation_top1"]
 
 

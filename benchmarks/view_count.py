@@ -19,15 +19,15 @@ import torch
 
 from benchmarks.interleaved import markdown
 from rsd.machine.compute import ComputeOptions, set_up
-from rsd.methods.base import Distiller
+from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.timm_model import ModelOptions, PixelNormalize, create, load_trained, normalizer
 from rsd.report.charts.style import METHOD_COLOURS
-from rsd.sources.images import DatasetRecord, LabelledImages, read_record, read_split
+from rsd.sources.images import read_record, read_split
 from rsd.teacher.embed import write_store
 from rsd.teacher.store import StoredTeacher, ViewOptions
-from rsd.training.loop import train
+from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
 from stages import OUT, section
@@ -35,44 +35,20 @@ from stages import OUT, section
 VIEW_SEED = 0
 
 
-def validation_top1(
-    task: Distiller,
-    splits: tuple[LabelledImages, LabelledImages],
-    data: DatasetRecord,
-    recipe: Recipe,
-    *,
-    seed: int,
-    view_choice: ViewChoice,
-    teacher: StoredTeacher | None,
-    name: str,
-) -> float:
-    """Of the selected epoch, in per cent, after training `task` as the `distill` stage would."""
-    trained = train(
-        task,
-        *splits,
-        recipe,
-        normalize=PixelNormalize(data.mean, data.std),
-        seed=seed,
-        view_choice=view_choice,
-        teacher=teacher,
-        name=name,
-    )
-    return trained.selected["validation_top1"]
-
-
 def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT) -> pd.DataFrame:
     """Columns views (an epoch's worth each; 0 for the scratch twin), seed and top1 in per cent."""
-    data = read_record(out / "data")
-    splits = read_split(out / "data", "train"), read_split(out / "data", "validation")
+    record = read_record(out / "data")
+    train_split, validation = read_split(out / "data", "train"), read_split(out / "data", "validation")
+    data = Data(train_split, validation, PixelNormalize(record.mean, record.std))
     student = section("student", ModelOptions)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        model, record = load_trained(out / "teacher", "model")
+        model, of_teacher = load_trained(out / "teacher", "model")
         write_store(
             Path(folder) / "views",
             model,
-            normalizer(record),
-            splits[0],
+            normalizer(of_teacher),
+            data.train,
             augment=recipe.augment,
             options=ViewOptions(count=max(counts), seed=VIEW_SEED),
             made_from={},
@@ -82,29 +58,26 @@ def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT
         for seed in seeds:
             for count in (0, *counts):
                 torch.manual_seed(seed)
-                fresh = create(student, classes=len(data.classes), image_shape=data.image_shape)
+                fresh = create(student, classes=len(record.classes), image_shape=record.image_shape)
                 criterion = make_criterion(recipe)
                 task = (
                     RSDDistiller(
                         fresh,
-                        teacher_width=teacher.embedding.shape[2],
-                        options=section("method/rsd", RSDDistiller.Options),
-                        criterion=criterion,
+                        Setting(teacher_width=teacher.embedding.shape[2]),
+                        section("method/rsd", RSDDistiller.Options),
+                        criterion,
                     )
                     if count
                     else ScratchDistiller(fresh, criterion=criterion)
                 )
-                top1 = validation_top1(
-                    task,
-                    splits,
-                    data,
-                    recipe,
-                    seed=seed,
-                    view_choice=ViewChoice(VIEW_SEED, count) if count else ViewChoice(seed),
-                    teacher=teacher if count else None,
+                session = Session(
+                    seed,
+                    ViewChoice(VIEW_SEED, count) if count else ViewChoice(seed),
+                    teacher if count else None,
                     name=f"rsd-{seed} with {count} views" if count else f"scratch-{seed}",
                 )
-                rows.append({"views": count, "seed": seed, "top1": top1})
+                trained = train(task, data, recipe, session)
+                rows.append({"views": count, "seed": seed, "top1": trained.selected["validation_top1"]})
     return pd.DataFrame(rows)
 
 

@@ -26,6 +26,7 @@ from torch import nn
 from benchmarks.interleaved import interleaved, markdown, spread
 from benchmarks.random_store import random_store
 from rsd.machine.compute import ComputeOptions
+from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.models.timm_model import ModelOptions, PixelNormalize, create, embedding_width
 from rsd.teacher.store import LiveTeacher
@@ -88,7 +89,7 @@ def steps(case: Case, folder: Path) -> dict[str, Callable[[], object]]:
         recipe = Recipe(
             epochs=1, batch_size=case.batch, optimizer="adamw", learning_rate=1e-4, weight_decay=0.05, clip_gradient=5.0
         )
-        task = RSDDistiller(student, teacher_width=embedding_width(teacher)).train()
+        task = RSDDistiller(student, Setting(teacher_width=embedding_width(teacher))).train()
         stepper = Stepper(task, recipe, ComputeOptions(), normalize=normalize, teacher=told, steps_per_epoch=1000)
         return lambda: stepper.step(raw, target, index, view, number=0)
 

@@ -8,6 +8,7 @@ from os import environ
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rsd.methods.base import Setting
     from rsd.methods.rsd import AAD, RSDDistiller, RSDOptions, rsd_loss, rsd_terms
     from rsd.models.timm_model import Outputs, outputs
 
@@ -16,13 +17,14 @@ environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
-__all__ = ["AAD", "Outputs", "RSDDistiller", "RSDOptions", "outputs", "rsd_loss", "rsd_terms"]
+__all__ = ["AAD", "Outputs", "RSDDistiller", "RSDOptions", "Setting", "outputs", "rsd_loss", "rsd_terms"]
 
 _HOMES = {
     "AAD": "rsd.methods.rsd",
     "Outputs": "rsd.models.timm_model",
     "RSDDistiller": "rsd.methods.rsd",
     "RSDOptions": "rsd.methods.rsd",
+    "Setting": "rsd.methods.base",
     "outputs": "rsd.models.timm_model",
     "rsd_loss": "rsd.methods.rsd",
     "rsd_terms": "rsd.methods.rsd",

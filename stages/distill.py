@@ -9,10 +9,11 @@ import torch
 
 from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, set_up
-from rsd.machine.files import sha256, written_aside
+from rsd.machine.files import sha256, write_table
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
+from rsd.methods.base import Setting
 from rsd.models.features import StageShape, stage_shapes
 from rsd.models.timm_model import (
     ModelOptions,
@@ -29,7 +30,7 @@ from rsd.run.paths import Run
 from rsd.run.records import StudentRecord
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
-from rsd.training.loop import Teacher, Trained, train
+from rsd.training.loop import Data, Session, Teacher, Trained, train
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
 from stages import OUT, run, section
@@ -56,21 +57,15 @@ def main() -> None:
 
     torch.manual_seed(seed)  # twins of one seed start from the same student
     student = create(student_options, classes=len(data.classes), image_shape=data.image_shape)
-    teacher, width, stages, view_choice, seen = None, None, None, ViewChoice(seed), None
+    setting = Setting(image_shape=data.image_shape, image_count=data.counts["train"])
+    teacher, views, teacher_digests = None, ViewChoice(seed), None
     if distiller_class.needs:
         distiller_class.check_views(section("views", ViewOptions).count)
-        teacher, width, stages, view_choice, seen = _teacher(
+        teacher, width, stages, views, teacher_digests = _teacher(
             seed, recipe, device, staged="stages" in distiller_class.needs
         )
-    task = distiller_class(
-        student,
-        teacher_width=width,
-        teacher_stages=stages,
-        image_shape=data.image_shape,
-        image_count=data.counts["train"],
-        options=options,
-        criterion=make_criterion(recipe),
-    ).to(device)
+        setting = setting._replace(teacher_width=width, teacher_stages=stages)
+    task = distiller_class(student, setting, options, make_criterion(recipe)).to(device)
     advice = task.advice(batch_size=recipe.batch_size, classes=len(data.classes))
     if leads():
         for sentence in advice:
@@ -84,28 +79,18 @@ def main() -> None:
         "recipe": recipe.model_dump(),
         "compute": compute.decisive(),
         "device": device.type,
-        "views": view_choice.cycle,
+        "views": views.cycle,
         "classes": data.classes,
         "height": data.height,
         "width": data.width,
         "mean": data.mean,
         "std": data.std,
     }
-    state = unfinished.state_file(name, {"record": record, "data": data.model_dump(), "teacher": seen})
-    trained = train(
-        task,
-        read_split(OUT / "data", "train"),
-        read_split(OUT / "data", "validation"),
-        recipe,
-        normalize=PixelNormalize(data.mean, data.std).to(device),
-        seed=seed,
-        view_choice=view_choice,
-        teacher=teacher,
-        state=state,
-        logs=OUT / "logs",
-        compute=compute,
-        name=name,
-    )
+    state = unfinished.state_file(name, {"record": record, "data": data.model_dump(), "teacher": teacher_digests})
+    train_split, validation = read_split(OUT / "data", "train"), read_split(OUT / "data", "validation")
+    normalize = PixelNormalize(data.mean, data.std).to(device)
+    session = Session(seed, views, teacher, compute, state, logs=OUT / "logs", name=name)
+    trained = train(task, Data(train_split, validation, normalize), recipe, session)
     if leads():
         record |= {
             "parameters": parameter_count(student),
@@ -122,7 +107,8 @@ def main() -> None:
             "versions": unfinished.software_versions(),
         }
         places = [f"params/{section}.json" for section in (f"method/{method}", "recipe", "student")]
-        places += ["data/dataset.json", *(["params/views.json", "teacher/model.safetensors"] if seen else [])]
+        places += ["data/dataset.json"]
+        places += ["params/views.json", "teacher/model.safetensors"] if teacher_digests else []
         record["made_from"] = Run(OUT).digests(*places)
         write(OUT / "students" / name, trained, record)
         unfinished.forget(state)
@@ -135,8 +121,7 @@ def write(folder: Path, trained: Trained, record: dict[str, Any]) -> None:
     save_weights(trained.student, folder / "student.safetensors")
     # For resuming research, not for shipping: nothing downstream of evaluation reads it.
     save_weights(trained.scaffold, folder / "scaffold.safetensors")
-    with written_aside(folder / "history.csv") as aside:
-        trained.history.to_csv(aside, index=False)
+    write_table(folder / "history.csv", trained.history)
     weights_sha256 = sha256(folder / "student.safetensors")
     Run(OUT).write(StudentRecord.model_validate(record | {"weights_sha256": weights_sha256}))
 

@@ -7,7 +7,7 @@ import torch
 
 from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, set_up
-from rsd.machine.files import sha256, write_json, written_aside
+from rsd.machine.files import sha256, write_json, write_table, written_aside
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.methods.scratch import ScratchDistiller
@@ -16,7 +16,7 @@ from rsd.run.paths import Run
 from rsd.run.records import TeacherRecord
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.origin import TRAINED, TeacherOptions, check_accuracy, teacher
-from rsd.training.loop import train, validate
+from rsd.training.loop import Data, Session, train, validate
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
 from stages import OUT, run, section
@@ -55,16 +55,16 @@ def main() -> None:
         )
         trained = train(
             ScratchDistiller(model, criterion=make_criterion(recipe)).to(device),
-            read_split(OUT / "data", "train"),
-            validation,
+            Data(read_split(OUT / "data", "train"), validation, normalize),
             recipe,
-            normalize=normalize,
-            seed=options.seed,
-            view_choice=ViewChoice(options.seed),
-            state=state,
-            logs=OUT / "logs",
-            compute=compute,
-            name="teacher",
+            Session(
+                options.seed,
+                ViewChoice(options.seed),
+                compute=compute,
+                state=state,
+                logs=OUT / "logs",
+                name="teacher",
+            ),
         )
         model.load_state_dict(trained.student)
         history = trained.history
@@ -81,7 +81,7 @@ def main() -> None:
         metadata = {"teacher": json.dumps(made_as, sort_keys=True)}
         save_weights(model.state_dict(), aside / "model.safetensors", metadata=metadata)
         if history is not None:
-            history.to_csv(aside / "history.csv", index=False)
+            write_table(aside / "history.csv", history)
         record = TeacherRecord.model_validate(
             {
                 "model": options.model.model_dump(),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rsd.config.resolve import resolve
 from rsd.machine.errors import UserError
-from rsd.methods.base import Distiller
+from rsd.methods.base import Distiller, Setting
 from rsd.methods.ofa import OFADistiller
 from rsd.methods.rsd import RSDDistiller
 from rsd.models.timm_model import ModelOptions, Outputs, create, outputs, parameter_count
@@ -234,9 +234,8 @@ def test_a_step_of_rsd_and_of_ofa_reaches_the_students_first_layer_and_the_scaff
         model = create(
             ModelOptions.model_validate(resolved["student"]), classes=CLASSES[data], image_shape=SHAPE
         ).train()
-        task: Distiller = kind(
-            model, teacher_width=answer.embedding.shape[1], image_shape=SHAPE, criterion=make_criterion(recipe)
-        )
+        setting = Setting(teacher_width=answer.embedding.shape[1], image_shape=SHAPE)
+        task: Distiller = kind(model, setting, criterion=make_criterion(recipe))
         optimizer = make_optimizer(task.trainable_module, recipe)
         first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).weight
         before = first.detach().clone()

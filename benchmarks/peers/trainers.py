@@ -18,7 +18,7 @@ from benchmarks import view_store
 from benchmarks.random_store import random_store
 from benchmarks.view_store import Case
 from rsd.machine.compute import ComputeOptions
-from rsd.methods.base import Distiller, MethodOptions
+from rsd.methods.base import Distiller, MethodOptions, Setting
 from rsd.methods.crd import CRDDistiller, CRDOptions
 from rsd.methods.dist import DISTDistiller, DISTOptions
 from rsd.methods.kd import KDDistiller, KDOptions
@@ -107,9 +107,8 @@ def ours(bench: Bench, method: str, *, stored: bool) -> Trainer:
     """A step of `rsd.training.stepper`, with the teacher's outputs looked up or the teacher run."""
     distiller, options = METHODS[method]
     torch.manual_seed(SEED)  # of the scaffold
-    task = distiller(
-        bench.student, teacher_width=embedding_width(bench.teacher), image_count=REMEMBERED, options=options
-    ).to(bench.device)
+    setting = Setting(teacher_width=embedding_width(bench.teacher), image_count=REMEMBERED)
+    task = distiller(bench.student, setting, options).to(bench.device)
     recipe = Recipe(
         epochs=1,
         batch_size=len(bench.raw),

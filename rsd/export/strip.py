@@ -1,13 +1,13 @@
 """The student as it was when training ended, in the module that trained it beside an AAD or its like."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rsd.methods import distiller
+from rsd.methods.base import Setting
 from rsd.models.features import StagedOutputs, stage_shapes, staged_outputs
 from rsd.models.timm_model import Outputs, PixelNormalize, input_shape, load_trained, normalizer, outputs
 
@@ -30,14 +30,14 @@ class AsTrained:
         kind = distiller(record["method"])
         self.staged = kind.staged
         self.teacher: nn.Module | None = None
-        setting: dict[str, Any] = {"image_shape": input_shape(record), "image_count": image_count}
+        setting = Setting(image_shape=input_shape(record), image_count=image_count)
         if kind.needs:
             self.teacher, of_teacher = load_trained(teacher, "model")
             self.normalize_teacher: PixelNormalize = normalizer(of_teacher)
-            setting["teacher_width"] = of_teacher["embedding_width"]
+            setting = setting._replace(teacher_width=of_teacher["embedding_width"])
             if kind.staged:
-                setting["teacher_stages"] = stage_shapes(self.teacher, input_shape(of_teacher))
-        self.task = kind(self.student, options=kind.Options.model_validate(record["options"]), **setting)
+                setting = setting._replace(teacher_stages=stage_shapes(self.teacher, input_shape(of_teacher)))
+        self.task = kind(self.student, setting, kind.Options.model_validate(record["options"]))
         if scaffold := load_file(folder / "scaffold.safetensors"):
             state = {name.removeprefix("projection."): tensor for name, tensor in scaffold.items()}
             self.task.load_task_state({"projection": state})

@@ -1,11 +1,13 @@
 """Files that are either whole or not there: written aside, synced, renamed."""
 
+import csv
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,15 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON; NaN is refused, because no JSON reader has to accept it."""
     with written_aside(path) as aside:
         aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write rows as CSV; a cell that a row lacks, or that is NaN, stays empty."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    with written_aside(path) as aside, aside.open("w", newline="") as file:
+        table = csv.DictWriter(file, [*columns], lineterminator="\n")
+        table.writeheader()
+        table.writerows({name: "" if math.isnan(value) else value for name, value in row.items()} for row in rows)
 
 
 def read_json(path: Path) -> Any:

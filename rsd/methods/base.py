@@ -34,16 +34,16 @@ class WeightOptions(MethodOptions):
 
 
 class Setting(NamedTuple):
-    """What a distiller is built for, as far as its method needs to know."""
+    """The teacher and the images that a distiller is built for. None: unknown, and the method need not know."""
 
     teacher_width: int | None = None
-    """Width of the teacher's embedding."""
+    """Width of the teacher's embedding; None also where there is no teacher."""
     teacher_stages: tuple[StageShape, ...] | None = None
-    """The teacher's four stages, of a live teacher only."""
+    """The teacher's four stages, for a method that compares feature maps."""
     image_shape: tuple[int, int, int] | None = None
-    """Height, width and channels of the training images."""
+    """Height, width and channels of the training images, for a method that takes the student apart."""
     image_count: int | None = None
-    """How many training images there are."""
+    """How many training images there are, for a method that remembers each."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,7 @@ class Distiller(TrainingTask):
 
     Args:
         student: a timm model.
-        teacher_width: width of the teacher's embedding; None where there is no teacher.
-        teacher_stages: the teacher's stages, for a method that needs them.
-        image_shape: height, width, channels of the images, for a method that takes the student apart.
-        image_count: how many training images there are, for a method that remembers each.
+        setting: teacher and images, as far as the method needs to know.
         options: the method's own section.
         criterion: `(logits [B, classes], target) -> scalar` against the ground truth.
 
@@ -122,20 +119,15 @@ class Distiller(TrainingTask):
     def __init__(
         self,
         student: nn.Module,
-        *,
-        teacher_width: int | None = None,
-        teacher_stages: tuple[StageShape, ...] | None = None,
-        image_shape: tuple[int, int, int] | None = None,
-        image_count: int | None = None,
+        setting: Setting = Setting(),  # noqa: B008  it is immutable
         options: MethodOptions | None = None,
         criterion: nn.Module | None = None,
     ) -> None:
         super().__init__(verbose=False)
-        if self.needs and teacher_width is None:
+        if self.needs and setting.teacher_width is None:
             raise ValueError(f"{type(self).__name__} needs the teacher's {', '.join(sorted(self.needs))}")
         self.options = options or self.Options()
         self.criterion = criterion or nn.CrossEntropyLoss()
-        setting = Setting(teacher_width, teacher_stages, image_shape, image_count)
         self.trainable_module: nn.Module = TrainableModule(
             student, self.make_scaffold(student, setting), staged=self.staged
         )

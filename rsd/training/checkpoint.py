@@ -24,9 +24,9 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         # torch.save turns a write that breaks off into an internal error of its own.
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
-        found = error.strerror if isinstance(error, OSError) else "the write broke off, as on a full disk"
+        fault = error.strerror if isinstance(error, OSError) else "the write broke off, as on a full disk"
         raise UserError(
-            f"expected to write the checkpoint {path}, found: {found}; free space and run the same command again: "
+            f"expected to write the checkpoint {path}, found: {fault}; free space and run the same command again: "
             + ("training goes on from the last checkpoint, which is whole" if path.is_file() else "it starts afresh")
         ) from error
 
@@ -42,8 +42,8 @@ def load(path: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        found = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        fault = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"expected a whole checkpoint in {path}, found one that cannot be read ({found}); remove it and run the "
+            f"expected a whole checkpoint in {path}, found one that cannot be read ({fault}); remove it and run the "
             "same command again, which then starts afresh"
         ) from error

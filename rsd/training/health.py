@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import written_aside
+from rsd.machine.files import write_table
 
 CONSTANT = 1e-5
 """Outputs that differ by less than this share of the largest are constant: rounding, of which training has none."""
@@ -32,15 +31,15 @@ def check_finite(
     Raises:
         UserError: names the step, the terms that are not finite, `last`, and what to do.
     """
-    seen = {"loss": terms["loss"]} | ({} if gradient_norm is None else {"gradient_norm": gradient_norm})
-    if bool(torch.isfinite(torch.stack([value.to(terms["loss"].dtype) for value in seen.values()])).all()):
+    checked = {"loss": terms["loss"]} | ({} if gradient_norm is None else {"gradient_norm": gradient_norm})
+    if bool(torch.isfinite(torch.stack([value.to(terms["loss"].dtype) for value in checked.values()])).all()):
         return
-    name = next(key for key, value in seen.items() if not torch.isfinite(value))
-    broken = ", ".join(key for key, value in (dict(terms) | seen).items() if not torch.isfinite(value).all())
+    name = next(key for key, value in checked.items() if not torch.isfinite(value))
+    broken = ", ".join(key for key, value in (dict(terms) | checked).items() if not torch.isfinite(value).all())
     raise UserError(
-        f"expected a finite {name.replace('_', ' ')}, found {float(seen[name])} at step {step} (not finite: {broken}; "
-        f"last finite values: {_values(last)}); lower recipe.learning_rate or set recipe.clip_gradient, {hint}and "
-        "check the images and the teacher"
+        f"expected a finite {name.replace('_', ' ')}, found {float(checked[name])} at step {step} (not finite: "
+        f"{broken}; last finite values: {_values(last)}); lower recipe.learning_rate or set recipe.clip_gradient, "
+        f"{hint}and check the images and the teacher"
     )
 
 
@@ -101,8 +100,7 @@ class Log:
         """All rows until now."""
         if self.path is None:
             return
-        with written_aside(self.path) as aside:
-            pd.DataFrame(rows).to_csv(aside, index=False)
+        write_table(self.path, rows)
         if self.events and rows:
             for key, value in rows[-1].items():
                 self.events.add_scalar(key, value, int(rows[-1]["epoch"]))
@@ -125,7 +123,7 @@ def peak_megabytes(device: torch.device) -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def is_stale(history: list[dict[str, float]], patience: int | None) -> bool:
+def has_stalled(history: list[dict[str, float]], patience: int | None) -> bool:
     """Whether validation has not improved for `patience` epochs."""
     if not history or patience is None:
         return False

@@ -1,15 +1,13 @@
 """The loop: trains a task on views of images, selects on validation, survives a kill."""
 
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -21,15 +19,47 @@ from rsd.models.features import StagedOutputs
 from rsd.models.predict import predict_together
 from rsd.models.timm_model import Outputs, PixelNormalize
 from rsd.sources.images import LabelledImages
-from rsd.training import checkpoint
-from rsd.training.health import Log, check_validation, check_varied, is_stale, mean_row, peak_megabytes
+from rsd.training.health import Log, check_validation, check_varied, has_stalled, mean_row, peak_megabytes
 from rsd.training.recipe import Recipe
+from rsd.training.resume import Progress, Saver
 from rsd.training.stepper import Stepper
 from rsd.views.augment import ViewChoice
-from rsd.views.batches import Plan, batch_count, batches, epoch_plan
+from rsd.views.batches import Batch, Plan, batch_count, batches, epoch_plan
 
 Teacher = Callable[[Tensor, np.ndarray, np.ndarray], Outputs | StagedOutputs]
 """The teacher's outputs for a batch of raw views `[B, H, W, C]`, given their indices and view numbers `[B]`."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images that a student learns from and is selected by."""
+
+    train: LabelledImages
+    validation: LabelledImages
+    normalize: PixelNormalize
+    """Raw pixels to the student's input, on the task's device."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """How a training goes, beside its recipe."""
+
+    seed: int
+    """Of the batches' order and of dropout."""
+    views: ViewChoice
+    """Which views the images are seen in."""
+    teacher: Teacher | None = None
+    """Asked for its outputs at each step; None for a method that needs none."""
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
+    """Precision, memory format, compilation, and the processes that prepare batches."""
+    state: Path | None = None
+    """The checkpoint file of this run; None keeps none."""
+    save_seconds: float = 300.0
+    """Longest time between two checkpoints; one is written after each epoch, too."""
+    logs: Path | None = None
+    """Folder of the log with times; None keeps none."""
+    name: str = ""
+    """What the progress bar and the log are called."""
 
 
 class Trained(NamedTuple):
@@ -39,53 +69,14 @@ class Trained(NamedTuple):
     """State dict of the student alone; of its average where the recipe has one."""
     scaffold: dict[str, Tensor]
     """State dict of what was trained beside it, at the selected epoch."""
-    history: pd.DataFrame
+    history: list[dict[str, float]]
     selected: dict[str, float]
     """The selected epoch's row: epoch, validation_top1, validation_loss ..."""
     steps: int
     """Updates that were made."""
 
 
-@dataclass
-class Progress:
-    """What a run has behind it; with the stepper's state, all that is needed to go on."""
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, Any] = field(default_factory=dict)
-    times: list[dict[str, float]] = field(default_factory=list)
-    """Beside each row of the history; of no consequence for it."""
-    done: int = 0
-    """Steps of the epoch that is not in the history yet, and their sums:"""
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def add(self, terms: dict[str, Tensor], seconds: float) -> None:
-        self.sums = {key: self.sums[key] + value if key in self.sums else value for key, value in terms.items()}
-        self.done += 1
-        self.seconds += seconds
-
-    def end_epoch(self, row: dict[str, float], times: dict[str, float]) -> None:
-        self.history.append(row)
-        self.times.append(times)
-        self.done, self.sums, self.seconds = 0, {}, 0.0
-
-
-def train(
-    task: Distiller,
-    images: LabelledImages,
-    validation: LabelledImages,
-    recipe: Recipe,
-    *,
-    normalize: PixelNormalize,
-    seed: int,
-    view_choice: ViewChoice,
-    teacher: Teacher | None = None,
-    state: Path | None = None,
-    save_seconds: float = 300.0,
-    logs: Path | None = None,
-    compute: ComputeOptions | None = None,
-    name: str = "",
-) -> Trained:
+def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trained:
     """Train `task` by `recipe`; a run that is killed and started again ends with the same bits.
 
     Each of several processes calls it with the same arguments and trains on its share of every batch; all return
@@ -93,121 +84,93 @@ def train(
 
     Args:
         task: on the device where it is to be trained.
-        normalize: raw pixels to the student's input, on the same device.
-        seed: of the batches' order and of dropout.
-        view_choice: which views the images are seen in.
-        teacher: asked for its outputs at each step; None for a method that needs none.
-        state: the checkpoint file of this run; None keeps none.
-        save_seconds: longest time between two checkpoints; one is written after each epoch, too.
-        logs: folder of the log with times; None keeps none.
-        compute: precision, memory format, compilation, and the processes that prepare batches.
-        name: what the progress bar and the log are called.
 
     Raises:
         UserError: the loss is not finite, the student has collapsed, there are fewer images than one batch, the batch
             cannot be shared out, or a checkpoint cannot be written.
     """
-    device = task.device
-    steps = batch_count(len(images.labels), recipe.batch_size)
-    compute = compute or ComputeOptions()
-    stepper = Stepper(task, recipe, compute, normalize=normalize, teacher=teacher, steps_per_epoch=steps)
-    averaged = stepper.has_average
-    run = Progress()
+    steps, leads = batch_count(len(data.train.labels), recipe.batch_size), parallel.leads()
+    stepper = Stepper(
+        task, recipe, session.compute, normalize=data.normalize, teacher=session.teacher, steps_per_epoch=steps
+    )
     # Dropout differs from process to process; the leading one's is that of a lone process.
-    torch.manual_seed(
-        seed if parallel.leads() else int(np.random.SeedSequence([seed, parallel.rank()]).generate_state(1)[0])
-    )
-
-    saved = checkpoint.load(state) if state else None
-    if saved:
-        run = Progress(**saved["progress"])
-        run.sums = {key: value.to(device) for key, value in run.sums.items()}
-        stepper.load(saved["stepper"], steps=len(run.history) * steps + run.done)
-        if parallel.leads():
-            inside = f" and {run.done} of {steps} steps" if run.done else ""
-            print(f"{name}: resumed after epoch {len(run.history)} of {recipe.epochs}{inside}", file=sys.stderr)
-
-    def save() -> None:
-        content = {"progress": vars(run), "stepper": stepper.state()}
-        if state and parallel.leads():
-            checkpoint.save(state, content)
-
-    leads = parallel.leads()
-    log = Log(logs if leads else None, name, epochs=len(run.history))
-    share = parallel.own_share(recipe.batch_size)
-    last_save = time.monotonic()
-    total, before = recipe.epochs * steps, len(run.history) * steps + run.done
-    plan = partial(_own_plan, share=share, images=len(images.labels), recipe=recipe, seed=seed, view_choice=view_choice)
-    served = batches(
-        images,
-        plan,
-        steps,
-        recipe.augment,
-        seed=view_choice.seed,
-        numbers=range(before, total),
-        workers=compute.workers,
-    )
+    own_seed = np.random.SeedSequence([session.seed, parallel.rank()]).generate_state(1)[0]
+    torch.manual_seed(session.seed if leads else int(own_seed))
+    saver = Saver(session.state, stepper, seconds=session.save_seconds)
+    run = saver.load(steps=steps, epochs=recipe.epochs, name=session.name)
+    log = Log(session.logs if leads else None, session.name, epochs=len(run.history))
+    numbers = range(len(run.history) * steps + run.done, recipe.epochs * steps)
+    served = _served(data.train, recipe, session, steps, numbers)
     with progress(
-        total=total * recipe.batch_size, done=before * recipe.batch_size, name=name, unit="images", shown=leads
+        total=numbers.stop * recipe.batch_size,
+        done=numbers.start * recipe.batch_size,
+        name=session.name,
+        unit="images",
+        shown=leads,
     ) as bar:
-        while len(run.history) < recipe.epochs and not is_stale(run.history, recipe.patience):
-            epoch = len(run.history)
+        while len(run.history) < recipe.epochs and not has_stalled(run.history, recipe.patience):
             task.train()
             clock = time.perf_counter()
             while run.done < steps:
-                terms = stepper.step(*next(served), number=epoch * steps + run.done)
+                terms = stepper.step(*next(served), number=len(run.history) * steps + run.done)
                 now = time.perf_counter()
                 run.add(terms, now - clock)
                 clock = now
                 bar.update(recipe.batch_size)
-                if state and run.done < steps and _is_due(time.monotonic() - last_save > save_seconds, device):
-                    save()
-                    last_save, clock = time.monotonic(), time.perf_counter()
-            model = task.get_eval_model(ema=averaged)
-            logits = predict_together(
-                model, normalize, validation.images, batch_size=recipe.batch_size, workers=compute.workers
-            )
-            row = {
-                "epoch": float(epoch + 1),
-                "learning_rate": stepper.learning_rate,
-                **mean_row(run.sums, steps=steps),
-                **_scores(logits, validation.labels),
-            }
-            check_validation(row["validation_loss"], step=(epoch + 1) * steps, last=stepper.last)
-            check_varied(
-                logits, epoch=epoch + 1, warmup_epochs=recipe.warmup_epochs, step=(epoch + 1) * steps, last=stepper.last
-            )
-            times = {
-                "images_per_second": steps * recipe.batch_size / run.seconds,
-                "seconds": run.seconds,
-                "peak_megabytes": peak_megabytes(device),
-            }
-            run.end_epoch(row, times)
-            bar.set_postfix_str(f"validation {row['validation_top1']:.1f} %", refresh=False)
-            if not run.best or recipe.select == "last" or row["validation_top1"] > run.best["row"]["validation_top1"]:
-                run.best = {"row": row, "student": _copy(model), "scaffold": _scaffold(task, averaged)}
-            if state:
-                save()
-                last_save = time.monotonic()
-            log.write([row | times for row, times in zip(run.history, run.times, strict=True)])
-    return Trained(
-        run.best["student"],
-        run.best["scaffold"],
-        pd.DataFrame(run.history),
-        run.best["row"],
-        len(run.history) * steps,
+                if run.done < steps and saver.is_due():
+                    saver.save(run)
+                    clock = time.perf_counter()
+            _end_epoch(run, stepper, data, steps, workers=session.compute.workers)
+            bar.set_postfix_str(f"validation {run.history[-1]['validation_top1']:.1f} %", refresh=False)
+            saver.save(run)
+            log.write(run.logged())
+    return Trained(**run.best["weights"], history=run.history, selected=run.best["row"], steps=len(run.history) * steps)
+
+
+def _served(images: LabelledImages, recipe: Recipe, session: Session, steps: int, numbers: range) -> Iterator[Batch]:
+    """This process's share of the batches of these numbers."""
+    plan = partial(
+        _own_plan,
+        images=len(images.labels),
+        recipe=recipe,
+        seed=session.seed,
+        views=session.views,
+        share=parallel.own_share(recipe.batch_size),
     )
+    seed, workers = session.views.seed, session.compute.workers
+    return batches(images, plan, steps, recipe.augment, seed=seed, numbers=numbers, workers=workers)
 
 
-def _own_plan(epoch: int, *, share: slice, images: int, recipe: Recipe, seed: int, view_choice: ViewChoice) -> Plan:
+def _own_plan(epoch: int, *, images: int, recipe: Recipe, seed: int, views: ViewChoice, share: slice) -> Plan:
     """This process's share of every batch of an epoch."""
-    whole = epoch_plan(epoch, images, recipe.batch_size, recipe.augment, seed=seed, view_choice=view_choice)
+    whole = epoch_plan(epoch, images, recipe.batch_size, recipe.augment, seed=seed, view_choice=views)
     return Plan([part[share] for part in whole.images], [part[share] for part in whole.views])
 
 
-def _is_due(due: bool, device: torch.device) -> bool:
-    """Whether to save now: as the leading process's clock says, since all take part."""
-    return due if parallel.processes() == 1 else bool(parallel.all_of(torch.tensor(due, device=device))[0])
+def _end_epoch(run: Progress, stepper: Stepper, data: Data, steps: int, *, workers: int) -> None:
+    """Validate, add the epoch to the history, and keep its weights if it is the one to select so far."""
+    recipe, task, epoch = stepper.recipe, stepper.task, len(run.history) + 1
+    model = task.get_eval_model(ema=stepper.has_average)
+    logits = predict_together(
+        model, data.normalize, data.validation.images, batch_size=recipe.batch_size, workers=workers
+    )
+    row = {
+        "epoch": float(epoch),
+        "learning_rate": stepper.learning_rate,
+        **mean_row(run.sums, steps=steps),
+        **_scores(logits, data.validation.labels),
+    }
+    check_validation(row["validation_loss"], step=epoch * steps, last=stepper.last)
+    check_varied(logits, epoch=epoch, warmup_epochs=recipe.warmup_epochs, step=epoch * steps, last=stepper.last)
+    times = {
+        "images_per_second": steps * recipe.batch_size / run.seconds,
+        "seconds": run.seconds,
+        "peak_megabytes": peak_megabytes(stepper.device),
+    }
+    run.end_epoch(row, times)
+    if not run.best or recipe.select == "last" or row["validation_top1"] > run.best["row"]["validation_top1"]:
+        scaffold = _scaffold(task, averaged=stepper.has_average)
+        run.best = {"row": row, "weights": {"student": _copy(model), "scaffold": scaffold}}
 
 
 @torch.no_grad()
@@ -223,10 +186,10 @@ def validate(
 
 
 def _scores(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
-    wanted = torch.from_numpy(labels)
+    target = torch.from_numpy(labels)
     return {
-        "validation_top1": 100 * float((logits.argmax(dim=1) == wanted).double().mean()),
-        "validation_loss": float(nn.functional.cross_entropy(logits.double(), wanted)),
+        "validation_top1": 100 * float((logits.argmax(dim=1) == target).double().mean()),
+        "validation_loss": float(nn.functional.cross_entropy(logits.double(), target)),
     }
 
 
@@ -234,7 +197,7 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
 
 
-def _scaffold(task: Distiller, averaged: bool = False) -> dict[str, Tensor]:
+def _scaffold(task: Distiller, *, averaged: bool = False) -> dict[str, Tensor]:
     """The task state, flat."""
     return {
         f"{part}.{key}": value.detach().cpu().clone()

@@ -73,7 +73,7 @@ class Stepper:
             task.trainable_module.compile()  # in place: the names of the weights stay
         if processes() > 1:
             task.prepare_distributed([torch.cuda.current_device()] if self.device.type == "cuda" else None)
-        # Of what several processes wrap: the wrapping hides which weights a student exempts from decay.
+        # Unwrapped: the wrapper of several processes hides which weights a student exempts from decay.
         self.optimizer = make_optimizer(unwrap_model(task.trainable_module), recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, steps_per_epoch=steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.amp == "fp16")
@@ -125,19 +125,19 @@ class Stepper:
         return terms
 
     def _forward(self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray) -> dict[str, Tensor]:
-        told = None
+        teacher = None
         if self.teacher:
             with self.task.mixed_precision():
-                told = self.teacher(raw, index, view)
+                teacher = self.teacher(raw, index, view)
         inputs = self.normalize(raw)
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return self.task(inputs, target, told, torch.from_numpy(index).to(self.device, non_blocking=True))
+        return self.task(inputs, target, teacher, torch.from_numpy(index).to(self.device, non_blocking=True))
 
     def _average(self, number: int) -> None:
         if number:
             self.task.update_ema()
-        else:  # not from what the weights were before training, some of which (CRD's Z) were not even numbers
+        else:  # not from what the weights were before training, some of which (CRD's Z) were not a number
             self.task.trainable_module_ema.set(unwrap_model(self.task.trainable_module))
 
     def _checked(self, terms: dict[str, Tensor], norm: Tensor, number: int) -> dict[str, Tensor]:

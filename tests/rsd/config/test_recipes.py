@@ -7,10 +7,11 @@ import pytest
 import torch
 import yaml
 
+from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.models.timm_model import ModelOptions, Outputs, PixelNormalize, create
 from rsd.sources.images import LabelledImages
-from rsd.training.loop import train
+from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
 
@@ -51,16 +52,14 @@ def test_a_published_recipe_trains_to_its_end(name):
     recipe = Recipe.model_validate(stated | {"epochs": epochs, "batch_size": BATCH})
     student = create(STUDENTS[name], classes=CLASSES, image_shape=(SIDE, SIDE, 3))
     before = {key: value.clone() for key, value in student.state_dict().items()}
-    task = RSDDistiller(student, teacher_width=12, criterion=make_criterion(recipe))
-    trained = train(
-        task, images(2 * BATCH + 1, 0), images(10, 1), recipe, normalize=PixelNormalize([0.4] * 3, [0.25] * 3),
-        seed=0, view_choice=ViewChoice(0), teacher=teacher, name=name,
-    )  # fmt: skip
+    task = RSDDistiller(student, Setting(teacher_width=12), criterion=make_criterion(recipe))
+    data = Data(images(2 * BATCH + 1, 0), images(10, 1), PixelNormalize([0.4] * 3, [0.25] * 3))
+    trained = train(task, data, recipe, Session(0, ViewChoice(0), teacher, name=name))
     assert (len(trained.history), trained.steps) == (epochs, 2 * epochs)
-    assert np.isfinite(trained.history.to_numpy()).all()
-    warming = trained.history.learning_rate[: recipe.warmup_epochs - 1]
-    assert warming.is_monotonic_increasing
-    assert recipe.warmup_learning_rate < warming.iloc[0] < recipe.learning_rate
+    assert all(np.isfinite([*row.values()]).all() for row in trained.history)
+    warming = [row["learning_rate"] for row in trained.history[: recipe.warmup_epochs - 1]]
+    assert warming == sorted(warming)
+    assert recipe.warmup_learning_rate < warming[0] < recipe.learning_rate
     assert trained.student.keys() == before.keys()
     last = student.state_dict()
     assert not [key for key, value in before.items() if torch.equal(value, last[key])]  # all of it is trained

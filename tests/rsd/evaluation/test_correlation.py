@@ -15,6 +15,7 @@ from rsd.evaluation.correlation import (
     redundancy,
     untrained_like,
 )
+from rsd.methods.base import Setting
 from rsd.methods.rsd import AAD, RSDDistiller, correlate, rsd_terms
 from rsd.models.timm_model import ModelOptions, create
 from rsd.training.loop import _scaffold
@@ -113,7 +114,7 @@ def student():
 
 
 def test_the_aad_of_a_run_is_read_back_and_a_fresh_one_is_as_it_was_before_training(tmp_path):
-    task = RSDDistiller(student(), teacher_width=6)
+    task = RSDDistiller(student(), Setting(teacher_width=6))
     path = tmp_path / "scaffold.safetensors"
     save_file(_scaffold(task), path)
     aad = read_aad(path)

@@ -18,6 +18,7 @@ from rsd.export.quantize import Int8Options
 from rsd.export.strip import AsTrained
 from rsd.machine.errors import UserError
 from rsd.methods import distiller
+from rsd.methods.base import Setting
 from rsd.models.features import stage_shapes
 from rsd.models.timm_model import ModelOptions, PixelNormalize, create
 from rsd.sources.images import LabelledImages
@@ -209,7 +210,7 @@ def trained(folder, method: str) -> tuple[Any, Any]:
         if name == "student":
             own = model
     shapes = stage_shapes(model, (16, 16, 1)) if kind.staged else None
-    task = kind(own, teacher_width=64, teacher_stages=shapes, image_shape=(16, 16, 1), image_count=100)
+    task = kind(own, Setting(64, shapes, image_shape=(16, 16, 1), image_count=100))
     state = task.get_task_state().get("projection", {})
     save_file({f"projection.{k}": v.clone() for k, v in state.items()}, student / "scaffold.safetensors")
     return student, teacher

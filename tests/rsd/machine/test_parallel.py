@@ -14,11 +14,12 @@ import torch
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.parallel import gather, own_share, wait
 from rsd.methods import distiller
+from rsd.methods.base import Setting
 from rsd.models.predict import predict_together
 from rsd.models.timm_model import Outputs, PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.teacher import embed
-from rsd.training.loop import train
+from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe
 from rsd.training.stepper import Stepper
 from rsd.views.augment import AugmentOptions, ViewChoice
@@ -31,9 +32,10 @@ PROCESSES, MORE = 2, 3
 def task_of(method, width=20, **options):
     task_class = distiller(method)
     task = task_class(
-        vit(class_token=False, global_pool="avg"), teacher_width=width, image_shape=SHAPE, image_count=IMAGES,
-        options=task_class.Options(**options),
-    )  # fmt: skip
+        vit(class_token=False, global_pool="avg"),
+        Setting(teacher_width=width, image_shape=SHAPE, image_count=IMAGES),
+        task_class.Options(**options),
+    )
     with torch.no_grad():  # layers at their starting values hardly pass a gradient on
         for number, parameter in enumerate(task.trainable_module.parameters()):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
@@ -106,18 +108,16 @@ def trained(state=None, batch_size=8):
     torch.manual_seed(1)
     crd = distiller("crd")
     options = crd.Options.model_validate({"negatives": 16, "width": 8})
-    task = crd(vit(drop_rate=0.1), teacher_width=20, image_count=IMAGES, options=options)
+    task = crd(vit(drop_rate=0.1), Setting(teacher_width=20, image_count=IMAGES), options)
 
     def teacher(raw, index, view):
         outputs = told()
         return Outputs(outputs.embedding[index % BATCH], outputs.logits[index % BATCH])
 
     recipe = Recipe(epochs=2, batch_size=batch_size, optimizer="adamw", learning_rate=1e-3, ema_decay=0.5)
-    done = train(
-        task, labelled, labelled, recipe, normalize=PixelNormalize([0.5], [0.25]), seed=0,
-        view_choice=ViewChoice(0), teacher=teacher, state=state, save_seconds=0,
-    )  # fmt: skip
-    return {"student": done.student, "scaffold": done.scaffold, "history": done.history.to_csv()}
+    data = Data(labelled, labelled, PixelNormalize([0.5], [0.25]))
+    done = train(task, data, recipe, Session(0, ViewChoice(0), teacher, state=state, save_seconds=0))
+    return {"student": done.student, "scaffold": done.scaffold, "history": done.history}
 
 
 CASES = {

@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from rsd.machine.errors import UserError
+from rsd.methods.base import Setting
 from rsd.methods.crd import CRDDistiller, MemoryBank, crd_loss
 from tests.rsd.methods.formula import assert_equal
 from tests.rsd.methods.tiny import BATCH, IMAGES, made, stepped, vit
@@ -74,9 +75,9 @@ def test_vectors_that_agree_cost_less_than_vectors_that_do_not():
 
 def test_without_knowing_which_image_is_which_it_is_refused():
     with pytest.raises(ValueError, match="give image_count"):
-        CRDDistiller(vit(), teacher_width=20)
+        CRDDistiller(vit(), Setting(teacher_width=20))
     with pytest.raises(UserError, match="at least 2 training images for method 'crd', found 1"):
-        CRDDistiller(vit(), teacher_width=20, image_count=1)
+        CRDDistiller(vit(), Setting(teacher_width=20, image_count=1))
     with pytest.raises(ValueError, match="give index"):
         stepped(made(CRDDistiller), index=None)
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from rsd.machine.errors import UserError
+from rsd.methods.base import Setting
 from rsd.methods.fitnet import Aligner, FitNetDistiller, feature_loss, resize_matrix
 from rsd.models.features import StageShape
 from rsd.models.timm_model import Outputs
@@ -46,7 +47,7 @@ def test_the_loss_is_the_weighted_sum_over_four_stages():
 
 def test_without_the_teachers_stages_it_is_refused():
     with pytest.raises(ValueError, match="give teacher_stages and image_shape"):
-        FitNetDistiller(vit(), teacher_width=20, image_shape=SHAPE)
+        FitNetDistiller(vit(), Setting(teacher_width=20, image_shape=SHAPE))
     with pytest.raises(ValueError, match="no stages of the teacher"):
         stepped(made(FitNetDistiller), teacher=Outputs(told().embedding, told().logits))
 

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from rsd.methods.base import Setting
 from rsd.methods.kd import kd_loss
 from rsd.methods.ofa import Branches, OFADistiller, PatchMerger, TokenBranch, ofa_loss
 from rsd.methods.rsd import rsd_loss
@@ -39,7 +40,7 @@ def test_the_branches_have_as_many_parameters_as_the_published_ones(student, cla
     name, args = STUDENTS[student]
     with torch.device("meta"):  # shapes only
         model = timm.create_model(name, num_classes=classes, **args)
-        task = OFADistiller(model, teacher_width=768, image_shape=(224, 224, 3))
+        task = OFADistiller(model, Setting(teacher_width=768, image_shape=(224, 224, 3)))
     digits = len(millions.split(".")[1])
     assert f"{task.extra_parameters / 1e6:.{digits}f}" == millions
 
@@ -101,8 +102,8 @@ def test_a_branch_reads_the_class_token_where_there_is_one():
 
 def test_without_the_size_of_the_images_it_is_refused():
     with pytest.raises(ValueError, match="give image_shape"):
-        OFADistiller(vit(), teacher_width=20)
-    assert OFADistiller(vit(), teacher_width=20, image_shape=SHAPE).extra_parameters > 0
+        OFADistiller(vit(), Setting(teacher_width=20))
+    assert OFADistiller(vit(), Setting(teacher_width=20, image_shape=SHAPE)).extra_parameters > 0
 
 
 def textbook_ofa(student, teacher, target, eps, temperature):

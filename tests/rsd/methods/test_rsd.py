@@ -7,6 +7,7 @@ from torch import nn
 
 from rsd.machine.errors import UserError
 from rsd.methods import distiller, methods
+from rsd.methods.base import Setting
 from rsd.methods.rsd import AAD, RSDDistiller, RSDOptions, rsd_loss
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.timm_model import Outputs, outputs
@@ -32,7 +33,7 @@ def batch():
 
 def test_the_loss_is_cross_entropy_plus_weight_times_rsd(batch):
     images, target, teacher = batch
-    task = RSDDistiller(student(), teacher_width=TEACHER_WIDTH, options=RSDOptions(weight=0.3, kappa=0.05)).eval()
+    task = RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH), RSDOptions(weight=0.3, kappa=0.05)).eval()
     result = task(images, target, teacher)
     model = task.get_eval_model()
     embedding = outputs(model, images).embedding
@@ -44,7 +45,7 @@ def test_the_loss_is_cross_entropy_plus_weight_times_rsd(batch):
 
 
 def test_aad_weights_are_task_state_and_never_the_students(batch):
-    task = RSDDistiller(student(), teacher_width=TEACHER_WIDTH)
+    task = RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH))
     names = set(task.get_eval_model().state_dict())
     assert names == set(student().state_dict())
     assert set(task.get_checkpoint_state()["state_dict"]) == names
@@ -54,8 +55,8 @@ def test_aad_weights_are_task_state_and_never_the_students(batch):
 
 def test_checkpoint_state_round_trip_restores_student_and_aad(batch):
     images, target, teacher = batch
-    first = RSDDistiller(student(), teacher_width=TEACHER_WIDTH)
-    second = RSDDistiller(student(), teacher_width=TEACHER_WIDTH)
+    first = RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH))
+    second = RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH))
     state = first.get_checkpoint_state()
     second.load_checkpoint_state(state["state_dict"], state["task_state"])
     assert torch.equal(first.eval()(images, target, teacher)["loss"], second.eval()(images, target, teacher)["loss"])
@@ -63,7 +64,7 @@ def test_checkpoint_state_round_trip_restores_student_and_aad(batch):
 
 def test_gradients_reach_student_and_aad_but_not_the_teacher(batch):
     images, target, teacher = batch
-    task = RSDDistiller(student(), teacher_width=TEACHER_WIDTH)
+    task = RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH))
     task(images, target, teacher)["loss"].backward()
     assert all(p.grad is not None for p in task.trainable_module.parameters())
     assert teacher.embedding.grad is None
@@ -71,7 +72,7 @@ def test_gradients_reach_student_and_aad_but_not_the_teacher(batch):
 
 def test_the_log_tells_a_healthy_correlation_from_chance(batch):
     images, target, teacher = batch
-    log = RSDDistiller(student(), teacher_width=TEACHER_WIDTH)(images, target, teacher)
+    log = RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH))(images, target, teacher)
     assert log["off_diagonal_chance"].item() == pytest.approx(BATCH**-0.5)
     assert -1 <= log["diagonal_mean"].item() <= 1
     assert log["off_diagonal_rms"].item() ** 2 * TEACHER_WIDTH * (TEACHER_WIDTH - 1) == pytest.approx(
@@ -80,7 +81,7 @@ def test_the_log_tells_a_healthy_correlation_from_chance(batch):
 
 
 def test_extra_parameters_are_those_of_the_aad_alone():
-    assert RSDDistiller(student(), teacher_width=TEACHER_WIDTH).extra_parameters == 16 * 32 + 64 + 32 * 20
+    assert RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH)).extra_parameters == 16 * 32 + 64 + 32 * 20
     assert ScratchDistiller(student()).extra_parameters == 0
 
 
@@ -96,7 +97,7 @@ def test_a_method_without_what_it_needs_is_refused(batch):
     with pytest.raises(ValueError, match="needs the teacher's embedding"):
         RSDDistiller(student())
     with pytest.raises(ValueError, match="no outputs of the teacher"):
-        RSDDistiller(student(), teacher_width=TEACHER_WIDTH)(images, target)
+        RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH))(images, target)
 
 
 def test_methods_are_named_after_their_files():
@@ -108,7 +109,7 @@ def test_methods_are_named_after_their_files():
 
 def log_of(batch, *, width=TEACHER_WIDTH, **options):
     images, target, teacher = batch
-    task = RSDDistiller(student(), teacher_width=width, options=RSDOptions(**options)).eval()
+    task = RSDDistiller(student(), Setting(teacher_width=width), RSDOptions(**options)).eval()
     return task, task(images, target, teacher._replace(embedding=teacher.embedding[:, :width]))
 
 
@@ -180,7 +181,7 @@ def test_with_one_process_global_and_per_process_correlation_are_the_same(batch)
 
 
 def advice(width, batch, **options):
-    task = RSDDistiller(student(), teacher_width=width, options=RSDOptions(**options))
+    task = RSDDistiller(student(), Setting(teacher_width=width), RSDOptions(**options))
     return task.advice(batch_size=batch, classes=100)
 
 
@@ -203,7 +204,7 @@ def test_a_default_weight_too_strong_for_teacher_and_batch_is_warned_of_with_fig
 @pytest.mark.parametrize(("width", "batch"), [(64, 64), (384, 32), (768, 16)])
 def test_the_pull_is_the_measured_ratio_of_gradients_within_a_factor_of_two(width, batch):
     torch.manual_seed(0)
-    task = RSDDistiller(student(), teacher_width=width)
+    task = RSDDistiller(student(), Setting(teacher_width=width))
     embedding = torch.randn(batch, 16, requires_grad=True)
     aad = task.trainable_module.get_submodule("projection.aads.embedding")
     loss = 0.1 * rsd_loss(aad(embedding), torch.randn(batch, width))

@@ -5,6 +5,7 @@ from typing import Any
 import timm
 import torch
 
+from rsd.methods.base import Setting
 from rsd.models.features import stage_shapes, staged_outputs
 
 BATCH, CLASSES, IMAGES, SHAPE = 12, 5, 40, (32, 32, 1)
@@ -43,11 +44,8 @@ def made(task_class, student=None, **options):
     """The task of a method, with all that a method can ask for; the teacher is `cnn()`."""
     return task_class(
         vit() if student is None else student,
-        teacher_width=20,
-        teacher_stages=stage_shapes(cnn(), SHAPE),
-        image_shape=SHAPE,
-        image_count=IMAGES,
-        options=task_class.Options(**options),
+        Setting(teacher_width=20, teacher_stages=stage_shapes(cnn(), SHAPE), image_shape=SHAPE, image_count=IMAGES),
+        task_class.Options(**options),
     )
 
 

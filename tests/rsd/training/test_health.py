@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rsd.machine.errors import UserError
-from rsd.training.health import Log, check_finite, check_validation, check_varied, is_stale, mean_row
+from rsd.training.health import Log, check_finite, check_validation, check_varied, has_stalled, mean_row
 
 
 def scalars(**values):
@@ -43,12 +43,12 @@ def test_a_weak_student_has_not_collapsed(scale):
     check_varied(scale * weak, epoch=3, warmup_epochs=0, step=1, last={})
 
 
-def test_training_is_stale_when_the_best_epoch_lies_patience_epochs_back():
+def test_training_has_stalled_when_the_best_epoch_lies_patience_epochs_back():
     history = [{"validation_top1": score} for score in (1.0, 3.0, 2.0, 3.0)]
-    assert is_stale(history, 2)  # to be as good as before is no improvement
-    assert not is_stale(history, 3)
-    assert not is_stale(history, None)
-    assert not is_stale([], 1)
+    assert has_stalled(history, 2)  # to be as good as before is no improvement
+    assert not has_stalled(history, 3)
+    assert not has_stalled(history, None)
+    assert not has_stalled([], 1)
 
 
 def test_the_gradient_norm_is_the_mean_over_the_steps_that_were_not_skipped():

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from rsd.machine.errors import UserError
+from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.timm_model import ModelOptions, Outputs, PixelNormalize, create
 from rsd.sources.images import LabelledImages
-from rsd.training import loop as training
-from rsd.training.loop import train, validate
+from rsd.training import checkpoint
+from rsd.training.loop import Data, Session, train, validate
 from rsd.training.recipe import Recipe
 from rsd.views.augment import AugmentOptions, ViewChoice, views
 
@@ -35,6 +36,7 @@ def images(count, seed):
 
 
 TRAIN, VALIDATION = images(70, 0), images(40, 1)
+DATA = Data(TRAIN, VALIDATION, NORMALIZE)
 
 
 def student(drop=0.0):
@@ -49,16 +51,24 @@ def teacher(raw, index, view):
     return Outputs(flat @ torch.linspace(-1, 1, 64 * 6).reshape(64, 6).sin(), flat[:, :2])
 
 
-def rsd_run(state=None, recipe=RECIPE):
-    return train(
-        RSDDistiller(student(drop=0.2), teacher_width=6), TRAIN, VALIDATION, recipe,
-        normalize=NORMALIZE, seed=3, view_choice=ViewChoice(0, 2), teacher=teacher, state=state, name="t",
-    )  # fmt: skip
+def rsd_run(state=None, recipe=RECIPE, seed=3, asked=teacher, **session):
+    """A training by RSD, whose teacher is `asked`."""
+    task = RSDDistiller(student(drop=0.2), Setting(teacher_width=6))
+    return train(task, DATA, recipe, Session(seed, ViewChoice(0, 2), asked, state=state, name="t", **session))
+
+
+def scratch_run(model=None, **session):
+    task = ScratchDistiller(student() if model is None else model)
+    return train(task, DATA, RECIPE, Session(0, ViewChoice(0), **session))
+
+
+def column(trained, name):
+    return [row[name] for row in trained.history]
 
 
 def same(a, b):
     return (
-        a.history.equals(b.history)
+        a.history == b.history
         and a.selected == b.selected
         and all(torch.equal(a.student[k], b.student[k]) for k in a.student)
         and all(torch.equal(a.scaffold[k], b.scaffold[k]) for k in a.scaffold)
@@ -69,16 +79,14 @@ def test_it_learns_and_the_history_has_every_term():
     trained = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 15}))
     assert trained.selected["validation_top1"] > 90
     assert {"epoch", "learning_rate", "loss", "cross_entropy", "invariance", "redundancy", "gradient_norm",
-            "validation_top1", "validation_loss"} <= set(trained.history)  # fmt: skip
-    assert list(trained.history.epoch) == list(range(1, 16))
+            "validation_top1", "validation_loss"} <= set(trained.history[0])  # fmt: skip
+    assert column(trained, "epoch") == list(range(1, 16))
 
 
 def test_two_runs_of_one_seed_give_the_same_bits_and_another_seed_does_not():
     first = rsd_run()
     assert same(first, rsd_run())
-    other = train(RSDDistiller(student(drop=0.2), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE,
-                  seed=4, view_choice=ViewChoice(0, 2), teacher=teacher)  # fmt: skip
-    assert not same(first, other)
+    assert not same(first, rsd_run(seed=4))
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 3])
@@ -86,14 +94,14 @@ def test_a_run_killed_between_epochs_resumes_to_the_same_bits(tmp_path, monkeypa
     undisturbed = rsd_run()
     state = tmp_path / "run" / "digest" / "checkpoint.pt"
     saves = iter(range(1, 100))
-    real = training.checkpoint.save
+    real = checkpoint.save
 
     def save_then_die(path, content):
         real(path, content)
         if next(saves) == killed_after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.checkpoint, "save", save_then_die)
+    monkeypatch.setattr(checkpoint, "save", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         rsd_run(state)
     torch.manual_seed(99)  # a new process has another random state
@@ -102,7 +110,7 @@ def test_a_run_killed_between_epochs_resumes_to_the_same_bits(tmp_path, monkeypa
 
 def test_the_selected_epoch_is_the_best_on_validation_or_the_last():
     best = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 8}))
-    assert best.selected["validation_top1"] == best.history.validation_top1.max()
+    assert best.selected["validation_top1"] == max(column(best, "validation_top1"))
     model = student(drop=0.2)
     model.load_state_dict(best.student)
     measured = validate(model.eval(), NORMALIZE, VALIDATION, batch_size=16)
@@ -115,17 +123,16 @@ def test_the_learning_rate_follows_the_schedule_by_step():
     """After the warm-up of one epoch, a cosine from the start of training to zero at its end."""
     share_done = np.arange(1, 5) / 4
     expected = 1e-2 * (1 + np.cos(np.pi * share_done)) / 2
-    assert rsd_run().history.learning_rate.to_list() == pytest.approx(expected, abs=1e-9)
+    assert column(rsd_run(), "learning_rate") == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_do():
     def broken(raw, index, view):
-        told = teacher(raw, index, view)
-        return told if view[0] == 0 else told._replace(embedding=told.embedding * float("nan"))
+        outputs = teacher(raw, index, view)
+        return outputs if view[0] == 0 else outputs._replace(embedding=outputs.embedding * float("nan"))
 
     with pytest.raises(UserError) as caught:
-        train(RSDDistiller(student(), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
-              view_choice=ViewChoice(0, 2), teacher=broken)  # fmt: skip
+        rsd_run(asked=broken)
     text = str(caught.value)
     assert "found nan at step 4 " in text  # 70 images are 4 batches of 16; view 1 begins with the second epoch
     assert "invariance" in text
@@ -134,62 +141,53 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_do():
 
 def test_also_of_a_resumed_run_the_last_finite_values_are_told(tmp_path, monkeypatch):
     def broken(raw, index, view):
-        told = teacher(raw, index, view)
-        return told._replace(embedding=told.embedding * float("nan"))
+        outputs = teacher(raw, index, view)
+        return outputs._replace(embedding=outputs.embedding * float("nan"))
 
-    def run(asked):
-        train(RSDDistiller(student(), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
-              view_choice=ViewChoice(0, 2), teacher=asked, state=tmp_path / "c.pt")  # fmt: skip
-
-    real = training.checkpoint.save
+    real = checkpoint.save
 
     def save_then_die(path, content):
         real(path, content)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.checkpoint, "save", save_then_die)
-        run(teacher)
+        patch.setattr(checkpoint, "save", save_then_die)
+        rsd_run(tmp_path / "c.pt")
     with pytest.raises(UserError, match=r"found nan at step 4 .*last finite values: loss \d"):
-        run(broken)
+        rsd_run(tmp_path / "c.pt", asked=broken)
 
 
 def test_a_validation_loss_that_is_not_finite_stops_with_the_step():
     model = student()
     model.head.register_forward_hook(lambda head, _, logits: logits if head.training else logits * float("nan"))
     with pytest.raises(UserError, match=r"validation loss, found nan after step 4 .last values of training: loss \d"):
-        train(
-            ScratchDistiller(model), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0, view_choice=ViewChoice(0)
-        )
+        scratch_run(model)
 
 
 def test_the_student_sees_the_views_that_the_teacher_is_asked_for():
-    seen = []
+    asked = []
 
     def spy(raw, index, view):
-        seen.append((raw.numpy().copy(), index, view))
+        asked.append((raw.numpy().copy(), index, view))
         return teacher(raw, index, view)
 
-    train(RSDDistiller(student(), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
-          view_choice=ViewChoice(5, 2), teacher=spy)  # fmt: skip
-    assert [view[0] for _, _, view in seen] == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
-    for raw, index, view in seen:
+    train(RSDDistiller(student(), Setting(teacher_width=6)), DATA, RECIPE, Session(0, ViewChoice(5, 2), spy))
+    assert [view[0] for _, _, view in asked] == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
+    for raw, index, view in asked:
         expected = views(TRAIN.images, index, RECIPE.augment, seed=5, view=view)
         assert np.array_equal(raw, expected)
 
 
 def test_training_leaves_no_aad_in_the_student():
     assert rsd_run().student.keys() == student().state_dict().keys()
-    scratch = train(ScratchDistiller(student()), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
-                    view_choice=ViewChoice(0))  # fmt: skip
-    assert scratch.scaffold == {}
+    assert scratch_run().scaffold == {}
 
 
 def test_training_ends_early_when_validation_has_not_improved_for_so_many_epochs():
     whole = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 12, "learning_rate": 3e-2}))
     patient = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 12, "learning_rate": 3e-2, "patience": 2}))
     assert len(patient.history) < 12
-    assert patient.history.equals(whole.history.head(len(patient.history)))
+    assert patient.history == whole.history[: len(patient.history)]
     assert len(patient.history) == patient.selected["epoch"] + 2
     assert patient.steps == 4 * len(patient.history)
 
@@ -204,18 +202,14 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept():
         == (averaged.selected["validation_loss"])
     )
     plain = rsd_run()
-    loss = [name for name in plain.history if not name.startswith("validation")]
-    assert averaged.history[loss].equals(plain.history[loss])  # it watches, and changes nothing
-    assert not averaged.history.equals(plain.history)
+    trained = [name for name in plain.history[0] if not name.startswith("validation")]
+    assert all(column(averaged, name) == column(plain, name) for name in trained)  # it watches, and changes nothing
+    assert averaged.history != plain.history
 
 
 @pytest.mark.parametrize("often", [0.0, 1e9])
 def test_when_checkpoints_are_written_changes_no_bit(tmp_path, often):
-    trained = train(
-        RSDDistiller(student(drop=0.2), teacher_width=6), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=3,
-        view_choice=ViewChoice(0, 2), teacher=teacher, state=tmp_path / "c.pt", save_seconds=often,
-    )  # fmt: skip
-    assert same(trained, rsd_run())
+    assert same(rsd_run(tmp_path / "c.pt", save_seconds=often), rsd_run())
 
 
 def test_a_collapsed_student_stops_after_the_warm_up():
@@ -224,16 +218,13 @@ def test_a_collapsed_student_stops_after_the_warm_up():
     torch.nn.init.zeros_(model.norm.weight)
     model.norm.weight.requires_grad_(False)
     with pytest.raises(UserError, match="the same output for all 40 validation images after step 8 .*collapsed"):
-        train(
-            ScratchDistiller(model), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0, view_choice=ViewChoice(0)
-        )
+        scratch_run(model)
 
 
 def test_the_log_has_the_history_beside_its_times_and_the_history_has_no_times(tmp_path):
-    trained = train(ScratchDistiller(student()), TRAIN, VALIDATION, RECIPE, normalize=NORMALIZE, seed=0,
-                    view_choice=ViewChoice(0), logs=tmp_path, name="scratch-0")  # fmt: skip
+    history = pd.DataFrame(scratch_run(logs=tmp_path, name="scratch-0").history)
     log = pd.read_csv(tmp_path / "scratch-0.csv")
     times = ["images_per_second", "seconds", "peak_megabytes"]
-    assert list(log) == [*trained.history, *times]
-    assert np.allclose(log[list(trained.history)], trained.history)
+    assert list(log) == [*history, *times]
+    assert np.allclose(log[list(history)], history)
     assert (log[times] > 0).all().all()

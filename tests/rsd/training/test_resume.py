@@ -18,13 +18,14 @@ import torch
 from rsd.machine import parallel
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.launch import is_launcher, launch
+from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.training import checkpoint
-from rsd.training import loop as training
+from rsd.training.loop import Session, train
 from rsd.training.stepper import Stepper
 from rsd.views.augment import ViewChoice
 from stages import run as stage
-from tests.rsd.training.test_loop import NORMALIZE, RECIPE, TRAIN, VALIDATION, student, teacher
+from tests.rsd.training.test_loop import DATA, RECIPE, student, teacher
 
 FULL = RECIPE.model_copy(update={"ema_decay": 0.9, "clip_gradient": 1.0, "label_smoothing": 0.1})
 STEPS = 4 * 4
@@ -32,22 +33,21 @@ STEPS = 4 * 4
 
 def run(folder: Path, *, save_seconds: float, amp: str = "none") -> None:
     """Train to the end and write down everything that must not depend on the disturbances."""
-    trained = training.train(
-        RSDDistiller(student(drop=0.2), teacher_width=6), TRAIN, VALIDATION, FULL, normalize=NORMALIZE, seed=3,
-        view_choice=ViewChoice(0, 2), teacher=teacher, state=folder / "checkpoint.pt", save_seconds=save_seconds,
-        logs=folder / "logs", compute=ComputeOptions.model_validate({"amp": amp}), name="t",
-    )  # fmt: skip
+    compute = ComputeOptions.model_validate({"amp": amp})
+    state, logs = folder / "checkpoint.pt", folder / "logs"
+    session = Session(3, ViewChoice(0, 2), teacher, compute, state, save_seconds=save_seconds, logs=logs, name="t")
+    trained = train(RSDDistiller(student(drop=0.2), Setting(teacher_width=6)), DATA, FULL, session)
     if not parallel.leads():
         return
-    state = checkpoint.load(folder / "checkpoint.pt")
-    assert state is not None
+    saved = checkpoint.load(state)
+    assert saved is not None
     torch.save(
         {
             "student": trained.student,
             "scaffold": trained.scaffold,
-            "history": trained.history.to_csv(),
+            "history": trained.history,
             "selected": trained.selected,
-            "stepper": state["stepper"],
+            "stepper": saved["stepper"],
         },
         folder / "result.pt",
     )
