@@ -10,10 +10,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
+from rsd.cli.main import app
 from rsd.machine.fingerprint import fingerprint, short_name
-from tests.readme import PAGES, blocks
+from tests.readme import PAGES, README, blocks
 from tests.stages.conftest import ROOT, Project, copy_of_the_project
 from tests.stages.test_folder import CLASSES, draw
 
@@ -182,6 +184,19 @@ def test_every_command_and_its_options_exist(commands):
         for part in key.split("."):
             assert part in place, key
             place = place[part]
+
+
+@pytest.mark.parametrize("page", ["README", *PAGES])
+def test_every_rsd_command_and_its_options_exist(page):
+    text = README if page == "README" else PAGES[page]
+    shell = "\n".join(block.text for block in blocks(text) if block.language == "sh")
+    for line in re.findall(r"`rsd ([a-z][^`\n]*)`", text) + re.findall(r"^rsd ([^#\n]*)", shell, re.M):
+        words, command = line.split(), typer.main.get_command(app)
+        while words and (subcommands := getattr(command, "commands", None)):
+            assert words[0] in subcommands, line
+            command = subcommands[words.pop(0)]
+        options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        assert {word for word in words if word.startswith("--")} <= options, line
 
 
 def test_every_module_named_in_passing_exists():
