@@ -1,6 +1,6 @@
-"""What mkdocs does beside its own work: equations become MathML, and each module of the code gets a page.
+"""Hooks of mkdocs: equations become MathML, and each module of the code gets a page.
 
-The sources read well without it: code hosts draw ```math blocks and $`inline`$ mathematics themselves.
+Code hosts need no hook: they draw ```math blocks and $`inline`$ mathematics themselves.
 """
 
 import re
@@ -14,14 +14,14 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"rsd": ROOT, "rsd_edge": ROOT / "deploy" / "edge" / "src"}
-"""Each package by the folder that it lies in."""
+"""Each package and the folder that holds it."""
 BLOCK = re.compile(r"^```math\n(.*?)\n```$", re.M | re.S)
 INLINE = re.compile(r"\$`([^`]+)`\$")
 
 
 def modules() -> dict[str, list[str]]:
-    """Public modules by package: those that can be imported by a name and say what they are for."""
-    found = defaultdict[str, list[str]](list)
+    """Names of the public modules that are not empty, by package."""
+    names = defaultdict[str, list[str]](list)
     for package, folder in PACKAGES.items():
         for file in sorted((folder / package).rglob("*.py")):
             parts = list(file.relative_to(folder).with_suffix("").parts)
@@ -29,12 +29,12 @@ def modules() -> dict[str, list[str]]:
                 parts.pop()
             if not any(part.startswith("_") for part in parts) and file.read_text().strip():
                 owner = parts if file.name == "__init__.py" else parts[:-1]
-                found[".".join(owner)].append(".".join(parts))
-    return {package: sorted(names) for package, names in found.items()}
+                names[".".join(owner)].append(".".join(parts))
+    return {package: sorted(modules) for package, modules in names.items()}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """The reference comes last in the navigation, a section per package."""
+    """Add the reference to the end of the navigation, one section per package."""
     sections: list[Any] = [
         {package: [{name: f"api/{name}.md"} for name in names]} for package, names in modules().items()
     ]
@@ -51,5 +51,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    markdown = BLOCK.sub(lambda found: convert(found[1], display="block"), markdown)
-    return INLINE.sub(lambda found: convert(found[1]), markdown)
+    markdown = BLOCK.sub(lambda match: convert(match[1], display="block"), markdown)
+    return INLINE.sub(lambda match: convert(match[1]), markdown)

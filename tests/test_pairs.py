@@ -1,4 +1,4 @@
-"""The 27 pairs of the paper: that each composes, and that a student of each learns a step from its teacher."""
+"""The 27 pairs of the paper: each composes, and each student learns a step from its teacher."""
 
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,7 @@ from rsd.training.recipe import Recipe, make_criterion, make_optimizer
 
 ROOT = Path(__file__).parents[1]
 
-# As the paper lists them, said once more here: the files are held to it.
+# As the paper lists them; the tests compare the files with this list.
 CNNS = ("resnet18", "mobilenetv2")
 CIFAR = {
     *product(("swin_t", "vit_s", "mixer_b16"), CNNS),
@@ -69,7 +69,7 @@ SMALL = sorted(f"fashion/{file.stem}" for file in (ROOT / "conf" / "pair" / "fas
 
 
 @pytest.mark.parametrize("pair", SMALL)
-def test_a_small_pair_is_of_two_architectures_and_takes_its_images(tmp_path, pair):
+def test_a_small_pair_has_two_architectures(tmp_path, pair):
     resolved = composed(tmp_path, pair=pair)
     size = resolved["data"]["size"]
     models = [
@@ -84,7 +84,7 @@ def test_a_small_pair_is_of_two_architectures_and_takes_its_images(tmp_path, pai
     assert parameter_count(models[0]) > parameter_count(models[1])
 
 
-def test_there_are_the_27_pairs_of_the_paper_and_no_others():
+def test_the_pairs_are_the_papers_27():
     files = {tuple(file.stem.split("-")) for file in (ROOT / "conf" / "pair" / "cifar100").iterdir()}
     assert (files, len(files)) == (CIFAR, 12)
     files = {tuple(file.stem.split("-")) for file in (ROOT / "conf" / "pair" / "imagenet").iterdir()}
@@ -92,7 +92,7 @@ def test_there_are_the_27_pairs_of_the_paper_and_no_others():
 
 
 @pytest.mark.parametrize(("data", "teacher", "student"), PAIRS)
-def test_a_pair_composes_under_both_protocols_to_what_the_paper_says(tmp_path, data, teacher, student):
+def test_a_pair_composes_under_both_protocols(tmp_path, data, teacher, student):
     pair = f"{data}/{teacher}-{student}"
     ours, paper = (composed(tmp_path, pair=pair, protocol=protocol) for protocol in ("ours", "paper"))
     for resolved, hold_out, select, correlation in (
@@ -121,7 +121,7 @@ def test_a_pair_composes_under_both_protocols_to_what_the_paper_says(tmp_path, d
 
 
 @pytest.mark.parametrize(("data", "teacher", "student"), PAIRS)
-def test_a_pair_states_the_published_accuracies_and_no_others(data, teacher, student):
+def test_a_pair_states_its_published_accuracies(data, teacher, student):
     content = yaml.safe_load((ROOT / "conf" / "pair" / data / f"{teacher}-{student}.yaml").read_text())
     of_teacher = {"teacher": TEACHER_TOP1[teacher]} if data == "cifar100" else {}
     assert content.get("published", {}) == of_teacher | PUBLISHED.get((data, teacher, student), {})
@@ -139,7 +139,7 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_of_the_paper_is_as_published(name):
     recipe = Recipe.model_validate(yaml.safe_load((ROOT / "conf" / "recipe" / f"{name}.yaml").read_text()))
-    found = (
+    settings = (
         recipe.epochs,
         recipe.batch_size,
         recipe.optimizer,
@@ -149,7 +149,7 @@ def test_a_recipe_of_the_paper_is_as_published(name):
         recipe.schedule,
         recipe.warmup_epochs,
     )
-    assert found == RECIPES[name]
+    assert settings == RECIPES[name]
     augment = recipe.augment
     mixes = (augment.mixup, augment.cutmix)
     assert recipe.label_smoothing == (0.0 if name == "imagenet_stronger" else 0.1)
@@ -168,12 +168,12 @@ def test_a_recipe_of_the_paper_is_as_published(name):
         assert recipe.warmup_learning_rate == 5e-7
 
 
-def test_the_papers_protocol_needs_no_section_of_rsd(tmp_path):
+def test_the_papers_protocol_needs_no_rsd_section(tmp_path):
     resolved = composed(tmp_path, protocol="paper", method={})
     assert resolved["method"]["rsd"]["correlation"] == "per_process"
 
 
-def test_an_override_against_the_papers_protocol_is_refused_and_one_beside_it_is_not(tmp_path):
+def test_an_override_against_the_protocol_is_refused(tmp_path):
     override = {"recipe": {"select": "best", "epochs": 50}, "data": {"hold_out": True}}
     with pytest.raises(UserError) as caught:
         composed(tmp_path, protocol="paper", override=override)
@@ -187,7 +187,7 @@ def test_an_override_against_the_papers_protocol_is_refused_and_one_beside_it_is
     assert (resolved["recipe"]["epochs"], resolved["recipe"]["select"]) == (50, "last")
 
 
-def test_a_protocol_that_is_not_known_is_refused(tmp_path):
+def test_an_unknown_protocol_is_refused(tmp_path):
     with pytest.raises(UserError, match="protocol: expected 'ours' or 'paper', found 'papers'"):
         composed(tmp_path, protocol="papers")
 
@@ -202,11 +202,11 @@ def batch(classes: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def told():
-    """What each untrained teacher says of its batch and how wide it is; asked once."""
+def teacher_outputs():
+    """The outputs of an untrained teacher for its batch, computed once."""
     known: dict[tuple[str, str], Outputs] = {}
 
-    def ask(name: str, data: str) -> Outputs:
+    def compute(name: str, data: str) -> Outputs:
         if (name, data) not in known:
             torch.manual_seed(0)
             teacher = create(ModelOptions(name=NAMES[name]), classes=CLASSES[data], image_shape=SHAPE).eval()
@@ -214,21 +214,19 @@ def told():
                 known[name, data] = outputs(teacher, batch(CLASSES[data])[0])
         return known[name, data]
 
-    return ask
+    return compute
 
 
-# Between the same two architectures only the number of classes differs: CIFAR-100's stands for both.
+# Two pairs of the same architectures differ only in the number of classes, so CIFAR-100's represents both.
 DISTINCT = list({(teacher, student): (data, teacher, student) for data, teacher, student in reversed(PAIRS)}.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("data", "teacher", "student"), DISTINCT)
-def test_a_step_of_rsd_and_of_ofa_reaches_the_students_first_layer_and_the_scaffold(
-    told, tmp_path, data, teacher, student
-):
+def test_a_step_reaches_first_layer_and_scaffold(teacher_outputs, tmp_path, data, teacher, student):
     resolved = composed(tmp_path, pair=f"{data}/{teacher}-{student}")
     recipe = Recipe.model_validate(resolved["recipe"])
-    answer, (images, target) = told(teacher, data), batch(CLASSES[data])
+    answer, (images, target) = teacher_outputs(teacher, data), batch(CLASSES[data])
     for kind in (RSDDistiller, OFADistiller):
         torch.manual_seed(0)
         model = create(
@@ -251,6 +249,6 @@ def test_a_step_of_rsd_and_of_ofa_reaches_the_students_first_layer_and_the_scaff
 
 
 def moved(parameter: Tensor) -> bool:
-    """Whether a finite gradient that is not zero has reached it."""
+    """Whether its gradient is finite and not zero."""
     gradient = parameter.grad
     return gradient is not None and bool(torch.isfinite(gradient).all()) and bool(gradient.any())

@@ -1,4 +1,4 @@
-"""What the pages of docs/ say is what happens: their files are written, their commands run, their output compared."""
+"""The pages of docs/ are true: a test writes their files, runs their commands and compares the output."""
 
 import importlib.util
 import os
@@ -24,9 +24,9 @@ PUBLISHED = ("scratch", "kd", "dkd", "ofa", "rsd")
 
 
 def without_figures(text: str) -> list[str]:
-    """Lines without what differs between runs and machines: numbers, and how wide they make a table."""
+    """Lines without values that differ between runs and machines: numbers, and the width that they give a table."""
     text = text.replace(short_name(fingerprint()), "AMD EPYC, 2 cores").replace(" (noisy)", "")
-    text = re.sub(r"\([0-9a-f]{4}\)", "(0)", text)  # by which two devices of a kind are told apart
+    text = re.sub(r"\([0-9a-f]{4}\)", "(0)", text)  # distinguishes two devices of one kind
     text = re.sub(r"-{3,}", "---", re.sub(r"\d[\d.,]*", "0", text))
     return [re.sub(r"\s+", " ", line).strip() for line in text.splitlines()]
 
@@ -56,7 +56,7 @@ def play(page: str, project: Project, home: Path, *, port: int = 8080) -> str:
 
 
 @pytest.mark.slow
-def test_a_folder_of_images_becomes_a_signed_bundle_as_the_page_says(tmp_path):
+def test_the_images_page_ends_in_a_signed_bundle(tmp_path):
     for name in CLASSES:
         (tmp_path / "my-images" / name).mkdir(parents=True)
         for number in range(60):
@@ -69,19 +69,19 @@ def test_a_folder_of_images_becomes_a_signed_bundle_as_the_page_says(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_student_is_chosen_for_a_budget_as_the_page_says(project, tmp_path):
+def test_the_budget_page_runs(project, tmp_path):
     play("budget", project, tmp_path)
 
 
 @pytest.mark.slow
-def test_what_methods_add_is_what_the_command_counts(tmp_path):
+def test_parameters_that_methods_add_are_as_counted(tmp_path):
     rows = re.findall(r"^\| (?:cifar100|imagenet) .* \|$", PAGES["experiments"], re.M)
     assert len(rows) == 3
     assert {*rows} <= {*play("experiments", Project(ROOT), tmp_path).splitlines()}
 
 
 @pytest.mark.slow
-def test_a_device_is_installed_and_queried_as_the_pages_say(reproduced, tmp_path):
+def test_a_device_answers_as_the_pages_say(reproduced, tmp_path):
     shutil.copytree(reproduced.folder, tmp_path / "project", symlinks=True)
     project = Project(tmp_path / "project")
     with socket.socket() as probe:
@@ -97,13 +97,13 @@ def test_a_device_is_installed_and_queried_as_the_pages_say(reproduced, tmp_path
 
 
 @pytest.mark.slow
-def test_a_bundle_becomes_a_model_repository_as_the_page_says(project, tmp_path):
+def test_the_triton_page_writes_a_model_repository(project, tmp_path):
     play("triton", project, tmp_path)
     assert (project.folder / "models" / "digits-fp32-onnx" / "1" / "model.onnx").is_file()
 
 
 @pytest.mark.slow
-def test_runs_are_compared_as_the_page_says(reproduced, tmp_path):
+def test_the_reports_page_compares_runs(reproduced, tmp_path):
     shutil.copytree(reproduced.folder, tmp_path / "project", symlinks=True)
     project = Project(tmp_path / "project")
     play("reports", project, tmp_path)
@@ -113,7 +113,7 @@ def test_runs_are_compared_as_the_page_says(reproduced, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_pictures_of_the_method_are_drawn_by_the_command_that_the_page_gives(project, tmp_path):
+def test_the_method_page_draws_its_pictures(project, tmp_path):
     pictures = set(re.findall(r"\((method_\w+\.\w+)\)", PAGES["method"]))
     for name in pictures:
         (project.folder / "docs" / name).unlink()
@@ -123,7 +123,7 @@ def test_the_pictures_of_the_method_are_drawn_by_the_command_that_the_page_gives
 
 
 @pytest.mark.slow
-def test_what_the_paper_costs_is_what_the_command_counts_to_the_last_digit(tmp_path):
+def test_the_papers_costs_are_as_counted(tmp_path):
     printed = play("paper", Project(ROOT), tmp_path)
     table = re.findall(r"^\| .* \|$", printed, re.M)
     assert len(table) == 2 + 27
@@ -132,7 +132,7 @@ def test_what_the_paper_costs_is_what_the_command_counts_to_the_last_digit(tmp_p
     assert total in PAGES["paper"]
 
 
-def test_the_commands_of_the_paper_are_those_of_its_pairs_one_each():
+def test_the_paper_page_has_a_command_per_pair():
     pairs = re.findall(r"^dvc exp run -S pair=(\S+) -S protocol=paper -S views.count=0$", PAGES["paper"], re.M)
     files = sorted(PAIRS.glob("cifar100/*.yaml")) + sorted(PAIRS.glob("imagenet/*.yaml"))
     assert pairs == [f"{file.parent.name}/{file.stem}" for file in files]
@@ -157,7 +157,7 @@ PLAYED = {"images", "budget", "deploy", "serve", "triton", "reports", "method", 
 """Pages whose commands the tests above run."""
 
 
-def test_a_command_is_run_or_says_what_it_needs():
+def test_a_command_runs_or_states_its_needs():
     for page in PAGES.keys() - PLAYED:
         for block in blocks(PAGES[page]):
             assert block.language != "sh" or block.needs, f"{page}: {block.text}"

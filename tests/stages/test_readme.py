@@ -1,4 +1,4 @@
-"""What the README and the pages show is what happens."""
+"""The README and the pages show what happens."""
 
 import re
 import shutil
@@ -18,19 +18,19 @@ from tests.readme import PAGES, README, block
 from tests.stages.conftest import ROOT
 
 
-def test_the_readme_is_a_door_of_1300_words_to_every_page():
+def test_the_readme_is_short_and_links_every_page():
     assert len(README.split()) <= 1300
     assert set(re.findall(r"\(docs/(\w+)\.md\)", README)) == set(PAGES)
 
 
-def test_the_python_on_exported_files_runs_on_the_bundle(reproduced):
+def test_the_onnx_snippet_runs_on_the_bundle(reproduced):
     (reproduced.folder / "snippet.py").write_text(block("python", holding="onnxruntime"))
     output = reproduced.run("python", "snippet.py").stdout
     (reproduced.folder / "snippet.py").unlink()
     assert re.fullmatch(r"\[('\d', ){7}'\d'\]\n", output)
 
 
-def test_the_pair_with_a_teacher_of_ones_own_is_valid(tmp_path):
+def test_the_pair_with_your_own_teacher_is_valid(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     (tmp_path / "conf" / "pair" / "mine").mkdir()
