@@ -96,26 +96,26 @@ OTHER = "aarch64" if os.uname().machine == "x86_64" else "x86_64"
 
 
 REFUSED = {
-    "unsigned": (lambda w: w.unsigned(), "expected a signed bundle in .*, found no model.sig; sign it"),
+    "unsigned": (lambda w: w.unsigned(), "expected a signed bundle in .*, found no model.sig; run `rsd sign bundle`"),
     "of another key": (of_another_key, "expected a signature of one of the 1 pinned keys, found that of another key"),
     "half copied, a file missing": (
         changed(lambda b: (b / "fp16" / "model.onnx").unlink()),
-        "found no fp16/model.onnx: the bundle is only half there",
+        "found no fp16/model.onnx; copy the bundle again",
     ),
     "half copied, a file cut": (
         changed(lambda b: os.truncate(b / "fp32" / "model.onnx", 100)),
         r"expected \d+ bytes in fp32/model.onnx, found 100",
     ),
     "an oversize file": (changed(enlarge), r"expected 24 bytes in labels.json, found 1024"),
-    "an extra file": (changed(lambda b: (b / "x").touch()), "expected only signed files, found 'x' besides"),
+    "an extra file": (changed(lambda b: (b / "x").touch()), "expected only signed files, found 'x' too"),
     "a linked file": (changed(link), "found the symbolic link 'labels.json'"),
     "a linked folder": (changed(linked_folder), "found the symbolic link 'golden'"),
-    "a pipe": (changed(pipe), "found 'labels.json', a pipe or a device"),
+    "a pipe": (changed(pipe), "found the pipe or device 'labels.json'"),
     "a path up": (escaping("../up"), r"expected plain relative paths in a bundle, found '../up'"),
     "an absolute path": (escaping("/etc/passwd"), "expected plain relative paths"),
     "a hidden path": (escaping(".x/y"), "expected plain relative paths"),
     "a path with a line break": (escaping("a\nb"), r"found 'a\\nb'"),
-    "a path that is a number": (escaping(7), "expected a signature over every file by its SHA-256"),
+    "a path that is a number": (escaping(7), "expected a signature over the SHA-256 of every file"),
     "too large": (
         rewrite(lambda m: m["files"]["labels.json"].update(bytes=1 << 40)),
         r"expected 1099511627776 bytes in labels.json, found 24",
@@ -186,8 +186,8 @@ def as_link(bundle):
 def test_a_file_that_is_exchanged_between_check_and_copy_is_refused(shared, releases, tmp_path, monkeypatch, exchange):
     """What is copied is hashed while it is copied; a link is not followed, a file that grows not read on."""
     bundle = Path(shutil.copytree(shared.first, tmp_path / "copy"))
-    real = bundles.take
-    monkeypatch.setattr(bundles, "take", lambda checked, target=None: (exchange(bundle), real(checked, target)))
+    real = bundles.check_files
+    monkeypatch.setattr(bundles, "check_files", lambda checked, target=None: (exchange(bundle), real(checked, target)))
     with pytest.raises((EdgeError, OSError)):
         releases.install(bundle, shared.keys)
     assert list((releases.root / "releases").iterdir()) == []

@@ -129,7 +129,7 @@ def test_an_engine_that_cannot_be_built_is_fatal_only_where_it_is_the_one_that_i
     assert "failed to create an engine" in missed[0]["reason"]
     assert len(tensorrt.built) == 1
     tensorrt.refuses = "fp32"
-    with pytest.raises(EdgeError, match="expected ONNX Runtime .* to take fp32/model.onnx, found: TensorRT EP failed"):
+    with pytest.raises(EdgeError, match="expected ONNX Runtime .* to load fp32/model.onnx, found: TensorRT EP failed"):
         releases.install(shared.second, shared.keys)
     assert releases.current().name == "tiny-1"
 

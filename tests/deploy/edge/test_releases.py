@@ -210,7 +210,7 @@ def test_recover_leaves_an_activation_that_is_under_way_alone(shared, releases):
 
     def healthy(release):
         seen.append(Releases(releases.root).recover())
-        with pytest.raises(EdgeError, match="found another; wait for it"):
+        with pytest.raises(EdgeError, match="found one; wait for it"):
             Releases(releases.root).install(shared.second, shared.keys)
         return True
 

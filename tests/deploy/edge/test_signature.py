@@ -27,7 +27,7 @@ def library(folder: Path, key: Path) -> bool:
 def device(folder: Path, key: Path) -> bool:
     """Signature, files and digests: what the library checks, and nothing about this device."""
     try:
-        bundles.take(bundles.read(folder, [key]))
+        bundles.check_files(bundles.read(folder, [key]))
     except (EdgeError, OSError):
         return False
     return True
@@ -171,7 +171,7 @@ def test_both_take_every_curve_that_model_signing_signs_with(shared, copy, tmp_p
 def test_either_of_two_pinned_keys_is_taken_so_that_keys_can_be_rotated_and_no_third(shared, copy, tmp_path):
     second, third = (sign.make_key(tmp_path / name)[1] for name in ("second", "third"))
     for keys in ([shared.public, second], [second, shared.public]):
-        bundles.take(bundles.read(copy, keys))
+        bundles.check_files(bundles.read(copy, keys))
     with pytest.raises(EdgeError, match="one of the 2 pinned keys, found that of another key"):
         bundles.read(copy, [second, third])
     for keys in ([], [shared.public, second, third]):

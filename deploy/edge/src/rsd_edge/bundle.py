@@ -1,6 +1,6 @@
-"""What a bundle must be before a byte of it is used: signed, whole, nothing else in it, and made for this device.
+"""The checks of a bundle: its signature, its files, and whether it was made for this device.
 
-Nothing is parsed before its signature or digest holds, but the signature itself.
+Apart from the signature itself, no file is parsed before its signature or digest was verified.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST = 1 << 22
 MAX_FILES = 1000
 MAX_BYTES = 1 << 32
-"""4 GiB, of all files of a bundle together."""
+"""4 GiB, over all files of a bundle."""
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _AGAIN = "copy the bundle again"
@@ -32,12 +32,12 @@ _AGAIN = "copy the bundle again"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose signature holds and whose files are all there; their content is looked at by `take`."""
+    """A bundle whose signature is valid and whose files have the right names and sizes; `check_files` reads them."""
 
     folder: Path
     manifest: dict[str, Any]
     files: dict[str, str]
-    """Relative path -> hex SHA-256, the manifest among them; the signature is not."""
+    """Relative path -> hex SHA-256, with the manifest, without the signature."""
     manifest_bytes: int
 
     @property
@@ -51,48 +51,46 @@ class Bundle:
 
     @property
     def bytes(self) -> int:
-        """Of all files together."""
+        """Size of all files together."""
         return sum(map(self.size, self.files))
 
 
 def read(folder: Path, keys: Iterable[Path]) -> Bundle:
-    """Check signature, names, kinds and sizes of a bundle's files.
+    """Check the signature of a bundle, and the names, kinds and sizes of its files.
 
     Raises:
-        EdgeError: the first thing that is wrong.
+        EdgeError: on the first check that fails.
     """
     keys = list(keys)
     if not 1 <= len(keys) <= 2:
         raise EdgeError(f"expected one or two pinned public keys, found {len(keys)}; change the keys folder")
-    found = _walk(folder)
-    if signature.NAME not in found:
-        raise EdgeError(
-            f"expected a signed bundle in {folder}, found no {signature.NAME}; sign it with `rsd sign bundle`"
-        )
+    sizes = _file_sizes(folder)
+    if signature.NAME not in sizes:
+        raise EdgeError(f"expected a signed bundle in {folder}, found no {signature.NAME}; run `rsd sign bundle`")
     files = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), keys)
     for name in files:
         check_path(name)
-    if missing := sorted(files.keys() - found.keys()):
-        raise EdgeError(f"expected {len(files)} files, found no {missing[0]}: the bundle is only half there; {_AGAIN}")
-    if extra := sorted(found.keys() - files.keys() - {signature.NAME}):
-        raise EdgeError(f"expected only signed files, found {extra[0]!a} besides; {_AGAIN}")
+    if missing := sorted(files.keys() - sizes.keys()):
+        raise EdgeError(f"expected {len(files)} files, found no {missing[0]}; {_AGAIN}")
+    if extra := sorted(sizes.keys() - files.keys() - {signature.NAME}):
+        raise EdgeError(f"expected only signed files, found {extra[0]!a} too; {_AGAIN}")
     if MANIFEST not in files:
-        raise EdgeError(f"expected {MANIFEST} among the signed files, found none; sign a bundle of rsd")
+        raise EdgeError(f"expected {MANIFEST} among the signed files, found none; sign a bundle that rsd made")
     content = disk.read(folder / MANIFEST, MAX_MANIFEST)
     bundle = Bundle(folder, _manifest(content, files), files, len(content))
     for name in files:
-        if found[name] != bundle.size(name):
-            raise EdgeError(f"expected {bundle.size(name)} bytes in {name}, found {found[name]}; {_AGAIN}")
+        if sizes[name] != bundle.size(name):
+            raise EdgeError(f"expected {bundle.size(name)} bytes in {name}, found {sizes[name]}; {_AGAIN}")
     if bundle.bytes > MAX_BYTES:
         raise EdgeError(f"expected at most {MAX_BYTES} bytes in a bundle, found {bundle.bytes}; make it smaller")
     return bundle
 
 
-def take(bundle: Bundle, target: Path | None = None) -> None:
-    """Hold every file to its digest, and copy the very bytes that were checked to the new folder `target`.
+def check_files(bundle: Bundle, target: Path | None = None) -> None:
+    """Check the digest of every file; with `target`, copy the bytes that were checked to this new folder.
 
     Raises:
-        EdgeError: a file is not what was signed.
+        EdgeError: a file is not as it was signed.
     """
     for name, expected in bundle.files.items():
         copy = target / name if target else None
@@ -107,63 +105,62 @@ def take(bundle: Bundle, target: Path | None = None) -> None:
 
 
 def check_installed(folder: Path, manifest_sha256: str) -> None:
-    """Hold an installed release to what was installed; its signature was checked then, perhaps by a key of the past.
+    """Check that a release is as it was installed. The signature is not checked: its key may be replaced by now.
 
     Raises:
-        EdgeError: it is not whole.
+        EdgeError: a file is missing, changed or too many.
     """
     again = "activate another release, or install this one again"
     try:
-        found = _walk(folder)
-        if disk.digest(folder / MANIFEST, found[MANIFEST]) != manifest_sha256:
+        sizes = _file_sizes(folder)
+        if disk.digest(folder / MANIFEST, sizes[MANIFEST]) != manifest_sha256:
             raise EdgeError(f"expected release {folder.name} as it was installed, found another manifest; {again}")
         files = json.loads(disk.read(folder / MANIFEST, MAX_MANIFEST))["files"]
-        if files.keys() | {MANIFEST, signature.NAME} != found.keys():
+        if files.keys() | {MANIFEST, signature.NAME} != sizes.keys():
             raise EdgeError(f"expected the files of release {folder.name}, found another set; {again}")
-        for name, facts in files.items():
-            if disk.digest(folder / name, facts["bytes"]) != facts["sha256"]:
+        for name, entry in files.items():
+            if disk.digest(folder / name, entry["bytes"]) != entry["sha256"]:
                 raise EdgeError(f"expected {name} of release {folder.name} as installed, found it changed; {again}")
     except (OSError, LookupError) as error:
         raise EdgeError(f"expected release {folder.name} whole, found it damaged ({error}); {again}") from None
 
 
 def check_device(manifest: dict[str, Any], *, free: int) -> None:
-    """Hold what a bundle requires to this device.
+    """Check that this device meets what a bundle requires.
 
     Args:
-        free: bytes of memory that can be used.
+        manifest: of the bundle.
+        free: bytes of memory that programs can still use.
 
     Raises:
-        EdgeError: another architecture, an older runtime, or too little memory.
+        EdgeError: the architecture is another, the runtime is older, or the memory is too small.
     """
     requires = manifest["requires"]
     if platform.machine() not in requires["architectures"]:
         raise EdgeError(
             f"expected a device of {', '.join(requires['architectures'])}, found {platform.machine()}; "
-            "install a bundle that was made for it"
+            "install a bundle for it"
         )
     if _version(ort.__version__) < _version(requires["onnxruntime"]):
         raise EdgeError(
             f"expected ONNX Runtime {requires['onnxruntime']} or newer, found {ort.__version__}; install a newer one"
         )
     if free < requires["memory_mib"] << 20:
-        raise EdgeError(
-            f"expected {requires['memory_mib']} MiB of free memory, found {free >> 20}; end what else runs here"
-        )
+        raise EdgeError(f"expected {requires['memory_mib']} MiB of free memory, found {free >> 20}; end other programs")
 
 
 def free_memory() -> int:
-    """Bytes that programs can still use, as Linux estimates it."""
+    """Bytes of memory that programs can still use, as Linux estimates it."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
     raise EdgeError("expected the free memory in /proc/meminfo, found none; this package is for Linux")
 
 
-def _walk(folder: Path) -> dict[str, int]:
-    """Size in bytes of every file below a folder, with whatever else is there refused."""
+def _file_sizes(folder: Path) -> dict[str, int]:
+    """Size in bytes of every file below a folder; EdgeError for anything else than files and folders."""
     if folder.is_symlink() or not folder.is_dir():
-        raise EdgeError(f"expected the folder of a bundle, found none at {folder}; give the folder with {MANIFEST}")
+        raise EdgeError(f"expected the folder of a bundle, found none at {folder}; give the one with {MANIFEST}")
     sizes: dict[str, int] = {}
     waiting = [folder]
     while waiting:
@@ -171,50 +168,46 @@ def _walk(folder: Path) -> dict[str, int]:
             name = os.path.relpath(entry.path, folder)
             mode = entry.stat(follow_symlinks=False).st_mode
             if stat.S_ISLNK(mode):
-                raise EdgeError(
-                    f"expected plain files in a bundle, found the symbolic link {name!a}; copy files instead"
-                )
+                raise EdgeError(f"expected plain files in a bundle, found the symbolic link {name!a}; copy files")
             if stat.S_ISDIR(mode):
                 waiting.append(Path(entry.path))
             elif stat.S_ISREG(mode):
                 sizes[name] = entry.stat(follow_symlinks=False).st_size
             else:
-                raise EdgeError(f"expected plain files in a bundle, found {name!a}, a pipe or a device; {_AGAIN}")
+                raise EdgeError(f"expected plain files in a bundle, found the pipe or device {name!a}; {_AGAIN}")
             if len(sizes) + len(waiting) > MAX_FILES:
                 raise EdgeError(f"expected at most {MAX_FILES} files in a bundle, found more; {_AGAIN}")
     return sizes
 
 
 def check_path(name: str) -> None:
-    """EdgeError for anything but a plain relative path, at most four parts long."""
+    """EdgeError for anything but a plain relative path of at most four parts."""
     parts = name.split("/")
     if len(parts) > 4 or not all(_PART.fullmatch(part) for part in parts):
         raise EdgeError(f"expected plain relative paths in a bundle, found {name!a}; do not trust who signed it")
 
 
 def _manifest(content: bytes, files: dict[str, str]) -> dict[str, Any]:
-    """The manifest, which must say the same of the files as the signature."""
+    """The manifest, checked against the digests of the signature."""
     if digest_of(content) != files[MANIFEST]:
         raise EdgeError(f"expected {MANIFEST} as it was signed, found it changed; {_AGAIN}")
     try:
         manifest: dict[str, Any] = json.loads(content)
         version = manifest["schema_version"]
         if version != SCHEMA_VERSION:
-            raise EdgeError(
-                f"expected a bundle of schema {SCHEMA_VERSION}, found {version}; install a fitting rsd-edge"
-            )
-        listed = {name: facts["sha256"] for name, facts in manifest["files"].items()}
-        whole = all(type(facts["bytes"]) is int and facts["bytes"] >= 0 for facts in manifest["files"].values())
+            raise EdgeError(f"expected a bundle of schema {SCHEMA_VERSION}, found {version}; install its rsd-edge")
+        digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
         requires, release, models = manifest["requires"], manifest["release"], manifest["models"]
-        known = {"labels.json", "preprocessing.json", *(model["onnx"] for model in models.values())} <= listed.keys()
         _version(requires["onnxruntime"])
-        fits = type(requires["architectures"]) is list and type(requires["memory_mib"]) is int
-        named = _NAME.fullmatch(manifest["name"]) and type(release) is int and 0 < release < 1 << 53
-        if not (whole and known and fits and named and models and "golden" in manifest):
+        sizes = all(type(entry["bytes"]) is int and entry["bytes"] >= 0 for entry in manifest["files"].values())
+        paths = {"labels.json", "preprocessing.json", *(model["onnx"] for model in models.values())} <= digests.keys()
+        limits = type(requires["architectures"]) is list and type(requires["memory_mib"]) is int
+        name = _NAME.fullmatch(manifest["name"]) and type(release) is int and 0 < release < 1 << 53
+        if not (sizes and paths and limits and name and models and "golden" in manifest):
             raise ValueError
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise EdgeError(f"expected a {MANIFEST} as rsd writes it, found another; make the bundle again") from None
-    if listed != {name: value for name, value in files.items() if name != MANIFEST}:
+        raise EdgeError(f"expected a {MANIFEST} as rsd writes it, found another one; make the bundle again") from None
+    if digests != {name: digest for name, digest in files.items() if name != MANIFEST}:
         raise EdgeError(f"expected the signed files in {MANIFEST}, found others; make and sign the bundle again")
     return manifest
 

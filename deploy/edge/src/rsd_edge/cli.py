@@ -12,7 +12,7 @@ from typing import Any
 from rsd_edge.errors import EdgeError
 from rsd_edge.health import ready_at
 from rsd_edge.releases import Releases
-from rsd_edge.serve_options import add_options, options_from
+from rsd_edge.serve_options import add_options, number, options_from
 
 ROOT = Path("/var/lib/rsd-edge")
 KEYS = Path("/etc/rsd-edge/keys")
@@ -20,9 +20,9 @@ KEYS = Path("/etc/rsd-edge/keys")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; an error that the user can mend becomes one sentence on stderr and exit status 1."""
-    arguments = _parser().parse_args(argv)
+    args = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        args.run(args)
     except EdgeError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -31,47 +31,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit("error: interrupted; what was current is current")
 
 
-def _verify(arguments: argparse.Namespace) -> None:
+def _verify(args: argparse.Namespace) -> None:
     from rsd_edge import bundle as bundles
     from rsd_edge.archive import unpacked
 
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        unpacked(arguments.bundle, Path(temporary) / "bundle") as folder,
-    ):
-        bundle = bundles.read(folder, _keys(arguments))
-        bundles.take(bundle)
+    with tempfile.TemporaryDirectory() as temporary, unpacked(args.bundle, Path(temporary) / "bundle") as folder:
+        bundle = bundles.read(folder, _keys(args))
+        bundles.check_files(bundle)
     print(f"{bundle.id}: signed by a pinned key, {len(bundle.files)} files and {bundle.bytes} bytes as signed")
 
 
-def _install(arguments: argparse.Namespace) -> None:
-    releases = Releases(arguments.root)
-    name, new = releases.install(
-        arguments.bundle, _keys(arguments), allow_downgrade=arguments.allow_downgrade, keep=arguments.keep
-    )
+def _install(args: argparse.Namespace) -> None:
+    releases = Releases(args.root)
+    name, new = releases.install(args.bundle, _keys(args), allow_downgrade=args.allow_downgrade, keep=args.keep)
     print(f"{name}: {'installed' if new else 'was installed already'}; `rsd-edge activate` makes it current")
 
 
-def _activate(arguments: argparse.Namespace) -> None:
-    name = Releases(arguments.root).activate(arguments.release, **_watch_options(arguments))
+def _activate(args: argparse.Namespace) -> None:
+    name = Releases(args.root).activate(args.release, **_watch_options(args))
     print(f"{name}: current and good")
-    _note_unwatched(arguments)
+    _note_unwatched(args)
 
 
-def _rollback(arguments: argparse.Namespace) -> None:
-    name = Releases(arguments.root).rollback(**_watch_options(arguments))
+def _rollback(args: argparse.Namespace) -> None:
+    name = Releases(args.root).rollback(**_watch_options(args))
     print(f"{name}: current again")
-    _note_unwatched(arguments)
+    _note_unwatched(args)
 
 
-def _recover(arguments: argparse.Namespace) -> None:
-    releases = Releases(arguments.root)
+def _recover(args: argparse.Namespace) -> None:
+    releases = Releases(args.root)
     try:
-        name = releases.recover(keys=_keys(arguments), keep=arguments.keep)
+        name = releases.recover(keys=_keys(args), keep=args.keep)
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
-        sentence = f"expected to repair {arguments.root}, found it read-only; mount it so that it can be written"
+        sentence = f"expected to repair {args.root}, found it read-only; mount it so that it can be written"
         folder = releases.to_serve()
         if folder is None or not folder.is_dir():
             raise EdgeError(sentence) from None
@@ -80,73 +75,69 @@ def _recover(arguments: argparse.Namespace) -> None:
     print(f"{name}: current" if name else "no release is current; install and activate one")
 
 
-def _status(arguments: argparse.Namespace) -> None:
-    print(json.dumps(Releases(arguments.root).status(), indent=2))
+def _status(args: argparse.Namespace) -> None:
+    print(json.dumps(Releases(args.root).status(), indent=2))
 
 
-def _predict(arguments: argparse.Namespace) -> None:
+def _predict(args: argparse.Namespace) -> None:
     from rsd_edge.model import top_classes
 
-    model = _model(arguments)
+    model = _model(args)
     failed = False
-    for path in arguments.images:
+    for path in args.images:
         try:
             (logits,) = model.infer(model.preprocess(model.decode(path.read_bytes()))[None])
         except (EdgeError, OSError) as error:
             print(f"error: {path}: {error}", file=sys.stderr)
             failed = True
             continue
-        classes = (f"{model.labels[index]} {share:.1%}" for index, share in top_classes(logits, arguments.top))
+        classes = (f"{model.labels[index]} {share:.1%}" for index, share in top_classes(logits, args.top))
         print(f"{path}: " + ", ".join(classes))
     if failed:
         sys.exit(1)
 
 
-def _bench(arguments: argparse.Namespace) -> None:
+def _bench(args: argparse.Namespace) -> None:
     import numpy as np
 
     from rsd_edge.selftest import latency
 
-    model = _model(arguments)
+    model = _model(args)
     images = np.random.default_rng(0).integers(0, 256, (16, *model.input_shape), np.uint8)
-    times = latency(model, images, samples=arguments.samples)
+    times = latency(model, images, samples=args.samples)
     print(
-        f"{model.name} release {model.release}, {model.precision} on {model.provider}, {arguments.threads} threads: "
+        f"{model.name} release {model.release}, {model.precision} on {model.provider}, {args.threads} threads: "
         f"p50 {times.p50:.3f} ms, p90 {times.p90:.3f} ms, p99 {times.p99:.3f} ms over {times.samples} single images"
     )
 
 
-def _serve(arguments: argparse.Namespace) -> None:
+def _serve(args: argparse.Namespace) -> None:
     from rsd_edge import serve
 
-    serve.main(arguments.root, options_from(arguments))
+    serve.main(args.root, options_from(args))
 
 
-def _model(arguments: argparse.Namespace) -> Any:
+def _model(args: argparse.Namespace) -> Any:
     from rsd_edge.model import Model
 
-    current = Releases(arguments.root).current()
+    current = Releases(args.root).current()
     if current is None:
         raise EdgeError("expected a current release, found none; run `rsd-edge install` and `rsd-edge activate`")
-    return Model.open(current, precision=arguments.precision, threads=arguments.threads)
+    return Model.open(current, precision=args.precision, threads=args.threads)
 
 
-def _keys(arguments: argparse.Namespace) -> list[Path]:
-    return sorted(arguments.keys.glob("*.pub"))
+def _keys(args: argparse.Namespace) -> list[Path]:
+    return sorted(args.keys.glob("*.pub"))
 
 
-def _watch_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.server and not arguments.server.startswith(("http://", "https://")):
-        raise EdgeError(f"expected the address of a server such as http://127.0.0.1:8080, found {arguments.server!a}")
-    return {
-        "window": arguments.window,
-        "keep": arguments.keep,
-        "healthy": ready_at(arguments.server) if arguments.server else None,
-    }
+def _watch_options(args: argparse.Namespace) -> dict[str, Any]:
+    if args.server and not args.server.startswith(("http://", "https://")):
+        raise EdgeError(f"expected the address of a server such as http://127.0.0.1:8080, found {args.server!a}")
+    return {"window": args.window, "keep": args.keep, "healthy": ready_at(args.server) if args.server else None}
 
 
-def _note_unwatched(arguments: argparse.Namespace) -> None:
-    if not arguments.server:
+def _note_unwatched(args: argparse.Namespace) -> None:
+    if not args.server:
         print("not watched: with --server http://127.0.0.1:8080 it is taken back if the server does not serve it")
 
 
@@ -163,47 +154,31 @@ def _parser() -> argparse.ArgumentParser:
         parser.set_defaults(run=run)
         return parser
 
+    count = number(int, 1, 1_000_000)
     verify = command("verify", _verify, "check a bundle's signature and files")
     install = command("install", _install, "check a bundle and copy it to this device; what is served does not change")
     for each in (verify, install):
         each.add_argument("bundle", type=Path, help="folder of the bundle, or a tar file of it")
-    install.add_argument(
-        "--allow-downgrade", action="store_true", help="install a release older than the newest one, and log it"
-    )
+    install.add_argument("--allow-downgrade", action="store_true", help="install an older release too, and log it")
     activate = command("activate", _activate, "test an installed release and make it current")
     activate.add_argument("release", nargs="?", help="such as digits-7 (default: the one installed last)")
     rollback = command("rollback", _rollback, "go back to the good release before the current one")
     for each in (activate, rollback):
+        each.add_argument("--server", help="address where the release must become ready, or it is taken back")
         each.add_argument(
-            "--server", help="address of the server; the release is taken back if it does not become ready there"
-        )
-        each.add_argument(
-            "--window", type=_positive(float), default=10.0, help="seconds to watch the server (default: 10)"
+            "--window", type=number(float, 0.01, 1e6), default=10.0, help="seconds to watch (default: 10)"
         )
     recover = command("recover", _recover, "after a crash or a power cut, go back to the last good release")
     for each in (install, activate, rollback, recover):
-        each.add_argument("--keep", type=_positive(int), default=3, help="good releases to keep (default: %(default)s)")
+        each.add_argument("--keep", type=count, default=3, help="good releases to keep (default: %(default)s)")
     command("status", _status, "print what is current, installed and good, as JSON")
     predict = command("predict", _predict, "classify image files with the current release")
     predict.add_argument("images", type=Path, nargs="+")
-    predict.add_argument("--top", type=_positive(int), default=3, help="classes to print (default: %(default)s)")
+    predict.add_argument("--top", type=count, default=3, help="classes to print (default: %(default)s)")
     bench = command("bench", _bench, "time the current release on this device")
-    bench.add_argument("--samples", type=_positive(int), default=1000, help="inferences (default: %(default)s)")
+    bench.add_argument("--samples", type=count, default=1000, help="inferences (default: %(default)s)")
     for each in (predict, bench):
         each.add_argument("--precision", help="which model of the release (default: its first)")
-        each.add_argument("--threads", type=_positive(int), default=1, help="threads on the CPU (default: %(default)s)")
+        each.add_argument("--threads", type=count, default=1, help="threads on the CPU (default: %(default)s)")
     add_options(command("serve", _serve, "serve the current release over HTTP"))
     return parser
-
-
-def _positive(kind: type) -> Any:
-    def number(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = 0
-        if not 0 < value < 1e9:
-            raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
-        return value
-
-    return number

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, also after the power was cut: written aside, synced, renamed."""
+"""Files that are either whole or absent, even after a power cut: written aside, synced, renamed."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ _PIECE = 1 << 20
 
 
 def sync(path: Path) -> None:
-    """Have the device write down a file, or which files a folder holds."""
+    """Flush a file, or the list of files of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -49,33 +49,32 @@ def link(path: Path, target: str) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder; what is left of it after a kill has a name that nothing looks for."""
+    """Remove a folder; after a kill, the rest of it has a hidden name."""
     if folder.exists():
         aside = folder.with_name(f".{folder.name}.gone")
-        if aside.exists():
-            shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
         os.replace(folder, aside)
         shutil.rmtree(aside)
 
 
-def read(path: Path, most: int) -> bytes:
-    """A small regular file, no link; EdgeError if it is larger than `most` bytes."""
+def read(path: Path, limit: int) -> bytes:
+    """Content of a file, not of a link to one; EdgeError if it is larger than `limit` bytes."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise EdgeError(f"expected at most {most} bytes in {path.name}, found more; this is no bundle of rsd")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise EdgeError(f"expected at most {limit} bytes in {path.name}, found more; give a bundle that rsd made")
     return content
 
 
 def digest(path: Path, size: int, *, copy: Path | None = None) -> str | None:
-    """Hex SHA-256 of a regular file that must be of `size` bytes, copied to `copy` and synced on the way.
+    """Hex SHA-256 of a file, which is copied to `copy` and synced on the way.
 
-    None if it is of another size: no more than that is ever read or written.
+    None if the file is not `size` bytes long. Never reads more than one byte beyond `size`, nor writes beyond it.
     """
     total, sha256 = 0, hashlib.sha256()
     with contextlib.ExitStack() as stack:
-        # O_NOFOLLOW: a link that was put in its place since the folder was looked at is not followed.
+        # O_NOFOLLOW: the file may have been replaced by a link since the folder was listed.
         file = stack.enter_context(os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb"))
         out = stack.enter_context(copy.open("xb")) if copy else None
         while total <= size and (piece := file.read(min(_PIECE, size + 1 - total))):
@@ -91,7 +90,7 @@ def digest(path: Path, size: int, *, copy: Path | None = None) -> str | None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Whether this process now holds a lock that the system gives back when the process ends, however it ends."""
+    """Whether this process holds the lock; the system releases it when the process ends, however it ends."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -106,10 +105,10 @@ def locked(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def attended(folder: Path) -> Iterator[None]:
-    """Let `is_attended` say so of a folder, to whoever can read it, until the block or the process ends."""
+    """Make `is_attended` true for a folder until the block or the process ends."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(BlockingIOError):  # who only looks must not be able to keep anybody from work
+        with contextlib.suppress(BlockingIOError):  # `is_attended` of another process must not stop this one
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield
     finally:
@@ -117,7 +116,7 @@ def attended(folder: Path) -> Iterator[None]:
 
 
 def is_attended(folder: Path) -> bool:
-    """Whether a process attends to a folder; nothing is written."""
+    """Whether a process is in `attended` for this folder; writes nothing."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The engines that TensorRT builds for a release on this device."""
+"""The TensorRT engines of a release, built on this device."""
 
 import contextlib
 import os
@@ -13,29 +13,29 @@ from rsd_edge import disk
 from rsd_edge.errors import EdgeError
 
 PROGRESS = 10.0
-"""Seconds between two lines while an engine is built."""
+"""Seconds between two lines of progress."""
 
 
 def prepare(folder: Path, log: Callable[..., None]) -> None:
-    """Let TensorRT build the engines of a release, if it is on this device and has not built them before.
+    """Let TensorRT, if this device has it, build the engines of a release that are missing.
 
     Args:
         folder: of the installed release.
         log: `Events.add`.
 
     Raises:
-        EdgeError: it has not taken the model that is served; for another precision this is only logged.
+        EdgeError: TensorRT refuses the precision that is served; for another precision this is only logged.
     """
     from rsd_edge.model import engine_folder, has_tensorrt
 
     if not has_tensorrt():
         return
     for number, precision in enumerate(disk.read_json(folder / "manifest.json")["models"]):
-        built = engine_folder(folder, precision)
-        if built.is_dir():
+        target = engine_folder(folder, precision)
+        if target.is_dir():
             continue
         try:
-            usable = _build(folder, precision, built, log)
+            usable = _build(folder, precision, target, log)
         except EdgeError as error:
             log("engine not built", release=folder.name, precision=precision, reason=str(error))
             if not number:
@@ -46,50 +46,49 @@ def prepare(folder: Path, log: Callable[..., None]) -> None:
             return
 
 
-def _build(folder: Path, precision: str, built: Path, log: Callable[..., None]) -> bool:
-    """Have an engine built; False if the runtime has TensorRT but finds no libraries of it, and does without."""
+def _build(folder: Path, precision: str, target: Path, log: Callable[..., None]) -> bool:
+    """Build an engine; False if the runtime does not find TensorRT's libraries and uses another provider."""
     from rsd_edge.model import TENSORRT, Model
 
-    what = f"{folder.name}: TensorRT builds its {precision} engine"
-    print(f"{what}, which can take minutes", file=sys.stderr)
+    task = f"{folder.name}: TensorRT builds its {precision} engine"
+    print(f"{task}, which can take minutes", file=sys.stderr)
     started = time.monotonic()
-    building = built.with_name(f".{built.name}.building")
-    if building.exists():
-        shutil.rmtree(building)
+    building = target.with_name(f".{target.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        with _told_every(PROGRESS, what):
+        with _progress(task):
             model = Model.open(folder, precision=precision, engines=building)
             model.warm_up()
         model.close()
         if model.provider != TENSORRT:
             return False
-        for path in [*building.rglob("*"), building]:  # whole before it has its name
+        for path in [*building.rglob("*"), building]:  # before the rename
             disk.sync(path)
-        for old in built.parent.glob(f"{precision}-*"):  # of another runtime
+        for old in target.parent.glob(f"{precision}-*"):  # of another runtime
             disk.remove(old)
-        os.replace(building, built)
+        os.replace(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    disk.sync(built.parent)
+    disk.sync(target.parent)
     seconds = round(time.monotonic() - started)
     log("engine built", release=folder.name, precision=precision, seconds=seconds)
     return True
 
 
 @contextlib.contextmanager
-def _told_every(seconds: float, what: str) -> Iterator[None]:
-    """Say on stderr that something still goes on."""
+def _progress(task: str) -> Iterator[None]:
+    """Print on stderr, every `PROGRESS` seconds, that the task still runs."""
     done, started = threading.Event(), time.monotonic()
 
-    def tell() -> None:
-        while not done.wait(seconds):
-            print(f"{what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    def report() -> None:
+        while not done.wait(PROGRESS):
+            print(f"{task}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
+        reporter.join()

@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the terminal."""
+"""The one exception that is meant for the user."""
 
 
 class EdgeError(Exception):

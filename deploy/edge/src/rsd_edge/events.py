@@ -1,4 +1,4 @@
-"""The log of what happened to the releases of a device: `events.jsonl`, with the newest line last."""
+"""The log of the releases of a device: `events.jsonl`, newest line last."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 1 << 20
-"""Of a file; the one before it is kept too."""
+"""Of one file; a full one is kept until the next one is full."""
 NAME, OLDER = "events.jsonl", "events.old.jsonl"
 
 
@@ -25,11 +25,11 @@ class Events:
             file.write(json.dumps(line) + "\n")
 
     def all(self) -> list[dict[str, Any]]:
-        """All that the log still has, oldest first."""
+        """All events that the log still holds, oldest first."""
         events = []
         for name in (OLDER, NAME):
             with contextlib.suppress(FileNotFoundError), (self.root / name).open() as file:
                 for line in file:
-                    with contextlib.suppress(ValueError):  # a line that the power was cut in
+                    with contextlib.suppress(ValueError):  # a power cut can leave half a line
                         events.append(json.loads(line))
         return events

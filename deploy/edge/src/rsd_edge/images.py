@@ -1,6 +1,6 @@
-"""From the bytes of a JPEG or PNG file to the pixels that the model was tested with.
+"""From the bytes of a JPEG or PNG file to the pixels that the model takes.
 
-Step by step what the project does when it serves an image: golden files in every bundle hold the two together.
+Every step equals the project's own. The golden files of each bundle check this on the device.
 """
 
 import io
@@ -12,9 +12,9 @@ from PIL import Image
 
 from rsd_edge.errors import EdgeError
 
-MAX_PIXELS = 1 << 26  # 67 million, as the project takes
+MAX_PIXELS = 1 << 26  # 67 million, the limit of the project too
 _ORIENTATION = 0x0112
-# What undoes each value of EXIF's orientation (CIPA DC-008, "Orientation"); 1 is upright.
+# Undoes each value of EXIF's orientation (CIPA DC-008, "Orientation"); 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,32 +30,37 @@ _ORIGINAL = "rsd_original_size"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """`preprocessing.json` of a bundle, but for mean and std, which are inside the model."""
+    """`preprocessing.json` of a bundle, without mean and std, which are inside the model."""
 
     height: int
     width: int
     channels: int
     resize: Literal["bilinear", "bicubic"]
     crop_share: float | None
-    """The central square, as a share of the shorter side, that is taken; None takes the whole image."""
+    """Side of the central square that is cut out, as a share of the shorter side; None keeps the whole image."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Raises EdgeError if a value is missing or is none that this package knows."""
+        """EdgeError if a value is missing or unknown to this version."""
         try:
-            made = cls(*(values[name] for name in ("height", "width", "channels", "resize", "crop_share")))
-            known = made.resize in _RESAMPLING and made.channels in (1, 3)
-            sides = all(isinstance(side, int) and 0 < side <= 4096 for side in (made.height, made.width))
-            if not (known and sides and (made.crop_share is None or 0 < made.crop_share <= 1)):
+            result = cls(*(values[name] for name in ("height", "width", "channels", "resize", "crop_share")))
+            sides = all(isinstance(side, int) and 0 < side <= 4096 for side in (result.height, result.width))
+            crop = result.crop_share is None or 0 < result.crop_share <= 1
+            if not (sides and crop and result.resize in _RESAMPLING and result.channels in (1, 3)):
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise EdgeError(
                 f"expected a preprocessing that this rsd-edge knows, found {values}; install a newer rsd-edge"
             ) from None
-        return made
+        return result
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of the model's input."""
+        return self.height, self.width, self.channels
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom of the part of an image of this size that is taken."""
+        """Left, top, right and bottom of the part to cut out of an image of this size, in pixels."""
         if self.crop_share is None:
             return 0, 0, width, height
         square = self.crop_share * min(width, height)
@@ -63,25 +68,25 @@ class Preprocessing:
         return left, top, left + square, top + square
 
 
-def decode(data: bytes, wanted: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, steps: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image of a JPEG or PNG file, upright by its EXIF orientation, RGB or grey as the model needs, over white.
 
-    A JPEG file that is much larger than what the model takes is decoded at a half, a quarter or an eighth of its size.
+    A JPEG file that is much larger than the model's input is decoded at a half, a quarter or an eighth of its size.
 
     Raises:
-        EdgeError: it is no such file, damaged, of CMYK or 16 bits, animated, or of more than `max_pixels` pixels.
+        EdgeError: the file is not JPEG or PNG, or damaged, CMYK, of 16 bits, animated, or larger than `max_pixels`.
     """
     try:
         image = _opened(data, max_pixels)
         orientation = image.getexif().get(_ORIENTATION, 1)
     except EdgeError:
         raise
-    except Exception:  # metadata can be damaged where the image is fine
+    except Exception:  # the metadata can be damaged although the image is not
         orientation = 1
     size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
-    left, top, right, bottom = wanted.box(*size)
-    if wanted.crop_share is not None:  # where the project reads files; arrays are resized from their full size
-        reduce = min(right - left, bottom - top) / wanted.height
+    left, top, right, bottom = steps.box(*size)
+    if steps.crop_share is not None:  # otherwise the project resizes from the full size
+        reduce = min(right - left, bottom - top) / steps.height
         if reduce >= 2:
             image.draft(None, (int(image.width / reduce), int(image.height / reduce)))
     try:
@@ -90,29 +95,29 @@ def decode(data: bytes, wanted: Preprocessing, *, max_pixels: int = MAX_PIXELS) 
             with_alpha = image.convert("RGBA")
             image = Image.new("RGB", image.size, "white")
             image.paste(with_alpha, mask=with_alpha)
-        image = image.convert("L" if wanted.channels == 1 else "RGB")
-    except Exception as error:  # a damaged file can run into anything
+        image = image.convert("L" if steps.channels == 1 else "RGB")
+    except Exception as error:  # damaged files raise many classes
         raise EdgeError(f"expected a whole image, found it truncated or damaged ({error}); send it again") from error
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    image.info[_ORIGINAL] = size  # the part that is taken is measured in the pixels of the whole file
+    image.info[_ORIGINAL] = size  # `box` counts in pixels of the whole file
     return image
 
 
 def _opened(data: bytes, max_pixels: int) -> Image.Image:
-    """The image before its pixels are decoded, with everything checked that its header says."""
+    """The image with its header checked, before its pixels are decoded."""
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     except Image.DecompressionBombError:
         raise EdgeError(f"expected at most {max_pixels} pixels, found more; send a smaller image") from None
     except Exception as error:
-        raise EdgeError("expected a JPEG or PNG image, found something else or a damaged one; convert it") from error
+        raise EdgeError("expected a JPEG or PNG image, found something else or a damaged file; convert it") from error
     width, height = image.size
     if width * height > max_pixels:
         raise EdgeError(f"expected at most {max_pixels} pixels, found {width} x {height}; send a smaller image")
     if min(width, height) < 2:
         raise EdgeError(f"expected at least 2 pixels on a side, found {width} x {height}; send a larger image")
-    # The depth is the 25th byte of every PNG file; Pillow would cut colours of 16 bits to 8 without a word.
+    # The depth is the 25th byte of every PNG file; Pillow silently cuts colours of 16 bits to 8.
     if image.mode == "CMYK" or image.mode.startswith(("I", "F")) or (image.format == "PNG" and data[24] == 16):
         raise EdgeError(f"expected RGB or grey of 8 bits, found {image.mode} or 16 bits; convert the image")
     if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
@@ -120,14 +125,14 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def preprocess(image: Image.Image, wanted: Preprocessing) -> np.ndarray:
-    """The part of an image that is taken, at the model's size: uint8 `[H, W, C]`."""
-    image = image.convert("L" if wanted.channels == 1 else "RGB")
-    side = (wanted.width, wanted.height)
-    if wanted.crop_share is not None or image.size != side:
+def preprocess(image: Image.Image, steps: Preprocessing) -> np.ndarray:
+    """The part of an image that the model takes, at the model's size: uint8 `[H, W, C]`."""
+    image = image.convert("L" if steps.channels == 1 else "RGB")
+    side = (steps.width, steps.height)
+    if steps.crop_share is not None or image.size != side:
         original = image.info.get(_ORIGINAL, image.size)
         right, down = image.width / original[0], image.height / original[1]
-        box = wanted.box(*original)
+        box = steps.box(*original)
         box = (box[0] * right, box[1] * down, min(box[2] * right, image.width), min(box[3] * down, image.height))
-        image = image.resize(side, _RESAMPLING[wanted.resize], box=box)
-    return np.asarray(image, np.uint8).reshape(wanted.height, wanted.width, wanted.channels)
+        image = image.resize(side, _RESAMPLING[steps.resize], box=box)
+    return np.asarray(image, np.uint8).reshape(steps.shape)

@@ -17,25 +17,25 @@ from rsd_edge.images import MAX_PIXELS, Preprocessing, decode, preprocess
 
 TENSORRT = "TensorrtExecutionProvider"
 MAX_AT_ONCE = 8
-"""Images in the largest batch that TensorRT's engine is built for, as those of the project; more are inferred in parts,
-because the runtime would build another engine while somebody waits."""
+"""Images in the largest batch of a TensorRT engine, as in the project. Larger batches are split, because the runtime
+would build another engine for them while a client waits."""
 
 
 class Model:
-    """A release's model on the best provider of the runtime that is ready on this device.
+    """The model of a release, on the best provider of ONNX Runtime that is ready on this device.
 
     Several threads may call `infer` at the same time.
     """
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], precision: str, wanted: Preprocessing, session: Any
+        self, folder: Path, manifest: dict[str, Any], precision: str, preprocessing: Preprocessing, session: Any
     ) -> None:
         self.name: str = manifest["name"]
         self.release: int = manifest["release"]
         self.precision = precision
         self.labels: list[str] = read_json(folder / "labels.json")
-        self.preprocessing = wanted
-        self.input_shape: tuple[int, int, int] = (wanted.height, wanted.width, wanted.channels)
+        self.preprocessing = preprocessing
+        self.input_shape = preprocessing.shape
         self.provider: str = session.get_providers()[0]
         self._session = session
 
@@ -45,32 +45,34 @@ class Model:
     ) -> "Model":
         """Open the release in `folder`, which must have been verified.
 
-        TensorRT is used only where `prepare` has left its engine, so that none is ever built while somebody waits.
+        TensorRT is used only if `engines.prepare` has built its engine before, so that no client waits for that.
 
         Args:
-            precision: one of the bundle's; its first one if not given.
+            folder: of the release.
+            precision: one of the bundle's; by default its first.
             threads: of one inference on the CPU.
             engines: a folder in which TensorRT may build its engine, which takes minutes.
 
         Raises:
-            EdgeError: there is no such precision, or the runtime does not take the model.
+            EdgeError: the bundle has no such precision, or the runtime does not load the model.
         """
         manifest = read_json(folder / "manifest.json")
         precision = precision or next(iter(manifest["models"]))
         if precision not in manifest["models"]:
             raise EdgeError(f"expected a precision out of {', '.join(manifest['models'])}, found {precision}")
-        wanted = Preprocessing.from_json(read_json(folder / "preprocessing.json"))
-        built = engine_folder(folder, precision)
-        engines = engines or (built if built.is_dir() else None)
+        preprocessing = Preprocessing.from_json(read_json(folder / "preprocessing.json"))
+        ready = engine_folder(folder, precision)
+        engines = engines or (ready if ready.is_dir() else None)
         path = folder / manifest["models"][precision]["onnx"]
-        return cls(folder, manifest, precision, wanted, _session(path, precision, threads, wanted, engines))
+        session = _session(path, precision, threads, preprocessing, engines)
+        return cls(folder, manifest, precision, preprocessing, session)
 
     def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """The image of a JPEG or PNG file; see `images.decode`, also for what is refused with an EdgeError."""
+        """The image of a JPEG or PNG file; see `images.decode`, also for its EdgeError."""
         return decode(data, self.preprocessing, max_pixels=max_pixels)
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
-        """What the model takes of an image: uint8 `[H, W, C]`."""
+        """The part of an image that the model takes: uint8 `[H, W, C]`."""
         return preprocess(image, self.preprocessing)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
@@ -88,7 +90,7 @@ class Model:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def warm_up(self) -> None:
-        """Infer once, which is when TensorRT builds its engine, or the runtime takes another provider.
+        """Infer once. Only then does TensorRT build its engine, or the runtime fall back to another provider.
 
         Raises:
             EdgeError: the runtime cannot infer.
@@ -100,7 +102,7 @@ class Model:
         except Exception as error:  # ONNX Runtime raises classes of its own
             raise EdgeError(
                 f"expected ONNX Runtime {ort.__version__} to run the {self.precision} model on {self.provider}, found: "
-                f"{_first_line(error)}; install another onnxruntime, or mend its libraries"
+                f"{_first_line(error)}; install another onnxruntime, or repair its libraries"
             ) from error
         self.provider = self._session.get_providers()[0]
 
@@ -117,34 +119,35 @@ def top_classes(logits: np.ndarray, count: int) -> list[tuple[int, float]]:
 
 
 def engine_folder(folder: Path, precision: str) -> Path:
-    """Where the engine that TensorRT built here for a release is: beside the releases, which hold signed files only.
+    """The folder of a release's TensorRT engine, next to the releases, which hold signed files only.
 
-    One of another runtime is not looked for: it would not be taken, and another be built while somebody waits.
+    Its name holds the runtime's version: a runtime refuses the engine of another and would build one while a client
+    waits.
     """
     return folder.parent.parent / "engines" / folder.name / f"{precision}-{_runtime()}"
 
 
 def has_tensorrt() -> bool:
-    """Whether this device's runtime was compiled with TensorRT; its libraries may be missing all the same."""
+    """Whether ONNX Runtime was compiled with TensorRT here; TensorRT's libraries may still be missing."""
     return TENSORRT in ort.get_available_providers()
 
 
 @cache
 def _runtime() -> str:
-    """What tells this runtime from that after an update, as far as it can be asked without loading TensorRT."""
-    said = [ort.__version__]
-    with contextlib.suppress(PackageNotFoundError):  # it may come from the system, too
-        said.append(version("tensorrt"))
-    with contextlib.suppress(OSError):  # of a Jetson, whose system brings TensorRT
-        said.append(hashlib.sha256(Path("/etc/nv_tegra_release").read_bytes()).hexdigest()[:8])
-    return "-".join(said)
+    """The versions of ONNX Runtime and TensorRT, as far as they are known without loading TensorRT."""
+    versions = [ort.__version__]
+    with contextlib.suppress(PackageNotFoundError):  # TensorRT may come from the system
+        versions.append(version("tensorrt"))
+    with contextlib.suppress(OSError):  # a Jetson, whose system brings TensorRT
+        versions.append(hashlib.sha256(Path("/etc/nv_tegra_release").read_bytes()).hexdigest()[:8])
+    return "-".join(versions)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _session(path: Path, precision: str, threads: int, wanted: Preprocessing, engines: Path | None) -> Any:
+def _session(path: Path, precision: str, threads: int, preprocessing: Preprocessing, engines: Path | None) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -152,10 +155,10 @@ def _session(path: Path, precision: str, threads: int, wanted: Preprocessing, en
     available = ort.get_available_providers()
     providers: list[Any] = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
     if engines and TENSORRT in available:
-        shape = f"{wanted.height}x{wanted.width}x{wanted.channels}"
+        shape = "x".join(map(str, preprocessing.shape))
         settings: dict[str, Any] = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(engines)}
         settings |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": str(engines)}
-        # The graph's own types do not suffice: without these it computes in float32.
+        # TensorRT ignores the types of the graph and computes in float32 without these.
         settings |= {"fp16": {"trt_fp16_enable": True}, "int8": {"trt_int8_enable": True}}.get(precision, {})
         for end, batch in (("min", 1), ("opt", 1), ("max", MAX_AT_ONCE)):
             settings[f"trt_profile_{end}_shapes"] = f"image:{batch}x{shape}"
@@ -164,6 +167,6 @@ def _session(path: Path, precision: str, threads: int, wanted: Preprocessing, en
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises classes of its own
         raise EdgeError(
-            f"expected ONNX Runtime {ort.__version__} to take {path.parent.name}/{path.name}, found: "
+            f"expected ONNX Runtime {ort.__version__} to load {path.parent.name}/{path.name}, found: "
             f"{_first_line(error)}; install a newer onnxruntime, or make the bundle with a lower opset"
         ) from error

@@ -1,14 +1,14 @@
 """The releases on a device, and which of them is current.
 
-    ROOT/releases/NAME-RELEASE/   what was installed, as it was signed
-    ROOT/engines/NAME-RELEASE/    what TensorRT built for it here, by precision and runtime
+    ROOT/releases/NAME-RELEASE/   an installed release, as it was signed
+    ROOT/engines/NAME-RELEASE/    its TensorRT engines, by precision and runtime
     ROOT/current                  a link to the release that is served
-    ROOT/state.json               what is installed, what was good, what is being tried
-    ROOT/events.jsonl             what happened, with the newest line last
+    ROOT/state.json               the installed, the good and the pending releases
+    ROOT/events.jsonl             the log, newest line last
 
-Every change is one rename: of a folder, of the link or of `state.json`. A release is installed when `state.json` says
-so, and good when it is the last of `history` there; while another is tried, that is `pending`. So `recover` knows at
-any moment what to go back to, and whatever nothing knows of is removed.
+Every change is one rename: of a folder, of the link or of `state.json`. `state.json` decides which releases are
+installed. The good release is the last one of its `history`; a release on trial is its `pending`. So `recover` can go
+back to the good release at any moment. Folders that `state.json` does not name are removed.
 """
 
 import contextlib
@@ -25,11 +25,13 @@ from rsd_edge.health import watch
 from rsd_edge.state import STATE, State, read_state, rebuilt_state, save_state
 
 RESERVE = 64 << 20
-"""Bytes that stay free on the disk."""
+"""Bytes of the disk that stay free."""
+Healthy = Callable[[str], bool]
+"""Whether a release, given by its id, is served."""
 
 
 class Releases:
-    """The folder of releases of one device; see the module's docstring."""
+    """The releases of one device; see the module's docstring."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,21 +39,21 @@ class Releases:
         self.events = Events(root)
 
     def current(self) -> Path | None:
-        """The folder that `current` points to, whether or not it is there; one system call."""
+        """The folder that the link `current` names, whether or not it exists; one system call."""
         try:
             return self.root / os.readlink(self.root / "current")
         except FileNotFoundError:
             return None
 
     def to_serve(self) -> Path | None:
-        """The folder that a server is to serve; reads only.
+        """The folder that a server should serve; reads only.
 
-        That is `current`, but for what is on trial while nobody watches it, after a power cut and before `recover`:
-        then it is the last good release.
+        This is `current`, except after a power cut and before `recover`: if a release is on trial and no command
+        watches it, this is the last good release.
         """
-        with contextlib.suppress(EdgeError, OSError):  # a damaged state is what `recover` is for
+        with contextlib.suppress(EdgeError, OSError):  # `recover` repairs a damaged state
             state = self._state()
-            # The second look tells a command that has just ended from one that was cut off.
+            # Read twice, because a command may just have ended.
             if state.pending and not disk.is_attended(self.folder) and self._state() == state:
                 return self.folder / state.history[-1] if state.history else None
         return self.current()
@@ -59,16 +61,16 @@ class Releases:
     def install(
         self, source: Path, keys: list[Path], *, allow_downgrade: bool = False, keep: int = 3
     ) -> tuple[str, bool]:
-        """Check a bundle, copy it, and let the runtime build its engine; nothing that is served changes.
+        """Check a bundle, copy it, and let TensorRT build its engines; what is served does not change.
 
         Args:
-            source: its folder, or a tar file of it.
+            source: folder of the bundle, or a tar file of it.
             keys: pinned public keys.
-            allow_downgrade: take an older release than the newest ever installed here, and log it.
-            keep: good releases to keep; older ones are removed.
+            allow_downgrade: install a release older than the newest one ever installed here, and log it.
+            keep: number of good releases to keep; older ones are removed.
 
         Returns:
-            The id, and whether it is new here: the very same bundle may be installed again.
+            The id, and whether the release is new here: the same bundle may be installed again.
 
         Raises:
             EdgeError: the bundle is refused; nothing has changed.
@@ -79,22 +81,21 @@ class Releases:
         with self._locked() as state, contextlib.ExitStack() as stack:
             try:
                 if source.is_file():
-                    self._check_room(2 * source.stat().st_size)  # unpacked, and copied once it is checked
+                    self._check_room(2 * source.stat().st_size)  # once unpacked, once installed
                 bundle = bundles.read(stack.enter_context(unpacked(source, self.folder / ".unpacked")), keys)
                 bundles.check_device(bundle.manifest, free=bundles.free_memory())
-                known = state.installed.get(bundle.id)
-                if known == bundle.files[bundles.MANIFEST] and self._is_whole(bundle.id, known):
-                    bundles.take(bundle)
+                manifest_sha256, previous = bundle.files[bundles.MANIFEST], state.installed.get(bundle.id)
+                if previous == manifest_sha256 and self._is_whole(bundle.id, previous):
+                    bundles.check_files(bundle)
                     engines.prepare(self.folder / bundle.id, self.events.add)
                     return bundle.id, False
-                self._check_newer(state, bundle, known, allow_downgrade)
+                self._check_newer(state, bundle, previous, allow_downgrade)
                 self._check_room(bundle.bytes)
                 arriving = self.folder / f".{bundle.id}.arriving"
-                if arriving.exists():
-                    shutil.rmtree(arriving)
+                shutil.rmtree(arriving, ignore_errors=True)
                 arriving.mkdir()
                 try:
-                    bundles.take(bundle, arriving)
+                    bundles.check_files(bundle, arriving)
                 except BaseException:
                     shutil.rmtree(arriving)
                     raise
@@ -107,36 +108,34 @@ class Releases:
             release = bundle.manifest["release"]
             if release < state.highest:
                 self.events.add("downgrade", release=bundle.id, highest=state.highest)
-            state.installed.pop(bundle.id, None)  # it comes last now
-            state.installed[bundle.id] = bundle.files[bundles.MANIFEST]
+            state.installed.pop(bundle.id, None)  # so that it comes last
+            state.installed[bundle.id] = manifest_sha256
             state.name = bundle.manifest["name"]
             if release >= state.highest:
-                state.highest, state.highest_sha256 = release, bundle.files[bundles.MANIFEST]
+                state.highest, state.highest_sha256 = release, manifest_sha256
             save_state(self.root, state)
-            self.events.add("installed", release=bundle.id, manifest_sha256=bundle.files[bundles.MANIFEST])
+            self.events.add("installed", release=bundle.id, manifest_sha256=manifest_sha256)
             self._sweep(state, keep)
             engines.prepare(self.folder / bundle.id, self.events.add)
             return bundle.id, True
 
     def activate(
-        self,
-        release: str | None = None,
-        *,
-        window: float = 10.0,
-        healthy: Callable[[str], bool] | None = None,
-        keep: int = 3,
+        self, release: str | None = None, *, window: float = 10.0, healthy: Healthy | None = None, keep: int = 3
     ) -> str:
-        """Test an installed release, make it current, watch it for a while, and commit to it; the id.
+        """Test an installed release, make it current, watch it, and record it as good.
 
         Args:
-            release: id; the one installed last if not given.
-            window: seconds to watch.
-            healthy: asked twice a second during the window with the id; see `health.ready_at`. It may say no until it
-                first says yes, as a server needs a moment, and must say yes from then on. None: no window.
-            keep: good releases to keep.
+            release: its id; by default the one installed last.
+            window: seconds to watch it.
+            healthy: called with the id twice a second during the window, see `health.ready_at`. It may return False
+                until it first returns True, and must return True from then on. None skips the window.
+            keep: number of good releases to keep.
+
+        Returns:
+            The id.
 
         Raises:
-            EdgeError: it failed; what was current before is current again.
+            EdgeError: the release failed; what was current before is current again.
         """
         with self._locked() as state:
             if not state.installed:
@@ -149,39 +148,39 @@ class Releases:
             self._commit(state, release, keep)
             return release
 
-    def rollback(self, *, window: float = 10.0, healthy: Callable[[str], bool] | None = None, keep: int = 3) -> str:
-        """Go back to the release that was good before the current one, tested and watched; its id.
+    def rollback(self, *, window: float = 10.0, healthy: Healthy | None = None, keep: int = 3) -> str:
+        """Go back to the good release before the current one, with the same tests; returns its id.
 
-        Its p99 is logged only: it was fast enough here, and now shares the device with the server that is left.
+        Its p99 is logged but not checked: it was fast enough before, and now a server uses the device too.
         """
         with self._locked() as state:
             if len(state.history) < 2:
                 raise EdgeError("expected an earlier good release to go back to, found none; install another one")
             release = state.history[-2]
-            self._try(state, release, window, healthy, in_time=False)
+            self._try(state, release, window, healthy, check_p99=False)
             state.history.pop()
             self._commit(state, release, keep)
             return release
 
     def recover(self, *, keys: Sequence[Path] = (), keep: int = 3) -> str | None:
-        """Put things right after a crash or a power cut, at the next start; the id that is current, or None.
+        """Repair the releases after a crash or a power cut; returns the id that is current, or None.
 
-        What was tried and not committed is taken back. If the release that is to be current is not whole, the one
-        before it becomes current. Does nothing while an `activate` is under way, which looks after itself.
+        A release that was still on trial is taken back. If the good release is damaged, the one before it becomes
+        current. Does nothing while another command changes releases: that command takes back its own trial.
 
         Args:
-            keys: pinned public keys. Where `state.json` was lost, only releases that one of them has signed are kept;
-                without any, all that are whole.
-            keep: good releases to keep.
+            keys: pinned public keys. If `state.json` was lost, only releases that one of them has signed are kept;
+                without keys, every undamaged release is kept.
+            keep: number of good releases to keep.
 
         Raises:
-            EdgeError: one of the keys is none; nothing has changed.
+            EdgeError: one of the key files holds no key; nothing has changed.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with disk.locked(self.root / ".lock") as held:
             if not held:
-                found = self.current()
-                return found.name if found else None
+                current = self.current()
+                return current.name if current else None
             try:
                 state = self._state()
             except EdgeError as error:
@@ -200,7 +199,7 @@ class Releases:
             return state.history[-1] if state.history else None
 
     def status(self) -> dict[str, Any]:
-        """Current, installed and good releases, and the last events; reads only."""
+        """The current, pending, good and installed releases, and the last events; reads only."""
         state, current = self._state(), self.current()
         return {
             "current": current.name if current else None,
@@ -212,23 +211,21 @@ class Releases:
             "events": self.events.all()[-10:],
         }
 
-    # What the commands are made of.
+    # Steps of the commands.
 
     def _try(
-        self, state: State, release: str, window: float, healthy: Callable[[str], bool] | None, *, in_time: bool = True
+        self, state: State, release: str, window: float, healthy: Healthy | None, *, check_p99: bool = True
     ) -> None:
-        """Make `release` current on trial; whatever goes wrong, the good one is current again."""
+        """Make `release` current on trial; if anything fails, the good release is current again."""
         from rsd_edge import bundle as bundles
         from rsd_edge.selftest import self_test
 
         if release not in state.installed:
-            raise EdgeError(
-                f"expected a release out of {', '.join(state.installed)}, found {release}; install it first"
-            )
+            raise EdgeError(f"expected a release out of {', '.join(state.installed)}, found {release}; install it")
         try:
             bundles.check_installed(self.folder / release, state.installed[release])
             engines.prepare(self.folder / release, self.events.add)
-            self.events.add("tested", release=release, **self_test(self.folder / release, in_time=in_time))
+            self.events.add("tested", release=release, **self_test(self.folder / release, check_p99=check_p99))
         except EdgeError as error:
             self.events.add("failed", release=release, reason=str(error))
             raise
@@ -256,22 +253,22 @@ class Releases:
         save_state(self.root, state)
 
     def _point(self, state: State) -> None:
-        """Point `current` at the last good release; at nothing if there is none."""
-        found = self.current()
+        """Point `current` at the last good release; remove the link if there is none."""
+        current = self.current()
         if state.history:
-            if found is None or found != self.folder / state.history[-1]:
+            if current != self.folder / state.history[-1]:
                 disk.link(self.root / "current", f"releases/{state.history[-1]}")
-        elif found is not None:
+        elif current:
             (self.root / "current").unlink()
             disk.sync(self.root)
 
-    def _check_newer(self, state: State, bundle: Any, known: str | None, allow_downgrade: bool) -> None:
+    def _check_newer(self, state: State, bundle: Any, previous: str | None, allow_downgrade: bool) -> None:
         name, release, digest = bundle.manifest["name"], bundle.manifest["release"], bundle.files["manifest.json"]
         if state.name not in (None, name):
             raise EdgeError(f"expected a bundle named {state.name}, found {name}; give it a folder of its own (--root)")
-        if known not in (None, digest) or (release == state.highest and digest != state.highest_sha256):
+        if previous not in (None, digest) or (release == state.highest and digest != state.highest_sha256):
             raise EdgeError(f"expected a new release number, found that of another {bundle.id}; raise the number")
-        if release < state.highest and not known and not allow_downgrade:
+        if release < state.highest and not previous and not allow_downgrade:
             raise EdgeError(
                 f"expected a release newer than {state.highest}, the newest ever installed here, found {release}; "
                 "make a newer one, or allow this one with --allow-downgrade"
@@ -292,16 +289,15 @@ class Releases:
             raise EdgeError(f"expected {size + RESERVE} free bytes in {self.folder}, found {free}; free some space")
 
     def _sweep(self, state: State, keep: int) -> None:
-        """Remove what is neither among the last good releases nor installed last, and what a kill has left."""
-        last = list(state.installed)[-1:]
-        kept = [*state.history[-max(keep, 1) :], *last]
-        if state.installed.keys() != {*kept}:
-            state.installed = {name: value for name, value in state.installed.items() if name in kept}
-            state.history = [name for name in state.history if name in kept]
+        """Keep the last good releases and the one installed last; remove the others, and what a kill left behind."""
+        names = {*state.history[-max(keep, 1) :], *list(state.installed)[-1:]}
+        if state.installed.keys() != names:
+            state.installed = {name: digest for name, digest in state.installed.items() if name in names}
+            state.history = [name for name in state.history if name in names]
             save_state(self.root, state)
         for folder in (self.folder, self.root / "engines"):
             for path in folder.iterdir() if folder.is_dir() else ():
-                if path.name not in kept:
+                if path.name not in names:
                     if path.is_dir() and not path.is_symlink():
                         shutil.rmtree(path)
                     else:
@@ -309,15 +305,15 @@ class Releases:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[State]:
-        """The state, for a command that changes it; what a killed one has left on trial is taken back first."""
+        """The state, for a command that changes it; a trial that a killed command left is taken back first."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             if not stack.enter_context(disk.locked(self.root / ".lock")):
-                raise EdgeError("expected to be the only one who changes releases here, found another; wait for it")
+                raise EdgeError("expected no other command that changes releases here, found one; wait for it")
             stack.enter_context(disk.attended(self.folder))
             state = self._state()
             if not (self.root / STATE).exists():
-                save_state(self.root, state)  # before there is a release: from now on a missing file is a lost one
+                save_state(self.root, state)  # from now on, a missing file is a lost file
             if state.pending:
                 self._take_back(state, "was not committed")
             yield state
@@ -326,5 +322,5 @@ class Releases:
         return read_state(self.root, new=lambda: self.current() is None and not self._folders())
 
     def _folders(self) -> list[Path]:
-        """Of releases; what is being unpacked or removed has a name that starts with a point."""
+        """Of releases; a folder that is being unpacked or removed has a name that starts with a dot."""
         return [path for path in sorted(self.folder.glob("*")) if not path.name.startswith(".")]

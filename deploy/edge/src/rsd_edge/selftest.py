@@ -1,4 +1,4 @@
-"""Does a release give on this device what it gave where it was made, and fast enough?"""
+"""The self-test of a release: its golden pairs and its latency on this device."""
 
 import time
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from rsd_edge.errors import EdgeError
 from rsd_edge.model import Model
 
 SAMPLES = 1000
-"""Ten of them lie above the 99th percentile."""
+"""Inferences that are timed; ten of them lie above the 99th percentile."""
 WARM_UP = 50
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one image at a time, in milliseconds."""
+    """Latency of one image at a time, in milliseconds."""
 
     samples: int
     p50: float
@@ -27,20 +27,21 @@ class Latency:
     p99: float
 
 
-def self_test(folder: Path, *, threads: int = 1, in_time: bool = True) -> dict[str, Any]:
+def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict[str, Any]:
     """Run every model of a release on its golden pairs, and time the one that is served.
 
     Args:
         folder: of the release.
         threads: of one inference on the CPU.
-        in_time: whether to hold the release to its limit of p99.
+        check_p99: whether the release must keep its limit of p99.
 
     Returns:
-        Per precision `provider` and `difference`, the largest of any logit; `pixels`, the largest difference of a
-        pixel of the golden files; `p99_ms` of the first precision if the bundle has a limit, else None.
+        `precisions`: for each precision, its `provider` and the largest `difference` of a logit. `pixels`: the
+        largest difference of a pixel of the golden files. `p99_ms` of the first precision, None if the bundle has no
+        limit.
 
     Raises:
-        EdgeError: a pixel, a logit or p99 is outside of what the bundle allows.
+        EdgeError: a pixel, a logit or p99 is beyond what the bundle allows.
     """
     manifest = read_json(folder / MANIFEST)
     golden = manifest["golden"]
@@ -50,17 +51,17 @@ def self_test(folder: Path, *, threads: int = 1, in_time: bool = True) -> dict[s
         model = Model.open(folder, precision=precision, threads=threads)
         try:
             if not result["precisions"]:
-                result["pixels"] = _decoded(model, folder, golden, images)
+                result["pixels"] = _pixel_difference(model, folder, golden, images)
             expected = np.load(folder / golden["logits"][precision], allow_pickle=False)
-            found = np.concatenate([model.infer(images[i : i + 1]) for i in range(len(images))])
+            logits = np.concatenate([model.infer(images[i : i + 1]) for i in range(len(images))])
             allowed = golden["tolerances"]["logits"][precision]
-            if not np.isfinite(found).all():
+            if not np.isfinite(logits).all():
                 raise EdgeError(
                     f"expected finite {precision} logits of golden images, found NaN or infinity on {model.provider}; "
-                    "use another release, or mend the runtime"
+                    "use another release, or repair the runtime"
                 )
-            difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else np.inf
-            if not difference <= allowed:  # NaN is no number below
+            difference = float(np.abs(logits - expected).max()) if logits.shape == expected.shape else np.inf
+            if not difference <= allowed:  # also true for NaN
                 raise EdgeError(
                     f"expected the {precision} logits of golden images within {allowed:.3g}, found {difference:.3g} "
                     f"on {model.provider}; use another release, or mend the runtime"
@@ -69,30 +70,30 @@ def self_test(folder: Path, *, threads: int = 1, in_time: bool = True) -> dict[s
             limit = manifest["p99_ms"]
             if limit is not None and result["p99_ms"] is None:
                 result["p99_ms"] = latency(model, images).p99
-                if in_time and result["p99_ms"] > limit:
+                if check_p99 and result["p99_ms"] > limit:
                     raise EdgeError(
                         f"expected a 99th percentile of at most {limit} ms, found {result['p99_ms']:.3f} ms on this "
-                        "device; end what else runs here, or use a smaller model"
+                        "device; stop other programs, or use a smaller model"
                     )
         finally:
             model.close()
     return result
 
 
-def _decoded(model: Model, folder: Path, golden: dict[str, Any], images: np.ndarray) -> int:
-    """The largest difference of a pixel, in levels, between golden files as decoded here and as they should be."""
-    worst = 0
+def _pixel_difference(model: Model, folder: Path, golden: dict[str, Any], images: np.ndarray) -> int:
+    """The largest difference of a pixel, in levels, between the golden files as decoded here and their images."""
+    largest = 0
     for file in golden["files"]:
-        found = model.preprocess(model.decode((folder / file["path"]).read_bytes()))
+        image = model.preprocess(model.decode((folder / file["path"]).read_bytes()))
         expected = images[file["row"]]
-        difference = int(np.abs(found.astype(int) - expected).max()) if found.shape == expected.shape else 255
+        difference = int(np.abs(image.astype(int) - expected).max()) if image.shape == expected.shape else 255
         if difference > golden["tolerances"]["pixels"]:
             raise EdgeError(
                 f"expected the pixels of {file['path']} within {golden['tolerances']['pixels']} levels, found "
                 f"{difference}; install the Pillow that rsd-edge asks for"
             )
-        worst = max(worst, difference)
-    return worst
+        largest = max(largest, difference)
+    return largest
 
 
 def latency(model: Model, images: np.ndarray, *, samples: int = SAMPLES) -> Latency:

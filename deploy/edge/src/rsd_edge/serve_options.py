@@ -1,6 +1,7 @@
 """The options of `rsd-edge serve`; apart from the server, so that no other command loads it."""
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -8,23 +9,20 @@ from pathlib import Path
 from typing import Annotated, get_type_hints
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, found {text!r}")
-        return int(text)
+def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:
+    """A parser of numbers from `low` to `high`, for argparse."""
 
-    return number
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            name = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {name} from {low} to {high}, found {text!r}")
+        return value
 
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"expected seconds from 0.1 to 3600, found {text!r}")
-    return seconds
+    return parse
 
 
 @dataclass(frozen=True)
@@ -32,22 +30,20 @@ class ServeOptions:
     """Every field is an option of `rsd-edge serve` of the same name, with its parser and its help."""
 
     host: Annotated[str, str, "address to listen on; only this machine reaches 127.0.0.1"] = "127.0.0.1"
-    port: Annotated[int, _whole(0, 65535), "port to listen on; 0 takes a free one, which the first line names"] = 8080
+    port: Annotated[int, number(int, 0, 65535), "port to listen on; 0 takes a free one"] = 8080
     # A file, because other users can read command lines and environments.
-    token_file: Annotated[
-        Path | None, Path, "file with the token that clients must send as 'Authorization: Bearer TOKEN'"
-    ] = None
+    token_file: Annotated[Path | None, Path, "file with the token for 'Authorization: Bearer TOKEN'"] = None
     precision: Annotated[str | None, str, "which model of the release to serve, if not its first"] = None
-    threads: Annotated[int, _whole(1, 64), "threads of the runtime for one inference"] = 1
-    workers: Annotated[int, _whole(1, 64), "requests worked on at the same time"] = min(4, os.cpu_count() or 1)
-    queue: Annotated[int, _whole(0, 100_000), "requests that may wait for a worker; the next one is answered 429"] = 64
-    connections: Annotated[int, _whole(1, 100_000), "open connections; the next one is closed at once"] = 256
+    threads: Annotated[int, number(int, 1, 64), "threads of the runtime for one inference"] = 1
+    workers: Annotated[int, number(int, 1, 64), "requests worked on at the same time"] = min(4, os.cpu_count() or 1)
+    queue: Annotated[int, number(int, 0, 100_000), "requests that may wait; the next one is answered 429"] = 64
+    connections: Annotated[int, number(int, 1, 100_000), "open connections; the next one is closed at once"] = 256
     # All bodies in memory, as they were sent, may take four times as much; each worker unpacks one.
-    max_body: Annotated[int, _whole(1024, 1 << 30), "bytes of a request's body, also after unpacking"] = 16 << 20
+    max_body: Annotated[int, number(int, 1024, 1 << 30), "bytes of a request's body, also after unpacking"] = 16 << 20
     # A pixel takes up to 13 bytes while its image is decoded (measured).
-    max_pixels: Annotated[int, _whole(4, 1 << 26), "pixels of an image"] = 1 << 24
-    max_batch: Annotated[int, _whole(1, 65536), "images in one request"] = 32
-    timeout: Annotated[float, _seconds, "seconds for a request's head, its body and its answer, each"] = 10.0
+    max_pixels: Annotated[int, number(int, 4, 1 << 26), "pixels of an image"] = 1 << 24
+    max_batch: Annotated[int, number(int, 1, 65536), "images in one request"] = 32
+    timeout: Annotated[float, number(float, 0.1, 3600), "seconds for the head, the body and the answer, each"] = 10.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

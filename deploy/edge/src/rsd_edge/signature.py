@@ -1,9 +1,9 @@
-"""Who made a bundle: the signature of OpenSSF's `model-signing` 1.x, checked with `cryptography` alone.
+"""The signature of a bundle, made by OpenSSF's `model-signing` 1.x and checked with `cryptography` alone.
 
 `model.sig` is a Sigstore bundle in JSON. It holds a DSSE envelope (github.com/secure-systems-lab/dsse, version 1)
-around an in-toto statement that lists every file with its SHA-256, signed with ECDSA. A test of the project holds this
-file and the library to the same verdicts. Stricter than the library in one respect: the file must be spelt exactly as
-the library writes it, so that no byte of it can be changed.
+around an in-toto statement that lists every file with its SHA-256, signed with ECDSA. A test of the project checks that
+this module and the library agree. This module is stricter in one respect: the file must be byte for byte as the library
+writes it.
 """
 
 import base64
@@ -22,8 +22,8 @@ from rsd_edge.errors import EdgeError
 NAME = "model.sig"
 MAX_BYTES = 1 << 22
 _TYPE = "application/vnd.in-toto+json"
-# The whole file: nothing of it is parsed before the signature holds.
-_SPELT = re.compile(
+# Matches the whole file, so that nothing of it is parsed before the signature is verified.
+_FORMAT = re.compile(
     rb'\{"mediaType":"application/vnd\.dev\.sigstore\.bundle\.v0\.3\+json",'
     rb'"verificationMaterial":\{"publicKey":\{"hint":"([0-9a-f]{64})"\},"tlogEntries":\[\]\},'
     rb'"dsseEnvelope":\{"payload":"((?:[A-Za-z0-9+/]{4})+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)",'
@@ -34,21 +34,21 @@ _HASHES = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384(), "secp521r
 
 
 def signed_files(signature: bytes, keys: Iterable[Path]) -> dict[str, str]:
-    """The files that a signature speaks for, relative path -> hex SHA-256. The files themselves are not looked at.
+    """The files that a signature lists, relative path -> hex SHA-256. The files themselves are not read.
 
     Args:
         signature: content of `model.sig`.
         keys: PEM files of the pinned public keys; one of them must have signed.
 
     Raises:
-        EdgeError: it is damaged, of another key, or does not list files as `model-signing` does.
+        EdgeError: the signature is damaged, by another key, or does not list files as `model-signing` does.
     """
     pinned = dict(public_key(path) for path in keys)
-    found = _SPELT.fullmatch(signature)
-    payload, value = (base64.b64decode(found[part]) for part in (2, 3)) if found else (b"", b"")
-    if not found or (base64.b64encode(payload), base64.b64encode(value)) != (found[2], found[3]):
+    match = _FORMAT.fullmatch(signature)
+    payload, value = (base64.b64decode(match[part]) for part in (2, 3)) if match else (b"", b"")
+    if not match or (base64.b64encode(payload), base64.b64encode(value)) != (match[2], match[3]):
         raise EdgeError(f"expected a signature as model-signing writes it, found {NAME} damaged; copy it again")
-    hint = found[1].decode()
+    hint = match[1].decode()
     if hint not in pinned:
         raise EdgeError(
             f"expected a signature of one of the {len(pinned)} pinned keys, found that of another key ({hint[:12]}); "
@@ -58,9 +58,7 @@ def signed_files(signature: bytes, keys: Iterable[Path]) -> dict[str, str]:
     try:
         key.verify(value, b"DSSEv1 %d %s %d %s" % (len(_TYPE), _TYPE.encode(), len(payload), payload), _hash(key))
     except InvalidSignature:
-        raise EdgeError(
-            f"expected a valid signature of the bundle, found {NAME} changed; copy the bundle again"
-        ) from None
+        raise EdgeError(f"expected a valid signature of the bundle, found {NAME} changed; copy it again") from None
     return _listed(payload)
 
 
@@ -69,21 +67,19 @@ def _hash(key: ec.EllipticCurvePublicKey) -> ec.ECDSA:
 
 
 def public_key(path: Path) -> tuple[str, ec.EllipticCurvePublicKey]:
-    """What `model-signing` names the key of a PEM file by, and the key; EdgeError if the file holds none."""
+    """The key of a PEM file, and the digest by which `model-signing` names it; EdgeError if the file holds none."""
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise EdgeError(f"expected a public key in {path}, found: {error}; pin the .pub file of a key") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
-        raise EdgeError(
-            f"expected an ECDSA key on a NIST curve in {path}, found another kind; make one with `rsd sign key`"
-        )
+        raise EdgeError(f"expected an ECDSA key on a NIST curve in {path}, found another kind; run `rsd sign key`")
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(pem).hexdigest(), key
 
 
 def _listed(payload: bytes) -> dict[str, str]:
-    """The files of a statement whose signature holds."""
+    """The files of a statement whose signature was verified."""
     try:
         statement = json.loads(payload)
         predicate, (subject,) = statement["predicate"], statement["subject"]
@@ -102,6 +98,6 @@ def _listed(payload: bytes) -> dict[str, str]:
             raise ValueError
     except (ValueError, LookupError, TypeError):
         raise EdgeError(
-            "expected a signature over every file by its SHA-256, found another kind; sign it with `rsd sign bundle`"
+            "expected a signature over the SHA-256 of every file, found another kind; sign with `rsd sign bundle`"
         ) from None
     return files

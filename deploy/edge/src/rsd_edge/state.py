@@ -1,4 +1,4 @@
-"""What `state.json` of a device says of its releases."""
+"""`state.json` of a device: which releases are installed, good and pending."""
 
 import contextlib
 import json
@@ -15,20 +15,20 @@ STATE = "state.json"
 
 @dataclass
 class State:
-    """`state.json`."""
+    """The content of `state.json`."""
 
     name: str | None = None
-    """Of every bundle here: releases of different names have nothing to do with each other."""
+    """Name of every bundle here; a device holds releases of one name only."""
     highest: int = 0
-    """The newest release ever installed here, whether or not it still is."""
+    """The newest release ever installed here, even if it was removed since."""
     highest_sha256: str = ""
-    """Of its manifest: the very same may be installed again."""
+    """Digest of its manifest: the same bundle may be installed again."""
     installed: dict[str, str] = field(default_factory=dict)
-    """Id -> SHA-256 of its manifest, in the order of installation."""
+    """Id -> SHA-256 of the manifest, in the order of installation."""
     history: list[str] = field(default_factory=list)
-    """Ids that were found good here, in that order; the last one is to be current."""
+    """Ids of the good releases, oldest first; the last one should be current."""
     pending: str | None = None
-    """The id that is current on trial."""
+    """Id of the release on trial."""
 
 
 def read_state(root: Path, *, new: Callable[[], bool]) -> State:
@@ -36,17 +36,17 @@ def read_state(root: Path, *, new: Callable[[], bool]) -> State:
 
     Args:
         root: the folder.
-        new: asked where there is no state: whether there is nothing else either.
+        new: called if the file is absent; whether the folder is new, so that no state was lost.
 
     Raises:
-        EdgeError: it is not as it was written, or lost.
+        EdgeError: the file is damaged or lost.
     """
     path = root / STATE
     try:
-        found = disk.read_json(path)
-        if missing := vars(State()).keys() - found.keys():
-            raise ValueError(f"nothing of {min(missing)}")
-        return State(**found)
+        values = disk.read_json(path)
+        if missing := vars(State()).keys() - values.keys():
+            raise ValueError(f"no {min(missing)}")
+        return State(**values)
     except FileNotFoundError as error:
         if new():
             return State()
@@ -63,24 +63,24 @@ def save_state(root: Path, state: State) -> None:
 def rebuilt_state(
     folders: Sequence[Path], events: Sequence[Mapping[str, Any]], current: Path | None, keys: Sequence[Path]
 ) -> State:
-    """A state from what is there, where `state.json` was lost: every release that is whole, and what the log says.
+    """The state of a device whose `state.json` was lost, from its undamaged releases and its log.
 
-    That has which were good, and the newest one ever installed, also if it was removed since.
+    The log tells which releases were good, and the newest one ever installed.
 
     Args:
-        folders: of releases.
+        folders: of the releases.
         events: `Events.all`.
-        current: the folder that `current` points to.
+        current: the folder that the link `current` names.
         keys: pinned public keys; if there are any, only releases that one of them has signed are kept.
 
     Raises:
-        EdgeError: one of the keys is none.
+        EdgeError: one of the key files holds no key.
     """
     from rsd_edge import bundle as bundles
     from rsd_edge import signature
 
     for key in keys:
-        signature.public_key(key)  # one that is none must not cost a release
+        signature.public_key(key)  # a damaged key file must not cost a release
     state, whole = State(), {}
     for folder in folders:
         with contextlib.suppress(OSError, LookupError, ValueError, EdgeError):
@@ -103,11 +103,11 @@ def rebuilt_state(
             name, _, number = release.rpartition("-")
             newest.setdefault(int(number), event.get("manifest_sha256", ""))
             state.name = state.name or name
-        elif event.get("event") == "good":  # again: what came after it was left
+        elif event.get("event") == "good":  # a second time after a rollback: later ones are no longer good
             good = [*good[: good.index(release)], release] if release in good else [*good, release]
     if newest:
         state.highest = max(newest)
         state.highest_sha256 = newest[state.highest]
-    served = [current.name] if current else []
-    state.history = [release for release in good or served if release in state.installed]
+    fallback = [current.name] if current else []
+    state.history = [release for release in good or fallback if release in state.installed]
     return state
