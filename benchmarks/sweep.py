@@ -30,11 +30,12 @@ from benchmarks.interleaved import markdown
 from pipelines.dvc_command import DVC
 from pipelines.git import git
 from pipelines.process_group import run_group
-from pipelines.server.connection import known_to_others, server_that_answers
+from pipelines.server.connection import server_that_answers
 from pipelines.sweep.clone import RECORD
-from pipelines.sweep.flows import collect, prepare, run_units
+from pipelines.sweep.flows import collect, run_units
 from pipelines.sweep.grid import Grid, points
 from pipelines.sweep.places import on_threads
+from pipelines.sweep.prepare import prepare
 from pipelines.sweep.units import PARAMS
 
 PROJECT = Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def one_after_the_other(folder: Path) -> float:
     start = time.perf_counter()
     for point in points([grid], project / PARAMS):
         (project / PARAMS).write_text(point.params)
-        if run_group([*DVC, "repro", "evaluate"], project, say=_shown):
+        if run_group([*DVC, "repro", "evaluate"], project, say=_shown).status:
             sys.exit("error: a cell failed; see above")
     return time.perf_counter() - start
 
@@ -67,7 +68,7 @@ def swept(folder: Path, jobs: int) -> float:
     project = clone(folder)
     command = [sys.executable, "-m", "pipelines.sweep", *GRID, *FIXED, "--name", "twelve", "--jobs", str(jobs)]
     start = time.perf_counter()
-    if run_group(command, project, say=_shown):
+    if run_group(command, project, say=_shown).status:
         sys.exit("error: the sweep failed; see above")
     return time.perf_counter() - start
 
@@ -122,7 +123,7 @@ def _peak_memory() -> float:
 def scale(sizes: list[int]) -> pd.DataFrame:
     """One row per size, each measured in a fresh process against one server."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder, server_that_answers(), known_to_others():
+    with tempfile.TemporaryDirectory() as folder, server_that_answers():
         project = clone(Path(folder) / "project")
         from prefect.settings import PREFECT_API_URL
 
@@ -160,7 +161,7 @@ def main() -> None:
         print(json.dumps(simulated(options.simulate[0], int(options.simulate[1]))))
         return
     if options.what in (None, "sweep"):
-        with tempfile.TemporaryDirectory() as folder, server_that_answers(), known_to_others():
+        with tempfile.TemporaryDirectory() as folder, server_that_answers():
             at = Path(folder)
             alone = one_after_the_other(at / "alone")
             found = {"dvc repro, 12 times": alone, "1 worker": swept(at / "one", 1), "2 workers": swept(at / "two", 2)}

@@ -35,10 +35,10 @@ def publish(folder: Path, runs: Sequence[StageRun]) -> None:
     with shown("stages"):
         create_table_artifact([asdict(run) for run in runs], key="stages", description="How each stage ended")
     with shown("metrics"):
-        metrics: list[str] = []
-        if run_group([*DVC, "metrics", "show", "--md"], folder, say=metrics.append):
-            raise UserError(reason(metrics))
-        create_markdown_artifact("\n".join(metrics), key="metrics", description="`dvc metrics show`")
+        status, lines = run_group([*DVC, "metrics", "show", "--md"], folder)
+        if status:
+            raise UserError(reason(lines))
+        create_markdown_artifact("\n".join(lines), key="metrics", description="`dvc metrics show`")
     if (folder / "out" / "evaluate" / "models.json").is_file():
         with shown("results"):
             _publish_results(folder / "out", budget=folder / "budget")

@@ -29,8 +29,8 @@ from pydantic import Field
 from pipelines import chosen
 from pipelines.artifacts import key_of, picture, shown
 from pipelines.dvc_graph import StageNode, stages
+from pipelines.git import git
 from pipelines.outcome import failed
-from pipelines.release import git
 from pipelines.reproduce import reproduce, run_all, run_name
 from pipelines.server.automations import begin
 from pipelines.server.connection import one_sentence, server_that_answers

@@ -5,7 +5,7 @@ which stages there are, what they wait for, or which cells a matrix has. The con
 (`tests/pipelines/test_dvc_graph.py`) is what notices when another DVC release moves them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,11 @@ def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
         raise UserError(f"DVC cannot read the pipeline in {root}: {error}") from error
 
 
+def needs_graph(nodes: Iterable[StageNode]) -> networkx.DiGraph:
+    """The addresses, with an edge from each to every address that needs it."""
+    return networkx.DiGraph({node.address: node.upstream for node in nodes}).reverse()
+
+
 def lock_entries(root: Path) -> dict[str, dict[str, Any]]:
     """The entries of `dvc.lock` by address: command, params and hashes of what was read and written.
 
@@ -87,6 +92,12 @@ def lock_entries(root: Path) -> dict[str, dict[str, Any]]:
             if stage.name in locked:
                 entries[_address(root, stage)] = locked[stage.name]
     return entries
+
+
+def cache_and_remotes(root: Path) -> tuple[str, list[str]]:
+    """The folder of the project's cache, and the names of its remotes."""
+    with Repo(str(root)) as repo:
+        return repo.cache.local_cache_dir, list(repo.config["remote"])
 
 
 def _chosen(root: Path, all_stages: list[Stage], targets: Sequence[str] | None) -> list[Stage]:

@@ -1,4 +1,4 @@
-"""Git's command line, and what a sweep keeps in it."""
+"""Git's command line, and what a sweep keeps in git."""
 
 import os
 import shutil
@@ -9,33 +9,35 @@ from pathlib import Path
 
 from rsd.machine.errors import UserError
 
-WORDS = 5
-"""Lines of a failure that are told: where a remote refuses, the reason comes before git's own sentence."""
+LAST_LINES = 5
+"""Of a failure's output: where a remote refuses, the reason comes before git's own sentence."""
 
 
 def git(folder: Path, *arguments: str, input: str | None = None, **environment: str) -> str:
-    """What `git ARGUMENTS` prints in `folder`; `UserError` with its last words, without its hints, if it fails."""
-    # No question for a password can be answered here; a hook of the user's has nothing to do with a sweep.
-    quiet = {"GIT_TERMINAL_PROMPT": "0", **environment}
+    """Return what `git ARGUMENTS` prints in `folder`; `UserError` with its last lines, without its hints, if it fails.
+
+    Nobody can answer a question for a password here.
+    """
     done = subprocess.run(
-        ["git", "-c", "core.hooksPath=/dev/null", *arguments],
+        ["git", *arguments],
         cwd=folder,
-        env={**os.environ, **quiet},
-        input=input,
+        env={**os.environ, "GIT_TERMINAL_PROMPT": "0", **environment},
+        input=input or "",
         capture_output=True,
         text=True,
     )
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        said = " ".join([line.strip() for line in lines if line.strip() and not line.startswith("hint: ")][-WORDS:])
-        raise UserError(f"git {arguments[0]} in {folder} failed: {said or f'status {done.returncode}'}")
-    return done.stdout.strip()
+        last = [line.strip() for line in lines if line.strip() and not line.startswith("hint: ")][-LAST_LINES:]
+        raise UserError(f"git {arguments[0]} in {folder} failed: {' '.join(last) or f'status {done.returncode}'}")
+    return done.stdout.rstrip()
 
 
 def snapshot(root: Path, ref: str, also: Iterable[str]) -> tuple[str, str]:
-    """Commit the project as it lies there, under `ref`, and touch neither its index nor its branch.
+    """Commit the project as it lies in `root`, under `ref`, and touch neither its index nor its branch.
 
-    Files that are tracked go in as they are now, and new files below the paths `also`.
+    The commit holds tracked files as they are now, and new files below the paths `also`. (`git stash create` leaves new
+    files out.)
 
     Returns:
         The commit that is checked out, and that of the snapshot, its child.
@@ -63,14 +65,14 @@ def snapshot(root: Path, ref: str, also: Iterable[str]) -> tuple[str, str]:
 
 
 def objects(root: Path, commit: str, paths: Iterable[str]) -> dict[str, str]:
-    """The ids of files and folders in a commit, by path; those that are not in it are left out."""
+    """The ids of files and folders in a commit, by path. A path that the commit lacks is left out."""
     wanted = sorted(set(paths))
     lines = git(root, "cat-file", "--batch-check=%(objectname)", input="".join(f"{commit}:{p}\n" for p in wanted))
     return {path: line for path, line in zip(wanted, lines.splitlines(), strict=True) if not line.endswith("missing")}
 
 
 def experiments(root: Path, remote: str | None = None) -> dict[str, str]:
-    """The refs of all experiments of DVC in a repository, or in its `remote`, by name; of two of one name, either."""
+    """The refs of all DVC experiments in a repository, or in its `remote`, by name; one, if two share a name."""
     if remote is None:
         refs = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
     else:
@@ -80,17 +82,17 @@ def experiments(root: Path, remote: str | None = None) -> dict[str, str]:
 
 
 def contents(root: Path, files: Mapping[str, str]) -> dict[str, str]:
-    """The text of `REVISION:PATH` by the same keys, all by one process; those that are not there are left out."""
+    """The text of each `REVISION:PATH`, by the same keys, read by one process. A missing file is left out."""
     asked = "".join(f"{name}\n" for name in files.values())
     done = subprocess.run(
         ["git", "cat-file", "--batch"], cwd=root, input=asked.encode(), capture_output=True, check=True
     ).stdout
-    found, at = {}, 0
+    texts, at = {}, 0
     for key in files:
         head, at = done[at : (end := done.index(b"\n", at))].split(), end + 1
         if head[-1] == b"missing":
             continue
         size = int(head[-1])
-        found[key] = done[at : at + size].decode()
+        texts[key] = done[at : at + size].decode()
         at += size + 1
-    return found
+    return texts

@@ -1,14 +1,16 @@
-"""One stage per GPU, over all flows of a machine: a global concurrency limit of the Prefect server for each.
+"""One stage per GPU, over all flows of a machine: a global concurrency limit of the Prefect server for each GPU.
 
-The limits of a machine are named `gpu-HOST-NUMBER`. A server that is told nothing for five minutes, because the
-flow was killed, frees them; until then others wait, though the GPU may be idle.
+The limits of a machine are named `gpu-HOST-NUMBER`. One limit with as many slots as GPUs would not say which GPU is
+free. When a flow is killed, the server frees its limits after five minutes without a renewal; until then other flows
+wait.
 """
 
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import httpx
 from prefect import get_client
@@ -22,9 +24,9 @@ POLL_SECONDS = 2.0
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [name.strip() for name in listed.split(",") if name.strip() not in ("", "-1")]
     return [str(number) for number in range(len(fingerprint()["gpus"]))]
 
 
@@ -32,14 +34,26 @@ def limit_of(gpu: str) -> str:
     return f"gpu-{socket.gethostname()}-{gpu}".lower().replace(".", "-")
 
 
-def create_limits(gpus: Sequence[str]) -> list[str]:
-    """Make sure that the server has a limit of one for each GPU of this machine; returns their names."""
-    names = [limit_of(gpu) for gpu in gpus]
-    if names:
+def create_limits(gpus: Sequence[str]) -> None:
+    """Make sure that the server has a limit of one for each GPU of this machine."""
+    if gpus:
         with get_client(sync_client=True) as client:
-            for name in names:
-                client.upsert_global_concurrency_limit_by_name(name, 1)
-    return names
+            for gpu in gpus:
+                client.upsert_global_concurrency_limit_by_name(limit_of(gpu), 1)
+
+
+@contextmanager
+def gpus_for(
+    compute: Mapping[str, Any], stop: threading.Event, say: Callable[[str], None], *, alone: bool = False
+) -> Iterator[dict[str, str]]:
+    """Hold as many GPUs of this machine as `compute.processes` says, or all of them for a stage that runs `alone`.
+
+    Yields the environment that shows only those. It is empty where the stage computes on the CPU.
+    """
+    gpus = [] if compute.get("device") == "cpu" else visible_gpus()
+    create_limits(gpus)
+    with reserved(len(gpus) if alone else int(compute.get("processes") or 1), gpus, stop, say) as environment:
+        yield environment
 
 
 @contextmanager
@@ -48,8 +62,8 @@ def reserved(
 ) -> Iterator[dict[str, str]]:
     """Hold `count` of `gpus` (all, if there are no more) for the block; yields the environment that shows only them.
 
-    Waits for other flows' stages, and says once for which GPUs. Nothing is held where there is no GPU, or once `stop`
-    is set.
+    Waits for stages of other flows, and says once which GPUs are in use. Holds nothing where there is no GPU, or once
+    `stop` is set.
     """
     wanted = min(count, len(gpus))
     waiting = False

@@ -1,8 +1,15 @@
-"""Which failures of git and DVC another try may mend."""
+"""Which failures of git and DVC may pass, so that the same command is tried again."""
 
 from collections.abc import Iterable
+from typing import Any
 
-HELPLESS = (
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import State
+from prefect.tasks import Task
+
+from pipelines.outcome import StageError
+
+LASTING = (
     # git
     "a git repository",
     "does not exist",
@@ -27,9 +34,19 @@ HELPLESS = (
     # either
     "No space left",
 )
-"""What a second try does not mend."""
+"""Parts of messages that a second try would only repeat."""
 
 
-def can_be_mended(said: Iterable[str]) -> bool:
-    """Whether what was `said` leaves hope that the same command succeeds later: a network, a server that is away."""
-    return not any(mark in line for line in said for mark in HELPLESS)
+class NetworkError(StageError):
+    """A remote could not be reached: the one failure that another try may mend."""
+
+
+def failure(sentence: str, output: Iterable[str]) -> StageError:
+    """The error of a command that used the network: `NetworkError`, unless its `output` names a lasting cause."""
+    lasting = any(mark in line for line in output for mark in LASTING)
+    return StageError(sentence) if lasting else NetworkError(sentence)
+
+
+def worth_a_retry(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's `retry_condition_fn`: only a `NetworkError` is tried again."""
+    return isinstance(state.result(raise_on_failure=False), NetworkError)

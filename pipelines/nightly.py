@@ -2,15 +2,15 @@
 
     python -m pipelines.nightly
 
-A release is a git tag `release-YYYY-MM-DD` on the commit of `dvc.lock`; its metrics are those that DVC has for it.
-What talks to a network is retried, with growing pauses; a gate that fails is not, and stops the flow before anything
-leaves the machine. Credentials come from the environment, or from the Prefect secret `dvc-remote`, a JSON object of
-environment variables; they reach DVC and git alone.
+A release is a git tag `release-YYYY-MM-DD` on the commit of `dvc.lock`; its metrics are those that DVC has for that
+commit. Commands that use the network are retried, with growing pauses. A gate that fails is not retried, and stops the
+flow before anything leaves the machine. Credentials come from the environment, or from the Prefect secret `dvc-remote`,
+a JSON object of environment variables; only DVC and git get them.
 """
 
 import json
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,21 +19,19 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_table_artifact
 from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import TaskRun
-from prefect.states import State
-from prefect.tasks import Task, exponential_backoff
+from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.artifacts import shown
 from pipelines.dvc_command import DVC, reason
-from pipelines.network import can_be_mended
+from pipelines.git import git
+from pipelines.network import NetworkError, failure, worth_a_retry
 from pipelines.outcome import failed
-from pipelines.process_group import run_group
+from pipelines.process_group import Ended, run_group
 from pipelines.release import (
     changed,
     data_files,
     follow_upstream,
-    git,
     has_moved,
     has_upstream,
     is_at,
@@ -51,13 +49,13 @@ from rsd.machine.errors import UserError
 SECRET = "dvc-remote"  # noqa: S105 - a block's name
 FETCH = ["git", "fetch", "--quiet"]
 NOT_LOADED = "DVC failed to load"
-"""So it says, beside its table, of a revision whose metrics it did not find; and ends well."""
+"""DVC prints this where it did not find the metrics of a revision, and exits with status 0."""
 MOVED = (
     "expected the upstream where it was when this run began, found commits that it has not seen; nothing was tagged: "
     "the next run begins with them"
 )
 SHORTEST_SECRET = 6
-"""A shorter value, such as a region or `true`, is no secret, and masked it would take half of the log with it."""
+"""A shorter value, such as a region or `true`, is no secret; masking it would garble the log."""
 
 
 class Gate(BaseModel):
@@ -73,17 +71,9 @@ class Gate(BaseModel):
 DEFAULT_GATES = [Gate()]
 
 
-class NetworkError(UserError):
-    """What may be gone at the next try."""
-
-
-def worth_a_retry(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    return isinstance(state.result(raise_on_failure=False), NetworkError)
-
-
 @flow(name="nightly", flow_run_name=run_name, persist_result=False, retries=0)
 def nightly(root: str = ".", gates: list[Gate] = DEFAULT_GATES, jobs: int | None = None) -> Any:
-    """Release what the newest data give, if no gate says that it is worse than the last release.
+    """Release the results of the newest data, unless a gate finds them worse than the last release.
 
     Args:
         root: folder of the project, from the worker's workspace.
@@ -137,13 +127,13 @@ def pull(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
     if has_upstream(folder):
         _over_the_network(FETCH, folder, lock, variables)
         for tag in unpublished(folder):  # by a run that was killed, or that could not push it
-            get_run_logger().info("%s was never published; it is taken back", tag)
+            get_run_logger().info("%s was never published; taking it back", tag)
             take_back(folder, tag)
         if dropped := follow_upstream(folder):
             get_run_logger().info("%s: results of an earlier run, replaced by newer ones", ", ".join(dropped))
     files = data_files(folder)
     if not files:
-        get_run_logger().info("no data in DVC's keeping; what lies elsewhere is looked at by the stage `sources`")
+        get_run_logger().info("DVC keeps no data here; the stage `sources` checks data that lies elsewhere")
         return
     if imported := [file for file in files if "deps" in (yaml.safe_load((folder / file).read_text()) or {})]:
         _over_the_network([*DVC, "update", *map(str, imported)], folder, lock, variables)
@@ -154,32 +144,31 @@ def pull(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
 def compare(folder: Path, before: str | None, gates: Sequence[Gate], lock: int, variables: Mapping[str, str]) -> None:
     """Hold the metrics to those of the release `before`; `UserError` with each gate that they miss.
 
-    What of the release is not in the cache comes from the DVC remote; `NetworkError` where it does not.
+    Metrics that the cache lacks come from the DVC remote; `NetworkError` where they do not.
     """
     if before is None:
         get_run_logger().info("there is no release yet to compare with")
         return
-    lines: list[str] = []
     command = [*DVC, "metrics", "diff", before, "--all", "--json"]
-    code = run_group(command, folder, say=_masked(lines.append, variables), hold=[lock], variables=variables)
+    status, lines = _run_masked(command, folder, lock, variables)
     if missing := next((line for line in lines if NOT_LOADED in line), None):
         raise NetworkError(
             f"cannot compare with {before}: {missing}; expected them in the cache or in the DVC remote, and nothing "
             "was pushed: see `dvc remote list`, or `dvc repro` and `dvc push` in a clone of that release"
         )
-    if code:
+    if status:
         raise UserError(f"cannot compare with {before}: {reason(lines)}")
-    found = {name: values for file in json.loads(lines[-1]).values() for name, values in file.items()}
+    metrics = {name: values for file in json.loads(lines[-1]).values() for name, values in file.items()}
     with shown("comparison"):
-        rows = [{"metric": name, **values} for name, values in found.items()]
+        rows = [{"metric": name, **values} for name, values in metrics.items()]
         create_table_artifact(rows, key="comparison", description=f"Metrics against {before}")
-    if misses := [sentence for gate in gates if (sentence := miss(gate, found, before))]:
+    if misses := [sentence for gate in gates if (sentence := miss(gate, metrics, before))]:
         raise UserError("\n".join(misses))
 
 
-def miss(gate: Gate, found: Mapping[str, Mapping[str, Any]], before: str) -> str | None:
+def miss(gate: Gate, metrics: Mapping[str, Mapping[str, Any]], before: str) -> str | None:
     """The sentence of a gate that is missed; None if it is passed, or if the release `before` had no such metric."""
-    old, new = (found.get(gate.metric, {}).get(key) for key in ("old", "new"))
+    old, new = (metrics.get(gate.metric, {}).get(key) for key in ("old", "new"))
     if not isinstance(new, int | float):
         return f"expected the metric {gate.metric}, found none of that name; see `dvc metrics show`"
     if not isinstance(old, int | float):
@@ -206,7 +195,7 @@ def publish(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
 
 
 def release(folder: Path, results: Sequence[str], lock: int, variables: Mapping[str, str]) -> str:
-    """Commit `results`, tag and publish them; returns the tag. What cannot be published leaves neither behind."""
+    """Commit `results`, tag and publish them; returns the tag. If publishing fails, commit and tag are undone."""
     if not has_upstream(folder):
         return tag_release(folder, results, _words())
     fetch(folder, lock, variables)
@@ -235,31 +224,32 @@ def _words() -> str:
     return f"Released by {runtime.flow_run.name}"
 
 
-def _masked(say: Callable[[str], None], variables: Mapping[str, str]) -> Callable[[str], None]:
-    """`say`, without the values of the secret."""
-    hidden = [value for value in variables.values() if len(value) >= SHORTEST_SECRET]
-
-    def say_masked(line: str) -> None:
-        for value in hidden:
+def masked(line: str, variables: Mapping[str, str]) -> str:
+    """`line` without the values of the secret."""
+    for value in variables.values():
+        if len(value) >= SHORTEST_SECRET:
             line = line.replace(value, "***")
-        say(line)
+    return line
 
-    return say_masked
+
+def _run_masked(
+    command: list[str],
+    folder: Path,
+    lock: int,
+    variables: Mapping[str, str],
+    say: Callable[[str], None] = lambda line: None,
+) -> Ended:
+    """Run `command` with the secret's `variables`; neither `say` nor the result has their values."""
+    own = {"GIT_TERMINAL_PROMPT": "0", **variables}
+    ended = run_group(command, folder, say=lambda line: say(masked(line, variables)), hold=[lock], variables=own)
+    return Ended(ended.status, [masked(line, variables) for line in ended.lines])
 
 
 def _over_the_network(command: list[str], folder: Path, lock: int, variables: Mapping[str, str]) -> None:
-    log = get_run_logger()
-    tail: deque[str] = deque(maxlen=50)
-
-    def say(line: str) -> None:
-        tail.append(line)
-        log.info("%s", line)
-
-    words = " ".join(["dvc", *command[len(DVC) :]] if command[: len(DVC)] == DVC else command)
-    own = {"GIT_TERMINAL_PROMPT": "0", **variables}
-    if run_group(command, folder, say=_masked(say, variables), hold=[lock], variables=own):
-        kind = NetworkError if can_be_mended(tail) else UserError
-        raise kind(f"`{words}` failed: {reason(tail)}")
+    status, lines = _run_masked(command, folder, lock, variables, partial(get_run_logger().info, "%s"))
+    if status:
+        words = " ".join(["dvc", *command[len(DVC) :]] if command[: len(DVC)] == DVC else command)
+        raise failure(f"`{words}` failed: {reason(lines)}", lines)
 
 
 def _check_clean(folder: Path) -> None:
@@ -267,7 +257,7 @@ def _check_clean(folder: Path) -> None:
     _, others = changed(folder)
     if others:
         raise UserError(
-            f"expected a workspace without changes, for a tag to tell what was run, found {', '.join(others)} changed; "
+            f"expected a workspace without changes, so that the tag names what ran, found {', '.join(others)} changed; "
             "commit or stash them"
         )
 

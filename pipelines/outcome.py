@@ -9,7 +9,7 @@ from rsd.machine.errors import UserError
 
 
 class StageError(UserError):
-    """The stage's address and its own sentence."""
+    """A stage or a command failed; the message names it and holds its own sentence."""
 
 
 @dataclass(frozen=True)

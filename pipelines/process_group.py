@@ -1,4 +1,4 @@
-"""One command in a process group of its own: its lines as they come, and nothing of it left behind."""
+"""Run one command in a process group of its own: follow its output, and leave none of its processes behind."""
 
 import codecs
 import os
@@ -9,34 +9,51 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 PROGRESS_SECONDS = 5.0
 """A progress bar becomes at most one log line in this time."""
 GRACE_SECONDS = 10.0
 """How long an interrupted group may take to save its state before it is killed."""
 LONGEST_LINE = 10_000
+TAIL_LINES = 200
 
-# Waits until this process is gone, however it went, then ends the group ($1).
+# Waits until this process is gone, even by SIGKILL, then ends the group ($1).
 GUARD = 'read -r _; kill -s INT -- "-$1" && sleep "$2"; kill -s KILL -- "-$1"'
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    """Its exit status; negative: the signal that killed it."""
+    lines: list[str]
+    """The last `TAIL_LINES` of its output."""
 
 
 def run_group(
     command: list[str],
     folder: Path,
     *,
-    say: Callable[[str], None],
+    say: Callable[[str], None] = lambda line: None,
     stop: threading.Event | None = None,
     hold: Sequence[int] = (),
     variables: Mapping[str, str] | None = None,
-) -> int:
-    """Run `command` in a process group of its own and return its exit status; none of it is left behind.
+) -> Ended:
+    """Run `command` in a process group of its own, and end the whole group with it.
 
-    `say` gets each line of its output. When `stop` is set the group is interrupted, as by Ctrl-C (DVC
-    releases its locks, the stage saves its state), and killed after `GRACE_SECONDS`. `hold` are descriptors that the
-    group inherits: a lock lasts as long as any of it. `variables` are of its environment alone.
+    Args:
+        command: the program and its arguments.
+        folder: where it runs.
+        say: gets each line of its output.
+        stop: when it is set, the group is interrupted, as by Ctrl-C (DVC releases its locks, the stage saves its
+            state), and killed after `GRACE_SECONDS`.
+        hold: descriptors of locks that the group inherits: a lock lasts as long as any process of the group.
+        variables: added to its environment.
     """
     here = Path(sys.executable).parent  # `python` in a stage's command is this interpreter, activated or not
     environment = {
@@ -56,7 +73,13 @@ def run_group(
         pass_fds=hold,
     )
     assert process.stdout is not None
-    lines = Lines(say)
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def keep_and_say(line: str) -> None:
+        tail.append(line)
+        say(line)
+
+    lines = Lines(keep_and_say)
     deadline = float("inf")
     try:
         with _guarded(process.pid), selectors.DefaultSelector() as selector:
@@ -79,7 +102,7 @@ def run_group(
         _signal_group(process.pid, signal.SIGKILL)
         process.stdout.close()
         process.wait()
-    return process.returncode
+    return Ended(process.returncode, list(tail))
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
@@ -109,8 +132,8 @@ def _guarded(group: int) -> Iterator[None]:
 class Lines:
     """Turns a terminal's character stream into log lines.
 
-    What ends in a newline is said; what ends in a carriage return may still be overwritten, as a progress
-    bar is, and is said at most once in `every` seconds. Escape sequences are dropped.
+    A line that ends in a newline is passed to `say`. A line that ends in a carriage return may still be overwritten, as
+    a progress bar is: such lines are passed at most once in `every` seconds. Escape sequences are dropped.
     """
 
     _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -120,19 +143,19 @@ class Lines:
         self._every = every
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         self._rest = ""
-        self._shown = ""
-        self._said_at = float("-inf")
+        self._text = ""
+        self._last_time = float("-inf")
 
     def feed(self, chunk: bytes, *, last: bool = False) -> None:
         pieces = re.split(r"(?<=[\r\n])", self._rest + self._decode(chunk, final=last))
         self._rest = "" if last or len(pieces[-1]) > LONGEST_LINE else pieces.pop()
         for piece in pieces:
             if text := self._ESCAPE.sub("", piece).rstrip("\r\n"):
-                self._shown = text.rstrip()
+                self._text = text.rstrip()
             now = time.monotonic()
             final = last or piece.endswith("\n") or len(piece) > LONGEST_LINE  # as a row of dots is
-            if self._shown and (final or now - self._said_at >= self._every):
-                self._say(self._shown)
+            if self._text and (final or now - self._last_time >= self._every):
+                self._say(self._text)
                 if not final:
-                    self._said_at = now
-                self._shown = ""
+                    self._last_time = now
+                self._text = ""

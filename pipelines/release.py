@@ -1,38 +1,33 @@
-"""Releases: tags in git on the results that DVC keeps."""
+"""Releases: git tags on the commits whose results DVC keeps."""
 
-import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipelines.git import git
 from rsd.machine.errors import UserError
 
 RELEASES = "release-"
-"""What the tags of releases begin with."""
-
-
-def git(folder: Path, *arguments: str) -> str:
-    """What `git ARGUMENTS` prints in `folder`; `UserError` with git's own words if it fails."""
-    done = _run(folder, arguments)
-    if done.returncode:
-        raise UserError(f"git {arguments[0]} failed in {folder}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout.strip()
+"""Prefix of their tags."""
 
 
 def has_upstream(folder: Path) -> bool:
-    """Whether this branch follows one of a remote."""
-    return _run(folder, ["rev-parse", "--abbrev-ref", "@{upstream}"]).returncode == 0
+    """Whether this branch follows a branch of a remote."""
+    try:
+        return bool(git(folder, "rev-parse", "--abbrev-ref", "@{upstream}"))
+    except UserError:
+        return False
 
 
 def has_moved(folder: Path) -> bool:
-    """Whether the upstream, as it was last fetched, has commits that are not in HEAD."""
+    """Whether the upstream, as last fetched, has commits that HEAD lacks."""
     return bool(git(folder, "rev-list", "--max-count=1", "HEAD..@{upstream}"))
 
 
 def follow_upstream(folder: Path) -> list[str]:
-    """Take over the commits that were fetched, if there are any, and drop changed results that are in their way.
+    """Fast-forward to the fetched upstream, and drop changed results that are in its way.
 
-    Returns the results that were dropped. Raises `UserError` where HEAD has commits of its own beside them.
+    Returns the results that were dropped. Raises `UserError` where both sides have commits of their own.
     """
     if not has_moved(folder):
         return []
@@ -52,22 +47,24 @@ def follow_upstream(folder: Path) -> list[str]:
 
 
 def data_files(folder: Path) -> list[Path]:
-    """The `.dvc` files that git knows: data that DVC keeps, and that no stage writes."""
+    """The `.dvc` files that git tracks: data in DVC that no stage writes."""
     return [Path(name) for name in git(folder, "ls-files", "*.dvc").splitlines()]
 
 
 def changed(folder: Path) -> tuple[list[str], list[str]]:
-    """What differs from the last commit: DVC's own record of results (a new one, too), and other tracked files."""
+    """The files that differ from the last commit: DVC's records of results (new ones, too), and other tracked files."""
     status = ["status", "--porcelain", "--no-renames"]
-    results = _run(folder, [*status, "--", "dvc.lock", "*.dvc"]).stdout.splitlines()
-    tracked = _run(folder, [*status, "--untracked-files=no"]).stdout.splitlines()
+    results = git(folder, *status, "--", "dvc.lock", "*.dvc").splitlines()
+    tracked = git(folder, *status, "--untracked-files=no").splitlines()
     return [line[3:] for line in results], [line[3:] for line in tracked if line not in results]
 
 
 def last_release(folder: Path) -> str | None:
-    """The newest tag of a release among the ancestors of HEAD."""
-    done = _run(folder, ["describe", "--tags", "--abbrev=0", "--match", f"{RELEASES}*"])
-    return None if done.returncode else done.stdout.strip()
+    """The newest release tag among the ancestors of HEAD."""
+    try:
+        return git(folder, "describe", "--tags", "--abbrev=0", "--match", f"{RELEASES}*")
+    except UserError:
+        return None
 
 
 def is_at(folder: Path, tag: str) -> bool:
@@ -75,7 +72,7 @@ def is_at(folder: Path, tag: str) -> bool:
 
 
 def tag_release(folder: Path, files: Sequence[str], words: str) -> str:
-    """Commit what of `files` changed and tag it as the release of today; returns the tag."""
+    """Commit `files` and tag the commit as the release of today; returns the tag."""
     day = RELEASES + datetime.now(UTC).strftime("%Y-%m-%d")
     taken = set(git(folder, "tag", "--list", f"{day}*").splitlines())
     tag = next(name for number in range(1, 10_000) if (name := day if number == 1 else f"{day}.{number}") not in taken)
@@ -87,7 +84,7 @@ def tag_release(folder: Path, files: Sequence[str], words: str) -> str:
 
 
 def unpublished(folder: Path) -> list[str]:
-    """The tag that `tag_release` made at HEAD, if the upstream lacks it and has moved: it cannot be pushed any more."""
+    """The release tag at HEAD, if the upstream lacks it and has moved, so that it can no longer be pushed."""
     own = git(folder, "rev-list", "@{upstream}..HEAD").splitlines()
     if len(own) != 1 or not has_moved(folder):
         return []
@@ -104,7 +101,3 @@ def take_back(folder: Path, tag: str) -> None:
 
 def _subject(tag: str) -> str:
     return f"Results of {tag}"
-
-
-def _run(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)

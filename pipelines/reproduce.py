@@ -2,17 +2,16 @@
 
     python -m pipelines.reproduce [STAGE ...] [--jobs N]
 
-DVC decides what is stale, runs it, and owns every cache. Prefect shows, logs and parallelises: independent
-stages run side by side, a stage marked `meta: {alone: true}` never beside another, one marked `meta: {gpu: true}`
-on a GPU that no other stage has. Nothing is retried: a stage that fails is a gate that failed, or would fail again.
+DVC decides what is stale, runs it, and owns every cache. Prefect shows, logs and parallelises. Independent stages run
+side by side; a stage marked `meta: {alone: true}` never runs beside another; a stage marked `meta: {gpu: true}` runs on
+a GPU that no other stage has. Nothing is retried: a stage that fails is a gate that failed, or would fail again.
 """
 
 import argparse
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,19 @@ from pipelines import chosen
 from pipelines.artifacts import publish
 from pipelines.dvc_command import DVC, reason, verdict
 from pipelines.dvc_graph import StageNode, stages
-from pipelines.gpus import create_limits, reserved, visible_gpus
-from pipelines.order import start_order
+from pipelines.gpus import gpus_for
 from pipelines.outcome import StageError, StageRun, failed
-from pipelines.process_group import GRACE_SECONDS, run_group
+from pipelines.process_group import run_group
 from pipelines.progress import Progress
-from pipelines.schedule import as_they_end
+from pipelines.schedule import as_they_end, start_order, stopped_with_the_flow
 from pipelines.server.automations import begin
 from pipelines.server.connection import one_sentence, server_that_answers
 from pipelines.workspace import one_writer
 from rsd.machine.errors import UserError
 
-TAIL_LINES = 200
-
 
 def run_name() -> str:
-    """What this flow is and what params.yaml chose: `reproduce digits/resnet-vit: scratch, rsd; seeds 0, 1, 2`."""
+    """The flow's name and what params.yaml chose: `reproduce digits/resnet-vit: scratch, rsd; seeds 0, 1, 2`."""
     folder = Path(runtime.flow_run.parameters.get("root", ".")).resolve()
     return f"{runtime.flow_run.flow_name} {chosen.in_words(folder)}"
 
@@ -83,21 +79,21 @@ def reproduce(root: str = ".", targets: list[str] | None = None, jobs: int | Non
 
 
 def run_all(nodes: Sequence[StageNode], jobs: int, folder: Path, lock: int, *, force: bool = False) -> list[StageRun]:
-    """Start each stage as soon as it may; go on with what does not depend on a failed one.
+    """Start each stage as soon as it may. A stage that depends on a failed one is not run; all others are.
 
-    `lock` is the descriptor of the workspace's lock; by `force` stages run that are not stale.
+    `lock` is the descriptor of the workspace's lock. With `force`, stages run that are not stale, too.
     """
     by_address = {node.address: node for node in nodes}
     futures: dict[str, PrefectFuture[Any]] = {}
     started: dict[str, float] = {}
-    done: dict[str, StageRun] = {}
+    ends: dict[str, StageRun] = {}
     stop = threading.Event()
     pair = chosen.pair(folder)
 
     def submit(address: str) -> PrefectFuture[Any] | None:
         node = by_address[address]
-        if blockers := [name for name in node.upstream if not done[name].good]:
-            done[address] = StageRun(address, "not run", message=f"waits for {', '.join(blockers)}")
+        if blockers := [name for name in node.upstream if not ends[name].good]:
+            ends[address] = StageRun(address, "not run", message=f"waits for {', '.join(blockers)}")
             return None
         started[address] = time.monotonic()
         upstream = [futures[name] for name in node.upstream]  # ended; Prefect draws the edges
@@ -105,16 +101,11 @@ def run_all(nodes: Sequence[StageNode], jobs: int, folder: Path, lock: int, *, f
         futures[address] = named.submit(node, folder, stop, lock, force, wait_for=upstream, return_state=False)
         return futures[address]
 
-    try:
+    with stopped_with_the_flow(stop, futures):
         for address, future in as_they_end(start_order(nodes), lambda: jobs, submit):
             if future is not None:
-                done[address] = _outcome(address, future, round(time.monotonic() - started[address], 1))
-    except BaseException:  # a signal as well: no stage may outlive its flow
-        stop.set()
-        for future in futures.values():
-            future.wait(timeout=2 * GRACE_SECONDS)
-        raise
-    return [done[node.address] for node in nodes]
+                ends[address] = _outcome(address, future, round(time.monotonic() - started[address], 1))
+    return [ends[node.address] for node in nodes]
 
 
 def _outcome(address: str, future: PrefectFuture[Any], seconds: float) -> StageRun:
@@ -127,46 +118,34 @@ def _outcome(address: str, future: PrefectFuture[Any], seconds: float) -> StageR
 
 @task(cache_policy=NO_CACHE, persist_result=False, retries=0)
 def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int, force: bool = False) -> Any:
-    """Let DVC run one stage if it is stale, or by `force`; returns `ran`, `unchanged` or `from cache`.
+    """Let DVC run one stage if it is stale, or in any case with `force`; returns `ran`, `unchanged` or `from cache`.
 
     `lock` is the descriptor of the workspace's lock, which the stage inherits.
-    Ends as failed, with a `StageError`, when DVC or the stage does; as cancelled when `stop` is set.
+    Ends as failed, with a `StageError`, when DVC or the stage fails; as cancelled when `stop` is set.
     """
     log = get_run_logger()
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
     progress = Progress(node.address)
 
     def say(line: str) -> None:
-        tail.append(line)
         log.info("%s", line)
         progress.follow(line)
 
     command = [*DVC, "--wait-for-lock", "repro", "--single-item", *["--force"] * force, node.address]
-    code = 1
+    ended = None
     try:
-        with _gpus_for(node, folder, stop, say) as only_mine:
+        compute = chosen.compute(folder) if node.gpu else {"device": "cpu"}
+        with gpus_for(compute, stop, say, alone=node.alone) as variables:
             if not stop.is_set():
-                code = run_group(command, folder, say=say, stop=stop, hold=[lock], variables=only_mine)
+                ended = run_group(command, folder, say=say, stop=stop, hold=[lock], variables=variables)
     finally:
-        progress.end(good=code == 0)
-    if stop.is_set():
+        progress.end(good=ended is not None and ended.status == 0)
+    if stop.is_set() or ended is None:
         return Cancelled(message=f"stage {node.address} was stopped")
-    if code:
-        return failed(StageError(f"stage {node.address} failed: {reason(tail)}"))
-    state = verdict(tail)
+    if ended.status:
+        return failed(StageError(f"stage {node.address} failed: {reason(ended.lines)}"))
+    state = verdict(ended.lines)
     log.info("stage %s: %s", node.address, state)
     return state
-
-
-def _gpus_for(
-    node: StageNode, folder: Path, stop: threading.Event, say: Callable[[str], None]
-) -> AbstractContextManager[dict[str, str]]:
-    """As many GPUs as the stage has processes; all for one that runs alone; none if it computes on the CPU."""
-    compute = chosen.compute(folder)
-    if not node.gpu or compute.get("device") == "cpu" or not (gpus := visible_gpus()):
-        return nullcontext({})
-    create_limits(gpus)
-    return reserved(len(gpus) if node.alone else int(compute.get("processes") or 1), gpus, stop, say)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,10 +12,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled
 
 from pipelines.outcome import failed
-from pipelines.process_group import GRACE_SECONDS, run_group
+from pipelines.process_group import run_group
+from pipelines.schedule import stopped_with_the_flow
 from pipelines.server.automations import begin
 from pipelines.server.connection import one_sentence, server_that_answers
 from rsd.machine.errors import UserError
@@ -41,11 +42,10 @@ PLAYBOOK = Path(__file__).parents[1] / "deploy" / "rollout" / "rollout.yml"
 ANSIBLE = [sys.executable, "-P", "-m", "ansible", "playbook"]
 POLL_SECONDS = 2
 SPARE_SECONDS = 300
-TAIL_LINES = 200
 
 
 class RolloutError(UserError):
-    """Why a rollout was stopped and reversed, or did not start."""
+    """A rollout was stopped and taken back, or did not start."""
 
 
 class GoAhead(RunInput):
@@ -96,7 +96,7 @@ def rollout(
         command = [*ANSIBLE, "-i", str(Path(inventory).resolve()), str(PLAYBOOK), "-e", json.dumps(given)]
         stop = threading.Event()
         playbook = run_playbook.submit(command, stop, return_state=False)
-        try:
+        with stopped_with_the_flow(stop, {"playbook": playbook}):
             while not playbook.state.is_final():
                 for question in Path(folder).glob("wave-*.hosts"):
                     answer = question.with_suffix(".answer")
@@ -105,31 +105,21 @@ def rollout(
                         go = ask(question.stem, json.loads(question.read_text()), approval_hours * 3600)
                         answer.write_text("yes\n" if go else "no\n")
                 time.sleep(POLL_SECONDS / 4)
-        except BaseException:  # a signal as well: the playbook may not outlive its flow
-            stop.set()
-            playbook.wait(timeout=2 * GRACE_SECONDS)
-            raise
-        said = playbook.result(raise_on_failure=False)
-        found = publish(results)
-    if found.get("reversed") or isinstance(said, Exception):
-        return failed(RolloutError(found.get("sentence") or str(said)))
-    return rows(found)
+        outcome = playbook.result(raise_on_failure=False)
+        record = publish(results)
+    if record.get("reversed") or isinstance(outcome, Exception):
+        return failed(RolloutError(record.get("sentence") or str(outcome)))
+    return rows(record)
 
 
 @task(name="ansible-playbook", cache_policy=NO_CACHE, persist_result=False, retries=0)
 def run_playbook(command: list[str], stop: threading.Event) -> Any:
     """Run the playbook; ends as failed, with its own last error, when it does."""
     log = get_run_logger()
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-
-    def say(line: str) -> None:
-        tail.append(line)
-        log.info("%s", line)
-
-    code = run_group(command, Path.cwd(), say=say, stop=stop)
+    ended = run_group(command, Path.cwd(), say=partial(log.info, "%s"), stop=stop)
     if stop.is_set():
         return Cancelled(message="the playbook was stopped; every host is on a release that was good there")
-    return failed(RolloutError(reason(tail))) if code else None
+    return failed(RolloutError(reason(ended.lines))) if ended.status else None
 
 
 def ask(wave: str, hosts: Sequence[str], seconds: float) -> bool:
@@ -159,22 +149,23 @@ def _refuse(run: UUID) -> None:
 
 
 def publish(results: Path) -> dict[str, Any]:
-    """Publish the results so far, one row per host, as the artifact `rollout`; they themselves, if there are any."""
+    """Publish the playbook's results so far, one row per host, as the artifact `rollout`; returns them, if any."""
     if not results.exists():
         return {}
-    found: dict[str, Any] = json.loads(results.read_text())
-    create_table_artifact(rows(found), key="rollout", description=f"{found['release']}: {found['sentence'] or 'well'}")
-    return found
+    record: dict[str, Any] = json.loads(results.read_text())
+    words = f"{record['release']}: {record['sentence'] or 'well'}"
+    create_table_artifact(rows(record), key="rollout", description=words)
+    return record
 
 
 def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per host, those that were not tried among them."""
+    """One row per host, those not tried included."""
     untried = [{"host": name, "wave": None, "outcome": "not tried"} for name in results["not_tried"]]
     return [*results["hosts"], *untried]
 
 
 def reason(lines: Iterable[str]) -> str:
-    """What Ansible gave as its last error, else its last line."""
+    """Ansible's last error, else its last line."""
     last = ""
     for line in lines:
         if line.startswith(("[ERROR]: ", "ERROR! ")) or not last.startswith("["):
@@ -185,7 +176,7 @@ def reason(lines: Iterable[str]) -> str:
 
 
 def _given(bundle: Path, inventory: Path) -> dict[str, Any]:
-    """What can be known before anything starts."""
+    """Variables for the playbook; `UserError` for what is wrong before anything starts."""
     if not (bundle / "manifest.json").is_file():
         raise UserError(f"expected a signed bundle in {bundle}, found none; sign one with `rsd sign bundle`")
     if not inventory.exists():

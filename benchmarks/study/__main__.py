@@ -24,7 +24,8 @@ from benchmarks.study import why
 from benchmarks.study.charts import gain_chart, lead_chart, likeness_chart, rank_chart, save
 from benchmarks.study.students import kept, read_sweep, students
 from benchmarks.study.tables import likeness_table, pair_table, tables
-from pipelines.sweep.flows import prepare, read_named
+from pipelines.sweep.grid import grids_of
+from pipelines.sweep.prepare import prepare
 from rsd.machine.errors import UserError
 from rsd.report.charts.style import Figure
 
@@ -36,7 +37,7 @@ PAGE, FOLDER = Path("docs/study.md"), Path("docs/study")
 
 def read_inside(root: Path) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]:
     """cka.csv and correlation.json of the experiments with the main methods, by pair, from DVC's cache."""
-    ready = prepare(NAME, read_named(NAME, root), root)
+    ready = prepare(NAME, grids_of(NAME, {}, root), root)
     likeness, records = {}, {}
     for unit in ready.cells:
         if unit.name in ready.done and unit.values.get("methods") == "[scratch,kd,ofa,rsd]":

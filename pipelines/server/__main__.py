@@ -1,10 +1,10 @@
-"""A Prefect server with all deployments and a worker on this machine: `make server` and `make server-stop`.
+"""Start or stop a Prefect server with all deployments and a worker on this machine: `make server`, `make server-stop`.
 
     python -m pipelines.server start | stop
 
-Everything of it lives in PREFECT_HOME, `.prefect/` of the project if that is not set: the database, the logs, and
-who runs. What already runs is left alone, what died is started again, and runs that died with it are taken up.
-Where PREFECT_API_URL names another server, that one gets the deployments, and only the worker is started here.
+The database, the logs and the process numbers lie in PREFECT_HOME, or in `.prefect/` of the project if that is not
+set. Processes that run are left alone, processes that died are started again, and so are flow runs that died with them.
+Where PREFECT_API_URL names another server, that server gets the deployments, and only the worker is started here.
 """
 
 import argparse

@@ -1,13 +1,15 @@
-"""What a Prefect server has to hold for our flows: the work pool, and what takes up runs that were killed.
+"""The work pool of our flows on a Prefect server, and the automations that resume killed runs.
 
-A run says every 30 seconds that it lives (`job_variables` of prefect.yaml). One automation calls a silent one
-crashed, another one that was taken by a worker and did not begin; a third schedules what crashed anew, as the same
-run, and a fourth gives up what never begins. A run that is resumed finds the workspace as it was left: finished stages
-are not run again, a training goes on from its checkpoint.
+Prefect marks no run as crashed whose machine has died, and resumes none. A run sends a heartbeat every 30 seconds
+(`job_variables` of prefect.yaml). One automation marks a run without heartbeats as crashed; a second, a run that a
+worker took and that did not begin; a third schedules a crashed run again, as the same run; a fourth gives up a run that
+never begins. A resumed run finds the workspace as it was left: finished stages are not run again, and a training goes
+on from its checkpoint.
 """
 
 import os
 import socket
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -30,29 +32,26 @@ from prefect.states import AwaitingRetry
 from rsd.machine.errors import UserError
 
 MOST_STARTS = 5
-"""A run that was killed is started again; one that kills its machine shall not be, for ever."""
+"""A killed run is started again, but not for ever: it may be what kills its machine."""
 BEGIN_SECONDS = 900.0
-"""From when a worker takes a run to its first heartbeat: an image is pulled, a busy machine imports."""
+"""Between a worker taking a run and the first heartbeat: an image may be pulled, and a busy machine imports slowly."""
 HOST, PROCESS, SINCE = "rsd.host", "rsd.process", "rsd.since"
-"""Labels of a run."""
+"""Labels of a run: the host, process number and start time of its process."""
 SILENT = ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry", "Paused", "Suspending", "Suspended")
-"""States from which no heartbeat is due."""
+"""States in which a run sends no heartbeat."""
 
 
 def create_pool(name: str) -> None:
-    """A pool whose workers start a process per run; one that is there stays as it was."""
-    with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(WorkPoolCreate(name=name, type="process"))
-        except ObjectAlreadyExists:
-            return
+    """Create the pool, whose workers start a process per run; an existing one stays as it is."""
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=name, type="process"))
 
 
 def create_automations(pool: str, *, lost_after: float) -> None:
-    """Make sure of the automations for runs of `pool` and of `POOL-...`; a run is lost that was silent for so long.
+    """Create or update the automations for the runs of `pool` and of pools named `POOL-...`.
 
-    One that is there as it should be is left alone: it knows who last said that it lives, and a user may have switched
-    it off.
+    `lost_after` are the seconds without a heartbeat after which a run has crashed. An automation that is there as it
+    should be is left alone: it remembers the last heartbeats, and the user may have switched it off.
     """
     for wanted in _automations(pool, lost_after):
         with get_client(sync_client=True) as client:
@@ -101,11 +100,11 @@ def _automations(pool: str, lost_after: float) -> list[AutomationCore]:
             ],
         ),
         AutomationCore(
-            name=f"{pool}: what never begins is given up",  # the server counts a start when the flow runs
+            name=f"{pool}: what never begins is given up",
             trigger=_for_each_run(
                 pool,
                 expect={"prefect.flow-run.AwaitingRetry"},
-                threshold=MOST_STARTS + 1,  # where the flow runs it says so itself, before; see `begin`
+                threshold=MOST_STARTS + 1,  # a run that does begin gives itself up before that, see `begin`
                 within=timedelta(hours=2),  # each try may take `BEGIN_SECONDS`
             ),
             actions=[
@@ -132,16 +131,16 @@ def _for_each_run(pool: str, **more: Any) -> EventTrigger:
 
 
 def deployments(pool: str) -> list[str]:
-    """The names of what `pool` can run, as `FLOW/DEPLOYMENT`."""
+    """The deployments of `pool`, as `FLOW/DEPLOYMENT`."""
     with get_client(sync_client=True) as client:
-        found = client.read_deployments(work_pool_filter=_named(pool))
-        return sorted(f"{client.read_flow(one.flow_id).name}/{one.name}" for one in found)
+        there = client.read_deployments(work_pool_filter=_named(pool))
+        return sorted(f"{client.read_flow(one.flow_id).name}/{one.name}" for one in there)
 
 
 def take_up_lost_runs(pool: str) -> list[str]:
-    """Schedule anew the runs of `pool` whose process was on this machine and is dead; returns their names.
+    """Schedule again the runs of `pool` whose process was on this machine and is dead; returns their names.
 
-    Heartbeats find them, too, but minutes later.
+    The automations would do so, too, but minutes later.
     """
     with get_client(sync_client=True) as client:
         live = [StateType.RUNNING, StateType.PENDING]
@@ -156,7 +155,7 @@ def take_up_lost_runs(pool: str) -> list[str]:
 
 
 def begin() -> None:
-    """What every flow does first: note where it runs. Raises `UserError` in a run that was started too often."""
+    """Label the flow run with where it runs, as every flow does first; `UserError` if it was killed too often."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     if run is None:
@@ -179,7 +178,7 @@ def died_here(run: FlowRun) -> bool:
     if run.labels.get(HOST) != socket.gethostname():
         return False
     try:
-        return _since(int(run.labels[PROCESS])) != run.labels[SINCE]  # else its number is another's by now
+        return _since(int(run.labels[PROCESS])) != run.labels[SINCE]  # another process has its number by now
     except psutil.NoSuchProcess:
         return True
 

@@ -1,4 +1,7 @@
-"""The Prefect server that a flow on the command line talks to: the user's own, else a temporary one."""
+"""A flow on the command line: the Prefect server that it talks to, and how it ends.
+
+The server is the user's own, else a temporary one.
+"""
 
 import logging
 import signal
@@ -26,19 +29,20 @@ DEFAULTS = {
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # 10 to 30 s are usual on a busy machine
     PREFECT_SERVER_ANALYTICS_ENABLED: False,  # its first heartbeat meets a locked database, with a traceback
 }
-"""Used where the user's own settings say nothing; Prefect hands them on to Dask's workers."""
+"""For settings that the user has not set. Prefect hands them on to Dask's workers."""
 
 
 @contextmanager
 def one_sentence(*, again: str = "run the same command again to continue") -> Iterator[None]:
-    """What goes wrong in this block ends the process with status 1 and one sentence as its last line.
+    """An error in this block ends the process with status 1 and one sentence as its last line.
 
-    SIGTERM, of `kill` and `docker stop`, is as Ctrl-C: flows end their stages in order, and `again` says what to do.
+    SIGTERM, which `kill` and `docker stop` send, acts as Ctrl-C does: flows end their stages in order, and the sentence
+    ends with `again`.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # A shell starts `... &` deaf to Ctrl-C, and so would be the stages, which are interrupted to save their state.
-        # What has a handler of its own starts its processes without one.
+        # A shell starts `... &` with SIGINT ignored. The stages would inherit that, but are interrupted by SIGINT to
+        # save their state. A handler is not inherited.
         signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
@@ -52,47 +56,41 @@ def one_sentence(*, again: str = "run the same command again to continue") -> It
 
 @contextmanager
 def server_that_answers() -> Iterator[None]:
-    """Flows in this block talk to the user's server, or to a temporary one; `UserError` if it does not answer."""
-    with temporary_settings(set_defaults=DEFAULTS):
-        _start_server()
-        yield
+    """Flows in this block talk to the user's server, or to a temporary one; `UserError` if it does not answer.
 
-
-@contextmanager
-def known_to_others() -> Iterator[None]:
-    """Other processes that are started in this block talk to the temporary server, too, and start none of their own."""
-    with get_client(sync_client=True) as client:
-        url = str(client.api_url).rstrip("/")
-    with temporary_settings({PREFECT_API_URL: url}):
-        yield
-
-
-def _start_server() -> None:
-    """Start the temporary server, if the user has set none, deaf to Ctrl-C; `UserError` if none answers.
-
-    A terminal sends Ctrl-C to the server too. Without it Prefect would try for minutes to say that the flow
-    was stopped. A signal mask belongs to a thread and is inherited by what the thread starts.
+    So do Dask's workers that are started in this block, which else would start a server of their own.
     """
+    with temporary_settings(set_defaults=DEFAULTS), temporary_settings({PREFECT_API_URL: _started_server()}):
+        yield
 
-    problem: list[Exception] = []
+
+def _started_server() -> str:
+    """The API of the user's server, or of a temporary one that ignores Ctrl-C; `UserError` if it does not answer.
+
+    A terminal sends Ctrl-C to the server, too. If that ended the server, Prefect would try for minutes to report that
+    the flow was stopped. A signal mask belongs to a thread, and the processes that the thread starts inherit it.
+    """
+    url = ""
+    problem: Exception | None = None
 
     def start() -> None:
+        nonlocal url, problem
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with get_client(sync_client=True) as client:
-                if error := client.api_healthcheck():
-                    problem.append(error)
-        except Exception as error:  # a server that did not start in time, a setting it refuses ...
-            problem.append(error)
+                url, problem = str(client.api_url).rstrip("/"), client.api_healthcheck()
+        except Exception as error:  # a server that did not start in time, a setting that it refuses ...
+            problem = error
 
     thread = threading.Thread(target=copy_context().run, args=[start], daemon=True)
     thread.start()
     thread.join()
     if problem:
         where = PREFECT_API_URL.value() or "a temporary one"
-        raise UserError(f"no answer from the Prefect server ({where}): {problem[0]}; see PREFECT_API_URL")
+        raise UserError(f"no answer from the Prefect server ({where}): {problem}; see PREFECT_API_URL")
+    return url
 
 
 def _silence_farewells() -> None:
-    """Prefect says good-bye to its temporary server at exit; the sentence for the user comes last."""
+    """Keep Prefect's farewell to its temporary server from following the sentence for the user."""
     logging.getLogger("prefect").setLevel(logging.WARNING)

@@ -1,4 +1,8 @@
-"""What `make server` runs on this machine, where each of its processes keeps its state, and how to reach them."""
+"""The processes that `make server` runs on this machine, their files and their addresses.
+
+Prefect has `prefect server start --background`, but not for workers, without a log, and after a crash it takes the
+server for running until somebody stops it. systemd is not everywhere: not in a container, nor on many clusters.
+"""
 
 import os
 import socket
@@ -17,14 +21,14 @@ from rsd.machine.files import read_json, write_json
 POOL = "rsd"
 PORT = 4200
 STOP_SECONDS = 60.0
-"""A stage has ten to save its state, and Prefect thirty to end its run."""
+"""For a clean end: a stage has ten seconds to save its state, and Prefect thirty to end the run."""
 
 
 @dataclass(frozen=True)
 class Daemon:
-    """A process of ours that outlives the command that started it.
+    """A process that outlives the command that started it.
 
-    `home`/NAME.json says which process it is, NAME.log what it said.
+    `home`/NAME.json identifies the process, NAME.log holds its output.
     """
 
     name: str
@@ -33,13 +37,13 @@ class Daemon:
     environment: Mapping[str, str]
 
     def running(self) -> psutil.Process | None:
-        """The process; None if it ended, or if its number belongs to another by now."""
+        """The process; None if it has ended, even if another process has its number by now."""
         file = self.home / f"{self.name}.json"
         try:
-            noted = read_json(file)
-            process = psutil.Process(noted["process"])
+            record = read_json(file)
+            process = psutil.Process(record["process"])
             alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-            return process if alive and abs(process.create_time() - noted["started"]) < 1 else None
+            return process if alive and abs(process.create_time() - record["started"]) < 1 else None
         except (OSError, ValueError, KeyError, psutil.Error):
             return None
 
@@ -57,7 +61,7 @@ class Daemon:
         write_json(self.home / f"{self.name}.json", {"process": process.pid, "started": started})
 
     def stop(self) -> bool:
-        """End it, gently at first, with all that it started; False if it did not run."""
+        """End it and its children: by SIGTERM, after `STOP_SECONDS` by SIGKILL. Returns False if it did not run."""
         process = self.running()
         if process is None:
             return False
@@ -70,8 +74,8 @@ class Daemon:
         (self.home / f"{self.name}.json").unlink(missing_ok=True)
         return True
 
-    def got_so_far(self) -> tuple[int, int]:
-        """How much it has said and computed, in bytes and seconds: what has grown lives."""
+    def progress(self) -> tuple[int, int]:
+        """Bytes of its log and seconds of computing so far. They grow as long as it works."""
         process = self.running()
         family = [process, *process.children(recursive=True)] if process else []
         seconds = 0.0
@@ -80,20 +84,20 @@ class Daemon:
                 seconds += sum(one.cpu_times()[:2])
         return (self.home / f"{self.name}.log").stat().st_size, int(seconds)
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
         lines = (self.home / f"{self.name}.log").read_text(errors="replace").splitlines()
         return "\n".join(lines[-10:])
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where everything is: the project, the state, the addresses."""
+    """The project's folder, the folder of the server's state, and the addresses."""
 
     project: Path
     home: Path
     port: int
     elsewhere: str | None
-    """The API of a server that someone else runs."""
+    """The API of a server that runs elsewhere; None: one is started here."""
 
     @property
     def page(self) -> str:
@@ -105,16 +109,16 @@ class Site:
 
     @property
     def files(self) -> str:
-        """Where a browser on this machine finds `out/`."""
+        """The address of `out/` for a browser on this machine."""
         return f"http://127.0.0.1:{self.port + 1}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of everything that is started here. What the user has set stands."""
+        """The environment of each process. Variables that the user has set are kept."""
         here = str(Path(sys.executable).parent)
         return {
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            # In memory, Prefect's default, a restart would forget who holds a limit and never free it.
+            # Prefect's default is memory: after a restart nobody would free a limit that was held before.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_CLIENT_MAX_RETRIES": str(RETRIES),
             **({} if self.elsewhere else {"RSD_OUT_URL": self.files}),
@@ -145,7 +149,7 @@ class Site:
 
 
 def site(project: Path) -> Site:
-    """As the environment says: PREFECT_HOME, PREFECT_SERVER_API_PORT, PREFECT_API_URL."""
+    """The site that PREFECT_HOME, PREFECT_SERVER_API_PORT and PREFECT_API_URL describe."""
     home = Path(os.environ.get("PREFECT_HOME") or project / ".prefect").expanduser().resolve()
     port = int(os.environ.get("PREFECT_SERVER_API_PORT") or PORT)
     api = (os.environ.get("PREFECT_API_URL") or "").rstrip("/")

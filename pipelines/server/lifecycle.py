@@ -15,15 +15,15 @@ from pipelines.server.daemons import POOL, Daemon, Site
 from rsd.machine.errors import UserError
 
 LOST_SECONDS = 150
-"""A run that is silent for so long is dead. It says every 30 s that it lives (prefect.yaml)."""
+"""A run without a heartbeat for so long is dead. It sends one every 30 s (prefect.yaml)."""
 START_SECONDS = 180.0
-"""A server that neither answers nor gets on for so long will not come up."""
+"""A server that makes no progress for so long will not come up."""
 LONGEST_START = 1200.0
-"""Where it gets on, for all that is seen: on a machine that is busy a start of 20 s takes minutes."""
+"""For one that makes progress: on a busy machine, a start of 20 s takes minutes."""
 
 
 def start(place: Site, say: Callable[[str], None] = print) -> None:
-    """Start what does not run yet; `UserError` if it does not come up."""
+    """Start each process that does not run yet; `UserError` if the server does not come up."""
     place.home.mkdir(parents=True, exist_ok=True)
     start_server(place, say)
     if not place.elsewhere:
@@ -72,19 +72,19 @@ def start_server(place: Site, say: Callable[[str], None] = print) -> None:
                 "set PREFECT_SERVER_API_PORT, or PREFECT_API_URL if it is your server"
             )
         place.server.start()
-    so_far = place.server.got_so_far()
+    before = place.server.progress()
     start = changed = time.monotonic()
     while not answers(place):
         now = time.monotonic()
-        if so_far != (so_far := place.server.got_so_far()):
+        if before != (before := place.server.progress()):
             changed = now
         if not place.server.running() or now > min(changed + START_SECONDS, start + LONGEST_START):
-            words = place.server.last_words()
+            lines = place.server.last_lines()
             place.server.stop()
-            raise UserError(f"the Prefect server did not come up; {place.home}/server.log ends with\n{words}")
+            raise UserError(f"the Prefect server did not come up; {place.home}/server.log ends with\n{lines}")
         time.sleep(0.2)
-    told = "runs already" if runs else f"started; its database is in {place.home_in_words}"
-    say(f"server       {place.page} {told}")
+    outcome = "runs already" if runs else f"started; its database is in {place.home_in_words}"
+    say(f"server       {place.page} {outcome}")
 
 
 def _once(daemon: Daemon) -> str:
@@ -101,7 +101,7 @@ def _taken(port: int) -> bool:
 
 
 def _deploy(place: Site) -> None:
-    # Without RSD_WORKSPACE, which `prefect deploy` would fill in for good: each worker has its own.
+    # Without RSD_WORKSPACE: `prefect deploy` would fix its value for all workers, but each has its own.
     environment = {key: value for key, value in place.environment.items() if key != "RSD_WORKSPACE"}
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(

@@ -1,12 +1,12 @@
-"""A grid over pair, methods, seeds and any param, as a Prefect flow: one DVC experiment for each cell.
+"""A sweep: run a grid over pair, methods, seeds and any param, each cell as a DVC experiment.
 
     python -m pipelines.sweep 'method.rsd.weight=0.05,0.1,0.2' --seeds 0 1 2
     python -m pipelines.sweep NAME                  # the grid of conf/sweep/NAME.yaml
     python -m pipelines.sweep NAME --dask           # on Dask; --dask tcp://HOST:8786 on its workers there
 
 Each cell runs in a clone of its own, shares DVC's cache with the others, and is an experiment of this project
-afterwards (`dvc exp show`). What cells have in common runs first, once. The same command again runs what is missing.
-Tables and a plot go to out/sweeps/NAME/.
+afterwards (`dvc exp show`). Stages that cells share run first, once. The same command again runs the cells that are
+missing. Tables and a plot go to out/sweeps/NAME/.
 """
 
 import argparse
@@ -16,9 +16,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.server.connection import known_to_others, one_sentence, server_that_answers
-from pipelines.sweep.flows import OUT, check_without_password, make_grid, read_named, study, sweep
-from pipelines.sweep.grid import check_words
+from pipelines.server.connection import one_sentence, server_that_answers
+from pipelines.sweep.flows import OUT, sweep
+from pipelines.sweep.grid import check_words, grids_of
+from pipelines.sweep.prepare import remote_url
 from pipelines.sweep.units import PARAMS
 from rsd.machine.errors import UserError
 
@@ -44,29 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dvc-remote", help="through which they share what stages wrote")
     options = parser.parse_args(arguments)
     where = {name: getattr(options, name) for name in ("jobs", "dask", "git_remote", "dvc_remote")}
-    own = {name: getattr(options, name) for name in ("methods", "seeds", "split", "targets")}
+    own = {name: getattr(options, name) for name in ("grid", "methods", "seeds", "split", "targets")}
     start = time.time()
     with one_sentence():
-        if named := len(options.grid) == 1 and "=" not in options.grid[0]:
-            name = options.grid[0]
+        if len(options.grid) == 1 and "=" not in options.grid[0]:
+            [name], own["grid"] = options.grid, None
             if given := [key for key, value in {**own, "name": options.name}.items() if value is not None]:
                 raise UserError(f"conf/sweep/{name}.yaml says what it goes over; leave out --{' --'.join(given)}")
-            grids = read_named(name, Path())
         else:
-            own["grid"] = options.grid
-            grids = [make_grid(own)]
             digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]
             name = options.name or f"grid-{digest}"
-        check_words(grids, Path(PARAMS))  # now, not after the server's start-up
+        check_words(grids_of(name, own, Path()), Path(PARAMS))  # now, not after the server's start-up
         if options.git_remote is not None:
-            check_without_password(Path(), options.git_remote)  # and before the server is told
+            remote_url(Path(), options.git_remote)  # refused before the server gets to know it
         table = OUT / name / "table.md"
         try:
-            with server_that_answers(), known_to_others():
-                if named:
-                    study(name, **where)
-                else:
-                    sweep(name, **own, **where)
+            with server_that_answers():
+                sweep(name, **own, **where)
         finally:
             if table.is_file() and table.stat().st_mtime >= start:
                 print(f"\n{table.read_text()}\n{table.parent}/plot.png, experiments: dvc exp show")

@@ -1,4 +1,4 @@
-"""What a sweep goes over: a grid in DVC's own words, and the cells that it stands for."""
+"""What a sweep goes over: a grid, written as for `dvc exp run --queue -S`, and its cells."""
 
 import difflib
 import re
@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rsd.machine.errors import UserError
 
-AXIS_WORD = re.compile(r"[^][,\s]+")
-"""`a/b,c/d` has two, and so has `[0,1]`."""
+AXIS_VALUE = re.compile(r"[^][,\s]+")
+"""`a/b,c/d` has two values, and so has `[0,1]`."""
 
 
 class Grid(BaseModel):
@@ -33,24 +33,38 @@ class Grid(BaseModel):
     seeds: list[int] | None = Field(None, min_length=1)
     """Of every cell, in place of those in params.yaml."""
     split: list[Literal["methods", "seeds"]] = []
-    """What is spread over cells of their own; else a cell trains all of its methods and seeds, one after the other."""
+    """These are spread over cells of their own. Else a cell trains all of its methods and seeds, one after another."""
     targets: list[str] = Field(["evaluate"], min_length=1)
-    """The stages that a cell is brought up to date for, with all that they need."""
+    """The stages that a cell brings up to date, with all that they need."""
 
 
 @dataclass(frozen=True)
-class Point:
+class GridPoint:
     """One cell of a grid."""
 
     values: dict[str, str]
-    """What it sets, by the name of the param: `{"method.rsd.weight": "0.1", "seeds": "[0]"}`."""
+    """The params that it sets, by name: `{"method.rsd.weight": "0.1", "seeds": "[0]"}`."""
     params: str
-    """Its params.yaml."""
+    """The content of its params.yaml."""
     targets: tuple[str, ...]
 
 
+def grids_of(name: str, own: Mapping[str, Any], root: Path) -> list[Grid]:
+    """The grid of the fields in `own` that are not None; if all are, the grids of conf/sweep/NAME.yaml.
+
+    Raises `UserError` with all that is wrong with a grid.
+    """
+    fields = {field: value for field, value in own.items() if value is not None}
+    if not fields:
+        return read_grids(root / "conf" / "sweep" / f"{name}.yaml")
+    try:
+        return [Grid.model_validate(fields)]
+    except ValidationError as error:
+        raise UserError(f"the grid: {_sentence(error)}") from error
+
+
 def read_grids(file: Path) -> list[Grid]:
-    """The grids of a named sweep, such as conf/sweep/NAME.yaml: one, or a list of them."""
+    """The grids of a named sweep: its file holds one, or a list of them."""
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml"))) or "none"
         raise UserError(f"expected a sweep out of {file.parent} ({known}), found {file.stem!r}")
@@ -60,52 +74,52 @@ def read_grids(file: Path) -> list[Grid]:
     except yaml.YAMLError as error:
         raise UserError(f"expected YAML in {file}, found: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        raise UserError(f"{file}: {sentence(error)}") from error
+        raise UserError(f"{file}: {_sentence(error)}") from error
 
 
-def sentence(error: ValidationError) -> str:
-    """All that is wrong with a grid, in one line."""
+def _sentence(error: ValidationError) -> str:
+    """All faults of a grid, in one line."""
     return "; ".join(
         f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg'].removeprefix('Input should be ')}"
         for fault in error.errors()
     )
 
 
-def points(grids: Sequence[Grid], base: Path) -> list[Point]:
-    """The cells of the grids in order, each once; `base` is the params.yaml that they change.
+def points(grids: Sequence[Grid], base: Path) -> list[GridPoint]:
+    """The cells of the grids in order, each once. `base` is the params.yaml that they change.
 
     Raises:
         UserError: DVC does not understand an axis, or there is no such param.
     """
-    found: dict[tuple[Any, ...], Point] = {}
+    cells: dict[tuple[Any, ...], GridPoint] = {}
     for grid in grids:
         for overrides in _overrides(grid, base):
             values = dict(override.lstrip("+~").split("=", 1) for override in overrides if "=" in override)
-            point = Point(values, _changed(base, overrides), tuple(grid.targets))
-            found.setdefault((point.params, point.targets), point)
-    return list(found.values())
+            cell = GridPoint(values, _changed(base, overrides), tuple(grid.targets))
+            cells.setdefault((cell.params, cell.targets), cell)
+    return list(cells.values())
 
 
 def covers(grids: Sequence[Grid], values: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The pairs, methods and seeds that the grids go over, each once; `values` are those of the params they change."""
-    found: dict[str, list[str]] = {"pair": [], "methods": [], "seeds": []}
+    """The pairs, methods and seeds that the grids go over, each once. `values` are the params that they change."""
+    covered: dict[str, list[str]] = {"pair": [], "methods": [], "seeds": []}
     for grid in grids:
         axes = {name.lstrip("+"): text for name, _, text in (axis.partition("=") for axis in grid.grid)}
         own: dict[str, Any] = {"methods": ["scratch", *grid.methods] if grid.methods else None, "seeds": grid.seeds}
-        for name, so_far in found.items():
-            given: Any = AXIS_WORD.findall(axes[name]) if name in axes else own.get(name) or values.get(name) or []
+        for name, so_far in covered.items():
+            given: Any = AXIS_VALUE.findall(axes[name]) if name in axes else own.get(name) or values.get(name) or []
             so_far += map(str, given if isinstance(given, list) else [given])
-    return {name: list(dict.fromkeys(ones)) for name, ones in found.items()}
+    return {name: list(dict.fromkeys(ones)) for name, ones in covered.items()}
 
 
 def check_words(grids: Sequence[Grid], base: Path) -> None:
-    """Raise the `UserError` of `points` by a look at one cell of each grid: what it takes no time to see."""
+    """Raise the `UserError` of `points` after a look at one cell of each grid, which takes no time."""
     for grid in grids:
         _changed(base, _overrides(grid, base)[0])
 
 
 def _changed(base: Path, overrides: list[str]) -> str:
-    """The content of params.yaml with what a cell sets; comments stay."""
+    """The content of params.yaml with the overrides of a cell; comments stay."""
     original = base.read_text() if base.is_file() else ""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "params.yaml"
@@ -113,12 +127,12 @@ def _changed(base: Path, overrides: list[str]) -> str:
         try:
             apply_overrides(file, overrides)
         except (DvcException, HydraException) as error:
-            raise UserError(_words(error, yaml.safe_load(original))) from error
+            raise UserError(_refusal(error, yaml.safe_load(original))) from error
         return file.read_text()
 
 
 def _overrides(grid: Grid, params: Path) -> list[list[str]]:
-    """What each cell of a grid sets, as `-S` takes it."""
+    """The overrides of each cell of a grid, as `-S` takes them."""
     base: dict[str, Any] = (yaml.safe_load(params.read_text()) if params.is_file() else None) or {}
     for axis in grid.grid:
         if "=" not in axis and not axis.startswith("~"):
@@ -126,7 +140,7 @@ def _overrides(grid: Grid, params: Path) -> list[list[str]]:
     try:
         axes = [sweep["params.yaml"] for sweep in get_hydra_sweeps({"params.yaml": grid.grid})] if grid.grid else [[]]
     except (DvcException, HydraException) as error:
-        raise UserError(_words(error, base)) from error
+        raise UserError(_refusal(error, base)) from error
     named = {override.split("=", 1)[0].lstrip("+~") for override in axes[0]}
     for name in ("methods", "seeds"):
         if name in named and (getattr(grid, name) is not None or name in grid.split):
@@ -155,11 +169,11 @@ def _overrides(grid: Grid, params: Path) -> list[list[str]]:
     return cells
 
 
-def _words(error: Exception, base: Any) -> str:
-    """What DVC has against an axis, without Hydra's arrows and links."""
-    said = str(error.__cause__ or error).splitlines()[0]
-    if not (unknown := re.match(r"Could not override '(.+)'", said)):
-        return f"the grid: {said}"
+def _refusal(error: Exception, base: Any) -> str:
+    """Why DVC refuses an axis, without Hydra's arrows and links."""
+    reason = str(error.__cause__ or error).splitlines()[0]
+    if not (unknown := re.match(r"Could not override '(.+)'", reason)):
+        return f"the grid: {reason}"
     name = unknown[1]
     near = difflib.get_close_matches(name, _names(base), n=1)
     return f"the grid: no {name} in params.yaml; " + (f"did you mean {near[0]}?" if near else f"+{name}=... adds it")

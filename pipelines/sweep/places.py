@@ -1,4 +1,4 @@
-"""Where the units of a sweep run: threads of this process, or the workers of Dask. Either way each in a workspace."""
+"""Where the units of a sweep run: in threads of this process, or on the workers of Dask."""
 
 import logging
 import os
@@ -14,25 +14,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from pipelines.network import NetworkError, worth_a_retry
 from pipelines.outcome import StageError, failed
 from pipelines.progress import Progress
-from pipelines.sweep.clone import Project, StoppedError, TransferError, run
+from pipelines.sweep.clone import Project, StoppedError, run
 from pipelines.sweep.units import Unit
 from rsd.machine.errors import UserError
 
 POLL_SECONDS = 2.0
-"""How often a worker of Dask asks whether to stop."""
+"""How often a Dask worker asks whether to stop."""
 WORKERS_SECONDS = 60
-
-
-def _can_be_mended(_task: object, _run: object, state: Any) -> bool:
-    try:
-        state.result()
-    except TransferError:
-        return True
-    except Exception:
-        return False
-    return False
 
 
 @task(
@@ -40,13 +31,13 @@ def _can_be_mended(_task: object, _run: object, state: Any) -> bool:
     persist_result=False,
     retries=3,
     retry_delay_seconds=[2, 15, 60],
-    retry_condition_fn=_can_be_mended,
+    retry_condition_fn=worth_a_retry,
 )
 def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: threading.Event) -> Any:
-    """Run one unit of a sweep in a workspace of its own; returns the ref of its experiment.
+    """Run one unit of a sweep in a clone of its own; returns the ref of its experiment.
 
-    Tries again where git or DVC could not reach its remote. Ends as failed, with a `StageError`, when a stage does;
-    as cancelled when told to stop.
+    Tries again where git or DVC could not reach its remote. Ends as failed, with a `StageError`, when a stage fails; as
+    cancelled when `stop` is set.
     """
     log = get_run_logger()
     # One artifact for each unit, and one entry among the server's artifacts for all of a sweep.
@@ -63,7 +54,7 @@ def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: threadin
         return ref
     except StoppedError as error:
         return Cancelled(message=str(error))
-    except TransferError:
+    except NetworkError:
         raise
     except StageError as error:
         return failed(error)
@@ -75,11 +66,11 @@ class Place(NamedTuple):
     """Where units run."""
 
     runner: Any
-    """A task runner of Prefect's that has been started."""
+    """A task runner of Prefect that has been started."""
     slots: Callable[[], int]
-    """How many of them run at a time, as of now."""
+    """How many units may run at a time, as of now."""
     stop: threading.Event
-    """An event; set, it stops what runs there."""
+    """Setting it stops the units that run there."""
 
 
 @contextmanager
@@ -99,13 +90,13 @@ def on_dask(address: str, jobs: int | None) -> Iterator[Place]:
     check_dask()
     from prefect_dask import DaskTaskRunner
 
-    # It tells of every connection; workers on this machine inherit the variable.
+    # Dask logs every connection; workers on this machine inherit the variable.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
     cluster: dict[str, Any] = {
         "n_workers": jobs,
         "threads_per_worker": 1,
-        "memory_limit": 0,  # what a cell takes it takes in processes of its own
+        "memory_limit": 0,  # a cell's memory is in processes of its own
         "dashboard_address": "127.0.0.1:0",
         "silence_logs": logging.ERROR,
     }
@@ -126,7 +117,10 @@ def on_dask(address: str, jobs: int | None) -> Iterator[Place]:
 
 
 class DaskStop(threading.Event):
-    """An event that lives in Dask's scheduler: set by the flow, asked for by the workers, and small to send."""
+    """An event in Dask's scheduler: the flow sets it, the workers ask for it at most every `POLL_SECONDS`.
+
+    `distributed.Event` alone would ask at each look, and would end a unit whose scheduler is gone.
+    """
 
     def __init__(self, name: str, client: Any = None) -> None:
         super().__init__()
@@ -143,7 +137,7 @@ class DaskStop(threading.Event):
     def is_set(self) -> bool:
         if not super().is_set() and time.monotonic() - self._asked > POLL_SECONDS:
             self._asked = time.monotonic()
-            with suppress(Exception):  # without a scheduler the unit goes on: git keeps its experiment
+            with suppress(Exception):  # without a scheduler the unit goes on, and git keeps its experiment
                 if self._event().is_set():
                     super().set()
         return super().is_set()

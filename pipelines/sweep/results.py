@@ -1,4 +1,4 @@
-"""What a cell found, and the table and the plot of a sweep: means and 95 % intervals over seeds."""
+"""The results of a cell, and the table and the plot of a sweep: means and 95 % intervals over seeds."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,18 @@ from rsd.report.charts.style import colour, method_order, svg
 from rsd.report.interval import Interval, interval
 
 KEPT = ("top1", "nll", "ece", "agreement", "effective_rank", "correlation_rms", "parameters")
-"""Of what `evaluate` measured on the test split, where it did."""
-FEW = 3
-"""An axis of at least so many numbers is drawn as one."""
+"""The measurements of `evaluate` that a sweep keeps."""
+SPREAD = ("methods", "seeds", "export.method")
+"""Params that splitting a grid sets. They are no axes: each student's record has its method and seed."""
+LEAST_NUMBERS = 3
+"""A param with at least so many values, all numbers, is drawn as an axis."""
 
 
 def students(folder: Path) -> list[dict[str, Any]]:
-    """A record for each student of the run in `folder`: method, seed, validation_top1, and on the test split `KEPT`
-    and the teacher's top-1.
+    """A record for each student of the run in `folder`: method, seed, validation top-1.
 
-    What was not brought up to date in this run is not there.
+    If the run was evaluated: also `KEPT` and the teacher's top-1, on the test split, and no student that the run did
+    not evaluate.
     """
     evaluated = folder / "out" / "evaluate" / "models.json"
     models = json.loads(evaluated.read_text()) if evaluated.is_file() else []
@@ -34,30 +36,28 @@ def students(folder: Path) -> list[dict[str, Any]]:
         | {"teacher_top1": teacher}
         for model in models
     }
-    found = []
+    records = []
     for file in sorted((folder / "out" / "students").glob("*/student.json")):
         validation = json.loads(file.read_text()).get("validation") or {}
         method, _, seed = file.parent.name.rpartition("-")
         if test and file.parent.name not in test:
-            continue  # of an earlier choice of methods and seeds
+            continue  # left over from another choice of methods and seeds
         record = {"method": method, "seed": int(seed), "validation_top1": validation.get("top1")}
-        found.append(record | test.get(file.parent.name, {}))
-    return found
+        records.append(record | test.get(file.parent.name, {}))
+    return records
 
 
 def frame(cells: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]]) -> pd.DataFrame:
     """One row per student: the params in which the cells differ, then its record.
 
-    A twin that several cells have trained, because methods are spread over them, is there once.
+    A scratch twin that several cells trained, because methods are spread over them, has one row.
     """
     names = [name for name in varying([values for values, _ in cells]) if name not in SPREAD]
-    rows = [{name: values.get(name, "") for name in names} | dict(one) for values, found in cells for one in found]
+    rows = [
+        {name: values.get(name, "") for name in names} | dict(one) for values, students in cells for one in students
+    ]
     columns = [*names, "method", "seed"]
     return pd.DataFrame(rows, columns=None if rows else columns).drop_duplicates(subset=columns, ignore_index=True)
-
-
-SPREAD = ("methods", "seeds", "export.method")
-"""What a cell may be split by and what follows from it: no axis, as every student says which it is."""
 
 
 def axes(rows: pd.DataFrame) -> list[str]:
@@ -68,10 +68,10 @@ def axes(rows: pd.DataFrame) -> list[str]:
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per point of the grid and method, with mean, low and high over its seeds.
 
-    For validation and test: top-1 in per cent, and the gain over the scratch twin of the same point and seed in
-    points. Intervals are 95 % Student t intervals; empty for a single seed.
+    For validation and test: top-1 in per cent, and the gain in points over the scratch twin of the same grid point and
+    seed. Intervals are 95 % Student t intervals; empty for a single seed.
     """
-    found = []
+    lines = []
     points = axes(rows)
     for point, part in rows.groupby(points, sort=False, dropna=False) if points else [((), rows)]:
         twins = part[part["method"] == "scratch"].set_index("seed")
@@ -90,24 +90,20 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 )
                 paired = group[top1] - twins[top1].reindex(group.index)
                 row |= _columns(f"{split}_gain", paired.dropna() if method != "scratch" else paired[:0])
-            found.append(row)
-    return pd.DataFrame(found)
+            lines.append(row)
+    return pd.DataFrame(lines)
 
 
 def _columns(name: str, values: pd.Series) -> dict[str, float | None]:
-    found = interval(values) if len(values) else Interval(float("nan"), None, None, 0)
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+    known = interval(values) if len(values) else Interval(float("nan"), None, None, 0)
+    return {name: known.mean, f"{name}_low": known.low, f"{name}_high": known.high}
 
 
 def markdown(table: pd.DataFrame, points: Sequence[str]) -> str:
-    """The summary for people: validation first, because settings are chosen by it."""
-    shown = {
-        "validation_top1": "validation top-1 %",
-        "validation_gain": "gain over scratch",
-        "test_top1": "test top-1 %",
-    }
-    shown |= {"test_gain": "gain on test"}
-    columns = {name: title for name, title in shown.items() if name in table}
+    """The summary as a Markdown table: validation first, because it is what settings are chosen by."""
+    titles = {"validation_top1": "validation top-1 %", "validation_gain": "gain over scratch"}
+    titles |= {"test_top1": "test top-1 %", "test_gain": "gain on test"}
+    columns = {name: title for name, title in titles.items() if name in table}
     head = [*points, "method", "seeds", *columns.values()]
     lines = [head, ["---"] * len(head)]
     for row in table.to_dict("records"):
@@ -117,7 +113,7 @@ def markdown(table: pd.DataFrame, points: Sequence[str]) -> str:
 
 
 def best(table: pd.DataFrame, points: Sequence[str]) -> str:
-    """The setting and method with the highest mean on validation, in words."""
+    """A sentence on the method and grid point with the highest mean on validation."""
     rows = table[table["method"] != "scratch"].dropna(subset=["validation_top1"])
     if rows.empty:
         return ""
@@ -135,9 +131,10 @@ def _cell(row: Mapping[Any, Any], name: str, *, signed: bool) -> str:
 
 
 def chart(table: pd.DataFrame, points: Sequence[str]) -> alt.Chart | alt.LayerChart | alt.FacetChart:
-    """The gain over scratch on validation, or the accuracy where there is no twin: means with their 95 % intervals.
+    """The gain over scratch on validation, or the accuracy where no twin is there: means with their 95 % intervals.
 
-    Along an axis of numbers where there is one, in a row for each other setting; else a row for each point.
+    If a param is a number, it is the x axis, with a panel for each setting of the other params. Else each grid point
+    has a row.
     """
     gains = table.dropna(subset=["validation_gain"])
     name, title = "validation_gain", "gain over scratch on validation, points"
@@ -145,7 +142,7 @@ def chart(table: pd.DataFrame, points: Sequence[str]) -> alt.Chart | alt.LayerCh
         gains, name, title = table, "validation_top1", "validation top-1, %"
     shown = gains[[*points, "method"]].assign(mean=gains[name], low=gains[f"{name}_low"], high=gains[f"{name}_high"])
     numbers = {point: pd.to_numeric(shown[point], errors="coerce") for point in points}
-    along = next((p for p, found in numbers.items() if found.notna().all() and found.nunique() >= FEW), None)
+    along = next((p for p, n in numbers.items() if n.notna().all() and n.nunique() >= LEAST_NUMBERS), None)
     shown["setting"] = [
         ", ".join(str(row[p]) for p in points if p != along) or ("all" if along else "") for _, row in shown.iterrows()
     ]
@@ -176,21 +173,22 @@ def chart(table: pd.DataFrame, points: Sequence[str]) -> alt.Chart | alt.LayerCh
 
 
 def write(folder: Path, rows: pd.DataFrame, missing: Sequence[str]) -> str:
-    """The files of a sweep, below `folder`: students.csv, table.csv, table.md, plot.svg, plot.png; returns table.md."""
+    """Write students.csv, table.csv, table.md, plot.svg and plot.png into `folder`; returns the text of table.md."""
     points = axes(rows)
     table = summary(rows)
     lines = [markdown(table, points), "", "Mean (95 % interval over the seeds); gains are paired by seed.", ""]
     lines += [best(table, points)] if len(table) else []
     lines += [f"Missing: {', '.join(missing)}."] if missing else []
     text = "\n".join(lines).rstrip() + "\n"
-    for name, content in {"students.csv": rows.to_csv(index=False), "table.csv": table.to_csv(index=False)}.items():
-        with written_aside(folder / name) as aside:
-            aside.write_text(content)
-    with written_aside(folder / "table.md") as aside:
-        aside.write_text(text)
     drawn = svg(chart(table, points))
-    with written_aside(folder / "plot.svg") as aside:
-        aside.write_text(drawn)
-    with written_aside(folder / "plot.png") as aside:
-        aside.write_bytes(vl_convert.svg_to_png(drawn, scale=2))
+    files = {
+        "students.csv": rows.to_csv(index=False).encode(),
+        "table.csv": table.to_csv(index=False).encode(),
+        "table.md": text.encode(),
+        "plot.svg": drawn.encode(),
+        "plot.png": vl_convert.svg_to_png(drawn, scale=2),
+    }
+    for name, content in files.items():
+        with written_aside(folder / name) as aside:
+            aside.write_bytes(content)
     return text

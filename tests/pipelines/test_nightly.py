@@ -15,7 +15,9 @@ from prefect.client.schemas.sorting import LogSort
 
 from pipelines import network
 from pipelines import nightly as module
-from pipelines.nightly import MOVED, SECRET, Gate, NetworkError, compare, miss, nightly
+from pipelines.network import NetworkError
+from pipelines.nightly import MOVED, SECRET, Gate, compare, masked, miss, nightly
+from pipelines.process_group import Ended
 from pipelines.release import tag_release
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
@@ -151,18 +153,19 @@ def test_a_remote_that_is_away_is_tried_again_and_a_gate_is_not(
     tries = 0
     real = module.run_group
 
-    def run_group(command: list[str], *arguments: object, **options: object) -> int:
+    def run_group(command: list[str], *arguments: Any, **options: Any) -> Ended:
         nonlocal tries
         if command[-3:-1] == ["pull", "--force"]:
             tries += 1
             if tries == 2:
                 released.remote.unlink()
                 shutil.move(away, released.remote)
-        return int(real(command, *arguments, **options))  # type: ignore[arg-type]
+        ended: Ended = real(command, *arguments, **options)
+        return ended
 
     monkeypatch.setattr(module, "run_group", run_group)
     monkeypatch.setattr(module.pull, "retry_delay_seconds", [0.1] * 4)
-    monkeypatch.setattr(network, "HELPLESS", ())
+    monkeypatch.setattr(network, "LASTING", ())
 
     assert run(released).startswith("release-")
     assert tries == 2
@@ -226,26 +229,21 @@ def test_the_comparison_has_the_credentials_and_is_tried_again(
 ) -> None:
     given: list[object] = []
 
-    def run_group(*_: object, say: Callable[[str], None], hold: list[int], variables: dict[str, str]) -> int:
-        given.append((hold, variables))
-        if len(given) < 3:
-            say("DVC failed to load some metrics for following revisions: 'release-1'.")
-        say('{"m.json": {"value": {"old": 1, "new": 2}}}')
-        return 0
+    def run_group(*_: object, say: object, hold: list[int], variables: dict[str, str]) -> Ended:
+        given.append((hold, variables["TOKEN"]))
+        warning = ["DVC failed to load some metrics for following revisions: 'release-1'."] * (len(given) < 3)
+        return Ended(0, [*warning, '{"m.json": {"value": {"old": 1, "new": 2}}}'])
 
     monkeypatch.setattr(module, "run_group", run_group)
     quick = compare.with_options(retry_delay_seconds=0)
 
     quick(tmp_path, "release-1", [GATE], 7, {"TOKEN": "s3cr3t"})
 
-    assert given == [([7], {"TOKEN": "s3cr3t"})] * 3
+    assert given == [([7], "s3cr3t")] * 3
 
 
 def test_short_values_are_not_masked() -> None:
-    said: list[str] = []
-    module._masked(said.append, {"A": "s3cr3t", "B": "on", "C": ""})("only s3cr3t")
-
-    assert said == ["only ***"]
+    assert masked("only s3cr3t", {"A": "s3cr3t", "B": "on", "C": ""}) == "only ***"
 
 
 @pytest.mark.slow

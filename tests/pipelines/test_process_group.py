@@ -38,25 +38,24 @@ def test_a_line_cut_in_the_middle_of_a_character_arrives_whole() -> None:
 def test_a_group_that_ignores_the_interrupt_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(process_group, "GRACE_SECONDS", 0.5)
     stop = threading.Event()
-    said: list[str] = []
 
     def say(line: str) -> None:
-        said.append(line)
         stop.set()
 
     stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up'); time.sleep(60)"
     start = time.monotonic()
-    code = run_group([sys.executable, "-c", stubborn], tmp_path, say=say, stop=stop)
+    ended = run_group([sys.executable, "-c", stubborn], tmp_path, say=say, stop=stop)
 
-    assert (code, said) == (-signal.SIGKILL, ["up"])
+    assert ended == (-signal.SIGKILL, ["up"])
     assert time.monotonic() - start < 20
 
 
 def test_a_process_left_behind_by_a_stage_neither_blocks_nor_survives(tmp_path: Path) -> None:
     leave = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid)"
-    said: list[str] = []
     start = time.monotonic()
 
-    assert run_group([sys.executable, "-c", leave], tmp_path, say=said.append) == 0
+    status, lines = run_group([sys.executable, "-c", leave], tmp_path)
+
+    assert status == 0
     assert time.monotonic() - start < 20
-    wait_until(lambda: not psutil.pid_exists(int(said[0])), 5)
+    wait_until(lambda: not psutil.pid_exists(int(lines[0])), 5)

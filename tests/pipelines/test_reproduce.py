@@ -167,7 +167,7 @@ def test_a_failed_stage_is_an_exception_for_the_caller(dvc_repo: ToyRepo, prefec
 
 def test_a_wrong_target_fails_before_a_server_is_started(dvc_repo: ToyRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(dvc_repo.path)
-    monkeypatch.setattr(connection, "_start_server", lambda: pytest.fail("started a server"))
+    monkeypatch.setattr(connection, "_started_server", lambda: pytest.fail("started a server"))
 
     with pytest.raises(SystemExit, match="error: no stage named trian"):
         main(["trian"])

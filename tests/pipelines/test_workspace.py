@@ -78,7 +78,7 @@ def test_a_flow_inside_of_a_flow_shares_its_lock_and_nobody_else_does(tmp_path: 
 def test_the_lock_is_no_file_that_git_would_see(tmp_path: Path) -> None:
     assert LOCK.parts[:2] == (".dvc", "tmp")
     with one_writer(tmp_path, name="one", say=print) as lock:
-        assert run_group([sys.executable, "-c", "pass"], tmp_path, say=print, hold=[lock]) == 0
+        assert run_group([sys.executable, "-c", "pass"], tmp_path, hold=[lock]).status == 0
 
 
 def _try(folder: Path, tried: list[str]) -> None:

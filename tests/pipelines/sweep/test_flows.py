@@ -17,13 +17,14 @@ from prefect import get_client
 
 from benchmarks.sweep import chart, simulated
 from pipelines.git import experiments
+from pipelines.network import NetworkError
 from pipelines.outcome import StageError
 from pipelines.process_group import GRACE_SECONDS
 from pipelines.server import connection
 from pipelines.sweep import clone, places
 from pipelines.sweep.__main__ import main
-from pipelines.sweep.clone import Project, TransferError
-from pipelines.sweep.flows import prepare
+from pipelines.sweep.clone import Project
+from pipelines.sweep.prepare import prepare
 from pipelines.sweep.units import Unit
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
@@ -167,7 +168,7 @@ def test_what_is_not_committed_yet_is_swept_as_well(repo: SweepRepo, prefect_ser
 
 @pytest.mark.parametrize(
     ("error", "tries"),
-    [(TransferError("no route to host"), 3), (StageError("expected calm"), 1), (ValueError("odd"), 1)],
+    [(NetworkError("no route to host"), 3), (StageError("expected calm"), 1), (ValueError("odd"), 1)],
 )
 def test_only_what_another_try_can_mend_is_tried_again(
     prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int
@@ -223,7 +224,7 @@ def test_what_a_remote_refuses_is_no_transfer_that_another_try_can_mend(tmp_path
         project = replace(PROJECT, source=source, workspaces=str(tmp_path / "cells"))
         with pytest.raises(StageError, match="weight=1: git ls-remote in .* failed") as refused:
             clone.run(UNIT, project, {}, threading.Event(), lambda _: None)
-        assert isinstance(refused.value, TransferError) == mended
+        assert isinstance(refused.value, NetworkError) == mended
 
 
 @pytest.mark.slow
@@ -239,7 +240,7 @@ def test_a_sweep_that_is_started_twice_runs_each_cell_once(repo: SweepRepo, pref
 
 def test_a_wrong_grid_is_refused_before_a_server_is_started(repo: SweepRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repo.path)
-    monkeypatch.setattr(connection, "_start_server", lambda: pytest.fail("started a server"))
+    monkeypatch.setattr(connection, "_started_server", lambda: pytest.fail("started a server"))
 
     with pytest.raises(SystemExit, match="error: the grid: no method.rsd.wieght in params.yaml; did you mean"):
         main(["method.rsd.wieght=1,2"])

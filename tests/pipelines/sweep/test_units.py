@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.git import snapshot
 from pipelines.sweep.grid import Grid, points
-from pipelines.sweep.units import Unit, plan
+from pipelines.sweep.units import Unit, units_of
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo
 from tests.pipelines.sweep.sweep_project import SweepRepo
@@ -26,7 +26,7 @@ def planned(
 ) -> tuple[list[Unit], dict[str, str]]:
     root = repo.path.resolve()
     _, commit = snapshot(root, "refs/sweeps/s", [])
-    return plan(root, "s", points([Grid.model_validate(grid)], root / "params.yaml"), commit, existing or {})
+    return units_of(root, "s", points([Grid.model_validate(grid)], root / "params.yaml"), commit, existing or {})
 
 
 def named(units: list[Unit]) -> dict[str, Unit]:
@@ -121,12 +121,12 @@ def test_the_real_project_is_planned_and_what_it_refuses_is_said_before_anything
     good = [Grid(grid=["method.rsd.weight=0.1,0.2"], methods=["rsd", "kd"], seeds=[0])]
     wrong = [Grid(grid=["method.rsd.kappa=0.01,-1", "views.count=3"])]
 
-    units, _ = plan(REAL, "s", points(good, base), "HEAD", {})
+    units, _ = units_of(REAL, "s", points(good, base), "HEAD", {})
 
     assert {unit.targets for unit in units if not unit.cell} == {("embed",), ("distill@scratch-0",), ("distill@kd-0",)}
     assert units[0].targets == ("embed",)
     with pytest.raises(UserError) as refused:
-        plan(REAL, "s", points(wrong, base), "HEAD", {})
+        units_of(REAL, "s", points(wrong, base), "HEAD", {})
     assert str(refused.value).splitlines()[1:] == [
         "  method.rsd.kappa=-1: params.yaml: method.rsd.kappa: expected greater than or equal to 0, found -1"
     ]
