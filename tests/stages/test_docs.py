@@ -157,6 +157,11 @@ PLAYED = {"images", "budget", "deploy", "serve", "triton", "reports", "method", 
 """Pages whose commands the tests above run."""
 
 
+def test_every_page_ends_with_what_can_go_wrong():
+    for page in PAGES.keys() - {"index"}:
+        assert re.findall(r"^## .*", PAGES[page], re.M)[-1] == "## What can go wrong", page
+
+
 def test_a_command_runs_or_states_its_needs():
     for page in PAGES.keys() - PLAYED:
         for block in blocks(PAGES[page]):
