@@ -18,14 +18,15 @@ from torch import Tensor
 from benchmarks.gpu_speed import Case, ways
 from rsd.evaluation.accuracy import measure
 from rsd.evaluation.cka import compare_layers
-from rsd.evaluation.correlation import decoupled, describe, redundancy
+from rsd.evaluation.redundancy import redundancy
 from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, set_up, training_kernels
 from rsd.machine.errors import UserError
 from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
+from rsd.methods._picture import picture
 from rsd.methods.base import Setting
-from rsd.methods.rsd import AAD, RSDDistiller
+from rsd.methods.rsd import AAD, RSDDistiller, decoupled
 from rsd.models.features import stage_shapes
 from rsd.models.predict import predict_together
 from rsd.models.timm_model import ModelOptions, Outputs, PixelNormalize, create, predict
@@ -237,7 +238,7 @@ def looked_into(device: torch.device) -> dict[str, Any]:
         torch.manual_seed(0)
         after = decoupled(AAD(WIDTH, WIDTH), embedding)
         likeness = compare_layers(of_student, normalize, of_teacher, normalize, np.asarray(test.images))
-        correlation = describe(after, after, target)["after"]["matrix"]
+        correlation = picture(after, target).matrix
         figures = [measure(logits, labels, logits, test.classes)["nll"], redundancy(embedding)["correlation_rms"]]
         told.append(np.array([*figures, *likeness["cka"], *np.ravel(correlation)]))
     apart = float(np.abs(told[0] - told[1]).max())

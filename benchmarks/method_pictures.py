@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from benchmarks.interleaved import interleaved
 from benchmarks.overhead import SHAPE
 from benchmarks.rsd_loss import step, textbook
-from rsd.evaluation.correlation import cross_correlation, decoupled, off_diagonal_rms
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json
 from rsd.methods.base import Setting
-from rsd.methods.rsd import AAD, PUBLISHED_PULL, STRONGEST_PULL, RSDDistiller, RSDOptions, rsd_loss
+from rsd.methods.rsd import AAD, PUBLISHED_PULL, STRONGEST_PULL, RSDDistiller, RSDOptions, decoupled, rsd_loss
+from rsd.models.correlation import cross_correlation, off_diagonal_rms
 from rsd.models.timm_model import ModelOptions, create
 from rsd.report.charts.inside import correlation_matrix
 from rsd.report.charts.style import METHOD_COLOURS, NEGATIVE, NEUTRAL, POSITIVE
@@ -47,7 +47,7 @@ def correlations(record: Path) -> alt.HConcatChart:
 
 
 def before_and_after(found: Mapping[str, Any]) -> alt.HConcatChart:
-    """P before and after training in one colour scale, from a record of `rsd.evaluation.correlation.describe`."""
+    """P before and after training in one colour scale, from the record that `evaluate` writes."""
     most = max(abs(value) for when in ("before", "after") for line in found[when]["matrix"] for value in line)
     sides = [
         correlation_matrix(found[when]["matrix"], most=most).properties(

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, set_up
@@ -13,7 +15,7 @@ from rsd.machine.files import sha256, write_table
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
-from rsd.methods.base import Setting
+from rsd.methods.base import Distiller, Setting
 from rsd.models.features import StageShape, stage_shapes
 from rsd.models.timm_model import (
     ModelOptions,
@@ -24,16 +26,20 @@ from rsd.models.timm_model import (
     load_trained,
     normalizer,
     parameter_count,
+    predict,
     save_weights,
 )
 from rsd.run.paths import Run
-from rsd.run.records import StudentRecord
-from rsd.sources.images import read_record, read_split
+from rsd.run.records import InsideRecord, StudentRecord
+from rsd.sources.images import read_record, read_split, sample
 from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
 from rsd.training.loop import Data, Session, Teacher, Trained, train
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
 from stages import OUT, run, section
+
+MOST_IMAGES = 512
+"""Validation images of which a look inside is taken."""
 
 
 def main() -> None:
@@ -90,6 +96,8 @@ def main() -> None:
     train_split, validation = read_split(OUT / "data", "train"), read_split(OUT / "data", "validation")
     normalize = PixelNormalize(data.mean, data.std).to(device)
     session = Session(seed, views, teacher, compute, state, logs=OUT / "logs", name=name)
+    glance = sample(validation.images, MOST_IMAGES)
+    before = student_side(task, normalize, glance) if leads() else None
     trained = train(task, Data(train_split, validation, normalize), recipe, session)
     if leads():
         record |= {
@@ -110,9 +118,36 @@ def main() -> None:
         places += ["data/dataset.json"]
         places += ["params/views.json", "teacher/model.safetensors"] if teacher_digests else []
         record["made_from"] = Run(OUT).digests(*places)
+        Run(OUT).write(inside(name, task, trained, before, normalize, glance))
         write(OUT / "students" / name, trained, record)
         unfinished.forget(state)
     leave()
+
+
+@torch.no_grad()
+def student_side(task: Distiller, normalize: PixelNormalize, images: np.ndarray) -> Tensor | None:
+    """The student's side of what the method compares, now, of these images."""
+    return task.student_side(predict(task.get_eval_model(), normalize, images, batch_size=256)) if task.needs else None
+
+
+def inside(
+    name: str,
+    task: Distiller,
+    trained: Trained,
+    before: Tensor | None,
+    normalize: PixelNormalize,
+    images: np.ndarray,
+) -> InsideRecord:
+    """What the method offers to look at, before training and with the selected weights, of these images."""
+    if before is None:
+        return InsideRecord(student=name, skipped=f"the method '{task.method}' offers nothing to look at")
+    task.get_eval_model().load_state_dict(trained.student)
+    task.load_scaffold(trained.scaffold)
+    after = student_side(task, normalize, images)
+    assert after is not None  # as before training
+    teacher, record = load_trained(OUT / "teacher", "model")
+    answers = predict(teacher.to(task.device), normalizer(record).to(task.device), images, batch_size=256)
+    return InsideRecord(student=name, correlation=task.inside(before, after, answers))
 
 
 def write(folder: Path, trained: Trained, record: dict[str, Any]) -> None:
@@ -122,8 +157,8 @@ def write(folder: Path, trained: Trained, record: dict[str, Any]) -> None:
     # For resuming research, not for shipping: nothing downstream of evaluation reads it.
     save_weights(trained.scaffold, folder / "scaffold.safetensors")
     write_table(folder / "history.csv", trained.history)
-    weights_sha256 = sha256(folder / "student.safetensors")
-    Run(OUT).write(StudentRecord.model_validate(record | {"weights_sha256": weights_sha256}))
+    digests = {"weights_sha256": folder / "student.safetensors", "inside_sha256": folder / "inside.json"}
+    Run(OUT).write(StudentRecord.model_validate(record | {key: sha256(file) for key, file in digests.items()}))
 
 
 class Served(NamedTuple):

@@ -3,24 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rsd.evaluation.accuracy import calibration, measure, summary
 from rsd.evaluation.cka import compare_layers
-from rsd.evaluation.correlation import decoupled, describe, read_aad, redundancy, untrained_like
+from rsd.evaluation.redundancy import redundancy
 from rsd.machine.compute import ComputeOptions, on_this_machine, set_up
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, write_json, written_aside
+from rsd.machine.files import write_json, written_aside
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.models.predict import predict_together
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create, input_shape, load_trained, normalizer, predict
+from rsd.models.timm_model import PixelNormalize, load_trained, normalizer, predict
 from rsd.run.paths import Run
 from rsd.run.records import Evaluation, EvaluationRecord, StudentIndex
-from rsd.sources.images import Images, LabelledImages, read_split
+from rsd.sources.images import LabelledImages, read_split, sample
 from stages import OUT, run, section
 
 MOST_IMAGES = 512
@@ -44,7 +43,7 @@ def main() -> None:
     digests = {one.name: one.weights_sha256 for one in index.students} | {"teacher": here.teacher().weights_sha256}
     rows: list[Evaluation] = []
     curves, bins, confusion = [], [], {}
-    teacher_logits, leader, inside = None, leads(), _some(test.images, MOST_EMBEDDED)
+    teacher_logits, leader, inside = None, leads(), sample(test.images, MOST_EMBEDDED)
     for method, seed, folder, kind in models:
         model, trained = load_trained(folder, kind)
         normalize = normalizer(trained).to(device)
@@ -79,14 +78,13 @@ def main() -> None:
 
     record = EvaluationRecord(models=rows)
     likeness = _likeness(["scratch", shipped.student.method], index, test, device)
-    correlation = _correlation(index, read_split(OUT / "data", "validation"), device)
     with written_aside(OUT / "evaluate") as aside:
         write_json(aside / "metrics.json", summary(record))
         write_json(aside / "models.json", record.content())
         pd.concat(curves).to_csv(aside / "curves.csv", index=False)
         pd.concat(bins).to_csv(aside / "calibration.csv", index=False)
         likeness.to_csv(aside / "cka.csv", index=False, float_format="%.6f")
-        write_json(aside / "correlation.json", correlation)
+        write_json(aside / "correlation.json", _correlation(here, index))
         (aside / "confusion").mkdir()
         for name, frame in confusion.items():
             frame.to_csv(aside / "confusion" / f"{name}.csv", index=False)
@@ -100,7 +98,7 @@ def main() -> None:
 def _likeness(methods: list[str], index: StudentIndex, test: LabelledImages, device: torch.device) -> pd.DataFrame:
     """CKA of these methods' students of the first seed with the teacher; a sentence where it cannot be had."""
     columns = ["student", "method", "student_layer", "teacher_layer", "cka"]
-    tables, images = [pd.DataFrame(columns=columns)], _some(test.images)
+    tables, images = [pd.DataFrame(columns=columns)], sample(test.images, MOST_IMAGES)
     teacher, of_teacher = _loaded(OUT / "teacher", "model", device)
     for method in dict.fromkeys(methods):
         name = next(one.name for one in index.students if one.method == method)
@@ -114,44 +112,17 @@ def _likeness(methods: list[str], index: StudentIndex, test: LabelledImages, dev
     return pd.concat(tables[1:] or tables)
 
 
-def _correlation(index: StudentIndex, validation: LabelledImages, device: torch.device) -> dict[str, Any]:
-    """P of the first seed's RSD student before and after training, on validation images; or why there is none."""
-    seed = next((one.seed for one in index.students if one.method == "rsd"), None)
-    if seed is None:
-        return {"skipped": "no RSD student was trained in this run"}
-    folder = OUT / "students" / f"rsd-{seed}"
-    aad = read_aad(folder / "scaffold.safetensors")
-    if aad is None:
-        return {"skipped": f"the student {folder.name} was trained without an AAD on its embedding"}
-    images = _some(validation.images)
-
-    def embedding(model: nn.Module, normalize: PixelNormalize) -> Tensor:
-        return predict(model, normalize, images, batch_size=256).embedding
-
-    of_teacher = embedding(*_loaded(OUT / "teacher", "model", device))
-    after = decoupled(aad, embedding(*_loaded(folder, "student", device)))
-    if after.shape != of_teacher.shape:
-        return {"skipped": f"the AAD of {folder.name} does not lead to the teacher's embedding"}
-    record = read_json(folder / "student.json")
-    torch.manual_seed(seed)  # student, then AAD: the order in which `distill` draws them
-    fresh = create(
-        ModelOptions.model_validate(record["model"]),
-        classes=len(record["classes"]),
-        image_shape=input_shape(record),
-    )
-    untrained = untrained_like(aad)
-    before = decoupled(untrained, embedding(fresh.to(device), normalizer(record).to(device)))
-    return {"student": folder.name, **describe(before, after, of_teacher)}
+def _correlation(here: Run, index: StudentIndex) -> dict[str, Any]:
+    """What the first student whose method offers a look inside shows; or why none does."""
+    for student in index.students:
+        if correlation := here.inside(student.name).correlation:
+            return {"student": student.name, **correlation.model_dump()}
+    return {"skipped": "no method of this run offers a look inside its student"}
 
 
 def _loaded(folder: Path, kind: str, device: torch.device) -> tuple[nn.Module, PixelNormalize]:
     model, record = load_trained(folder, kind)
     return model.to(device), normalizer(record).to(device)
-
-
-def _some(images: Images, most: int = MOST_IMAGES) -> np.ndarray:
-    """At most so many, in an order that mixes the classes."""
-    return images[np.random.default_rng(0).permutation(len(images))[:most]]
 
 
 if __name__ == "__main__":

@@ -66,9 +66,9 @@ PAPER: dict[str, dict[str, Any]] = {
     "data": {"hold_out": False},
     "recipe": {"select": "last"},
     "teacher_recipe": {"select": "last"},  # "best" would be picked on images that it was trained on
-    "method": {"rsd": {"correlation": "per_process"}},
 }
-"""What `protocol: paper` lays over everything else: all training images, the last epoch, correlation per process."""
+"""What `protocol: paper` sets above everything else, beside each method's own `Distiller.paper`: all training images,
+and the last epoch."""
 
 _OWN = ("views", "compute", "export", "engine", "benchmark", "bundle")  # written out in params.yaml itself
 _NAMED = ("data", "teacher", "teacher_recipe", "student", "recipe")  # from conf/; `override` lies above
@@ -118,7 +118,6 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     if chosen.get("protocol") == "paper":
         errors += _contradicted(override, PAPER, "override", params)
         sections |= {name: _merge(sections[name], values) for name, values in PAPER.items() if name in sections}
-        method = _merge(method, PAPER["method"])
 
     if "method" in sections["export"]:
         sections["export"] = dict(sections["export"])
@@ -131,7 +130,8 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         resolved[name] = _check(kind, values, prefix, files.get(name, params), override.get(name), errors)
     # A section of its own, so that another number of epochs does not make another view store.
     resolved["augment"] = (resolved["recipe"] or {}).get("augment")
-    resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors)
+    paper = chosen.get("protocol") == "paper"
+    resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors, paper=paper)
     for name in ("recipe", "teacher_recipe"):
         errors += _not_in_parts(name, resolved, files.get(name, params))
     ships = sections["run"].get("ships", Run.model_fields["ships"].default)
@@ -148,8 +148,15 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     return resolved
 
 
-def _methods(options: dict[str, Any], chosen: Any, views: Any, file: Path, errors: list[str]) -> dict[str, Any]:
-    """The sections of the methods, those of the user's own among them; `views` is the resolved section."""
+def _methods(
+    options: dict[str, Any], chosen: Any, views: Any, file: Path, errors: list[str], *, paper: bool
+) -> dict[str, Any]:
+    """The sections of the methods, also of the user's own.
+
+    Args:
+        views: the resolved section.
+        paper: whether the published protocol is above what the sections say.
+    """
     known = distillers.methods() + distillers.own_methods()
     chosen = chosen if isinstance(chosen, list) else None
     if chosen is not None and "scratch" not in chosen:
@@ -169,6 +176,7 @@ def _methods(options: dict[str, Any], chosen: Any, views: Any, file: Path, error
             values = _mapping(options.get(name), f"method.{name}", file, errors)
             try:
                 kind = distillers.distiller(name)
+                values = _merge(values, kind.paper) if paper else values
                 resolved[name] = _check(kind.Options, values, f"method.{name}.", file, None, errors)
             except UserError as error:
                 errors.append(f"{file}: methods: {error}")

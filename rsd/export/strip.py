@@ -38,9 +38,7 @@ class AsTrained:
             if kind.staged:
                 setting = setting._replace(teacher_stages=stage_shapes(self.teacher, input_shape(of_teacher)))
         self.task = kind(self.student, setting, kind.Options.model_validate(record["options"]))
-        if scaffold := load_file(folder / "scaffold.safetensors"):
-            state = {name.removeprefix("projection."): tensor for name, tensor in scaffold.items()}
-            self.task.load_task_state({"projection": state})
+        self.task.load_scaffold(load_file(folder / "scaffold.safetensors"))
         self.task.eval()
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """What every method shares: a student, what is thrown away after training, and the task contract."""
 
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -18,6 +19,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.options import Options
 from rsd.models.features import StagedOutputs, StageShape, staged_outputs
 from rsd.models.timm_model import Outputs, outputs
+from rsd.run.records import CorrelationChange
 
 Signal = Literal["embedding", "logits", "stages"]
 
@@ -103,6 +105,8 @@ class Distiller(TrainingTask):
     staged: ClassVar[bool] = False
     """Whether the method takes the student apart into stages."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    paper: ClassVar[dict[str, Any]] = {}
+    """What `protocol: paper` sets in the method's section."""
     amp: torch.dtype | None = None
     """What student and scaffold are computed in under automatic mixed precision; losses stay float32."""
 
@@ -175,6 +179,17 @@ class Distiller(TrainingTask):
         """
         return []
 
+    def student_side(self, student: Outputs) -> Tensor | None:
+        """The student's side of what the method compares, `[N, D]`, to be looked at; None: there is nothing to see.
+
+        Asked before and after training of the outputs for the same N images, on the CPU and without gradients.
+        """
+        return None
+
+    def inside(self, before: Tensor, after: Tensor, teacher: Outputs) -> CorrelationChange:
+        """What is drawn of the student's sides before and after training, beside the teacher's outputs."""
+        raise NotImplementedError
+
     def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module | None:
         """What is trained beside the student, and thrown away; None for nothing.
 
@@ -242,6 +257,17 @@ class Distiller(TrainingTask):
         if state:
             scaffold = unwrap_model(module or self.get_trainable_module(ema=ema)).projection
             scaffold.load_state_dict(state["projection"], strict=strict)
+
+    def scaffold_state(self, *, ema: bool = False) -> dict[str, Tensor]:
+        """Copies of the task state on the CPU, by the names that a file holds; empty without a scaffold."""
+        state = self.get_task_state(ema=ema).get("projection", {})
+        return {f"projection.{name}": tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+    def load_scaffold(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `scaffold_state` gave."""
+        if state:
+            names = {name.removeprefix("projection."): tensor for name, tensor in state.items()}
+            self.load_task_state({"projection": names})
 
     def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> Self:
         """Train together with the other processes; on GPUs the student's batch norm sees the whole batch.

@@ -1,17 +1,21 @@
 """Redundancy suppression distillation (ICCV 2025, arXiv 2507.21844)."""
 
+import copy
 import math
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
+from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
 from rsd.machine.parallel import gather, processes
 from rsd.methods._batches import centre, pair
+from rsd.methods._picture import describe
 from rsd.methods.base import Distiller, MethodOptions, Setting, Step
 from rsd.models.timm_model import Outputs, embedding_width
+from rsd.run.records import CorrelationChange
 
 _EPS = 1e-5
 """Added to the standard deviation."""
@@ -72,6 +76,15 @@ class AAD(nn.Sequential):
         for layer in self:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
+
+
+@torch.no_grad()
+def decoupled(aad: nn.Module, embedding: Tensor) -> Tensor:
+    """An embedding `[N, D_s]` after the AAD as the loss sees it, with batch norm over these images.
+
+    A fresh batch norm has no running statistics to speak of. The AAD stays as it is.
+    """
+    return copy.deepcopy(aad).to(embedding.device).train()(embedding)
 
 
 class Correlation(NamedTuple):
@@ -157,6 +170,7 @@ class RSDDistiller(Distiller, method="rsd"):
     needs = frozenset({"embedding", "logits"})
     Options = RSDOptions
     options: RSDOptions
+    paper: ClassVar[dict[str, Any]] = {"correlation": "per_process"}
 
     @classmethod
     def couples_batch(cls, options: MethodOptions) -> bool:
@@ -181,6 +195,22 @@ class RSDDistiller(Distiller, method="rsd"):
                     f"{other}; set method.rsd.aad to {space} or both, or choose a student with an embedding of {other}"
                 )
         return Correlated(aads, over_processes=self.options.correlation == "global")
+
+    def student_side(self, student: Outputs) -> Tensor:
+        """What is correlated with the teacher."""
+        scaffold = unwrap_model(self.trainable_module).projection
+        space = scaffold.spaces[0]
+        own = getattr(student, space)
+        return decoupled(scaffold.aads[space], own) if space in scaffold.aads else own
+
+    def inside(self, before: Tensor, after: Tensor, teacher: Outputs) -> CorrelationChange:
+        space = next(iter(self.widths))
+        aad = ", after its AAD," if self.options.aad in (space, "both") else ""
+        caption = (
+            f"P correlates each dimension of the teacher's {space} with each of the student's{aad} over {len(after)} "
+            "validation images. RSD draws the diagonal to 1 and the rest to 0."
+        )
+        return describe(before, after, getattr(teacher, space), caption=caption)
 
     def scales(self, width: int) -> tuple[float, float]:
         """Factors of the two sums over a correlation of this width, see `reference_width`."""

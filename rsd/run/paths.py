@@ -17,6 +17,7 @@ from rsd.run.records import (
     EngineRecord,
     EvaluationRecord,
     ExportRecord,
+    InsideRecord,
     LatencyRecord,
     Record,
     ShippedRecord,
@@ -133,6 +134,10 @@ class Run:
 
     def student(self, method: str, seed: int) -> StudentRecord:
         return self._read(f"students/{method}-{seed}/student.json", StudentRecord, f"distill@{method}-{seed}")
+
+    def inside(self, student: str) -> InsideRecord:
+        """What the method of METHOD-SEED offers to look at."""
+        return self._read(f"students/{student}/inside.json", InsideRecord, f"distill@{student}")
 
     def index(self) -> StudentIndex:
         return self._read("students.json", StudentIndex, "students")

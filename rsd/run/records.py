@@ -196,6 +196,13 @@ class StudentRecord(TrainedRecord):
     effective_batch_size: int
     steps: int
     warnings: list[str] = []
+    inside_sha256: str | None = None
+    """Of `inside.json`; None in records of older versions."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        inside = {f"students/{self.name}/inside.json": self.inside_sha256} if self.inside_sha256 else {}
+        return super().files | inside
 
     @property
     def name(self) -> str:
@@ -204,6 +211,45 @@ class StudentRecord(TrainedRecord):
     @property
     def place(self) -> str:
         return f"students/{self.name}/student.json"
+
+
+class CorrelationPicture(Part):
+    """The cross-correlation of two embeddings, teacher's dimensions in rows and student's in columns."""
+
+    diagonal_mean: float
+    off_diagonal_rms: float
+    matrix: list[list[float]]
+    """Means of near-equal blocks where the embeddings are wide; rounded."""
+
+
+class CorrelationChange(Part):
+    """The cross-correlation of a student's dimensions with its teacher's, before and after training."""
+
+    caption: str
+    """What is correlated, and what the method draws it to; whole sentences."""
+    images: int
+    width: int
+    cells: int
+    """Rows of the drawn matrices, at most `width`."""
+    chance: float
+    """About what unrelated dimensions show off the diagonal."""
+    teacher_rms: float
+    """Off the diagonal of the teacher's correlation with itself, which a perfect copy of the teacher would show."""
+    before: CorrelationPicture
+    after: CorrelationPicture
+
+
+class InsideRecord(Record):
+    """`students/METHOD-SEED/inside.json`: what the student's method offers to look at."""
+
+    student: str
+    correlation: CorrelationChange | None = None
+    skipped: str | None = None
+    """Why there is nothing, without a full stop."""
+
+    @property
+    def place(self) -> str:
+        return f"students/{self.student}/inside.json"
 
 
 class IndexedStudent(Part):

@@ -44,6 +44,11 @@ class Images(Protocol):
         ...
 
 
+def sample(images: Images, count: int) -> np.ndarray:
+    """At most `count` images, uint8 `[N, H, W, C]`, the same each time and of all classes."""
+    return images[np.random.default_rng(0).permutation(len(images))[:count]]
+
+
 class ArrayImages:
     """Images of one size in an array uint8 `[N, H, W, C]`, served at `size` x `size` pixels or as they are."""
 

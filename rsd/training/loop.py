@@ -169,8 +169,9 @@ def _end_epoch(run: Progress, stepper: Stepper, data: Data, steps: int, *, worke
     }
     run.end_epoch(row, times)
     if not run.best or recipe.select == "last" or row["validation_top1"] > run.best["row"]["validation_top1"]:
-        scaffold = _scaffold(task, averaged=stepper.has_average)
-        run.best = {"row": row, "weights": {"student": _copy(model), "scaffold": scaffold}}
+        student = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        scaffold = task.scaffold_state(ema=stepper.has_average)
+        run.best = {"row": row, "weights": {"student": student, "scaffold": scaffold}}
 
 
 @torch.no_grad()
@@ -190,17 +191,4 @@ def _scores(logits: Tensor, labels: np.ndarray) -> dict[str, float]:
     return {
         "validation_top1": 100 * float((logits.argmax(dim=1) == target).double().mean()),
         "validation_loss": float(nn.functional.cross_entropy(logits.double(), target)),
-    }
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-
-
-def _scaffold(task: Distiller, *, averaged: bool = False) -> dict[str, Tensor]:
-    """The task state, flat."""
-    return {
-        f"{part}.{key}": value.detach().cpu().clone()
-        for part, tensors in task.get_task_state(ema=averaged).items()
-        for key, value in tensors.items()
     }

@@ -170,7 +170,14 @@ def _inside(folder: Path, seed: int, random: np.random.Generator) -> None:
         }
         for i, (when, level) in enumerate((("before", 0.0), ("after", 0.9)))
     }
-    facts = {"images": 360, "width": 16, "cells": 16, "chance": 0.0527, "teacher_rms": 0.21}
+    facts = {
+        "caption": "RSD draws the diagonal to 1.",
+        "images": 360,
+        "width": 16,
+        "cells": 16,
+        "chance": 0.0527,
+        "teacher_rms": 0.21,
+    }
     write(folder / "correlation.json", {"student": f"rsd-{seed}", **facts, **pictures})
 
 
