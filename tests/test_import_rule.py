@@ -161,6 +161,12 @@ def test_only_params_depends_on_the_folder_of_methods():
     assert [name for name, stage in stages().items() if "rsd/methods" in stage["deps"]] == ["params"]
 
 
+def test_a_stage_lists_no_methods_file_but_scratch():
+    files = {f"rsd/methods/{method}.py" for method in methods.methods()}
+    listed = {name: files & set(stage["deps"]) for name, stage in stages().items()}
+    assert {name: deps for name, deps in listed.items() if deps} == {"teacher": {"rsd/methods/scratch.py"}}
+
+
 def test_every_stage_has_a_script_of_its_name_and_every_script_a_stage():
     scripts = {file.stem for file in (ROOT / "stages").glob("*.py")} - {"__init__"}
     assert scripts == set(stages())
