@@ -2,32 +2,35 @@
 
 from pathlib import Path
 
-from rsd.machine.files import read_json
-from rsd.machine.revision import git_revision
-from rsd.release.bundle import BundleOptions, lock_digest, params_digest, write_bundle
+from rsd.machine.errors import UserError
+from rsd.release.bundle import BundleOptions, write_bundle
+from rsd.run.paths import Run
 from rsd.sources.images import read_record, read_split
-from stages import OUT, run, section
+from stages import OUT, run
 
 
 def main() -> None:
-    precisions = read_json(OUT / "params" / "run.json")["precisions"]
-    shipped = read_json(OUT / "export" / precisions[0] / "export.json")["student"]
-    models = {record["model"]: record for record in read_json(OUT / "evaluate" / "models.json")}
+    here = Run(OUT)
+    shipped, precisions = here.shipped(), here.choice().precisions
+    metrics = here.evaluation().of(shipped.student.name)
+    if metrics is None:
+        raise UserError(f"expected {shipped.student.name} to be evaluated, found it is not; run `dvc repro evaluate`")
+    converted = [here.converted(precision) for precision in precisions]
+    made_from = shipped.made_from | here.digests("shipped.json", "evaluate/models.json", "export/export.json")
+    for file in converted:
+        made_from |= file.made_from | file.files
     manifest = write_bundle(
-        OUT / "bundle",
-        section("bundle", BundleOptions),
-        export={precision: OUT / "export" / precision for precision in precisions},
-        engines={precision: OUT / "engines" / precision for precision in precisions},
-        images=read_split(OUT / "data", "test").images,
-        record=read_record(OUT / "data"),
-        metrics=models[shipped],
-        latency=read_json(OUT / "benchmark" / "latency.json"),
+        here.bundle,
+        here.section("bundle", BundleOptions),
+        export=here.export(),
+        converted=converted,
+        engines=[here.engine(precision) for precision in precisions],
+        images=read_split(here.data, "test").images,
+        record=read_record(here.data),
+        metrics=metrics,
+        latency=here.latency(),
         licences=Path("licences"),
-        origin={
-            "git_revision": git_revision(),
-            "params_sha256": params_digest(OUT / "params"),
-            "dvc_lock_sha256": lock_digest(Path("dvc.lock")),
-        },
+        made_from=made_from,
     )
     print(f"{manifest['name']} release {manifest['release']}: {len(manifest['files'])} files, not signed")
 

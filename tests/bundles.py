@@ -11,10 +11,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from rsd.export.parity import logits_of
-from rsd.machine.files import write_json
 from rsd.release import sign
 from rsd.release.bundle import BundleOptions, write_bundle
+from rsd.release.golden import preprocessing
+from rsd.run.paths import Run
+from rsd.run.records import ConvertRecord, EngineRecord, Evaluation, ExportRecord, LatencyRecord, Parity
 from rsd.sources.images import DatasetRecord
+from tests.rsd.run.small import DEVICE, PARITY
 
 SHAPE = (6, 5, 3)
 CLASSES = ["a", "b", "c"]
@@ -55,26 +58,35 @@ def ingredients(
 ) -> dict[str, Any]:
     """What `write_bundle` takes, with an engine for the first precision; the same model stands for every precision."""
     images = np.random.default_rng(1).integers(0, 256, (20, *shape), np.uint8)
-    export, engines = {}, {}
+    run, data = Run(folder), dataset(shape, crop_share)
+    facts = {"student": "rsd-1", "test_top1": 98.0, "bytes": 1, "sha256": "0"}
+    run.write(
+        ExportRecord(
+            **facts, license="MIT", classes=CLASSES, preprocessing=preprocessing(data) | {"mean": [0.5], "std": [0.5]},
+            validation_top1=98.0, parameters=1, opset=20, ir_version=10, ladder=[],
+        )
+    )  # fmt: skip
     for precision in precisions:
-        export[precision] = folder / "export" / precision
-        engines[precision] = folder / "engines" / precision
-        for made in (export[precision], engines[precision]):
-            made.mkdir(parents=True)
-        (export[precision] / "model.onnx").write_bytes(graph(shape, seed))
-        np.save(export[precision] / "logits.npy", logits_of(export[precision] / "model.onnx", images))
-        record = {"student": "rsd-1", "classes": CLASSES, "parity": {"x": 1}}
-        write_json(export[precision] / "export.json", record | {"preprocessing": {"mean": [0.5], "std": [0.5]}})
-        write_json(engines[precision] / "engine.json", {"status": "built" if precision == precisions[0] else "skipped"})
-    (engines[precisions[0]] / "model.engine").write_bytes(b"engine")
+        model = run.onnx(precision)
+        model.parent.mkdir(parents=True)
+        model.write_bytes(graph(shape, seed))
+        np.save(model.with_name("logits.npy"), logits_of(model, images))
+        parity = Parity(rung=precision, **PARITY)
+        run.write(ConvertRecord(**facts, precision=precision, parity=parity, ladder=[parity]))
+        status = "built" if precision == precisions[0] else "skipped"
+        run.write(EngineRecord(status=status, precision=precision, library="tensorrt"))
+    (run.engine_folder(precisions[0]) / "model.engine").write_bytes(b"engine")
     (folder / "licences" / "data").mkdir(parents=True)
     (folder / "licences" / "all.txt").write_text("for all")
     (folder / "licences" / "data" / "tiny.txt").write_text("for tiny")
     (folder / "licences" / "data" / "other.txt").write_text("for others")
+    figures = dict.fromkeys(("top5", "nll", "ece", "agreement", "parameters", "images", "embedding_width"), 1)
     return {
-        "export": export, "engines": engines, "images": images, "record": dataset(shape, crop_share),
-        "metrics": {"top1": 98.0}, "latency": {"device": {"cpu": "x"}, "rows": []}, "licences": folder / "licences",
-        "origin": {"git_revision": "abc"},
+        "export": run.export(), "converted": [run.converted(precision) for precision in precisions],
+        "engines": [run.engine(precision) for precision in precisions], "images": images, "record": data,
+        "metrics": Evaluation(model="rsd-1", method="rsd", seed=1, top1=98.0, per_class={}, **figures),
+        "latency": LatencyRecord(device=DEVICE, conditions={}, options={}, rows=[]), "licences": folder / "licences",
+        "made_from": {},
     }  # fmt: skip
 
 

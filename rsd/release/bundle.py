@@ -3,22 +3,19 @@
 rsd/release/sign.py makes a signed copy of it; deploy/edge takes that on a device.
 """
 
-import hashlib
-import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import Field
 
 from rsd.export.parity import logits_of
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, sha256, write_json, written_aside
+from rsd.machine.files import sha256, write_json, written_aside
 from rsd.machine.options import Options
-from rsd.release.golden import IMAGES, LOGITS, PIXELS, preprocessing, write_files
+from rsd.release.golden import IMAGES, LOGITS, PIXELS, write_files
+from rsd.run.records import ConvertRecord, EngineRecord, Evaluation, ExportRecord, LatencyRecord, Origin
 from rsd.sources.images import DatasetRecord, Images
 
 SCHEMA_VERSION = 2
@@ -50,85 +47,68 @@ def write_bundle(
     folder: Path,
     options: BundleOptions,
     *,
-    export: dict[str, Path],
-    engines: dict[str, Path],
+    export: ExportRecord,
+    converted: list[ConvertRecord],
+    engines: list[EngineRecord],
     images: Images,
     record: DatasetRecord,
-    metrics: dict[str, Any],
-    latency: dict[str, Any],
+    metrics: Evaluation,
+    latency: LatencyRecord,
     licences: Path,
-    origin: dict[str, Any],
+    made_from: dict[str, str],
 ) -> dict[str, Any]:
     """Copy everything a device needs under `folder` and describe it in `manifest.json`.
 
-    The bundle is not signed: signing is a release step of its own, and the manifest says so. The same
-    inputs give the same bytes. Links become files.
+    The bundle is not signed, and the manifest says so: signing is a step of its own. The same inputs give the same
+    bytes. Links become files.
 
     Args:
-        export: precision -> folder with model.onnx, export.json and the logits of all test images; the first one
-            is what a device serves.
-        engines: precision -> folder with engine.json and, if one was built, model.engine.
+        export: of the shipped student.
+        converted: one per precision, as read from its folder; the first one is what a device serves.
+        engines: one per precision, as read from its folder.
         images: test images, uint8 `[N, H, W, C]`; the first few become golden inputs.
         record: of the data set.
         metrics: of the shipped student.
-        latency: latency.json as the `benchmark` stage wrote it.
         licences: folder of `*.txt` for every bundle, and `data/SOURCE.txt` for those of a data set.
-        origin: revision and digests of what the bundle was made from.
+        made_from: SHA-256 of the run's files behind the bundle; see `Origin`.
 
     Raises:
-        UserError: there are no test images.
+        UserError: there are no test images, or a file is of another student.
     """
     if not len(images):
         raise UserError("expected test images to make golden pairs of, found none; prepare a larger test split")
+    for one in (metrics.model, *(file.student for file in converted)):
+        if one != export.student:
+            raise UserError(
+                f"expected figures and files of {export.student}, which was exported, found some of {one}; "
+                "run `dvc repro bundle`"
+            )
     with written_aside(folder) as aside:
         aside.mkdir()
-        records = {precision: read_json(path / "export.json") for precision, path in export.items()}
-        first = next(iter(records.values()))
-        write_json(aside / "labels.json", first["classes"])
-        write_json(aside / "preprocessing.json", first["preprocessing"] | preprocessing(record))
-        (aside / "golden" / "files").mkdir(parents=True)
-        names, pixels = write_files(aside / "golden" / "files", images, record)
-        tensors = np.array(images[:IMAGES])
-        np.save(aside / "golden" / "images.npy", np.concatenate([tensors, pixels]))
-        golden: dict[str, Any] = {
-            "images": "golden/images.npy",
-            "files": [{"path": f"golden/files/{name}", "row": len(tensors) + row} for row, name in enumerate(names)],
-            "logits": {},
-            "tolerances": {"pixels": PIXELS, "logits": {}},
-        }
-        models: dict[str, Any] = {}
-        for precision, path in export.items():
-            (aside / precision).mkdir()
-            shutil.copyfile(path / "model.onnx", aside / precision / "model.onnx")
-            logits = np.load(path / "logits.npy", allow_pickle=False)
-            of_files = logits_of(path / "model.onnx", pixels)
-            np.save(aside / "golden" / f"logits.{precision}.npy", np.concatenate([logits[: len(tensors)], of_files]))
-            golden["logits"][precision] = f"golden/logits.{precision}.npy"
-            golden["tolerances"]["logits"][precision] = LOGITS[precision] * float(np.ptp(logits))
-            models[precision] = {"onnx": f"{precision}/model.onnx", "parity": records[precision]["parity"]}
-        for precision, path in engines.items():
-            shutil.copyfile(path / "engine.json", aside / precision / "engine.json")
-            if (path / "model.engine").is_file():
-                shutil.copyfile(path / "model.engine", aside / precision / "model.engine")
-                models[precision]["engine"] = f"{precision}/model.engine"
-        (aside / "licences").mkdir()
+        write_json(aside / "labels.json", export.classes)
+        write_json(aside / "preprocessing.json", export.preprocessing)
         for path in [*licences.glob("*.txt"), licences / "data" / f"{record.source}.txt"]:
             if path.is_file():
+                (aside / "licences").mkdir(exist_ok=True)
                 shutil.copyfile(path, aside / "licences" / path.name)
+        models = {file.precision: _model(aside, file) for file in converted}
+        for engine in engines:
+            models[str(engine.precision)] |= _engine(aside, engine)
+        golden = _golden(aside / "golden", images, record, converted)
         files = sorted(path for path in aside.rglob("*") if path.is_file())
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "name": options.name,
             "release": options.release,
             "signed": False,
-            "origin": origin,
+            "origin": Origin(made_from=made_from).model_dump(),
             "requires": options.requires.model_dump(),
             "p99_ms": options.p99_ms,
-            "student": first["student"],
+            "student": export.student,
             "models": models,
             "golden": golden,
-            "metrics": metrics,
-            "latency": {"device": latency["device"], "rows": latency["rows"]},
+            "metrics": metrics.model_dump(mode="json"),
+            "latency": latency.model_dump(mode="json", include={"device", "rows"}),
             "files": {
                 str(path.relative_to(aside)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
             },
@@ -137,27 +117,40 @@ def write_bundle(
     return manifest
 
 
-def params_digest(folder: Path) -> str:
-    """Hex SHA-256 over the resolved params as the `params` stage wrote them, all sections and methods."""
-    sections = {str(path.relative_to(folder)): read_json(path) for path in folder.rglob("*.json")}
-    return _digest(sections)
+def _model(folder: Path, file: ConvertRecord) -> dict[str, Any]:
+    """Copy the file of a precision; its entry of the manifest."""
+    path = f"{file.precision}/model.onnx"
+    (folder / file.precision).mkdir()
+    shutil.copyfile(file.folder / "model.onnx", folder / path)
+    return {"onnx": path, "parity": file.parity.model_dump(mode="json")}
 
 
-def lock_digest(path: Path) -> str | None:
-    """Hex SHA-256 over what dvc.lock says of the stages that a bundle is made of, in no order; None without the file.
-
-    The entries of the bundle itself and of the report, which may run beside it, are left out: they are written later.
-    """
-    for _ in range(50):  # DVC may be writing it for a stage that runs beside this one
-        if not path.is_file():
-            return None
-        before = path.read_bytes()
-        time.sleep(0.02)
-        if path.read_bytes() == before:
-            break
-    stages = (yaml.safe_load(before) or {}).get("stages", {})
-    return _digest({name: entry for name, entry in stages.items() if name not in ("bundle", "report")})
+def _engine(folder: Path, engine: EngineRecord) -> dict[str, str]:
+    """Copy the record of an engine, and the engine if one was built; what the manifest says of it."""
+    path = f"{engine.precision}/model.engine"
+    shutil.copyfile(engine.folder / "engine.json", (folder / path).with_name("engine.json"))
+    if not (engine.folder / "model.engine").is_file():
+        return {}
+    shutil.copyfile(engine.folder / "model.engine", folder / path)
+    return {"engine": path}
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def _golden(folder: Path, images: Images, record: DatasetRecord, converted: list[ConvertRecord]) -> dict[str, Any]:
+    """Write inputs and the logits that each file must give for them; the manifest's entry."""
+    (folder / "files").mkdir(parents=True)
+    names, pixels = write_files(folder / "files", images, record)
+    tensors = np.array(images[:IMAGES])
+    np.save(folder / "images.npy", np.concatenate([tensors, pixels]))
+    logits, tolerances = {}, {}
+    for file in converted:
+        of_tensors = np.load(file.folder / "logits.npy", allow_pickle=False)
+        of_files = logits_of(file.folder / "model.onnx", pixels)
+        logits[file.precision] = f"golden/logits.{file.precision}.npy"
+        np.save(folder.parent / logits[file.precision], np.concatenate([of_tensors[: len(tensors)], of_files]))
+        tolerances[file.precision] = LOGITS[file.precision] * float(np.ptp(of_tensors))
+    return {
+        "images": "golden/images.npy",
+        "files": [{"path": f"golden/files/{name}", "row": len(tensors) + row} for row, name in enumerate(names)],
+        "logits": logits,
+        "tolerances": {"pixels": PIXELS, "logits": tolerances},
+    }

@@ -10,7 +10,9 @@ from typing import Any
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, sha256, write_json, written_aside
 from rsd.machine.revision import git_revision
-from rsd.release.bundle import lock_digest, params_digest
+from rsd.release.state import check_state
+from rsd.run.paths import Run
+from rsd.run.records import Origin
 
 SIGNATURE = "model.sig"
 INSTALL = "pip install -c constraints.txt -e '.[sign]'"
@@ -49,10 +51,8 @@ def make_key(stem: Path) -> tuple[Path, Path]:
 def commit_of(bundle: Path) -> str:
     """The commit of the current folder, which holds what the bundle was made from.
 
-    The bundle's own record of it says `-dirty` of nearly every run: DVC writes `dvc.lock` while the stages run.
-
     Raises:
-        UserError: something is not committed, or `dvc.lock` or the params beside the bundle are not its own.
+        UserError: something is not committed, or the bundle is not of the state that `dvc.lock` records.
     """
     changed = _changed_files()
     if changed is None:
@@ -64,14 +64,8 @@ def commit_of(bundle: Path) -> str:
         )
     if not (bundle / "manifest.json").is_file():
         raise UserError(f"expected a bundle in {bundle}, found no manifest.json; run `dvc repro bundle`")
-    origin = read_json(bundle / "manifest.json")["origin"]
-    found = {"dvc_lock_sha256": lock_digest(Path("dvc.lock")), "params_sha256": params_digest(bundle.parent / "params")}
-    for name, digest in found.items():
-        if digest is None or origin.get(name) != digest:
-            raise UserError(
-                f"expected the {name} of {bundle} to be that of this commit, found another; run "
-                "`dvc repro -f -s bundle` and commit, or sign a release that has no commit with --allow-dirty"
-            )
+    origin = Origin.model_validate(read_json(bundle / "manifest.json")["origin"])
+    check_state(Run(bundle.parent), origin, lock=Path("dvc.lock"), params=Path("params.yaml"))
     return str(git_revision())
 
 
@@ -84,7 +78,7 @@ def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) ->
         bundle: as the `bundle` stage made it.
         target: the folder to be made.
         key: the private key.
-        commit: what the signed manifest is to say as `origin.git_revision`; see `commit_of`. None leaves it.
+        commit: what the signed manifest says as `origin.git_revision`, see `commit_of`; None: signed without one.
 
     Raises:
         UserError: the key lies in a repository or the bundle or is none, `target` exists or lies in the bundle, the
@@ -107,8 +101,7 @@ def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) ->
             if b"PRIVATE KEY-----" in (work / name).read_bytes():
                 raise UserError(f"expected no private key in the bundle, found one in {name}; take it out")
         manifest["signed"] = True
-        if commit:
-            manifest["origin"]["git_revision"] = commit
+        manifest["origin"]["git_revision"] = commit
         write_json(work / "manifest.json", manifest)
         _checked(work)  # what is signed is what was made, whatever happened to the bundle meanwhile
         config = signing.Config().set_hashing_config(_every_file(hashing))

@@ -511,6 +511,15 @@ class Latency(Part):
     """Of that process before the file was opened."""
 
 
+class Origin(Part):
+    """What a bundle was made from."""
+
+    git_revision: str | None = None
+    """The commit that a release was signed of; None until it is signed."""
+    made_from: dict[str, str] = {}
+    """SHA-256 of the files of the run, by their paths below its folder."""
+
+
 class LatencyRecord(Record):
     """`benchmark/latency.json`: what was measured, on which device, under which conditions."""
 

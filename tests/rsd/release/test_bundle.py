@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rsd.export.parity import logits_of
-from rsd.release.bundle import BundleOptions, lock_digest, params_digest, write_bundle
+from rsd.release.bundle import BundleOptions, write_bundle
 from tests.bundles import SHAPE, ingredients
 
 OPTIONS = BundleOptions(name="digits", release=3)
@@ -27,7 +27,7 @@ def test_every_file_is_listed_with_its_digest_and_there_is_no_other(made, tmp_pa
 
 
 def test_links_become_files(made, tmp_path):
-    onnx = made["export"]["fp32"] / "model.onnx"
+    onnx = made["converted"][0].folder / "model.onnx"
     onnx.rename(tmp_path / "cached")
     onnx.symlink_to(tmp_path / "cached")
     write_bundle(tmp_path / "bundle", OPTIONS, **made)
@@ -75,7 +75,7 @@ def test_the_same_inputs_give_the_same_bytes(made, tmp_path):
 
 def test_a_failure_leaves_the_last_bundle_whole(made, tmp_path):
     before = write_bundle(tmp_path / "bundle", OPTIONS, **made)
-    (made["export"]["fp16"] / "model.onnx").unlink()
+    (made["converted"][1].folder / "model.onnx").unlink()
     with pytest.raises(FileNotFoundError):
         write_bundle(tmp_path / "bundle", OPTIONS.model_copy(update={"release": 4}), **made)
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text()) == before
@@ -85,25 +85,3 @@ def test_a_failure_leaves_the_last_bundle_whole(made, tmp_path):
 def test_a_name_that_is_no_folder_name_is_refused(name):
     with pytest.raises(ValueError, match="pattern"):
         BundleOptions(name=name, release=1)
-
-
-def test_the_lock_digest_knows_the_upstream_stages_in_no_order_and_not_the_bundle_itself(tmp_path):
-    def digest(text):
-        (tmp_path / "dvc.lock").write_text(text)
-        return lock_digest(tmp_path / "dvc.lock")
-
-    first = digest("stages:\n  a: {cmd: x}\n  b: {cmd: y}\n")
-    assert digest("stages:\n  b: {cmd: y}\n  a: {cmd: x}\n  bundle: {cmd: z}\n  report: {cmd: z}\n") == first
-    assert digest("stages:\n  a: {cmd: x}\n  b: {cmd: z}\n") != first
-    assert lock_digest(tmp_path / "none") is None
-
-
-def test_the_params_digest_changes_with_any_section_and_with_nothing_else(tmp_path):
-    (tmp_path / "method").mkdir()
-    (tmp_path / "run.json").write_text('{"a": 1, "b": 2}')
-    (tmp_path / "method" / "rsd.json").write_text("{}")
-    first = params_digest(tmp_path)
-    (tmp_path / "run.json").write_text('{"b": 2,\n "a": 1}')
-    assert params_digest(tmp_path) == first
-    (tmp_path / "method" / "rsd.json").write_text('{"weight": 1}')
-    assert params_digest(tmp_path) != first

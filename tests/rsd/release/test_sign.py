@@ -1,8 +1,10 @@
+import hashlib
 import json
 import shutil
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +12,10 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
 from rsd.machine.revision import git_revision
 from rsd.release import sign
-from rsd.release.bundle import lock_digest, params_digest
+from rsd.run.paths import Run
 from tests.bundles import Workshop, edit
 from tests.command import rsd
+from tests.rsd.run.small import evaluate, index, student, whole_run
 
 
 @pytest.fixture
@@ -118,28 +121,56 @@ def test_an_unsigned_bundle_and_one_of_another_key_do_not_verify(workshop, tmp_p
 def project(workshop, tmp_path, monkeypatch):
     """A project with its bundle right after `dvc repro`: dvc.lock is not committed yet."""
     folder = tmp_path / "project"
-    (folder / "out" / "params").mkdir(parents=True)
-    (folder / "out" / "params" / "run.json").write_text("{}")
+    run = whole_run(folder / "out")
     (folder / ".gitignore").write_text("/out/\n")
+    (folder / "params.yaml").write_text("seeds: [0]\n")
     monkeypatch.chdir(folder)
     for command in ("init -q", "config user.email a@b", "config user.name a", "add -A", "commit -qm first"):
         subprocess.run(["git", *command.split()], check=True)
-    (folder / "dvc.lock").write_text("stages: {distill: {cmd: x}}")
     shutil.copytree(workshop.unsigned(), folder / "out" / "bundle")
-    origin = {"git_revision": f"{git_revision()}-dirty", "dvc_lock_sha256": lock_digest(Path("dvc.lock"))}
-    origin |= {"params_sha256": params_digest(Path("out/params"))}
+    origin = {"made_from": run.digests(*OUTS.values())}
     edit(folder / "out" / "bundle" / "manifest.json", lambda manifest: manifest.update(origin=origin))
+    (folder / "dvc.lock").write_text(json.dumps({"stages": lock_of(run)}))
     return folder
+
+
+OUTS = {"students": "shipped.json", "evaluate": "evaluate/models.json", "export": "export/export.json"}
+"""A file that each of these stages wrote."""
+
+
+def lock_of(run):
+    """What DVC writes of a chain of stages, each of which read what the one before it wrote."""
+    stages: dict[str, Any] = {"params": {"cmd": "p", "params": {"params.yaml": {"seeds": [0]}}}}
+    deps: list[dict[str, str]] = []
+    for name, place in OUTS.items():
+        path = run.folder / place
+        entry = {"path": f"out/{place}", "md5": hashlib.md5(path.read_bytes()).hexdigest()}
+        stages[name] = {"cmd": name, "deps": deps, "outs": [entry]}
+        deps = [entry]
+    stages["bundle"] = {"cmd": "b", "deps": deps, "outs": [{"path": "out/bundle", "md5": "1.dir"}]}
+    return stages
+
+
+def change_lock(change):
+    """As another run would, and commit it."""
+    lock = json.loads(Path("dvc.lock").read_text())
+    change(lock["stages"])
+    Path("dvc.lock").write_text(json.dumps(lock))
+    commit("another run")
+
+
+def another_student():
+    """`dvc exp run -S method.rsd.weight=0.3 evaluate`, and a commit: the bundle is still of the old student."""
+    run = Run("out")
+    run.write(student(run, "rsd", "other"))
+    index(run)
+    evaluate(run)
+    change_lock(lambda stages: stages.update({name: lock_of(run)[name] for name in ("students", "evaluate")}))
 
 
 def commit(message):
     subprocess.run(["git", "add", "-A"], check=True)
     subprocess.run(["git", "commit", "-qm", message], check=True)
-
-
-def commit_lock(content):
-    Path("dvc.lock").write_text(content)
-    commit("another")
 
 
 def signed_by_command(workshop, capsys, *options):
@@ -166,9 +197,21 @@ def test_a_release_says_the_commit_that_it_was_made_from_and_none_is_signed_befo
     ("change", "sentence"),
     [
         (lambda: Path("new.py").touch(), "found new.py changed or new"),
-        (lambda: commit_lock("stages: {distill: {cmd: y}}"), "dvc_lock_sha256 of out/bundle to be that of this commit"),
-        (lambda: commit_lock(""), "dvc_lock_sha256 of out/bundle to be that of this commit"),
-        (lambda: Path("out/params/run.json").write_text("[]"), "params_sha256 of out/bundle to be that of this commit"),
+        (
+            lambda: change_lock(lambda stages: stages["evaluate"]["outs"][0].update(md5="0")),
+            "export ran before evaluate",
+        ),
+        (lambda: change_lock(lambda stages: stages["bundle"]["deps"][0].update(md5="0")), "bundle ran before export"),
+        (lambda: change_lock(lambda stages: stages.clear()), "found that the stage bundle has not run"),
+        (another_student, "found that export ran before evaluate wrote another out/evaluate/models.json"),
+        (
+            lambda: (Path("params.yaml").write_text("seeds: [0, 1]"), commit("edited")),
+            "found that it has changed since",
+        ),
+        (
+            lambda: Path("out/export/export.json").write_text("{}"),
+            "out/export/export.json that the bundle was made from",
+        ),
         (lambda: shutil.rmtree(".git"), "found no git repository"),
     ],
 )
@@ -179,4 +222,13 @@ def test_what_the_commit_does_not_hold_is_signed_only_where_that_is_allowed_and_
     change()
     assert sentence in signed_by_command(workshop, capsys)
     assert not (workshop.folder / "release").exists()
-    assert "-dirty)\n" in signed_by_command(workshop, capsys, "--allow-dirty")
+    assert signed_by_command(workshop, capsys, "--allow-dirty").endswith("signed, of no commit\n")
+    assert json.loads((workshop.folder / "release" / "manifest.json").read_text())["origin"]["git_revision"] is None
+
+
+def test_the_advice_mends_what_is_stale_and_forces_nothing(workshop, project, capsys):
+    commit("release 1")
+    another_student()
+    refused = signed_by_command(workshop, capsys)
+    assert "run `dvc repro bundle` and commit" in refused
+    assert " -f" not in refused
