@@ -2,7 +2,6 @@
 
 import torch
 
-from rsd.machine.files import read_json
 from rsd.measure.baseline import baseline
 from rsd.measure.benchmark import BenchmarkOptions, benchmark
 from rsd.models.timm_model import load_trained
@@ -12,12 +11,13 @@ from stages import OUT, run, section
 
 def main() -> None:
     torch.set_num_threads(1)
-    precisions = read_json(OUT / "params" / "run.json")["precisions"]
+    here = Run(OUT)
+    precisions = here.choice().precisions
     options = section("benchmark", BenchmarkOptions)
     others = []
     if options.baseline:
-        name = read_json(OUT / "export" / precisions[0] / "export.json")["student"]
-        model, record = load_trained(OUT / "students" / name, "student")
+        name = here.shipped().student.name
+        model, record = load_trained(here.student_folder(name), "student")
         others = baseline(
             model,
             record["mean"],
@@ -27,11 +27,11 @@ def main() -> None:
             threads=[1],  # two threads make a small model slower, and the stage longer
         )
     benchmark(
-        {precision: OUT / "export" / precision / "model.onnx" for precision in precisions},
-        {precision: OUT / "engines" / precision for precision in precisions},
+        {precision: here.onnx(precision) for precision in precisions},
+        {precision: here.engine_folder(precision) for precision in precisions},
         options,
-        device=Run(OUT).device(),
-        folder=OUT / "benchmark",
+        device=here.device(),
+        folder=here.benchmark_folder,
         others=others,
     )
 

@@ -13,6 +13,7 @@ from rsd.export.parity import GateError, Gates, Precision, check
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, write_json, written_aside
+from rsd.run.paths import Run
 from rsd.sources.images import read_split
 from stages import OUT, run, section
 
@@ -29,7 +30,7 @@ def main() -> None:
             print(record["reason"])
             write_json(aside / "engine.json", record)
             return
-        onnx = OUT / "export" / precision / "model.onnx"
+        onnx = Run(OUT).onnx(precision)
         log = OUT / "logs" / f"engine-{precision}.log"  # stays there if the build fails
         record = build(onnx, aside / "model.engine", options, precision=precision, log=log)
         shutil.move(log, aside / "build.log")
@@ -41,7 +42,7 @@ def main() -> None:
 
 def parity(folder: Path, precision: Precision, options: EngineOptions) -> dict[str, Any] | str:
     """The engine beside its ONNX graph on the test images, held to the gate of its precision where it can run."""
-    export = OUT / "export" / precision
+    export = Run(OUT).convert_folder(precision)
     test = read_split(OUT / "data", "test")
     gates = Gates.model_validate(read_json(OUT / "params" / "export.json")["gates"])
     what = f"{precision} engine"

@@ -13,10 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from rsd.export.parity import logits_of
 from rsd.release import sign
 from rsd.release.bundle import BundleOptions, write_bundle
-from rsd.release.golden import preprocessing
 from rsd.run.paths import Run
 from rsd.run.records import ConvertRecord, EngineRecord, Evaluation, ExportRecord, LatencyRecord, Parity
-from rsd.sources.images import DatasetRecord
+from rsd.sources.images import DatasetRecord, preprocessing
 from tests.rsd.run.small import DEVICE, PARITY
 
 SHAPE = (6, 5, 3)

@@ -1,13 +1,11 @@
 """The ladder from a trained student to a file: each rung compared on real test images with what lies below it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from rsd.export.divergence import (
     TOLERANCE,
@@ -17,17 +15,13 @@ from rsd.export.divergence import (
     graph_values,
     in_words,
     listening,
-    module_values,
-    parts,
-    torch_values,
 )
+from rsd.export.graph import checked
 from rsd.export.half import to_half
-from rsd.export.onnx import Traced, checked
 from rsd.export.parity import GateError, Gates, Rung, check, compare, logits_of
 from rsd.export.quantize import Harm, Int8Options, calibrated, described, harms, quantized, some, tries
-from rsd.export.strip import AsTrained
 from rsd.machine.errors import UserError
-from rsd.models.timm_model import PixelNormalize, predict
+from rsd.run.records import Parity
 from rsd.sources.images import LabelledImages
 
 SAMPLE = 512
@@ -42,71 +36,49 @@ class Ladder:
     """Climbs from rung to rung; a gate that is missed stops with the node where the two part.
 
     Args:
-        model: the stripped student, in eval mode.
         test: the test split, which judges and chooses nothing.
+        expected: logits `[N, classes]` of the stripped student in PyTorch on the test split.
         threads: CPU threads of ONNX Runtime.
 
     Attributes:
-        records: one parity record per rung climbed, see `rsd.export.parity.compare`.
+        records: one record per rung climbed.
         logits: `[N, classes]` of the last rung that was compared on all test images.
     """
 
-    def __init__(
-        self, model: nn.Module, normalize: PixelNormalize, test: LabelledImages, gates: Gates, *, threads: int = 1
-    ) -> None:
-        self.model, self.normalize, self.test, self.gates, self.threads = model, normalize, test, gates, threads
-        self.expected: NDArray[np.float32] = predict(model, normalize, test.images, batch_size=256).logits.numpy()
-        self.records: list[dict[str, Any]] = []
+    def __init__(self, test: LabelledImages, expected: NDArray[np.float32], gates: Gates, *, threads: int = 1) -> None:
+        self.test, self.expected, self.gates, self.threads = test, expected, gates, threads
+        self.records: list[Parity] = []
         self.logits: NDArray[np.float32] | None = None
         self.sample = np.sort(np.random.default_rng(0).permutation(len(test.images))[:SAMPLE])
         self.everything = np.arange(len(test.images))
 
-    def stripped(self, trained: AsTrained) -> None:
-        """The student out of its training-only module, against the one within it."""
-        # The same batches for both: a kernel may take another path for another size.
-        pieces = [self.sample[start : start + 64] for start in range(0, len(self.sample), 64)]
-        raw = [torch.from_numpy(np.array(self.test.images[piece])) for piece in pieces]
-        within = torch.cat([trained(images) for images in raw]).numpy()
-        with torch.no_grad():
-            without = torch.cat([self.model(self.normalize(images)).float() for images in raw]).numpy()
-
-        def explain(images: NDArray[np.uint8]) -> str:
-            pixels = torch.from_numpy(images)
-            before = module_values(trained.student, lambda: trained(pixels))
-            after = module_values(self.model, lambda: self.model(self.normalize(pixels)))
-            return in_words(first_divergence(before, after, TOLERANCE["stripped"]))
-
-        self._judge("stripped", without, self.sample, explain, reference=within)
-
-    def fp32(self, traced: Traced, *, whole: bool) -> None:
-        """The graph against PyTorch; on all test images if `whole`."""
-        index = self.everything if whole else self.sample
-        self._judge(
-            "fp32",
-            self._run(traced.proto, index),
-            index,
-            lambda images: _parting("fp32", torch_values(traced.program, images), traced, traced.proto, images),
-        )
-
-    def fp16(self, traced: Traced) -> onnx.ModelProto:
+    def fp16(self, graph: onnx.ModelProto, named: Mapping[str, str]) -> onnx.ModelProto:
         """The graph in fp16, against PyTorch.
 
         On a CPU ONNX Runtime computes most of such a file in float32, so the file's own logits say nothing of the range
         of fp16. What a GPU would round is rounded on a sample: every value must be finite, and the logits are held to
         the same gate (`rsd.export.divergence.listening`).
+
+        Args:
+            graph: in fp32, as `trace` made it.
+            named: the part of the PyTorch model that each value comes from, see `rsd.export.divergence.parts`.
         """
-        proto = checked(to_half(traced.proto))
-        explain, index = _explained("fp16", traced, proto), self.sample[:ROUNDED]
-        self._judge("fp16", self._rounded(traced, proto, index), index, explain)
+        proto = checked(to_half(graph))
+        explain, index = _explained("fp16", graph, proto, named), self.sample[:ROUNDED]
+        self.judge("fp16", self._rounded(graph, proto, named, index), index, explain)
         rounded = self.records.pop()
-        self._judge("fp16", self._run(proto, self.everything), self.everything, explain)
-        self.records[-1]["rounded"] = {
-            key: rounded[key] for key in ("images", "max_difference", "accuracy_delta_images")
-        }
+        self.judge("fp16", self.run(proto, self.everything), self.everything, explain)
+        self.records[-1].rounded = rounded.model_dump(include={"images", "max_difference", "accuracy_delta_images"})
         return proto
 
     def int8(
-        self, traced: Traced, options: Int8Options, *, train: LabelledImages, validation: LabelledImages
+        self,
+        graph: onnx.ModelProto,
+        named: Mapping[str, str],
+        options: Int8Options,
+        *,
+        train: LabelledImages,
+        validation: LabelledImages,
     ) -> tuple[onnx.ModelProto, dict[str, Any]]:
         """The graph in int8, against PyTorch, and the record of how it was made.
 
@@ -114,36 +86,41 @@ class Ladder:
         each try. The first count that passes is judged on the test images; only where these refuse it do the tries go
         on, and the record lists the counts that they refused.
 
+        Args:
+            graph, named: as in `fp16`.
+
         Raises:
             UserError: the gate is missed with as few nodes in int8 as `options.least_share` allows.
         """
-        known = calibrated(traced.proto, train.images, options, threads=self.threads)
+        known = calibrated(graph, train.images, options, threads=self.threads)
         used = min(options.calibration_images, len(train.images))
-        expected = predict(self.model, self.normalize, validation.images, batch_size=256).logits.numpy()
+        expected = logits_of(graph.SerializeToString(), validation.images, threads=self.threads)
         harmful: list[Harm] = []
         refused: list[int] = []
         for kept in [0, *tries(len(known.nodes), options.least_share)]:
-            proto = checked(quantized(traced.proto, known, in_float=[harm.node for harm in harmful[:kept]]))
+            proto = checked(quantized(graph, known, in_float=[harm.node for harm in harmful[:kept]]))
             judge = validation
             try:
                 told = logits_of(proto.SerializeToString(), validation.images, threads=self.threads)
                 check(compare(expected, told, validation.labels), "int8", self.gates, split="validation")
                 judge = self.test
-                self._compare("int8", self._run(proto, self.everything), self.everything, self.expected)
+                self._compare("int8", self.run(proto, self.everything), self.everything, self.expected)
                 return proto, described(known, used, harmful[:kept], refused)
             except GateError as error:
                 missed = error
                 if judge is self.test:
                     refused.append(kept)
             if not harmful:
-                harmful = harms(traced.proto, known, some(validation.images, SEARCH_IMAGES), threads=self.threads)
+                harmful = harms(graph, known, some(validation.images, SEARCH_IMAGES), threads=self.threads)
         most = ", ".join(f"'{harm.node}' ({harm.operator})" for harm in harmful[:3])
-        where = _explained("int8", traced, proto)(judge.images[np.array(missed.images)])
+        where = _explained("int8", graph, proto, named)(judge.images[np.array(missed.images)])
         raise UserError(
             f"with {kept} of {len(known.nodes)} nodes kept in float {missed}; most is lost at {most}; {where}"
         ) from missed
 
-    def _rounded(self, traced: Traced, proto: onnx.ModelProto, index: NDArray[np.integer]) -> NDArray[np.float32]:
+    def _rounded(
+        self, graph: onnx.ModelProto, proto: onnx.ModelProto, named: Mapping[str, str], index: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
         """What the fp16 graph says with every value rounded to fp16: float32 `[len(index), classes]`.
 
         Raises:
@@ -155,10 +132,8 @@ class Ladder:
             values = told(images)
             if not all(np.isfinite(value).all() for value in values.values()):
                 for number, one in zip(index[start : start + FEW], images[:, None], strict=True):
-                    if name := _not_finite(graph_values(traced.proto, one), told(one)):
-                        where = in_words(
-                            Divergence(name, float("inf"), None, beyond=True), proto, parts(traced.program)
-                        )
+                    if name := _not_finite(graph_values(graph, one), told(one)):
+                        where = in_words(Divergence(name, float("inf"), None, beyond=True), proto, named)
                         raise UserError(
                             f"the fp16 export leaves the range of fp16, which ends at 65504, for test image {number}: "
                             f"{where}; ship fp32"
@@ -166,11 +141,12 @@ class Ladder:
             logits.append(values["logits"].astype(np.float32))
         return np.concatenate(logits)
 
-    def _run(self, proto: onnx.ModelProto, index: NDArray[np.integer]) -> NDArray[np.float32]:
+    def run(self, proto: onnx.ModelProto, index: NDArray[np.integer]) -> NDArray[np.float32]:
+        """The logits of a graph for test images, `[len(index), classes]`."""
         images = self.test.images if index is self.everything else self.test.images[index]
         return logits_of(proto.SerializeToString(), images, threads=self.threads)
 
-    def _judge(
+    def judge(
         self,
         rung: Rung,
         found: NDArray[np.float32],
@@ -179,6 +155,17 @@ class Ladder:
         *,
         reference: NDArray[np.float32] | None = None,
     ) -> None:
+        """Hold the logits of a rung to its gate.
+
+        Args:
+            found: `[len(index), classes]`.
+            index: of the test images.
+            explain: where the two part, for the images that differ most.
+            reference: the logits below, if not those of PyTorch.
+
+        Raises:
+            UserError: the gate is missed; the sentence says where the two part.
+        """
         try:
             self._compare(rung, found, index, self.expected[index] if reference is None else reference)
         except GateError as error:
@@ -193,7 +180,8 @@ class Ladder:
             raise GateError(f"{rung}: {error}", index[error.images].tolist()) from error
         record["worst_images"] = index[record["worst_images"]].tolist()
         check(record, rung, self.gates)
-        self.records.append({"rung": rung, "against": "as trained" if rung == "stripped" else "stripped", **record})
+        against = "as trained" if rung == "stripped" else "stripped"
+        self.records.append(Parity(rung=rung, against=against, **record))
         self.logits = found if index is self.everything else None
 
 
@@ -207,10 +195,20 @@ def _not_finite(below: Values, found: Values) -> str | None:
     return next(broken, None)
 
 
-def _explained(rung: Rung, traced: Traced, proto: onnx.ModelProto) -> Callable[[NDArray[np.uint8]], str]:
-    return lambda images: _parting(rung, graph_values(traced.proto, images), traced, proto, images)
+def _explained(
+    rung: Rung, graph: onnx.ModelProto, proto: onnx.ModelProto, named: Mapping[str, str]
+) -> Callable[[NDArray[np.uint8]], str]:
+    return lambda images: parting(rung, graph_values(graph, images), proto, named, images)
 
 
-def _parting(rung: Rung, below: Values, traced: Traced, proto: onnx.ModelProto, images: NDArray[np.uint8]) -> str:
-    found = first_divergence(below, graph_values(proto, images), TOLERANCE[rung])
-    return in_words(found, proto, parts(traced.program))
+def parting(
+    rung: Rung, below: Values, proto: onnx.ModelProto, named: Mapping[str, str], images: NDArray[np.uint8]
+) -> str:
+    """Where a graph parts from the values below it, in words.
+
+    Args:
+        below: the same values as the rung below has them.
+        named: the part of the PyTorch model that each value comes from.
+        images: those that differ most, uint8 `[N, H, W, C]`.
+    """
+    return in_words(first_divergence(below, graph_values(proto, images), TOLERANCE[rung]), proto, named)

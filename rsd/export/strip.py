@@ -1,11 +1,16 @@
-"""The student as it was when training ended, in the module that trained it beside an AAD or its like."""
+"""The lower rungs of the ladder: the student out of its training-only module, and its graph against PyTorch."""
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rsd.export.divergence import TOLERANCE, first_divergence, in_words, module_values, parts, torch_values
+from rsd.export.ladder import Ladder, parting
+from rsd.export.trace import Traced
 from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.models.features import StagedOutputs, stage_shapes, staged_outputs
@@ -50,3 +55,31 @@ class AsTrained:
             said = staged_outputs(self.teacher, inputs) if self.staged else outputs(self.teacher, inputs)
         student, _ = self.task.trainable_module(self.normalize(raw), said)
         return student.logits.float()
+
+
+def judge_stripped(ladder: Ladder, model: nn.Module, normalize: PixelNormalize, trained: AsTrained) -> None:
+    """The student out of its training-only module, `model` in eval mode, against the one within it."""
+    # The same batches for both: a kernel may take another path for another size.
+    pieces = [ladder.sample[start : start + 64] for start in range(0, len(ladder.sample), 64)]
+    raw = [torch.from_numpy(np.array(ladder.test.images[piece])) for piece in pieces]
+    within = torch.cat([trained(images) for images in raw]).numpy()
+    with torch.no_grad():
+        without = torch.cat([model(normalize(images)).float() for images in raw]).numpy()
+
+    def explain(images: NDArray[np.uint8]) -> str:
+        pixels = torch.from_numpy(images)
+        before = module_values(trained.student, lambda: trained(pixels))
+        after = module_values(model, lambda: model(normalize(pixels)))
+        return in_words(first_divergence(before, after, TOLERANCE["stripped"]))
+
+    ladder.judge("stripped", without, ladder.sample, explain, reference=within)
+
+
+def judge_traced(ladder: Ladder, traced: Traced) -> None:
+    """The traced graph against PyTorch, on all test images."""
+
+    def explain(images: NDArray[np.uint8]) -> str:
+        below = torch_values(traced.program, images)
+        return parting("fp32", below, traced.proto, parts(traced.program), images)
+
+    ladder.judge("fp32", ladder.run(traced.proto, ladder.everything), ladder.everything, explain)

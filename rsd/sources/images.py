@@ -171,6 +171,21 @@ class DatasetRecord(BaseModel):
         return self.height, self.width, self.channels
 
 
+def preprocessing(record: DatasetRecord) -> dict[str, Any]:
+    """How the project serves an image of another size, for a device to do the same with Pillow.
+
+    Arrays are resized as a whole (bilinear); of files the central square of `crop_share` is (bicubic).
+    """
+    files = record.kept == "files"
+    return {
+        "height": record.height,
+        "width": record.width,
+        "channels": record.channels,
+        "resize": "bicubic" if files else "bilinear",
+        "crop_share": record.crop_share if files else None,
+    }
+
+
 def write_arrays(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, str]:
     """Write one split as `images.npy` and `labels.npy`; SHA-256 of each."""
     with written_aside(folder) as aside:

@@ -8,7 +8,8 @@ from PIL import Image
 from rsd_edge.errors import EdgeError
 from rsd_edge.images import MAX_PIXELS, Preprocessing, decode, preprocess
 
-from rsd.release.golden import _served, preprocessing, write_files
+from rsd.release.golden import _served, write_files
+from rsd.sources.images import preprocessing
 from tests.bundles import dataset
 
 WHOLE = Preprocessing(6, 5, 3, "bilinear", None)

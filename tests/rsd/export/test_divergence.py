@@ -10,8 +10,8 @@ from rsd.export.divergence import (
     parts,
     torch_values,
 )
+from rsd.export.graph import checked
 from rsd.export.half import to_half
-from rsd.export.onnx import checked
 from tests.rsd.export.conftest import broken
 
 ONES = np.ones((2, 3), np.float32)

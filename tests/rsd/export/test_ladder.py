@@ -9,18 +9,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rsd.export import ladder as module
-from rsd.export.divergence import graph_values
+from rsd.export.divergence import graph_values, parts
 from rsd.export.half import to_half
 from rsd.export.ladder import Ladder
-from rsd.export.onnx import trace
 from rsd.export.parity import Gates, logits_of
 from rsd.export.quantize import Int8Options
-from rsd.export.strip import AsTrained
+from rsd.export.strip import AsTrained, judge_stripped, judge_traced
+from rsd.export.trace import trace
 from rsd.machine.errors import UserError
 from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.models.features import stage_shapes
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create, predict
 from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, lively
 
@@ -31,27 +31,36 @@ VIT: dict[str, Any] = {
 RESNET: dict[str, Any] = {"name": "resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}}
 SHAPE: dict[str, Any] = {"height": 16, "width": 16, "mean": MEAN, "std": STD, "classes": [str(i) for i in range(10)]}
 
+NORMALIZE = PixelNormalize(MEAN, STD)
+
 
 def labelled(student, images) -> LabelledImages:
     """Labels as the student gives them, so that every change of the first class is an error."""
     return LabelledImages(images, student.logits(images).argmax(axis=1), [str(i) for i in range(10)])
 
 
+def ladder_of(model, split: LabelledImages, **gates) -> Ladder:
+    expected = predict(model, NORMALIZE, split.images, batch_size=256).logits.numpy()
+    return Ladder(split, expected, Gates(**gates))
+
+
+def named(student) -> dict[str, str]:
+    return parts(student.traced.program)
+
+
 def climbing(student, images, **gates) -> Ladder:
-    return Ladder(student.model, PixelNormalize(MEAN, STD), labelled(student, images), Gates(**gates))
+    return ladder_of(student.model, labelled(student, images), **gates)
 
 
 def test_every_rung_has_a_parity_record_on_real_images(traced, images):
     student = traced("resnet")
     ladder = climbing(student, images)
-    ladder.fp32(student.traced, whole=False)
-    proto = ladder.fp16(student.traced)
-    assert [record["rung"] for record in ladder.records] == ["fp32", "fp16"]
+    judge_traced(ladder, student.traced)
+    proto = ladder.fp16(student.traced.proto, named(student))
+    assert [record.rung for record in ladder.records] == ["fp32", "fp16"]
     for record in ladder.records:
-        assert record["images"] == 64
-        assert {"max_difference", "mean_difference", "min_cosine", "top1_agreement", "accuracy_delta_points"} <= {
-            *record
-        }
+        assert record.images == 64
+        assert record.against == "stripped"
     assert proto.graph.output[0].name == "logits"
     assert ladder.logits is not None
     assert ladder.logits.shape == (64, 10)
@@ -64,7 +73,7 @@ def test_a_failed_fp32_rung_names_rung_worst_images_and_node(traced, images):
     (node,) = [node for node in proto.graph.node if node.name == "node_relu_3"]
     node.op_type = "Softplus"
     with pytest.raises(UserError, match=r"^the fp32 export differs .*: \d+, .*'node_relu_3'") as error:
-        climbing(student, images).fp32(student.traced._replace(proto=proto), whole=True)
+        judge_traced(climbing(student, images), student.traced._replace(proto=proto))
     assert "\n" not in str(error.value)
 
 
@@ -97,29 +106,30 @@ def test_an_activation_beyond_fp16_fails_the_rung_though_a_cpu_computes_it_in_fl
     assert np.isfinite(logits_of(half.SerializeToString(), images)).all()  # what a CPU says of the file
     split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
     with pytest.raises(UserError, match=r"^the fp16 export leaves the range .* test image \d+: .* node '.*' \(Mul\)"):
-        Ladder(model, PixelNormalize(MEAN, STD), split, Gates()).fp16(made)
+        ladder_of(model, split).fp16(made.proto, parts(made.program))
 
 
 def test_fp16_is_judged_with_every_value_rounded_as_a_gpu_rounds_it(traced, images, monkeypatch):
     student = traced("resnet")
     ladder = climbing(student, images)
-    proto = ladder.fp16(student.traced)
+    proto = ladder.fp16(student.traced.proto, named(student))
     values = graph_values(proto, images)
     assert values["logits_fp16"].dtype == np.float16
-    rounded = ladder.records[0]["rounded"]
+    rounded = ladder.records[0].rounded
+    assert rounded
     assert rounded["images"] == 64
     found = np.abs(values["logits"] - student.logits(images)).max()
     assert rounded["max_difference"] == pytest.approx(float(found), rel=0.2)  # the batch is another
     monkeypatch.setattr(ladder, "_rounded", lambda *_: ladder.expected[::-1])  # of other images
     with pytest.raises(UserError, match="^the fp16 export loses"):
-        ladder.fp16(student.traced)
+        ladder.fp16(student.traced.proto, named(student))
 
 
 def test_int8_that_passes_keeps_nothing_in_float(traced, images):
     student = traced("resnet")
     ladder = climbing(student, images, int8_accuracy_delta=50.0)
     split = labelled(student, images)
-    _, made = ladder.int8(student.traced, Int8Options(), train=split, validation=split)
+    _, made = ladder.int8(student.traced.proto, named(student), Int8Options(), train=split, validation=split)
     assert (made["in_float"], made["nodes"], made["calibration_images"]) == ([], 14, 64)
 
 
@@ -130,7 +140,9 @@ def test_int8_takes_its_ranges_from_the_training_split_alone(traced, images):
     def made(*, train, rest) -> bytes:
         ladder = climbing(student, rest, int8_accuracy_delta=100.0)
         split = labelled(student, rest)
-        proto, _ = ladder.int8(student.traced, Int8Options(), train=labelled(student, train), validation=split)
+        proto, _ = ladder.int8(
+            student.traced.proto, named(student), Int8Options(), train=labelled(student, train), validation=split
+        )
         return proto.SerializeToString(deterministic=True)
 
     first = made(train=images, rest=images)
@@ -177,7 +189,7 @@ def test_validation_images_choose_how_many_nodes_stay_in_float_and_test_images_j
     monkeypatch.setattr(module, "harms", harms)
     monkeypatch.setattr(module, "quantized", quantized)
     monkeypatch.setattr(module, "check", judge)
-    _, made = ladder.int8(student.traced, Int8Options(), train=split, validation=split)
+    _, made = ladder.int8(student.traced.proto, named(student), Int8Options(), train=split, validation=split)
     assert found == asked
     assert made["refused_by_test"] == refused
     assert [harm["node"] for harm in made["in_float"]] == order[: len(in_float[-1])] == in_float[-1]
@@ -187,13 +199,13 @@ def test_int8_that_cannot_pass_says_how_much_is_in_float_and_where_most_is_lost(
     student = traced("resnet")
     split = labelled(student, images)
     wrong = split._replace(labels=split.labels.copy())
-    ladder = Ladder(student.model, PixelNormalize(MEAN, STD), wrong, Gates())
+    ladder = ladder_of(student.model, wrong)
     ladder.expected = ladder.expected[::-1]  # of other images, so that no graph can agree
     wrong.labels[:] = ladder.expected.argmax(axis=1)
     with pytest.raises(
         UserError, match="^with 3 of 14 nodes kept in float the int8 export loses .*; most is lost at '"
     ):
-        ladder.int8(student.traced, Int8Options(least_share=0.75), train=split, validation=split)
+        ladder.int8(student.traced.proto, named(student), Int8Options(least_share=0.75), train=split, validation=split)
 
 
 def trained(folder, method: str) -> tuple[Any, Any]:
@@ -223,9 +235,9 @@ def test_a_stripped_student_says_exactly_what_it_said_beside_its_scaffold(tmp_pa
     model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
     model.load_state_dict(load_file(student / "student.safetensors"))
     split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
-    ladder = Ladder(model, PixelNormalize(MEAN, STD), split, Gates())
-    ladder.stripped(within)
-    assert ladder.records[0]["max_difference"] == 0
+    ladder = ladder_of(model, split)
+    judge_stripped(ladder, model, NORMALIZE, within)
+    assert ladder.records[0].max_difference == 0
     assert np.ptp(ladder.expected) > 0.1
 
 
@@ -238,4 +250,4 @@ def test_a_student_that_was_not_stripped_cleanly_is_refused_with_the_part_that_d
     model.load_state_dict(state)
     split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
     with pytest.raises(UserError, match=r"^the stripped student differs .* is 'blocks\.2\.mlp\.fc1', whose output"):
-        Ladder(model, PixelNormalize(MEAN, STD), split, Gates()).stripped(within)
+        judge_stripped(ladder_of(model, split), model, NORMALIZE, within)

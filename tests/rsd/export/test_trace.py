@@ -14,13 +14,17 @@ from pydantic import ValidationError
 from torch import nn
 
 from rsd.export import tensorrt
+from rsd.export.divergence import parts
+from rsd.export.graph import checked, save
 from rsd.export.half import to_half
 from rsd.export.ladder import Ladder
-from rsd.export.onnx import INT8_OPSET, ExportOptions, checked, save, trace
+from rsd.export.options import INT8_OPSET, ExportOptions
 from rsd.export.parity import Gates, Precision, check, compare, logits_of
 from rsd.export.quantize import Int8Options, calibrated, quantize_file, quantized
+from rsd.export.strip import judge_traced
+from rsd.export.trace import trace
 from rsd.machine.errors import UserError
-from rsd.models.timm_model import PixelNormalize, RawPixels
+from rsd.models.timm_model import PixelNormalize, RawPixels, predict
 from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, export, lively, squares, telling
 
@@ -246,13 +250,14 @@ def test_every_student_at_224_climbs_the_ladder_and_builds(tmp_path, name):
     assert len(set(reference.argmax(axis=1))) > 3
     labels = reference.argmax(axis=1)  # so that every change of the first class is an error
     split = LabelledImages(pixels, labels, [str(number) for number in range(10)])
-    ladder = Ladder(model, PixelNormalize(mean, std), split, Gates())
-    ladder.fp32(made, whole=True)
-    graphs = {"fp32": made.proto, "fp16": ladder.fp16(made)}
-    assert [record["rung"] for record in ladder.records] == ["fp32", "fp16"]
+    expected = predict(model, PixelNormalize(mean, std), split.images, batch_size=256).logits.numpy()
+    ladder = Ladder(split, expected, Gates())
+    judge_traced(ladder, made)
+    graphs = {"fp32": made.proto, "fp16": ladder.fp16(made.proto, parts(made.program))}
+    assert [record.rung for record in ladder.records] == ["fp32", "fp16"]
     # `telling` takes the common part off the logits and so most of the range that shares are of.
-    assert ladder.records[1]["max_difference_share"] < 5e-2
-    assert ladder.records[1]["disagreements_beyond_near_ties"] == 0
+    assert ladder.records[1].max_difference_share < 5e-2
+    assert ladder.records[1].disagreements_beyond_near_ties == 0
     known = calibrated(made.proto, pixels[:8], Int8Options())
     graphs["int8"] = checked(quantized(made.proto, known))
     # An untrained MobileNetV2 multiplies every rounding (pixels that are off by 2 of 255 leave its logits a correlation
