@@ -17,7 +17,6 @@ from pipelines.dvc_command import DVC, reason
 from pipelines.outcome import StageRun
 from pipelines.process_group import run_group
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json
 from rsd.report.table import method_name
 
 if TYPE_CHECKING:
@@ -83,17 +82,10 @@ def _publish_results(out: Path, *, budget: Path) -> None:
     from rsd.report.charts import style, training
     from rsd.report.charts.accuracy import accuracy_side_by_side
     from rsd.report.charts.speed import front, latencies
-    from rsd.run.records import LatencyRecord
+    from rsd.run.paths import Run
 
-    run = records.read(
-        evaluation=out / "evaluate",
-        students=out / "students",
-        export=out / "export",
-        engines=out / "engines",
-        benchmark=out / "benchmark",
-        params=out / "params",
-        device=out / "device.json",
-    )
+    here = Run(out)
+    run = records.read(here)
     facts = [f"- **{fact.label}** {fact.value} ({fact.note})" for fact in verdict.facts(run)]
     pictures = [picture(style.svg(accuracy_side_by_side(run.frame)), "test top-1")]
     create_markdown_artifact(
@@ -103,12 +95,10 @@ def _publish_results(out: Path, *, budget: Path) -> None:
     )
     if rows := _parity(run):
         create_table_artifact(rows, key="parity", description="Exported files against PyTorch, on test images")
-    timed = out / "benchmark" / "latency.json"
-    if timed.is_file():
+    if run.benchmark:
         with shown("latency"):
-            record = LatencyRecord.model_validate(read_json(timed))
             create_markdown_artifact(
-                picture(style.svg(latencies(record)), "latency") + "\n\n" + latency.markdown(record),
+                picture(style.svg(latencies(run.benchmark)), "latency") + "\n\n" + latency.markdown(run.benchmark),
                 key="latency",
                 description="Latency on this machine",
             )
@@ -121,7 +111,7 @@ def _publish_results(out: Path, *, budget: Path) -> None:
             key="curves",
             description="Validation accuracy and every loss term over the epochs",
         )
-    if known := [row for row in choose.rows(budget, out) if row.top1 is not None and row.p99_ms is not None]:
+    if known := [row for row in choose.rows(budget, here) if row.top1 is not None and row.p99_ms is not None]:
         create_markdown_artifact(
             picture(style.svg(front(known)), "Pareto front"),
             key="pareto",
@@ -138,17 +128,14 @@ def _legend(method: str, colour: str) -> str:
 
 
 def _parity(run: "Records") -> list[dict[str, Any]]:
-    from rsd.report.records import parity
-
     return [
         {
-            "precision": export["precision"],
-            "bytes": export.get("bytes"),
-            "images": compared.get("images"),
-            "same first class, %": round(100 * compared["top1_agreement"], 2),
-            "largest difference": f"{compared['max_difference']:.2g}",
-            "accuracy, points": round(compared.get("accuracy_delta_points", 0.0), 2),
+            "precision": file.precision,
+            "bytes": file.bytes,
+            "images": file.parity.images,
+            "same first class, %": round(100 * file.parity.top1_agreement, 2),
+            "largest difference": f"{file.parity.max_difference:.2g}",
+            "accuracy, points": round(file.parity.accuracy_delta_points, 2),
         }
-        for export in run.exports
-        if (compared := parity(export))
+        for file in run.exports
     ]

@@ -16,22 +16,23 @@ from pathlib import Path
 
 from dvc.api import DVCFileSystem
 from dvc_data.index import DataIndexDirError
-from pydantic import ValidationError
 
 from pipelines.git import experiments, git
 from rsd.machine.errors import UserError
 from rsd.report.compare.page import write_page
-from rsd.report.compare.run import Run
+from rsd.report.compare.run import ComparedRun
 from rsd.report.records import Records, read
+from rsd.run.paths import Run
 
 WORKSPACE = "workspace"
 PAGE = Path("out/compare.html")
-CODE = ("rsd", "stages", "methods", ":!rsd/report", ":!rsd/compare")
+CODE = ("rsd", "stages", "methods", ":!rsd/report")
 """What makes the numbers; how they are shown does not."""
 FILES = (
-    *("out/evaluate/*.json", "out/evaluate/curves.cs?", "out/students/*/student.json"),
-    *("out/export/*/export.json", "out/engines/*/engine.json", "out/benchmark/*.json"),
-    *("out/params/*.json", "out/params/method/*.json", "out/device.json"),
+    *("out/evaluate/*.json", "out/evaluate/curves.cs?", "out/students/*/student.json", "out/*.json"),
+    *("out/teacher/model.json", "out/export/export.json", "out/data/dataset.json"),
+    *("out/convert/*/convert.json", "out/engines/*/engine.json", "out/benchmark/*.json"),
+    *("out/params/*.json", "out/params/method/*.json"),
 )
 """The records that are compared; what a run has none of is left out. A pattern makes DVC list a folder, and say so
 where it cannot."""
@@ -73,7 +74,7 @@ def commit_of(root: Path, revision: str) -> str | None:
     raise UserError(f"expected a branch, tag, commit or experiment, found {revision!r}, which is none; {hint}")
 
 
-def run(root: Path, name: str, commit: str | None, code: tuple[str, ...] = ()) -> Run:
+def run(root: Path, name: str, commit: str | None, code: tuple[str, ...] = ()) -> ComparedRun:
     """What a revision recorded, read through DVC."""
     files = opened(root, commit)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +86,7 @@ def run(root: Path, name: str, commit: str | None, code: tuple[str, ...] = ()) -
             )
         records = parsed(name, Path(folder) / "out")
     bundle, test = (_recorded(files, path) for path in ("out/bundle", "out/data/test"))
-    return Run(name, commit, records, bundle and bundle[1], test and test[0], code)
+    return ComparedRun(name, commit, records, bundle and bundle[1], test and test[0], code)
 
 
 def opened(root: Path, commit: str | None) -> DVCFileSystem:
@@ -115,15 +116,12 @@ def fetched(files: DVCFileSystem, folder: Path) -> list[str]:
 
 def parsed(name: str, out: Path) -> Records:
     """The records below `out`; those of another version of the project may be of another form."""
-    folders = ("students", "export", "engines", "benchmark", "params")
     try:
-        return read(evaluation=out / "evaluate", device=out / "device.json", **{one: out / one for one in folders})
+        return read(Run(out))
     except UserError as error:
-        raise UserError(f"expected an evaluated run at {name}, found none; check it out and run `dvc repro`") from error
-    except ValidationError as error:
         raise UserError(
-            f"expected a latency record of this version at {name}, found another ({error.errors()[0]['msg']}); check "
-            "it out and run `dvc repro benchmark` with the present code"
+            f"expected an evaluated run of this version of the project at {name}: {error}; check it out and run "
+            "`dvc repro` with the present code"
         ) from error
 
 

@@ -36,7 +36,7 @@ from pipelines.server.automations import begin
 from pipelines.server.connection import one_sentence, server_that_answers
 from pipelines.workspace import one_writer
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, written_aside
+from rsd.machine.files import written_aside
 from rsd.machine.fingerprint import cores
 
 if TYPE_CHECKING:
@@ -113,12 +113,13 @@ def record(folder: Path, margin: float) -> tuple[str, list[str]]:
     from rsd.measure.budget.records import shipped
     from rsd.report import trend  # late: it takes seconds to import, which a run that fails early need not wait for
     from rsd.report.charts.style import svg
-    from rsd.run.records import LatencyRecord
+    from rsd.run.paths import Run
+    from rsd.run.snapshot import snapshot
 
     points = trend.points(
-        LatencyRecord.model_validate(read_json(folder / RECORD)),
+        Run(folder / "out").latency(),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=_architecture(shipped(folder / "out")),
+        model=_architecture(shipped(snapshot(Run(folder / "out")))),
         revision=git(folder, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"),
     )
     if not points:

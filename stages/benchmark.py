@@ -33,6 +33,7 @@ def main() -> None:
         device=here.device(),
         folder=here.benchmark_folder,
         others=others,
+        made_from=here.digests(*(f"convert/{precision}/model.onnx" for precision in precisions)),
     )
 
 

@@ -14,30 +14,35 @@ from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, write_json, written_aside
 from rsd.run.paths import Run
+from rsd.run.records import EngineRecord
 from rsd.sources.images import read_split
-from stages import OUT, run, section
+from stages import OUT, run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("precision", choices=["fp32", "fp16", "int8"])
     precision = parser.parse_args().precision
-    options = section("engine", EngineOptions)
-    with written_aside(OUT / "engines" / precision) as aside:
+    here = Run(OUT)
+    options = here.section("engine", EngineOptions)
+    with written_aside(here.engine_folder(precision)) as aside:
         aside.mkdir()
-        record: dict[str, Any] = skipped(options.library)
+        made_from = here.digests(f"convert/{precision}/model.onnx")
         if available(options.library) is None:
-            print(record["reason"])
-            write_json(aside / "engine.json", record)
+            record = EngineRecord(**skipped(options.library), precision=precision, library=options.library)
+            print(record.reason)
+            write_json(aside / "engine.json", record.content() | {"made_from": made_from})
             return
-        onnx = Run(OUT).onnx(precision)
-        log = OUT / "logs" / f"engine-{precision}.log"  # stays there if the build fails
-        record = build(onnx, aside / "model.engine", options, precision=precision, log=log)
+        onnx = here.onnx(precision)
+        log = here.logs / f"engine-{precision}.log"  # stays there if the build fails
+        built = build(onnx, aside / "model.engine", options, precision=precision, log=log)
         shutil.move(log, aside / "build.log")
-        write_json(aside / "engine.json", record)
-        record["parity"] = parity(aside, precision, options)
-        write_json(aside / "engine.json", record)
-    print(f"{precision}: engine of {record['bytes'] / 1e6:.2f} MB by {record['library']} {record['version']}")
+        write_json(aside / "engine.json", built)
+        record = EngineRecord.model_validate(
+            built | {"parity": parity(aside, precision, options), "made_from": made_from}
+        )
+        write_json(aside / "engine.json", record.content())
+    print(f"{precision}: engine of {(record.bytes or 0) / 1e6:.2f} MB by {record.library} {record.version}")
 
 
 def parity(folder: Path, precision: Precision, options: EngineOptions) -> dict[str, Any] | str:

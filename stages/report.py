@@ -2,25 +2,17 @@
 
 from pathlib import Path
 
-from rsd.machine.revision import git_revision
 from rsd.report.page import write_page
+from rsd.run.paths import Run
 from stages import OUT, run
 
 
 def main() -> None:
     write_page(
-        OUT / "report.html",
-        evaluation=OUT / "evaluate",
-        data=OUT / "data",
-        students=OUT / "students",
-        export=OUT / "export",
-        engines=OUT / "engines",
-        benchmark=OUT / "benchmark",
-        params=OUT / "params",
-        device=OUT / "device.json",
+        Run(OUT).report,
+        Run(OUT),
         chosen=Path("params.yaml"),
         budget=Path("budget"),
-        revision=git_revision(),
     )
 
 

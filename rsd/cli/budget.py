@@ -11,7 +11,7 @@ import typer
 
 from rsd.cli.options import app_of
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, write_json, written_aside
+from rsd.machine.files import write_json, written_aside
 
 OUT, BUDGET = Path("out"), Path("budget")
 
@@ -51,30 +51,31 @@ def kit(
     from rsd.measure.latency import Plan
     from rsd.models.timm_model import ModelOptions
     from rsd.report.table import size
+    from rsd.run.paths import Run
     from rsd.sources.images import read_record, read_split
 
-    precisions = list(map(str, precision or Precision))
+    here, precisions = Run(OUT), list(map(str, precision or Precision))
     shape, calibration = image, None
     if shape is None or classes is None:
-        if not (OUT / "data" / "dataset.json").is_file():
+        if not here.dataset.is_file():
             raise UserError(
                 "expected prepared data, whose image size and classes the candidates take, found none in out/data; "
                 "run `dvc repro prepare`, or give --image 224 224 3 --classes 1000"
             )
-        data = read_record(OUT / "data")
+        data = read_record(here.data)
         shape, classes = shape or data.image_shape, classes or len(data.classes)
         if shape == tuple(data.image_shape):
-            calibration = read_split(OUT / "data", "train").images[:32]
+            calibration = read_split(here.data, "train").images[:32]
     students = [ModelOptions(name=name, args=arguments(name, shape[0])) for name in models or LADDER]
     ready = {}
-    own = OUT / "params" / "student.json"
-    if not models and own.is_file():
+    if not models and (here.params / "student.json").is_file():
         from rsd.measure.budget.records import shipped
+        from rsd.run.snapshot import snapshot
 
-        students.insert(0, ModelOptions.model_validate(read_json(own)))
-        known = shipped(OUT)
+        students.insert(0, here.section("student", ModelOptions))
+        known = shipped(snapshot(here))
         if known and (known.model, known.args) == (students[0].name, students[0].args) and known.image == tuple(shape):
-            ready = {p: OUT / "export" / p / "model.onnx" for p in known.top1 if p in precisions}
+            ready = {precision: here.onnx(precision) for precision in known.top1 if precision in precisions}
     packed = write_kit(
         kit,
         students,
@@ -143,10 +144,14 @@ def keep() -> None:
     Example: rsd budget keep
     """
     from rsd.measure.budget.records import read_trained, shipped
+    from rsd.run.paths import Run
+    from rsd.run.snapshot import snapshot
 
-    student = shipped(OUT)
+    known = snapshot(Run(OUT))
+    student = shipped(known)
     if student is None:
-        raise UserError("expected a trained, evaluated and exported student in out/, found none; run `dvc repro`")
+        cause = "; ".join(known.left_out) or "run `dvc repro`"
+        raise UserError(f"expected a trained, evaluated and exported student in {OUT}, found none ({cause})")
     path = BUDGET / "trained.json"
     others = [other for other in read_trained(path) if not (other.same(student) and other.data == student.data)]
     write_json(path, {"students": [trained.model_dump(mode="json") for trained in [*others, student]]})
@@ -167,8 +172,9 @@ def show(
     from rsd.report.budget_table import table, verdict
     from rsd.report.charts.speed import front
     from rsd.report.charts.style import save_svg
+    from rsd.run.paths import Run
 
-    rows = choose.rows(BUDGET, OUT)
+    rows = choose.rows(BUDGET, Run(OUT))
     if not rows:
         raise UserError(
             "expected latencies of a device, found none; import one (`rsd budget import FILE`) or run `dvc repro`"

@@ -45,8 +45,9 @@ def table(
     Example: rsd table
     """
     from rsd.report.table import summary
+    from rsd.run.paths import Run
 
-    print(summary(out))
+    print(summary(Run(out)))
 
 
 @app.command()

@@ -67,6 +67,7 @@ def benchmark(
     device: DeviceRecord,
     folder: Path,
     others: Sequence[Candidate | Latency] = (),
+    made_from: Mapping[str, str] | None = None,
 ) -> LatencyRecord:
     """Time ONNX files on the CPU, with one thread and with all cores, and engines on the GPU if there is one.
 
@@ -78,6 +79,7 @@ def benchmark(
         device: this machine.
         folder: gets the record, `latency.json`, and all raw samples, `samples.csv.gz`.
         others: what else takes turns with them (`rsd.measure.baseline`), or rows that say why it does not.
+        made_from: SHA-256 of the files, by their paths below the run's folder.
     """
     began = conditions()
     candidates: list[Candidate] = []
@@ -111,6 +113,7 @@ def benchmark(
         conditions={"before": began, "after": conditions()},
         options=options.model_dump(),
         rows=[*rows, *missing],
+        made_from=dict(made_from or {}),
     )
     with written_aside(folder / "samples.csv.gz") as aside:
         aside.write_bytes(_samples_csv(rows, [[turn.nanoseconds for turn in one] for one in turns]))

@@ -93,7 +93,7 @@ def write_bundle(
                 shutil.copyfile(path, aside / "licences" / path.name)
         models = {file.precision: _model(aside, file) for file in converted}
         for engine in engines:
-            models[str(engine.precision)] |= _engine(aside, engine)
+            models[engine.precision] |= _engine(aside, engine)
         golden = _golden(aside / "golden", images, record, converted)
         files = sorted(path for path in aside.rglob("*") if path.is_file())
         manifest = {

@@ -12,6 +12,7 @@ from PIL import Image
 from rsd.machine.errors import UserError
 from rsd.report.records import Records
 from rsd.report.table import method_name
+from rsd.run.records import Evaluation
 from rsd.sources.images import read_split
 
 MOST = 12
@@ -50,22 +51,21 @@ class Mistake:
     """The teacher and the scratch twin of the same seed, where they were evaluated."""
 
 
-def worst(records: Records, data: Path, export: Path, *, most: int = MOST) -> list[Mistake]:
+def worst(records: Records, data: Path, *, most: int = MOST) -> list[Mistake]:
     """The mistakes of the shipped student, the surest first; empty if it made none.
 
     Args:
         data: the prepared data set.
-        export: folder with `{precision}/logits.npy`, `[N, classes]` on the test split; the first precision is read.
 
     Raises:
         UserError: there is no such student, its logits or the images are not there, or do not belong together.
     """
     shipped = records.shipped
-    if shipped is None:
-        raise UserError("expected an exported student, found none; run the stage `export`")
-    path = export / records.exports[0]["precision"] / "logits.npy"
+    if shipped is None or not records.exports:
+        raise UserError("expected an exported student, found none; run `dvc repro convert`")
+    path = records.exports[0].folder / "logits.npy"
     if not path.is_file():
-        raise UserError(f"expected the student's logits in {path}, found none; run the stage `export`")
+        raise UserError(f"expected the student's logits in {path}, found none; run `dvc repro convert`")
     test = read_split(data, "test")
     logits = np.load(path, mmap_mode="r", allow_pickle=False)
     if logits.shape != (len(test.labels), len(test.classes)):
@@ -90,20 +90,20 @@ def worst(records: Records, data: Path, export: Path, *, most: int = MOST) -> li
                 test.classes[answers[number]],
                 100 * float(sure[place]),
                 100 * float(shares[place, test.labels[number]]),
-                _others(records, shipped["seed"], number, len(test.labels)),
+                _others(records, shipped, number, len(test.labels)),
             )
         )
     return found
 
 
-def _others(records: Records, seed: int | None, number: int, images: int) -> list[Answer]:
+def _others(records: Records, shipped: Evaluation, number: int, images: int) -> list[Answer]:
     """What the teacher and the shipped student's twin said of test image `number`."""
     if records.confusion is None:
         return []
     found = []
-    for method, name in (("teacher", "teacher"), ("scratch", f"scratch-{seed}")):
+    for method, name in (("teacher", "teacher"), ("scratch", f"scratch-{shipped.seed}")):
         said: pd.DataFrame = records.confusion[records.confusion["model"] == name]
-        if len(said) == images and name != (records.shipped or {}).get("model"):
+        if len(said) == images and name != shipped.model:
             row = said.iloc[number]
             found.append(Answer(method_name(method), row["predicted"], row["predicted"] == row["actual"]))
     return found

@@ -17,63 +17,32 @@ from rsd.report.flat import flat, section_order
 from rsd.report.html import Figure, figure
 from rsd.report.latency_table import COLUMNS, cells, notes
 from rsd.report.mistakes import Mistake, worst
-from rsd.report.records import Records, parity, read
+from rsd.report.records import Records, read
 from rsd.report.table import method_name
 from rsd.report.terms import caption
+from rsd.run.paths import Run
+from rsd.run.records import ConvertRecord, Parity
 
 
-def write_page(
-    path: Path,
-    *,
-    evaluation: Path,
-    data: Path,
-    students: Path,
-    export: Path,
-    engines: Path,
-    benchmark: Path,
-    params: Path,
-    device: Path,
-    chosen: Path,
-    budget: Path,
-    revision: str | None,
-) -> None:
+def write_page(path: Path, run: Run, *, chosen: Path, budget: Path) -> None:
     """Write the report on one run to `path`.
 
     Args:
         path: the HTML file; it is either written whole or left as it was.
-        evaluation: folder with models.json, curves.csv, calibration.csv, cka.csv, correlation.json and
-            `confusion/{model}.csv`.
-        data: folder with the prepared data set, whose test images are shown.
-        students: folder with `{method}-{seed}/student.json`.
-        export: folder with `{precision}/export.json` and `{precision}/logits.npy`.
-        engines: folder with `{precision}/engine.json`.
-        benchmark: folder with latency.json and samples.csv.gz.
-        params: folder with the resolved sections, one JSON each.
-        device: the fingerprint of this machine, a JSON file.
-        budget: folder with `devices/*.json` and `trained.json`; see `rsd.measure.budget`.
         chosen: params.yaml as it was for this run; shown as it is.
-        revision: the git commit of this run, if it has one.
+        budget: folder with `devices/*.json` and `trained.json`; see `rsd.measure.budget`.
 
     Raises:
-        UserError: if no model was evaluated. Every other record may be missing; the page then says so.
+        UserError: no model was evaluated. Every other record may be missing or stale; the page then says so.
     """
-    records = read(
-        evaluation=evaluation,
-        students=students,
-        export=export,
-        engines=engines,
-        benchmark=benchmark,
-        params=params,
-        device=device,
-    )
+    records = read(run)
     html.write(
         path,
         "page.html",
         package="rsd.report",
         **_content(records),
-        **_mistakes(records, data, export),
-        **_budget(choose.rows(budget, evaluation.parent)),
-        commands=_commands(revision),
+        **_mistakes(records, run.data),
+        **_budget(choose.rows(budget, run)),
         chosen=chosen.read_text() if chosen.is_file() else None,
     )
 
@@ -83,15 +52,15 @@ def _content(records: Records) -> dict[str, Any]:
     methods = style.method_order(records.frame["method"])
     gains = {name: records.gain(name) for name in methods if name not in ("teacher", "scratch")}
     return {
-        "pair": records.run.get("pair"),
+        "pair": records.choice.pair,
+        "left_out": records.left_out,
         "headline": verdict.headline(records),
         "facts": verdict.facts(records),
         "methods": [{"name": method_name(name), "colour": style.colour(name)} for name in methods],
         "models": [
-            {**model, "colour": style.colour(model["method"]), "shipped": model is shipped}
+            {**model.model_dump(), "colour": style.colour(method), "shipped": model is shipped}
             for method in methods
-            for model in records.models
-            if model["method"] == method
+            for model in records.evaluation.by_method(method)
         ],
         "gains": [
             f"{method_name(name)}: {verdict.points(gain.mean)} over scratch ({verdict.gain_words(gain)})."
@@ -99,14 +68,14 @@ def _content(records: Records) -> dict[str, Any]:
             else f"{method_name(name)}: no scratch twin of the same seed, so no gain is stated."
             for name, gain in gains.items()
         ],
-        "seeds": len(records.run.get("seeds") or {model["seed"] for model in records.models} - {None}),
+        "seeds": len(records.choice.seeds),
         "epochs": 0 if records.curves is None else records.curves["epoch"].nunique(),
         "most_epochs": 0 if records.curves is None else training.points_drawn(records.curves),
-        "classes": len(records.models[0].get("per_class") or {}),
+        "classes": len(records.models[0].per_class),
         "most_classes": accuracy.MAX_CLASSES,
         "reliable": accuracy.RELIABLE_COUNT,
         "shipped": shipped,
-        "student": records.students.get(shipped["model"], {}) if shipped else {},
+        "student": records.students.get(shipped.model) if shipped else None,
         "figures": _figures(records),
         "terms": _terms(records),
         "likeness": _likeness(records),
@@ -114,13 +83,13 @@ def _content(records: Records) -> dict[str, Any]:
         "redundancy": _redundancy(records),
         "correlations": _correlations(records),
         "confusions": _confusions(records),
-        "exports": [_export(records, export) for export in records.exports],
+        "exports": [_export(export) for export in records.exports],
         "stripped": _stripped(records),
         "engines": records.engines,
         "latency_head": COLUMNS,
         "latency": [(row.precision, row.status, cells(row)) for row in records.latency],
         "timing": notes(records.benchmark) if records.benchmark else [],
-        "device": flat({key: value for key, value in records.device.items() if key != "versions"}),
+        "device": flat(records.device.model_dump(exclude={"versions"}) if records.device else {}),
         "versions": flat(records.versions),
         "params": {name: flat(records.params[name]) for name in section_order(records.params)},
     }
@@ -138,45 +107,33 @@ def _budget(found: list[choose.Row]) -> dict[str, Any]:
     }
 
 
-def _mistakes(records: Records, data: Path, export: Path) -> dict[str, Any]:
+def _mistakes(records: Records, data: Path) -> dict[str, Any]:
     """The shipped student's worst errors as pictures, or why there are none."""
     try:
-        found: list[Mistake] | None = worst(records, data, export)
+        found: list[Mistake] | None = worst(records, data)
     except UserError as error:
         return {"mistakes": None, "no_mistakes": str(error)}
     return {"mistakes": found, "no_mistakes": ""}
 
 
-def _export(records: Records, export: dict[str, Any]) -> dict[str, Any]:
+def _export(export: ConvertRecord) -> dict[str, Any]:
     """A line of the ladder of precisions; parity records hold shares, people read per cent."""
-    found = parity(export)
-    agreement = found.get("top1_agreement")
     return {
-        "precision": export["precision"],
-        "bytes": export.get("bytes"),
-        "top1": _top1(records, export),
-        "change": found.get("accuracy_delta_points"),
-        "agreement": None if agreement is None else 100 * agreement,
-        "difference": found.get("max_difference_share"),
-        "cosine": found.get("min_cosine"),
-        "passed": bool(found),
-        "in_float": len(export.get("int8", {}).get("in_float", [])),
-        "nodes": export.get("int8", {}).get("nodes"),
+        "precision": export.precision,
+        "bytes": export.bytes,
+        "top1": 100 * export.parity.accuracy,
+        "change": export.parity.accuracy_delta_points,
+        "agreement": 100 * export.parity.top1_agreement,
+        "difference": export.parity.max_difference_share,
+        "cosine": export.parity.min_cosine,
+        "in_float": len(export.details.get("in_float", [])),
+        "nodes": export.details.get("nodes"),
     }
 
 
-def _stripped(records: Records) -> dict[str, Any] | None:
+def _stripped(records: Records) -> Parity | None:
     """The lowest rung of the ladder: the student without what trained it, against the one within it."""
-    rungs = (rung for export in records.exports for rung in export.get("ladder", []) if rung["rung"] == "stripped")
-    return next(rungs, None)
-
-
-def _top1(records: Records, export: dict[str, Any]) -> float | None:
-    """Of the exported file, in per cent; of the student in PyTorch where the file's was not recorded."""
-    share = parity(export).get("accuracy")
-    if share is not None:
-        return 100 * float(share)
-    return float(records.shipped["top1"]) if records.shipped else None
+    return next((rung for export in records.exports for rung in export.ladder if rung.rung == "stripped"), None)
 
 
 def _figures(records: Records) -> dict[str, Figure]:
@@ -187,12 +144,12 @@ def _figures(records: Records) -> dict[str, Figure]:
         drawn["validation"] = training.learning_curve(
             records.curves, "validation_top1", title="validation top-1, %", height=260
         )
-    if all(model.get("per_class") for model in records.models):
+    if all(model.per_class for model in records.models):
         drawn["classes"] = accuracy.per_class_accuracy(frame)
     if shipped and records.confusion is not None:
-        drawn["confusion"] = accuracy.confusion_matrix(records.confusion, shipped["model"], list(shipped["per_class"]))
+        drawn["confusion"] = accuracy.confusion_matrix(records.confusion, shipped.model, list(shipped.per_class))
     if records.calibration is not None:
-        drawn["calibration"] = accuracy.reliability(records.calibration, shipped=shipped["model"] if shipped else None)
+        drawn["calibration"] = accuracy.reliability(records.calibration, shipped=shipped.model if shipped else None)
     if len(timed):
         drawn["latency"] = latency.latency_against_accuracy(timed)
     if records.exports:
@@ -247,9 +204,13 @@ def _sizes(records: Records) -> pd.DataFrame:
         name=[method_name(name) for name in trained["method"]], bytes=4 * trained["parameters"], precision=None
     )
     files = [
-        {"name": f"{one['precision']}.onnx", "precision": one["precision"], "bytes": one.get("bytes"), "top1": top1}
+        {
+            "name": f"{one.precision}.onnx",
+            "precision": one.precision,
+            "bytes": one.bytes,
+            "top1": 100 * one.parity.accuracy,
+        }
         for one in records.exports
-        if (top1 := _top1(records, one)) is not None
     ]
     columns = ["name", "method", "precision", "bytes", "top1"]
     rows = pd.concat([weights.reindex(columns=columns), pd.DataFrame(files, columns=columns)], ignore_index=True)
@@ -270,7 +231,7 @@ def _redundancy(records: Records) -> list[dict[str, Any]]:
 
 def _timed(records: Records) -> pd.DataFrame:
     """The measured rows, with the accuracy of the file that was timed."""
-    top1 = {export["precision"]: _top1(records, export) for export in records.exports}
+    top1 = {export.precision: 100 * export.parity.accuracy for export in records.exports}
     rows = [
         {
             "precision": row.precision,
@@ -291,16 +252,8 @@ def _confusions(records: Records) -> list[str]:
     """The five most frequent errors of the shipped student, in words."""
     if records.shipped is None or records.confusion is None:
         return []
-    answers = records.confusion[records.confusion["model"] == records.shipped["model"]]
+    answers = records.confusion[records.confusion["model"] == records.shipped.model]
     wrong = answers[answers["actual"] != answers["predicted"]]
     counts = wrong.value_counts(["actual", "predicted"], sort=False).sort_values(ascending=False, kind="stable")
-    return [f"{actual} taken for {predicted} ({count})" for (actual, predicted), count in counts.head(5).items()]
-
-
-def _commands(revision: str | None) -> list[str]:
-    """What reproduces this run, with the params.yaml that the page shows."""
-    if revision is None:
-        return ["make repro"]
-    commit = revision.removesuffix("-dirty")
-    note = "  # this run had uncommitted changes" if commit != revision else ""
-    return [f"git checkout {commit}{note}", "make repro"]
+    most = counts.head(5).reset_index().itertuples(index=False)
+    return [f"{actual} taken for {predicted} ({count})" for actual, predicted, count in most]

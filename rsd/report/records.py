@@ -7,17 +7,28 @@ from typing import Any
 
 import pandas as pd
 
-from rsd.machine.errors import UserError
 from rsd.report.interval import Interval, interval
-from rsd.report.table import PRECISIONS
-from rsd.run.records import Latency, LatencyRecord
+from rsd.run.paths import Run
+from rsd.run.records import (
+    Choice,
+    ConvertRecord,
+    DeviceRecord,
+    EngineRecord,
+    Evaluation,
+    EvaluationRecord,
+    Latency,
+    LatencyRecord,
+    StudentRecord,
+)
+from rsd.run.snapshot import evaluated
 
 
 @dataclass(frozen=True)
 class Records:
-    """One run. What was not written is empty or None; only the evaluated models are always there."""
+    """One run. What was not written, or is stale, is empty or None; only the evaluated models are always there."""
 
-    models: list[dict[str, Any]]
+    choice: Choice
+    evaluation: EvaluationRecord
     curves: pd.DataFrame | None
     calibration: pd.DataFrame | None
     confusion: pd.DataFrame | None
@@ -25,28 +36,26 @@ class Records:
     """CKA of students' layers with the teacher's."""
     correlation: dict[str, Any]
     """The cross-correlation before and after training, or why there is none."""
-    students: dict[str, dict[str, Any]]
-    exports: list[dict[str, Any]]
-    engines: list[dict[str, Any]]
+    students: dict[str, StudentRecord]
+    shipped: Evaluation | None
+    """The exported student's evaluation."""
+    exports: list[ConvertRecord]
+    engines: list[EngineRecord]
     benchmark: LatencyRecord | None
     samples: pd.DataFrame | None
     params: dict[str, Any]
-    device: dict[str, Any]
+    device: DeviceRecord | None
+    left_out: list[str]
+    """A sentence for each record that is stale."""
+
+    @property
+    def models(self) -> list[Evaluation]:
+        return self.evaluation.models
 
     @property
     def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self.models)
-
-    @property
-    def run(self) -> dict[str, Any]:
-        """The names and lists at the top of params.yaml."""
-        return self.params.get("run") or {}
-
-    @property
-    def shipped(self) -> dict[str, Any] | None:
-        """The exported student's evaluation."""
-        names = [record.get("student") for record in self.exports]
-        return next((model for model in self.models if model["model"] in names), None)
+        """A row per model; measures that no model has are left out."""
+        return pd.DataFrame(self.evaluation.content()).dropna(axis="columns", how="all")
 
     @property
     def latency(self) -> list[Latency]:
@@ -54,81 +63,47 @@ class Records:
         return self.benchmark.rows if self.benchmark else []
 
     @property
-    def judged(self) -> list[str]:
-        """Precisions whose parity gate has judged; they have passed, since a gate that is missed stops the pipeline."""
-        return [export["precision"] for export in self.exports if parity(export)]
-
-    @property
-    def versions(self) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
-        for record in [*self.students.values(), self.device]:
-            merged |= record.get("versions") or {}
-        return merged
+    def versions(self) -> dict[str, str | None]:
+        merged: dict[str, str | None] = {}
+        for student in self.students.values():
+            merged |= student.versions
+        return merged | (self.device.versions if self.device else {})
 
     def gain(self, method: str) -> Interval | None:
         """Test top-1 over the scratch twins, paired by seed, in points; None without such a pair."""
-        if method in ("teacher", "scratch"):
-            return None
-        frame = self.frame
-        twins = frame[frame["method"] == "scratch"].set_index("seed")["top1"]
-        gains = (frame[frame["method"] == method].set_index("seed")["top1"] - twins).dropna()
-        return interval(gains) if len(gains) else None
+        gains = self.evaluation.gains(method)
+        return interval(gains.values()) if gains else None
 
 
-def parity(export: dict[str, Any]) -> dict[str, Any]:
-    return export.get("parity") or {}
+def read(run: Run) -> Records:
+    """Read a run's records and tables.
 
-
-def read(
-    *,
-    evaluation: Path,
-    students: Path,
-    export: Path,
-    engines: Path,
-    benchmark: Path,
-    params: Path,
-    device: Path,
-) -> Records:
-    """Read the folders as `page.write_page` describes them; UserError if no model was evaluated."""
-    models = _json(evaluation / "models.json")
-    if not models:
-        raise UserError(
-            f"expected the evaluated models in {evaluation / 'models.json'}, found none: "
-            "run the stage `evaluate` first."
-        )
-    latency = _json(benchmark / "latency.json")
-    chosen = (_json(params / "run.json") or {}).get("precisions")
-    evaluated = {model["model"] for model in models}
+    Raises:
+        UserError: no model was evaluated, or a record is damaged.
+    """
+    known, evaluation = evaluated(run)
+    folder = run.evaluation_folder
     return Records(
-        models=models,
-        curves=_csv(evaluation / "curves.csv"),
-        calibration=_csv(evaluation / "calibration.csv"),
-        confusion=_confusion(evaluation / "confusion"),
-        likeness=_csv(evaluation / "cka.csv"),
-        correlation=_json(evaluation / "correlation.json") or {},
-        students={
-            file.parent.name: _json(file)
-            for file in sorted(students.glob("*/student.json"))
-            if file.parent.name in evaluated
-        },
-        exports=_by_precision(export, "export.json", chosen),
-        engines=_by_precision(engines, "engine.json", chosen),
-        benchmark=LatencyRecord.model_validate(latency) if latency else None,
-        samples=_csv(benchmark / "samples.csv.gz"),
+        choice=known.choice,
+        evaluation=evaluation,
+        curves=_csv(folder / "curves.csv"),
+        calibration=_csv(folder / "calibration.csv"),
+        confusion=_confusion(folder / "confusion"),
+        likeness=_csv(folder / "cka.csv"),
+        correlation=_json(folder / "correlation.json") or {},
+        students={student.name: student for student in known.students},
+        shipped=known.shipped_evaluation,
+        exports=known.converted,
+        engines=known.engines,
+        benchmark=known.latency,
+        samples=_csv(run.benchmark_folder / "samples.csv.gz") if known.latency else None,
         params={
-            ".".join(file.relative_to(params).with_suffix("").parts): _json(file)
-            for file in sorted(params.rglob("*.json"))
+            ".".join(file.relative_to(run.params).with_suffix("").parts): _json(file)
+            for file in sorted(run.params.rglob("*.json"))
         },
-        device=_json(device) or {},
+        device=known.device,
+        left_out=known.left_out,
     )
-
-
-def _by_precision(folder: Path, name: str, chosen: list[str] | None) -> list[dict[str, Any]]:
-    """The records below `folder` of the chosen precisions, in the order fp32, fp16, int8."""
-    files = [file for file in sorted(folder.glob(f"*/{name}")) if chosen is None or file.parent.name in chosen]
-    records = [{"precision": file.parent.name, **_json(file)} for file in files]
-    rank = {precision: i for i, precision in enumerate(PRECISIONS)}
-    return sorted(records, key=lambda record: rank.get(record["precision"], len(rank)))
 
 
 def _confusion(folder: Path) -> pd.DataFrame | None:

@@ -3,14 +3,12 @@
 Standard library only: it is printed after every run, also after one that had nothing to do.
 """
 
-import json
 import math
 import statistics
-from pathlib import Path
-from typing import Any
 
-from rsd.machine.errors import UserError
-from rsd.machine.fingerprint import short_name
+from rsd.run.paths import Run
+from rsd.run.records import EvaluationRecord, Latency
+from rsd.run.snapshot import Snapshot, evaluated
 
 ENGINES = {"tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT"}
 ENGINES |= {f"{library} compute only": f"{name}, without copies" for library, name in ENGINES.items()}
@@ -18,17 +16,17 @@ RUNTIMES = {"onnxruntime": "ONNX Runtime", **ENGINES, "pytorch": "PyTorch", "pyt
 PRECISIONS = ["fp32", "fp16", "int8"]
 
 
-def summary(out: Path) -> str:
-    """The models, the exported files and the path of the report, as plain text, from the records in `out`.
+def summary(run: Run) -> str:
+    """The models, the files and the path of the report, as plain text.
 
-    A record that is not there is named in words. Raises UserError if nothing was evaluated yet.
+    A record that is missing is named in words; one that is stale is left out, with the cause.
+
+    Raises:
+        UserError: nothing was evaluated yet.
     """
-    models = _read(out / "evaluate" / "models.json")
-    if not models:
-        raise UserError(f"{out}/ holds no evaluated models yet: run `make repro` first.")
-    page = out / "report.html"
-    report = f"report  {page}" if page.is_file() else "report  not written yet"
-    return "\n\n".join([_models(models), _files(out), report])
+    known, evaluation = evaluated(run)
+    report = f"report  {run.report}" if run.report.is_file() else "report  not written yet"
+    return "\n\n".join([_models(evaluation), _files(known), *known.left_out, report])
 
 
 def method_name(method: str) -> str:
@@ -62,81 +60,58 @@ def milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:#.3g}".rstrip(".") + " ms"
 
 
-def _models(models: list[dict[str, Any]]) -> str:
+def _models(evaluation: EvaluationRecord) -> str:
     rows = [["model", "parameters", "test top-1", ""]]
-    by_method: dict[str, list[dict[str, Any]]] = {}
-    for model in models:
-        by_method.setdefault(model["method"], []).append(model)
-    first = [name for name in ("teacher", "scratch") if name in by_method]
-    for method in [*first, *(name for name in by_method if name not in first)]:
-        seeds = by_method[method]
-        top1 = [model["top1"] for model in seeds]
+    first = [name for name in ("teacher", "scratch") if name in evaluation.methods]
+    for method in [*first, *(name for name in evaluation.methods if name not in first)]:
+        models = evaluation.by_method(method)
+        top1 = [model.top1 for model in models]
         spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
-        note = "" if method == "teacher" else f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-        gain = _gain(by_method, method)
-        rows.append(
-            [
-                method if method == "teacher" else f"{method_name(method)} student",
-                f"{seeds[0]['parameters']:,}",
-                f"{statistics.fmean(top1):.2f} %{spread}",
-                note + (f", {gain:+.2f} points over scratch" if gain is not None else ""),
-            ]
-        )
+        note = "" if method == "teacher" else f"{len(models)} seed{'s' if len(models) > 1 else ''}"
+        if gains := evaluation.gains(method):
+            note += f", {statistics.fmean(gains.values()):+.2f} points over scratch"
+        name = method if method == "teacher" else f"{method_name(method)} student"
+        rows.append([name, f"{models[0].parameters:,}", f"{statistics.fmean(top1):.2f} %{spread}", note])
     return _aligned(rows, right={1})
 
 
-def _gain(by_method: dict[str, list[dict[str, Any]]], method: str) -> float | None:
-    """Mean top-1 gain over the scratch twins of the same seeds, in points."""
-    twins = {model["seed"]: model["top1"] for model in by_method.get("scratch", [])}
-    pairs = [model["top1"] - twins[model["seed"]] for model in by_method[method] if model["seed"] in twins]
-    return statistics.fmean(pairs) if pairs and method not in ("teacher", "scratch") else None
-
-
-def _files(out: Path) -> str:
-    latency = _read(out / "benchmark" / "latency.json") or {}
-    timed = [row for row in latency.get("rows", []) if row.get("batch", 1) == 1]
+def _files(known: Snapshot) -> str:
+    timed = [row for row in known.latency.rows if row.batch == 1] if known.latency else []
     rows = [["file", "size", "agrees with PyTorch", "runs on", "p50", "p99"]]
-    chosen = (_read(out / "params" / "run.json") or {}).get("precisions")
-    for path in _records(out / "export", "export.json", chosen):
-        record = _read(path)
-        name = f"{record.get('student', 'student')} {record['precision']}.onnx"
-        agreement = (record.get("parity") or {}).get("top1_agreement")
-        verdict = "not recorded" if agreement is None else f"{100 * agreement:.2f} %"
-        here = [
-            row for row in timed if row.get("precision") == record["precision"] and row.get("runtime") == "onnxruntime"
-        ]
-        rows += _timed_rows(name, record.get("bytes"), verdict, here)
-    for path in _records(out / "engines", "engine.json", chosen):
-        record = _read(path)
-        precision = record.get("precision") or path.parent.name
-        name = f"{precision} engine"
-        if record.get("status") != "built":
-            rows.append([name, "-", "-", f"skipped: {record.get('reason') or 'no reason recorded'}", "", ""])
+    for file in known.converted:
+        here = [row for row in timed if (row.precision, row.runtime) == (file.precision, "onnxruntime")]
+        agreement = f"{100 * file.parity.top1_agreement:.2f} %"
+        rows += _timed_rows(f"{file.student} {file.precision}.onnx", file.bytes, agreement, here)
+    for engine in known.engines:
+        name = f"{engine.precision} engine"
+        if engine.status != "built":
+            rows.append([name, "-", "-", f"skipped: {engine.reason or 'no reason recorded'}", "", ""])
             continue
-        here = [row for row in timed if row.get("precision") == precision and row.get("runtime") in ENGINES]
-        library = record.get("library", "TensorRT")
-        rows += _timed_rows(name, record.get("bytes"), "-", here or [{"runtime": library, "status": "not timed"}])
+        here = [row for row in timed if row.precision == engine.precision and row.runtime in ENGINES]
+        rows += _timed_rows(name, engine.bytes, "-", here, runtime=engine.library)
     if len(rows) == 1:
         return "files   none exported yet"
-    if baseline := [row for row in timed if str(row.get("runtime")).startswith("pytorch")]:
+    if baseline := [row for row in timed if row.runtime.startswith("pytorch")]:
         rows += _timed_rows("(not exported)", None, "-", baseline)
-    device = latency.get("device")
-    return _aligned(rows, right={1}) + (f"\n(batch 1, on {short_name(device)})" if device else "")
+    device = known.latency.device.short_name if known.latency else None
+    return _aligned(rows, right={1}) + (f"\n(batch 1, on {device})" if device else "")
 
 
-def _timed_rows(name: str, count: int | None, agreement: str, timed: list[dict[str, Any]]) -> list[list[str]]:
+def _timed_rows(
+    name: str, count: int | None, agreement: str, timed: list[Latency], *, runtime: str = "-"
+) -> list[list[str]]:
     """A line per way the file was run; the file's own facts stand on the first line only."""
+    facts = [name, "-" if count is None else size(count), agreement]
+    if not timed:
+        return [[*facts, runs_on(runtime, None), "not timed", ""]]
     rows: list[list[str]] = []
-    for row in timed or [{"status": "not timed"}]:
-        status = row.get("status", "measured")
-        if status == "measured":
-            p50 = milliseconds(row.get("p50_ms"))
-            p99 = "too few samples" if row.get("p99_ms") is None else milliseconds(row["p99_ms"])
-            p99 += " (noisy)" if row.get("noisy") else ""
-        else:
-            p50, p99 = status, ""
-        facts = ["", "", ""] if rows else [name, "-" if count is None else size(count), agreement]
-        rows.append([*facts, runs_on(row.get("runtime", "-"), row.get("threads")), p50, p99])
+    for row in timed:
+        p50, p99 = row.status, ""
+        if row.status == "measured":
+            p50 = milliseconds(row.p50_ms)
+            p99 = "too few samples" if row.p99_ms is None else milliseconds(row.p99_ms)
+            p99 += " (noisy)" if row.noisy else ""
+        rows.append([*(["", "", ""] if rows else facts), runs_on(row.runtime, row.threads), p50, p99])
     return rows
 
 
@@ -151,18 +126,3 @@ def _aligned(rows: list[list[str]], right: set[int]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def _records(folder: Path, name: str, chosen: list[str] | None) -> list[Path]:
-    """The records below `folder` of the chosen precisions, the widest first: fp32, fp16, int8."""
-
-    def rank(path: Path) -> tuple[int, str]:
-        precision = path.parent.name
-        return (PRECISIONS.index(precision) if precision in PRECISIONS else len(PRECISIONS), precision)
-
-    found = (path for path in folder.glob(f"*/{name}") if chosen is None or path.parent.name in chosen)
-    return sorted(found, key=rank)
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None

@@ -180,8 +180,9 @@ class Run:
     def stale(self) -> dict[str, str]:
         """Records that no longer agree with the rest of the run, by their places; each with the cause in a sentence.
 
-        A record is stale if a file that it was made from is another by now, or belongs to a stale record. Digests are
-        those of the records; of files without one, such as the params, they are taken anew.
+        A record is stale if a file that it was made from is another by now, or belongs to a stale record; of a file
+        that is missing nothing is known. Digests are those of the records; of files without one, such as the params,
+        they are taken anew.
         """
         records = list(self.records())
         digests = {path: (digest, record.place) for record in records for path, digest in record.files.items()}
@@ -191,9 +192,8 @@ class Run:
             for path, digest in record.made_from.items():
                 file = self.folder / path
                 now, owner = digests.get(path) or (sha256(file) if file.is_file() else None, None)
-                if now != digest:
-                    fate = "is not there any more" if now is None else "is another by now"
-                    causes.setdefault(record.place, f"{path}, which it was made from, {fate}")
+                if now not in (digest, None):
+                    causes.setdefault(record.place, f"{path}, which it was made from, is another by now")
                 elif owner in causes and owner != record.place:
                     causes.setdefault(record.place, f"it was made from {path}, and {causes[owner]}")
         return causes

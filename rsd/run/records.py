@@ -364,11 +364,9 @@ class EvaluationRecord(Record):
         }
 
 
-class Parity(Part):
-    """A rung of the ladder from the trained student to a file: how far its logits lie from the reference's."""
+class Comparison(Part):
+    """How far the logits of one form of a model lie from those of another, on the same images."""
 
-    rung: str
-    against: str
     images: int
     max_difference: float
     mean_difference: float
@@ -386,6 +384,13 @@ class Parity(Part):
     accuracy_delta_points: float
     accuracy_delta_images: int
     worst_images: list[int]
+
+
+class Parity(Comparison):
+    """A rung of the ladder from the trained student to a file."""
+
+    rung: str
+    against: str
     rounded: dict[str, Any] | None = None
     """Of fp16: the same with every value rounded to fp16, as a runtime in half precision computes."""
 
@@ -448,7 +453,7 @@ class EngineRecord(Record):
 
     status: str
     """`built` or `skipped`."""
-    precision: str | None = None
+    precision: str
     library: str
     version: str | None = None
     reason: str | None = None
@@ -458,8 +463,8 @@ class EngineRecord(Record):
     engine_sha256: str | None = None
     profile: dict[str, int] | None = None
     """Batch sizes: `min`, `opt` (which kernels are chosen for) and `max`."""
-    parity: Parity | str | None = None
-    """A sentence where the engine could not be run here."""
+    parity: Comparison | str | None = None
+    """Against its ONNX file; a sentence where the engine could not be run here."""
 
     @property
     def place(self) -> str:

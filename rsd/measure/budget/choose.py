@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsd.machine.files import read_json
 from rsd.measure.budget.records import Trained, read_device, read_trained, shipped
-from rsd.run.records import Latency, LatencyRecord
+from rsd.run.paths import Run
+from rsd.run.records import Latency
+from rsd.run.snapshot import snapshot
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,18 @@ class Row:
         return self.p99_ms is not None and self.p99_ms <= p99_ms
 
 
-def rows(budget: Path, out: Path) -> list[Row]:
+def rows(budget: Path, run: Run) -> list[Row]:
     """Every student on every device that is known of.
 
     Args:
         budget: the folder with `devices/*.json` and `trained.json`; either may be missing.
-        out: the results of the last run: its shipped student, and its latency on this machine.
+        run: the last run: its shipped student, and its latency on this machine; what is stale is left out.
 
     Raises:
         UserError: a file in `budget` does not hold together.
     """
-    here = shipped(out)
+    known_run = snapshot(run) if (run.params / "run.json").is_file() else None
+    here = shipped(known_run) if known_run else None
     noted = [one for one in read_trained(budget / "trained.json") if here is None or one.data == here.data]
     trained = [one for one in noted if here is None or not one.same(here)] + ([here] if here else [])
     found = []
@@ -55,9 +57,8 @@ def rows(budget: Path, out: Path) -> list[Row]:
                 timed = [row for row in record.rows if (row.file, row.precision) == (file.path, precision)]
                 if timed:
                     found.append(_row(device, candidate.name, candidate.parameters, precision, timed, known))
-    latency = out / "benchmark" / "latency.json"
-    if here and latency.is_file():
-        here_timed = LatencyRecord.model_validate(read_json(latency))
+    if here and known_run and known_run.latency:
+        here_timed = known_run.latency
         device = here_timed.device.full_name
         for precision in here.top1:
             timed = [

@@ -8,10 +8,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json
 from rsd.measure.budget.runner import FORMAT
 from rsd.measure.latency import statistics
 from rsd.run.records import LatencyRecord, Name
+from rsd.run.snapshot import Snapshot
 
 LARGEST = 500_000_000
 """Bytes of a device's JSON; 60 rows of 20,000 samples take a fortieth of it."""
@@ -131,34 +131,23 @@ def _checked(path: Path, kind: type[Kind], what: str, then: str) -> Kind:
         raise UserError(f"expected {what}, found no JSON in {path} ({type(error).__name__}); {then}") from error
 
 
-def shipped(out: Path) -> Trained | None:
-    """The student that the run in `out` exported, or None where it has not come that far."""
-    files = {path.parent.name: path for path in sorted((out / "export").glob("*/export.json"))}
-    models, run = out / "evaluate" / "models.json", out / "params" / "run.json"
-    if not files or not models.is_file() or not run.is_file():
+def shipped(known: Snapshot) -> Trained | None:
+    """The student that a run ships, or None where the run has not come that far or its records do not fit together."""
+    judged = known.shipped_evaluation
+    student = next((one for one in known.students if judged and one.name == judged.model), None)
+    if judged is None or student is None or not known.converted:
         return None
-    exports = {precision: read_json(path) for precision, path in files.items()}
-    name = next(iter(exports.values()))["student"]
-    found = next((model for model in read_json(models) if model["model"] == name), None)
-    record = out / "students" / name / "student.json"
-    if found is None or not record.is_file():
-        return None
-    student = read_json(record)
     return Trained(
-        model=student["model"]["name"],
-        args=student["model"]["args"],
-        image=(student["height"], student["width"], len(student["mean"])),
-        classes=len(student["classes"]),
-        data=read_json(run)["data"],
-        student=name,
-        top1={
-            # The test accuracy of PyTorch, moved by what the parity record found for the file.
-            precision: found["top1"] + export["parity"]["accuracy_delta_points"]
-            for precision, export in exports.items()
-            if export["student"] == name and export.get("parity")
-        },
-        images=found["images"],
-        parameters=student["parameters"],
+        model=student.model.name,
+        args=student.model.args,
+        image=student.image_shape,
+        classes=len(student.classes),
+        data=known.choice.data,
+        student=student.name,
+        # The test accuracy of PyTorch, moved by what the parity record says of the file.
+        top1={file.precision: judged.top1 + file.parity.accuracy_delta_points for file in known.converted},
+        images=judged.images,
+        parameters=student.parameters,
     )
 
 

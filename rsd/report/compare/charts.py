@@ -10,19 +10,19 @@ import pandas as pd
 from rsd.report.charts.speed import DEVICE_COLOURS
 from rsd.report.charts.style import data, layered, method_order
 from rsd.report.charts.training import decades, points_drawn
-from rsd.report.compare.run import Run
+from rsd.report.compare.run import ComparedRun
 from rsd.report.interval import interval
 from rsd.report.table import method_name, runs_on
 
 
-def colours(runs: Sequence[Run]) -> dict[str, str]:
+def colours(runs: Sequence[ComparedRun]) -> dict[str, str]:
     """By name, in the order of the runs."""
     return {run.name: DEVICE_COLOURS[i % len(DEVICE_COLOURS)] for i, run in enumerate(runs)}
 
 
-def accuracy(runs: Sequence[Run]) -> alt.LayerChart:
+def accuracy(runs: Sequence[ComparedRun]) -> alt.LayerChart:
     """Test top-1 per method and run: a point per seed, the mean, and its 95 % t interval."""
-    methods = method_order(model["method"] for run in runs for model in run.records.models)
+    methods = method_order(model.method for run in runs for model in run.records.models)
     points: list[dict[str, Any]] = []
     means: list[dict[str, Any]] = []
     for method in methods:
@@ -56,7 +56,7 @@ def accuracy(runs: Sequence[Run]) -> alt.LayerChart:
     return layered(*layers, height=28 * len(means))
 
 
-def curve(runs: Sequence[Run], method: str, column: str) -> alt.LayerChart | None:
+def curve(runs: Sequence[ComparedRun], method: str, column: str) -> alt.LayerChart | None:
     """One column of the history of a method: thin lines are seeds, bold ones means; None where no run has it."""
     parts = [
         run.records.curves.loc[run.records.curves["method"] == method].assign(run=run.name)
@@ -89,7 +89,7 @@ def curve(runs: Sequence[Run], method: str, column: str) -> alt.LayerChart | Non
     return layered(seeds, mean, height=200)
 
 
-def latency(runs: Sequence[Run]) -> alt.LayerChart | None:
+def latency(runs: Sequence[ComparedRun]) -> alt.LayerChart | None:
     """p50 for one image, with a line to the p99, of every way a file was run; None where nothing was timed."""
     rows = [
         {
@@ -122,6 +122,6 @@ def latency(runs: Sequence[Run]) -> alt.LayerChart | None:
     return layered(line, points, height=(12 * len(runs) + 10) * len(files))
 
 
-def _colour(runs: Sequence[Run]) -> alt.Color:
+def _colour(runs: Sequence[ComparedRun]) -> alt.Color:
     known = colours(runs)
     return alt.Color("run:N", legend=None, scale=alt.Scale(domain=list(known), range=list(known.values())))

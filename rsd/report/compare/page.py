@@ -6,14 +6,14 @@ from pathlib import Path
 from rsd.report import html
 from rsd.report.charts.style import method_order
 from rsd.report.compare import charts, tables
-from rsd.report.compare.run import Run
+from rsd.report.compare.run import ComparedRun
 from rsd.report.html import Figure, figure
 from rsd.report.table import method_name
 
 CURVES = {"validation_top1": "validation top-1, %", "loss": "total loss"}
 
 
-def write_page(path: Path, runs: Sequence[Run]) -> None:
+def write_page(path: Path, runs: Sequence[ComparedRun]) -> None:
     """Write the comparison of two or more runs with the first of them to `path`, whole or not at all."""
     paint, drawn = charts.colours(runs), charts.latency(runs)
     html.write(
@@ -41,10 +41,10 @@ def write_page(path: Path, runs: Sequence[Run]) -> None:
     )
 
 
-def _curves(runs: Sequence[Run]) -> list[Figure]:
+def _curves(runs: Sequence[ComparedRun]) -> list[Figure]:
     """Validation accuracy and loss of each method that differs."""
     found, same = list[Figure](), tables.unchanged(runs)
-    methods = method_order(model["method"] for run in runs for model in run.records.models)
+    methods = method_order(model.method for run in runs for model in run.records.models)
     for method in [method for method in methods if method not in same]:
         for column, title in CURVES.items():
             if (drawn := charts.curve(runs, method, column)) is not None:

@@ -1,7 +1,6 @@
 """One run among those that are compared."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -9,7 +8,7 @@ from rsd.report.records import Records
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """What is known of a run, and how it is called."""
 
     name: str
@@ -43,12 +42,11 @@ class Run:
 
     @property
     def seeds(self) -> list[int]:
-        return sorted({int(model["seed"]) for model in self.records.models if model["seed"] is not None})
+        return sorted({model.seed for model in self.records.models if model.seed is not None})
 
     def bytes_of(self, precision: str) -> int | None:
         """Of the exported file."""
-        found: list[Any] = [one.get("bytes") for one in self.records.exports if one["precision"] == precision]
-        return found[0] if found else None
+        return next((file.bytes for file in self.records.exports if file.precision == precision), None)
 
 
 def _by_seed(frame: pd.DataFrame, method: str) -> pd.DataFrame:

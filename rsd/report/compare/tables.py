@@ -7,7 +7,7 @@ from typing import Any
 from rsd.report import verdict
 from rsd.report.charts.style import method_order
 from rsd.report.compare.difference import Difference, difference
-from rsd.report.compare.run import Run
+from rsd.report.compare.run import ComparedRun
 from rsd.report.flat import flat, section_order
 from rsd.report.interval import Interval, interval
 from rsd.report.table import PRECISIONS, method_name, milliseconds, runs_on, short_runs_on, size
@@ -46,7 +46,7 @@ METRICS = (
 )
 
 
-def warnings(runs: Sequence[Run]) -> list[str]:
+def warnings(runs: Sequence[ComparedRun]) -> list[str]:
     """What a reader must know before the numbers, in sentences."""
     first, said = runs[0], []
     if not same_test_data(runs):
@@ -75,16 +75,16 @@ def warnings(runs: Sequence[Run]) -> list[str]:
     return said
 
 
-def same_test_data(runs: Sequence[Run]) -> bool:
+def same_test_data(runs: Sequence[ComparedRun]) -> bool:
     return runs[0].test_data is not None and len({run.test_data for run in runs}) == 1
 
 
-def same_device(runs: Sequence[Run]) -> bool:
+def same_device(runs: Sequence[ComparedRun]) -> bool:
     """Whether all that were timed were timed on one machine."""
     return len({run.device for run in runs if run.device}) < 2
 
 
-def params(runs: Sequence[Run]) -> list[tuple[str, list[Cell]]]:
+def params(runs: Sequence[ComparedRun]) -> list[tuple[str, list[Cell]]]:
     """The resolved params in which the runs differ, in the order of the work."""
     known = [
         {
@@ -102,23 +102,23 @@ def params(runs: Sequence[Run]) -> list[tuple[str, list[Cell]]]:
     return rows
 
 
-def glance(runs: Sequence[Run]) -> list[tuple[Run, list[Cell]]]:
+def glance(runs: Sequence[ComparedRun]) -> list[tuple[ComparedRun, list[Cell]]]:
     """A line per run under the heads shipped, test top-1, gain, size, bundle, p99, parity gates."""
     return [(run, _line(run, runs[0], comparable=same_device([runs[0], run]))) for run in runs]
 
 
-def _line(run: Run, first: Run, *, comparable: bool) -> list[Cell]:
+def _line(run: ComparedRun, first: ComparedRun, *, comparable: bool) -> list[Cell]:
     shipped, base = run.records.shipped, first.records.shipped
-    if shipped is None:
+    if shipped is None or not run.records.exports:
         return [Cell("none"), *[Cell("-")] * 6]
-    precision = run.records.exports[0]["precision"]
-    gain = run.records.gain(shipped["method"])
+    precision = run.records.exports[0].precision
+    gain = run.records.gain(shipped.method)
     tail, other = fastest(run), fastest(first)
     same = run is first
-    beside = "" if same or not base else verdict.points(shipped["top1"] - base["top1"])
+    beside = "" if same or not base else verdict.points(shipped.top1 - base.top1)
     return [
-        Cell(shipped["model"]),
-        Cell(verdict.percent(shipped["top1"]), beside),
+        Cell(shipped.model),
+        Cell(verdict.percent(shipped.top1), beside),
         Cell("-") if gain is None else Cell(verdict.points(gain.mean), _bounds(gain, 2)),
         _bytes(run.bytes_of(precision), None if same else first.bytes_of(precision), precision),
         _bytes(run.bundle_bytes, None if same else first.bundle_bytes),
@@ -127,24 +127,24 @@ def _line(run: Run, first: Run, *, comparable: bool) -> list[Cell]:
             other.p99_ms if other and comparable and not same else None,
             f"{tail.precision}, {short_runs_on(tail.runtime, tail.threads)}" if tail else "",
         ),
-        Cell(f"{len(run.records.judged)} of {len(run.records.exports)} passed"),
+        Cell(f"{len(run.records.exports)} of {len(run.records.choice.precisions)} passed"),
     ]
 
 
-def fastest(run: Run) -> Latency | None:
+def fastest(run: ComparedRun) -> Latency | None:
     """The exported file with the smallest p99 for one image."""
     rows = [row for row in run.records.latency if row.batch == 1 and "pytorch" not in row.runtime]
     return min((row for row in rows if row.p99_ms is not None), key=lambda row: row.p99_ms or 0.0, default=None)
 
 
-def measured(runs: Sequence[Run]) -> list[Metric]:
+def measured(runs: Sequence[ComparedRun]) -> list[Metric]:
     """Those of `METRICS` that some run has."""
     return [one for one in METRICS if one.key == "gain" or any(one.key in run.records.frame for run in runs)]
 
 
-def metrics(runs: Sequence[Run]) -> list[tuple[str, list[tuple[Run, list[Cell]]]]]:
+def metrics(runs: Sequence[ComparedRun]) -> list[tuple[str, list[tuple[ComparedRun, list[Cell]]]]]:
     """For each method that is not `unchanged` a line per run that has it: seeds, then means of what was `measured`."""
-    methods = method_order(model["method"] for run in runs for model in run.records.models)
+    methods = method_order(model.method for run in runs for model in run.records.models)
     table = []
     for method in [method for method in methods if method not in unchanged(runs)]:
         lines = []
@@ -155,7 +155,7 @@ def metrics(runs: Sequence[Run]) -> list[tuple[str, list[tuple[Run, list[Cell]]]
     return table
 
 
-def unchanged(runs: Sequence[Run]) -> list[str]:
+def unchanged(runs: Sequence[ComparedRun]) -> list[str]:
     """Methods that every run has, with the same figures seed by seed: nothing that differs reached them."""
     return [
         method
@@ -168,7 +168,7 @@ def unchanged(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _metric(metric: Metric, method: str, run: Run, first: Run) -> Cell:
+def _metric(metric: Metric, method: str, run: ComparedRun, first: ComparedRun) -> Cell:
     values = run.scores(method, metric.key)
     if values.empty:
         return Cell("-")
@@ -181,7 +181,7 @@ def _metric(metric: Metric, method: str, run: Run, first: Run) -> Cell:
     return Cell(text, _difference(found, metric.digits), state)
 
 
-def headline(runs: Sequence[Run]) -> str:
+def headline(runs: Sequence[ComparedRun]) -> str:
     """What the comparison shows, no more than seeds and data allow."""
     first, other = runs[0], runs[1]
     if not same_test_data(runs):
@@ -189,7 +189,7 @@ def headline(runs: Sequence[Run]) -> str:
     if len(runs) > 2:
         return f"{first.name} and {len(runs) - 1} other runs."
     shipped = other.records.shipped
-    method = shipped["method"] if shipped else "scratch"
+    method = shipped.method if shipped else "scratch"
     found = difference(first.scores(method, "top1"), other.scores(method, "top1"))
     if found is None:
         return f"{other.name} beside {first.name}: they have no {method_name(method)} student in common."
@@ -203,10 +203,10 @@ def headline(runs: Sequence[Run]) -> str:
     return f"{better[0].upper()}{better[1:]}, {seeds} seeds cannot tell."
 
 
-def sizes(runs: Sequence[Run]) -> list[tuple[str, list[Cell]]]:
+def sizes(runs: Sequence[ComparedRun]) -> list[tuple[str, list[Cell]]]:
     """Bytes of every exported file and of the bundle: a line each, a column per run."""
-    known = {one["precision"] for run in runs for one in run.records.exports}
-    lines: list[tuple[str, Callable[[Run], int | None]]] = [
+    known = {one.precision for run in runs for one in run.records.exports}
+    lines: list[tuple[str, Callable[[ComparedRun], int | None]]] = [
         (f"{precision}.onnx", lambda run, precision=precision: run.bytes_of(precision))  # type: ignore[misc]
         for precision in sorted(known, key=PRECISIONS.index)
     ]
@@ -218,7 +218,7 @@ def sizes(runs: Sequence[Run]) -> list[tuple[str, list[Cell]]]:
     ]
 
 
-def latencies(runs: Sequence[Run]) -> list[tuple[str, list[Cell]]]:
+def latencies(runs: Sequence[ComparedRun]) -> list[tuple[str, list[Cell]]]:
     """p50 and p99 for one image of every file and way to run it: a line each, a column per run."""
     rows = [
         {(row.precision, runs_on(row.runtime, row.threads)): row for row in run.records.latency if row.batch == 1}
@@ -244,7 +244,7 @@ def latencies(runs: Sequence[Run]) -> list[tuple[str, list[Cell]]]:
     return table
 
 
-def commands(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def commands(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     """How to have each run again."""
     return [
         {"run": run, "command": f"git checkout {run.commit} && dvc checkout" if run.commit else None} for run in runs

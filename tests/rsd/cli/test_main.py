@@ -67,7 +67,7 @@ def test_a_user_error_is_one_sentence_and_status_one(tmp_path):
     answer = python("-m", "rsd", "table", str(tmp_path))
     assert answer.returncode == 1
     assert answer.stdout == ""
-    assert re.fullmatch(r"error: .*: run `make repro` first.\n", answer.stderr)
+    assert re.fullmatch(r"error: .*; run `make repro`\n", answer.stderr)
 
 
 def test_a_folder_without_rights_is_a_sentence(tmp_path):

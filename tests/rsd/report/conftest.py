@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rsd.run.paths import Run
+from rsd.run.records import ConvertRecord, EngineRecord, ExportRecord, Model, Parity, StudentRecord, Validation
 from rsd.sources.images import write_arrays
+from tests.rsd.run.small import TRAINED as PLAIN
 
 EPOCHS, IMAGES = 12, 360
 DIGITS = [str(digit) for digit in range(10)]
@@ -24,6 +27,16 @@ DEVICE = {
     "gpus": [],
     "versions": {"torch": "2.14.1", "onnxruntime": "1.24.0", "tensorrt": None},
 }
+TRAINED: dict[str, Any] = {
+    **{key: value for key, value in PLAIN.items() if key != "parameters"},
+    "classes": DIGITS,
+    "height": 16,
+    "width": 16,
+    "mean": [0.3],
+    "std": [0.3],
+    "embedding_width": 32,
+    "versions": {"torch": "2.14.1", "timm": "1.0.31"},
+}
 LEVEL = {"teacher": 98.9, "scratch": 95.6, "rsd": 97.6}
 
 
@@ -35,16 +48,7 @@ def out(tmp_path: Path) -> Path:
 
 def page_arguments(out: Path) -> dict[str, Any]:
     """What `write_page` asks for, in a tree like the one below."""
-    names = ("students", "export", "engines", "benchmark", "params")
-    return {
-        "evaluation": out / "evaluate",
-        "data": out / "data",
-        "device": out / "device.json",
-        "chosen": out / "params.yaml",
-        "budget": out.parent / "budget",
-        "revision": "abc-dirty",
-        **{name: out / name for name in names},
-    }
+    return {"run": Run(out), "chosen": out / "params.yaml", "budget": out.parent / "budget"}
 
 
 def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int = EPOCHS) -> None:
@@ -53,6 +57,7 @@ def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
     shipped = f"rsd-{seeds[-1]}"
     identities: list[tuple[str, str, int | None]] = [("teacher", "teacher", None)]
     identities += [(f"{method}-{seed}", method, seed) for method in ("scratch", "rsd") for seed in seeds]
+    run = Run(out)
     models, curves, calibration = [], [], []
     confusion: dict[str, pd.DataFrame] = {}
     for model, method, seed in identities:
@@ -66,6 +71,7 @@ def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
         models.append(
             {
                 **who,
+                "weights_sha256": model,
                 "parameters": 77_354 if method == "teacher" else 27_018,
                 "top1": 100 * right.mean(),
                 "top5": 99.9,
@@ -92,22 +98,23 @@ def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
             )
         )
         if seed is not None:
-            student = {
-                **who,
-                "model": {"name": "resmlp_12_224", "args": {"embed_dim": 32, "num_blocks": 4}},
-                "classes": DIGITS,
-                "height": 16,
-                "width": 16,
-                "mean": [0.3],
-                "parameters": 27_018,
-                "extra_parameters": 0 if method == "scratch" else 12_544,
-                "validation": {"top1": level + 0.2, "loss": 0.11, "epoch": epochs - 1},
-                "embedding_width": 32,
-                "effective_batch_size": 64,
-                "steps": 510,
-                "versions": {"torch": "2.14.1", "timm": "1.0.31"},
-            }
-            write(out / "students" / model / "student.json", student)
+            trained = TRAINED | {"model": Model(name="resmlp_12_224", args={"embed_dim": 32, "num_blocks": 4})}
+            record = StudentRecord(
+                **trained,
+                method=method,
+                seed=seed,
+                parameters=27_018,
+                extra_parameters=0 if method == "scratch" else 12_544,
+                validation=Validation(top1=level + 0.2, loss=0.11, epoch=epochs - 1),
+                weights_sha256=model,
+                options={},
+                recipe={},
+                compute={},
+                views=30,
+                effective_batch_size=64,
+                steps=510,
+            )
+            run.write(record)
 
     write(out / "evaluate" / "models.json", models)
     pd.concat(curves).to_csv(out / "evaluate" / "curves.csv", index=False)
@@ -117,9 +124,10 @@ def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
         answers.to_csv(out / "evaluate" / "confusion" / f"{name}.csv", index=False)
     _inside(out / "evaluate", seeds[0], random)
     _images(out, confusion[shipped], random)
+    run.write(_export(shipped))
     for precision, count in (("fp32", 118_400), ("fp16", 61_200)):
-        write(out / "export" / precision / "export.json", _export(shipped, precision, count))
-        write(out / "engines" / precision / "engine.json", _engine(precision, 2 * count))
+        run.write(_convert(shipped, precision, count))
+        run.write(EngineRecord.model_validate(_engine(precision, 2 * count)))
     _latency(out / "benchmark", random)
     _params(out / "params", list(seeds))
     write(out / "device.json", DEVICE)
@@ -192,31 +200,59 @@ def _images(out: Path, answers: pd.DataFrame, random: np.random.Generator) -> No
     logits = random.normal(0, 1, (IMAGES, 10)).astype(np.float32)
     logits[np.arange(IMAGES), answers["predicted"].astype(int)] = random.uniform(4, 9, IMAGES)
     for precision in ("fp32", "fp16"):
-        (out / "export" / precision).mkdir(parents=True)
-        np.save(out / "export" / precision / "logits.npy", logits)
+        (out / "convert" / precision).mkdir(parents=True)
+        np.save(out / "convert" / precision / "logits.npy", logits)
 
 
-def _export(student: str, precision: str, count: int) -> dict[str, Any]:
+def _export(student: str) -> ExportRecord:
+    return ExportRecord(
+        student=student,
+        license="MIT",
+        classes=DIGITS,
+        preprocessing={},
+        validation_top1=97.8,
+        test_top1=97.78,
+        parameters=27_018,
+        opset=20,
+        ir_version=10,
+        bytes=118_400,
+        sha256="onnx",
+        ladder=[],
+        made_from={f"students/{student}/model.safetensors": student},
+    )
+
+
+def _convert(student: str, precision: str, count: int) -> ConvertRecord:
     exact = precision == "fp32"
-    return {
-        "student": student,
-        "precision": precision,
-        "bytes": count,
-        "sha256": "ab" * 32,
-        "parity": {
-            "max_difference": 3.1e-6 if exact else 0.0183,
-            "mean_difference": 4.0e-7 if exact else 0.0021,
-            "logit_range": 21.7,
-            "max_difference_share": 1.4e-7 if exact else 8.4e-4,
-            "min_cosine": 1.0 if exact else 0.999998,
-            "top1_agreement": 1.0 if exact else 0.9972,
-            "disagreements": 0 if exact else 1,
-            "reference_accuracy": 0.9778,
-            "accuracy": 0.9778 if exact else 0.975,
-            "accuracy_delta_points": 0.0 if exact else -0.28,
-            "images": IMAGES,
-        },
-    }
+    parity = Parity(
+        rung=precision,
+        against="stripped",
+        max_difference=3.1e-6 if exact else 0.0183,
+        mean_difference=4.0e-7 if exact else 0.0021,
+        logit_range=21.7,
+        max_difference_share=1.4e-7 if exact else 8.4e-4,
+        min_cosine=1.0 if exact else 0.999998,
+        top1_agreement=1.0 if exact else 0.9972,
+        disagreements=0 if exact else 1,
+        disagreements_beyond_near_ties=0,
+        near_tie_share=0.01,
+        reference_accuracy=0.9778,
+        accuracy=0.9778 if exact else 0.975,
+        accuracy_delta_points=0.0 if exact else -0.28,
+        accuracy_delta_images=0 if exact else -1,
+        worst_images=[],
+        images=IMAGES,
+    )
+    return ConvertRecord(
+        student=student,
+        precision=precision,
+        test_top1=100 * parity.accuracy,
+        bytes=count,
+        sha256=precision,
+        parity=parity,
+        ladder=[parity],
+        made_from={"export/model.onnx": "onnx"},
+    )
 
 
 def _engine(precision: str, count: int) -> dict[str, Any]:
@@ -241,7 +277,7 @@ def _latency(folder: Path, random: np.random.Generator) -> None:
             times = median / threads**0.3 * np.exp(random.gamma(1.2, 0.08, 1500))
             rows.append(
                 {
-                    "file": f"out/export/{precision}/model.onnx",
+                    "file": f"out/convert/{precision}/model.onnx",
                     "runtime": "onnxruntime",
                     "precision": precision,
                     "threads": threads,
@@ -263,7 +299,7 @@ def _latency(folder: Path, random: np.random.Generator) -> None:
             samples.append(
                 pd.DataFrame(
                     {
-                        "file": f"out/export/{precision}/model.onnx",
+                        "file": f"out/convert/{precision}/model.onnx",
                         "runtime": "onnxruntime",
                         "precision": precision,
                         "threads": threads,

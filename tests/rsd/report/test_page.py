@@ -12,6 +12,7 @@ import pytest
 
 from rsd.machine.errors import UserError
 from rsd.report.page import write_page
+from rsd.run.records import Comparison
 from stages.evaluate import MOST_IMAGES
 
 from .conftest import page_arguments, write, write_records
@@ -151,7 +152,6 @@ def test_params_versions_device_and_the_command_are_there(out: Path) -> None:
     (out / "params.yaml").write_text("methods: [scratch, rsd]\n")
     text = seen(out)
     for words in (
-        "git checkout abc # this run had",
         "make repro",
         "methods: [scratch, rsd]",
         "kappa 0.01",
@@ -171,9 +171,8 @@ def test_one_seed_is_said_in_words(tmp_path: Path) -> None:
 def test_no_distilled_student_means_no_gain(out: Path) -> None:
     path = out / "evaluate" / "models.json"
     write(path, [model for model in json.loads(path.read_text()) if model["method"] != "rsd"])
-    for precision in ("fp32", "fp16"):
-        record = json.loads((out / "export" / precision / "export.json").read_text())
-        write(out / "export" / precision / "export.json", record | {"student": "scratch-0"})
+    path = out / "export" / "export.json"
+    write(path, json.loads(path.read_text()) | {"student": "scratch-0"})
     assert "the shipped student is the plainly trained one" in seen(out)
 
 
@@ -188,7 +187,7 @@ def test_the_surest_mistakes_are_pictures_with_what_the_teacher_and_the_twin_sai
 
 
 def test_without_the_images_it_says_what_to_run(out: Path) -> None:
-    (out / "export" / "fp32" / "logits.npy").unlink()
+    (out / "convert" / "fp32" / "logits.npy").unlink()
     assert "No images are shown: expected the student's logits" in seen(out)
 
 
@@ -216,7 +215,10 @@ def test_hundreds_of_classes_and_dozens_of_models_stay_below_5_mb(tmp_path: Path
 
 def test_a_skipped_engine_and_a_missing_device_are_said_in_words(out: Path) -> None:
     reason = "no TensorRT library can build here; install tensorrt-rtx"
-    write(out / "engines" / "fp16" / "engine.json", {"status": "skipped", "reason": reason})
+    write(
+        out / "engines" / "fp16" / "engine.json",
+        {"status": "skipped", "precision": "fp16", "library": "auto", "reason": reason},
+    )
     text = seen(out)
     assert reason in text
     assert "not measured: no CUDA device" in text
@@ -242,12 +244,13 @@ def test_how_it_was_timed_and_whether_the_machine_was_quiet_stands_below_the_lat
 def test_an_engine_stands_beside_what_its_onnx_file_says(out: Path) -> None:
     assert seen(out).count("not measured: no CUDA device") == 4  # two engines, and their latencies
     path = out / "engines" / "fp16" / "engine.json"
-    found = {"top1_agreement": 0.9972, "max_difference_share": 8.4e-4}
-    write(path, json.loads(path.read_text()) | {"parity": found})
+    parity = json.loads((out / "convert" / "fp16" / "convert.json").read_text())["parity"]
+    comparison = {key: parity[key] for key in Comparison.model_fields}
+    write(path, json.loads(path.read_text()) | {"parity": comparison})
     assert "same answer for 99.72\N{NO-BREAK SPACE}%, largest difference 8.4e-04" in written(out)
 
 
-@pytest.mark.parametrize("missing", ["data", "students", "export", "engines", "benchmark", "params", "device.json"])
+@pytest.mark.parametrize("missing", ["data", "students", "export", "convert", "engines", "benchmark", "device.json"])
 def test_it_is_written_without_the_records_of_any_other_stage(out: Path, missing: str) -> None:
     path = out / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -291,11 +294,12 @@ def test_it_imports_no_torch() -> None:
 
 
 def test_the_ladder_says_that_stripping_was_exact_and_what_int8_keeps_in_float(out: Path) -> None:
-    path = out / "export" / "fp16" / "export.json"
+    path = out / "convert" / "fp16" / "convert.json"
     record = json.loads(path.read_text())
-    ladder = [{"rung": "stripped", "images": 512, "max_difference": 0.0, "max_difference_share": 0.0}]
+    stripped = {"rung": "stripped", "against": "as trained", "images": 512}
+    ladder = [record["parity"] | stripped | {"max_difference": 0.0, "max_difference_share": 0.0}]
     made = {"nodes": 14, "in_float": [{"node": "node_linear", "operator": "Gemm", "error": 0.1}]}
-    write(out / "export" / "int8" / "export.json", record | {"precision": "int8", "ladder": ladder, "int8": made})
+    write(out / "convert" / "int8" / "convert.json", record | {"precision": "int8", "ladder": ladder, "details": made})
     run = json.loads((out / "params" / "run.json").read_text())
     write(out / "params" / "run.json", run | {"precisions": ["fp32", "fp16", "int8"]})
     text = seen(out)

@@ -8,12 +8,13 @@ import pytest
 
 from rsd.machine.errors import UserError
 from rsd.report.table import runs_on, size, summary
+from rsd.run.paths import Run
 
 from .conftest import write, write_records
 
 
 def test_it_holds_every_model_with_parameters_accuracy_and_gain(out: Path) -> None:
-    lines = summary(out).splitlines()
+    lines = summary(Run(out)).splitlines()
     teacher, scratch, rsd = lines[2:5]
     assert teacher.split()[:2] == ["teacher", "77,354"]
     assert scratch.startswith("scratch student")
@@ -23,7 +24,7 @@ def test_it_holds_every_model_with_parameters_accuracy_and_gain(out: Path) -> No
 
 
 def test_it_holds_every_file_with_size_latency_and_agreement(out: Path) -> None:
-    text = summary(out)
+    text = summary(Run(out))
     (fp16,) = [line for line in text.splitlines() if line.startswith("rsd-2 fp16.onnx")]
     assert "61 kB" in fp16
     assert "99.72 %" in fp16
@@ -33,17 +34,18 @@ def test_it_holds_every_file_with_size_latency_and_agreement(out: Path) -> None:
 
 
 def test_it_ends_with_the_path_of_the_report(out: Path) -> None:
-    assert summary(out).endswith("report  not written yet")
+    assert summary(Run(out)).endswith("report  not written yet")
     (out / "report.html").write_text("<!doctype html>")
-    assert summary(out).endswith(f"report  {out / 'report.html'}")
+    assert summary(Run(out)).endswith(f"report  {out / 'report.html'}")
 
 
 def test_a_skipped_engine_says_why(out: Path) -> None:
     write(
-        out / "engines" / "fp32" / "engine.json", {"status": "skipped", "reason": "no TensorRT library can build here"}
+        out / "engines" / "fp32" / "engine.json",
+        {"status": "skipped", "precision": "fp32", "library": "auto", "reason": "no TensorRT library can build here"},
     )
-    assert "fp32 engine" in summary(out)
-    assert "skipped: no TensorRT library can build here" in summary(out)
+    assert "fp32 engine" in summary(Run(out))
+    assert "skipped: no TensorRT library can build here" in summary(Run(out))
 
 
 def test_a_tail_without_enough_samples_is_not_a_number(out: Path) -> None:
@@ -52,28 +54,28 @@ def test_a_tail_without_enough_samples_is_not_a_number(out: Path) -> None:
     for row in record["rows"]:
         row["p99_ms"] = None
     write(path, record)
-    assert "too few samples" in summary(out)
+    assert "too few samples" in summary(Run(out))
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     write_records(tmp_path, seeds=(0,))
-    assert "±" not in summary(tmp_path)
-    assert "1 seed," in summary(tmp_path)
+    assert "±" not in summary(Run(tmp_path))
+    assert "1 seed," in summary(Run(tmp_path))
 
 
 def test_it_prints_what_there_is_when_later_stages_did_not_run(out: Path) -> None:
-    for name in ("export", "engines", "benchmark"):
+    for name in ("export", "convert", "engines", "benchmark"):
         shutil.rmtree(out / name)
-    assert "none exported yet" in summary(out)
+    assert "none exported yet" in summary(Run(out))
 
 
 def test_no_line_is_wider_than_a_terminal(out: Path) -> None:
-    assert max(map(len, summary(out).splitlines())) <= 110
+    assert max(map(len, summary(Run(out)).splitlines())) <= 110
 
 
 def test_before_the_first_run_it_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="make repro"):
-        summary(tmp_path / "out")
+    with pytest.raises(UserError, match="run `make repro`"):
+        summary(Run(tmp_path / "out"))
 
 
 def test_it_needs_none_of_the_heavy_libraries() -> None:
@@ -100,3 +102,15 @@ def test_sizes_are_decimal(count: int, words: str) -> None:
 )
 def test_what_a_file_runs_on_is_said_in_words(runtime: str, threads: object, words: str) -> None:
     assert runs_on(runtime, threads) == words
+
+
+def test_figures_of_another_student_are_left_out_with_the_cause(out: Path) -> None:
+    path = out / "students" / "rsd-2" / "student.json"
+    write(path, json.loads(path.read_text()) | {"weights_sha256": "other"})  # trained anew, but no more
+    path = out / "evaluate" / "models.json"
+    models = json.loads(path.read_text())
+    write(path, [m | {"weights_sha256": "other"} if m["model"] == "rsd-2" else m for m in models])
+    text = summary(Run(out))
+    assert "rsd-2 fp32.onnx" not in text
+    assert "convert/fp32/convert.json is left out: it was made from export/model.onnx, and students/rsd-2" in text
+    assert "RSD student" in text

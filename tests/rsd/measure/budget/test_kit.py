@@ -21,6 +21,7 @@ from rsd.measure.budget.kit import LADDER, arguments, opened, write_kit
 from rsd.measure.budget.records import Trained, read_device
 from rsd.measure.latency import Plan
 from rsd.models.timm_model import ModelOptions
+from rsd.run.paths import Run
 from tests.command import rsd
 
 pytestmark = pytest.mark.xdist_group("kit")
@@ -222,7 +223,7 @@ def test_the_commands_take_a_device_and_say_what_fits(answer, tmp_path, monkeypa
     said = capsys.readouterr().out
     assert "the best is vit_tiny_patch16_224_2 fp32 (rsd-0), 97.00 %" in said
     assert (tmp_path / "out" / "budget.svg").read_text().startswith("<svg")
-    fits = min(row.p99_ms or 0.0 for row in choose.rows(tmp_path / "budget", tmp_path / "out"))
+    fits = min(row.p99_ms or 0.0 for row in choose.rows(tmp_path / "budget", Run(tmp_path / "out")))
     rsd("budget", "show", "--p99", str(fits / 2))
     assert "6 of 6 do not fit" in capsys.readouterr().out
 

@@ -3,7 +3,6 @@ from pathlib import Path
 import pandas as pd
 
 from rsd.report.charts import style, training
-from tests.rsd.report.conftest import page_arguments
 
 
 def test_known_methods_have_colours_of_their_own() -> None:
@@ -12,7 +11,7 @@ def test_known_methods_have_colours_of_their_own() -> None:
 
 
 def test_charts_hold_no_colour_of_the_page(out: Path) -> None:
-    frame = pd.read_csv(page_arguments(out)["evaluation"] / "curves.csv")
+    frame = pd.read_csv(out / "evaluate" / "curves.csv")
     theme = style.theme(ink="var(--ink)", muted="var(--muted)", line="var(--line)")
     assert theme["background"] is None
     assert "background" not in training.learning_curve(frame, "loss").to_dict(context={"pre_transform": False})

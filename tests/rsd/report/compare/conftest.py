@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from rsd.report.compare.run import Run
+from rsd.report.compare.run import ComparedRun
 from rsd.report.records import read
-from tests.rsd.report.conftest import page_arguments, write, write_records
+from rsd.run.paths import Run
+from tests.rsd.report.conftest import write, write_records
 
 
 @pytest.fixture(scope="session")
@@ -28,20 +29,19 @@ def records_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[int,
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, records_of: Callable[[tuple[int, ...]], Path]) -> Callable[..., Run]:
+def make_run(tmp_path: Path, records_of: Callable[[tuple[int, ...]], Path]) -> Callable[..., ComparedRun]:
     """A run by its name, its records edited by `change(out)` before they are read."""
 
     def make(
         name: str, change: Callable[[Path], None] | None = None, *, seeds: tuple[int, ...] = (0, 1, 2), **more: Any
-    ) -> Run:
+    ) -> ComparedRun:
         out = tmp_path / name / "out"
         shutil.copytree(records_of(seeds), out)
         if change:
             change(out)
-        wanted = ("evaluation", "students", "export", "engines", "benchmark", "params", "device")
-        records = read(**{one: page_arguments(out)[one] for one in wanted})
+        records = read(Run(out))
         known = {"commit": "0" * 40, "bundle_bytes": 6_000_000, "test_data": "same", **more}
-        return Run(name, records=records, **known)
+        return ComparedRun(name, records=records, **known)
 
     return make
 

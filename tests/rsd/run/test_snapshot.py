@@ -1,0 +1,39 @@
+"""A snapshot shows records that fit together, and no other."""
+
+import pytest
+
+from rsd.machine.errors import UserError
+from rsd.run.snapshot import evaluated, snapshot
+from tests.rsd.run.small import evaluate, index, student, whole_run
+
+
+def test_a_whole_run_is_shown_whole(tmp_path):
+    known = snapshot(whole_run(tmp_path))
+    assert known.left_out == []
+    assert [file.precision for file in known.converted] == ["fp32", "int8"]
+    assert known.shipped_evaluation
+    assert known.shipped_evaluation.model == "rsd-0"
+
+
+def test_nothing_of_an_older_student_stands_beside_a_newer_one(tmp_path):
+    run = whole_run(tmp_path)
+    run.write(student(run, "rsd", "other"))
+    index(run)
+    evaluate(run)
+    known = snapshot(run)
+    assert (known.export, known.converted, known.engines, known.latency) == (None, [], [], None)
+    assert known.shipped_evaluation is None
+    assert known.evaluation
+    assert known.left_out[0].startswith("export/export.json is left out: students/rsd-0/model.safetensors, which")
+
+
+def test_an_evaluation_of_older_students_is_refused(tmp_path):
+    run = whole_run(tmp_path)
+    run.write(student(run, "rsd", "other"))
+    with pytest.raises(UserError, match="found that students/rsd-0/model.safetensors, which it was made from, is ano"):
+        evaluated(run)
+
+
+def test_before_the_first_run_the_command_is_named(tmp_path):
+    with pytest.raises(UserError, match="run `make repro`"):
+        evaluated(type(whole_run(tmp_path))(tmp_path / "none"))
