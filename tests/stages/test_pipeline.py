@@ -209,7 +209,7 @@ def test_the_bundles_golden_pairs_hold_for_its_own_models(reproduced):
 
 
 def test_the_closing_table_and_the_report_show_teacher_students_and_files(reproduced):
-    table = reproduced.run("python", "-m", "rsd.report.table").stdout
+    table = reproduced.run("rsd", "table").stdout
     for word in ("teacher", "scratch", "rsd", "fp32", "fp16", "int8", "out/report.html"):
         assert word in table, table
     assert (reproduced.out / "report.html").stat().st_size > 100_000

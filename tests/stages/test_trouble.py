@@ -90,7 +90,7 @@ def test_cells_that_are_no_longer_chosen_are_forgotten(project):
     assert [path.name for path in (project.out / "export").iterdir()] == ["fp32"]
     assert [path.name for path in (project.out / "engines").iterdir()] == ["fp32"]
     assert not list((project.out / "students").iterdir())
-    assert "fp16" not in project.run("python", "-m", "rsd.report.table").stdout
+    assert "fp16" not in project.run("rsd", "table").stdout
 
 
 def test_a_view_store_of_another_augmentation_is_refused(project):
