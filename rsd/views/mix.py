@@ -3,8 +3,8 @@
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import betaincinv
 
+from rsd.machine.extras import needs
 from rsd.sources.images import Images
 from rsd.views.augment import AugmentOptions, views
 from rsd.views.draws import uniform
@@ -47,6 +47,9 @@ def mixed_views(
     """
     if not options.mixes:
         return views(images, index, options, seed=seed, view=view), labels[index]
+    needs("pipeline", "scipy")
+    from scipy.special import betaincinv
+
     pairings = view // options.repeats  # views of one image in one epoch share their partner
     other = np.empty_like(index)
     for pairing in np.unique(pairings).tolist():
