@@ -22,9 +22,9 @@ import yaml
 
 from benchmarks.interleaved import markdown
 from benchmarks.overhead import CLASSES, PAIRS, SHAPE
-from rsd.export.onnx import export_onnx
 from rsd.export.quantize import quantize_file
 from rsd.export.tensorrt import EngineOptions, build
+from rsd.export.trace import export_onnx
 from rsd.machine.errors import UserError
 from rsd.models.timm_model import ModelOptions, create
 

@@ -20,10 +20,10 @@ import torch
 from benchmarks.engine_build import PRECISIONS
 from rsd.export.engine import open_engine
 from rsd.export.engine_parity import engine_parting
-from rsd.export.onnx import export_onnx
 from rsd.export.parity import Gates, Precision, check, compare, logits_of
 from rsd.export.quantize import quantize_file
 from rsd.export.tensorrt import EngineOptions, build
+from rsd.export.trace import export_onnx
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json

@@ -20,8 +20,8 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.interleaved import interleaved, markdown, spread
-from rsd.export.onnx import export_onnx
 from rsd.export.quantize import quantize_file
+from rsd.export.trace import export_onnx
 from rsd.machine.fingerprint import fingerprint
 from rsd.measure.baseline import baseline
 from rsd.measure.budget.kit import randomised

@@ -88,7 +88,7 @@ def _publish_results(out: Path, *, budget: Path) -> None:
     run = records.read(
         evaluation=out / "evaluate",
         students=out / "students",
-        export=out / "export",
+        convert=out / "convert",
         engines=out / "engines",
         benchmark=out / "benchmark",
         params=out / "params",

@@ -30,7 +30,7 @@ CODE = ("rsd", "stages", "methods", ":!rsd/report", ":!rsd/compare")
 """What makes the numbers; how they are shown does not."""
 FILES = (
     *("out/evaluate/*.json", "out/evaluate/curves.cs?", "out/students/*/student.json"),
-    *("out/export/*/export.json", "out/engines/*/engine.json", "out/benchmark/*.json"),
+    *("out/convert/*/convert.json", "out/engines/*/engine.json", "out/benchmark/*.json"),
     *("out/params/*.json", "out/params/method/*.json", "out/device.json"),
 )
 """The records that are compared; what a run has none of is left out. A pattern makes DVC list a folder, and say so
@@ -115,7 +115,7 @@ def fetched(files: DVCFileSystem, folder: Path) -> list[str]:
 
 def parsed(name: str, out: Path) -> Records:
     """The records below `out`; those of another version of the project may be of another form."""
-    folders = ("students", "export", "engines", "benchmark", "params")
+    folders = ("students", "convert", "engines", "benchmark", "params")
     try:
         return read(evaluation=out / "evaluate", device=out / "device.json", **{one: out / one for one in folders})
     except UserError as error:

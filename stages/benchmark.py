@@ -16,7 +16,7 @@ def main() -> None:
     options = section("benchmark", BenchmarkOptions)
     others = []
     if options.baseline:
-        name = read_json(OUT / "export" / precisions[0] / "export.json")["student"]
+        name = Run(OUT).export().student
         model, record = load_trained(OUT / "students" / name, "student")
         others = baseline(
             model,
@@ -27,7 +27,7 @@ def main() -> None:
             threads=[1],  # two threads make a small model slower, and the stage longer
         )
     benchmark(
-        {precision: OUT / "export" / precision / "model.onnx" for precision in precisions},
+        {precision: OUT / "convert" / precision / "model.onnx" for precision in precisions},
         {precision: OUT / "engines" / precision for precision in precisions},
         options,
         device=Run(OUT).device(),

@@ -29,7 +29,7 @@ def main() -> None:
             print(record["reason"])
             write_json(aside / "engine.json", record)
             return
-        onnx = OUT / "export" / precision / "model.onnx"
+        onnx = OUT / "convert" / precision / "model.onnx"
         log = OUT / "logs" / f"engine-{precision}.log"  # stays there if the build fails
         record = build(onnx, aside / "model.engine", options, precision=precision, log=log)
         shutil.move(log, aside / "build.log")
@@ -41,17 +41,17 @@ def main() -> None:
 
 def parity(folder: Path, precision: Precision, options: EngineOptions) -> dict[str, Any] | str:
     """The engine beside its ONNX graph on the test images, held to the gate of its precision where it can run."""
-    export = OUT / "export" / precision
+    converted = OUT / "convert" / precision
     test = read_split(OUT / "data", "test")
     gates = Gates.model_validate(read_json(OUT / "params" / "export.json")["gates"])
     what = f"{precision} engine"
     try:
         found = engine_parity(
             folder,
-            onnx=export / "model.onnx",
+            onnx=converted / "model.onnx",
             images=test.images,
             labels=test.labels,
-            reference=np.load(export / "logits.npy", allow_pickle=False),
+            reference=np.load(converted / "logits.npy", allow_pickle=False),
             near_tie=gates.near_tie(precision),
             what=what,
         )
@@ -61,7 +61,7 @@ def parity(folder: Path, precision: Precision, options: EngineOptions) -> dict[s
     except GateError as error:
         worst = test.images[np.array(error.images)]
         with tempfile.TemporaryDirectory() as scratch:
-            where = engine_parting(export / "model.onnx", worst, options, precision=precision, folder=Path(scratch))
+            where = engine_parting(converted / "model.onnx", worst, options, precision=precision, folder=Path(scratch))
         raise UserError(f"{error}; {where}") from error
 
 

@@ -13,7 +13,7 @@ def main() -> None:
         evaluation=OUT / "evaluate",
         data=OUT / "data",
         students=OUT / "students",
-        export=OUT / "export",
+        convert=OUT / "convert",
         engines=OUT / "engines",
         benchmark=OUT / "benchmark",
         params=OUT / "params",

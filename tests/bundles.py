@@ -14,6 +14,7 @@ from rsd.export.parity import logits_of
 from rsd.machine.files import write_json
 from rsd.release import sign
 from rsd.release.bundle import BundleOptions, write_bundle
+from rsd.run.records import ExportRecord
 from rsd.sources.images import DatasetRecord
 
 SHAPE = (6, 5, 3)
@@ -55,24 +56,28 @@ def ingredients(
 ) -> dict[str, Any]:
     """What `write_bundle` takes, with an engine for the first precision; the same model stands for every precision."""
     images = np.random.default_rng(1).integers(0, 256, (20, *shape), np.uint8)
-    export, engines = {}, {}
+    models, engines = {}, {}
     for precision in precisions:
-        export[precision] = folder / "export" / precision
+        models[precision] = folder / "convert" / precision
         engines[precision] = folder / "engines" / precision
-        for made in (export[precision], engines[precision]):
+        for made in (models[precision], engines[precision]):
             made.mkdir(parents=True)
-        (export[precision] / "model.onnx").write_bytes(graph(shape, seed))
-        np.save(export[precision] / "logits.npy", logits_of(export[precision] / "model.onnx", images))
-        record = {"student": "rsd-1", "classes": CLASSES, "parity": {"x": 1}}
-        write_json(export[precision] / "export.json", record | {"preprocessing": {"mean": [0.5], "std": [0.5]}})
+        (models[precision] / "model.onnx").write_bytes(graph(shape, seed))
+        np.save(models[precision] / "logits.npy", logits_of(models[precision] / "model.onnx", images))
+        write_json(models[precision] / "convert.json", {"parity": {"x": 1}})
         write_json(engines[precision] / "engine.json", {"status": "built" if precision == precisions[0] else "skipped"})
     (engines[precisions[0]] / "model.engine").write_bytes(b"engine")
     (folder / "licences" / "data").mkdir(parents=True)
     (folder / "licences" / "all.txt").write_text("for all")
     (folder / "licences" / "data" / "tiny.txt").write_text("for tiny")
     (folder / "licences" / "data" / "other.txt").write_text("for others")
+    exported = ExportRecord(
+        student="rsd-1", license="NOASSERTION", classes=CLASSES, preprocessing={"mean": [0.5], "std": [0.5]},
+        validation_top1=98.0, test_top1=98.0, parameters=1, opset=20, ir_version=10, bytes=1, sha256="", ladder=[],
+    )  # fmt: skip
     return {
-        "export": export, "engines": engines, "images": images, "record": dataset(shape, crop_share),
+        "exported": exported, "models": models, "engines": engines,
+        "images": images, "record": dataset(shape, crop_share),
         "metrics": {"top1": 98.0}, "latency": {"device": {"cpu": "x"}, "rows": []}, "licences": folder / "licences",
         "origin": {"git_revision": "abc"},
     }  # fmt: skip

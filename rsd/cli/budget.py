@@ -74,7 +74,7 @@ def kit(
         students.insert(0, ModelOptions.model_validate(read_json(own)))
         known = shipped(OUT)
         if known and (known.model, known.args) == (students[0].name, students[0].args) and known.image == tuple(shape):
-            ready = {p: OUT / "export" / p / "model.onnx" for p in known.top1 if p in precisions}
+            ready = {p: OUT / "convert" / p / "model.onnx" for p in known.top1 if p in precisions}
     packed = write_kit(
         kit,
         students,

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from rsd import methods as distillers
-from rsd.export.onnx import INT8_OPSET, ExportOptions
+from rsd.export.options import INT8_OPSET, ExportOptions
 from rsd.export.parity import Precision
 from rsd.export.tensorrt import EngineOptions
 from rsd.machine.compute import ComputeOptions

@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rsd.export.divergence import TOLERANCE, first_divergence, in_words
+from rsd.export.ladder import Ladder, sample
+from rsd.export.pytorch_values import module_values
 from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.models.features import StagedOutputs, stage_shapes, staged_outputs
@@ -50,3 +55,29 @@ class AsTrained:
             said = staged_outputs(self.teacher, inputs) if self.staged else outputs(self.teacher, inputs)
         student, _ = self.task.trainable_module(self.normalize(raw), said)
         return student.logits.float()
+
+
+def judge_stripped(ladder: Ladder, model: nn.Module, normalize: PixelNormalize, trained: AsTrained) -> None:
+    """Hold the student out of its training-only module to the one within it, on a sample of the test images.
+
+    Args:
+        model: the stripped student, in eval mode.
+
+    Raises:
+        UserError: they differ; the sentence names the part where.
+    """
+    index = sample(len(ladder.test.images))
+    # The same batches for both: a kernel may take another path for another size.
+    pieces = [index[start : start + 64] for start in range(0, len(index), 64)]
+    raw = [torch.from_numpy(np.array(ladder.test.images[piece])) for piece in pieces]
+    within = torch.cat([trained(images) for images in raw]).numpy()
+    with torch.no_grad():
+        without = torch.cat([model(normalize(images)).float() for images in raw]).numpy()
+
+    def explain(images: NDArray[np.uint8]) -> str:
+        pixels = torch.from_numpy(images)
+        before = module_values(trained.student, lambda: trained(pixels))
+        after = module_values(model, lambda: model(normalize(pixels)))
+        return in_words(first_divergence(before, after, TOLERANCE["stripped"]))
+
+    ladder.judge("stripped", without, explain, index=index, reference=within)

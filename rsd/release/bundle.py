@@ -18,7 +18,8 @@ from rsd.export.parity import logits_of
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, sha256, write_json, written_aside
 from rsd.machine.options import Options
-from rsd.release.golden import IMAGES, LOGITS, PIXELS, preprocessing, write_files
+from rsd.release.golden import IMAGES, LOGITS, PIXELS, write_files
+from rsd.run.records import ExportRecord
 from rsd.sources.images import DatasetRecord, Images
 
 SCHEMA_VERSION = 2
@@ -50,7 +51,8 @@ def write_bundle(
     folder: Path,
     options: BundleOptions,
     *,
-    export: dict[str, Path],
+    exported: ExportRecord,
+    models: dict[str, Path],
     engines: dict[str, Path],
     images: Images,
     record: DatasetRecord,
@@ -65,7 +67,8 @@ def write_bundle(
     inputs give the same bytes. Links become files.
 
     Args:
-        export: precision -> folder with model.onnx, export.json and the logits of all test images; the first one
+        exported: the record of the shipped student's graph.
+        models: precision -> folder with model.onnx, convert.json and the logits of all test images; the first one
             is what a device serves.
         engines: precision -> folder with engine.json and, if one was built, model.engine.
         images: test images, uint8 `[N, H, W, C]`; the first few become golden inputs.
@@ -82,10 +85,8 @@ def write_bundle(
         raise UserError("expected test images to make golden pairs of, found none; prepare a larger test split")
     with written_aside(folder) as aside:
         aside.mkdir()
-        records = {precision: read_json(path / "export.json") for precision, path in export.items()}
-        first = next(iter(records.values()))
-        write_json(aside / "labels.json", first["classes"])
-        write_json(aside / "preprocessing.json", first["preprocessing"] | preprocessing(record))
+        write_json(aside / "labels.json", exported.classes)
+        write_json(aside / "preprocessing.json", exported.preprocessing | record.preprocessing)
         (aside / "golden" / "files").mkdir(parents=True)
         names, pixels = write_files(aside / "golden" / "files", images, record)
         tensors = np.array(images[:IMAGES])
@@ -96,8 +97,8 @@ def write_bundle(
             "logits": {},
             "tolerances": {"pixels": PIXELS, "logits": {}},
         }
-        models: dict[str, Any] = {}
-        for precision, path in export.items():
+        served: dict[str, Any] = {}
+        for precision, path in models.items():
             (aside / precision).mkdir()
             shutil.copyfile(path / "model.onnx", aside / precision / "model.onnx")
             logits = np.load(path / "logits.npy", allow_pickle=False)
@@ -105,12 +106,13 @@ def write_bundle(
             np.save(aside / "golden" / f"logits.{precision}.npy", np.concatenate([logits[: len(tensors)], of_files]))
             golden["logits"][precision] = f"golden/logits.{precision}.npy"
             golden["tolerances"]["logits"][precision] = LOGITS[precision] * float(np.ptp(logits))
-            models[precision] = {"onnx": f"{precision}/model.onnx", "parity": records[precision]["parity"]}
+            parity = read_json(path / "convert.json")["parity"]
+            served[precision] = {"onnx": f"{precision}/model.onnx", "parity": parity}
         for precision, path in engines.items():
             shutil.copyfile(path / "engine.json", aside / precision / "engine.json")
             if (path / "model.engine").is_file():
                 shutil.copyfile(path / "model.engine", aside / precision / "model.engine")
-                models[precision]["engine"] = f"{precision}/model.engine"
+                served[precision]["engine"] = f"{precision}/model.engine"
         (aside / "licences").mkdir()
         for path in [*licences.glob("*.txt"), licences / "data" / f"{record.source}.txt"]:
             if path.is_file():
@@ -124,8 +126,8 @@ def write_bundle(
             "origin": origin,
             "requires": options.requires.model_dump(),
             "p99_ms": options.p99_ms,
-            "student": first["student"],
-            "models": models,
+            "student": exported.student,
+            "models": served,
             "golden": golden,
             "metrics": metrics,
             "latency": {"device": latency["device"], "rows": latency["rows"]},

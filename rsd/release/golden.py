@@ -17,21 +17,6 @@ LOGITS = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
 _ORIENTATION = 0x0112
 
 
-def preprocessing(record: DatasetRecord) -> dict[str, Any]:
-    """How the project serves an image of another size, for a device to do the same with Pillow.
-
-    Arrays are resized as a whole (bilinear); of files the central square of `crop_share` is (bicubic).
-    """
-    files = record.kept == "files"
-    return {
-        "height": record.height,
-        "width": record.width,
-        "channels": record.channels,
-        "resize": "bicubic" if files else "bilinear",
-        "crop_share": record.crop_share if files else None,
-    }
-
-
 def write_files(folder: Path, images: Images, record: DatasetRecord) -> tuple[list[str], np.ndarray]:
     """Encode a few images as JPEG and PNG files of several sizes, and serve each as the project does.
 

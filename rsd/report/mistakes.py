@@ -50,12 +50,12 @@ class Mistake:
     """The teacher and the scratch twin of the same seed, where they were evaluated."""
 
 
-def worst(records: Records, data: Path, export: Path, *, most: int = MOST) -> list[Mistake]:
+def worst(records: Records, data: Path, convert: Path, *, most: int = MOST) -> list[Mistake]:
     """The mistakes of the shipped student, the surest first; empty if it made none.
 
     Args:
         data: the prepared data set.
-        export: folder with `{precision}/logits.npy`, `[N, classes]` on the test split; the first precision is read.
+        convert: folder with `{precision}/logits.npy`, `[N, classes]` on the test split; the first precision is read.
 
     Raises:
         UserError: there is no such student, its logits or the images are not there, or do not belong together.
@@ -63,9 +63,9 @@ def worst(records: Records, data: Path, export: Path, *, most: int = MOST) -> li
     shipped = records.shipped
     if shipped is None:
         raise UserError("expected an exported student, found none; run the stage `export`")
-    path = export / records.exports[0]["precision"] / "logits.npy"
+    path = convert / records.exports[0]["precision"] / "logits.npy"
     if not path.is_file():
-        raise UserError(f"expected the student's logits in {path}, found none; run the stage `export`")
+        raise UserError(f"expected the student's logits in {path}, found none; run the stage `convert`")
     test = read_split(data, "test")
     logits = np.load(path, mmap_mode="r", allow_pickle=False)
     if logits.shape != (len(test.labels), len(test.classes)):

@@ -28,7 +28,7 @@ def write_page(
     evaluation: Path,
     data: Path,
     students: Path,
-    export: Path,
+    convert: Path,
     engines: Path,
     benchmark: Path,
     params: Path,
@@ -45,7 +45,7 @@ def write_page(
             `confusion/{model}.csv`.
         data: folder with the prepared data set, whose test images are shown.
         students: folder with `{method}-{seed}/student.json`.
-        export: folder with `{precision}/export.json` and `{precision}/logits.npy`.
+        convert: folder with `{precision}/convert.json` and `{precision}/logits.npy`.
         engines: folder with `{precision}/engine.json`.
         benchmark: folder with latency.json and samples.csv.gz.
         params: folder with the resolved sections, one JSON each.
@@ -60,7 +60,7 @@ def write_page(
     records = read(
         evaluation=evaluation,
         students=students,
-        export=export,
+        convert=convert,
         engines=engines,
         benchmark=benchmark,
         params=params,
@@ -71,7 +71,7 @@ def write_page(
         "page.html",
         package="rsd.report",
         **_content(records),
-        **_mistakes(records, data, export),
+        **_mistakes(records, data, convert),
         **_budget(choose.rows(budget, evaluation.parent)),
         commands=_commands(revision),
         chosen=chosen.read_text() if chosen.is_file() else None,
@@ -138,10 +138,10 @@ def _budget(found: list[choose.Row]) -> dict[str, Any]:
     }
 
 
-def _mistakes(records: Records, data: Path, export: Path) -> dict[str, Any]:
+def _mistakes(records: Records, data: Path, convert: Path) -> dict[str, Any]:
     """The shipped student's worst errors as pictures, or why there are none."""
     try:
-        found: list[Mistake] | None = worst(records, data, export)
+        found: list[Mistake] | None = worst(records, data, convert)
     except UserError as error:
         return {"mistakes": None, "no_mistakes": str(error)}
     return {"mistakes": found, "no_mistakes": ""}
@@ -160,8 +160,8 @@ def _export(records: Records, export: dict[str, Any]) -> dict[str, Any]:
         "difference": found.get("max_difference_share"),
         "cosine": found.get("min_cosine"),
         "passed": bool(found),
-        "in_float": len(export.get("int8", {}).get("in_float", [])),
-        "nodes": export.get("int8", {}).get("nodes"),
+        "in_float": len(export.get("details", {}).get("in_float", [])),
+        "nodes": export.get("details", {}).get("nodes"),
     }
 
 

@@ -83,7 +83,7 @@ def read(
     *,
     evaluation: Path,
     students: Path,
-    export: Path,
+    convert: Path,
     engines: Path,
     benchmark: Path,
     params: Path,
@@ -111,7 +111,7 @@ def read(
             for file in sorted(students.glob("*/student.json"))
             if file.parent.name in evaluated
         },
-        exports=_by_precision(export, "export.json", chosen),
+        exports=_by_precision(convert, "convert.json", chosen),
         engines=_by_precision(engines, "engine.json", chosen),
         benchmark=LatencyRecord.model_validate(latency) if latency else None,
         samples=_csv(benchmark / "samples.csv.gz"),

@@ -97,7 +97,7 @@ def _files(out: Path) -> str:
     timed = [row for row in latency.get("rows", []) if row.get("batch", 1) == 1]
     rows = [["file", "size", "agrees with PyTorch", "runs on", "p50", "p99"]]
     chosen = (_read(out / "params" / "run.json") or {}).get("precisions")
-    for path in _records(out / "export", "export.json", chosen):
+    for path in _records(out / "convert", "convert.json", chosen):
         record = _read(path)
         name = f"{record.get('student', 'student')} {record['precision']}.onnx"
         agreement = (record.get("parity") or {}).get("top1_agreement")

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rsd.export.onnx import ExportOptions, export_onnx
+from rsd.export.options import ExportOptions
 from rsd.export.quantize import quantize_file
+from rsd.export.trace import export_onnx
 from rsd.machine import cuda, errors
 from rsd.machine import fingerprint as device
 from rsd.machine.errors import UserError

@@ -133,7 +133,7 @@ def _checked(path: Path, kind: type[Kind], what: str, then: str) -> Kind:
 
 def shipped(out: Path) -> Trained | None:
     """The student that the run in `out` exported, or None where it has not come that far."""
-    files = {path.parent.name: path for path in sorted((out / "export").glob("*/export.json"))}
+    files = {path.parent.name: path for path in sorted((out / "convert").glob("*/convert.json"))}
     models, run = out / "evaluate" / "models.json", out / "params" / "run.json"
     if not files or not models.is_file() or not run.is_file():
         return None

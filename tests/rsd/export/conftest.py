@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from rsd.export import engine
-from rsd.export.onnx import Traced, checked, export_onnx, trace
+from rsd.export.graph import checked
 from rsd.export.parity import Precision
 from rsd.export.tensorrt import EngineOptions, build
+from rsd.export.trace import Traced, export_onnx, trace
 from rsd.machine.files import write_json
 from rsd.models.timm_model import RawPixels
 

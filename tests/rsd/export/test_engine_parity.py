@@ -7,8 +7,8 @@ import pytest
 
 from rsd.export.divergence import graph_values
 from rsd.export.engine_parity import engine_parity, engine_parting
+from rsd.export.graph import checked, save
 from rsd.export.half import to_half
-from rsd.export.onnx import checked, save
 from rsd.export.parity import GateError
 from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.export.tensorrt import EngineOptions, available, build

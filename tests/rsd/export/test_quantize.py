@@ -9,7 +9,8 @@ from onnx import TensorProto
 from pydantic import ValidationError
 
 from rsd.export import tensorrt
-from rsd.export.onnx import ExportOptions, checked, save
+from rsd.export.graph import checked, save
+from rsd.export.options import ExportOptions
 from rsd.export.parity import compare, logits_of
 from rsd.export.quantize import Int8Options, calibrated, harms, quantized, tries
 from rsd.machine.errors import UserError

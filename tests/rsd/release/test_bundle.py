@@ -27,7 +27,7 @@ def test_every_file_is_listed_with_its_digest_and_there_is_no_other(made, tmp_pa
 
 
 def test_links_become_files(made, tmp_path):
-    onnx = made["export"]["fp32"] / "model.onnx"
+    onnx = made["models"]["fp32"] / "model.onnx"
     onnx.rename(tmp_path / "cached")
     onnx.symlink_to(tmp_path / "cached")
     write_bundle(tmp_path / "bundle", OPTIONS, **made)
@@ -75,7 +75,7 @@ def test_the_same_inputs_give_the_same_bytes(made, tmp_path):
 
 def test_a_failure_leaves_the_last_bundle_whole(made, tmp_path):
     before = write_bundle(tmp_path / "bundle", OPTIONS, **made)
-    (made["export"]["fp16"] / "model.onnx").unlink()
+    (made["models"]["fp16"] / "model.onnx").unlink()
     with pytest.raises(FileNotFoundError):
         write_bundle(tmp_path / "bundle", OPTIONS.model_copy(update={"release": 4}), **made)
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text()) == before

@@ -35,7 +35,7 @@ def out(tmp_path: Path) -> Path:
 
 def page_arguments(out: Path) -> dict[str, Any]:
     """What `write_page` asks for, in a tree like the one below."""
-    names = ("students", "export", "engines", "benchmark", "params")
+    names = ("students", "convert", "engines", "benchmark", "params")
     return {
         "evaluation": out / "evaluate",
         "data": out / "data",
@@ -118,7 +118,7 @@ def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int 
     _inside(out / "evaluate", seeds[0], random)
     _images(out, confusion[shipped], random)
     for precision, count in (("fp32", 118_400), ("fp16", 61_200)):
-        write(out / "export" / precision / "export.json", _export(shipped, precision, count))
+        write(out / "convert" / precision / "convert.json", _export(shipped, precision, count))
         write(out / "engines" / precision / "engine.json", _engine(precision, 2 * count))
     _latency(out / "benchmark", random)
     _params(out / "params", list(seeds))
@@ -192,8 +192,8 @@ def _images(out: Path, answers: pd.DataFrame, random: np.random.Generator) -> No
     logits = random.normal(0, 1, (IMAGES, 10)).astype(np.float32)
     logits[np.arange(IMAGES), answers["predicted"].astype(int)] = random.uniform(4, 9, IMAGES)
     for precision in ("fp32", "fp16"):
-        (out / "export" / precision).mkdir(parents=True)
-        np.save(out / "export" / precision / "logits.npy", logits)
+        (out / "convert" / precision).mkdir(parents=True)
+        np.save(out / "convert" / precision / "logits.npy", logits)
 
 
 def _export(student: str, precision: str, count: int) -> dict[str, Any]:
@@ -241,7 +241,7 @@ def _latency(folder: Path, random: np.random.Generator) -> None:
             times = median / threads**0.3 * np.exp(random.gamma(1.2, 0.08, 1500))
             rows.append(
                 {
-                    "file": f"out/export/{precision}/model.onnx",
+                    "file": f"out/convert/{precision}/model.onnx",
                     "runtime": "onnxruntime",
                     "precision": precision,
                     "threads": threads,
@@ -263,7 +263,7 @@ def _latency(folder: Path, random: np.random.Generator) -> None:
             samples.append(
                 pd.DataFrame(
                     {
-                        "file": f"out/export/{precision}/model.onnx",
+                        "file": f"out/convert/{precision}/model.onnx",
                         "runtime": "onnxruntime",
                         "precision": precision,
                         "threads": threads,

@@ -17,9 +17,9 @@ from .conftest import page_arguments, write
 
 
 def mistakes(out: Path, **options: int) -> list[Mistake]:
-    wanted = ("evaluation", "students", "export", "engines", "benchmark", "params", "device")
+    wanted = ("evaluation", "students", "convert", "engines", "benchmark", "params", "device")
     records = read(**{name: page_arguments(out)[name] for name in wanted})
-    return worst(records, out / "data", out / "export", **options)
+    return worst(records, out / "data", out / "convert", **options)
 
 
 def picture(one: Mistake) -> Image.Image:
@@ -27,7 +27,7 @@ def picture(one: Mistake) -> Image.Image:
 
 
 def test_they_are_the_wrong_answers_with_the_largest_probability(out: Path) -> None:
-    logits = np.load(out / "export" / "fp32" / "logits.npy").astype(np.float64)
+    logits = np.load(out / "convert" / "fp32" / "logits.npy").astype(np.float64)
     labels = np.load(out / "data" / "test" / "labels.npy")
     shares = softmax(logits, axis=1)
     shares[np.arange(len(labels)), labels] = -1  # right answers are no mistakes
@@ -71,11 +71,11 @@ def test_others_answers_are_those_on_the_same_image(out: Path) -> None:
 
 
 def test_logits_of_other_images_are_refused(out: Path) -> None:
-    np.save(out / "export" / "fp32" / "logits.npy", np.zeros((7, 10), np.float32))
+    np.save(out / "convert" / "fp32" / "logits.npy", np.zeros((7, 10), np.float32))
     with pytest.raises(UserError, match="expected logits of 360 images and 10 classes"):
         mistakes(out)
 
 
 def test_a_student_without_a_mistake_has_none(out: Path) -> None:
-    np.save(out / "export" / "fp32" / "logits.npy", np.eye(10)[np.load(out / "data" / "test" / "labels.npy")])
+    np.save(out / "convert" / "fp32" / "logits.npy", np.eye(10)[np.load(out / "data" / "test" / "labels.npy")])
     assert mistakes(out) == []

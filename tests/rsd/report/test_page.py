@@ -172,8 +172,8 @@ def test_no_distilled_student_means_no_gain(out: Path) -> None:
     path = out / "evaluate" / "models.json"
     write(path, [model for model in json.loads(path.read_text()) if model["method"] != "rsd"])
     for precision in ("fp32", "fp16"):
-        record = json.loads((out / "export" / precision / "export.json").read_text())
-        write(out / "export" / precision / "export.json", record | {"student": "scratch-0"})
+        record = json.loads((out / "convert" / precision / "convert.json").read_text())
+        write(out / "convert" / precision / "convert.json", record | {"student": "scratch-0"})
     assert "the shipped student is the plainly trained one" in seen(out)
 
 
@@ -188,7 +188,7 @@ def test_the_surest_mistakes_are_pictures_with_what_the_teacher_and_the_twin_sai
 
 
 def test_without_the_images_it_says_what_to_run(out: Path) -> None:
-    (out / "export" / "fp32" / "logits.npy").unlink()
+    (out / "convert" / "fp32" / "logits.npy").unlink()
     assert "No images are shown: expected the student's logits" in seen(out)
 
 
@@ -247,7 +247,7 @@ def test_an_engine_stands_beside_what_its_onnx_file_says(out: Path) -> None:
     assert "same answer for 99.72\N{NO-BREAK SPACE}%, largest difference 8.4e-04" in written(out)
 
 
-@pytest.mark.parametrize("missing", ["data", "students", "export", "engines", "benchmark", "params", "device.json"])
+@pytest.mark.parametrize("missing", ["data", "students", "convert", "engines", "benchmark", "params", "device.json"])
 def test_it_is_written_without_the_records_of_any_other_stage(out: Path, missing: str) -> None:
     path = out / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -291,11 +291,11 @@ def test_it_imports_no_torch() -> None:
 
 
 def test_the_ladder_says_that_stripping_was_exact_and_what_int8_keeps_in_float(out: Path) -> None:
-    path = out / "export" / "fp16" / "export.json"
+    path = out / "convert" / "fp16" / "convert.json"
     record = json.loads(path.read_text())
     ladder = [{"rung": "stripped", "images": 512, "max_difference": 0.0, "max_difference_share": 0.0}]
     made = {"nodes": 14, "in_float": [{"node": "node_linear", "operator": "Gemm", "error": 0.1}]}
-    write(out / "export" / "int8" / "export.json", record | {"precision": "int8", "ladder": ladder, "int8": made})
+    write(out / "convert" / "int8" / "convert.json", record | {"precision": "int8", "ladder": ladder, "details": made})
     run = json.loads((out / "params" / "run.json").read_text())
     write(out / "params" / "run.json", run | {"precisions": ["fp32", "fp16", "int8"]})
     text = seen(out)

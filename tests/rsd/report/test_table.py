@@ -62,7 +62,7 @@ def test_one_seed_has_no_spread(tmp_path: Path) -> None:
 
 
 def test_it_prints_what_there_is_when_later_stages_did_not_run(out: Path) -> None:
-    for name in ("export", "engines", "benchmark"):
+    for name in ("convert", "engines", "benchmark"):
         shutil.rmtree(out / name)
     assert "none exported yet" in summary(out)
 

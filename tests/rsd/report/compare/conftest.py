@@ -38,7 +38,7 @@ def make_run(tmp_path: Path, records_of: Callable[[tuple[int, ...]], Path]) -> C
         shutil.copytree(records_of(seeds), out)
         if change:
             change(out)
-        wanted = ("evaluation", "students", "export", "engines", "benchmark", "params", "device")
+        wanted = ("evaluation", "students", "convert", "engines", "benchmark", "params", "device")
         records = read(**{one: page_arguments(out)[one] for one in wanted})
         known = {"commit": "0" * 40, "bundle_bytes": 6_000_000, "test_data": "same", **more}
         return Run(name, records=records, **known)

@@ -133,7 +133,7 @@ def test_a_metric_that_an_older_run_did_not_measure_is_left_open(make_run):
     assert "effective_rank" not in [one.key for one in tables.measured([make_run("older", older)])]
 
 
-@pytest.mark.parametrize("missing", ["benchmark", "export", "params", "students", "engines"])
+@pytest.mark.parametrize("missing", ["benchmark", "convert", "params", "students", "engines"])
 def test_a_run_without_a_record_is_compared_in_the_others(make_run, missing):
     runs = [make_run("main"), make_run("new", lambda out: shutil.rmtree(out / missing))]
     assert len(tables.glance(runs)) == 2

@@ -2,8 +2,6 @@
 
 import copy
 import logging
-import re
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,53 +11,24 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
-from google.protobuf import text_format
-from onnx import TensorProto, helper
-from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
-from pydantic import Field, field_validator
+from numpy.typing import NDArray
+from onnx import TensorProto
 from torch import nn
 
+from rsd.export.divergence import TOLERANCE, first_divergence, graph_values, in_words
+from rsd.export.graph import checked, first_line, save
 from rsd.export.half import to_half
-from rsd.export.parity import Gates, Precision, session_of
+from rsd.export.ladder import Ladder
+from rsd.export.parity import Precision
+from rsd.export.pytorch_values import parts, torch_values
 from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.machine.errors import UserError
-from rsd.machine.files import written_aside
-from rsd.machine.options import Options
 from rsd.models.timm_model import RawPixels
+from rsd.run.records import Parity
 from rsd.sources.images import Images
 
 # Top-level names of the module that training wraps around a student: such a state is not a plain student's.
 SCAFFOLDING = {"aad", "projection", "student"}
-INT8_OPSET = 20
-"""From 21 on QuantizeLinear names its type; ONNX Runtime 1.32 keeps that name where it turns the int8 of a transformer
-into uint8, and then refuses its own graph."""
-NO_LICENSE = "NOASSERTION"
-"""What SPDX writes where nobody has said."""
-
-
-class ExportOptions(Options):
-    """What is shipped, and how strict its checks are."""
-
-    opset: int = Field(20, ge=18, le=23)
-    ir_version: int = Field(10, ge=8, le=13)
-    """onnx's own default is newer than what older runtimes read."""
-    license: str = NO_LICENSE
-    """Of the shipped weights, an SPDX expression; written into every file."""
-    gates: Gates = Gates()
-    int8: Int8Options = Int8Options()
-
-    @field_validator("license")
-    @classmethod
-    def _spdx(cls, license: str) -> str:
-        if license == NO_LICENSE:
-            return license
-        try:
-            return canonicalize_license_expression(license)
-        except InvalidLicenseExpression as error:
-            raise ValueError(
-                f"expected an SPDX expression, such as Apache-2.0 or LicenseRef-Ours, or {NO_LICENSE} where none is "
-                f"stated, found {license!r}"
-            ) from error
 
 
 class Traced(NamedTuple):
@@ -142,46 +111,18 @@ def trace(
     return Traced(proto, program)
 
 
-def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the shapes and types of all its values, after onnx's own full check.
+def judge_traced(ladder: Ladder, traced: Traced) -> Parity:
+    """Hold the graph to PyTorch on all test images.
 
     Raises:
-        UserError: onnx finds a fault.
+        UserError: they differ; the sentence names the node where.
     """
-    proto = copy.deepcopy(proto)
-    # Written anew by shape inference, with the types of this graph.
-    del proto.graph.value_info[:]
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise UserError(
-            f"expected a valid ONNX graph, found a fault: {_first_line(error)}; choose another opset or precision"
-        ) from error
 
+    def explain(images: NDArray[np.uint8]) -> str:
+        values = torch_values(traced.program, images), graph_values(traced.proto, images)
+        return in_words(first_divergence(*values, TOLERANCE["fp32"]), traced.proto, parts(traced.program))
 
-def save(proto: onnx.ModelProto, path: Path, *, metadata: dict[str, str]) -> None:
-    """Write a checked graph, once ONNX Runtime has loaded it.
-
-    Args:
-        metadata: put into the file's `metadata_props`; texts only, JSON for what is not a text.
-
-    Raises:
-        UserError: the file would hold a path of this machine, or ONNX Runtime does not take it.
-    """
-    proto = copy.deepcopy(proto)
-    helper.set_model_props(proto, dict(sorted(metadata.items())))
-    _refuse_paths(proto)
-    content = proto.SerializeToString(deterministic=True)
-    try:
-        session_of(content)
-    except Exception as error:  # onnxruntime raises types of its own, which it does not export
-        raise UserError(
-            f"expected a graph that ONNX Runtime loads, found a fault: {_first_line(error)}; choose another opset, "
-            "IR version or precision"
-        ) from error
-    with written_aside(path) as aside:
-        aside.write_bytes(content)
+    return ladder.judge("fp32", ladder.run(traced.proto), explain)
 
 
 def _refuse_scaffolding(model: nn.Module) -> None:
@@ -211,7 +152,7 @@ def _exported(
             )
     except torch.onnx.OnnxExporterError as error:
         raise UserError(
-            f"torch.onnx could not export this model: {_first_line(error)}; choose another opset or student"
+            f"torch.onnx could not export this model: {first_line(error)}; choose another opset or student"
         ) from error
     assert program is not None  # None comes from the exporter that preceded dynamo
     assert program.exported_program is not None
@@ -290,22 +231,3 @@ def _check_interface(proto: onnx.ModelProto, image_shape: tuple[int, int, int], 
 
 def _dims(value: onnx.ValueInfoProto) -> Sequence[onnx.TensorShapeProto.Dimension]:
     return value.type.tensor_type.shape.dim
-
-
-def _refuse_paths(proto: onnx.ModelProto) -> None:
-    """No folder of this machine may be named anywhere in the file."""
-    skeleton = copy.deepcopy(proto)
-    for tensor in skeleton.graph.initializer:
-        tensor.ClearField("raw_data")  # weights are no text
-    text = text_format.MessageToString(skeleton, as_utf8=True).replace("\\n", "\n")
-    for folder in (Path.cwd(), Path.home(), Path(sys.prefix), Path(__file__).resolve().parents[2]):
-        # Whole components: where a machine works in /app, neither "fruit/apple" nor "fruit/app" is a path of it.
-        named = rf"(?<![\w.-]){re.escape(str(folder))}(?![\w.-])"
-        if folder != Path(folder.anchor) and re.search(named, text):
-            raise UserError(
-                f"expected no path of this machine in the exported file, found {folder}; take it out of the metadata"
-            )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
