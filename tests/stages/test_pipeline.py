@@ -106,15 +106,13 @@ def test_the_cross_correlation_after_training_is_closer_to_the_teacher_than_befo
     assert record["images"] == min(validation, 512)
 
 
-def test_without_an_aad_the_evaluation_says_that_there_is_no_picture_of_it(project):
-    save_file({}, project.out / "students" / "rsd-0" / "scaffold.safetensors")
+def test_where_no_method_offers_a_look_inside_the_evaluation_says_so(project):
+    offered = json.loads((project.out / "students" / "scratch-0" / "inside.json").read_text())
+    assert offered["skipped"] == "the method 'scratch' offers nothing to look at"
+    project.edit("out/students/rsd-0/inside.json", correlation=None)
     project.stage("evaluate")
     record = json.loads((project.out / "evaluate" / "correlation.json").read_text())
-    assert record == {"skipped": "the student rsd-0 was trained without an AAD on its embedding"}
-    project.edit("out/params/run.json", methods=["scratch"])
-    project.stage("evaluate")
-    record = json.loads((project.out / "evaluate" / "correlation.json").read_text())
-    assert record == {"skipped": "no RSD student was trained in this run"}
+    assert record == {"skipped": "no method of this run offers a look inside its student"}
     project.stage("report")
 
 
