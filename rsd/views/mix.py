@@ -4,7 +4,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from rsd.machine.extras import needs
 from rsd.sources.images import Images
 from rsd.views.augment import AugmentOptions, views
 from rsd.views.draws import beta, uniform
@@ -47,9 +46,6 @@ def mixed_views(
     """
     if not options.mixes:
         return views(images, index, options, seed=seed, view=view), labels[index]
-    needs("pipeline", "scipy")
-    from scipy.special import betaincinv
-
     pairings = view // options.repeats  # views of one image in one epoch share their partner
     other = np.empty_like(index)
     for pairing in np.unique(pairings).tolist():
