@@ -37,7 +37,7 @@ def at(shared, tmp_path):
     return ["--root", tmp_path / "device", "--keys", shared.pinned]
 
 
-def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys, tmp_path):
+def test_commands_lead_from_signed_bundle_to_prediction(shared, at, capsys, tmp_path):
     assert "tiny-1: signed by a pinned key" in run(capsys, *at, "verify", shared.first)
     assert "tiny-1: signed by a pinned key" in run(capsys, *at, "verify", packed(shared.first, tmp_path / "one.tar"))
     assert "tiny-1: installed" in run(capsys, *at, "install", shared.first)
@@ -53,7 +53,7 @@ def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys, tmp_p
     assert "p99" in run(capsys, *at, "bench", "--samples", 20)
 
 
-def test_who_activates_without_a_server_is_told_that_nothing_was_watched(shared, at, capsys):
+def test_activate_without_a_server_says_it_was_unwatched(shared, at, capsys):
     with served(always(Tiny(release=2))) as address:
         for bundle, options, told in (
             (shared.first, [], True),
@@ -65,9 +65,7 @@ def test_who_activates_without_a_server_is_told_that_nothing_was_watched(shared,
         assert "not watched" in run(capsys, *at, "rollback")
 
 
-def test_recover_says_that_it_can_write_nothing_and_fails_only_where_nothing_can_be_served(
-    shared, at, capsys, monkeypatch
-):
+def test_recover_on_a_read_only_disk_warns(shared, at, capsys, monkeypatch):
     def read_only(path):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
@@ -82,7 +80,7 @@ def test_recover_says_that_it_can_write_nothing_and_fails_only_where_nothing_can
     assert run(capsys, *at, "recover") == "tiny-1: current\n"
 
 
-def test_what_is_wrong_is_one_sentence_and_status_1(shared, at, capsys, tmp_path):
+def test_errors_are_one_sentence_and_status_1(shared, at, capsys, tmp_path):
     for arguments in (
         ["verify", tmp_path],
         ["install", tmp_path / "none"],
@@ -109,7 +107,7 @@ def test_what_is_wrong_is_one_sentence_and_status_1(shared, at, capsys, tmp_path
 HEAVY = {"numpy", "PIL", "onnxruntime", "cryptography", "uvicorn", "starlette", "prometheus_client"}
 
 
-def test_status_loads_no_runtime_and_nothing_loads_what_a_device_has_not(tmp_path):
+def test_only_declared_libraries_are_imported_and_late(tmp_path):
     program = f"import sys; from rsd_edge.cli import main; main(sys.argv[1:]);print(sorted({HEAVY} & {{*sys.modules}}))"
     done = subprocess.run(
         [sys.executable, "-c", program, "--root", str(tmp_path), "status"],
@@ -144,7 +142,7 @@ def unit() -> dict[str, list[str]]:
     return found
 
 
-def test_the_unit_recovers_before_it_serves_and_what_it_runs_are_commands_of_ours():
+def test_the_unit_recovers_before_it_serves():
     found = unit()
     parser = cli._parser()
     for command in [*found["ExecStartPre"], *found["ExecStart"]]:
@@ -161,7 +159,7 @@ def with_token() -> str:
     return text.replace("# LoadCredential=", "LoadCredential=").replace("# ExecStart=", "ExecStart=")
 
 
-def test_the_unit_can_be_given_a_token_that_the_server_could_not_read_itself():
+def test_the_unit_takes_a_token_as_a_credential():
     lines = with_token().splitlines()
     place = lines.index("LoadCredential=token:/etc/rsd-edge/token")
     assert lines[place + 1] == "ExecStart="  # else there would be two
@@ -182,7 +180,7 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path, token):
 
 
 @pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="no systemd-analyze here")
-def test_the_server_is_exposed_as_little_as_systemd_calls_ok():
+def test_systemd_rates_the_unit_s_exposure_as_ok():
     """On its scale from 0 (nothing) to 10 (all); the threshold is in tenths."""
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(UNITS / "rsd-edge.service")]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -22,7 +22,7 @@ def dependencies() -> list[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_it_runs_as_nobody_says_whether_it_is_healthy_and_serves(name: str) -> None:
+def test_the_image_serves_unprivileged_with_a_health_check(name: str) -> None:
     found = instructions(name)
     assert int(found["USER"].split(":")[0]) >= 1000
     assert "/v2/health/ready" in found["HEALTHCHECK"]

@@ -34,7 +34,7 @@ def test_every_golden_file_gives_the_projects_pixels_exactly(tmp_path, shape, cr
 
 
 @pytest.mark.parametrize("crop_share", [None, 0.875])
-def test_photographs_of_any_size_orientation_and_mode_give_the_projects_pixels(tmp_path, crop_share):
+def test_every_photograph_gives_the_project_s_pixels(tmp_path, crop_share):
     source = np.random.default_rng(0)
     record = dataset((24, 24, 3), crop_share)
     wanted = Preprocessing.from_json(record.preprocessing)
@@ -75,7 +75,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_usable_image_is_refused_in_a_sentence(kind):
+def test_unusable_images_are_refused_in_a_sentence(kind):
     content, sentence = REFUSED[kind]
     with pytest.raises(EdgeError, match=sentence):
         decode(content, WHOLE)
@@ -85,7 +85,7 @@ def test_what_is_no_usable_image_is_refused_in_a_sentence(kind):
     "change",
     [{"height": 0}, {"width": "5"}, {"channels": 4}, {"resize": "lanczos"}, {"crop_share": 2}, {"crop_share": ...}],
 )
-def test_a_preprocessing_that_this_package_does_not_know_is_refused(change):
+def test_an_unknown_preprocessing_is_refused(change):
     values = dataset().preprocessing | change
     with pytest.raises(EdgeError, match="install a newer rsd-edge"):
         Preprocessing.from_json({name: value for name, value in values.items() if value is not ...})

@@ -198,24 +198,24 @@ def killed(devices, tmp_path, command, every, shared=None):
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "install of a tar file"])
-def test_killed_at_some_steps_it_is_on_the_old_or_the_new_release(devices, tmp_path, command):
+def test_a_kill_at_some_steps_leaves_a_release(devices, tmp_path, command):
     killed(devices, tmp_path, command, every=8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_killed_at_every_step_it_is_on_the_old_or_the_new_release(devices, tmp_path, command):
+def test_a_kill_at_every_step_leaves_a_release(devices, tmp_path, command):
     seen, steps = killed(devices, tmp_path, command, every=1)
     print(f"{command}: {steps} steps")
     assert seen == devices[command][2]
 
 
 @pytest.mark.parametrize("command", ["the first activate", "activate", "rollback"])
-def test_killed_at_some_steps_the_next_install_leaves_a_release_that_is_whole(devices, shared, tmp_path, command):
+def test_install_works_after_a_kill_at_some_steps(devices, shared, tmp_path, command):
     killed(devices, tmp_path, command, every=4, shared=shared)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_killed_at_every_step_the_next_install_leaves_a_release_that_is_whole(devices, shared, tmp_path, command):
+def test_install_works_after_a_kill_at_every_step(devices, shared, tmp_path, command):
     assert killed(devices, tmp_path, command, every=1, shared=shared)[0] == devices[command][2]

@@ -55,7 +55,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return python
 
 
-def test_it_verifies_installs_activates_serves_classifies_and_goes_back(shared, python, tmp_path, monkeypatch):
+def test_every_command_works_on_the_oldest_python(shared, python, tmp_path, monkeypatch):
     def edge(*arguments: str | Path, status: int = 0) -> str:
         command = [python.with_name("rsd-edge"), "--root", tmp_path / "device", "--keys", shared.pinned, *arguments]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

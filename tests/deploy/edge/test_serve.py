@@ -34,7 +34,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_triton_s_own_client_gets_exactly_what_the_runtime_says(address: str, binary: bool) -> None:
+def test_triton_s_client_gets_the_runtime_s_logits(address: str, binary: bool) -> None:
     client = triton.InferenceServerClient(address)
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -62,7 +62,7 @@ def test_triton_s_own_client_gets_exactly_what_the_runtime_says(address: str, bi
     client.close()
 
 
-def test_triton_s_own_client_gets_the_index_and_the_statistics() -> None:
+def test_triton_s_client_gets_index_and_statistics() -> None:
     with served(always(Tiny())) as address:
         client = triton.InferenceServerClient(address)
         assert client.get_model_repository_index() == [{"name": NAME, "version": "1", "state": "READY", "reason": ""}]
@@ -118,7 +118,7 @@ def test_an_image_is_classified_as_the_model_says(address: str) -> None:
         ("POST", "/v2/models/tiny/load", b"{}", 404, "expected a path of this server"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_one_sentence(
+def test_wrong_requests_are_refused_in_one_sentence(
     address: str, method: str, path: str, body: bytes | None, status: int, sentence: str
 ) -> None:
     found, _, text = ask(address, method, path, body)
@@ -126,7 +126,7 @@ def test_what_cannot_be_answered_is_refused_with_one_sentence(
     assert sentence in json.loads(text)["error"]
 
 
-def test_logits_that_are_no_numbers_are_refused_in_a_sentence_of_their_own() -> None:
+def test_logits_that_are_not_finite_are_refused() -> None:
     class Overflowing(Tiny):
         def infer(self, images: np.ndarray) -> np.ndarray:
             return super().infer(images) + np.float32("inf")
@@ -140,7 +140,7 @@ def test_logits_that_are_no_numbers_are_refused_in_a_sentence_of_their_own() -> 
             assert "expected finite logits of this input, found NaN or infinity" in json.loads(text)["error"]
 
 
-def test_a_request_that_breaks_the_model_is_a_failure_in_the_log_and_the_metrics(
+def test_a_model_failure_is_answered_logged_and_counted(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     class Broken(Tiny):
@@ -157,7 +157,7 @@ def test_a_request_that_breaks_the_model_is_a_failure_in_the_log_and_the_metrics
     assert "RuntimeError: out of memory" in capfd.readouterr().err
 
 
-def test_metrics_are_in_the_format_of_prometheus_and_count_what_was_asked() -> None:
+def test_prometheus_reads_the_metrics_of_every_request() -> None:
     with served(always(Tiny(release=4))) as address:
         ask(address, "POST", "/v1/classify", png(images(1)[0]))
         ask(address, "POST", "/v1/classify", b"no image")
@@ -211,7 +211,7 @@ def test_the_page_runs_nothing_but_its_own_script(address: str) -> None:
 # Its limits.
 
 
-def test_a_body_that_is_too_large_is_refused_whether_its_length_is_stated_or_not() -> None:
+def test_a_body_that_is_too_large_is_refused() -> None:
     with served(always(Tiny()), max_body=5000) as address:
         status, _, body = ask(address, "POST", "/v1/classify", bytes(5001))
         assert (status, json.loads(body)["error"]) == (413, "expected at most 5000 bytes of body, found 5001")
@@ -224,7 +224,7 @@ def test_a_body_that_is_too_large_is_refused_whether_its_length_is_stated_or_not
         assert (status, "after unpacking" in json.loads(body)["error"]) == (413, True)
 
 
-def test_of_packed_bodies_that_wait_only_those_that_are_worked_on_are_unpacked_and_not_by_the_event_loop(
+def test_only_workers_unpack_bodies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gate = threading.Event()
@@ -259,7 +259,7 @@ def test_a_batch_that_is_too_large_is_refused() -> None:
             assert ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)[0] == expected
 
 
-def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+def test_too_many_pixels_are_refused_before_decoding() -> None:
     with served(always(Tiny()), max_pixels=1000) as address:
         for side, expected in ((31, 200), (32, 400)):
             status, _, body = ask(address, "POST", "/v1/classify", png(np.zeros((side, side, 3), np.uint8)))
@@ -267,7 +267,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
         assert json.loads(body)["error"].startswith("expected at most 1000 pixels, found 32 x 32")
 
 
-def test_a_full_queue_answers_429_and_everyone_who_was_let_in_is_served() -> None:
+def test_a_full_queue_answers_429_and_serves_others() -> None:
     gate = threading.Event()
     gate.set()
     model = Tiny(wait=lambda: gate.wait(60))
@@ -290,7 +290,7 @@ def test_a_full_queue_answers_429_and_everyone_who_was_let_in_is_served() -> Non
         assert ask(address, "POST", path, body, headers)[0] == 200
 
 
-def test_who_waits_longer_than_the_limit_is_told_so() -> None:
+def test_a_wait_beyond_the_limit_is_refused() -> None:
     gate = threading.Event()
     gate.set()
     model = Tiny(wait=lambda: gate.wait(60))
@@ -302,7 +302,7 @@ def test_who_waits_longer_than_the_limit_is_told_so() -> None:
         gate.set()
 
 
-def test_clients_that_drip_are_cut_off_and_nobody_else_notices() -> None:
+def test_slow_clients_are_cut_off_and_others_served() -> None:
     with served(always(Tiny()), timeout=1.0) as address:
         heads = {
             "half a head": b"GET /v2/health/live HTTP/1.1\r\nHost: ",
@@ -336,7 +336,7 @@ def test_clients_that_drip_are_cut_off_and_nobody_else_notices() -> None:
         assert answers["rest of a refused body"].startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_client_that_leaves_is_counted_and_its_body_forgotten() -> None:
+def test_a_client_that_leaves_frees_its_body() -> None:
     servers: list[Server] = []
     with served(always(Tiny()), opened=servers.append) as address:
         with connect(address) as client:
@@ -346,7 +346,7 @@ def test_a_client_that_leaves_is_counted_and_its_body_forgotten() -> None:
         assert servers[0].app.queue.held.total() == 0
 
 
-def test_no_more_connections_than_the_limit_are_held_open() -> None:
+def test_open_connections_are_limited() -> None:
     with served(always(Tiny()), connections=3, timeout=30) as address:
         held = [connect(address) for _ in range(3)]
         until(lambda: refused(address))
@@ -358,7 +358,7 @@ def test_no_more_connections_than_the_limit_are_held_open() -> None:
 # The token.
 
 
-def test_with_a_token_only_its_owner_is_answered_and_health_still_is() -> None:
+def test_the_token_guards_everything_but_health_and_page() -> None:
     token = "0123456789abcdef-secret"
     with served(always(Tiny()), token=token) as address:
         for path in ("/v2", f"/v2/models/{NAME}", "/v1/status", "/metrics", "/nowhere"):
@@ -412,7 +412,7 @@ def test_it_listens_on_loopback_only_unless_told_otherwise() -> None:
             listen(ServeOptions(port=port))
 
 
-def test_a_request_that_is_being_worked_on_is_answered_before_the_server_stops() -> None:
+def test_requests_at_work_are_answered_before_the_stop() -> None:
     gate = threading.Event()
     gate.set()
     model = Tiny(wait=lambda: gate.wait(60))
