@@ -22,23 +22,23 @@ from tests.deploy.edge.test_signature import flip
 def rewrite(change):
     """Change the manifest and sign again, as only the key's owner could."""
 
-    def made(workshop):
+    def build(workshop):
         bundle = workshop.unsigned()
         edit(bundle / "manifest.json", change)
         return workshop.forged(bundle)
 
-    return made
+    return build
 
 
 def changed(change, *, forge=False):
     """Change the files of a signed bundle; and sign them again if `forge`."""
 
-    def made(workshop):
+    def build(workshop):
         bundle = workshop.signed()
         change(bundle)
         return workshop.forged(bundle) if forge else bundle
 
-    return made
+    return build
 
 
 def link(bundle):
@@ -74,7 +74,7 @@ def of_another_key(workshop):
 def escaping(path):
     """Signed by whoever has the key, and yet not to be written outside of the release's folder."""
 
-    def made(workshop):
+    def build(workshop):
         bundle = workshop.signed()
         signature = json.loads((bundle / "model.sig").read_text())
         statement = json.loads(base64.b64decode(signature["dsseEnvelope"]["payload"]))
@@ -89,7 +89,7 @@ def escaping(path):
         (bundle / "model.sig").write_text(json.dumps(signature, separators=(",", ":")))
         return bundle
 
-    return made
+    return build
 
 
 OTHER = "aarch64" if os.uname().machine == "x86_64" else "x86_64"

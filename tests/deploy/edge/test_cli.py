@@ -22,13 +22,13 @@ UNITS = SOURCE.parents[1] / "systemd"
 def run(capsys, *arguments, status=0):
     try:
         cli.main([str(argument) for argument in arguments])
-        found = 0
+        code = 0
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-        found = end.code if isinstance(end.code, int) else 1
+        code = end.code if isinstance(end.code, int) else 1
     out, err = capsys.readouterr()
-    assert found == status, err
+    assert code == status, err
     return err if status else out
 
 
@@ -55,13 +55,13 @@ def test_commands_lead_from_signed_bundle_to_prediction(shared, at, capsys, tmp_
 
 def test_activate_without_a_server_says_it_was_unwatched(shared, at, capsys):
     with served(always(Tiny(release=2))) as address:
-        for bundle, options, told in (
+        for bundle, options, expected in (
             (shared.first, [], True),
             (shared.second, ["--server", f"http://{address}"], False),
         ):
             run(capsys, *at, "install", bundle)
-            said = run(capsys, *at, "activate", "--window", "0.1", *options)
-            assert ("not watched: with --server http" in said) == told
+            output = run(capsys, *at, "activate", "--window", "0.1", *options)
+            assert ("not watched: with --server http" in output) == expected
         assert "not watched" in run(capsys, *at, "rollback")
 
 
@@ -72,9 +72,9 @@ def test_recover_on_a_read_only_disk_warns(shared, at, capsys, monkeypatch):
     run(capsys, *at, "install", shared.first)
     with monkeypatch.context() as patched:
         patched.setattr("rsd_edge.disk.locked", read_only)
-        said = run(capsys, *at, "recover", status=1)
-        assert said.startswith("error: expected to repair ")
-        assert "found it read-only; mount it" in said
+        output = run(capsys, *at, "recover", status=1)
+        assert output.startswith("error: expected to repair ")
+        assert "found it read-only; mount it" in output
     run(capsys, *at, "activate")
     monkeypatch.setattr("rsd_edge.disk.locked", read_only)
     assert run(capsys, *at, "recover") == "tiny-1: current\n"
@@ -90,9 +90,9 @@ def test_errors_are_one_sentence_and_status_1(shared, at, capsys, tmp_path):
         ["predict", tmp_path / "x.png"],
         ["bench"],
     ):
-        said = run(capsys, *at, *arguments, status=1)
-        assert said.startswith("error: expected ")
-        assert said.count("\n") == 1, said
+        output = run(capsys, *at, *arguments, status=1)
+        assert output.startswith("error: expected ")
+        assert output.count("\n") == 1, output
     run(capsys, *at, "install", shared.first)
     run(capsys, *at, "activate")
     (tmp_path / "x.png").write_text("no image")
@@ -129,28 +129,28 @@ def test_the_runtime_is_told_to_tell_nobody(tmp_path, module):
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     for program in (f"import {module}", "import onnxruntime"):
         subprocess.run([sys.executable, "-c", program], env=environment, check=True)
-        told = [path.name for path in tmp_path.rglob("*onnxruntime*")]
-        assert bool(told) == (program == "import onnxruntime"), told
+        traces = [path.name for path in tmp_path.rglob("*onnxruntime*")]
+        assert bool(traces) == (program == "import onnxruntime"), traces
 
 
 def unit() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    sections: dict[str, list[str]] = {}
     for line in (UNITS / "rsd-edge.service").read_text().splitlines():
         if "=" in line and not line.startswith("#"):
             key, value = line.split("=", 1)
-            found.setdefault(key, []).append(value)
-    return found
+            sections.setdefault(key, []).append(value)
+    return sections
 
 
 def test_the_unit_recovers_before_it_serves():
-    found = unit()
+    sections = unit()
     parser = cli._parser()
-    for command in [*found["ExecStartPre"], *found["ExecStart"]]:
+    for command in [*sections["ExecStartPre"], *sections["ExecStart"]]:
         parser.parse_args(command.lstrip("+").split()[1:])
-    assert found["ExecStartPre"][0].endswith("rsd-edge recover")
-    assert " serve" in found["ExecStart"][0]
-    assert found["NoNewPrivileges"] == ["yes"]
-    assert found["ProtectSystem"] == ["strict"]
+    assert sections["ExecStartPre"][0].endswith("rsd-edge recover")
+    assert " serve" in sections["ExecStart"][0]
+    assert sections["NoNewPrivileges"] == ["yes"]
+    assert sections["ProtectSystem"] == ["strict"]
 
 
 def with_token() -> str:
@@ -163,8 +163,8 @@ def test_the_unit_takes_a_token_as_a_credential():
     lines = with_token().splitlines()
     place = lines.index("LoadCredential=token:/etc/rsd-edge/token")
     assert lines[place + 1] == "ExecStart="  # else there would be two
-    given = cli._parser().parse_args(lines[place + 2].split()[1:])
-    assert str(given.token_file) == "%d/token"
+    arguments = cli._parser().parse_args(lines[place + 2].split()[1:])
+    assert str(arguments.token_file) == "%d/token"
 
 
 @pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="no systemd-analyze here")

@@ -48,8 +48,8 @@ def test_every_photograph_gives_the_project_s_pixels(tmp_path, crop_share):
         kind = "JPEG" if mode in ("RGB", "L") else "PNG"
         path = tmp_path / f"{number}.{kind.lower()}"
         path.write_bytes(encoded(image.convert(mode), kind, exif=exif))
-        found = preprocess(decode(path.read_bytes(), wanted), wanted)
-        assert np.array_equal(found, _served(path, record)), (number, mode, height, width)
+        pixels = preprocess(decode(path.read_bytes(), wanted), wanted)
+        assert np.array_equal(pixels, _served(path, record)), (number, mode, height, width)
 
 
 def test_without_resizing_pixels_stay_as_they_are():

@@ -55,18 +55,18 @@ def test_no_request_fails_or_mixes_releases_while_switching() -> None:
     expected = {release: Tiny(release=release).infer(images(1)) for release in range(1, 6)}
     body, headers = infer_body(images(1), binary=True)
     stop = threading.Event()
-    seen: list[int] = []
+    releases: list[int] = []
 
     def client(address: str) -> None:
         while not stop.is_set():
-            status, found, answer = ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)
+            status, answer_headers, answer = ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)
             assert status == 200
-            length = int(found["inference-header-content-length"])
-            seen.append(int(json.loads(answer[:length])["model_version"]))
-            np.testing.assert_array_equal(read_logits(found, answer), expected[seen[-1]])
+            length = int(answer_headers["inference-header-content-length"])
+            releases.append(int(json.loads(answer[:length])["model_version"]))
+            np.testing.assert_array_equal(read_logits(answer_headers, answer), expected[releases[-1]])
 
     def saw(release: int) -> bool:
-        return release in seen[-4:]
+        return release in releases[-4:]
 
     live = switch.live()
     with served(live) as address, ThreadPoolExecutor(4) as clients:

@@ -87,13 +87,13 @@ WRONG: dict[str, list[bytes]] = {
 
 @pytest.mark.parametrize(("sentence", "body"), [(words, body) for words, bodies in WRONG.items() for body in bodies])
 def test_malformed_requests_are_refused_in_one_short_sentence(sentence: str, body: bytes) -> None:
-    with pytest.raises(HTTPException) as refused:
+    with pytest.raises(HTTPException) as error:
         protocol.parse(body, None, shape=SHAPE, max_batch=4)
-    assert refused.value.status_code in (400, 413)
-    assert sentence in refused.value.detail or (refused.value.status_code == 413 and len(body) > 65536)
-    assert len(refused.value.detail) < 400
-    assert refused.value.detail.isascii()
-    assert refused.value.detail.isprintable()
+    assert error.value.status_code in (400, 413)
+    assert sentence in error.value.detail or (error.value.status_code == 413 and len(body) > 65536)
+    assert len(error.value.detail) < 400
+    assert error.value.detail.isascii()
+    assert error.value.detail.isprintable()
 
 
 @pytest.mark.parametrize("size", [-1, 0, SIZE - 1, SIZE + 1, 1e3, True, "60", None, 10**40])
@@ -135,9 +135,9 @@ def test_outputs_that_are_not_offered_are_refused(extra: dict[str, Any], sentenc
 
 
 def test_too_much_json_is_refused_before_parsing() -> None:
-    with pytest.raises(HTTPException, match="of JSON") as refused:
+    with pytest.raises(HTTPException, match="of JSON") as error:
         protocol.parse(b'{"inputs": [' + b"[]," * 100_000 + b"1]}", None, shape=SHAPE, max_batch=4)
-    assert refused.value.status_code == 413
+    assert error.value.status_code == 413
 
 
 def test_large_images_must_travel_as_bytes() -> None:
@@ -145,9 +145,9 @@ def test_large_images_must_travel_as_bytes() -> None:
     body = b'{"inputs": [' + b"[]," * (protocol.MAX_JSON // 3) + b"1]}"
     with pytest.raises(
         HTTPException, match="expected at most 2097152 bytes of JSON, found .*; send binary data"
-    ) as refused:
+    ) as error:
         protocol.parse(body, None, shape=shape, max_batch=32)
-    assert refused.value.status_code == 413
+    assert error.value.status_code == 413
     array = np.full((1, *shape), 199, np.uint8)
     text, _ = infer_body(array, binary=False)
     data, headers = infer_body(np.repeat(array, 32, axis=0), binary=True)
@@ -168,6 +168,6 @@ def test_packed_bodies_are_unpacked_up_to_the_limit(encoding: str) -> None:
     ):
         with pytest.raises(HTTPException, match=sentence):
             protocol.unpacked(body, encoding, most)
-    with pytest.raises(HTTPException, match="gzip, deflate or as it is") as refused:
+    with pytest.raises(HTTPException, match="gzip, deflate or as it is") as error:
         protocol.unpacked(packed, "br", 1000)
-    assert refused.value.status_code == 415
+    assert error.value.status_code == 415

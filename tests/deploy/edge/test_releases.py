@@ -204,16 +204,16 @@ def test_a_killed_command_s_trial_is_taken_back(shared, releases):
 
 def test_recover_leaves_a_running_activation_alone(shared, releases):
     releases.install(shared.first, shared.keys)
-    seen = []
+    recovered = []
 
     def healthy(release):
-        seen.append(Releases(releases.root).recover())
+        recovered.append(Releases(releases.root).recover())
         with pytest.raises(EdgeError, match="found one; wait for it"):
             Releases(releases.root).install(shared.second, shared.keys)
         return True
 
     assert releases.activate(window=0, healthy=healthy) == "tiny-1"
-    assert seen == ["tiny-1"]
+    assert recovered == ["tiny-1"]
 
 
 def test_an_unwatched_trial_is_not_served(shared, releases):
@@ -222,8 +222,8 @@ def test_an_unwatched_trial_is_not_served(shared, releases):
     watched = []
 
     def healthy(release):
-        found = Releases(releases.root).to_serve()
-        watched.append(found.name if found else None)
+        folder = Releases(releases.root).to_serve()
+        watched.append(folder.name if folder else None)
         return True
 
     releases._try(releases._state(), "tiny-1", 0, None)  # and the power is cut

@@ -49,16 +49,16 @@ def test_triton_s_client_gets_the_runtime_s_logits(address: str, binary: bool) -
     assert json.loads(config["parameters"]["labels"]["string_value"]) == LABELS
     for count, packing in ((1, None), (3, "gzip"), (config["max_batch_size"], "deflate")):
         array = images(count)
-        given = triton.InferInput("image", array.shape, "UINT8")
-        given.set_data_from_numpy(array, binary_data=binary)
+        tensor = triton.InferInput("image", array.shape, "UINT8")
+        tensor.set_data_from_numpy(array, binary_data=binary)
         outputs = [triton.InferRequestedOutput("logits", binary_data=binary)]
         for wanted in (outputs, None):
-            result = client.infer(NAME, [given], outputs=wanted, request_id="7", request_compression_algorithm=packing)
+            result = client.infer(NAME, [tensor], outputs=wanted, request_id="7", request_compression_algorithm=packing)
             np.testing.assert_array_equal(result.as_numpy("logits"), Tiny().infer(array))
             assert result.get_response()["id"] == "7"
             assert result.get_response()["model_version"] == "1"
     with pytest.raises(InferenceServerException, match="expected the model 'tiny', found 'another'"):
-        client.infer("another", [given])
+        client.infer("another", [tensor])
     client.close()
 
 
@@ -75,7 +75,7 @@ def test_triton_s_client_gets_index_and_statistics() -> None:
             (stats,) = client.get_inference_statistics(NAME, version)["model_stats"]
             assert (stats["name"], stats["version"]) == (NAME, "1")
             assert (stats["inference_count"], stats["execution_count"]) == (6, 2)
-            assert {name: found["count"] for name, found in stats["inference_stats"].items()} == {
+            assert {name: entry["count"] for name, entry in stats["inference_stats"].items()} == {
                 "success": 2, "fail": 1, "queue": 2, "compute_input": 2, "compute_infer": 2, "compute_output": 2,
             }  # fmt: skip
             spent = stats["inference_stats"]
@@ -97,9 +97,9 @@ def test_an_image_is_classified_as_the_model_says(address: str) -> None:
         logits = model.infer(model.preprocess(model.decode(buffer.getvalue()))[None])[0].astype(float)
         shares = np.exp(logits) / np.exp(logits).sum()
         assert (answer["model"], answer["release"]) == (NAME, 1)
-        assert [found["label"] for found in answer["classes"]] == [LABELS[index] for index in np.argsort(-shares)]
-        for found in answer["classes"]:
-            assert found["probability"] == pytest.approx(shares[found["index"]], rel=1e-5)
+        assert [entry["label"] for entry in answer["classes"]] == [LABELS[index] for index in np.argsort(-shares)]
+        for entry in answer["classes"]:
+            assert entry["probability"] == pytest.approx(shares[entry["index"]], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_an_image_is_classified_as_the_model_says(address: str) -> None:
 def test_wrong_requests_are_refused_in_one_sentence(
     address: str, method: str, path: str, body: bytes | None, status: int, sentence: str
 ) -> None:
-    found, _, text = ask(address, method, path, body)
-    assert found == status
+    code, _, text = ask(address, method, path, body)
+    assert code == status
     assert sentence in json.loads(text)["error"]
 
 
@@ -230,11 +230,11 @@ def test_only_workers_unpack_bodies(
     gate = threading.Event()
     gate.set()
     model = Tiny(wait=lambda: gate.wait(60))
-    unpacked: list[str] = []
+    threads: list[str] = []
     real = protocol.unpacked
 
     def recorded(body: bytes, encoding: str, most: int) -> bytes:
-        unpacked.append(threading.current_thread().name)
+        threads.append(threading.current_thread().name)
         return real(body, encoding, most)
 
     monkeypatch.setattr(protocol, "unpacked", recorded)
@@ -243,13 +243,13 @@ def test_only_workers_unpack_bodies(
     with served(always(model), opened=apps.append, workers=2, queue=10) as address, ThreadPoolExecutor(10) as clients:
         gate.clear()
         jobs = [clients.submit(ask, address, "POST", "/v1/classify", body, headers) for _ in range(10)]
-        until(lambda: apps[0].app.queue.admitted == 10 and len(unpacked) == 2)
+        until(lambda: apps[0].app.queue.admitted == 10 and len(threads) == 2)
         assert apps[0].app.queue.held.total() == 10 * len(body)
-        assert len(unpacked) == 2
+        assert len(threads) == 2
         gate.set()
         assert [job.result()[0] for job in jobs] == [200] * 10
-    assert len(unpacked) == 10
-    assert all(name.startswith("infer") for name in unpacked)
+    assert len(threads) == 10
+    assert all(name.startswith("infer") for name in threads)
 
 
 def test_a_batch_that_is_too_large_is_refused() -> None:
@@ -281,8 +281,8 @@ def test_a_full_queue_answers_429_and_serves_others() -> None:
         path = f"/v2/models/{NAME}/infer"
         admitted = [clients.submit(ask, address, "POST", path, body, headers) for _ in range(5)]
         until(lambda: apps[0].app.queue.admitted == 5)
-        status, found, text = ask(address, "POST", path, body, headers)
-        assert (status, found["retry-after"]) == (429, "1")
+        status, answer_headers, text = ask(address, "POST", path, body, headers)
+        assert (status, answer_headers["retry-after"]) == (429, "1")
         assert "try again later" in json.loads(text)["error"]
         assert ask(address, "GET", "/v2/health/ready")[0] == 200  # health is not in the queue
         gate.set()
@@ -349,10 +349,10 @@ def test_a_client_that_leaves_frees_its_body() -> None:
 def test_open_connections_are_limited() -> None:
     with served(always(Tiny()), connections=3, timeout=30) as address:
         held = [connect(address) for _ in range(3)]
-        until(lambda: refused(address))
+        until(lambda: is_refused(address))
         for client in held:
             client.close()
-        until(lambda: not refused(address))
+        until(lambda: not is_refused(address))
 
 
 # The token.
@@ -370,8 +370,8 @@ def test_the_token_guards_everything_but_health_and_page() -> None:
                 {"Authorization": f"Basic {token}"},
                 {"Authorization": token},
             ):
-                status, found, body = ask(address, "GET", path, headers=headers)
-                assert (status, found["www-authenticate"]) == (401, "Bearer")
+                status, answer_headers, body = ask(address, "GET", path, headers=headers)
+                assert (status, answer_headers["www-authenticate"]) == (401, "Bearer")
                 assert token not in body.decode()
             assert ask(address, "GET", path, headers={"Authorization": f"Bearer {token}"})[0] in (200, 404)
         assert ask(address, "POST", "/v1/classify", png(images(1)[0]))[0] == 401
@@ -382,16 +382,16 @@ def test_the_token_guards_everything_but_health_and_page() -> None:
 
 
 def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared = []
+    pairs = []
 
-    def compare(given: bytes, token: bytes) -> bool:
-        compared.append((given, token))
+    def compare(sent: bytes, token: bytes) -> bool:
+        pairs.append((sent, token))
         return False
 
     monkeypatch.setattr("hmac.compare_digest", compare)
     with served(always(Tiny()), token="0123456789abcdef") as address:
         assert ask(address, "GET", "/metrics", headers={"Authorization": "Bearer 0123"})[0] == 401
-    assert compared == [(b"Bearer 0123", b"Bearer 0123456789abcdef")]
+    assert pairs == [(b"Bearer 0123", b"Bearer 0123456789abcdef")]
 
 
 @pytest.mark.parametrize("content", ["", "short", "two words that are long enough", "t\ten-0123456789abcdef", "ü" * 20])
@@ -440,7 +440,7 @@ def raw(address: str, request: bytes) -> bytes:
         return client.recv(65536)
 
 
-def refused(address: str) -> bool:
+def is_refused(address: str) -> bool:
     try:
         return ask(address, "GET", "/v2/health/live")[0] != 200
     except OSError:

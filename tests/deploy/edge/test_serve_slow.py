@@ -47,7 +47,7 @@ def test_malformed_requests_cause_no_crash_5xx_or_growth(tmp_path: Path) -> None
     body, headers = infer_body(images(2), binary=True)
     with process(tmp_path, workers=2, timeout=20.0) as (address, server):
         memory: list[int] = []
-        found: dict[int | None, int] = {}
+        counts: dict[int | None, int] = {}
 
         def client(number: int) -> list[int | None]:
             statuses = []
@@ -55,20 +55,20 @@ def test_malformed_requests_cause_no_crash_5xx_or_growth(tmp_path: Path) -> None
                 statuses.append(status_of(address, malformed(random.Random(turn))))
                 if turn % 250 == 0:
                     memory.append(server.memory_info().rss)
-                    status, kept, answer = ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)
+                    status, answer_headers, answer = ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)
                     assert status == 200
-                    np.testing.assert_array_equal(read_logits(kept, answer), Tiny().infer(images(2)))
+                    np.testing.assert_array_equal(read_logits(answer_headers, answer), Tiny().infer(images(2)))
             return statuses
 
         with ThreadPoolExecutor(CLIENTS) as clients:
             for statuses in clients.map(client, range(CLIENTS)):
                 for status in statuses:
-                    found[status] = found.get(status, 0) + 1
+                    counts[status] = counts.get(status, 0) + 1
         connections = [c for c in server.net_connections() if c.status == psutil.CONN_ESTABLISHED]
-    print(f"answers by status: {found}; memory, MB: {[round(rss / 1e6) for rss in memory]}")
-    assert sum(found.values()) == REQUESTS
-    assert not {status for status in found if status is not None and status >= 500}
-    assert {200, 400, 404, 405} <= set(found)
+    print(f"answers by status: {counts}; memory, MB: {[round(rss / 1e6) for rss in memory]}")
+    assert sum(counts.values()) == REQUESTS
+    assert not {status for status in counts if status is not None and status >= 500}
+    assert {200, 400, 404, 405} <= set(counts)
     assert np.median(memory[-8:]) < np.median(memory[len(memory) // 2 - 4 : len(memory) // 2 + 4]) + GROWTH
     assert len(connections) <= 2
 
@@ -97,9 +97,9 @@ def test_no_request_fails_in_two_minutes_of_switches(tmp_path: Path) -> None:
             content = answer.read()
             assert answer.status == 200, content
             if path != "/v1/classify":
-                kept = {name.lower(): value for name, value in answer.getheaders()}
+                answer_headers = {name.lower(): value for name, value in answer.getheaders()}
                 release = content.split(b'"model_version":"')[1].split(b'"')[0].decode()
-                np.testing.assert_array_equal(read_logits(kept, content), expected[release])
+                np.testing.assert_array_equal(read_logits(answer_headers, content), expected[release])
                 releases.add(release)
         raise AssertionError
 
@@ -133,12 +133,12 @@ def test_no_request_fails_while_releases_come_and_go(shared, tmp_path: Path) -> 
     stop = threading.Event()
 
     def client(address: str) -> set[int]:
-        seen = set()
+        numbers = set()
         while not stop.is_set():
             status, _, body = ask(address, "POST", "/v1/classify", image)
             assert status == 200, body
-            seen.add(json.loads(body)["release"])
-        return seen
+            numbers.add(json.loads(body)["release"])
+        return numbers
 
     with process(tmp_path) as (address, _), ThreadPoolExecutor(4) as clients:
         jobs = [clients.submit(client, address) for _ in range(4)]
