@@ -16,7 +16,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -37,6 +36,7 @@ from pipelines.schedule import stopped_with_the_flow
 from pipelines.server.automations import begin
 from pipelines.server.connection import one_sentence, server_that_answers
 from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
 
 PLAYBOOK = Path(__file__).parents[1] / "deploy" / "rollout" / "rollout.yml"
 ANSIBLE = [sys.executable, "-P", "-m", "ansible", "playbook"]
@@ -181,8 +181,7 @@ def _given(bundle: Path, inventory: Path) -> dict[str, Any]:
         raise UserError(f"expected a signed bundle in {bundle}, found none; sign one with `rsd sign bundle`")
     if not inventory.exists():
         raise UserError(f"expected an inventory in {inventory}, found none; see deploy/rollout/inventory.example.yml")
-    if find_spec("ansible") is None:
-        raise UserError("expected ansible-core, found none; run `pip install -c constraints.txt -e '.[rollout]'`")
+    needs("rollout", "ansible")
     return {"bundle": str(bundle.resolve())}
 
 

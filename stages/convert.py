@@ -1,63 +1,63 @@
-"""The exported graph -> out/convert/PRECISION/: the file that devices get, held to its gate on the test images."""
+"""The exported graph -> out/convert/PRECISION/: the file of one precision, held to what PyTorch says of test images."""
 
 import argparse
+import json
 from typing import Any
 
 import numpy as np
 import onnx
 
 from rsd.export.graph import save
-from rsd.export.ladder import Ladder
+from rsd.export.ladder import Conversion, Ladder
 from rsd.export.options import ExportOptions
 from rsd.machine.compute import ComputeOptions
-from rsd.machine.files import read_json, sha256, write_json, written_aside
+from rsd.machine.files import sha256, write_array
 from rsd.run.paths import Run
 from rsd.run.records import ConvertRecord
 from rsd.sources.images import read_split
-from stages import OUT, run
+from stages import OUT, run, section
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("precision", choices=["fp32", "fp16", "int8"])
     precision = parser.parse_args().precision
+    options = section("export", ExportOptions)
     here = Run(OUT)
-    options, export = here.section("export", ExportOptions), here.export()
-    threads = here.section("compute", ComputeOptions).threads
-    graph, named = onnx.load(here.export_folder / "model.onnx"), read_json(here.export_folder / "parts.json")
-    metadata = {entry.key: entry.value for entry in graph.metadata_props}
-    reference = np.load(here.export_folder / "reference.npy", allow_pickle=False)
-    ladder = Ladder(read_split(here.data, "test"), reference, options.gates, threads=threads)
-    details: dict[str, Any] = {}
+    exported = here.export()
+    source = onnx.load(here.export_folder / "model.onnx")
+    metadata = {entry.key: entry.value for entry in source.metadata_props}
+    expected = np.load(here.export_folder / "logits.npy", allow_pickle=False)
+    threads = section("compute", ComputeOptions).threads
+    ladder = Ladder(expected, read_split(here.data, "test"), options.gates, threads=threads)
+    conversion, details = Conversion(ladder, source, exported.parts), dict[str, Any]()
     if precision == "fp32":
-        parity, logits = export.ladder[-1], np.load(here.export_folder / "logits.npy", allow_pickle=False)
+        proto, logits = conversion.fp32()
+    elif precision == "fp16":
+        proto, logits = conversion.fp16()
     else:
-        if precision == "fp16":
-            graph = ladder.fp16(graph, named)
-        else:
-            train, validation = read_split(here.data, "train"), read_split(here.data, "validation")
-            graph, details = ladder.int8(graph, named, options.int8, train=train, validation=validation)
-        assert ladder.logits is not None  # the last rung is judged on every test image
-        parity, logits = ladder.records[-1], ladder.logits
-    top1 = round(100 * parity.accuracy, 2)
-    with written_aside(here.convert_folder(precision)) as aside:
-        path = aside / "model.onnx"
-        save(graph, path, metadata=metadata | {"precision": precision, "test_top1": str(top1)})
-        np.save(aside / "logits.npy", logits)
-        record = ConvertRecord(
-            student=export.student,
+        train, validation = read_split(here.data, "train"), read_split(here.data, "validation")
+        proto, logits, details = conversion.int8(options.int8, train=train, validation=validation)
+
+    (parity,) = ladder.records
+    test_top1 = round(100 * parity.accuracy, 2)
+    path = here.onnx(precision)
+    save(proto, path, metadata=metadata | {"precision": precision, "test_top1": json.dumps(test_top1)})
+    write_array(path.with_name("logits.npy"), logits)
+    here.write(
+        ConvertRecord(
+            student=exported.student,
             precision=precision,
-            test_top1=top1,
+            test_top1=test_top1,
             bytes=path.stat().st_size,
             sha256=sha256(path),
             parity=parity,
-            ladder=export.ladder if precision == "fp32" else [*export.ladder, parity],
+            ladder=[rung for rung in exported.ladder if rung.rung != precision] + [parity],
             details=details,
-            made_from=export.files | here.digests("data/dataset.json"),
+            made_from=exported.files,
         )
-        write_json(aside / "convert.json", record.content())
-    agreement = f"{100 * parity.top1_agreement:.2f} %"
-    print(f"{precision}: {export.student}, same first class as PyTorch on {agreement} of test images")
+    )
+    print(f"{precision}: same first class as PyTorch on {100 * parity.top1_agreement:.2f} % of test images")
     if in_float := details.get("in_float"):
         print(f"kept in float: {', '.join(harm['node'] for harm in in_float)}")
 

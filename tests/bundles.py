@@ -15,7 +15,7 @@ from rsd.release import sign
 from rsd.release.bundle import BundleOptions, write_bundle
 from rsd.run.paths import Run
 from rsd.run.records import ConvertRecord, EngineRecord, Evaluation, ExportRecord, LatencyRecord, Parity
-from rsd.sources.images import DatasetRecord, preprocessing
+from rsd.sources.images import DatasetRecord
 from tests.rsd.run.small import DEVICE, PARITY
 
 SHAPE = (6, 5, 3)
@@ -61,7 +61,7 @@ def ingredients(
     facts = {"student": "rsd-1", "test_top1": 98.0, "bytes": 1, "sha256": "0"}
     run.write(
         ExportRecord(
-            **facts, license="MIT", classes=CLASSES, preprocessing=preprocessing(data) | {"mean": [0.5], "std": [0.5]},
+            **facts, license="MIT", classes=CLASSES, preprocessing=data.preprocessing | {"mean": [0.5], "std": [0.5]},
             validation_top1=98.0, parameters=1, opset=20, ir_version=10, ladder=[],
         )
     )  # fmt: skip

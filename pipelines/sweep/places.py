@@ -20,6 +20,7 @@ from pipelines.progress import Progress
 from pipelines.sweep.clone import Project, StoppedError, run
 from pipelines.sweep.units import Unit
 from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
 
 POLL_SECONDS = 2.0
 """How often a Dask worker asks whether to stop."""
@@ -87,7 +88,7 @@ def on_dask(address: str, jobs: int | None) -> Iterator[Place]:
 
     Raises `UserError` where prefect-dask is not installed or no worker is there.
     """
-    check_dask()
+    needs("dask", "prefect_dask")
     from prefect_dask import DaskTaskRunner
 
     # Dask logs every connection; workers on this machine inherit the variable.
@@ -146,11 +147,3 @@ class DaskStop(threading.Event):
         import distributed
 
         return distributed.Event(self._name, client=self._client)
-
-
-def check_dask() -> None:
-    """`UserError` where prefect-dask is not installed."""
-    try:
-        import prefect_dask  # noqa: F401
-    except ImportError as error:
-        raise UserError("expected prefect-dask, found none; pip install -c constraints.txt -e '.[dask]'") from error

@@ -10,9 +10,9 @@ from pipelines.dvc_graph import cache_and_remotes
 from pipelines.git import experiments, git, snapshot
 from pipelines.sweep.clone import Project
 from pipelines.sweep.grid import Grid, points
-from pipelines.sweep.places import check_dask
 from pipelines.sweep.units import PARAMS, Unit, units_of
 from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
 
 WORKSPACES = Path(".state/sweeps")
 NEW_FILES = ("conf", "methods")
@@ -54,7 +54,7 @@ def prepare(
         raise UserError("expected a git remote and a DVC remote, or neither: code goes by one and results by the other")
     url = None if git_remote is None else remote_url(root, git_remote)
     if dask is not None:
-        check_dask()
+        needs("dask", "prefect_dask")
     ref = f"refs/sweeps/{name}"
     baseline, commit = snapshot(root, ref, NEW_FILES)
     units, done = units_of(root, name, points(grids, root / PARAMS), commit, experiments(root, git_remote))

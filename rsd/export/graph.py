@@ -1,4 +1,4 @@
-"""An ONNX graph as a file: checked by onnx, loaded once by ONNX Runtime, without a path of this machine."""
+"""An ONNX graph, checked, and written to a file that holds nothing else."""
 
 import copy
 import re
@@ -72,4 +72,5 @@ def _refuse_paths(proto: onnx.ModelProto) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """Of its message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

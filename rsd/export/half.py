@@ -13,7 +13,7 @@ PIXEL_OPERATORS = {"Cast", "Div", "Mul", "Sub", "Add", "Transpose"}
 
 
 def to_half(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a graph that `trace` made, in fp16.
+    """A copy of a graph that `rsd.export.trace.trace` made, in fp16.
 
     onnxconverter-common is not used, because it rounds the mean and std too and moves small weights.
 

@@ -1,4 +1,4 @@
-"""What is shipped, and how strict the checks of it are: `export` of params.yaml."""
+"""`export` of params.yaml: how the student is traced and converted, and how far a file may stray."""
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from pydantic import Field, field_validator

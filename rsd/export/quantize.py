@@ -68,7 +68,7 @@ def calibrated(proto: onnx.ModelProto, images: Images, options: Int8Options, *, 
     """Take the range of every value that is to be quantised.
 
     Args:
-        proto: an fp32 graph of `trace`.
+        proto: an fp32 graph of `rsd.export.trace.trace`.
         images: of the training split; `options.calibration_images` of them are used.
 
     Raises:
@@ -136,7 +136,7 @@ def quantized(proto: onnx.ModelProto, known: Calibrated, *, in_float: Collection
 
 
 def quantize_file(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
-    """Write an fp32 file of `trace` in int8, with the ranges that these images give, without any gate."""
+    """Write an fp32 file of `rsd.export.trace` in int8, with the ranges that these images give, without any gate."""
     proto = onnx.load(source)
     onnx.save(quantized(proto, calibrated(proto, images, Int8Options())), target)
 

@@ -1,4 +1,4 @@
-"""The lower rungs of the ladder: the student out of its training-only module, and its graph against PyTorch."""
+"""The student as it was when training ended, in the module that trained it beside an AAD or its like."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rsd.export.divergence import TOLERANCE, first_divergence, in_words, module_values, parts, torch_values
-from rsd.export.ladder import Ladder, parting
-from rsd.export.trace import Traced
+from rsd.export.divergence import TOLERANCE, first_divergence, in_words
+from rsd.export.ladder import Ladder, sample
+from rsd.export.pytorch_values import module_values
 from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.models.features import StagedOutputs, stage_shapes, staged_outputs
@@ -58,9 +58,17 @@ class AsTrained:
 
 
 def judge_stripped(ladder: Ladder, model: nn.Module, normalize: PixelNormalize, trained: AsTrained) -> None:
-    """The student out of its training-only module, `model` in eval mode, against the one within it."""
+    """Hold the student out of its training-only module to the one within it, on a sample of the test images.
+
+    Args:
+        model: the stripped student, in eval mode.
+
+    Raises:
+        UserError: they differ; the sentence names the part where.
+    """
+    index = sample(len(ladder.test.images))
     # The same batches for both: a kernel may take another path for another size.
-    pieces = [ladder.sample[start : start + 64] for start in range(0, len(ladder.sample), 64)]
+    pieces = [index[start : start + 64] for start in range(0, len(index), 64)]
     raw = [torch.from_numpy(np.array(ladder.test.images[piece])) for piece in pieces]
     within = torch.cat([trained(images) for images in raw]).numpy()
     with torch.no_grad():
@@ -72,14 +80,4 @@ def judge_stripped(ladder: Ladder, model: nn.Module, normalize: PixelNormalize, 
         after = module_values(model, lambda: model(normalize(pixels)))
         return in_words(first_divergence(before, after, TOLERANCE["stripped"]))
 
-    ladder.judge("stripped", without, ladder.sample, explain, reference=within)
-
-
-def judge_traced(ladder: Ladder, traced: Traced) -> None:
-    """The traced graph against PyTorch, on all test images."""
-
-    def explain(images: NDArray[np.uint8]) -> str:
-        below = torch_values(traced.program, images)
-        return parting("fp32", below, traced.proto, parts(traced.program), images)
-
-    ladder.judge("fp32", ladder.run(traced.proto, ladder.everything), ladder.everything, explain)
+    ladder.judge("stripped", without, explain, index=index, reference=within)

@@ -11,15 +11,20 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import nn
 
+from rsd.export.divergence import TOLERANCE, first_divergence, graph_values, in_words
 from rsd.export.graph import checked, first_line, save
 from rsd.export.half import to_half
+from rsd.export.ladder import Ladder
 from rsd.export.parity import Precision
+from rsd.export.pytorch_values import parts, torch_values
 from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.machine.errors import UserError
 from rsd.models.timm_model import RawPixels
+from rsd.run.records import Parity
 from rsd.sources.images import Images
 
 # Top-level names of the module that training wraps around a student: such a state is not a plain student's.
@@ -104,6 +109,20 @@ def trace(
     proto = checked(proto)
     _check_interface(proto, image_shape, classes)
     return Traced(proto, program)
+
+
+def judge_traced(ladder: Ladder, traced: Traced) -> Parity:
+    """Hold the graph to PyTorch on all test images.
+
+    Raises:
+        UserError: they differ; the sentence names the node where.
+    """
+
+    def explain(images: NDArray[np.uint8]) -> str:
+        values = torch_values(traced.program, images), graph_values(traced.proto, images)
+        return in_words(first_divergence(*values, TOLERANCE["fp32"]), traced.proto, parts(traced.program))
+
+    return ladder.judge("fp32", ladder.run(traced.proto), explain)
 
 
 def _refuse_scaffolding(model: nn.Module) -> None:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
@@ -72,6 +74,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON; NaN is refused, because no JSON reader has to accept it."""
     with written_aside(path) as aside:
         aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as `.npy`."""
+    with written_aside(path) as aside, aside.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -39,7 +39,7 @@ def software_versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "scipy", "pillow")},
+        **{name: version(name) for name in ("torch", "torchvision", "timm", "numpy", "pillow")},
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
 from rsd.machine.files import read_json, sha256, write_json, written_aside
 from rsd.machine.revision import git_revision
 from rsd.release.state import check_state
@@ -15,7 +16,6 @@ from rsd.run.paths import Run
 from rsd.run.records import Origin
 
 SIGNATURE = "model.sig"
-INSTALL = "pip install -c constraints.txt -e '.[sign]'"
 
 
 def make_key(stem: Path) -> tuple[Path, Path]:
@@ -24,6 +24,7 @@ def make_key(stem: Path) -> tuple[Path, Path]:
     Raises:
         UserError: one of them exists, or they would lie in a repository or a bundle.
     """
+    needs("sign", "cryptography")
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -144,10 +145,9 @@ def _changed_files() -> list[str] | None:
 
 
 def _library(name: str) -> Any:
-    try:
-        import model_signing
-    except ImportError as error:
-        raise UserError(f"expected the package model-signing, found it missing ({error}); run `{INSTALL}`") from error
+    needs("sign", "model_signing", "OpenSSL")
+    import model_signing
+
     return getattr(model_signing, name)
 
 

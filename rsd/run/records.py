@@ -411,6 +411,8 @@ class ExportRecord(Record):
     bytes: int
     sha256: str
     ladder: list[Parity]
+    parts: dict[str, str] = {}
+    """Which part of the PyTorch model a value of the graph comes from, such as `blocks.0.attn.qkv`."""
 
     @property
     def place(self) -> str:

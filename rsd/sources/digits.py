@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from rsd.machine.extras import needs
 from rsd.sources.images import LabelledImages, SourceOptions
 
 
@@ -23,6 +24,7 @@ class DigitsOptions(SourceOptions):
 
 def load(options: DigitsOptions) -> LabelledImages:
     """All digits, as uint8 `[1797, size, size, 1]`."""
+    needs("data", "sklearn")
     from sklearn.datasets import load_digits  # seconds to import, and every stage that reads params would pay
 
     digits = load_digits()

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
 from rsd.machine.files import written_aside
 from rsd.machine.options import UserPath
 from rsd.machine.progress import progress
@@ -270,6 +271,7 @@ def _split_off(
     rows: np.ndarray, label: np.ndarray, identity: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows that stay and rows split off: `share` of every class, at least one image of each."""
+    needs("data", "sklearn")
     from sklearn.model_selection import (
         train_test_split,  # seconds to import, and every stage that reads params would pay
     )

@@ -170,20 +170,20 @@ class DatasetRecord(BaseModel):
         """Height, width, channels."""
         return self.height, self.width, self.channels
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How the project serves an image of another size, for a device to do the same with Pillow.
 
-def preprocessing(record: DatasetRecord) -> dict[str, Any]:
-    """How the project serves an image of another size, for a device to do the same with Pillow.
-
-    Arrays are resized as a whole (bilinear); of files the central square of `crop_share` is (bicubic).
-    """
-    files = record.kept == "files"
-    return {
-        "height": record.height,
-        "width": record.width,
-        "channels": record.channels,
-        "resize": "bicubic" if files else "bilinear",
-        "crop_share": record.crop_share if files else None,
-    }
+        Arrays are resized as a whole (bilinear); of files the central square of `crop_share` is (bicubic).
+        """
+        files = self.kept == "files"
+        return {
+            "height": self.height,
+            "width": self.width,
+            "channels": self.channels,
+            "resize": "bicubic" if files else "bilinear",
+            "crop_share": self.crop_share if files else None,
+        }
 
 
 def write_arrays(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, str]:

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
 from rsd.machine.files import write_json
 from rsd.sources import cifar100, digits, fashion_mnist
 from rsd.sources.cifar100 import Cifar100Options
@@ -96,6 +97,7 @@ def split(options: ArraySource) -> dict[str, LabelledImages]:
 
 def stratified(images: LabelledImages, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """Split off `share` of the images, the same share of every class; both parts keep the images' order."""
+    needs("data", "sklearn")
     from sklearn.model_selection import train_test_split  # late, as in digits.py
 
     try:

@@ -3,11 +3,10 @@
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import betaincinv
 
 from rsd.sources.images import Images
 from rsd.views.augment import AugmentOptions, views
-from rsd.views.draws import uniform
+from rsd.views.draws import beta, uniform
 
 _DRAWN = range(64, 68)  # the numbers of a pair's draws: kind, share, row, column
 _BLENDED = 1 << 17  # bytes that are blended at once, as floats no more than the processor's cache holds
@@ -59,8 +58,8 @@ def mixed_views(
 
     kind, quantile, row, column = uniform(seed, np.minimum(index, other), view, _DRAWN).T
     cut = kind < (0.5 if options.mixup and options.cutmix else float(bool(options.cutmix)))
-    alpha = np.where(cut, options.cutmix or 1.0, options.mixup or 1.0)
-    share = betaincinv(alpha, alpha, quantile)  # of Beta(alpha, alpha): the image's own share
+    alphas = options.cutmix or 1.0, options.mixup or 1.0
+    share = np.where(cut, *(beta(alpha, quantile) for alpha in alphas))  # the image's own
     high, wide = (_spans(share, at, side) for at, side in zip((row, column), pixels.shape[1:3], strict=True))
     area = high.sum(axis=1) * wide.sum(axis=1) / (high.shape[1] * wide.shape[1])
     share = np.where(index == other, 1.0, np.where(cut, 1 - area, share)).astype(np.float32)

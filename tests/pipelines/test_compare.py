@@ -15,7 +15,7 @@ from pipelines import compare
 from rsd.machine.errors import UserError
 from tests.rsd.report.conftest import write, write_records
 
-OUTS = ("evaluate", "students", "export", "engines", "benchmark", "params", "device.json", "data/test", "bundle")
+OUTS = ("evaluate", "students", "convert", "engines", "benchmark", "params", "device.json", "data/test", "bundle")
 
 
 class Recorded:

@@ -19,8 +19,8 @@ REFERENCE = np.eye(10, dtype=np.float32)[LABELS] * 10
 def exported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_json(tmp_path / "out/params/export.json", {"gates": {}})
-    (tmp_path / "out/export/fp32").mkdir(parents=True)
-    np.save(tmp_path / "out/export/fp32/logits.npy", REFERENCE)
+    (tmp_path / "out/convert/fp32").mkdir(parents=True)
+    np.save(tmp_path / "out/convert/fp32/logits.npy", REFERENCE)
     monkeypatch.setattr(engine, "read_split", lambda folder, name: SimpleNamespace(images=np.arange(40), labels=LABELS))
     return tmp_path
 

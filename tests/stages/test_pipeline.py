@@ -27,8 +27,9 @@ def ran(output: str) -> list[str]:
 
 def test_every_stage_and_cell_runs_and_writes_what_it_declares(reproduced):
     cells = {"distill@scratch-0", "distill@rsd-0"}
-    cells |= {f"{stage}@{precision}" for stage in ("export", "engine") for precision in ("fp32", "fp16", "int8")}
-    alone = {"device", "params", "sources", "prepare", "teacher", "embed", "evaluate", "benchmark", "bundle", "report"}
+    cells |= {f"{stage}@{precision}" for stage in ("convert", "engine") for precision in ("fp32", "fp16", "int8")}
+    alone = {"device", "params", "sources", "prepare", "teacher", "embed", "students", "evaluate", "export"}
+    alone |= {"benchmark", "bundle", "report"}
     assert set(ran(reproduced.first_run)) == cells | alone
     lock = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())["stages"]
     assert set(lock) == cells | alone
@@ -57,7 +58,7 @@ def test_the_students_weights_hold_no_aad_and_are_those_of_the_plain_model(repro
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_exported_graph_has_no_aad_and_no_path_of_this_machine(reproduced, precision):
-    path = reproduced.out / "export" / precision / "model.onnx"
+    path = reproduced.out / "convert" / precision / "model.onnx"
     assert str(reproduced.folder).encode() not in path.read_bytes()
     graph = onnx.load(path).graph
     # The AAD's hidden layer is 32 wide, and so is nothing else of this student but its MLP (64) and tokens.
@@ -67,14 +68,14 @@ def test_the_exported_graph_has_no_aad_and_no_path_of_this_machine(reproduced, p
 
 
 def test_int8_is_calibrated_on_the_training_split(reproduced):
-    export = reproduced.out / "export"
-    record = json.loads((export / "int8" / "export.json").read_text())["int8"]
+    convert = reproduced.out / "convert"
+    record = json.loads((convert / "int8" / "convert.json").read_text())["details"]
     params = json.loads((reproduced.out / "params" / "export.json").read_text())
-    proto = onnx.load(export / "fp32" / "model.onnx")
+    proto = onnx.load(convert / "fp32" / "model.onnx")
     train = read_split(reproduced.out / "data", "train").images
     known = calibrated(proto, train, Int8Options.model_validate(params["int8"]))
     again = quantized(proto, known, in_float=[harm["node"] for harm in record["in_float"]])
-    found = onnx.load(export / "int8" / "model.onnx")
+    found = onnx.load(convert / "int8" / "model.onnx")
     values = [
         {t.name: onnx.numpy_helper.to_array(t).tolist() for t in made.graph.initializer} for made in (again, found)
     ]
@@ -105,15 +106,13 @@ def test_the_cross_correlation_after_training_is_closer_to_the_teacher_than_befo
     assert record["images"] == min(validation, 512)
 
 
-def test_without_an_aad_the_evaluation_says_that_there_is_no_picture_of_it(project):
-    save_file({}, project.out / "students" / "rsd-0" / "scaffold.safetensors")
+def test_where_no_method_offers_a_look_inside_the_evaluation_says_so(project):
+    offered = json.loads((project.out / "students" / "scratch-0" / "inside.json").read_text())
+    assert offered["skipped"] == "the method 'scratch' offers nothing to look at"
+    project.edit("out/students/rsd-0/inside.json", correlation=None)
     project.stage("evaluate")
     record = json.loads((project.out / "evaluate" / "correlation.json").read_text())
-    assert record == {"skipped": "the student rsd-0 was trained without an AAD on its embedding"}
-    project.edit("out/params/run.json", methods=["scratch"])
-    project.stage("evaluate")
-    record = json.loads((project.out / "evaluate" / "correlation.json").read_text())
-    assert record == {"skipped": "no RSD student was trained in this run"}
+    assert record == {"skipped": "no method of this run offers a look inside its student"}
     project.stage("report")
 
 
@@ -126,7 +125,7 @@ def test_engines_are_built_or_say_why_not(reproduced):
             assert hashlib.sha256((folder / "model.engine").read_bytes()).hexdigest() == record["engine_sha256"]
             assert (folder / "build.log").read_text()
             assert str(reproduced.folder) not in json.dumps(record) + (folder / "build.log").read_text()
-            model = onnx.load(reproduced.out / "export" / precision / "model.onnx")
+            model = onnx.load(reproduced.out / "convert" / precision / "model.onnx")
             assert record["metadata"] == {entry.key: entry.value for entry in model.metadata_props}
             assert {"classes", "preprocessing", "license", "test_top1", "training_record_sha256"} <= {
                 *record["metadata"]
@@ -209,7 +208,7 @@ def test_the_bundles_golden_pairs_hold_for_its_own_models(reproduced):
 
 
 def test_the_closing_table_and_the_report_show_teacher_students_and_files(reproduced):
-    table = reproduced.run("python", "-m", "rsd.report.table").stdout
+    table = reproduced.run("rsd", "table").stdout
     for word in ("teacher", "scratch", "rsd", "fp32", "fp16", "int8", "out/report.html"):
         assert word in table, table
     assert (reproduced.out / "report.html").stat().st_size > 100_000

@@ -84,13 +84,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(project):
 
 def test_cells_that_are_no_longer_chosen_are_forgotten(project):
     """What they left would be counted in by the stages that read a whole folder, and by the report."""
-    assert (project.out / "export" / "fp16").is_dir()
+    assert (project.out / "convert" / "fp16").is_dir()
     project.edit("params.yaml", precisions=["fp32"], seeds=[1])
     project.stage("params")
-    assert [path.name for path in (project.out / "export").iterdir()] == ["fp32"]
+    assert [path.name for path in (project.out / "convert").iterdir()] == ["fp32"]
     assert [path.name for path in (project.out / "engines").iterdir()] == ["fp32"]
     assert not list((project.out / "students").iterdir())
-    assert "fp16" not in project.run("python", "-m", "rsd.report.table").stdout
+    assert "fp16" not in project.run("rsd", "table").stdout
 
 
 def test_a_view_store_of_another_augmentation_is_refused(project):
@@ -102,9 +102,9 @@ def test_a_view_store_of_another_augmentation_is_refused(project):
 def test_a_failed_parity_gate_stops_the_export_and_leaves_no_file(project):
     options = yaml.safe_load((project.out / "params" / "export.json").read_text())
     project.edit("out/params/export.json", gates=options["gates"] | {"fp32_max_difference": 1e-12})
-    before = digest(project.out / "export" / "fp32" / "model.onnx")
-    assert "the fp32 export differs from PyTorch" in sentence(project.stage("export", "fp32", check=False))
-    assert digest(project.out / "export" / "fp32" / "model.onnx") == before
+    before = digest(project.out / "export" / "model.onnx")
+    assert "the fp32 export differs from PyTorch" in sentence(project.stage("export", check=False))
+    assert digest(project.out / "export" / "model.onnx") == before
 
 
 def killed_in_training(project):

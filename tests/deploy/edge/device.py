@@ -12,9 +12,9 @@ def works(folder):
     """Whether a release is whole and infers."""
     model = Model.open(folder)
     expected = np.load(folder / "golden" / "logits.fp32.npy")
-    found = model.infer(np.load(folder / "golden" / "images.npy"))
+    logits = model.infer(np.load(folder / "golden" / "images.npy"))
     model.close()
-    return np.allclose(found, expected, atol=1e-3)
+    return np.allclose(logits, expected, atol=1e-3)
 
 
 def contents(folder):

@@ -37,7 +37,7 @@ def left(releases: Releases) -> list[str]:
     return sorted(path.name for path in releases.folder.iterdir())
 
 
-def test_it_is_installed_as_its_folder_would_be_and_leaves_nothing_over(shared, releases, tmp_path):
+def test_a_tar_installs_exactly_as_its_folder(shared, releases, tmp_path):
     tar = packed(shared.first, tmp_path / "tiny-1.tar")
     assert releases.install(tar, shared.keys) == ("tiny-1", True)
     assert releases.install(tar, shared.keys) == ("tiny-1", False)
@@ -71,7 +71,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_plain_file_below_its_folder_is_refused_with_nothing_left(shared, releases, tmp_path, kind):
+def test_only_plain_files_below_the_folder_are_unpacked(shared, releases, tmp_path, kind):
     members, sentence = REFUSED[kind]
     with pytest.raises(EdgeError, match="^expected .*" + sentence):
         releases.install(made(tmp_path / "x.tar", *members), shared.keys)
@@ -80,7 +80,7 @@ def test_what_is_no_plain_file_below_its_folder_is_refused_with_nothing_left(sha
     assert releases.status()["events"][-1]["event"] == "refused"
 
 
-def test_more_bytes_than_a_bundle_may_have_are_refused_before_they_are_written(shared, releases, tmp_path, monkeypatch):
+def test_too_many_bytes_are_refused_before_writing(shared, releases, tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "MAX_BYTES", 1000)
     written: list[str] = []
     monkeypatch.setattr(archive.shutil, "copyfileobj", lambda *files: written.append("some"))
@@ -89,7 +89,7 @@ def test_more_bytes_than_a_bundle_may_have_are_refused_before_they_are_written(s
     assert not written
 
 
-def test_a_header_of_any_size_is_refused_before_it_is_read(releases, tmp_path):
+def test_a_large_header_is_refused_before_reading(releases, tmp_path):
     size = 1 << 40  # none of it is there
     head = member("././@LongLink", tarfile.GNUTYPE_LONGNAME, size).tobuf(tarfile.GNU_FORMAT)
     (tmp_path / "x.tar").write_bytes(head + bytes(1024))
@@ -97,7 +97,7 @@ def test_a_header_of_any_size_is_refused_before_it_is_read(releases, tmp_path):
         releases.install(tmp_path / "x.tar", [])
 
 
-def test_names_that_are_longer_than_a_tar_header_are_taken(tmp_path):
+def test_names_longer_than_a_tar_header_are_taken(tmp_path):
     (tmp_path / "bundle" / ("x" * 100)).mkdir(parents=True)
     (tmp_path / "bundle" / ("x" * 100) / ("y" * 100)).write_text("z")
     for format_ in ("gnu", "pax"):
@@ -107,7 +107,7 @@ def test_names_that_are_longer_than_a_tar_header_are_taken(tmp_path):
             assert (folder / ("x" * 100) / ("y" * 100)).read_text() == "z"
 
 
-def test_a_compressed_file_is_refused_so_that_no_more_comes_out_than_is_there(shared, releases, tmp_path):
+def test_a_compressed_tar_is_refused(shared, releases, tmp_path):
     with pytest.raises(EdgeError, match="expected a whole tar file"):
         releases.install(made(tmp_path / "x.tar", member("labels.json"), mode="w:gz"), shared.keys)
 
@@ -138,7 +138,7 @@ def test_cut_or_changed_anywhere_it_is_refused(shared, releases, tmp_path):
     assert refused > 50
 
 
-def test_a_kill_while_it_is_unpacked_leaves_nothing_that_stays(shared, releases, tmp_path):
+def test_the_next_command_cleans_up_a_killed_unpacking(shared, releases, tmp_path):
     (releases.folder / ".unpacked" / "fp32").mkdir(parents=True)
     (releases.folder / ".unpacked" / "fp32" / "model.onnx").write_bytes(b"half")
     releases.recover()

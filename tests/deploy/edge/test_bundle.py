@@ -22,23 +22,23 @@ from tests.deploy.edge.test_signature import flip
 def rewrite(change):
     """Change the manifest and sign again, as only the key's owner could."""
 
-    def made(workshop):
+    def build(workshop):
         bundle = workshop.unsigned()
         edit(bundle / "manifest.json", change)
         return workshop.forged(bundle)
 
-    return made
+    return build
 
 
 def changed(change, *, forge=False):
     """Change the files of a signed bundle; and sign them again if `forge`."""
 
-    def made(workshop):
+    def build(workshop):
         bundle = workshop.signed()
         change(bundle)
         return workshop.forged(bundle) if forge else bundle
 
-    return made
+    return build
 
 
 def link(bundle):
@@ -74,7 +74,7 @@ def of_another_key(workshop):
 def escaping(path):
     """Signed by whoever has the key, and yet not to be written outside of the release's folder."""
 
-    def made(workshop):
+    def build(workshop):
         bundle = workshop.signed()
         signature = json.loads((bundle / "model.sig").read_text())
         statement = json.loads(base64.b64decode(signature["dsseEnvelope"]["payload"]))
@@ -89,7 +89,7 @@ def escaping(path):
         (bundle / "model.sig").write_text(json.dumps(signature, separators=(",", ":")))
         return bundle
 
-    return made
+    return build
 
 
 OTHER = "aarch64" if os.uname().machine == "x86_64" else "x86_64"
@@ -144,7 +144,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_it_is_refused_with_a_sentence_of_its_own_and_leaves_no_trace_but_in_the_log(workshop, releases, kind):
+def test_each_defect_is_refused_in_its_own_sentence(workshop, releases, kind):
     make, sentence = REFUSED[kind]
     bundle = make(workshop)
     with pytest.raises(EdgeError) as caught:
@@ -163,7 +163,7 @@ def test_no_two_refusals_share_a_sentence():
     ) == len(sentences)
 
 
-def test_more_bytes_than_a_bundle_may_have_and_than_the_disk_has_are_refused(shared, releases, monkeypatch):
+def test_a_bundle_beyond_limit_or_disk_is_refused(shared, releases, monkeypatch):
     monkeypatch.setattr(bundles, "MAX_BYTES", 1000)
     with pytest.raises(EdgeError, match=r"expected at most 1000 bytes in a bundle, found \d+; make it smaller"):
         releases.install(shared.first, shared.keys)
@@ -183,7 +183,7 @@ def as_link(bundle):
 
 
 @pytest.mark.parametrize("exchange", [lambda b: (b / "labels.json").write_text('["x", "y", "z"]'), enlarge, as_link])
-def test_a_file_that_is_exchanged_between_check_and_copy_is_refused(shared, releases, tmp_path, monkeypatch, exchange):
+def test_files_exchanged_between_check_and_copy_are_refused(shared, releases, tmp_path, monkeypatch, exchange):
     """What is copied is hashed while it is copied; a link is not followed, a file that grows not read on."""
     bundle = Path(shutil.copytree(shared.first, tmp_path / "copy"))
     real = bundles.check_files

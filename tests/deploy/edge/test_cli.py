@@ -22,13 +22,13 @@ UNITS = SOURCE.parents[1] / "systemd"
 def run(capsys, *arguments, status=0):
     try:
         cli.main([str(argument) for argument in arguments])
-        found = 0
+        code = 0
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-        found = end.code if isinstance(end.code, int) else 1
+        code = end.code if isinstance(end.code, int) else 1
     out, err = capsys.readouterr()
-    assert found == status, err
+    assert code == status, err
     return err if status else out
 
 
@@ -37,7 +37,7 @@ def at(shared, tmp_path):
     return ["--root", tmp_path / "device", "--keys", shared.pinned]
 
 
-def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys, tmp_path):
+def test_commands_lead_from_signed_bundle_to_prediction(shared, at, capsys, tmp_path):
     assert "tiny-1: signed by a pinned key" in run(capsys, *at, "verify", shared.first)
     assert "tiny-1: signed by a pinned key" in run(capsys, *at, "verify", packed(shared.first, tmp_path / "one.tar"))
     assert "tiny-1: installed" in run(capsys, *at, "install", shared.first)
@@ -53,36 +53,34 @@ def test_from_a_signed_bundle_to_a_prediction_and_back(shared, at, capsys, tmp_p
     assert "p99" in run(capsys, *at, "bench", "--samples", 20)
 
 
-def test_who_activates_without_a_server_is_told_that_nothing_was_watched(shared, at, capsys):
+def test_activate_without_a_server_says_it_was_unwatched(shared, at, capsys):
     with served(always(Tiny(release=2))) as address:
-        for bundle, options, told in (
+        for bundle, options, expected in (
             (shared.first, [], True),
             (shared.second, ["--server", f"http://{address}"], False),
         ):
             run(capsys, *at, "install", bundle)
-            said = run(capsys, *at, "activate", "--window", "0.1", *options)
-            assert ("not watched: with --server http" in said) == told
+            output = run(capsys, *at, "activate", "--window", "0.1", *options)
+            assert ("not watched: with --server http" in output) == expected
         assert "not watched" in run(capsys, *at, "rollback")
 
 
-def test_recover_says_that_it_can_write_nothing_and_fails_only_where_nothing_can_be_served(
-    shared, at, capsys, monkeypatch
-):
+def test_recover_on_a_read_only_disk_warns(shared, at, capsys, monkeypatch):
     def read_only(path):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     run(capsys, *at, "install", shared.first)
     with monkeypatch.context() as patched:
         patched.setattr("rsd_edge.disk.locked", read_only)
-        said = run(capsys, *at, "recover", status=1)
-        assert said.startswith("error: expected to repair ")
-        assert "found it read-only; mount it" in said
+        output = run(capsys, *at, "recover", status=1)
+        assert output.startswith("error: expected to repair ")
+        assert "found it read-only; mount it" in output
     run(capsys, *at, "activate")
     monkeypatch.setattr("rsd_edge.disk.locked", read_only)
     assert run(capsys, *at, "recover") == "tiny-1: current\n"
 
 
-def test_what_is_wrong_is_one_sentence_and_status_1(shared, at, capsys, tmp_path):
+def test_errors_are_one_sentence_and_status_1(shared, at, capsys, tmp_path):
     for arguments in (
         ["verify", tmp_path],
         ["install", tmp_path / "none"],
@@ -92,9 +90,9 @@ def test_what_is_wrong_is_one_sentence_and_status_1(shared, at, capsys, tmp_path
         ["predict", tmp_path / "x.png"],
         ["bench"],
     ):
-        said = run(capsys, *at, *arguments, status=1)
-        assert said.startswith("error: expected ")
-        assert said.count("\n") == 1, said
+        output = run(capsys, *at, *arguments, status=1)
+        assert output.startswith("error: expected ")
+        assert output.count("\n") == 1, output
     run(capsys, *at, "install", shared.first)
     run(capsys, *at, "activate")
     (tmp_path / "x.png").write_text("no image")
@@ -109,7 +107,7 @@ def test_what_is_wrong_is_one_sentence_and_status_1(shared, at, capsys, tmp_path
 HEAVY = {"numpy", "PIL", "onnxruntime", "cryptography", "uvicorn", "starlette", "prometheus_client"}
 
 
-def test_status_loads_no_runtime_and_nothing_loads_what_a_device_has_not(tmp_path):
+def test_only_declared_libraries_are_imported_and_late(tmp_path):
     program = f"import sys; from rsd_edge.cli import main; main(sys.argv[1:]);print(sorted({HEAVY} & {{*sys.modules}}))"
     done = subprocess.run(
         [sys.executable, "-c", program, "--root", str(tmp_path), "status"],
@@ -131,28 +129,28 @@ def test_the_runtime_is_told_to_tell_nobody(tmp_path, module):
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     for program in (f"import {module}", "import onnxruntime"):
         subprocess.run([sys.executable, "-c", program], env=environment, check=True)
-        told = [path.name for path in tmp_path.rglob("*onnxruntime*")]
-        assert bool(told) == (program == "import onnxruntime"), told
+        traces = [path.name for path in tmp_path.rglob("*onnxruntime*")]
+        assert bool(traces) == (program == "import onnxruntime"), traces
 
 
 def unit() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    sections: dict[str, list[str]] = {}
     for line in (UNITS / "rsd-edge.service").read_text().splitlines():
         if "=" in line and not line.startswith("#"):
             key, value = line.split("=", 1)
-            found.setdefault(key, []).append(value)
-    return found
+            sections.setdefault(key, []).append(value)
+    return sections
 
 
-def test_the_unit_recovers_before_it_serves_and_what_it_runs_are_commands_of_ours():
-    found = unit()
+def test_the_unit_recovers_before_it_serves():
+    sections = unit()
     parser = cli._parser()
-    for command in [*found["ExecStartPre"], *found["ExecStart"]]:
+    for command in [*sections["ExecStartPre"], *sections["ExecStart"]]:
         parser.parse_args(command.lstrip("+").split()[1:])
-    assert found["ExecStartPre"][0].endswith("rsd-edge recover")
-    assert " serve" in found["ExecStart"][0]
-    assert found["NoNewPrivileges"] == ["yes"]
-    assert found["ProtectSystem"] == ["strict"]
+    assert sections["ExecStartPre"][0].endswith("rsd-edge recover")
+    assert " serve" in sections["ExecStart"][0]
+    assert sections["NoNewPrivileges"] == ["yes"]
+    assert sections["ProtectSystem"] == ["strict"]
 
 
 def with_token() -> str:
@@ -161,12 +159,12 @@ def with_token() -> str:
     return text.replace("# LoadCredential=", "LoadCredential=").replace("# ExecStart=", "ExecStart=")
 
 
-def test_the_unit_can_be_given_a_token_that_the_server_could_not_read_itself():
+def test_the_unit_takes_a_token_as_a_credential():
     lines = with_token().splitlines()
     place = lines.index("LoadCredential=token:/etc/rsd-edge/token")
     assert lines[place + 1] == "ExecStart="  # else there would be two
-    given = cli._parser().parse_args(lines[place + 2].split()[1:])
-    assert str(given.token_file) == "%d/token"
+    arguments = cli._parser().parse_args(lines[place + 2].split()[1:])
+    assert str(arguments.token_file) == "%d/token"
 
 
 @pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="no systemd-analyze here")
@@ -182,7 +180,7 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path, token):
 
 
 @pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="no systemd-analyze here")
-def test_the_server_is_exposed_as_little_as_systemd_calls_ok():
+def test_systemd_rates_the_unit_s_exposure_as_ok():
     """On its scale from 0 (nothing) to 10 (all); the threshold is in tenths."""
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(UNITS / "rsd-edge.service")]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -22,23 +22,23 @@ def dependencies() -> list[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_it_runs_as_nobody_says_whether_it_is_healthy_and_serves(name: str) -> None:
-    found = instructions(name)
-    assert int(found["USER"].split(":")[0]) >= 1000
-    assert "/v2/health/ready" in found["HEALTHCHECK"]
-    assert found["ENTRYPOINT"] == '["rsd-edge"]'
-    cli._parser().parse_args([word.strip(' "') for word in found["CMD"].strip("[]").split(",")])
-    assert re.search(r":[\w.-]*\d", found["FROM"])  # a version, not whatever is latest
+def test_the_image_serves_unprivileged_with_a_health_check(name: str) -> None:
+    lines = instructions(name)
+    assert int(lines["USER"].split(":")[0]) >= 1000
+    assert "/v2/health/ready" in lines["HEALTHCHECK"]
+    assert lines["ENTRYPOINT"] == '["rsd-edge"]'
+    cli._parser().parse_args([word.strip(' "') for word in lines["CMD"].strip("[]").split(",")])
+    assert re.search(r":[\w.-]*\d", lines["FROM"])  # a version, not whatever is latest
 
 
 def test_its_versions_are_those_that_are_tested() -> None:
     tested = (PACKAGE.parents[1] / "constraints.txt").read_text().splitlines()
     chosen = (PACKAGE / "constraints.txt").read_text().splitlines()
     assert set(chosen) <= set(tested)
-    assert {asked.split(">=")[0] for asked in dependencies()} <= {line.split("==")[0] for line in chosen}
+    assert {requirement.split(">=")[0] for requirement in dependencies()} <= {line.split("==")[0] for line in chosen}
 
 
 def test_the_jetson_gets_what_the_package_depends_on() -> None:
     # What NVIDIA's wheel of ONNX Runtime is and brings is not asked of PyPI.
-    asked = {name for name in dependencies() if not name.startswith(("numpy", "onnxruntime"))}
-    assert asked < {*re.findall(r'"([^" ]+)"', instructions("Containerfile.jetson")["RUN"])}
+    needed = {name for name in dependencies() if not name.startswith(("numpy", "onnxruntime"))}
+    assert needed < {*re.findall(r'"([^" ]+)"', instructions("Containerfile.jetson")["RUN"])}

@@ -7,7 +7,7 @@ import pytest
 from rsd_edge import disk
 
 
-def test_who_looks_at_a_folder_keeps_nobody_from_attending_to_it(tmp_path):
+def test_looking_at_a_folder_never_blocks_a_command(tmp_path):
     assert not disk.is_attended(tmp_path)
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -19,7 +19,7 @@ def test_who_looks_at_a_folder_keeps_nobody_from_attending_to_it(tmp_path):
     assert not disk.is_attended(tmp_path)
 
 
-def test_a_write_that_does_not_fit_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     disk.write_json(tmp_path / "x.json", 1)
 
     def full(descriptor):

@@ -65,9 +65,7 @@ def tensorrt(monkeypatch):
     runtime.module._runtime.cache_clear()
 
 
-def test_where_tensorrt_is_its_engine_is_built_once_by_install_and_never_when_a_model_is_opened(
-    shared, releases, tensorrt, capsys
-):
+def test_engines_are_built_by_install_only(shared, releases, tensorrt, capsys):
     releases.install(shared.first, shared.keys)
     assert "tiny-1: TensorRT builds its fp32 engine, which can take minutes" in capsys.readouterr().err
     assert [path.name.split("-")[0] for path in tensorrt.built] == [".fp32", ".fp16"]
@@ -84,9 +82,7 @@ def test_where_tensorrt_is_its_engine_is_built_once_by_install_and_never_when_a_
     assert len(tensorrt.built) == 4
 
 
-def test_tensorrt_is_told_to_compute_in_the_precision_of_the_graph_for_all_batches_that_it_will_get(
-    workshop, releases, tensorrt
-):
+def test_tensorrt_gets_the_graph_s_precision_and_batches(workshop, releases, tensorrt):
     releases.install(workshop.signed(1, precisions=("fp32", "fp16", "int8")), workshop.keys)
     chosen = {"trt_fp16_enable", "trt_int8_enable"}
     found = {precision: chosen & {*settings} for precision, settings in tensorrt.settings.items()}
@@ -94,9 +90,7 @@ def test_tensorrt_is_told_to_compute_in_the_precision_of_the_graph_for_all_batch
     assert all(settings["trt_profile_max_shapes"] == "image:8x6x5x3" for settings in tensorrt.settings.values())
 
 
-def test_after_an_update_of_the_runtime_activate_builds_anew_and_the_server_does_not(
-    shared, releases, tensorrt, monkeypatch
-):
+def test_only_activate_rebuilds_engines_after_a_runtime_update(shared, releases, tensorrt, monkeypatch):
     releases.install(shared.bundle(1), shared.keys)
     releases.activate()
     tensorrt.updated_to(monkeypatch, "99.0")
@@ -108,9 +102,7 @@ def test_after_an_update_of_the_runtime_activate_builds_anew_and_the_server_does
     assert len([*(releases.root / "engines" / "tiny-1").iterdir()]) == 1  # what the old one built is gone
 
 
-def test_where_tensorrt_is_compiled_in_and_its_libraries_are_missing_the_device_does_without(
-    shared, releases, tensorrt
-):
+def test_missing_tensorrt_libraries_are_no_error(shared, releases, tensorrt):
     tensorrt.has_libraries = False
     releases.install(shared.first, shared.keys)
     assert releases.activate() == "tiny-1"
@@ -120,7 +112,7 @@ def test_where_tensorrt_is_compiled_in_and_its_libraries_are_missing_the_device_
     assert first["reason"] == "TensorRT is not usable here"
 
 
-def test_an_engine_that_cannot_be_built_is_fatal_only_where_it_is_the_one_that_is_served(shared, releases, tensorrt):
+def test_only_a_failed_engine_that_serves_is_fatal(shared, releases, tensorrt):
     tensorrt.refuses = "fp16"
     releases.install(shared.first, shared.keys)
     assert releases.activate() == "tiny-1"
@@ -134,7 +126,7 @@ def test_an_engine_that_cannot_be_built_is_fatal_only_where_it_is_the_one_that_i
     assert releases.current().name == "tiny-1"
 
 
-def test_every_file_of_an_engine_is_on_the_disk_before_it_has_its_name(shared, releases, tensorrt, monkeypatch):
+def test_engine_files_are_synced_before_the_rename(shared, releases, tensorrt, monkeypatch):
     seen = []
     real_sync, real_replace = disk.sync, os.replace
 
@@ -155,7 +147,7 @@ def test_every_file_of_an_engine_is_on_the_disk_before_it_has_its_name(shared, r
     assert {"x.engine", seen[named][1]} <= {*before}
 
 
-def test_who_waits_for_an_engine_sees_that_it_goes_on(shared, releases, tensorrt, monkeypatch, capsys):
+def test_building_an_engine_prints_progress(shared, releases, tensorrt, monkeypatch, capsys):
     monkeypatch.setattr("rsd_edge.engines.PROGRESS", 0.01)
     real = Session.run
 

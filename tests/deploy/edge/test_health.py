@@ -6,7 +6,7 @@ import threading
 from rsd_edge.model import Model
 
 
-def test_health_is_asked_of_the_server_for_this_very_release(shared, releases):
+def test_health_means_this_very_release_is_served(shared, releases):
     from rsd_edge.health import ready_at
     from rsd_edge.live import LiveModel
 
@@ -24,7 +24,7 @@ def test_health_is_asked_of_the_server_for_this_very_release(shared, releases):
         assert not ready_at(f"http://127.0.0.1:{taken.getsockname()[1]}")("tiny-1")
 
 
-def test_health_is_asked_past_any_proxy_and_nonsense_is_ill(monkeypatch):
+def test_health_ignores_proxies_and_rejects_nonsense(monkeypatch):
     from rsd_edge.health import ready_at
 
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")

@@ -9,7 +9,6 @@ from rsd_edge.errors import EdgeError
 from rsd_edge.images import MAX_PIXELS, Preprocessing, decode, preprocess
 
 from rsd.release.golden import _served, write_files
-from rsd.sources.images import preprocessing
 from tests.bundles import dataset
 
 WHOLE = Preprocessing(6, 5, 3, "bilinear", None)
@@ -29,16 +28,16 @@ def test_every_golden_file_gives_the_projects_pixels_exactly(tmp_path, shape, cr
     record = dataset(shape, crop_share)
     images = np.random.default_rng(0).integers(0, 256, (4, *shape), np.uint8)
     names, pixels = write_files(tmp_path, images, record)
-    wanted = Preprocessing.from_json(preprocessing(record))
+    wanted = Preprocessing.from_json(record.preprocessing)
     for name, expected in zip(names, pixels, strict=True):
         assert np.array_equal(preprocess(decode((tmp_path / name).read_bytes(), wanted), wanted), expected), name
 
 
 @pytest.mark.parametrize("crop_share", [None, 0.875])
-def test_photographs_of_any_size_orientation_and_mode_give_the_projects_pixels(tmp_path, crop_share):
+def test_every_photograph_gives_the_project_s_pixels(tmp_path, crop_share):
     source = np.random.default_rng(0)
     record = dataset((24, 24, 3), crop_share)
-    wanted = Preprocessing.from_json(preprocessing(record))
+    wanted = Preprocessing.from_json(record.preprocessing)
     for number in range(40):
         height, width = source.integers(2, 200, 2)
         image = Image.fromarray(source.integers(0, 256, (height // 2 + 1, width // 2 + 1, 3), np.uint8))
@@ -49,8 +48,8 @@ def test_photographs_of_any_size_orientation_and_mode_give_the_projects_pixels(t
         kind = "JPEG" if mode in ("RGB", "L") else "PNG"
         path = tmp_path / f"{number}.{kind.lower()}"
         path.write_bytes(encoded(image.convert(mode), kind, exif=exif))
-        found = preprocess(decode(path.read_bytes(), wanted), wanted)
-        assert np.array_equal(found, _served(path, record)), (number, mode, height, width)
+        pixels = preprocess(decode(path.read_bytes(), wanted), wanted)
+        assert np.array_equal(pixels, _served(path, record)), (number, mode, height, width)
 
 
 def test_without_resizing_pixels_stay_as_they_are():
@@ -76,7 +75,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_usable_image_is_refused_in_a_sentence(kind):
+def test_unusable_images_are_refused_in_a_sentence(kind):
     content, sentence = REFUSED[kind]
     with pytest.raises(EdgeError, match=sentence):
         decode(content, WHOLE)
@@ -86,7 +85,7 @@ def test_what_is_no_usable_image_is_refused_in_a_sentence(kind):
     "change",
     [{"height": 0}, {"width": "5"}, {"channels": 4}, {"resize": "lanczos"}, {"crop_share": 2}, {"crop_share": ...}],
 )
-def test_a_preprocessing_that_this_package_does_not_know_is_refused(change):
-    values = preprocessing(dataset()) | change
+def test_an_unknown_preprocessing_is_refused(change):
+    values = dataset().preprocessing | change
     with pytest.raises(EdgeError, match="install a newer rsd-edge"):
         Preprocessing.from_json({name: value for name, value in values.items() if value is not ...})

@@ -27,14 +27,14 @@ OURS = (str(Path(rsd_edge.__file__).parent), shutil.__file__)
 
 def on_disk(root: Path) -> list[tuple[object, ...]]:
     """What a kill would leave: every name, with what tells one content from another."""
-    found: list[tuple[object, ...]] = []
+    entries: list[tuple[object, ...]] = []
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
             path = os.path.join(folder, name)
             facts = os.lstat(path)
             target = os.readlink(path) if os.path.islink(path) else None
-            found.append((path, facts.st_ino, facts.st_size if name in files else 0, target))
-    return sorted(found, key=str)
+            entries.append((path, facts.st_ino, facts.st_size if name in files else 0, target))
+    return sorted(entries, key=str)
 
 
 def run(action: Callable[[], object], root: Path, kill_before: int | None = None) -> list[int] | None:
@@ -69,38 +69,38 @@ def run(action: Callable[[], object], root: Path, kill_before: int | None = None
         finally:
             os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as said:
-        found = said.read()
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
     _, status = os.waitpid(process, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
         return None
-    return [int(line) for line in json.loads(found)]
+    return [int(line) for line in json.loads(text)]
 
 
 def current(root: Path, expected: set[str | None]) -> str | None:
     """The release that is current, which must be one of the expected, and infer."""
     folder = Releases(root).current()
-    found = folder.name if folder else None
-    assert found in expected
+    name = folder.name if folder else None
+    assert name in expected
     if folder:
         model = Model.open(folder)
         logits = model.infer(np.load(folder / "golden" / "images.npy"))
         assert np.allclose(logits, np.load(folder / "golden" / "logits.fp32.npy"), atol=1e-3)
-    return found
+    return name
 
 
 def check(root: Path, expected: set[str | None]) -> str | None:
     """After `recover`: one of the expected releases is current, whole and infers, and nothing is left over."""
     releases = Releases(root)
-    found = releases.recover()
-    assert current(root, expected) == found
+    name = releases.recover()
+    assert current(root, expected) == name
     state = releases._state()
     assert state.pending is None
     assert {path.name for path in releases.folder.glob("*")} == state.installed.keys()
     for release, digest in state.installed.items():
         bundles.check_installed(releases.folder / release, digest)
-    return found
+    return name
 
 
 @pytest.fixture(scope="module")
@@ -181,41 +181,41 @@ def killed(devices, tmp_path, command, every, shared=None):
     steps = attempt()
     assert steps
     last = check(root, expected)
-    seen = set()
+    outcomes = set()
     for step in steps[::every]:
         assert attempt(step) is None
         if shared:
             Releases(root).install(shared.bundle(4), shared.keys, keep=1)
-            seen.add(current(root, expected))
+            outcomes.add(current(root, expected))
             check(root, expected)
             continue
-        found = check(root, expected)
-        seen.add(found)
-        if command != "rollback" or found != last:  # that would go back further
+        name = check(root, expected)
+        outcomes.add(name)
+        if command != "rollback" or name != last:  # that would go back further
             action(Releases(root))  # the command can be given again
         assert check(root, expected) == last
-    return seen, len(steps)
+    return outcomes, len(steps)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "install of a tar file"])
-def test_killed_at_some_steps_it_is_on_the_old_or_the_new_release(devices, tmp_path, command):
+def test_a_kill_at_some_steps_leaves_a_release(devices, tmp_path, command):
     killed(devices, tmp_path, command, every=8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_killed_at_every_step_it_is_on_the_old_or_the_new_release(devices, tmp_path, command):
-    seen, steps = killed(devices, tmp_path, command, every=1)
+def test_a_kill_at_every_step_leaves_a_release(devices, tmp_path, command):
+    outcomes, steps = killed(devices, tmp_path, command, every=1)
     print(f"{command}: {steps} steps")
-    assert seen == devices[command][2]
+    assert outcomes == devices[command][2]
 
 
 @pytest.mark.parametrize("command", ["the first activate", "activate", "rollback"])
-def test_killed_at_some_steps_the_next_install_leaves_a_release_that_is_whole(devices, shared, tmp_path, command):
+def test_install_works_after_a_kill_at_some_steps(devices, shared, tmp_path, command):
     killed(devices, tmp_path, command, every=4, shared=shared)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_killed_at_every_step_the_next_install_leaves_a_release_that_is_whole(devices, shared, tmp_path, command):
+def test_install_works_after_a_kill_at_every_step(devices, shared, tmp_path, command):
     assert killed(devices, tmp_path, command, every=1, shared=shared)[0] == devices[command][2]

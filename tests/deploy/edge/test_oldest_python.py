@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 
 def oldest() -> str | None:
     """A Python of that version: on the PATH, or one that pyenv keeps off it."""
-    kept = sorted(Path.home().glob(f".pyenv/versions/{OLDEST}*/bin/python{OLDEST}"))
-    for python in [shutil.which(f"python{OLDEST}"), *map(str, kept)]:
+    pyenv = sorted(Path.home().glob(f".pyenv/versions/{OLDEST}*/bin/python{OLDEST}"))
+    for python in [shutil.which(f"python{OLDEST}"), *map(str, pyenv)]:
         if python and subprocess.run([python, "-c", "import venv"], capture_output=True).returncode == 0:
             return python
     return None
@@ -32,18 +32,18 @@ def oldest() -> str | None:
 
 def lowest() -> list[str]:
     """The lowest version of each of its dependencies."""
-    asked = re.search(r"^dependencies = \[(.*?)\]", (PACKAGE / "pyproject.toml").read_text(), re.M | re.S)
-    assert asked
-    return [f"{name}=={version}" for name, version in re.findall(r'"(\w+)>=([\d.]+)', asked[1])]
+    match = re.search(r"^dependencies = \[(.*?)\]", (PACKAGE / "pyproject.toml").read_text(), re.M | re.S)
+    assert match
+    return [f"{name}=={version}" for name, version in re.findall(r'"(\w+)>=([\d.]+)', match[1])]
 
 
 @pytest.fixture(scope="module", params=["newest", "lowest"])
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = oldest()
-    if found is None:
+    interpreter = oldest()
+    if interpreter is None:
         pytest.skip(f"no Python {OLDEST} here")
     folder = tmp_path_factory.mktemp("oldest")
-    subprocess.run([found, "-m", "venv", folder / "venv"], check=True)
+    subprocess.run([interpreter, "-m", "venv", folder / "venv"], check=True)
     shutil.copytree(PACKAGE, folder / "package", ignore=shutil.ignore_patterns("*.egg-info", "build"))
     python = folder / "venv" / "bin" / "python"
     done = subprocess.run(
@@ -55,7 +55,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return python
 
 
-def test_it_verifies_installs_activates_serves_classifies_and_goes_back(shared, python, tmp_path, monkeypatch):
+def test_every_command_works_on_the_oldest_python(shared, python, tmp_path, monkeypatch):
     def edge(*arguments: str | Path, status: int = 0) -> str:
         command = [python.with_name("rsd-edge"), "--root", tmp_path / "device", "--keys", shared.pinned, *arguments]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

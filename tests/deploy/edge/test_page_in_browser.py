@@ -52,7 +52,7 @@ def drop(tab: Tab, file: Path) -> None:
         tab.send("Input.dispatchDragEvent", type=kind, x=box[0], y=box[1], data=data)
 
 
-def test_it_shows_model_release_health_and_latency_and_asks_nobody_else(tab: Tab, address: str) -> None:
+def test_the_page_shows_status_and_contacts_nobody_else(tab: Tab, address: str) -> None:
     visit(tab, address)
     until(tab, "document.getElementById('health').textContent === 'ready'")
     shown = tab.run("document.body.innerText")
@@ -64,7 +64,7 @@ def test_it_shows_model_release_health_and_latency_and_asks_nobody_else(tab: Tab
     assert all(url.startswith(f"http://{address}/") for url in tab.requests())
 
 
-def test_an_image_that_is_dropped_is_classified_as_the_model_says(tab: Tab, address: str, tmp_path: Path) -> None:
+def test_a_dropped_image_shows_the_model_s_classes(tab: Tab, address: str, tmp_path: Path) -> None:
     visit(tab, address)
     until(tab, "document.getElementById('health').textContent === 'ready'")
     drop(tab, picture(tmp_path))
@@ -79,7 +79,7 @@ def test_an_image_that_is_dropped_is_classified_as_the_model_says(tab: Tab, addr
     assert tab.complaints() == []
 
 
-def test_a_file_that_is_no_image_gets_the_server_s_sentence(tab: Tab, address: str, tmp_path: Path) -> None:
+def test_a_wrong_file_shows_the_server_s_sentence(tab: Tab, address: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
     visit(tab, address)
     until(tab, "document.getElementById('health').textContent === 'ready'")
@@ -88,7 +88,7 @@ def test_a_file_that_is_no_image_gets_the_server_s_sentence(tab: Tab, address: s
     assert tab.run("document.querySelectorAll('#classes li').length") == 0
 
 
-def test_with_a_token_it_asks_for_it_and_then_works(tab: Tab, tmp_path: Path) -> None:
+def test_the_page_works_once_given_the_token(tab: Tab, tmp_path: Path) -> None:
     with served(always(Tiny()), token=TOKEN) as address:
         visit(tab, address)
         until(tab, "document.getElementById('health').textContent === 'token needed'")

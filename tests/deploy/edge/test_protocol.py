@@ -44,13 +44,13 @@ def test_every_float32_comes_back_with_the_same_bits(binary: bool) -> None:
     np.testing.assert_array_equal(back.view(np.uint32), logits.view(np.uint32))
 
 
-def test_half_of_a_surrogate_pair_may_be_the_id() -> None:
+def test_the_id_may_be_a_lone_surrogate() -> None:
     request = parse(*infer_body(images(1), binary=False, id="\ud800"))
     response = protocol.answer(np.zeros((1, 3), np.float32), request, name="tiny", release=3)
     assert json.loads(bytes(response.body))["id"] == "\ud800"
 
 
-def test_the_output_that_is_asked_for_decides_the_encoding() -> None:
+def test_the_requested_output_decides_the_encoding() -> None:
     for binary in (True, False):
         outputs = [{"name": "logits", "parameters": {"binary_data": binary}}]
         assert parse(*infer_body(images(1), binary=not binary, outputs=outputs)).binary is binary
@@ -86,25 +86,25 @@ WRONG: dict[str, list[bytes]] = {
 
 
 @pytest.mark.parametrize(("sentence", "body"), [(words, body) for words, bodies in WRONG.items() for body in bodies])
-def test_what_is_not_as_the_protocol_wants_it_is_refused_in_one_short_sentence(sentence: str, body: bytes) -> None:
-    with pytest.raises(HTTPException) as refused:
+def test_malformed_requests_are_refused_in_one_short_sentence(sentence: str, body: bytes) -> None:
+    with pytest.raises(HTTPException) as error:
         protocol.parse(body, None, shape=SHAPE, max_batch=4)
-    assert refused.value.status_code in (400, 413)
-    assert sentence in refused.value.detail or (refused.value.status_code == 413 and len(body) > 65536)
-    assert len(refused.value.detail) < 400
-    assert refused.value.detail.isascii()
-    assert refused.value.detail.isprintable()
+    assert error.value.status_code in (400, 413)
+    assert sentence in error.value.detail or (error.value.status_code == 413 and len(body) > 65536)
+    assert len(error.value.detail) < 400
+    assert error.value.detail.isascii()
+    assert error.value.detail.isprintable()
 
 
 @pytest.mark.parametrize("size", [-1, 0, SIZE - 1, SIZE + 1, 1e3, True, "60", None, 10**40])
-def test_binary_data_must_be_as_long_as_the_shape_says(size: Any) -> None:
+def test_binary_data_must_have_the_shape_s_size(size: Any) -> None:
     tensor = {"name": "image", "datatype": "UINT8", "shape": [1, *SHAPE], "parameters": {"binary_data_size": size}}
     head = json.dumps({"inputs": [tensor]}).encode()
     with pytest.raises(HTTPException, match="expected 60 bytes"):
         protocol.parse(head + bytes(SIZE), str(len(head)), shape=SHAPE, max_batch=4)
 
 
-def test_data_without_its_size_and_less_data_than_stated_are_refused() -> None:
+def test_binary_data_must_have_its_declared_size() -> None:
     head = changed()
     with pytest.raises(HTTPException, match="expected nothing after the JSON"):
         protocol.parse(head + b"x", str(len(head)), shape=SHAPE, max_batch=4)
@@ -129,25 +129,25 @@ def test_a_header_length_that_is_none_is_refused(length: str) -> None:
         ({"outputs": "logits"}, "expected a list with one tensor as outputs"),
     ],
 )
-def test_what_is_asked_for_and_not_offered_is_refused(extra: dict[str, Any], sentence: str) -> None:
+def test_outputs_that_are_not_offered_are_refused(extra: dict[str, Any], sentence: str) -> None:
     with pytest.raises(HTTPException, match=sentence):
         parse(*infer_body(images(1), binary=False, **extra))
 
 
-def test_text_that_would_fill_the_memory_is_refused_before_it_is_read() -> None:
-    with pytest.raises(HTTPException, match="of JSON") as refused:
+def test_too_much_json_is_refused_before_parsing() -> None:
+    with pytest.raises(HTTPException, match="of JSON") as error:
         protocol.parse(b'{"inputs": [' + b"[]," * 100_000 + b"1]}", None, shape=SHAPE, max_batch=4)
-    assert refused.value.status_code == 413
+    assert error.value.status_code == 413
 
 
-def test_text_is_held_to_the_same_limit_however_large_the_image_and_the_larger_one_travels_as_bytes() -> None:
+def test_large_images_must_travel_as_bytes() -> None:
     shape = (384, 384, 3)
     body = b'{"inputs": [' + b"[]," * (protocol.MAX_JSON // 3) + b"1]}"
     with pytest.raises(
         HTTPException, match="expected at most 2097152 bytes of JSON, found .*; send binary data"
-    ) as refused:
+    ) as error:
         protocol.parse(body, None, shape=shape, max_batch=32)
-    assert refused.value.status_code == 413
+    assert error.value.status_code == 413
     array = np.full((1, *shape), 199, np.uint8)
     text, _ = infer_body(array, binary=False)
     data, headers = infer_body(np.repeat(array, 32, axis=0), binary=True)
@@ -168,6 +168,6 @@ def test_packed_bodies_are_unpacked_up_to_the_limit(encoding: str) -> None:
     ):
         with pytest.raises(HTTPException, match=sentence):
             protocol.unpacked(body, encoding, most)
-    with pytest.raises(HTTPException, match="gzip, deflate or as it is") as refused:
+    with pytest.raises(HTTPException, match="gzip, deflate or as it is") as error:
         protocol.unpacked(packed, "br", 1000)
-    assert refused.value.status_code == 415
+    assert error.value.status_code == 415

@@ -27,7 +27,7 @@ def test_a_release_is_installed_then_current_then_good(shared, releases):
     assert events(releases) == ["installed", "tested", "on trial", "good"]
 
 
-def test_installing_changes_nothing_that_is_served_and_the_same_bundle_may_come_again(shared, releases):
+def test_installing_twice_changes_nothing_that_is_served(shared, releases):
     releases.install(shared.first, shared.keys)
     releases.activate()
     assert releases.install(shared.second, shared.keys) == ("tiny-2", True)
@@ -40,7 +40,7 @@ def test_installing_changes_nothing_that_is_served_and_the_same_bundle_may_come_
     assert releases.activate("tiny-2") == "tiny-2"
 
 
-def test_without_an_earlier_release_there_is_no_way_back(shared, releases):
+def test_rollback_needs_an_earlier_good_release(shared, releases):
     releases.install(shared.first, shared.keys)
     releases.activate()
     with pytest.raises(EdgeError, match="expected an earlier good release to go back to, found none"):
@@ -48,7 +48,7 @@ def test_without_an_earlier_release_there_is_no_way_back(shared, releases):
     assert releases.current().name == "tiny-1"
 
 
-def test_an_older_release_is_refused_unless_the_downgrade_is_allowed_and_logged(shared, releases):
+def test_a_downgrade_must_be_allowed_and_is_logged(shared, releases):
     releases.install(shared.second, shared.keys)
     with pytest.raises(EdgeError, match="expected a release newer than 2, the newest ever installed here, found 1"):
         releases.install(shared.first, shared.keys)
@@ -57,7 +57,7 @@ def test_an_older_release_is_refused_unless_the_downgrade_is_allowed_and_logged(
     assert releases.status()["highest"] == 2
 
 
-def test_a_replayed_release_is_refused_after_it_was_removed_from_the_device(shared, releases, workshop):
+def test_a_removed_release_cannot_be_replayed(shared, releases, workshop):
     for bundle in (shared.first, shared.second):
         releases.install(bundle, shared.keys, keep=1)
         releases.activate(keep=1)
@@ -66,7 +66,7 @@ def test_a_replayed_release_is_refused_after_it_was_removed_from_the_device(shar
         releases.install(shared.first, shared.keys)
 
 
-def test_the_same_number_with_other_content_and_another_name_are_refused(workshop, releases):
+def test_a_reused_number_or_another_name_is_refused(workshop, releases):
     releases.install(workshop.signed(1), workshop.keys)
     with pytest.raises(EdgeError, match="found that of another tiny-1; raise the number"):
         releases.install(workshop.signed(1, options={"p99_ms": 5.0}), workshop.keys)
@@ -81,7 +81,7 @@ def other_golden_logits(bundle, add):
     edit(bundle / "manifest.json", lambda m: m["files"].update({"golden/logits.fp16.npy": facts}))
 
 
-def test_a_release_that_fails_its_self_test_never_becomes_current(workshop, releases):
+def test_a_failed_self_test_never_becomes_current(workshop, releases):
     releases.install(workshop.signed(1), workshop.keys)
     releases.activate()
     bundle = workshop.unsigned(2)
@@ -93,9 +93,7 @@ def test_a_release_that_fails_its_self_test_never_becomes_current(workshop, rele
     assert events(releases)[-1] == "failed"
 
 
-def test_a_release_whose_logits_are_no_numbers_never_becomes_current_whatever_its_tolerances(
-    workshop, releases, monkeypatch
-):
+def test_infinite_logits_fail_the_self_test(workshop, releases, monkeypatch):
     bundle = workshop.unsigned(1)
     other_golden_logits(bundle, "inf")
     edit(bundle / "manifest.json", lambda m: m["golden"]["tolerances"]["logits"].update(fp16=float("inf")))
@@ -107,14 +105,14 @@ def test_a_release_whose_logits_are_no_numbers_never_becomes_current_whatever_it
     assert releases.current() is None
 
 
-def test_a_release_that_is_too_slow_here_never_becomes_current(workshop, releases):
+def test_a_release_too_slow_here_never_becomes_current(workshop, releases):
     releases.install(workshop.signed(1, options={"p99_ms": 1e-6}), workshop.keys)
     with pytest.raises(EdgeError, match="expected a 99th percentile of at most 1e-06 ms, found"):
         releases.activate()
     assert releases.current() is None
 
 
-def test_the_way_back_is_free_while_the_device_is_busy_and_its_p99_is_logged(workshop, releases, monkeypatch):
+def test_rollback_on_a_busy_device_only_logs_p99(workshop, releases, monkeypatch):
     import rsd_edge.selftest as module
 
     for number in (1, 2):
@@ -128,7 +126,7 @@ def test_the_way_back_is_free_while_the_device_is_busy_and_its_p99_is_logged(wor
         releases.activate("tiny-2")
 
 
-def test_a_release_that_is_never_healthy_or_stops_being_so_is_taken_back(shared, releases):
+def test_an_unhealthy_release_is_taken_back(shared, releases):
     releases.install(shared.first, shared.keys)
     releases.activate()
     releases.install(shared.second, shared.keys)
@@ -147,7 +145,7 @@ def test_a_release_that_is_never_healthy_or_stops_being_so_is_taken_back(shared,
     assert releases.activate(window=0.3, healthy=lambda release: next(answers)) == "tiny-2"
 
 
-def test_the_disk_stays_bounded_and_the_last_good_releases_stay(shared, releases):
+def test_only_the_last_good_releases_stay_on_disk(shared, releases):
     for number in range(1, 6):
         releases.install(shared.bundle(number), shared.keys, keep=2)
         releases.activate(keep=2)
@@ -158,7 +156,7 @@ def test_the_disk_stays_bounded_and_the_last_good_releases_stay(shared, releases
     assert releases.rollback() == "tiny-4"
 
 
-def test_a_damaged_release_is_noticed_before_it_becomes_current_and_at_the_next_start(shared, releases):
+def test_a_damaged_release_is_noticed(shared, releases):
     for bundle in (shared.first, shared.second):
         releases.install(bundle, shared.keys)
         releases.activate()
@@ -174,7 +172,7 @@ def test_a_damaged_release_is_noticed_before_it_becomes_current_and_at_the_next_
     assert works(releases.root / "releases" / "tiny-2")
 
 
-def test_after_its_keys_were_rotated_a_device_still_starts_and_goes_back(shared, releases, tmp_path):
+def test_recover_and_rollback_work_after_key_rotation(shared, releases, tmp_path):
     """Releases that were installed under a key of the past are held to their digests."""
     for bundle in (shared.first, shared.second):
         releases.install(bundle, shared.keys)
@@ -183,7 +181,7 @@ def test_after_its_keys_were_rotated_a_device_still_starts_and_goes_back(shared,
     assert releases.rollback() == "tiny-1"
 
 
-def test_recover_on_an_empty_device_and_again_and_again_changes_nothing(shared, releases):
+def test_repeated_recover_on_an_empty_device_changes_nothing(shared, releases):
     assert releases.recover() is None
     assert releases.recover() is None
     releases.install(shared.first, shared.keys)
@@ -193,7 +191,7 @@ def test_recover_on_an_empty_device_and_again_and_again_changes_nothing(shared, 
     assert contents(releases.root) == before
 
 
-def test_what_was_on_trial_when_a_command_was_killed_is_taken_back_by_the_next_one(shared, releases):
+def test_a_killed_command_s_trial_is_taken_back(shared, releases):
     releases.install(shared.bundle(1), shared.keys)
     releases.activate()
     releases.install(shared.bundle(2), shared.keys)
@@ -204,28 +202,28 @@ def test_what_was_on_trial_when_a_command_was_killed_is_taken_back_by_the_next_o
     assert releases.status()["pending"] is None
 
 
-def test_recover_leaves_an_activation_that_is_under_way_alone(shared, releases):
+def test_recover_leaves_a_running_activation_alone(shared, releases):
     releases.install(shared.first, shared.keys)
-    seen = []
+    recovered = []
 
     def healthy(release):
-        seen.append(Releases(releases.root).recover())
+        recovered.append(Releases(releases.root).recover())
         with pytest.raises(EdgeError, match="found one; wait for it"):
             Releases(releases.root).install(shared.second, shared.keys)
         return True
 
     assert releases.activate(window=0, healthy=healthy) == "tiny-1"
-    assert seen == ["tiny-1"]
+    assert recovered == ["tiny-1"]
 
 
-def test_a_server_is_given_the_trial_while_it_is_watched_and_else_the_last_good_release(shared, releases):
+def test_an_unwatched_trial_is_not_served(shared, releases):
     assert releases.to_serve() is None
     releases.install(shared.bundle(1), shared.keys)
     watched = []
 
     def healthy(release):
-        found = Releases(releases.root).to_serve()
-        watched.append(found.name if found else None)
+        folder = Releases(releases.root).to_serve()
+        watched.append(folder.name if folder else None)
         return True
 
     releases._try(releases._state(), "tiny-1", 0, None)  # and the power is cut

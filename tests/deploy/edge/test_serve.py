@@ -34,7 +34,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_triton_s_own_client_gets_exactly_what_the_runtime_says(address: str, binary: bool) -> None:
+def test_triton_s_client_gets_the_runtime_s_logits(address: str, binary: bool) -> None:
     client = triton.InferenceServerClient(address)
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -49,20 +49,20 @@ def test_triton_s_own_client_gets_exactly_what_the_runtime_says(address: str, bi
     assert json.loads(config["parameters"]["labels"]["string_value"]) == LABELS
     for count, packing in ((1, None), (3, "gzip"), (config["max_batch_size"], "deflate")):
         array = images(count)
-        given = triton.InferInput("image", array.shape, "UINT8")
-        given.set_data_from_numpy(array, binary_data=binary)
+        tensor = triton.InferInput("image", array.shape, "UINT8")
+        tensor.set_data_from_numpy(array, binary_data=binary)
         outputs = [triton.InferRequestedOutput("logits", binary_data=binary)]
         for wanted in (outputs, None):
-            result = client.infer(NAME, [given], outputs=wanted, request_id="7", request_compression_algorithm=packing)
+            result = client.infer(NAME, [tensor], outputs=wanted, request_id="7", request_compression_algorithm=packing)
             np.testing.assert_array_equal(result.as_numpy("logits"), Tiny().infer(array))
             assert result.get_response()["id"] == "7"
             assert result.get_response()["model_version"] == "1"
     with pytest.raises(InferenceServerException, match="expected the model 'tiny', found 'another'"):
-        client.infer("another", [given])
+        client.infer("another", [tensor])
     client.close()
 
 
-def test_triton_s_own_client_gets_the_index_and_the_statistics() -> None:
+def test_triton_s_client_gets_index_and_statistics() -> None:
     with served(always(Tiny())) as address:
         client = triton.InferenceServerClient(address)
         assert client.get_model_repository_index() == [{"name": NAME, "version": "1", "state": "READY", "reason": ""}]
@@ -75,7 +75,7 @@ def test_triton_s_own_client_gets_the_index_and_the_statistics() -> None:
             (stats,) = client.get_inference_statistics(NAME, version)["model_stats"]
             assert (stats["name"], stats["version"]) == (NAME, "1")
             assert (stats["inference_count"], stats["execution_count"]) == (6, 2)
-            assert {name: found["count"] for name, found in stats["inference_stats"].items()} == {
+            assert {name: entry["count"] for name, entry in stats["inference_stats"].items()} == {
                 "success": 2, "fail": 1, "queue": 2, "compute_input": 2, "compute_infer": 2, "compute_output": 2,
             }  # fmt: skip
             spent = stats["inference_stats"]
@@ -97,9 +97,9 @@ def test_an_image_is_classified_as_the_model_says(address: str) -> None:
         logits = model.infer(model.preprocess(model.decode(buffer.getvalue()))[None])[0].astype(float)
         shares = np.exp(logits) / np.exp(logits).sum()
         assert (answer["model"], answer["release"]) == (NAME, 1)
-        assert [found["label"] for found in answer["classes"]] == [LABELS[index] for index in np.argsort(-shares)]
-        for found in answer["classes"]:
-            assert found["probability"] == pytest.approx(shares[found["index"]], rel=1e-5)
+        assert [entry["label"] for entry in answer["classes"]] == [LABELS[index] for index in np.argsort(-shares)]
+        for entry in answer["classes"]:
+            assert entry["probability"] == pytest.approx(shares[entry["index"]], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -118,15 +118,15 @@ def test_an_image_is_classified_as_the_model_says(address: str) -> None:
         ("POST", "/v2/models/tiny/load", b"{}", 404, "expected a path of this server"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_one_sentence(
+def test_wrong_requests_are_refused_in_one_sentence(
     address: str, method: str, path: str, body: bytes | None, status: int, sentence: str
 ) -> None:
-    found, _, text = ask(address, method, path, body)
-    assert found == status
+    code, _, text = ask(address, method, path, body)
+    assert code == status
     assert sentence in json.loads(text)["error"]
 
 
-def test_logits_that_are_no_numbers_are_refused_in_a_sentence_of_their_own() -> None:
+def test_logits_that_are_not_finite_are_refused() -> None:
     class Overflowing(Tiny):
         def infer(self, images: np.ndarray) -> np.ndarray:
             return super().infer(images) + np.float32("inf")
@@ -140,7 +140,7 @@ def test_logits_that_are_no_numbers_are_refused_in_a_sentence_of_their_own() -> 
             assert "expected finite logits of this input, found NaN or infinity" in json.loads(text)["error"]
 
 
-def test_a_request_that_breaks_the_model_is_a_failure_in_the_log_and_the_metrics(
+def test_a_model_failure_is_answered_logged_and_counted(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     class Broken(Tiny):
@@ -157,7 +157,7 @@ def test_a_request_that_breaks_the_model_is_a_failure_in_the_log_and_the_metrics
     assert "RuntimeError: out of memory" in capfd.readouterr().err
 
 
-def test_metrics_are_in_the_format_of_prometheus_and_count_what_was_asked() -> None:
+def test_prometheus_reads_the_metrics_of_every_request() -> None:
     with served(always(Tiny(release=4))) as address:
         ask(address, "POST", "/v1/classify", png(images(1)[0]))
         ask(address, "POST", "/v1/classify", b"no image")
@@ -211,7 +211,7 @@ def test_the_page_runs_nothing_but_its_own_script(address: str) -> None:
 # Its limits.
 
 
-def test_a_body_that_is_too_large_is_refused_whether_its_length_is_stated_or_not() -> None:
+def test_a_body_that_is_too_large_is_refused() -> None:
     with served(always(Tiny()), max_body=5000) as address:
         status, _, body = ask(address, "POST", "/v1/classify", bytes(5001))
         assert (status, json.loads(body)["error"]) == (413, "expected at most 5000 bytes of body, found 5001")
@@ -224,17 +224,17 @@ def test_a_body_that_is_too_large_is_refused_whether_its_length_is_stated_or_not
         assert (status, "after unpacking" in json.loads(body)["error"]) == (413, True)
 
 
-def test_of_packed_bodies_that_wait_only_those_that_are_worked_on_are_unpacked_and_not_by_the_event_loop(
+def test_only_workers_unpack_bodies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gate = threading.Event()
     gate.set()
     model = Tiny(wait=lambda: gate.wait(60))
-    unpacked: list[str] = []
+    threads: list[str] = []
     real = protocol.unpacked
 
     def recorded(body: bytes, encoding: str, most: int) -> bytes:
-        unpacked.append(threading.current_thread().name)
+        threads.append(threading.current_thread().name)
         return real(body, encoding, most)
 
     monkeypatch.setattr(protocol, "unpacked", recorded)
@@ -243,13 +243,13 @@ def test_of_packed_bodies_that_wait_only_those_that_are_worked_on_are_unpacked_a
     with served(always(model), opened=apps.append, workers=2, queue=10) as address, ThreadPoolExecutor(10) as clients:
         gate.clear()
         jobs = [clients.submit(ask, address, "POST", "/v1/classify", body, headers) for _ in range(10)]
-        until(lambda: apps[0].app.queue.admitted == 10 and len(unpacked) == 2)
+        until(lambda: apps[0].app.queue.admitted == 10 and len(threads) == 2)
         assert apps[0].app.queue.held.total() == 10 * len(body)
-        assert len(unpacked) == 2
+        assert len(threads) == 2
         gate.set()
         assert [job.result()[0] for job in jobs] == [200] * 10
-    assert len(unpacked) == 10
-    assert all(name.startswith("infer") for name in unpacked)
+    assert len(threads) == 10
+    assert all(name.startswith("infer") for name in threads)
 
 
 def test_a_batch_that_is_too_large_is_refused() -> None:
@@ -259,7 +259,7 @@ def test_a_batch_that_is_too_large_is_refused() -> None:
             assert ask(address, "POST", f"/v2/models/{NAME}/infer", body, headers)[0] == expected
 
 
-def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+def test_too_many_pixels_are_refused_before_decoding() -> None:
     with served(always(Tiny()), max_pixels=1000) as address:
         for side, expected in ((31, 200), (32, 400)):
             status, _, body = ask(address, "POST", "/v1/classify", png(np.zeros((side, side, 3), np.uint8)))
@@ -267,7 +267,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
         assert json.loads(body)["error"].startswith("expected at most 1000 pixels, found 32 x 32")
 
 
-def test_a_full_queue_answers_429_and_everyone_who_was_let_in_is_served() -> None:
+def test_a_full_queue_answers_429_and_serves_others() -> None:
     gate = threading.Event()
     gate.set()
     model = Tiny(wait=lambda: gate.wait(60))
@@ -281,8 +281,8 @@ def test_a_full_queue_answers_429_and_everyone_who_was_let_in_is_served() -> Non
         path = f"/v2/models/{NAME}/infer"
         admitted = [clients.submit(ask, address, "POST", path, body, headers) for _ in range(5)]
         until(lambda: apps[0].app.queue.admitted == 5)
-        status, found, text = ask(address, "POST", path, body, headers)
-        assert (status, found["retry-after"]) == (429, "1")
+        status, answer_headers, text = ask(address, "POST", path, body, headers)
+        assert (status, answer_headers["retry-after"]) == (429, "1")
         assert "try again later" in json.loads(text)["error"]
         assert ask(address, "GET", "/v2/health/ready")[0] == 200  # health is not in the queue
         gate.set()
@@ -290,7 +290,7 @@ def test_a_full_queue_answers_429_and_everyone_who_was_let_in_is_served() -> Non
         assert ask(address, "POST", path, body, headers)[0] == 200
 
 
-def test_who_waits_longer_than_the_limit_is_told_so() -> None:
+def test_a_wait_beyond_the_limit_is_refused() -> None:
     gate = threading.Event()
     gate.set()
     model = Tiny(wait=lambda: gate.wait(60))
@@ -302,7 +302,7 @@ def test_who_waits_longer_than_the_limit_is_told_so() -> None:
         gate.set()
 
 
-def test_clients_that_drip_are_cut_off_and_nobody_else_notices() -> None:
+def test_slow_clients_are_cut_off_and_others_served() -> None:
     with served(always(Tiny()), timeout=1.0) as address:
         heads = {
             "half a head": b"GET /v2/health/live HTTP/1.1\r\nHost: ",
@@ -336,7 +336,7 @@ def test_clients_that_drip_are_cut_off_and_nobody_else_notices() -> None:
         assert answers["rest of a refused body"].startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_client_that_leaves_is_counted_and_its_body_forgotten() -> None:
+def test_a_client_that_leaves_frees_its_body() -> None:
     servers: list[Server] = []
     with served(always(Tiny()), opened=servers.append) as address:
         with connect(address) as client:
@@ -346,19 +346,19 @@ def test_a_client_that_leaves_is_counted_and_its_body_forgotten() -> None:
         assert servers[0].app.queue.held.total() == 0
 
 
-def test_no_more_connections_than_the_limit_are_held_open() -> None:
+def test_open_connections_are_limited() -> None:
     with served(always(Tiny()), connections=3, timeout=30) as address:
         held = [connect(address) for _ in range(3)]
-        until(lambda: refused(address))
+        until(lambda: is_refused(address))
         for client in held:
             client.close()
-        until(lambda: not refused(address))
+        until(lambda: not is_refused(address))
 
 
 # The token.
 
 
-def test_with_a_token_only_its_owner_is_answered_and_health_still_is() -> None:
+def test_the_token_guards_everything_but_health_and_page() -> None:
     token = "0123456789abcdef-secret"
     with served(always(Tiny()), token=token) as address:
         for path in ("/v2", f"/v2/models/{NAME}", "/v1/status", "/metrics", "/nowhere"):
@@ -370,8 +370,8 @@ def test_with_a_token_only_its_owner_is_answered_and_health_still_is() -> None:
                 {"Authorization": f"Basic {token}"},
                 {"Authorization": token},
             ):
-                status, found, body = ask(address, "GET", path, headers=headers)
-                assert (status, found["www-authenticate"]) == (401, "Bearer")
+                status, answer_headers, body = ask(address, "GET", path, headers=headers)
+                assert (status, answer_headers["www-authenticate"]) == (401, "Bearer")
                 assert token not in body.decode()
             assert ask(address, "GET", path, headers={"Authorization": f"Bearer {token}"})[0] in (200, 404)
         assert ask(address, "POST", "/v1/classify", png(images(1)[0]))[0] == 401
@@ -382,16 +382,16 @@ def test_with_a_token_only_its_owner_is_answered_and_health_still_is() -> None:
 
 
 def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared = []
+    pairs = []
 
-    def compare(given: bytes, token: bytes) -> bool:
-        compared.append((given, token))
+    def compare(sent: bytes, token: bytes) -> bool:
+        pairs.append((sent, token))
         return False
 
     monkeypatch.setattr("hmac.compare_digest", compare)
     with served(always(Tiny()), token="0123456789abcdef") as address:
         assert ask(address, "GET", "/metrics", headers={"Authorization": "Bearer 0123"})[0] == 401
-    assert compared == [(b"Bearer 0123", b"Bearer 0123456789abcdef")]
+    assert pairs == [(b"Bearer 0123", b"Bearer 0123456789abcdef")]
 
 
 @pytest.mark.parametrize("content", ["", "short", "two words that are long enough", "t\ten-0123456789abcdef", "ü" * 20])
@@ -412,7 +412,7 @@ def test_it_listens_on_loopback_only_unless_told_otherwise() -> None:
             listen(ServeOptions(port=port))
 
 
-def test_a_request_that_is_being_worked_on_is_answered_before_the_server_stops() -> None:
+def test_requests_at_work_are_answered_before_the_stop() -> None:
     gate = threading.Event()
     gate.set()
     model = Tiny(wait=lambda: gate.wait(60))
@@ -440,7 +440,7 @@ def raw(address: str, request: bytes) -> bytes:
         return client.recv(65536)
 
 
-def refused(address: str) -> bool:
+def is_refused(address: str) -> bool:
     try:
         return ask(address, "GET", "/v2/health/live")[0] != 200
     except OSError:

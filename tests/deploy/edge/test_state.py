@@ -9,7 +9,7 @@ from tests.deploy.edge.device import lose_state, works
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b"null", b'{"who": 1}'])
-def test_a_lost_state_is_rebuilt_from_the_releases_that_are_whole(shared, releases, content):
+def test_a_lost_state_is_rebuilt_from_undamaged_releases(shared, releases, content):
     for bundle in (shared.first, shared.second):
         releases.install(bundle, shared.keys)
         releases.activate()
@@ -24,7 +24,7 @@ def test_a_lost_state_is_rebuilt_from_the_releases_that_are_whole(shared, releas
     assert works(releases.current())
 
 
-def test_the_newest_release_ever_is_known_after_it_was_removed_and_the_state_lost(shared, releases):
+def test_the_newest_release_ever_outlives_the_state(shared, releases):
     releases.install(shared.first, shared.keys)
     releases.activate()
     for number in (2, 3):
@@ -38,7 +38,7 @@ def test_the_newest_release_ever_is_known_after_it_was_removed_and_the_state_los
     assert releases.install(shared.bundle(3), shared.keys) == ("tiny-3", True)
 
 
-def test_a_lost_state_is_not_rebuilt_from_what_nobody_has_checked(shared, workshop, releases):
+def test_a_lost_state_ignores_unsigned_releases(shared, workshop, releases):
     releases.install(shared.first, shared.keys)
     releases.activate()
     for name in (".unpacked", ".tiny-99.arriving", "tiny-99", "tiny-98"):

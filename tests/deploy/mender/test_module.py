@@ -100,14 +100,14 @@ GOOD = ["Download", "ArtifactInstall", "NeedsArtifactReboot", "ArtifactCommit"]
 BACK = ["ArtifactRollback", "ArtifactFailure", "Cleanup"]
 
 
-def test_what_it_does_not_know_it_answers_with_nothing_and_success(device):
+def test_unknown_states_succeed_silently(device):
     for state in ("ProvidePayloadFileSizes", "SupportsAugmentedArtifacts", "ArtifactVerifyReboot", "Tomorrow", ""):
         done = device.call(state, device.tree())
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("files", [0, 2])
-def test_anything_but_one_file_is_refused_in_a_sentence(device, tar, tmp_path, files):
+def test_an_artifact_must_be_one_file(device, tar, tmp_path, files):
     (tmp_path / "other").touch()
     done = device.call("ArtifactInstall", device.tree(*[tar, tmp_path / "other"][:files]))
     assert done.returncode == 1
@@ -115,7 +115,7 @@ def test_anything_but_one_file_is_refused_in_a_sentence(device, tar, tmp_path, f
 
 
 @slow
-def test_a_deployment_switches_and_commits_and_the_same_one_again_changes_nothing(device, tar):
+def test_a_repeated_deployment_changes_nothing(device, tar):
     with process(device.releases.root) as (address, _):
         device.configure(f"http://{address}")
         assert device.deploy(tar) == [*GOOD, "Cleanup"]
@@ -128,7 +128,7 @@ def test_a_deployment_switches_and_commits_and_the_same_one_again_changes_nothin
 
 
 @slow
-def test_a_deployment_that_mender_gives_up_after_the_switch_goes_back(device, tar):
+def test_a_deployment_given_up_after_the_switch_returns(device, tar):
     with process(device.releases.root) as (address, _):
         device.configure(f"http://{address}")
         assert device.deploy(tar, fail_at="ArtifactCommit") == [*GOOD, *BACK]
@@ -137,7 +137,7 @@ def test_a_deployment_that_mender_gives_up_after_the_switch_goes_back(device, ta
 
 
 @slow
-def test_a_release_that_is_not_healthy_or_not_signed_leaves_the_old_one(device, shared, tar, tmp_path):
+def test_an_unhealthy_or_unsigned_release_changes_nothing(device, shared, tar, tmp_path):
     assert device.deploy(tar) == [*GOOD[:2], *BACK]  # no server
     assert device.current == "tiny-1"
     unsigned = packed(shared.unsigned(3), tmp_path / "tiny-3.tar")
@@ -146,7 +146,7 @@ def test_a_release_that_is_not_healthy_or_not_signed_leaves_the_old_one(device, 
 
 
 @slow
-def test_a_release_that_is_no_longer_current_is_not_committed(device, tar):
+def test_only_the_current_release_is_committed(device, tar):
     with process(device.releases.root) as (address, _):
         device.configure(f"http://{address}")
         tree = device.tree(tar)
@@ -159,7 +159,7 @@ def test_a_release_that_is_no_longer_current_is_not_committed(device, tar):
 
 
 @slow
-def test_a_first_release_that_is_given_up_cannot_go_back_and_mender_is_told(shared, tar, tmp_path):
+def test_giving_up_a_first_release_is_an_error(shared, tar, tmp_path):
     device = Device(tmp_path, shared, None)
     device.releases.install(shared.bundle(2), shared.keys)
     device.releases.activate()
@@ -173,7 +173,7 @@ def test_a_first_release_that_is_given_up_cannot_go_back_and_mender_is_told(shar
 
 @slow
 @pytest.mark.parametrize("call", range(1, 7))
-def test_killed_before_or_after_any_command_it_goes_back_once_the_device_starts_again(device, tar, call):
+def test_a_kill_around_any_command_goes_back(device, tar, call):
     """Odd calls are killed before a command of ArtifactInstall, even ones after it: install, status, activate."""
     killer = device.folder / "killer"
     killer.write_text(

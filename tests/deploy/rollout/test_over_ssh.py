@@ -141,7 +141,7 @@ def served(fleet: Fleet) -> list[int]:
     return [host.served() for host in fleet.hosts.values()]
 
 
-def test_three_hosts_are_switched_canary_first_and_a_second_time_left_alone(shared: Any, fleet: Fleet) -> None:
+def test_three_hosts_switch_once_canary_first(shared: Any, fleet: Fleet) -> None:
     results = fleet.roll_out(shared.bundle(2))
     assert outcomes(results) == dict.fromkeys(NAMES, "switched")
     assert [host["wave"] for host in results["hosts"]] == [1, 2, 2]
@@ -152,9 +152,7 @@ def test_three_hosts_are_switched_canary_first_and_a_second_time_left_alone(shar
     assert not any(fleet.changed().values())
 
 
-def test_with_one_host_that_fails_all_go_back_and_serve_what_they_served(
-    shared: Any, fleet: Fleet, tmp_path: Path
-) -> None:
+def test_one_failing_host_takes_all_back(shared: Any, fleet: Fleet, tmp_path: Path) -> None:
     """The last host pins another key, and refuses the bundle when the two before it have switched."""
     (tmp_path / "other.pub").write_bytes(shared.other_public)
     before = fleet.currents()

@@ -22,7 +22,7 @@ def fleet(shared, tmp_path):
         yield fleet
 
 
-def test_ansible_takes_the_playbook_with_the_inventory_of_the_example():
+def test_ansible_takes_playbook_and_example_inventory():
     command: Sequence[str | Path] = [BIN / "ansible-playbook", "-i", EXAMPLE, PLAYBOOK, "--list-hosts"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={"PATH": PATH, "HOME": "/nonexistent"}
@@ -31,7 +31,7 @@ def test_ansible_takes_the_playbook_with_the_inventory_of_the_example():
     assert sorted(hosts) == sorted(f"edge-{n}.example.org" for n in ["1", *(f"{n:02}" for n in range(2, 41))])
 
 
-def test_only_a_signed_bundle_is_taken_and_only_with_somebody_to_bring_it_to(shared, tmp_path):
+def test_a_rollout_needs_a_signed_bundle_and_hosts(shared, tmp_path):
     fleet = Fleet(tmp_path, shared, {})
     for inventory, bundle, sentence in (
         (EXAMPLE, shared.unsigned(7), "expected a signed bundle, found none in"),
@@ -45,9 +45,7 @@ def test_only_a_signed_bundle_is_taken_and_only_with_somebody_to_bring_it_to(sha
 
 
 @slow
-def test_a_check_changes_nothing_and_says_what_would_a_rollout_switches_and_a_second_one_changes_nothing(
-    shared, fleet, tmp_path
-):
+def test_check_and_second_rollout_change_nothing(shared, fleet, tmp_path):
     relative = os.path.relpath(shared.bundle(2), fleet.folder)  # as it may be typed
     results = fleet.roll_out(Path(relative), "--check")
     assert set(outcomes(results).values()) == {"would switch"}
@@ -71,7 +69,7 @@ def test_a_check_changes_nothing_and_says_what_would_a_rollout_switches_and_a_se
 
 
 @slow
-def test_a_canary_that_fails_stops_the_rollout_before_any_other_host(shared, fleet):
+def test_a_failing_canary_stops_the_rollout(shared, fleet):
     fleet.hosts["edge-1"].variables["rsd_server"] = "http://127.0.0.1:1"
     results = fleet.roll_out(shared.bundle(2), allowed_percent=50, status=2)
     assert outcomes(results) == {"edge-1": "failed"}
@@ -92,7 +90,7 @@ def test_as_many_failures_as_allowed_stop_nothing(shared, fleet):
 
 
 @slow
-def test_a_host_that_seems_to_fail_but_has_switched_goes_back_and_one_that_cannot_is_named(shared, fleet):
+def test_hosts_that_cannot_go_back_are_named(shared, fleet):
     """A connection that is lost at the wrong moment; and a device that loses its earlier release."""
     seems = fleet.folder / "seems-to-fail"
     seems.write_text(f'#!/bin/sh\n{BIN}/rsd-edge "$@" || exit 1\ncase "$*" in *" activate "*) exit 9;; esac\n')
@@ -112,7 +110,7 @@ def test_a_host_that_seems_to_fail_but_has_switched_goes_back_and_one_that_canno
 
 
 @slow
-def test_without_a_go_ahead_for_the_next_wave_it_goes_back(shared, fleet, tmp_path):
+def test_without_a_go_ahead_the_rollout_goes_back(shared, fleet, tmp_path):
     results = fleet.roll_out(shared.bundle(2), approvals=str(tmp_path), approval_seconds=1, status=2)
     assert json.loads((tmp_path / "wave-2.hosts").read_text()) == ["edge-2", "edge-3"]
     assert outcomes(results) == {"edge-1": "reversed"}
@@ -121,7 +119,7 @@ def test_without_a_go_ahead_for_the_next_wave_it_goes_back(shared, fleet, tmp_pa
 
 
 @slow
-def test_a_first_release_has_nothing_to_go_back_to_and_stays(shared, tmp_path):
+def test_a_first_release_stays_when_taken_back(shared, tmp_path):
     class Well(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)

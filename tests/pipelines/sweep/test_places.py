@@ -24,7 +24,7 @@ from tests.pipelines.conftest import ToyRepo, wait_until
 from tests.pipelines.sweep.sweep_project import SweepRepo
 
 pytestmark = pytest.mark.slow
-pytest.importorskip("prefect_dask", reason="needs pip install -c constraints.txt -e '.[dask]'")
+pytest.importorskip("prefect_dask", reason="needs pip install 'rsd[dask]'")
 
 GRID = ["method.rsd.weight=0.1,0.2", "--seeds", "0", "--name", "wide"]
 RUNS_ONCE = ["distill-rsd-0 0.1", "distill-rsd-0 0.2", "distill-scratch-0 0", "evaluate", "evaluate", "teacher"]

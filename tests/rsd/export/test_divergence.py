@@ -2,16 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from rsd.export.divergence import (
-    first_divergence,
-    graph_values,
-    in_words,
-    module_values,
-    parts,
-    torch_values,
-)
+from rsd.export.divergence import first_divergence, graph_values, in_words
 from rsd.export.graph import checked
 from rsd.export.half import to_half
+from rsd.export.pytorch_values import module_values, parts, torch_values
 from tests.rsd.export.conftest import broken
 
 ONES = np.ones((2, 3), np.float32)

@@ -1,79 +1,49 @@
-import json
-from typing import Any
-
 import numpy as np
-import onnx
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rsd.export import ladder as module
-from rsd.export.divergence import graph_values, parts
+from rsd.export.divergence import graph_values
 from rsd.export.half import to_half
-from rsd.export.ladder import Ladder
+from rsd.export.ladder import Conversion, Ladder
 from rsd.export.parity import Gates, logits_of
+from rsd.export.pytorch_values import parts
 from rsd.export.quantize import Int8Options
-from rsd.export.strip import AsTrained, judge_stripped, judge_traced
 from rsd.export.trace import trace
 from rsd.machine.errors import UserError
-from rsd.methods import distiller
-from rsd.methods.base import Setting
-from rsd.models.features import stage_shapes
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create, predict
 from rsd.sources.images import LabelledImages
-from tests.rsd.export.conftest import MEAN, STD, lively
+from tests.rsd.export.conftest import MEAN, STD, broken
 
-VIT: dict[str, Any] = {
-    "name": "vit_tiny_patch16_224",
-    "args": {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
-}
-RESNET: dict[str, Any] = {"name": "resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}}
-SHAPE: dict[str, Any] = {"height": 16, "width": 16, "mean": MEAN, "std": STD, "classes": [str(i) for i in range(10)]}
-
-NORMALIZE = PixelNormalize(MEAN, STD)
+CLASSES = [str(number) for number in range(10)]
 
 
 def labelled(student, images) -> LabelledImages:
     """Labels as the student gives them, so that every change of the first class is an error."""
-    return LabelledImages(images, student.logits(images).argmax(axis=1), [str(i) for i in range(10)])
+    return LabelledImages(images, student.logits(images).argmax(axis=1), CLASSES)
 
 
-def ladder_of(model, split: LabelledImages, **gates) -> Ladder:
-    expected = predict(model, NORMALIZE, split.images, batch_size=256).logits.numpy()
-    return Ladder(split, expected, Gates(**gates))
-
-
-def named(student) -> dict[str, str]:
-    return parts(student.traced.program)
-
-
-def climbing(student, images, **gates) -> Ladder:
-    return ladder_of(student.model, labelled(student, images), **gates)
+def converting(student, images, **gates) -> Conversion:
+    ladder = Ladder(student.logits(images), labelled(student, images), Gates(**gates))
+    return Conversion(ladder, student.traced.proto, parts(student.traced.program))
 
 
 def test_every_rung_has_a_parity_record_on_real_images(traced, images):
-    student = traced("resnet")
-    ladder = climbing(student, images)
-    judge_traced(ladder, student.traced)
-    proto = ladder.fp16(student.traced.proto, named(student))
-    assert [record.rung for record in ladder.records] == ["fp32", "fp16"]
-    for record in ladder.records:
-        assert record.images == 64
-        assert record.against == "stripped"
+    conversion = converting(traced("resnet"), images)
+    _, logits = conversion.fp32()
+    proto, _ = conversion.fp16()
+    assert [(record.rung, record.images) for record in conversion.ladder.records] == [("fp32", 64), ("fp16", 64)]
     assert proto.graph.output[0].name == "logits"
-    assert ladder.logits is not None
-    assert ladder.logits.shape == (64, 10)
+    assert logits.shape == (64, 10)
 
 
-def test_a_failed_fp32_rung_names_rung_worst_images_and_node(traced, images):
-    student = traced("resnet")
-    proto = onnx.ModelProto()
-    proto.CopyFrom(student.traced.proto)
-    (node,) = [node for node in proto.graph.node if node.name == "node_relu_3"]
-    node.op_type = "Softplus"
-    with pytest.raises(UserError, match=r"^the fp32 export differs .*: \d+, .*'node_relu_3'") as error:
-        judge_traced(climbing(student, images), student.traced._replace(proto=proto))
+def test_a_failed_rung_names_rung_worst_images_node_and_part(traced, images, monkeypatch):
+    conversion = converting(traced("resnet"), images)
+    monkeypatch.setattr(module, "to_half", lambda proto: broken(to_half(proto), "node_relu_3"))
+    with pytest.raises(
+        UserError, match=r"^the fp16 export loses .*: \d+, .*'node_relu_3' \(Tanh\), .* in PyTorch"
+    ) as error:
+        conversion.fp16()
     assert "\n" not in str(error.value)
 
 
@@ -104,32 +74,34 @@ def test_an_activation_beyond_fp16_fails_the_rung_though_a_cpu_computes_it_in_fl
     half = to_half(made.proto)
     assert np.abs(graph_values(made.proto, images[:4])["relu"]).max() > 65504
     assert np.isfinite(logits_of(half.SerializeToString(), images)).all()  # what a CPU says of the file
-    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
+    ladder = Ladder(
+        logits_of(half.SerializeToString(), images), LabelledImages(images, np.zeros(64, int), CLASSES), Gates()
+    )
     with pytest.raises(UserError, match=r"^the fp16 export leaves the range .* test image \d+: .* node '.*' \(Mul\)"):
-        ladder_of(model, split).fp16(made.proto, parts(made.program))
+        Conversion(ladder, made.proto, parts(made.program)).fp16()
 
 
 def test_fp16_is_judged_with_every_value_rounded_as_a_gpu_rounds_it(traced, images, monkeypatch):
     student = traced("resnet")
-    ladder = climbing(student, images)
-    proto = ladder.fp16(student.traced.proto, named(student))
+    conversion = converting(student, images)
+    proto, _ = conversion.fp16()
     values = graph_values(proto, images)
     assert values["logits_fp16"].dtype == np.float16
-    rounded = ladder.records[0].rounded
-    assert rounded
+    rounded = conversion.ladder.records[0].rounded
+    assert rounded is not None
     assert rounded["images"] == 64
-    found = np.abs(values["logits"] - student.logits(images)).max()
-    assert rounded["max_difference"] == pytest.approx(float(found), rel=0.2)  # the batch is another
-    monkeypatch.setattr(ladder, "_rounded", lambda *_: ladder.expected[::-1])  # of other images
+    largest = np.abs(values["logits"] - student.logits(images)).max()
+    assert rounded["max_difference"] == pytest.approx(float(largest), rel=0.2)  # the batch is another
+    monkeypatch.setattr(conversion, "_rounded", lambda *_: conversion.ladder.expected[::-1])  # of other images
     with pytest.raises(UserError, match="^the fp16 export loses"):
-        ladder.fp16(student.traced.proto, named(student))
+        conversion.fp16()
 
 
 def test_int8_that_passes_keeps_nothing_in_float(traced, images):
     student = traced("resnet")
-    ladder = climbing(student, images, int8_accuracy_delta=50.0)
     split = labelled(student, images)
-    _, made = ladder.int8(student.traced.proto, named(student), Int8Options(), train=split, validation=split)
+    conversion = converting(student, images, int8_accuracy_delta=50.0)
+    _, _, made = conversion.int8(Int8Options(), train=split, validation=split)
     assert (made["in_float"], made["nodes"], made["calibration_images"]) == ([], 14, 64)
 
 
@@ -138,12 +110,9 @@ def test_int8_takes_its_ranges_from_the_training_split_alone(traced, images):
     student, others = traced("resnet"), images[::-1] // 2
 
     def made(*, train, rest) -> bytes:
-        ladder = climbing(student, rest, int8_accuracy_delta=100.0)
-        split = labelled(student, rest)
-        proto, _ = ladder.int8(
-            student.traced.proto, named(student), Int8Options(), train=labelled(student, train), validation=split
-        )
-        return proto.SerializeToString(deterministic=True)
+        conversion = converting(student, rest, int8_accuracy_delta=100.0)
+        splits = {"train": labelled(student, train), "validation": labelled(student, rest)}
+        return conversion.int8(Int8Options(), **splits)[0].SerializeToString(deterministic=True)
 
     first = made(train=images, rest=images)
     assert made(train=images, rest=others) == first
@@ -163,7 +132,7 @@ def test_validation_images_choose_how_many_nodes_stay_in_float_and_test_images_j
 ):
     """The gate is made to pass once so many of the most harmful nodes are in float."""
     student = traced("resnet")
-    ladder, split = climbing(student, images), labelled(student, images[:40])
+    conversion, split = converting(student, images), labelled(student, images[:40])
     in_float: list[list[str]] = []
     found: list[str] = []
     order: list[str] = []
@@ -189,7 +158,7 @@ def test_validation_images_choose_how_many_nodes_stay_in_float_and_test_images_j
     monkeypatch.setattr(module, "harms", harms)
     monkeypatch.setattr(module, "quantized", quantized)
     monkeypatch.setattr(module, "check", judge)
-    _, made = ladder.int8(student.traced.proto, named(student), Int8Options(), train=split, validation=split)
+    _, _, made = conversion.int8(Int8Options(), train=split, validation=split)
     assert found == asked
     assert made["refused_by_test"] == refused
     assert [harm["node"] for harm in made["in_float"]] == order[: len(in_float[-1])] == in_float[-1]
@@ -199,55 +168,9 @@ def test_int8_that_cannot_pass_says_how_much_is_in_float_and_where_most_is_lost(
     student = traced("resnet")
     split = labelled(student, images)
     wrong = split._replace(labels=split.labels.copy())
-    ladder = ladder_of(student.model, wrong)
-    ladder.expected = ladder.expected[::-1]  # of other images, so that no graph can agree
+    ladder = Ladder(student.logits(images)[::-1], wrong, Gates())  # of other images, so that no graph can agree
     wrong.labels[:] = ladder.expected.argmax(axis=1)
     with pytest.raises(
         UserError, match="^with 3 of 14 nodes kept in float the int8 export loses .*; most is lost at '"
     ):
-        ladder.int8(student.traced.proto, named(student), Int8Options(least_share=0.75), train=split, validation=split)
-
-
-def trained(folder, method: str) -> tuple[Any, Any]:
-    """What `distill` and `teacher` would have written for this method, untrained."""
-    student, teacher = folder / "student", folder / "teacher"
-    kind = distiller(method)
-    for place, what, name in ((student, VIT, "student"), (teacher, RESNET, "model")):
-        place.mkdir()
-        torch.manual_seed(1)
-        model = lively(create(ModelOptions(**what), classes=10, image_shape=(16, 16, 1)))
-        save_file(model.state_dict(), place / f"{name}.safetensors")
-        record = {**SHAPE, "model": what, "method": method, "options": kind.Options().model_dump()}
-        (place / f"{name}.json").write_text(json.dumps({**record, "embedding_width": 64}))
-        if name == "student":
-            own = model
-    shapes = stage_shapes(model, (16, 16, 1)) if kind.staged else None
-    task = kind(own, Setting(64, shapes, image_shape=(16, 16, 1), image_count=100))
-    state = task.get_task_state().get("projection", {})
-    save_file({f"projection.{k}": v.clone() for k, v in state.items()}, student / "scaffold.safetensors")
-    return student, teacher
-
-
-@pytest.mark.parametrize("method", ["scratch", "rsd", "kd", "cc", "crd", "fitnet", "ofa"])
-def test_a_stripped_student_says_exactly_what_it_said_beside_its_scaffold(tmp_path, images, method):
-    student, teacher = trained(tmp_path, method)
-    within = AsTrained(student, teacher, image_count=100)
-    model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
-    model.load_state_dict(load_file(student / "student.safetensors"))
-    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
-    ladder = ladder_of(model, split)
-    judge_stripped(ladder, model, NORMALIZE, within)
-    assert ladder.records[0].max_difference == 0
-    assert np.ptp(ladder.expected) > 0.1
-
-
-def test_a_student_that_was_not_stripped_cleanly_is_refused_with_the_part_that_differs(tmp_path, images):
-    student, teacher = trained(tmp_path, "rsd")
-    within = AsTrained(student, teacher, image_count=100)
-    model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
-    state = load_file(student / "student.safetensors")
-    state["blocks.2.mlp.fc1.bias"] += 1e-3
-    model.load_state_dict(state)
-    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
-    with pytest.raises(UserError, match=r"^the stripped student differs .* is 'blocks\.2\.mlp\.fc1', whose output"):
-        judge_stripped(ladder_of(model, split), model, NORMALIZE, within)
+        Conversion(ladder, student.traced.proto, {}).int8(Int8Options(least_share=0.75), train=split, validation=split)

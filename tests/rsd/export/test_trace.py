@@ -14,17 +14,15 @@ from pydantic import ValidationError
 from torch import nn
 
 from rsd.export import tensorrt
-from rsd.export.divergence import parts
 from rsd.export.graph import checked, save
 from rsd.export.half import to_half
-from rsd.export.ladder import Ladder
+from rsd.export.ladder import Conversion, Ladder
 from rsd.export.options import INT8_OPSET, ExportOptions
 from rsd.export.parity import Gates, Precision, check, compare, logits_of
 from rsd.export.quantize import Int8Options, calibrated, quantize_file, quantized
-from rsd.export.strip import judge_traced
-from rsd.export.trace import trace
+from rsd.export.trace import judge_traced, trace
 from rsd.machine.errors import UserError
-from rsd.models.timm_model import PixelNormalize, RawPixels, predict
+from rsd.models.timm_model import RawPixels
 from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, export, lively, squares, telling
 
@@ -158,6 +156,18 @@ def test_the_oldest_and_the_newest_opset_say_what_pytorch_says_in_every_precisio
         assert share < within, precision
 
 
+def test_a_graph_that_strays_from_pytorch_names_the_node(traced, images):
+    student = traced("resnet")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(student.traced.proto)
+    split = LabelledImages(images, student.logits(images).argmax(axis=1), [str(number) for number in range(10)])
+    (node,) = [node for node in proto.graph.node if node.name == "node_relu_3"]
+    node.op_type = "Softplus"
+    with pytest.raises(UserError, match=r"^the fp32 export differs .*: \d+, .*'node_relu_3'") as error:
+        judge_traced(Ladder(student.logits(images), split, Gates()), student.traced._replace(proto=proto))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("part", ["aad", "projection"])
 def test_a_training_only_module_is_refused(tmp_path, part):
     model = _Linear()
@@ -250,10 +260,9 @@ def test_every_student_at_224_climbs_the_ladder_and_builds(tmp_path, name):
     assert len(set(reference.argmax(axis=1))) > 3
     labels = reference.argmax(axis=1)  # so that every change of the first class is an error
     split = LabelledImages(pixels, labels, [str(number) for number in range(10)])
-    expected = predict(model, PixelNormalize(mean, std), split.images, batch_size=256).logits.numpy()
-    ladder = Ladder(split, expected, Gates())
+    ladder = Ladder(reference, split, Gates())
     judge_traced(ladder, made)
-    graphs = {"fp32": made.proto, "fp16": ladder.fp16(made.proto, parts(made.program))}
+    graphs = {"fp32": made.proto, "fp16": Conversion(ladder, made.proto, {}).fp16()[0]}
     assert [record.rung for record in ladder.records] == ["fp32", "fp16"]
     # `telling` takes the common part off the logits and so most of the range that shares are of.
     assert ladder.records[1].max_difference_share < 5e-2

@@ -29,7 +29,7 @@ def test_a_training_depends_on_every_option_that_can_change_a_bit_and_on_no_othe
 
 def test_what_only_asks_models_depends_on_the_options_that_it_uses():
     assert KEYS["embed"] == KEYS["evaluate"] == ["device", "threads"]
-    assert KEYS["export"] == ["threads"]
+    assert KEYS["export"] == KEYS["convert"] == ["threads"]
 
 
 def test_whoever_reads_the_section_depends_on_a_part_of_it_and_nobody_on_the_whole_file():

@@ -6,9 +6,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from rsd.machine.files import move_folder, read_json, sha256, write_json, written_aside
+from rsd.machine.files import move_folder, read_json, sha256, write_json, write_table, written_aside
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
@@ -72,6 +73,13 @@ def test_json_round_trip_and_refusal_of_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(path, float("nan"))
     assert read_json(path) == {"a": [1, 2.5, None]}
+
+
+def test_a_table_is_what_pandas_writes(tmp_path):
+    rows = [{"epoch": 1.0, "loss": 0.1 + 0.2, "norm": float("nan")}, {"epoch": 2.0, "loss": 1e-7, "late": 1e22}]
+    write_table(tmp_path / "ours.csv", rows)
+    pd.DataFrame(rows).to_csv(tmp_path / "theirs.csv", index=False)
+    assert (tmp_path / "ours.csv").read_bytes() == (tmp_path / "theirs.csv").read_bytes()
 
 
 def test_sha256_of_known_bytes(tmp_path):

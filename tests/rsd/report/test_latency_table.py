@@ -21,7 +21,7 @@ FIGURES = {
 
 def record(**changes):
     row = Latency(
-        file="out/export/fp32/model.onnx",
+        file="out/convert/fp32/model.onnx",
         precision="int8",
         runtime="onnxruntime",
         threads=1,

@@ -1,0 +1,71 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rsd.export.ladder import Ladder
+from rsd.export.parity import Gates
+from rsd.export.strip import AsTrained, judge_stripped
+from rsd.machine.errors import UserError
+from rsd.methods import distiller
+from rsd.methods.base import Setting
+from rsd.models.features import stage_shapes
+from rsd.models.timm_model import ModelOptions, PixelNormalize, create, predict
+from rsd.sources.images import LabelledImages
+from tests.rsd.export.conftest import MEAN, STD, lively
+
+VIT: dict[str, Any] = {
+    "name": "vit_tiny_patch16_224",
+    "args": {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
+}
+RESNET: dict[str, Any] = {"name": "resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}}
+SHAPE: dict[str, Any] = {"height": 16, "width": 16, "mean": MEAN, "std": STD, "classes": [str(i) for i in range(10)]}
+
+
+def trained(folder, method: str) -> tuple[Any, Any]:
+    """What `distill` and `teacher` would have written for this method, untrained."""
+    student, teacher = folder / "student", folder / "teacher"
+    kind = distiller(method)
+    for place, what, name in ((student, VIT, "student"), (teacher, RESNET, "model")):
+        place.mkdir()
+        torch.manual_seed(1)
+        model = lively(create(ModelOptions(**what), classes=10, image_shape=(16, 16, 1)))
+        save_file(model.state_dict(), place / f"{name}.safetensors")
+        record = {**SHAPE, "model": what, "method": method, "options": kind.Options().model_dump()}
+        (place / f"{name}.json").write_text(json.dumps({**record, "embedding_width": 64}))
+        if name == "student":
+            own = model
+    shapes = stage_shapes(model, (16, 16, 1)) if kind.staged else None
+    task = kind(own, Setting(64, shapes, image_shape=(16, 16, 1), image_count=100))
+    state = task.get_task_state().get("projection", {})
+    save_file({f"projection.{k}": v.clone() for k, v in state.items()}, student / "scaffold.safetensors")
+    return student, teacher
+
+
+@pytest.mark.parametrize("method", ["scratch", "rsd", "kd", "cc", "crd", "fitnet", "ofa"])
+def test_a_stripped_student_says_exactly_what_it_said_beside_its_scaffold(tmp_path, images, method):
+    student, teacher = trained(tmp_path, method)
+    within = AsTrained(student, teacher, image_count=100)
+    model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
+    model.load_state_dict(load_file(student / "student.safetensors"))
+    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
+    normalize = PixelNormalize(MEAN, STD)
+    ladder = Ladder(predict(model, normalize, images, batch_size=64).logits.numpy(), split, Gates())
+    judge_stripped(ladder, model, normalize, within)
+    assert ladder.records[0].max_difference == 0
+    assert np.ptp(ladder.expected) > 0.1
+
+
+def test_a_student_that_was_not_stripped_cleanly_is_refused_with_the_part_that_differs(tmp_path, images):
+    student, teacher = trained(tmp_path, "rsd")
+    within = AsTrained(student, teacher, image_count=100)
+    model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
+    state = load_file(student / "student.safetensors")
+    state["blocks.2.mlp.fc1.bias"] += 1e-3
+    model.load_state_dict(state)
+    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
+    with pytest.raises(UserError, match=r"^the stripped student differs .* is 'blocks\.2\.mlp\.fc1', whose output"):
+        judge_stripped(Ladder(np.zeros((64, 10), np.float32), split, Gates()), model, PixelNormalize(MEAN, STD), within)
