@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from pipelines.artifacts import OUT_URL, SERVED, publish
 from pipelines.outcome import StageRun
-from pipelines.progress import Progress
+from pipelines.progress import ProgressArtifact
 from pipelines.server import lifecycle
 from pipelines.server.daemons import Site
 from tests.rsd.report.conftest import write_records
@@ -225,7 +225,7 @@ def left_by(folder: Path) -> dict[str, Artifact]:
     def leaves() -> UUID:
         from prefect.runtime import flow_run
 
-        progress = Progress("distill@rsd-0")
+        progress = ProgressArtifact("distill@rsd-0")
         progress.follow("rsd-0:  48%|####8     | 17216/35840 [00:10<00:10, 1719.82 images/s]")
         progress.end(good=False)
         publish(folder, [StageRun("evaluate", "ran", 1.0)])

@@ -22,7 +22,7 @@ def two(prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> list
     return names
 
 
-def test_the_server_has_a_limit_of_one_for_each_gpu_that_may_be_used(two: list[str]) -> None:
+def test_each_visible_gpu_has_a_limit_of_one(two: list[str]) -> None:
     assert two == ["2", "3"]
     with get_client(sync_client=True) as client:
         found = {limit.name: limit.limit for limit in client.read_global_concurrency_limits()}
@@ -30,7 +30,7 @@ def test_the_server_has_a_limit_of_one_for_each_gpu_that_may_be_used(two: list[s
 
 
 @pytest.mark.parametrize("wanted", [[1, 1, 1, 1], [2, 1, 2]])
-def test_no_gpu_has_two_stages_and_each_sees_its_own_alone(two: list[str], wanted: list[int]) -> None:
+def test_each_stage_sees_only_its_own_gpus(two: list[str], wanted: list[int]) -> None:
     taken: list[str] = []
     lock = threading.Lock()
 
@@ -52,7 +52,7 @@ def test_no_gpu_has_two_stages_and_each_sees_its_own_alone(two: list[str], wante
             one.result(timeout=60)
 
 
-def test_who_waits_says_so_once_can_be_stopped_and_holds_nothing(two: list[str]) -> None:
+def test_a_waiting_stage_says_so_and_holds_nothing(two: list[str]) -> None:
     stop = threading.Event()
     said: list[str] = []
     with reserved(1, two[:1], threading.Event(), print), ThreadPoolExecutor(1) as pool:

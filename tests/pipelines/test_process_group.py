@@ -15,7 +15,7 @@ from pipelines.process_group import log_lines, run_group
 from tests.pipelines.conftest import wait_until
 
 
-def test_a_progress_bar_becomes_few_lines_and_keeps_its_end() -> None:
+def test_a_progress_bar_becomes_few_lines() -> None:
     bar = "".join(f"\r{number}/1000\x1b[0m" for number in range(1000))
     output = StringIO(f"{bar}\rdone é\nnext\r\n\nlast", newline="")
 
@@ -67,7 +67,7 @@ def test_a_group_that_ignores_the_interrupt_is_killed(monkeypatch: pytest.Monkey
     assert time.monotonic() - start < 20
 
 
-def test_a_process_left_behind_by_a_stage_neither_blocks_nor_survives(tmp_path: Path) -> None:
+def test_a_stages_leftover_process_neither_blocks_nor_survives(tmp_path: Path) -> None:
     leave = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid)"
     start = time.monotonic()
 

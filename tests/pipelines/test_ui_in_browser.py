@@ -43,7 +43,7 @@ def test_tables_pictures_progress_and_the_report_are_shown(
         visit(tab, prefect_site, f"/artifacts/artifact/{artifacts[key].id}", holds)
 
 
-def test_a_deployment_is_a_form_with_typed_fields_and_words(tab: Tab, prefect_worker: Site) -> None:
+def test_a_deployment_is_a_form_with_typed_fields(tab: Tab, prefect_worker: Site) -> None:
     with get_client(sync_client=True) as client:
         nightly = client.read_deployment_by_name("nightly/default")
     visit(tab, prefect_worker, f"/deployments/deployment/{nightly.id}/run", "document.body.innerText.includes('gates')")

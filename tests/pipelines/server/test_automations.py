@@ -19,7 +19,7 @@ from pipelines.server.automations import HOST, PROCESS, SINCE, begin, create_aut
 from rsd.machine.errors import UserError
 
 
-def test_a_run_says_where_it_runs_and_is_not_taken_for_dead(prefect_server: dict[str, str]) -> None:
+def test_a_live_run_is_labelled_and_not_dead(prefect_server: dict[str, str]) -> None:
     @flow
     def one() -> str:
         begin()
@@ -46,14 +46,12 @@ def test_a_run_says_where_it_runs_and_is_not_taken_for_dead(prefect_server: dict
     ],
     ids=["its number is another's", "it is gone", "it was elsewhere", "it lives"],
 )
-def test_a_run_is_dead_if_its_process_was_here_and_is_gone(host: str, process: int, since: float, dead: bool) -> None:
+def test_a_run_is_dead_without_its_local_process(host: str, process: int, since: float, dead: bool) -> None:
     assert died_here(FlowRun(flow_id=uuid4(), labels={HOST: host, PROCESS: process, SINCE: since})) == dead
     assert not died_here(FlowRun(flow_id=uuid4(), labels={}))
 
 
-def test_a_run_that_was_killed_too_often_is_given_up(
-    prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_killed_too_often_is_given_up(prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_STARTS", 0)
 
     @flow
@@ -70,7 +68,7 @@ def automations(client: SyncPrefectClient, pool: str) -> dict[str, Automation]:
     return {one.name.removeprefix(f"{pool}: "): one for one in found}
 
 
-def test_the_pool_is_there_once_however_often_it_is_made(prefect_server: dict[str, str]) -> None:
+def test_creating_the_pool_twice_keeps_one(prefect_server: dict[str, str]) -> None:
     for _ in range(2):
         create_pool("mine")
 
@@ -78,7 +76,7 @@ def test_the_pool_is_there_once_however_often_it_is_made(prefect_server: dict[st
         assert client.read_work_pool("mine").type == "process"
 
 
-def test_an_automation_that_is_there_keeps_its_memory_and_what_the_user_switched_off(
+def test_an_existing_automation_keeps_its_memory_and_switch(
     prefect_server: dict[str, str],
 ) -> None:
     create_automations("mine", lost_after=150)

@@ -21,7 +21,7 @@ def cell(weight: str, gains: dict[int, float], **more: str) -> tuple[dict[str, s
     return {"method.rsd.weight": weight, **more}, found
 
 
-def test_gains_are_paired_by_seed_with_a_t_interval() -> None:
+def test_gains_pair_seeds_and_have_t_intervals() -> None:
     table = results.summary(results.frame([cell("0.1", {0: 1.0, 1: 2.0}), cell("0.2", {0: 3.0, 1: 3.0})]))
 
     row = table[(table["method"] == "rsd") & (table["method.rsd.weight"] == "0.1")].iloc[0]
@@ -34,7 +34,7 @@ def test_gains_are_paired_by_seed_with_a_t_interval() -> None:
     assert pd.isna(table[table["method"] == "scratch"].iloc[0]["validation_gain"])
 
 
-def test_cells_that_were_split_by_seed_and_method_give_the_same_table_as_one() -> None:
+def test_split_cells_give_the_same_table_as_one() -> None:
     values, found = cell("0.1", {0: 1.0, 1: 2.0})
     kd = [student("kd", seed, 91, 82) for seed in (0, 1)]
     whole = [({**values, "methods": "[scratch,rsd,kd]"}, [*found, *kd]), cell("0.2", {0: 0.0, 1: 0.0})]
@@ -50,7 +50,7 @@ def test_cells_that_were_split_by_seed_and_method_give_the_same_table_as_one() -
     pd.testing.assert_frame_equal(results.summary(results.frame(whole)), results.summary(results.frame(split)))
 
 
-def test_a_single_seed_has_no_interval_and_a_twin_that_is_missing_no_pair() -> None:
+def test_no_interval_for_one_seed_or_missing_twin() -> None:
     only = (
         {"method.rsd.weight": "0.1"},
         [student("rsd", 0, 91, 81), student("rsd", 1, 92, 82), student("scratch", 1, 90, 80)],
@@ -63,7 +63,7 @@ def test_a_single_seed_has_no_interval_and_a_twin_that_is_missing_no_pair() -> N
     assert rows.loc["rsd", "seeds"] == 2
 
 
-def test_the_best_setting_is_that_of_validation_not_of_test(tmp_path: Path) -> None:
+def test_validation_chooses_the_best_setting(tmp_path: Path) -> None:
     good_on_test = {"w": "1"}, [student("rsd", 0, 91, 99), student("scratch", 0, 90, 90)]
     good = {"w": "2"}, [student("rsd", 0, 92, 91), student("scratch", 0, 90, 90)]
 
@@ -105,7 +105,7 @@ def test_every_shape_of_sweep_is_written_and_drawn(
     assert len(pd.read_csv(tmp_path / "students.csv")) == sum(len(found) for _, found in cells)
 
 
-def test_students_are_those_of_this_run_with_what_evaluate_measured(tmp_path: Path) -> None:
+def test_students_are_of_this_run_with_its_measurements(tmp_path: Path) -> None:
     for name in ("rsd-0", "rsd-1", "my-own-7"):
         (tmp_path / "out/students" / name).mkdir(parents=True)
         (tmp_path / "out/students" / name / "student.json").write_text(json.dumps({"validation": {"top1": 90.0}}))
