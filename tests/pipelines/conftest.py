@@ -233,20 +233,20 @@ def left_by(folder: Path) -> dict[str, Artifact]:
 
     run = leaves()
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts()
-    return {str(one.key): one for one in found if one.flow_run_id == run}
+        artifacts = client.read_artifacts()
+    return {str(one.key): one for one in artifacts if one.flow_run_id == run}
 
 
 def alive(group: int) -> list[int]:
     """The processes of a group, without those that are dead and wait to be reaped."""
-    found = []
+    pids = []
     for process in psutil.process_iter(["status"]):
         try:
             if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
+                pids.append(process.pid)
         except ProcessLookupError:
             continue
-    return found
+    return pids
 
 
 def wait_until(holds: Callable[[], bool], seconds: float) -> None:

@@ -30,6 +30,6 @@ def test_an_unserved_report_is_a_path_without_link(
     report.parent.mkdir(parents=True)
     report.write_text("<h1>the report</h1>")
 
-    found = left_by(tmp_path / "mine")
+    artifacts = left_by(tmp_path / "mine")
 
-    assert found["report"].data == f"`{report}` on {socket.gethostname()}"
+    assert artifacts["report"].data == f"`{report}` on {socket.gethostname()}"

@@ -70,12 +70,12 @@ class Recorded:
     def state(self) -> dict[str, str]:
         """Every file of the workspace by its digest, and what git says of it."""
         files = [file for file in sorted(self.path.rglob("*")) if file.is_file()]
-        found = {
+        records = {
             str(file.relative_to(self.path)): hashlib.md5(file.read_bytes()).hexdigest()
             for file in files
             if not {".git", ".dvc"} & set(file.relative_to(self.path).parts)
         }
-        return found | {"git": self.do("git", "status", "--porcelain"), "HEAD": self.do("git", "rev-parse", "HEAD")}
+        return records | {"git": self.do("git", "status", "--porcelain"), "HEAD": self.do("git", "rev-parse", "HEAD")}
 
     def forget(self) -> None:
         """Empty the cache and, but for what git holds, the workspace."""
@@ -114,12 +114,12 @@ def test_every_kind_of_revision_is_compared(recorded, tmp_path):
 
 def test_a_run_is_what_its_revision_recorded(recorded):
     commit = compare.commit_of(recorded.path, "longer")
-    found = compare.run(recorded.path, "longer", commit)
-    assert found.records.curves is not None
-    assert found.records.curves["epoch"].max() == 24
-    assert found.bundle_bytes == (recorded.path / "out" / "bundle" / "manifest.json").stat().st_size
+    run = compare.run(recorded.path, "longer", commit)
+    assert run.records.curves is not None
+    assert run.records.curves["epoch"].max() == 24
+    assert run.bundle_bytes == (recorded.path / "out" / "bundle" / "manifest.json").stat().st_size
     main = compare.run(recorded.path, "main", compare.commit_of(recorded.path, "main"))
-    assert main.test_data == found.test_data is not None
+    assert main.test_data == run.test_data is not None
     strong = compare.run(recorded.path, "exp-strong", compare.commit_of(recorded.path, "exp-strong"))
     assert strong.records.params["method.rsd"] == {"weight": 0.2}
     assert compare.run(recorded.path, "workspace", None).records.params["method.rsd"] == {"weight": 0.1}

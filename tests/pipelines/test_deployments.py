@@ -18,9 +18,9 @@ DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployment
 
 def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
     module, _, name = deployment["entrypoint"].rpartition(".")
-    found = getattr(importlib.import_module(module), name)
-    assert isinstance(found, Flow)
-    return found
+    flow = getattr(importlib.import_module(module), name)
+    assert isinstance(flow, Flow)
+    return flow
 
 
 each = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=[one["entrypoint"] for one in DEPLOYMENTS])

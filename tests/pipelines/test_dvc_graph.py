@@ -33,17 +33,17 @@ def test_each_stage_is_a_node_with_its_upstream(repo: ToyRepo) -> None:
 
 
 def test_independent_stages_have_one_order_in_every_process(repo: ToyRepo) -> None:
-    found = [node.address for node in stages(repo.path)]
-    assert found == [
+    addresses = [node.address for node in stages(repo.path)]
+    assert addresses == [
         *("beside", "prepare", "shaky", "behind", "train@rsd", "benchmark", "report", "train@scratch", "merge")
     ]
 
 
 def test_every_stage_comes_after_its_upstream(repo: ToyRepo) -> None:
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for node in stages(repo.path):
-        assert seen.issuperset(node.upstream)
-        seen.add(node.address)
+        assert earlier.issuperset(node.upstream)
+        earlier.add(node.address)
 
 
 def test_addresses_are_those_dvc_repro_takes(repo: ToyRepo) -> None:

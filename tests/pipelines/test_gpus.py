@@ -25,8 +25,8 @@ def two(prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> list
 def test_each_visible_gpu_has_a_limit_of_one(two: list[str]) -> None:
     assert two == ["2", "3"]
     with get_client(sync_client=True) as client:
-        found = {limit.name: limit.limit for limit in client.read_global_concurrency_limits()}
-    assert [found[limit_of(name)] for name in two] == [1, 1]
+        limits = {limit.name: limit.limit for limit in client.read_global_concurrency_limits()}
+    assert [limits[limit_of(name)] for name in two] == [1, 1]
 
 
 @pytest.mark.parametrize("wanted", [[1, 1, 1, 1], [2, 1, 2]])
@@ -54,15 +54,15 @@ def test_each_stage_sees_only_its_own_gpus(two: list[str], wanted: list[int]) ->
 
 def test_a_waiting_stage_says_so_and_holds_nothing(two: list[str]) -> None:
     stop = threading.Event()
-    said: list[str] = []
+    lines: list[str] = []
     with reserved(1, two[:1], threading.Event(), print), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(copy_context().run, reserved(2, two, stop, said.append).__enter__)
-        wait_until(lambda: bool(said), 30)
+        waiting = pool.submit(copy_context().run, reserved(2, two, stop, lines.append).__enter__)
+        wait_until(lambda: bool(lines), 30)
         time.sleep(0.5)
         assert not waiting.done()
         stop.set()
         assert waiting.result(timeout=10) == {}
-    assert said == ["GPU 2 is in use; waiting"]
+    assert lines == ["GPU 2 is in use; waiting"]
 
 
 def test_without_a_gpu_nothing_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

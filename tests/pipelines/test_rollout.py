@@ -100,8 +100,8 @@ def answering(prefect_server: dict[str, str]) -> Callable[..., list[Any]]:
 def table() -> Any:
     """The newest table of hosts."""
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["rollout"])))
-    return json.loads(str(max(found, key=lambda artifact: str(artifact.created)).data))
+        artifacts = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["rollout"])))
+    return json.loads(str(max(artifacts, key=lambda artifact: str(artifact.created)).data))
 
 
 def roll_out(bundle: Path, **given: Any) -> Any:
@@ -109,9 +109,9 @@ def roll_out(bundle: Path, **given: Any) -> Any:
 
 
 def test_table_and_result_hold_every_host(bundle: Path, playbook: None, prefect_server: dict[str, str]) -> None:
-    found = roll_out(bundle)
-    assert [(row["host"], row["outcome"]) for row in found] == [("a", "switched"), ("b", "switched")]
-    assert table() == found
+    rows = roll_out(bundle)
+    assert [(row["host"], row["outcome"]) for row in rows] == [("a", "switched"), ("b", "switched")]
+    assert table() == rows
     with get_client(sync_client=True) as client:
         assert f"rollout {bundle}" in {run.name for run in client.read_flow_runs()}
 
@@ -209,8 +209,8 @@ def test_the_real_playbook_waits_for_the_go_ahead(
     with local_fleet(tmp_path, workshop, first, "edge-1", "edge-2") as fleet:
         inventory = str(fleet.inventory())
         shown = answering(go_ahead=True)
-        found = rollout(str(second), inventory, waves=[1, "100%"], approve=True)
-        assert [row["outcome"] for row in found] == ["switched", "switched"]
+        rows = rollout(str(second), inventory, waves=[1, "100%"], approve=True)
+        assert [row["outcome"] for row in rows] == ["switched", "switched"]
         assert [row["outcome"] for row in shown[0]] == ["switched", "not tried"]
         assert fleet.currents() == ["tiny-2", "tiny-2"]
 

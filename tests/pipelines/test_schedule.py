@@ -117,12 +117,12 @@ def test_nothing_runs_beside_a_lone_stage() -> None:
 
 
 def earlier(before: dict[str, set[str]], address: str) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     edge = before[address]
     while edge:
-        found |= edge
-        edge = set().union(*(before[name] for name in edge)) - found
-    return found
+        names |= edge
+        edge = set().union(*(before[name] for name in edge)) - names
+    return names
 
 
 def test_a_graph_without_lone_stages_keeps_its_order() -> None:

@@ -29,7 +29,7 @@ def visit(tab: Tab, place: Site, path: str, until: str) -> None:
 def test_tables_pictures_progress_and_the_report_are_shown(
     tab: Tab, prefect_site: Site, artifacts: dict[str, Artifact]
 ) -> None:
-    seen = {
+    contents = {
         "verdict": f"{LOADED} === 1 && document.body.innerText.includes('Test top-1')",
         "curves": f"{LOADED} >= 3",
         "latency": f"{LOADED} === 1 && document.body.innerText.includes('p99')",
@@ -39,7 +39,7 @@ def test_tables_pictures_progress_and_the_report_are_shown(
         "report": "!!document.querySelector('a[href=\"http://127.0.0.1:1/report.html\"]')",
         "progress-distill-rsd-0": "document.body.innerText.includes('17216/35840')",
     }
-    for key, holds in seen.items():
+    for key, holds in contents.items():
         visit(tab, prefect_site, f"/artifacts/artifact/{artifacts[key].id}", holds)
 
 

@@ -30,10 +30,10 @@ def test_a_live_run_is_labelled_and_not_dead(prefect_server: dict[str, str]) -> 
 
     run = one()
     with get_client(sync_client=True) as client:
-        found = client.read_flow_run(run)  # type: ignore[arg-type]
-    assert found.labels[HOST] == socket.gethostname()
-    assert found.labels[PROCESS] == os.getpid()
-    assert not died_here(found)
+        flow_run = client.read_flow_run(run)  # type: ignore[arg-type]
+    assert flow_run.labels[HOST] == socket.gethostname()
+    assert flow_run.labels[PROCESS] == os.getpid()
+    assert not died_here(flow_run)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_a_run_killed_too_often_is_given_up(prefect_server: dict[str, str], monk
 
 
 def automations(client: SyncPrefectClient, pool: str) -> dict[str, Automation]:
-    found = [one for one in client.read_automations() if one.name.startswith(f"{pool}: ")]
-    assert len({one.name for one in found}) == len(found)
-    return {one.name.removeprefix(f"{pool}: "): one for one in found}
+    ours = [one for one in client.read_automations() if one.name.startswith(f"{pool}: ")]
+    assert len({one.name for one in ours}) == len(ours)
+    return {one.name.removeprefix(f"{pool}: "): one for one in ours}
 
 
 def test_creating_the_pool_twice_keeps_one(prefect_server: dict[str, str]) -> None:

@@ -40,11 +40,11 @@ def start(repo: ToyRepo, *targets: str, **env: str) -> FlowRun:
 
 def state(run: FlowRun) -> str:
     with get_client(sync_client=True) as client:
-        found = client.read_flow_run(run.id).state
-        return str(found.name) if found else ""
+        now = client.read_flow_run(run.id).state
+        return str(now.name) if now else ""
 
 
-def said(run: FlowRun) -> str:
+def log_of(run: FlowRun) -> str:
     with get_client(sync_client=True) as client:
         logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), limit=200)
         return "\n".join(log.message for log in logs)
@@ -94,8 +94,8 @@ def test_a_worker_started_by_hand_needs_no_settings(prefect_worker: Site, dvc_re
         by_hand.stop()
         prefect_worker.worker.start()
 
-    found = json.loads((dvc_repo.path / "beside.json").read_text())
-    assert [found[name] for name in ours] == ["30", "7"]
+    environment = json.loads((dvc_repo.path / "beside.json").read_text())
+    assert [environment[name] for name in ours] == ["30", "7"]
 
 
 def test_cancel_ends_every_process_and_dvc_repro_completes(
@@ -119,7 +119,7 @@ def test_two_flows_on_one_workspace_queue(prefect_worker: Site, dvc_repo: ToyRep
         wait_for(run, "Completed", 240)
 
     assert [run["stage"] for run in dvc_repo.runs()].count("train@rsd") == 1
-    waited = [run for run in (first, second) if "is in use by reproduce" in said(run)]
+    waited = [run for run in (first, second) if "is in use by reproduce" in log_of(run)]
     assert len(waited) == 1
     dvc_repo.dvc("status")
 
@@ -154,11 +154,11 @@ def test_a_run_that_never_begins_is_given_up(prefect_worker: Site, tmp_path: Pat
     wait_for(run, "Failed", 600)
 
     with get_client(sync_client=True) as client:
-        found = client.read_flow_run(run.id)
+        flow_run = client.read_flow_run(run.id)
         states = [state.name for state in client.read_flow_run_states(run.id)]
-    assert found.run_count == 0
+    assert flow_run.run_count == 0
     assert states.count("AwaitingRetry") == MOST_STARTS + 1
-    assert "expected this run to begin, found its process dead 6 times" in str(found.state)
+    assert "expected this run to begin, found its process dead 6 times" in str(flow_run.state)
 
 
 def test_a_killed_workers_sweep_resumes_from_its_checkpoint(

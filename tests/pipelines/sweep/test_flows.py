@@ -194,8 +194,8 @@ def test_cells_of_a_sweep_share_a_progress_key(prefect_server: dict[str, str], m
         )
 
     with get_client(sync_client=True) as client:
-        found = [one for one in client.read_artifacts() if one.key == "progress-shown"]
-    assert sorted((one.data, one.description) for one in found) == [
+        artifacts = [one for one in client.read_artifacts() if one.key == "progress-shown"]
+    assert sorted((one.data, one.description) for one in artifacts) == [
         (100.0, "weight=1: done"),
         (100.0, "weight=2: done"),
     ]
@@ -245,8 +245,8 @@ def test_the_simulated_sweep_plans_runs_and_collects(repo: SweepRepo, prefect_se
         rows.append(simulated(str(repo.path), count, "method.rsd.weight"))
         table = pd.read_csv(repo.path / "out/sweeps/simulated/table.csv")
         assert sorted(set(table["method.rsd.weight"])) == list(range(count))
-    found = pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
 
     assert (repo.path / "out/sweeps/simulated/plot.png").is_file()
-    assert (found[["plan, s", "run, s", "collect, s", "peak memory, MB"]] > 0).all(axis=None)
-    assert {"plan, s", "run, s", "collect, s"} <= set(chart(found).to_json().split('"'))
+    assert (table[["plan, s", "run, s", "collect, s", "peak memory, MB"]] > 0).all(axis=None)
+    assert {"plan, s", "run, s", "collect, s"} <= set(chart(table).to_json().split('"'))

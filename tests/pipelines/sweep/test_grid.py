@@ -24,7 +24,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def chosen(base: Path, *names: str, **grid: object) -> list[tuple[object, ...]]:
-    found = []
+    cells = []
     for point in points([Grid.model_validate(grid)], base):
         values = yaml.safe_load(point.params)
         row = []
@@ -33,8 +33,8 @@ def chosen(base: Path, *names: str, **grid: object) -> list[tuple[object, ...]]:
             for part in name.split("."):
                 value = value[part]
             row.append(value)
-        found.append(tuple(row))
-    return found
+        cells.append(tuple(row))
+    return cells
 
 
 def test_a_grid_is_its_axes_product_in_order(base: Path) -> None:

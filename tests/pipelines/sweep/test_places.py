@@ -31,9 +31,9 @@ RUNS_ONCE = ["distill-rsd-0 0.1", "distill-rsd-0 0.2", "distill-scratch-0 0", "e
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

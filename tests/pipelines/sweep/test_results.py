@@ -16,9 +16,9 @@ def student(method: str, seed: int, validation: float, test: float) -> dict[str,
 
 
 def cell(weight: str, gains: dict[int, float], **more: str) -> tuple[dict[str, str], list[dict[str, object]]]:
-    found = [student("scratch", seed, 90 + seed, 80 + seed) for seed in gains]
-    found += [student("rsd", seed, 90 + seed + gain, 80 + seed + 2 * gain) for seed, gain in gains.items()]
-    return {"method.rsd.weight": weight, **more}, found
+    students = [student("scratch", seed, 90 + seed, 80 + seed) for seed in gains]
+    students += [student("rsd", seed, 90 + seed + gain, 80 + seed + 2 * gain) for seed, gain in gains.items()]
+    return {"method.rsd.weight": weight, **more}, students
 
 
 def test_gains_pair_seeds_and_have_t_intervals() -> None:
@@ -35,13 +35,13 @@ def test_gains_pair_seeds_and_have_t_intervals() -> None:
 
 
 def test_split_cells_give_the_same_table_as_one() -> None:
-    values, found = cell("0.1", {0: 1.0, 1: 2.0})
+    values, students = cell("0.1", {0: 1.0, 1: 2.0})
     kd = [student("kd", seed, 91, 82) for seed in (0, 1)]
-    whole = [({**values, "methods": "[scratch,rsd,kd]"}, [*found, *kd]), cell("0.2", {0: 0.0, 1: 0.0})]
+    whole = [({**values, "methods": "[scratch,rsd,kd]"}, [*students, *kd]), cell("0.2", {0: 0.0, 1: 0.0})]
     split = [
         (
             {**values, "methods": f"[scratch,{method}]", "seeds": f"[{seed}]"},
-            [one for one in [*found, *kd] if one["seed"] == seed and one["method"] in ("scratch", method)],
+            [one for one in [*students, *kd] if one["seed"] == seed and one["method"] in ("scratch", method)],
         )
         for method in ("rsd", "kd")
         for seed in (0, 1)
@@ -102,7 +102,7 @@ def test_every_shape_of_sweep_is_written_and_drawn(
     }
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "rsd" in (tmp_path / "plot.svg").read_text()
-    assert len(pd.read_csv(tmp_path / "students.csv")) == sum(len(found) for _, found in cells)
+    assert len(pd.read_csv(tmp_path / "students.csv")) == sum(len(students) for _, students in cells)
 
 
 def test_students_are_of_this_run_with_its_measurements(tmp_path: Path) -> None:
