@@ -17,18 +17,11 @@ from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
 from rsd.methods.base import Distiller, Setting
 from rsd.models.features import StageShape, stage_shapes
-from rsd.models.timm_model import (
-    ModelOptions,
-    PixelNormalize,
-    create,
-    embedding_width,
-    input_shape,
-    load_trained,
-    normalizer,
-    parameter_count,
-    predict,
-    save_weights,
-)
+from rsd.models.folder import input_shape, load_trained, normalizer, save_weights
+from rsd.models.make import ModelOptions, create, parameter_count
+from rsd.models.outputs import embedding_width
+from rsd.models.pixels import PixelNormalize
+from rsd.models.predict import predict
 from rsd.run.paths import Run
 from rsd.run.records import InsideRecord, StudentRecord
 from rsd.sources.images import read_record, read_split, sample

@@ -49,7 +49,7 @@ def kit(
     """
     from rsd.measure.budget.kit import LADDER, arguments, write_kit
     from rsd.measure.latency import Plan
-    from rsd.models.timm_model import ModelOptions
+    from rsd.models.make import ModelOptions
     from rsd.report.table import size
     from rsd.sources.images import read_record, read_split
 

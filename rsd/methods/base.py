@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
 from rsd.models.features import StagedOutputs, StageShape, staged_outputs
-from rsd.models.timm_model import Outputs, outputs
+from rsd.models.outputs import Outputs, outputs
 from rsd.run.records import CorrelationChange
 
 Signal = Literal["embedding", "logits", "stages"]

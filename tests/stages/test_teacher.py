@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import resize
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
-from rsd.models.timm_model import outputs
+from rsd.models.outputs import outputs
 from rsd.sources.images import read_split
 from rsd.training import checkpoint
 from rsd.views.augment import AugmentOptions, views

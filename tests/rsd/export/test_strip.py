@@ -13,7 +13,9 @@ from rsd.machine.errors import UserError
 from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.models.features import stage_shapes
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create, predict
+from rsd.models.make import ModelOptions, create
+from rsd.models.pixels import PixelNormalize
+from rsd.models.predict import predict
 from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, lively
 

@@ -15,8 +15,9 @@ from rsd.machine.compute import ComputeOptions
 from rsd.machine.parallel import gather, own_share, wait
 from rsd.methods import distiller
 from rsd.methods.base import Setting
+from rsd.models.outputs import Outputs
+from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict_together
-from rsd.models.timm_model import Outputs, PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.teacher import embed
 from rsd.training.loop import Data, Session, train
