@@ -63,7 +63,7 @@ def test_bash_completes_commands():
     assert python("-m", "rsd", **words).stdout.split() == ["table"]
 
 
-def test_a_user_error_is_one_sentence_and_status_one(tmp_path):
+def test_a_user_error_is_one_sentence(tmp_path):
     answer = python("-m", "rsd", "table", str(tmp_path))
     assert answer.returncode == 1
     assert answer.stdout == ""
