@@ -11,7 +11,6 @@ import typer
 
 from rsd.cli.options import app_of
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, write_json, written_aside
 
 OUT, BUDGET = Path("out"), Path("budget")
 
@@ -47,6 +46,7 @@ def kit(
 
     Example: rsd budget kit kit.tar.gz
     """
+    from rsd.machine.files import read_json
     from rsd.measure.budget.kit import LADDER, arguments, write_kit
     from rsd.measure.latency import Plan
     from rsd.models.make import ModelOptions
@@ -122,6 +122,7 @@ def import_(
 
     Example: rsd budget import latency.json --name board
     """
+    from rsd.machine.files import written_aside
     from rsd.measure.budget.records import read_device
 
     record = read_device(file)
@@ -142,6 +143,7 @@ def keep() -> None:
 
     Example: rsd budget keep
     """
+    from rsd.machine.files import write_json
     from rsd.measure.budget.records import read_trained, shipped
 
     student = shipped(OUT)
