@@ -146,11 +146,11 @@ def inside(
 def write(folder: Path, trained: Trained, record: dict[str, Any]) -> None:
     """The student, what was trained beside it, the history, and last the record."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(trained.student, folder / "student.safetensors")
+    save_weights(trained.student, folder / "model.safetensors")
     # For resuming research, not for shipping: nothing downstream of evaluation reads it.
     save_weights(trained.scaffold, folder / "scaffold.safetensors")
     write_table(folder / "history.csv", trained.history)
-    digests = {"weights_sha256": folder / "student.safetensors", "inside_sha256": folder / "inside.json"}
+    digests = {"weights_sha256": folder / "model.safetensors", "inside_sha256": folder / "inside.json"}
     Run(OUT).write(StudentRecord.model_validate(record | {key: sha256(file) for key, file in digests.items()}))
 
 

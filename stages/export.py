@@ -48,7 +48,7 @@ def main() -> None:
     parity = judge_traced(ladder, traced)
 
     path = here.export_folder / "model.onnx"
-    weights, training = f"students/{name}/student.safetensors", f"students/{name}/student.json"
+    weights, training = f"students/{name}/model.safetensors", f"students/{name}/student.json"
     made_from = here.digests(weights, training, "data/dataset.json")
     about: dict[str, Any] = {
         "student": name,

@@ -63,7 +63,7 @@ def load_trained(folder: Path, kind: str) -> tuple[nn.Module, dict[str, Any]]:
     """A trained model, in eval mode, and its record.
 
     Args:
-        folder: holds `{kind}.json` and `{kind}.safetensors`, as `teacher` and `distill` write them.
+        folder: holds `{kind}.json` and `model.safetensors`, as `teacher` and `distill` write them.
         kind: `"model"` for a teacher, `"student"` for a student.
     """
     record = read_json(folder / f"{kind}.json")
@@ -72,7 +72,7 @@ def load_trained(folder: Path, kind: str) -> tuple[nn.Module, dict[str, Any]]:
         classes=len(record["classes"]),
         image_shape=input_shape(record),
     )
-    load_weights(model, folder / f"{kind}.safetensors", what=str(folder))
+    load_weights(model, folder / "model.safetensors", what=str(folder))
     return model.eval(), record
 
 

@@ -163,7 +163,7 @@ def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
     teacher.main()
     monkeypatch.setattr(sys, "argv", ["distill", "fitnet", "0"])
     distill.main()
-    assert (OUT / "students" / "fitnet-0" / "student.safetensors").is_file()
+    assert (OUT / "students" / "fitnet-0" / "model.safetensors").is_file()
 
 
 def test_arguments_that_leave_the_weights_alone_make_another_teacher(project):

@@ -52,7 +52,7 @@ def test_a_stripped_student_says_exactly_what_it_said_beside_its_scaffold(tmp_pa
     student, teacher = trained(tmp_path, method)
     within = AsTrained(student, teacher, image_count=100)
     model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
-    model.load_state_dict(load_file(student / "student.safetensors"))
+    model.load_state_dict(load_file(student / "model.safetensors"))
     split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
     normalize = PixelNormalize(MEAN, STD)
     ladder = Ladder(predict(model, normalize, images, batch_size=64).logits.numpy(), split, Gates())
@@ -65,7 +65,7 @@ def test_a_student_that_was_not_stripped_cleanly_is_refused_with_the_part_that_d
     student, teacher = trained(tmp_path, "rsd")
     within = AsTrained(student, teacher, image_count=100)
     model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
-    state = load_file(student / "student.safetensors")
+    state = load_file(student / "model.safetensors")
     state["blocks.2.mlp.fc1.bias"] += 1e-3
     model.load_state_dict(state)
     split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])

@@ -12,7 +12,7 @@ from tests.rsd.models.small import RESNET, SHAPE
 
 def test_a_trained_model_round_trips_through_its_folder(tmp_path):
     model = create(RESNET, classes=2, image_shape=SHAPE).eval()
-    save_weights(model.state_dict(), tmp_path / "student.safetensors")
+    save_weights(model.state_dict(), tmp_path / "model.safetensors")
     record = {"model": RESNET.model_dump(), "classes": ["a", "b"], "height": 16, "width": 16, "mean": [0.0]}
     write_json(tmp_path / "student.json", record)
     again, read = load_trained(tmp_path, "student")
