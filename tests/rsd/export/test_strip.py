@@ -35,7 +35,7 @@ def trained(folder, method: str) -> tuple[Any, Any]:
         place.mkdir()
         torch.manual_seed(1)
         model = lively(create(ModelOptions(**what), classes=10, image_shape=(16, 16, 1)))
-        save_file(model.state_dict(), place / f"{name}.safetensors")
+        save_file(model.state_dict(), place / "model.safetensors")
         record = {**SHAPE, "model": what, "method": method, "options": kind.Options().model_dump()}
         (place / f"{name}.json").write_text(json.dumps({**record, "embedding_width": 64}))
         if name == "student":
