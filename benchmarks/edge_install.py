@@ -1,11 +1,11 @@
-"""How long `rsd-edge install` takes for a large bundle, beside what nobody can save: reading, hashing and writing it.
+"""How long `rsd-edge install` takes for a large bundle, against the least that it must do: read, hash and write it.
 
     python -m benchmarks.edge_install
     python -m benchmarks.edge_install --bundle BUNDLE --megabytes 100
 
-Half a minute. A bundle (the one of the last `dvc repro`) is filled up to the size with bytes that nothing packs, signed
-with a key made for this, and installed turn by turn: as a folder, as a tar file, and as a plain copy that is hashed and
-synced on the way. Each is a process of its own, so that starting Python and its imports are part of it.
+Half a minute. A bundle (by default that of the last `dvc repro`) is filled up to the size with random bytes, signed
+with a new key, and installed in turn: as a folder, as a tar file, and as a plain copy that is hashed and synced. Each
+is a process of its own, so the start of Python and its imports count.
 """
 
 import argparse
@@ -37,7 +37,7 @@ for path in source.rglob("*"):
 
 
 def filled(bundle: Path, folder: Path, megabytes: float, key: Path) -> Path:
-    """A signed copy of `bundle` of about so many megabytes."""
+    """A signed copy of `bundle`, filled up to about `megabytes`."""
     work = folder / "filled"
     shutil.copytree(bundle, work)
     manifest = read_json(work / "manifest.json")
@@ -50,7 +50,7 @@ def filled(bundle: Path, folder: Path, megabytes: float, key: Path) -> Path:
 
 
 def table(bundle: Path, megabytes: float, rounds: int = ROUNDS) -> str:
-    """Seconds of each way, as Markdown."""
+    """A Markdown table of the seconds that each way takes."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         key, public = sign.make_key(folder / "key")
@@ -85,12 +85,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("out/bundle"))
     parser.add_argument("--megabytes", type=float, default=100)
-    given = parser.parse_args()
-    if not (given.bundle / "manifest.json").is_file():
-        sys.exit(f"error: expected a bundle in {given.bundle}, found none; run `dvc repro bundle`, or give --bundle")
-    if json.loads((given.bundle / "manifest.json").read_text())["signed"]:
-        sys.exit(f"error: expected a bundle that is not signed yet, found {given.bundle}; give out/bundle")
-    print(table(given.bundle, given.megabytes))
+    arguments = parser.parse_args()
+    if not (arguments.bundle / "manifest.json").is_file():
+        sys.exit(
+            f"error: expected a bundle in {arguments.bundle}, found none; run `dvc repro bundle`, or give --bundle"
+        )
+    if json.loads((arguments.bundle / "manifest.json").read_text())["signed"]:
+        sys.exit(f"error: expected a bundle that is not signed yet, found {arguments.bundle}; give out/bundle")
+    print(table(arguments.bundle, arguments.megabytes))
 
 
 if __name__ == "__main__":

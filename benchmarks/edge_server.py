@@ -1,15 +1,15 @@
-"""What `rsd-edge serve` costs beside bare ONNX Runtime: start, latency, throughput and memory; and `rsd-edge install`.
+"""What `rsd-edge serve` adds to bare ONNX Runtime: start, latency, throughput and memory; and `rsd-edge install`.
 
     python -m benchmarks.edge_server
     python -m benchmarks.edge_server --bundle BUNDLE
 
-A minute and a half. Serves a bundle (the one of the last `dvc repro`, signed or not) on loopback in a process of its
-own and infers one image at a time: turn by turn with bare ONNX Runtime in this process, on one thread, so that what
-slows the machine for a while slows both. The overhead is the median of the differences within a turn. Its own client is
-a socket that writes one request and reads one answer; what a client library takes comes on top, and is shown for
-tritonclient. Throughput is that of so many clients at once, each in a process of its own, against as many processes
-that run ONNX Runtime alone. A bundle that is not signed is also filled up to 100 MB, signed and installed
-(`benchmarks/edge_install.py`). The command ends with status 1 if the overhead is above 1 ms or the start above 2 s.
+A minute and a half. Serves a bundle (by default that of the last `dvc repro`, signed or not) on loopback in a process
+of its own. It infers one image at a time, in turn with bare ONNX Runtime in this process on one thread, so that a slow
+moment of the machine slows both. The overhead is the median of the differences within a turn. The client is a socket
+that writes one request and reads one answer; the row tritonclient shows what a client library adds. Throughput is that
+of several clients at once, each in a process of its own, against as many processes of ONNX Runtime alone. A bundle that
+is not signed is also filled up to 100 MB, signed and installed (`benchmarks/edge_install.py`). Ends with status 1 if
+the overhead is above 1 ms or the start above 2 s.
 """
 
 import argparse
@@ -37,10 +37,10 @@ from benchmarks import edge_install
 from benchmarks.interleaved import interleaved, markdown
 
 OVERHEAD, START = 1.0, 2.0
-"""The most that is allowed: milliseconds, seconds."""
+"""Limits: milliseconds, seconds."""
 STARTS, ROUNDS, SECONDS = 7, 2000, 5.0
 MEGABYTES = 100
-"""Of the bundle that is installed."""
+"""Size of the bundle that is installed."""
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def serving(root: Path) -> Iterator[tuple[int, subprocess.Popen[str], float]]:
 
 
 class Client:
-    """One connection that is kept."""
+    """A connection that is kept open."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -87,7 +87,7 @@ class Client:
 
 
 def requests(name: str, image: np.ndarray) -> dict[str, bytes]:
-    """The same image in every way of sending it."""
+    """Requests that send the same image in each format."""
     tensor = {"name": "image", "datatype": "UINT8", "shape": [1, *image.shape]}
     sized = {**tensor, "parameters": {"binary_data_size": image.nbytes}}
     head = json.dumps({"inputs": [sized], "parameters": {"binary_data_output": True}}).encode()
@@ -114,23 +114,23 @@ def session(model: Path) -> onnxruntime.InferenceSession:
 
 
 def hammer(port: int, request: bytes, seconds: float) -> int:
-    """How many requests one client got answered."""
+    """Number of requests of one client that were answered."""
     client = Client(port)
     return _count(lambda: client.ask(request), seconds)
 
 
 def infer(model: Path, image: np.ndarray, seconds: float) -> int:
-    """How many inferences one process made."""
+    """Number of inferences of one process."""
     bare = session(model)
     return _count(lambda: bare.run(None, {"image": image[None]}), seconds)
 
 
 def _count(work: Callable[[], object], seconds: float) -> int:
-    done, end = 0, time.perf_counter() + seconds
+    count, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         work()
-        done += 1
-    return done
+        count += 1
+    return count
 
 
 def main() -> None:
@@ -150,17 +150,17 @@ def main() -> None:
             with serving(root) as (_, _, seconds):
                 starts.append(seconds)
         with serving(root) as (port, process, _), ProcessPoolExecutor(arguments.clients, get_context("spawn")) as pool:
-            client, asked = Client(port), requests(manifest["name"], image)
+            client, formats = Client(port), requests(manifest["name"], image)
             runs: dict[str, Callable[[], object]] = {
                 "ONNX Runtime": lambda: bare.run(None, {"image": image[None]}),
-                **{name: lambda request=request: client.ask(request) for name, request in asked.items()},  # type: ignore[misc]
+                **{name: lambda request=request: client.ask(request) for name, request in formats.items()},  # type: ignore[misc]
                 "server, tritonclient": _triton(port, manifest["name"], image),
             }
             before = psutil.Process(process.pid).memory_info().rss
             times = interleaved(runs, rounds=ROUNDS, warmup=100) * 1e3
             rates = {}
             every = range(arguments.clients)
-            jobs = [pool.submit(hammer, port, asked["server, binary"], SECONDS) for _ in every]
+            jobs = [pool.submit(hammer, port, formats["server, binary"], SECONDS) for _ in every]
             rates["server, binary"] = sum(job.result() for job in jobs) / SECONDS
             jobs = [pool.submit(infer, model, image, SECONDS) for _ in every]
             rates["ONNX Runtime"] = sum(job.result() for job in jobs) / SECONDS
@@ -188,9 +188,9 @@ def _triton(port: int, name: str, image: np.ndarray) -> Callable[[], object]:
     import tritonclient.http as triton
 
     client = triton.InferenceServerClient(f"127.0.0.1:{port}")
-    given = triton.InferInput("image", [1, *image.shape], "UINT8")
-    given.set_data_from_numpy(image[None])
-    return lambda: client.infer(name, [given]).as_numpy("logits")
+    tensor = triton.InferInput("image", [1, *image.shape], "UINT8")
+    tensor.set_data_from_numpy(image[None])
+    return lambda: client.infer(name, [tensor]).as_numpy("logits")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from rsd.export.quantize import quantize_file
 from rsd.export.tensorrt import EngineOptions, build
 from rsd.export.trace import export_onnx
 from rsd.machine.errors import UserError
-from rsd.models.timm_model import ModelOptions, create
+from rsd.models.make import ModelOptions, create
 
 PRECISIONS = ("fp32", "fp16", "int8")
 # A pair of the paper each of them is the student of.

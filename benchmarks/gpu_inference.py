@@ -30,7 +30,8 @@ from rsd.machine.files import write_json
 from rsd.machine.fingerprint import fingerprint
 from rsd.measure.benchmark import BenchmarkOptions, benchmark
 from rsd.methods.scratch import ScratchDistiller
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create
+from rsd.models.make import ModelOptions, create
+from rsd.models.pixels import PixelNormalize
 from rsd.run.records import DeviceRecord
 from rsd.sources.digits import DigitsOptions, load
 from rsd.training.loop import Data, Session, train

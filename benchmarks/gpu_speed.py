@@ -38,7 +38,9 @@ from rsd.machine.fingerprint import fingerprint, short_name
 from rsd.methods.base import Distiller, Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create, embedding_width
+from rsd.models.make import ModelOptions, create
+from rsd.models.outputs import embedding_width
+from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import ArrayImages, ImageFiles, Images, LabelledImages
 from rsd.teacher.store import LiveTeacher
 from rsd.training.loop import Data, Session, Teacher, train

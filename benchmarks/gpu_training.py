@@ -28,8 +28,10 @@ from rsd.methods._picture import picture
 from rsd.methods.base import Setting
 from rsd.methods.rsd import AAD, RSDDistiller, decoupled
 from rsd.models.features import stage_shapes
-from rsd.models.predict import predict_together
-from rsd.models.timm_model import ModelOptions, Outputs, PixelNormalize, create, predict
+from rsd.models.make import ModelOptions, create
+from rsd.models.outputs import Outputs
+from rsd.models.pixels import PixelNormalize
+from rsd.models.predict import predict, predict_together
 from rsd.sources.images import LabelledImages
 from rsd.teacher.embed import write_store
 from rsd.teacher.store import LiveTeacher, ViewOptions

@@ -36,7 +36,7 @@ from rsd.measure.latency import (
     take_turns,
     timed,
 )
-from rsd.models.timm_model import ModelOptions, create
+from rsd.models.make import ModelOptions, create
 from rsd.report.latency_table import notes
 from rsd.run.records import Latency, LatencyRecord
 

@@ -29,7 +29,7 @@ from rsd.machine.files import read_json
 from rsd.methods.base import Setting
 from rsd.methods.rsd import AAD, PUBLISHED_PULL, STRONGEST_PULL, RSDDistiller, RSDOptions, decoupled, rsd_loss
 from rsd.models.correlation import cross_correlation, off_diagonal_rms
-from rsd.models.timm_model import ModelOptions, create
+from rsd.models.make import ModelOptions, create
 from rsd.report.charts.inside import correlation_matrix
 from rsd.report.charts.style import METHOD_COLOURS, NEGATIVE, NEUTRAL, POSITIVE
 

@@ -18,7 +18,8 @@ from benchmarks.interleaved import markdown
 from rsd.methods.base import Setting
 from rsd.methods.ofa import OFADistiller
 from rsd.methods.rsd import RSDDistiller, RSDOptions
-from rsd.models.timm_model import ModelOptions, create, embedding_width, parameter_count
+from rsd.models.make import ModelOptions, create, parameter_count
+from rsd.models.outputs import embedding_width
 
 PAIRS = Path(__file__).parents[1] / "conf" / "pair"
 CLASSES = {"cifar100": 100, "imagenet": 1000}

@@ -25,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.interleaved import markdown
 from benchmarks.overhead import CLASSES, PAIRS, SHAPE, built
 from rsd.machine.fingerprint import fingerprint, short_name
-from rsd.models.timm_model import ModelOptions, create, embedding_width
+from rsd.models.make import ModelOptions, create
+from rsd.models.outputs import embedding_width
 from rsd.report.charts.style import METHOD_COLOURS
 
 ROOT = PAIRS.parents[1]

@@ -31,7 +31,9 @@ from benchmarks.random_store import random_store
 from rsd.methods.base import Distiller, Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create, embedding_width
+from rsd.models.make import ModelOptions, create
+from rsd.models.outputs import embedding_width
+from rsd.models.pixels import PixelNormalize
 from rsd.teacher.store import LiveTeacher, StoredTeacher
 from rsd.training.loop import Teacher
 from rsd.training.recipe import Recipe, make_optimizer

@@ -81,14 +81,14 @@ def _shown(line: str) -> None:
 def simulated(root: str, count: int, axis: str = "views.seed") -> dict[str, float]:
     """Plan, run and collect a sweep of `count` empty cells; seconds of each, and the process's peak memory in MB.
 
-    All cells have found the same; `axis` is the param, a whole number, that tells them apart.
+    All cells have one record; `axis` is the param, a whole number, that tells them apart.
     """
-    found = _record(Path(root))
+    record = _record(Path(root))
 
     @task(cache_policy=NO_CACHE, persist_result=False)
     def nothing(unit: Any, project: Any, needs: Any, stop: Any) -> str:
         """In place of a cell."""
-        return found
+        return record
 
     start = time.perf_counter()
     ready = prepare("simulated", [Grid(grid=[f"{axis}=range(0,{count})"], seeds=[0])], Path(root))
@@ -108,7 +108,7 @@ def simulated(root: str, count: int, axis: str = "views.seed") -> dict[str, floa
 
 
 def _record(root: Path) -> str:
-    """What an empty cell has found, as a tree in git."""
+    """The record of an empty cell, as a tree in git."""
     students = [{"method": method, "seed": 0, "validation_top1": 90.0} for method in ("scratch", "rsd")]
     blob = git(root, "hash-object", "-w", "--stdin", input=json.dumps({"students": students}))
     return git(root, "mktree", input=f"100644 blob {blob}\t{RECORD}\n")
@@ -140,12 +140,12 @@ def scale(sizes: list[int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def chart(found: pd.DataFrame) -> alt.HConcatChart:
+def chart(table: pd.DataFrame) -> alt.HConcatChart:
     """Seconds and memory over the count of cells; a straight line is a constant cost per cell."""
-    seconds = found.melt("cells", PARTS, var_name="part", value_name="seconds")
+    seconds = table.melt("cells", PARTS, var_name="part", value_name="seconds")
     x = alt.X("cells:Q", title="cells", scale=alt.Scale(zero=True))
     left = alt.Chart(seconds).mark_line(point=True).encode(x=x, y="seconds:Q", color=alt.Color("part:N", title=None))
-    right = alt.Chart(found.rename(columns={"peak memory, MB": "memory"})).mark_line(point=True)
+    right = alt.Chart(table.rename(columns={"peak memory, MB": "memory"})).mark_line(point=True)
     memory = right.encode(x=x, y=alt.Y("memory:Q", title="peak memory, MB", scale=alt.Scale(zero=True)))
     return alt.hconcat(left.properties(width=300, height=200), memory.properties(width=300, height=200))
 
@@ -164,10 +164,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, server_that_answers():
             at = Path(folder)
             alone = one_after_the_other(at / "alone")
-            found = {"dvc repro, 12 times": alone, "1 worker": swept(at / "one", 1), "2 workers": swept(at / "two", 2)}
+            seconds_of = {
+                "dvc repro, 12 times": alone,
+                "1 worker": swept(at / "one", 1),
+                "2 workers": swept(at / "two", 2),
+            }
         rows = [
             {"12 cells": name, "s": f"{seconds:.0f}", "of their sum": f"{seconds / alone:.2f}"}
-            for name, seconds in found.items()
+            for name, seconds in seconds_of.items()
         ]
         print(markdown(rows))
     if options.what in (None, "scale"):

@@ -15,7 +15,8 @@ from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.files import read_json
 from rsd.methods import distiller
 from rsd.methods.base import Setting
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create
+from rsd.models.make import ModelOptions, create
+from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.store import StoredTeacher, ViewOptions
 from rsd.training.loop import Data, Session, train

@@ -22,7 +22,9 @@ from rsd.machine.compute import ComputeOptions, set_up
 from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create, load_trained, normalizer
+from rsd.models.folder import load_trained, normalizer
+from rsd.models.make import ModelOptions, create
+from rsd.models.pixels import PixelNormalize
 from rsd.report.charts.style import METHOD_COLOURS
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.embed import write_store

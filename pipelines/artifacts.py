@@ -1,4 +1,4 @@
-"""What a run leaves to look at in Prefect's UI: tables, and pictures that the report's own code draws."""
+"""What a run publishes in Prefect's UI: tables, and pictures that the report's own code draws."""
 
 import base64
 import os
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
     from rsd.report.records import Records
 
 OUT_URL, SERVED = "RSD_OUT_URL", "RSD_WORKSPACE"
-"""Where a browser finds `out/`, and of which project; `make server` sets both, since a page may not open files."""
+"""The address of `out/` for a browser, and the project that it is of. `make server` sets both."""
 
 
 def publish(folder: Path, runs: Sequence[StageRun]) -> None:
-    """Publish how the stages ended, the metrics, and of a full run parity, latency, curves, Pareto front and report.
+    """Publish how the stages ended, the metrics, and for a full run parity, latency, curves, Pareto front and report.
 
-    What cannot be published is a warning: nothing that is shown is worth a run.
+    A failure to publish is a warning: it is not worth failing the run.
     """
-    with shown("stages"):
+    with warn_only("stages"):
         create_table_artifact([asdict(run) for run in runs], key="stages", description="How each stage ended")
-    with shown("metrics"):
+    with warn_only("metrics"):
         status, lines = run_group([*DVC, "metrics", "show", "--md"], folder)
         if status:
             raise UserError(reason(lines))
         create_markdown_artifact("\n".join(lines), key="metrics", description="`dvc metrics show`")
     if (folder / "out" / "evaluate" / "models.json").is_file():
-        with shown("results"):
+        with warn_only("results"):
             _publish_results(folder / "out", budget=folder / "budget")
-    with shown("report"):
+    with warn_only("report"):
         if (folder / "out" / "report.html").is_file():
             _publish_report(folder)
 
 
 def picture(svg: str, name: str) -> str:
-    """A chart as Markdown that carries it, so that it outlives the files it was drawn from."""
+    """Markdown with the chart itself in it, so that it outlives its files."""
     return f"![{name}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
@@ -57,8 +57,8 @@ def key_of(*parts: str) -> str:
 
 
 @contextmanager
-def shown(what: str) -> Iterator[None]:
-    """Whatever goes wrong in this block (no server, a record of another version) is a warning in the run's log."""
+def warn_only(what: str) -> Iterator[None]:
+    """An error in this block (no server, a record of another version) is a warning in the run's log."""
     try:
         yield
     except Exception as error:
@@ -75,7 +75,7 @@ def _publish_report(folder: Path) -> None:
 
 
 def _publish_results(out: Path, *, budget: Path) -> None:
-    # Late: what draws takes seconds to import, and a run that fails early draws nothing.
+    # Late: they take seconds to import, and a run that fails early draws nothing.
     from rsd.measure.budget import choose
     from rsd.report import latency_table as latency
     from rsd.report import records, verdict
@@ -96,7 +96,7 @@ def _publish_results(out: Path, *, budget: Path) -> None:
     if rows := _parity(run):
         create_table_artifact(rows, key="parity", description="Exported files against PyTorch, on test images")
     if run.benchmark:
-        with shown("latency"):
+        with warn_only("latency"):
             create_markdown_artifact(
                 picture(style.svg(latencies(run.benchmark)), "latency") + "\n\n" + latency.markdown(run.benchmark),
                 key="latency",

@@ -1,4 +1,4 @@
-"""What params.yaml chose, in a few words: the names of runs say it."""
+"""What params.yaml chooses, and its short form for the names of flow runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from rsd.machine.fingerprint import cores
 
 
 def params(folder: Path) -> dict[str, Any]:
-    """The values of `folder`/params.yaml; empty where there is none, or none that can be read: DVC says why."""
+    """The values of `folder`/params.yaml; empty if it is missing or wrong, which DVC will report."""
     try:
         content = yaml.safe_load((folder / "params.yaml").read_text())
     except (OSError, yaml.YAMLError):
@@ -24,7 +24,7 @@ def compute(folder: Path) -> dict[str, Any]:
 
 
 def slots(folder: Path) -> int:
-    """How many stages fit on the cores: each computes with `compute.threads` of params.yaml, 1 if it says none."""
+    """How many stages fit on the cores, each with the `compute.threads` of params.yaml, 1 by default."""
     threads = compute(folder).get("threads")
     return max(1, cores() // threads) if isinstance(threads, int) and threads > 0 else cores()
 
@@ -40,8 +40,8 @@ def in_words(folder: Path) -> str:
 
 
 def words(values: Mapping[str, Any], otherwise: str) -> str:
-    """The same of the content of a params.yaml; `otherwise` where it names no pair."""
-    said = [", ".join(map(str, values["methods"]))] if values.get("methods") else []
-    said += [f"seeds {', '.join(map(str, values['seeds']))}"] if values.get("seeds") else []
+    """The same for the content of a params.yaml; `otherwise` stands for a missing pair."""
+    parts = [", ".join(map(str, values["methods"]))] if values.get("methods") else []
+    parts += [f"seeds {', '.join(map(str, values['seeds']))}"] if values.get("seeds") else []
     pair = str(values.get("pair") or otherwise)
-    return f"{pair}: {'; '.join(said)}" if said else pair
+    return f"{pair}: {'; '.join(parts)}" if parts else pair

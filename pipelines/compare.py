@@ -1,10 +1,10 @@
-"""Any two or more revisions or experiments side by side, each against the first, as one self-contained page.
+"""Compare revisions or experiments, each with the first, on one self-contained page.
 
     python -m pipelines.compare main exp-abc              # writes out/compare.html
     python -m pipelines.compare HEAD~1 HEAD workspace --page FILE
 
-A revision is a branch, a tag, a commit, an experiment of DVC, or `workspace`: the files as they lie here. What it
-recorded is read through DVC, from the cache or else from the default remote; the workspace is not touched.
+A revision is a branch, a tag, a commit, an experiment of DVC, or `workspace`: the files as they lie here. DVC reads its
+records, from the cache or else from the default remote; the workspace is not touched.
 """
 
 import argparse
@@ -34,16 +34,15 @@ FILES = (
     *("out/convert/*/convert.json", "out/engines/*/engine.json", "out/benchmark/*.json"),
     *("out/params/*.json", "out/params/method/*.json"),
 )
-"""The records that are compared; what a run has none of is left out. A pattern makes DVC list a folder, and say so
-where it cannot."""
+"""The records that are compared, where a run has them. A pattern makes DVC list the folder, or raise."""
 
 
 def compare(root: Path, revisions: Sequence[str], page: Path) -> None:
     """Write the comparison of `revisions` of the DVC project in `root` to `page`.
 
     Raises:
-        UserError: fewer than two revisions, one that there is not, one without an evaluation, or records that are
-            neither in DVC's cache nor in its default remote.
+        UserError: fewer than two revisions, an unknown one, one without an evaluation, or records that are neither in
+            DVC's cache nor in its default remote.
     """
     if len(set(revisions)) < 2 or len(set(revisions)) < len(revisions):
         raise UserError(f"expected two different revisions or more, found {' '.join(revisions) or 'none'}")
@@ -81,7 +80,7 @@ def run(root: Path, name: str, commit: str | None, code: tuple[str, ...] = ()) -
         if missing := fetched(files, Path(folder)):
             names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
             raise UserError(
-                f"expected what {name} recorded in DVC's cache or its default remote, found no {names}; run "
+                f"expected the records of {name} in DVC's cache or its default remote, found no {names}; run "
                 "`dvc fetch --all-commits` (an experiment: `dvc exp pull REMOTE NAME`), or check it out and `dvc repro`"
             )
         records = parsed(name, Path(folder) / "out")
@@ -90,14 +89,14 @@ def run(root: Path, name: str, commit: str | None, code: tuple[str, ...] = ()) -
 
 
 def opened(root: Path, commit: str | None) -> DVCFileSystem:
-    """The files of a revision, with the cache and the remotes of today: a commit may be older than its remote."""
+    """The files of a revision, by the present cache and remotes: a commit may be older than its remote."""
     here = DVCFileSystem(str(root)).repo.config
     config = {section: here[section] for section in ("core", "cache", "remote")}
     return DVCFileSystem(str(root), rev=commit, config=config)
 
 
 def fetched(files: DVCFileSystem, folder: Path) -> list[str]:
-    """Copy `FILES` of a revision below `folder`; those that it has by its records, and that are nowhere."""
+    """Copy `FILES` of a revision below `folder`; returns those that dvc.lock names but that are nowhere."""
     missing = []
     for pattern in FILES:
         try:
@@ -107,9 +106,9 @@ def fetched(files: DVCFileSystem, folder: Path) -> list[str]:
                 try:
                     target.write_bytes(files.read_bytes(path))
                 except FileNotFoundError:
-                    if _recorded(files, path):  # else dvc.yaml names an output that no run has made
+                    if _recorded(files, path):  # else no run has written this output
                         missing.append(path)
-        except DataIndexDirError:  # the list of a folder's files is an object of the cache, too
+        except DataIndexDirError:  # the list of a folder's files is in the cache, too
             missing.append(pattern)
     return missing
 
@@ -126,7 +125,7 @@ def parsed(name: str, out: Path) -> Records:
 
 
 def changed_code(root: Path, first: str | None, other: str | None) -> tuple[str, ...]:
-    """Files of code that differ between two revisions."""
+    """The files of code that differ between two revisions."""
     commits = [commit for commit in (first, other) if commit]
     if first == other or not commits:
         return ()
@@ -134,12 +133,12 @@ def changed_code(root: Path, first: str | None, other: str | None) -> tuple[str,
 
 
 def _recorded(files: DVCFileSystem, path: str) -> tuple[str, int] | None:
-    """Digest and bytes of an output, by dvc.lock."""
+    """The digest and the bytes of an output, by dvc.lock."""
     try:
-        found = files.info(path).get("dvc_info") or {}
+        info = files.info(path).get("dvc_info") or {}
     except FileNotFoundError:
         return None
-    return (found["md5"], found["size"]) if "md5" in found else None
+    return (info["md5"], info["size"]) if "md5" in info else None
 
 
 def main() -> None:

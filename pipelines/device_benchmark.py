@@ -1,11 +1,11 @@
-"""Latency of what is shipped, on a schedule: a table that grows, a plot of the trend, an alert when it gets slower.
+"""Time the shipped files on a schedule: a table that grows, a plot of the trend, an alert when they get slower.
 
     python -m pipelines.device_benchmark
 
-The stages that run alone are run again, whether they are stale or not. Their record goes to `history/latency.csv`
-of the workspace, which neither DVC nor `make clean` touches. A row that is slower than usual by more than the margin
-fails the run with a sentence, is an event `rsd.latency.regression` for automations, and a message by a notification
-block if one is named. A noisy row is said to be noisy, judges nothing and is not judged.
+The stages that run alone are run again, stale or not. Their record goes to `history/latency.csv` of the workspace,
+which neither DVC nor `make clean` touches. A row that is slower than usual by more than the margin fails the run with a
+sentence, emits the event `rsd.latency.regression` for automations, and sends a message through a notification block if
+one is named. A noisy row is marked as noisy; it is neither judged nor used to judge others.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from prefect.tasks import exponential_backoff
 from pydantic import Field
 
 from pipelines import chosen
-from pipelines.artifacts import key_of, picture, shown
+from pipelines.artifacts import key_of, picture, warn_only
 from pipelines.dvc_graph import StageNode, stages
 from pipelines.git import git
 from pipelines.outcome import failed
@@ -45,31 +45,31 @@ if TYPE_CHECKING:
 RECORD = Path("out/benchmark/latency.json")
 HISTORY = Path("history")
 BUSY_LOAD = 0.5
-"""Load per core above which a benchmark had better wait."""
+"""Load per core above which a benchmark waits."""
 
 
 class SlowerError(UserError):
-    """Something has become slower than it was."""
+    """A shipped file has become slower than it was."""
 
 
 class BusyError(UserError):
-    """The machine does something else now."""
+    """The machine is busy with something else."""
 
 
 @flow(name="device-benchmark", flow_run_name=run_name, persist_result=False, retries=0)
 def device_benchmark(root: str = ".", margin: Annotated[float, Field(gt=0)] = 0.1, notify: str | None = None) -> Any:
-    """Time the shipped files on this machine and hold them to what was usual.
+    """Time the shipped files on this machine and compare them with their usual latency.
 
     Args:
         root: folder of the project, from the worker's workspace.
         margin: alert where a median is slower than usual by more than this share; 0.1 is a tenth.
-        notify: TYPE/NAME of a notification block that tells people, such as slack-webhook/fleet.
+        notify: TYPE/NAME of a notification block for the alert, such as slack-webhook/fleet.
 
     Returns:
-        A sentence on what was found.
+        A sentence on the result.
 
     Raises:
-        SlowerError: something is slower than usual.
+        SlowerError: a row is slower than usual.
         UserError: a stage failed, or there is no such block.
     """
     folder = Path(root).resolve()
@@ -77,7 +77,7 @@ def device_benchmark(root: str = ".", margin: Annotated[float, Field(gt=0)] = 0.
     try:
         begin()
         if notify is not None:
-            _block(notify)  # a wrong name is answered now, not when there is something to tell
+            _block(notify)  # a wrong name is refused now, not at the first alert
         with one_writer(folder, name=str(runtime.flow_run.name), say=log.info) as lock:
             timed = [node for node in stages(folder) if node.alone]
             if not timed:
@@ -90,28 +90,28 @@ def device_benchmark(root: str = ".", margin: Annotated[float, Field(gt=0)] = 0.
             again = [node for node in timed if node.address not in just_ran]
             quiet.submit().wait()
             _time_again(again, folder, lock)
-            said, bad = record(folder, margin)
+            summary, slower = record(folder, margin)
     except UserError as error:
         return failed(error)
-    log.info("%s", said)
-    if bad:
-        alert(bad, folder, notify)
-        return failed(SlowerError("\n".join(bad)))
-    return said
+    log.info("%s", summary)
+    if slower:
+        alert(slower, folder, notify)
+        return failed(SlowerError("\n".join(slower)))
+    return summary
 
 
 @task(cache_policy=NO_CACHE, retries=4, retry_delay_seconds=exponential_backoff(15))
 def quiet() -> None:
-    """Fail, to be tried again, while the machine is busy; after four minutes it is timed as it is, and noted so."""
+    """Fail, and be tried again, while the machine is busy. After four minutes the benchmark runs in any case."""
     load = os.getloadavg()[0] / cores()
     if load > BUSY_LOAD:
         raise BusyError(f"expected a load of at most {BUSY_LOAD:g} per core, found {load:.2f}")
 
 
 def record(folder: Path, margin: float) -> tuple[str, list[str]]:
-    """Add the newest record to the history, publish it; returns what to say of it, and what is slower."""
+    """Add the newest record to the history and publish it; returns a summary, and a sentence for each slower row."""
     from rsd.measure.budget.records import shipped
-    from rsd.report import trend  # late: it takes seconds to import, which a run that fails early need not wait for
+    from rsd.report import trend  # late: the import takes seconds, which a run that fails early saves
     from rsd.report.charts.style import svg
     from rsd.run.paths import Run
     from rsd.run.snapshot import snapshot
@@ -129,34 +129,34 @@ def record(folder: Path, margin: float) -> tuple[str, list[str]]:
     drawn = svg(trend.chart([point for point in everything if point.device == points[0].device]))
     with written_aside(folder / HISTORY / "latency.svg") as aside:
         aside.write_text(drawn)
-    with shown("trend"):
+    with warn_only("trend"):
         create_table_artifact([_row(one) for one in judged], key="latency-now", description="Against what is usual")
         create_markdown_artifact(picture(drawn, "trend"), key="latency-trend", description="p50 at batch 1 over time")
-    bad = trend.slower(judged, margin)
+    slower = trend.slower(judged, margin)
     noisy = [one for one in judged if one.point.noisy]
     new = [one for one in judged if one.usual_ms is None and not one.point.noisy]
-    words = [f"{len(judged)} rows on {points[0].device}: {len(bad)} slower than usual by more than {margin:.0%}"]
+    words = [f"{len(judged)} rows on {points[0].device}: {len(slower)} slower than usual by more than {margin:.0%}"]
     words += [f"{len(noisy)} noisy and not judged; measure again on a quiet machine"] if noisy else []
     words += [f"{len(new)} with fewer than {trend.LEAST} quiet runs before, and not judged"] if new else []
-    return "; ".join(words), [_sentence(one, margin) for one in bad]
+    return "; ".join(words), [_sentence(one, margin) for one in slower]
 
 
 def alert(sentences: Sequence[str], folder: Path, notify: str | None) -> None:
-    """Tell automations by an event, and people by the block `notify`; what goes wrong here is a warning."""
+    """Tell automations by an event, and people by the block `notify`. A failure to do so is a warning."""
     body = "\n".join(sentences)
-    with shown("event"):
+    with warn_only("event"):
         emit_event(
             "rsd.latency.regression",
             resource={"prefect.resource.id": f"rsd.workspace.{key_of(folder.name)}"},
             payload={"sentences": list(sentences), "flow_run": runtime.flow_run.name},
         )
-    with shown("notification"):
+    with warn_only("notification"):
         if notify is not None:
             _block(notify).notify(body, subject=f"{chosen.pair(folder)} has become slower")  # type: ignore[unused-coroutine]
 
 
 def _time_again(nodes: Sequence[StageNode], folder: Path, lock: int) -> None:
-    alone = [replace(node, upstream=()) for node in nodes]  # what they read has been brought up to date
+    alone = [replace(node, upstream=()) for node in nodes]  # their upstream is up to date
     runs = run_all(alone, 1, folder, lock, force=True)
     if failures := [run.message for run in runs if not run.good]:
         raise UserError("\n".join(failures))

@@ -1,4 +1,4 @@
-"""DVC's command line, and what its output says."""
+"""DVC's command line, and the meaning of its output."""
 
 import sys
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ DVC = [sys.executable, "-P", "-m", "dvc"]
 
 
 def verdict(lines: Iterable[str]) -> str:
-    """How DVC says that it brought a stage up to date: `unchanged`, `from cache` or `ran`."""
+    """How DVC brought a stage up to date, by its output: `unchanged`, `from cache` or `ran`."""
     for line in lines:
         if line.endswith("didn't change, skipping"):
             return "unchanged"
@@ -18,16 +18,16 @@ def verdict(lines: Iterable[str]) -> str:
 
 
 def reason(lines: Iterable[str]) -> str:
-    """What the stage itself said: its `error: ...` sentence, else its last line before DVC's verdict."""
-    said: list[str] = []
-    verdict = ""
+    """Why a stage failed: its own `error: ...` sentence, else its last line and DVC's error."""
+    own: list[str] = []
+    error = ""
     for line in lines:
         if line.startswith("ERROR: "):
-            verdict = line.removeprefix("ERROR: ")
-        elif not verdict:
-            said.append(line)
-    for number in reversed(range(len(said))):
-        if said[number].startswith("error: "):  # and what follows: a list of several errors is one message
-            return "\n".join(said[number:]).removeprefix("error: ")
-    last = next((line for line in reversed(said) if not line.startswith(("> ", "Running stage "))), "")
-    return " - ".join(part for part in (last, verdict) if part) or "it said nothing"
+            error = line.removeprefix("ERROR: ")
+        elif not error:
+            own.append(line)
+    for number in reversed(range(len(own))):
+        if own[number].startswith("error: "):  # with the lines after it: a list of several errors is one message
+            return "\n".join(own[number:]).removeprefix("error: ")
+    last = next((line for line in reversed(own) if not line.startswith(("> ", "Running stage "))), "")
+    return " - ".join(part for part in (last, error) if part) or "it printed nothing"

@@ -1,8 +1,8 @@
-"""DVC's own graph, as plain data. The only module that touches DVC's internal API.
+"""DVC's own graph, as plain data, by DVC's internal API.
 
-`dvc repro` plans with the same three calls as `stages` below, so the flow cannot disagree with it about
-which stages there are, what they wait for, or which cells a matrix has. The contract test
-(`tests/pipelines/test_dvc_graph.py`) is what notices when another DVC release moves them.
+`dvc repro` plans with the same three calls as `stages` below. So the flow cannot disagree with it about which stages
+there are, what they wait for, or which cells a matrix has. The contract test (`tests/pipelines/test_dvc_graph.py`)
+fails when another DVC release moves them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ class StageNode:
     """One stage or one cell of a matrix, as DVC names it."""
 
     address: str
-    """What `dvc repro ADDRESS` understands, from the project's folder: `distill@rsd-0`."""
+    """For `dvc repro ADDRESS` in the project's folder: `distill@rsd-0`."""
     upstream: tuple[str, ...] = ()
     """Addresses of the stages whose outputs this one reads."""
     alone: bool = False
@@ -34,14 +34,14 @@ class StageNode:
     gpu: bool = False
     """`meta: {gpu: true}`: it computes on a GPU where there is one."""
     measured: bool = False
-    """`meta: {measured: true}`: its outputs, or what it reads, hold times, so no two runs are equal."""
+    """`meta: {measured: true}`: its inputs or outputs hold measured times, so no two runs are equal."""
     command: str = field(default="", compare=False)
     reads: tuple[str, ...] = field(default=(), compare=False)
-    """Paths from the project's folder, and params as `params.yaml:KEY`; `params.yaml:` is all of that file."""
+    """Paths from the project's folder, and params as `params.yaml:KEY`; `params.yaml:` is the whole file."""
 
 
 def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
-    """What `dvc repro TARGETS` would go through in `root`, each stage after all of its upstream, else by name.
+    """The stages that `dvc repro TARGETS` would go through in `root`, each after its upstream, else by name.
 
     A target is an address, or a stage's name for all of its matrix cells; none means all of `dvc.yaml`.
     Raises `UserError` where `root` is no DVC project, `dvc.yaml` is wrong or a target is unknown.
@@ -50,11 +50,11 @@ def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
     try:
         with Repo(str(root)) as repo:
             graph = get_active_graph(repo.index.graph)  # without the upstream of frozen stages, as in repro
-            chosen = _chosen(root, list(graph), targets)
-            plan = plan_repro(graph, chosen) if chosen else []
+            selected = _selected(root, list(graph), targets)
+            steps = plan_repro(graph, selected) if selected else []
             # DVC's own order among stages that do not need each other changes from process to process.
-            wanted = graph.subgraph(plan).reverse(copy=False)
-            ordered = networkx.lexicographical_topological_sort(wanted, key=lambda stage: _address(root, stage))
+            forwards = graph.subgraph(steps).reverse(copy=False)
+            ordered = networkx.lexicographical_topological_sort(forwards, key=lambda stage: _address(root, stage))
             return [
                 StageNode(
                     address=_address(root, stage),
@@ -100,7 +100,7 @@ def cache_and_remotes(root: Path) -> tuple[str, list[str]]:
         return repo.cache.local_cache_dir, list(repo.config["remote"])
 
 
-def _chosen(root: Path, all_stages: list[Stage], targets: Sequence[str] | None) -> list[Stage]:
+def _selected(root: Path, all_stages: list[Stage], targets: Sequence[str] | None) -> list[Stage]:
     if not targets:
         return [stage for stage in all_stages if Path(stage.path) == root / "dvc.yaml"]
     named: dict[str, list[Stage]] = {}

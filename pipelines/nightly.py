@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.artifacts import shown
+from pipelines.artifacts import warn_only
 from pipelines.dvc_command import DVC, reason
 from pipelines.git import git
 from pipelines.network import NetworkError, failure, worth_a_retry
@@ -159,7 +159,7 @@ def compare(folder: Path, before: str | None, gates: Sequence[Gate], lock: int, 
     if status:
         raise UserError(f"cannot compare with {before}: {reason(lines)}")
     metrics = {name: values for file in json.loads(lines[-1]).values() for name, values in file.items()}
-    with shown("comparison"):
+    with warn_only("comparison"):
         rows = [{"metric": name, **values} for name, values in metrics.items()]
         create_table_artifact(rows, key="comparison", description=f"Metrics against {before}")
     if misses := [sentence for gate in gates if (sentence := miss(gate, metrics, before))]:

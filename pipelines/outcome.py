@@ -28,8 +28,8 @@ class StageRun:
 
 
 def failed(error: UserError) -> Any:
-    """A state to return from a flow or task, which then raises `error` for its caller.
+    """A state for a flow or task to return, so that it raises `error` for its caller.
 
-    Raised inside, it would be logged with a traceback through Prefect that says nothing more.
+    If the flow raised it, Prefect would log it with a traceback through Prefect's own code.
     """
     return Failed(message=str(error), data=error)

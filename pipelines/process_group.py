@@ -1,9 +1,7 @@
 """Run one command in a process group of its own: follow its output, and leave none of its processes behind."""
 
-import codecs
 import os
 import re
-import selectors
 import signal
 import subprocess
 import sys
@@ -12,8 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from io import TextIOWrapper
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 PROGRESS_SECONDS = 5.0
 """A progress bar becomes at most one log line in this time."""
@@ -21,6 +21,7 @@ GRACE_SECONDS = 10.0
 """How long an interrupted group may take to save its state before it is killed."""
 LONGEST_LINE = 10_000
 TAIL_LINES = 200
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 # Waits until this process is gone, even by SIGKILL, then ends the group ($1).
 GUARD = 'read -r _; kill -s INT -- "-$1" && sleep "$2"; kill -s KILL -- "-$1"'
@@ -73,35 +74,37 @@ def run_group(
         pass_fds=hold,
     )
     assert process.stdout is not None
+    output = TextIOWrapper(process.stdout, encoding="utf-8", errors="replace", newline="")
     tail: deque[str] = deque(maxlen=TAIL_LINES)
+    problems: list[Exception] = []
 
-    def keep_and_say(line: str) -> None:
-        tail.append(line)
-        say(line)
+    def follow() -> None:
+        try:
+            with output:
+                for line in log_lines(output):
+                    tail.append(line)
+                    say(line)
+        except Exception as error:
+            problems.append(error)
 
-    lines = Lines(keep_and_say)
+    reader = threading.Thread(target=copy_context().run, args=[follow], daemon=True)
     deadline = float("inf")
-    try:
-        with _guarded(process.pid), selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while time.monotonic() < deadline:
+    with _guarded(process.pid):
+        reader.start()
+        try:
+            while time.monotonic() < deadline and not problems:
                 if stop is not None and stop.is_set() and deadline == float("inf"):
                     _signal_group(process.pid, signal.SIGINT)
                     deadline = time.monotonic() + GRACE_SECONDS
-                if selector.select(timeout=0.2):
-                    chunk = os.read(process.stdout.fileno(), 1 << 16)
-                    if not chunk:
-                        break
-                    lines.feed(chunk)
-                elif process.poll() is not None:  # a grandchild keeps the pipe open; there is no more to read
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.2)
                     break
-            lines.feed(b"", last=True)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=max(0.0, min(GRACE_SECONDS, deadline - time.monotonic())))
-    finally:
-        _signal_group(process.pid, signal.SIGKILL)
-        process.stdout.close()
-        process.wait()
+        finally:
+            _signal_group(process.pid, signal.SIGKILL)  # its output ends with it
+            process.wait()
+            reader.join(GRACE_SECONDS)  # unless a process that left the group holds the pipe
+    if problems:
+        raise problems[0]
     return Ended(process.returncode, list(tail))
 
 
@@ -129,33 +132,18 @@ def _guarded(group: int) -> Iterator[None]:
         guard.stdin.close()
 
 
-class Lines:
-    """Turns a terminal's character stream into log lines.
+def log_lines(output: TextIO, every: float = PROGRESS_SECONDS) -> Iterator[str]:
+    """The log lines of a terminal's character stream, opened with `newline=""`.
 
-    A line that ends in a newline is passed to `say`. A line that ends in a carriage return may still be overwritten, as
-    a progress bar is: such lines are passed at most once in `every` seconds. Escape sequences are dropped.
+    A line that ends in a carriage return may still be overwritten, as a progress bar is. Of such lines one is given in
+    `every` seconds. Escape sequences are dropped.
     """
-
-    _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-    def __init__(self, say: Callable[[str], None], every: float = PROGRESS_SECONDS) -> None:
-        self._say = say
-        self._every = every
-        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-        self._rest = ""
-        self._text = ""
-        self._last_time = float("-inf")
-
-    def feed(self, chunk: bytes, *, last: bool = False) -> None:
-        pieces = re.split(r"(?<=[\r\n])", self._rest + self._decode(chunk, final=last))
-        self._rest = "" if last or len(pieces[-1]) > LONGEST_LINE else pieces.pop()
-        for piece in pieces:
-            if text := self._ESCAPE.sub("", piece).rstrip("\r\n"):
-                self._text = text.rstrip()
-            now = time.monotonic()
-            final = last or piece.endswith("\n") or len(piece) > LONGEST_LINE  # as a row of dots is
-            if self._text and (final or now - self._last_time >= self._every):
-                self._say(self._text)
-                if not final:
-                    self._last_time = now
-                self._text = ""
+    text, last_time = "", float("-inf")
+    while line := output.readline(LONGEST_LINE):
+        text = ESCAPE.sub("", line).rstrip() or text
+        now, final = time.monotonic(), not line.endswith("\r")
+        if text and (final or now - last_time >= every):
+            yield text
+            text, last_time = "", last_time if final else now
+    if text:
+        yield text

@@ -1,4 +1,4 @@
-"""The bar of a stage, as a progress artifact in Prefect's UI."""
+"""The progress bar of a stage, as an artifact in Prefect's UI."""
 
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,19 +8,19 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from pipelines.artifacts import key_of, shown
+from pipelines.artifacts import key_of, warn_only
 
 BAR = re.compile(r"(?:(?P<name>.+?): +)?(?P<percent>\d{1,3})%\|")
 
 
-class Progress:
-    """Follows the bars in a stage's lines; an update that would wait for the server is left out.
+class ProgressArtifact:
+    """Follows the bars in a stage's lines. An update is left out while the last one still waits for the server.
 
-    A stage writes to a pipe that someone has to read: whoever reads it must never wait for the network.
+    So reading the lines never waits for the network, and the stage never waits for its lines to be read.
     """
 
     def __init__(self, address: str, key: str | None = None) -> None:
-        """`address` is what people read, `key` what the artifacts of one kind share."""
+        """`address` is for people; artifacts of one `key` are one entry in the UI."""
         self._address = address
         self._key = key_of("progress", key or address)
         self._artifact: UUID | None = None
@@ -33,13 +33,13 @@ class Progress:
             self._last = self._thread.submit(copy_context().run, self._publish, float(bar["percent"]), words)
 
     def end(self, *, good: bool) -> None:
-        """A stage that ended well is at 100 %, whether its bar was seen there or not."""
+        """Show 100 % for a stage that ended well, even if its bar stopped before."""
         if good and self._last is not None:
             self._thread.submit(copy_context().run, self._publish, 100.0, f"{self._address}: done")
         self._thread.shutdown()
 
     def _publish(self, percent: float, words: str) -> None:
-        with shown("progress"):
+        with warn_only("progress"):
             if self._artifact is None:
                 self._artifact = cast(UUID, create_progress_artifact(percent, key=self._key, description=words))
             else:

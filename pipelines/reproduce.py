@@ -27,7 +27,7 @@ from pipelines.dvc_graph import StageNode, stages
 from pipelines.gpus import gpus_for
 from pipelines.outcome import StageError, StageRun, failed
 from pipelines.process_group import run_group
-from pipelines.progress import Progress
+from pipelines.progress import ProgressArtifact
 from pipelines.schedule import as_they_end, start_order, stopped_with_the_flow
 from pipelines.server.automations import begin
 from pipelines.server.connection import one_sentence, server_that_answers
@@ -124,7 +124,7 @@ def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int, f
     Ends as failed, with a `StageError`, when DVC or the stage fails; as cancelled when `stop` is set.
     """
     log = get_run_logger()
-    progress = Progress(node.address)
+    progress = ProgressArtifact(node.address)
 
     def say(line: str) -> None:
         log.info("%s", line)

@@ -2,8 +2,8 @@
 
     python -m pipelines.rollout BUNDLE --inventory FILE [--approve]
 
-The playbook does the work, wave by wave, and takes the release back if too many hosts fail. Prefect shows every host's
-result, and can ask a person before each wave but the first.
+The playbook does the work, wave by wave, and takes the release back if too many hosts fail. Prefect shows the result of
+each host, and can ask a person before each wave but the first.
 """
 
 import argparse

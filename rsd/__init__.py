@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rsd.methods.base import Setting
     from rsd.methods.rsd import AAD, RSDDistiller, RSDOptions, rsd_loss, rsd_terms
-    from rsd.models.timm_model import Outputs, outputs
+    from rsd.models.outputs import Outputs, outputs
 
 # From 1.29 on ONNX Runtime tells Microsoft about models and machine unless this was set before it is imported.
 environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -21,11 +21,11 @@ __all__ = ["AAD", "Outputs", "RSDDistiller", "RSDOptions", "Setting", "outputs",
 
 _HOMES = {
     "AAD": "rsd.methods.rsd",
-    "Outputs": "rsd.models.timm_model",
+    "Outputs": "rsd.models.outputs",
     "RSDDistiller": "rsd.methods.rsd",
     "RSDOptions": "rsd.methods.rsd",
     "Setting": "rsd.methods.base",
-    "outputs": "rsd.models.timm_model",
+    "outputs": "rsd.models.outputs",
     "rsd_loss": "rsd.methods.rsd",
     "rsd_terms": "rsd.methods.rsd",
 }

@@ -4,7 +4,7 @@ import torch
 
 from rsd.measure.baseline import baseline
 from rsd.measure.benchmark import BenchmarkOptions, benchmark
-from rsd.models.timm_model import load_trained
+from rsd.models.folder import load_trained
 from rsd.run.paths import Run
 from stages import OUT, run, section
 

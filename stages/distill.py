@@ -17,18 +17,11 @@ from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
 from rsd.methods.base import Distiller, Setting
 from rsd.models.features import StageShape, stage_shapes
-from rsd.models.timm_model import (
-    ModelOptions,
-    PixelNormalize,
-    create,
-    embedding_width,
-    input_shape,
-    load_trained,
-    normalizer,
-    parameter_count,
-    predict,
-    save_weights,
-)
+from rsd.models.folder import input_shape, load_trained, normalizer, save_weights
+from rsd.models.make import ModelOptions, create, parameter_count
+from rsd.models.outputs import embedding_width
+from rsd.models.pixels import PixelNormalize
+from rsd.models.predict import predict
 from rsd.run.paths import Run
 from rsd.run.records import InsideRecord, StudentRecord
 from rsd.sources.images import read_record, read_split, sample
@@ -153,11 +146,11 @@ def inside(
 def write(folder: Path, trained: Trained, record: dict[str, Any]) -> None:
     """The student, what was trained beside it, the history, and last the record."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(trained.student, folder / "student.safetensors")
+    save_weights(trained.student, folder / "model.safetensors")
     # For resuming research, not for shipping: nothing downstream of evaluation reads it.
     save_weights(trained.scaffold, folder / "scaffold.safetensors")
     write_table(folder / "history.csv", trained.history)
-    digests = {"weights_sha256": folder / "student.safetensors", "inside_sha256": folder / "inside.json"}
+    digests = {"weights_sha256": folder / "model.safetensors", "inside_sha256": folder / "inside.json"}
     Run(OUT).write(StudentRecord.model_validate(record | {key: sha256(file) for key, file in digests.items()}))
 
 

@@ -4,7 +4,7 @@ from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, on_this_machine, set_up
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
-from rsd.models.timm_model import load_trained, normalizer
+from rsd.models.folder import load_trained, normalizer
 from rsd.sources.images import read_split
 from rsd.teacher.embed import check_store, write_store
 from rsd.teacher.store import ViewOptions, store_digests

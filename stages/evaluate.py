@@ -15,8 +15,9 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import write_json, written_aside
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
-from rsd.models.predict import predict_together
-from rsd.models.timm_model import PixelNormalize, load_trained, normalizer, predict
+from rsd.models.folder import load_trained, normalizer
+from rsd.models.pixels import PixelNormalize
+from rsd.models.predict import predict, predict_together
 from rsd.run.paths import Run
 from rsd.run.records import Evaluation, EvaluationRecord, StudentIndex
 from rsd.sources.images import LabelledImages, read_split, sample

@@ -13,7 +13,9 @@ from rsd.export.strip import AsTrained, judge_stripped
 from rsd.export.trace import judge_traced, trace
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.files import sha256, write_array
-from rsd.models.timm_model import load_trained, normalizer, parameter_count, predict
+from rsd.models.folder import load_trained, normalizer
+from rsd.models.make import parameter_count
+from rsd.models.predict import predict
 from rsd.run.paths import Run
 from rsd.run.records import ExportRecord
 from rsd.sources.images import read_record, read_split

@@ -11,7 +11,9 @@ from rsd.machine.files import sha256, write_json, write_table, written_aside
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.methods.scratch import ScratchDistiller
-from rsd.models.timm_model import embedding_width, normalizer, parameter_count, save_weights
+from rsd.models.folder import normalizer, save_weights
+from rsd.models.make import parameter_count
+from rsd.models.outputs import embedding_width
 from rsd.run.paths import Run
 from rsd.run.records import TeacherRecord
 from rsd.sources.images import read_record, read_split

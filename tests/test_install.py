@@ -50,7 +50,7 @@ def test_a_wheel_holds_one_package_with_its_data(clone, tmp_path):
     assert (info / "entry_points.txt").read_text().split("\n")[:2] == ["[console_scripts]", "rsd = rsd.cli.main:main"]
 
 
-def test_a_clone_named_rsd_does_not_hide_the_package(clone, tmp_path):
+def test_a_clone_named_rsd_hides_no_package(clone, tmp_path):
     site = built(clone, "build_editable", tmp_path)
     program = f"import site; site.addsitedir({str(site)!r}); from rsd import AAD, __file__ as file; print(file)"
     answer = subprocess.check_output([sys.executable, "-c", program], cwd=clone.parent, text=True)
@@ -124,12 +124,12 @@ print("trained")
 """
 
 
-def test_a_loop_of_ones_own_needs_the_hard_requirements_only():
+def test_ones_own_loop_needs_hard_requirements_only():
     answer = without(set(MODULES) - HARD - OURS, OWN_LOOP)
     assert answer.stdout == "trained\n", answer.stderr
 
 
-def test_the_command_starts_with_the_hard_requirements_only():
+def test_the_command_needs_hard_requirements_only():
     program = "import sys; sys.argv = ['rsd', '--version']; import rsd.__main__"
     assert without(set(MODULES) - HARD - OURS, program).returncode == 0
 
@@ -146,7 +146,7 @@ def test_the_command_starts_with_the_hard_requirements_only():
         ("dask", "from pipelines.sweep.places import on_dask; on_dask('local', 1).__enter__()"),
     ],
 )
-def test_a_missing_extra_is_a_sentence_with_the_command(extra, program):
+def test_a_missing_extra_is_a_sentence(extra, program):
     own = {Requirement(text).name for text in PROJECT["optional-dependencies"][extra]}
     answer = without(modules(set(map(name_of, own))) - HARD - OURS, program)
     assert answer.returncode == 1

@@ -13,7 +13,8 @@ from rsd.machine.errors import UserError
 from rsd.methods.base import Distiller, Setting
 from rsd.methods.ofa import OFADistiller
 from rsd.methods.rsd import RSDDistiller
-from rsd.models.timm_model import ModelOptions, Outputs, create, outputs, parameter_count
+from rsd.models.make import ModelOptions, create, parameter_count
+from rsd.models.outputs import Outputs, outputs
 from rsd.training.recipe import Recipe, make_criterion, make_optimizer
 
 ROOT = Path(__file__).parents[1]

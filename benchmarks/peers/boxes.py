@@ -13,7 +13,7 @@ from benchmarks.peers.trainers import CLIP, LEARNING_RATE, METHODS, MOMENTUM, RE
 from rsd.methods.crd import ContrastiveEmbeddings, CRDOptions
 from rsd.methods.kd import KDOptions
 from rsd.methods.rkd import RKDOptions
-from rsd.models.timm_model import embedding_width
+from rsd.models.outputs import embedding_width
 
 EMBEDDING = {"ResNet": "global_pool", "VisionTransformer": "head_drop", "SwinTransformer": "head.global_pool"}
 """By class of the model, the module whose output is the penultimate embedding."""

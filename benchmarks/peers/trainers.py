@@ -24,7 +24,9 @@ from rsd.methods.dist import DISTDistiller, DISTOptions
 from rsd.methods.kd import KDDistiller, KDOptions
 from rsd.methods.rkd import RKDDistiller, RKDOptions
 from rsd.methods.rsd import RSDDistiller, RSDOptions
-from rsd.models.timm_model import PixelNormalize, create, embedding_width
+from rsd.models.make import create
+from rsd.models.outputs import embedding_width
+from rsd.models.pixels import PixelNormalize
 from rsd.teacher.store import LiveTeacher, StoredTeacher
 from rsd.training.loop import Teacher
 from rsd.training.recipe import Recipe

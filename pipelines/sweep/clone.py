@@ -74,7 +74,7 @@ def run(
         NetworkError: a remote could not be reached; another try may help.
     """
     folder = Path(project.workspaces).resolve() / unit.name
-    label = unit.label or unit.name
+    label = unit.display_name
 
     def dvc(*arguments: str, transfer: bool = False, variables: Mapping[str, str] | None = None) -> None:
         status, lines = run_group([*DVC, *arguments], folder, say=say, stop=stop, hold=[lock], variables=variables)

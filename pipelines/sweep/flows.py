@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 
 from pipelines import chosen
-from pipelines.artifacts import key_of, picture, shown
+from pipelines.artifacts import key_of, picture, warn_only
 from pipelines.git import contents, git
 from pipelines.outcome import StageError, failed
 from pipelines.schedule import as_they_end, stopped_with_the_flow
@@ -133,7 +133,7 @@ def run_units(ready: Prepared, place: Place, states: dict[str, str], unit_task: 
         unit = units[name]
         if blockers := [need for need in unit.needs if need not in ready.done]:
             states[name] = "not run"
-            log.warning("%s: not run, it waits for %s", unit.shown, ", ".join(blockers))
+            log.warning("%s: not run, it waits for %s", unit.display_name, ", ".join(blockers))
             return None
         needs = {need: ready.done[need] for need in unit.needs}
         title = unit.title(ready.root.name).replace("{", "{{").replace("}", "}}")
@@ -151,11 +151,11 @@ def run_units(ready: Prepared, place: Place, states: dict[str, str], unit_task: 
                     states[name], ready.done[name] = "ran", str(result)
                 else:
                     states[name] = "failed"
-                    message = f"{units[name].shown}: {future.state.message}"
+                    message = f"{units[name].display_name}: {future.state.message}"
                     failures.append(str(result) if isinstance(result, StageError) else message)
             del future  # see as_they_end
             left -= units[name].cell
-            log.info("%s: %s; %d of %d cells left", units[name].shown, states[name], left, total)
+            log.info("%s: %s; %d of %d cells left", units[name].display_name, states[name], left, total)
     return failures
 
 
@@ -171,9 +171,9 @@ def collect(ready: Prepared) -> None:
         get_run_logger().warning("no table: no cell has trained a student")
         return
     folder = ready.root / OUT / ready.name
-    missing = [unit.shown for unit in ready.cells if unit.name not in refs]
+    missing = [unit.display_name for unit in ready.cells if unit.name not in refs]
     text = results.write(folder, results.frame(cells), missing)
-    with shown("table"):
+    with warn_only("table"):
         drawn = picture((folder / "plot.svg").read_text(), f"The sweep {ready.name}")
         create_markdown_artifact(f"{drawn}\n\n{text}", key=key_of("sweep", ready.name), description="Means over seeds")
 

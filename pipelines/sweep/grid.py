@@ -107,8 +107,8 @@ def covers(grids: Sequence[Grid], values: Mapping[str, Any]) -> dict[str, list[s
         axes = {name.lstrip("+"): text for name, _, text in (axis.partition("=") for axis in grid.grid)}
         own: dict[str, Any] = {"methods": ["scratch", *grid.methods] if grid.methods else None, "seeds": grid.seeds}
         for name, so_far in covered.items():
-            given: Any = AXIS_VALUE.findall(axes[name]) if name in axes else own.get(name) or values.get(name) or []
-            so_far += map(str, given if isinstance(given, list) else [given])
+            value: Any = AXIS_VALUE.findall(axes[name]) if name in axes else own.get(name) or values.get(name) or []
+            so_far += map(str, value if isinstance(value, list) else [value])
     return {name: list(dict.fromkeys(ones)) for name, ones in covered.items()}
 
 
@@ -157,8 +157,8 @@ def _overrides(grid: Grid, params: Path) -> list[list[str]]:
         seed_sets = [*([[seed] for seed in seeds] if "seeds" in grid.split else [seeds])]
     shipped = (base.get("export") or {}).get("method")  # has to be one of the methods, exported or not
     cells = []
-    for chosen, method_set, seed_set in product(axes, method_sets, seed_sets):
-        cell = list(chosen)
+    for overrides, method_set, seed_set in product(axes, method_sets, seed_sets):
+        cell = list(overrides)
         if method_set:
             cell.append(f"methods=[{','.join(method_set)}]")
             if shipped is not None and shipped not in method_set and "export.method" not in named:

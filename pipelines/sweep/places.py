@@ -16,7 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipelines.network import NetworkError, worth_a_retry
 from pipelines.outcome import StageError, failed
-from pipelines.progress import Progress
+from pipelines.progress import ProgressArtifact
 from pipelines.sweep.clone import Project, StoppedError, run
 from pipelines.sweep.units import Unit
 from rsd.machine.errors import UserError
@@ -42,7 +42,7 @@ def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: threadin
     """
     log = get_run_logger()
     # One artifact for each unit, and one entry among the server's artifacts for all of a sweep.
-    progress = Progress(unit.label or unit.name, key=project.snapshot.rpartition("/")[2])
+    progress = ProgressArtifact(unit.display_name, key=project.snapshot.rpartition("/")[2])
     good = False
 
     def say(line: str) -> None:

@@ -52,7 +52,7 @@ class Unit:
     """Else it runs stages that cells share."""
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         return self.label or self.name
 
     def title(self, otherwise: str) -> str:
@@ -222,9 +222,7 @@ def _sections(root: Path, points: Sequence[GridPoint]) -> list[dict[str, str] | 
             [sys.executable, "-m", "rsd", "check", folder], cwd=root, capture_output=True, text=True, check=False
         )
     if done.returncode:
-        raise UserError(
-            f"the params could not be checked: {(done.stderr.strip() or 'it said nothing').splitlines()[-1]}"
-        )
+        raise UserError(f"the params could not be checked: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     wrong: dict[str, str] = {}
     for label, answer in zip(_labels(points), answers, strict=True):

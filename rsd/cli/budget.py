@@ -11,7 +11,6 @@ import typer
 
 from rsd.cli.options import app_of
 from rsd.machine.errors import UserError
-from rsd.machine.files import write_json, written_aside
 
 OUT, BUDGET = Path("out"), Path("budget")
 
@@ -49,7 +48,7 @@ def kit(
     """
     from rsd.measure.budget.kit import LADDER, arguments, write_kit
     from rsd.measure.latency import Plan
-    from rsd.models.timm_model import ModelOptions
+    from rsd.models.make import ModelOptions
     from rsd.report.table import size
     from rsd.run.paths import Run
     from rsd.sources.images import read_record, read_split
@@ -123,6 +122,7 @@ def import_(
 
     Example: rsd budget import latency.json --name board
     """
+    from rsd.machine.files import written_aside
     from rsd.measure.budget.records import read_device
 
     record = read_device(file)
@@ -143,6 +143,7 @@ def keep() -> None:
 
     Example: rsd budget keep
     """
+    from rsd.machine.files import write_json
     from rsd.measure.budget.records import read_trained, shipped
     from rsd.run.paths import Run
     from rsd.run.snapshot import snapshot

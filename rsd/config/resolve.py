@@ -16,7 +16,7 @@ from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
 from rsd.measure.benchmark import BenchmarkOptions
-from rsd.models.timm_model import ModelOptions
+from rsd.models.make import ModelOptions
 from rsd.release.bundle import BundleOptions
 from rsd.sources.prepare import DataOptions
 from rsd.teacher.origin import TRAINED, TeacherOptions

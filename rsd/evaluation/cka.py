@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
-from rsd.models.timm_model import PixelNormalize
+from rsd.models.pixels import PixelNormalize
 
 BATCH_SIZE = 64
 LEAST_IMAGES = 4  # the unbiased estimator divides by n - 3

@@ -14,7 +14,9 @@ from rsd.export.pytorch_values import module_values
 from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.models.features import StagedOutputs, stage_shapes, staged_outputs
-from rsd.models.timm_model import Outputs, PixelNormalize, input_shape, load_trained, normalizer, outputs
+from rsd.models.folder import input_shape, load_trained, normalizer
+from rsd.models.outputs import Outputs, outputs
+from rsd.models.pixels import PixelNormalize
 
 
 class AsTrained:

@@ -23,7 +23,7 @@ from rsd.export.parity import Precision
 from rsd.export.pytorch_values import parts, torch_values
 from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.machine.errors import UserError
-from rsd.models.timm_model import RawPixels
+from rsd.models.pixels import RawPixels
 from rsd.run.records import Parity
 from rsd.sources.images import Images
 

@@ -20,43 +20,43 @@ class ComputeOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU if there is one."""
     processes: int = Field(1, gt=0)
-    """Processes that train on one batch together, over all machines, and share out what is embedded and evaluated,
-    through torchrun; with `cuda` one GPU each."""
+    """Processes that train together on one batch, over all machines, started by torchrun. They share the embedding and
+    the evaluation, too. With `cuda` each has a GPU of its own."""
     workers: int = Field(0, ge=0)
-    """Other processes that prepare batches for each of these; they do not change a pixel."""
+    """Extra processes that prepare batches, for each process; they do not change a pixel."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     """Automatic mixed precision of student, scaffold and live teacher; fp16 scales the loss. Losses, weights and
     validation stay float32."""
     channels_last: bool = False
-    """Memory format of maps; faster for CNNs on GPUs with amp."""
+    """Memory format of feature maps; faster for CNNs on GPUs with amp."""
     compile: bool = False
-    """`torch.compile` what is trained. Bits then depend on the compiler, too."""
+    """`torch.compile` the modules that are trained. The bits then depend on the compiler, too."""
     deterministic: bool = True
-    """Train on a GPU with kernels that give the same bits in every run; false takes whichever are fastest."""
+    """Train on a GPU with kernels that give the same bits in every run; false takes the fastest kernels."""
     threads: int = Field(1, gt=0)
-    """CPU threads of a stage. Another count gives other bits, and stages run side by side collapse when
-    they share cores, hence 1."""
+    """CPU threads of a stage. Another count gives other bits. The default is 1, because stages that run side by side
+    become very slow when they share cores."""
 
     def decisive(self) -> dict[str, Any]:
-        """What the numbers of a training depend on: all but who prepares the batches. So do dvc.yaml's stages."""
+        """The settings that change the numbers of a training: all but `workers`. The stages depend on the same."""
         return self.model_dump(exclude={"workers"})
 
 
 def on_this_machine(options: ComputeOptions) -> ComputeOptions:
-    """For what is the same in any number of processes, and so need not leave this machine: at most one for each GPU."""
+    """The options for work whose numbers depend on no process count: at most one process per GPU here."""
     if not _takes_cuda(options):
         return options
     return options.model_copy(update={"processes": max(1, min(options.processes, torch.cuda.device_count()))})
 
 
 def set_up(options: ComputeOptions) -> torch.device:
-    """Pin threads, ask for deterministic kernels, join the other processes, and return this one's device.
+    """Set threads and kernels, join the other processes, and return the device of this one.
 
-    What trains on a GPU asks more strictly, see `training_kernels`.
+    Training on a GPU is stricter about its kernels; see `training_kernels`.
 
     Raises:
-        UserError: `cuda` is asked for where there is none, `compile` where no C++ compiler is, or torchrun has
-            started another number of processes.
+        UserError: there is no CUDA device for `cuda`, no C++ compiler for `compile`, or torchrun has started another
+            number of processes.
     """
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("expected a CUDA device, found none; set compute.device to auto or cpu")
@@ -65,8 +65,8 @@ def set_up(options: ComputeOptions) -> torch.device:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     cuda = _takes_cuda(options)
-    # PyTorch would fill all memory that it allocates with NaN meanwhile, by half of all kernels that a GPU is given. It
-    # is worth it where a library is known to leave some unwritten: oneDNN, in bf16.
+    # PyTorch can fill fresh memory with NaN. On a GPU that takes half of all kernels. It is worth it only where a
+    # library leaves memory unwritten, as oneDNN does in bf16.
     torch.utils.deterministic.fill_uninitialized_memory = options.amp != "none" and not cuda  # type: ignore[attr-defined]
     compilers = [os.environ.get("CXX", "g++"), "g++", "clang++"]
     if options.compile and not cuda and not any(map(shutil.which, compilers)):
@@ -76,10 +76,10 @@ def set_up(options: ComputeOptions) -> torch.device:
 
 @contextmanager
 def training_kernels(options: ComputeOptions, device: torch.device) -> Iterator[None]:
-    """Within it, forward and backward passes on a GPU take the kernels that `deterministic` asks for.
+    """Use the kernels that `deterministic` asks for in forward and backward passes on a GPU.
 
-    `torch.use_deterministic_algorithms` with `warn_only`, which serves elsewhere, leaves the backward pass of attention
-    as it is, which gives other bits in every run. The settings are the process's own; they are put back at the end.
+    `set_up` asks for deterministic kernels with `warn_only`, which exempts the backward pass of attention: its bits
+    differ from run to run. The settings are global to the process and are restored at the end.
 
     Raises:
         UserError: an operation has no deterministic kernel.
@@ -100,7 +100,7 @@ def training_kernels(options: ComputeOptions, device: torch.device) -> Iterator[
         if "deterministic implementation" not in str(error):
             raise
         raise UserError(
-            "expected kernels that give the same bits in every run, found an operation of the model that has none on a "
+            "expected kernels that give the same bits in every run, found an operation of the model without one on a "
             f"GPU ({str(error).partition(', but')[0]}); set compute.deterministic to false, and two runs will differ"
         ) from error
     finally:

@@ -1,16 +1,16 @@
-"""What the CUDA driver says of this machine; asked through libcuda, without torch or a CUDA toolkit."""
+"""The CUDA driver and the GPUs of this machine, read through libcuda, without torch or a CUDA toolkit."""
 
 import ctypes
 from typing import Any, NamedTuple
 
 from rsd.machine.errors import UserError
 
-# Of the driver API (cuda.h); the numbers are part of its binary interface.
+# Attributes of the driver API (cuda.h); the numbers are part of its binary interface.
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 
 
 class NoDriverError(UserError):
-    """There is no GPU to run anything on: no driver, a driver that does not work, or no device behind it."""
+    """There is no usable GPU: no driver, a driver that does not work, or no device."""
 
 
 class Gpu(NamedTuple):
@@ -23,15 +23,15 @@ class Gpu(NamedTuple):
 
 
 class Driver(NamedTuple):
-    """A driver that works, with the devices behind it."""
+    """A driver that works, and its devices."""
 
     cuda: tuple[int, int]
-    """The newest CUDA that it runs, such as (13, 0)."""
+    """The newest CUDA version that the driver runs, such as (13, 0)."""
     gpus: list[Gpu]
 
 
 def driver() -> Driver:
-    """The driver of this machine and its devices, those that CUDA_VISIBLE_DEVICES leaves.
+    """The driver of this machine and the devices that CUDA_VISIBLE_DEVICES leaves visible.
 
     Raises:
         NoDriverError: there is no driver, it does not start, or it sees no device; the sentence says which.
@@ -55,10 +55,10 @@ def driver() -> Driver:
     return Driver((version // 1000, version % 1000 // 10), [_gpu(library, number) for number in range(count)])
 
 
-def _number(ask: Any, *arguments: Any) -> int:
+def _number(query: Any, *arguments: Any) -> int:
     value = ctypes.c_int(0)
-    if status := ask(ctypes.byref(value), *arguments):
-        raise NoDriverError(f"expected an answer of the NVIDIA driver, found CUDA error {status}; look at nvidia-smi")
+    if status := query(ctypes.byref(value), *arguments):
+        raise NoDriverError(f"expected an answer from the NVIDIA driver, found CUDA error {status}; look at nvidia-smi")
     return value.value
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, synced, renamed."""
+"""Files that are whole or absent: written aside, synced, renamed."""
 
 import csv
 import errno
@@ -25,10 +25,10 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what was written there becomes `path` only if the block succeeds.
+    """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds.
 
-    Works for one file and for a folder made by the block. A kill at any moment leaves the old content of
-    `path` or the new one, never a part (of a folder, for a moment, neither: one cannot be renamed over another).
+    The block writes a file or makes a folder. A kill at any moment leaves the old content of `path` or the new one,
+    never a part. A folder is absent for a moment, because a folder cannot be renamed over another.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside, old = (path.parent / f".{path.name}.{suffix}" for suffix in ("writing", "old.writing"))
@@ -47,7 +47,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def move_folder(folder: Path, target: Path) -> None:
-    """Put a folder in the place of `target`. A kill at any moment leaves it whole in one of the two places."""
+    """Move a folder to `target`, which it replaces. A kill at any moment leaves it whole in one of the two places."""
     for part in [*folder.rglob("*"), folder]:
         _sync(part)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def _remove(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON; NaN is refused, because no JSON reader has to accept it."""
+    """Write `value` as readable JSON; NaN is refused, because JSON has none."""
     with written_aside(path) as aside:
         aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 

@@ -1,4 +1,4 @@
-"""What of this machine decides how fast a model runs and which engines it builds; fast, without torch."""
+"""The facts of this machine that decide latency and engines. Fast to read, and without torch."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from rsd.machine.cuda import NoDriverError, driver
 MACHINE_ID = Path("/etc/machine-id")
 LIBRARIES = ("onnxruntime", "torch", "onnx", "tensorrt", "tensorrt_rtx", "polygraphy")
 
-# What inference kernels choose between: x86 names of /proc/cpuinfo first, then Arm's.
+# Instructions that inference kernels choose between, as /proc/cpuinfo names them: x86 first, then Arm.
 CPU_FLAGS = re.compile(
     r"avx2|fma|f16c|avx_vnni(_int8)?|avx512(f|bw|vl|_vnni|_bf16|_fp16)|amx_(tile|int8|bf16|fp16)"
     r"|asimd(hp|dp)?|i8mm|bf16|sve2?"
@@ -25,10 +25,10 @@ def fingerprint() -> dict[str, Any]:
     """The lasting facts of this machine, equal at every call until hardware, driver or a library changes.
 
     Returns:
-        `machine` (a digest of its id, so that two of a kind are told apart), `cpu` (name, architecture,
+        `machine` (a digest of the machine's id, which tells two of the same kind apart), `cpu` (name, architecture,
         logical cores, flags that matter to inference), `memory_gib`, `python`, `gpus` (name, driver, compute
-        capability, memory; empty without a driver) and `versions` of the runtimes (None where one is
-        missing). No host name, path, kernel or clock: this is a DVC output.
+        capability, memory; empty without a driver) and `versions` of the runtimes (None where one is missing). There
+        is no host name, path, kernel or clock in it, because the record is a DVC output.
     """
     cpuinfo = _cpuinfo()
     flags = (cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()
@@ -62,12 +62,12 @@ def cores() -> int:
 
 def _machine() -> str | None:
     own = MACHINE_ID.read_bytes() if MACHINE_ID.is_file() else b""
-    # An image is shipped with an empty file, or with this word, for each machine to fill in when it first starts.
+    # System images hold an empty file, or this word, until the machine first starts.
     return None if own.strip() in (b"", b"uninitialized") else hashlib.sha256(own).hexdigest()[:12]
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo; empty where there is none."""
+    """The lines of the first processor in /proc/cpuinfo; empty where there is no such file."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return {}
@@ -76,7 +76,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _board() -> str:
-    """The board's name where the CPU has none, as on a Jetson."""
+    """The name of the board, for a CPU without a name, as on a Jetson."""
     path = Path("/proc/device-tree/model")
     return path.read_text().strip("\0\n ") if path.is_file() else ""
 
@@ -86,12 +86,12 @@ def _gpus() -> list[dict[str, str]]:
 
 
 def _gpus_by_driver() -> list[dict[str, str]]:
-    """As the driver tells it, where there is no nvidia-smi, as on many a Jetson."""
+    """From the driver itself: many a Jetson has no nvidia-smi."""
     try:
-        found = driver()
+        cuda, gpus = driver()
     except NoDriverError:
         return []
-    version = "CUDA {}.{}".format(*found.cuda)
+    version = "CUDA {}.{}".format(*cuda)
     return [
         {
             "name": gpu.name,
@@ -99,7 +99,7 @@ def _gpus_by_driver() -> list[dict[str, str]]:
             "compute_capability": gpu.compute_capability,
             "memory": f"{gpu.memory_mib} MiB",
         }
-        for gpu in found.gpus
+        for gpu in gpus
     ]
 
 

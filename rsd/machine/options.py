@@ -1,4 +1,4 @@
-"""What every section of the params has in common."""
+"""The base of every section of the params."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +14,10 @@ def _at_home(path: Path) -> Path:
 
 
 UserPath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
-"""A path as a user writes it, text and all; `~` is the home folder."""
+"""A path, written as text; `~` is the home folder."""
 
 
 class Options(BaseModel):
-    """A checked section: unknown keys, numbers given as text, NaN and infinity are refused."""
+    """A checked section: it refuses unknown keys, numbers written as text, NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

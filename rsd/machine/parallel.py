@@ -1,4 +1,4 @@
-"""Several processes that work on one batch. A lone process is a group of one: each function is then free."""
+"""Several processes that work on one batch. In a lone process every function here costs nothing."""
 
 import os
 import threading
@@ -14,21 +14,20 @@ from torch.autograd.function import FunctionCtx
 from rsd.machine.errors import UserError
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others before it gives up, where torchrun has not ended it before."""
+"""How long a process waits for the others, unless torchrun ends it first."""
 
 
 def join(device: torch.device, processes: int) -> torch.device:
-    """Join the processes that torchrun has started; the device of this one, with `cuda` a GPU of its own.
+    """Join the processes that torchrun has started, and return the device of this one: with `cuda` its own GPU.
 
     Raises:
-        UserError: torchrun has started another number, or there are fewer GPUs than processes on this machine.
+        UserError: torchrun has started another number, or this machine has fewer GPUs than processes.
     """
     if "RANK" not in os.environ:
         return device
     if (started := int(os.environ["WORLD_SIZE"])) != processes:
         raise UserError(
-            f"expected {processes} processes (compute.processes), found that torchrun has started {started}; make them "
-            "equal, since the count belongs to the run's record"
+            f"expected {processes} processes (compute.processes), found {started} by torchrun; make the two equal"
         )
     if device.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
@@ -45,14 +44,14 @@ def join(device: torch.device, processes: int) -> torch.device:
 
 
 def _end_with(parent: int) -> None:
-    # torchrun ends its processes unless it is killed itself; they must not go on beside the run that resumes.
+    # torchrun ends its processes, but not when it is killed. They must not run on beside the one that resumes.
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
 
 
 def leave() -> None:
-    """End the work together: every process waits for all others."""
+    """Leave the group when every process has come here."""
     if processes() > 1:
         distributed.barrier()
         distributed.destroy_process_group()
@@ -63,7 +62,7 @@ def wait(*, patiently: bool = False) -> None:
     """Go on when every process has come here.
 
     Args:
-        patiently: without a limit of time, on one machine; it still ends with an error where a process dies.
+        patiently: wait without a time limit, on one machine; the death of a process is still an error.
     """
     if processes() > 1:
         distributed.barrier(_unhurried() if patiently else None)
@@ -71,7 +70,7 @@ def wait(*, patiently: bool = False) -> None:
 
 @cache
 def _unhurried() -> Any:
-    # Of gloo on GPUs, too: it sees the connection to a process that dies break off, where NCCL waits for a time.
+    # gloo on GPUs, too: it notices at once that a process has died, where NCCL waits for its timeout.
     return distributed.new_group(backend="gloo", timeout=timedelta(days=365))
 
 
@@ -89,7 +88,7 @@ def leads() -> bool:
 
 
 def own_share(count: int) -> slice:
-    """This process's run of `count` things in order; shares differ by one at most, the first are the larger."""
+    """The consecutive share of `count` items that belongs to this process; shares differ by one at most."""
     start, stop = (count * number // processes() for number in (rank(), rank() + 1))
     return slice(start, stop)
 
@@ -101,8 +100,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
-        # Every process computes the same loss from the gathered batch. The sum is one gradient per process,
-        # which DistributedDataParallel's mean turns into that of one process with the whole batch.
+        # Every process computes the same loss from the gathered batch. DistributedDataParallel takes the mean over the
+        # processes, so the sum here gives the gradient of one process with the whole batch.
         (whole,) = gradients
         total = whole.contiguous().clone()
         distributed.all_reduce(total)
@@ -112,10 +111,10 @@ class _Gather(torch.autograd.Function):
 
 @torch.compiler.disable
 def gather(own: Tensor) -> Tensor:
-    """The whole batch `[processes * B, ...]`, from each process's share `[B, ...]`, with gradients for each.
+    """The whole batch `[processes * B, ...]` from the equal share `[B, ...]` of each process, with gradients.
 
-    A lone process gets its own tensor back. All shares are of one size. What is half-precise comes back as float32,
-    since gradients are summed over the processes.
+    A lone process gets its own tensor back. Half precision becomes float32, because gradients are summed over the
+    processes.
     """
     if processes() == 1:
         return own
@@ -123,30 +122,30 @@ def gather(own: Tensor) -> Tensor:
 
 
 def all_of(own: Tensor) -> list[Tensor]:
-    """Every process's tensor, in their order, on the device of `own`; all are of one shape. No gradients."""
+    """The tensors of all processes, by rank, on the device of `own`; all have one shape. No gradients."""
     if processes() == 1:
         return [own]
-    sent = own.detach().to(_wire()).contiguous()
-    parts = [torch.empty_like(sent) for _ in range(processes())]
-    distributed.all_gather(parts, sent)
+    message = own.detach().to(_wire()).contiguous()
+    parts = [torch.empty_like(message) for _ in range(processes())]
+    distributed.all_gather(parts, message)
     return [part.to(own.device) for part in parts]
 
 
 def mean(own: Tensor) -> Tensor:
-    """The mean over the processes, the same in each. No gradients."""
+    """The mean over the processes, equal in each. No gradients."""
     return own if processes() == 1 else torch.stack(all_of(own)).mean(dim=0)
 
 
 def from_leader(module: nn.Module) -> None:
-    """Give the module's buffers the values that they have in the leading process."""
+    """Set the module's buffers to their values in the leading process."""
     if processes() == 1:
         return
     for buffer in module.buffers():
-        sent = buffer.detach().to(_wire())
-        distributed.broadcast(sent, 0)
-        buffer.copy_(sent)
+        message = buffer.detach().to(_wire())
+        distributed.broadcast(message, 0)
+        buffer.copy_(message)
 
 
 def _wire() -> torch.device:
-    """Where tensors must lie to be sent."""
+    """The device from which tensors can be sent."""
     return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")

@@ -1,4 +1,4 @@
-"""One progress bar for all long work: rate and time left."""
+"""The progress bar of all long work, with rate and time left."""
 
 import sys
 
@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 
 def progress(*, total: int, name: str, unit: str, done: int = 0, shown: bool = True) -> tqdm:
-    """A bar over `total` units; it moves often on a terminal and rarely in a log."""
+    """A bar over `total` units, redrawn often on a terminal and rarely in a log."""
     on_terminal = sys.stderr.isatty()
     return tqdm(
         total=total,

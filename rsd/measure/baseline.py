@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rsd.measure.latency import Candidate, Infer, image, scenario
-from rsd.models.timm_model import RawPixels
+from rsd.models.pixels import RawPixels
 from rsd.run.records import Latency
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from rsd.models.timm_model import Outputs
+from rsd.models.outputs import Outputs
 
 
 class LinearEmbeddings(nn.Module):

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
 from rsd.models.features import StagedOutputs, StageShape, staged_outputs
-from rsd.models.timm_model import Outputs, outputs
+from rsd.models.outputs import Outputs, outputs
 from rsd.run.records import CorrelationChange
 
 Signal = Literal["embedding", "logits", "stages"]
@@ -85,7 +85,7 @@ class Distiller(TrainingTask):
     """Trains `student`; a subclass says what it needs of the teacher and what it adds to the loss.
 
     `forward(input, target, teacher, index)` returns a dict: `loss` is minimised, `output` holds the logits,
-    every other entry is a scalar for the log. The trainable scaffolding (such as RSD's AAD) sits beside the
+    every other entry is a scalar for the log. The trainable scaffold (such as a projection) sits beside the
     student in the trainable module: its weights are task state, never part of the student's `state_dict`.
 
     Args:

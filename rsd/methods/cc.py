@@ -7,7 +7,7 @@ from rsd.machine.parallel import gather
 from rsd.methods._batches import pair
 from rsd.methods._linear_embeddings import LinearEmbeddings
 from rsd.methods.base import Distiller, MethodOptions, Setting, Step, WeightOptions
-from rsd.models.timm_model import embedding_width
+from rsd.models.outputs import embedding_width
 
 
 class CCOptions(WeightOptions):

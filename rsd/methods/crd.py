@@ -12,7 +12,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.parallel import all_of
 from rsd.methods._linear_embeddings import LinearEmbeddings
 from rsd.methods.base import Distiller, MethodOptions, Setting, Step, WeightOptions
-from rsd.models.timm_model import Outputs, embedding_width
+from rsd.models.outputs import Outputs, embedding_width
 
 
 class CRDOptions(WeightOptions):

@@ -14,7 +14,7 @@ from rsd.methods._batches import pair
 from rsd.methods.base import Distiller, MethodOptions, Setting, Step
 from rsd.methods.rsd import rsd_loss
 from rsd.models.features import Stage, StagedOutputs, StageShape, stage_shapes
-from rsd.models.timm_model import Outputs, embedding_width
+from rsd.models.outputs import Outputs, embedding_width
 
 GRID = 7
 """A token branch merges patches until its grid has this side."""

@@ -14,7 +14,7 @@ from rsd.machine.parallel import gather, processes
 from rsd.methods._batches import centre, pair
 from rsd.methods._picture import describe
 from rsd.methods.base import Distiller, MethodOptions, Setting, Step
-from rsd.models.timm_model import Outputs, embedding_width
+from rsd.models.outputs import Outputs, embedding_width
 from rsd.run.records import CorrelationChange
 
 _EPS = 1e-5

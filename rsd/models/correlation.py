@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def cross_correlation(student: Tensor, teacher: Tensor) -> Tensor:
-    """P, whose diagonal RSD draws to 1 and the rest to 0: Pearson's r of every pair of dimensions.
+    """P, Pearson's r of every pair of dimensions.
 
     Args:
         student: `[N, D]`, after the AAD.

@@ -32,7 +32,7 @@ class StageShape(NamedTuple):
 
 
 class StagedOutputs(NamedTuple):
-    """`rsd.models.timm_model.Outputs` and what lies before it: the four stages, shallowest first."""
+    """`rsd.models.outputs.Outputs` and what lies before it: the four stages, shallowest first."""
 
     embedding: Tensor
     logits: Tensor

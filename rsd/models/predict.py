@@ -1,11 +1,44 @@
-"""What a model says of a whole split, shared out over all processes."""
+"""What a model makes of a whole split, in one process or shared out over all."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from rsd.machine import parallel
-from rsd.models.timm_model import PixelNormalize, predict
+from rsd.models.outputs import Outputs, outputs
+from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import Images
+from rsd.views.workers import in_order
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    normalize: PixelNormalize,
+    images: Images,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    numbers: range | None = None,
+) -> Outputs:
+    """Embeddings and logits of a model in eval mode, float32 on the CPU, for raw images `[N, H, W, C]`.
+
+    Runs where `normalize` lives; the model's training mode is restored.
+
+    Args:
+        workers: processes that read and decode the images; they do not change a pixel.
+        numbers: which batches, at least one; all if None.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    batches = _Raw(images, batch_size)
+    for raw in in_order(batches, range(len(batches)) if numbers is None else numbers, workers=workers):
+        told = outputs(model, normalize(raw.to(normalize.mean.device)))
+        parts.append(Outputs(*(part.float().cpu() for part in told)))
+    model.train(was_training)
+    return Outputs(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def predict_together(
@@ -28,3 +61,17 @@ def predict_together(
         )
         logits[own.start * batch_size : own.stop * batch_size] = told.logits
     return torch.stack(parallel.all_of(logits)).sum(dim=0)
+
+
+class _Raw(Dataset[Tensor]):
+    """Raw images in batches, uint8 `[B, H, W, C]`."""
+
+    def __init__(self, images: Images, batch_size: int) -> None:
+        self.images, self.batch_size = images, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Tensor:
+        start = number * self.batch_size
+        return torch.from_numpy(np.array(self.images[start : start + self.batch_size]))  # a copy: a map is read-only

@@ -17,7 +17,8 @@ from rsd.machine import parallel
 from rsd.machine.errors import UserError
 from rsd.machine.files import move_folder, write_json
 from rsd.machine.progress import progress
-from rsd.models.timm_model import PixelNormalize, embedding_width, outputs
+from rsd.models.outputs import embedding_width, outputs
+from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.teacher.store import ViewOptions
 from rsd.views.augment import AugmentOptions

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
 from rsd.machine.options import UserPath
-from rsd.models.timm_model import ModelOptions, create, load_state, misfits
+from rsd.models.folder import load_state, misfits
+from rsd.models.make import ModelOptions, create
 from rsd.sources.images import DatasetRecord
 from rsd.sources.listing import STATED, weights_file
 

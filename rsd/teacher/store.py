@@ -16,7 +16,8 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, sha256
 from rsd.machine.options import Options
 from rsd.models.features import StagedOutputs, staged_outputs
-from rsd.models.timm_model import Outputs, PixelNormalize, outputs
+from rsd.models.outputs import Outputs, outputs
+from rsd.models.pixels import PixelNormalize
 from rsd.views.augment import AugmentOptions
 
 

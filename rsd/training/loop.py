@@ -16,8 +16,9 @@ from rsd.machine.compute import ComputeOptions
 from rsd.machine.progress import progress
 from rsd.methods.base import Distiller
 from rsd.models.features import StagedOutputs
+from rsd.models.outputs import Outputs
+from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict_together
-from rsd.models.timm_model import Outputs, PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.training.health import Log, check_validation, check_varied, has_stalled, mean_row, peak_megabytes
 from rsd.training.recipe import Recipe

@@ -14,7 +14,7 @@ from rsd.machine.compute import ComputeOptions, training_kernels
 from rsd.machine.errors import UserError
 from rsd.machine.parallel import all_of, mean, processes, rank
 from rsd.methods.base import Distiller
-from rsd.models.timm_model import PixelNormalize
+from rsd.models.pixels import PixelNormalize
 from rsd.training.health import check_finite
 from rsd.training.recipe import Recipe, make_optimizer, make_scheduler, part_size
 

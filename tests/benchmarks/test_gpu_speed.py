@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.gpu_speed import Case, loop_rows, step_row, ways
 from rsd.machine.compute import ComputeOptions
-from rsd.models.timm_model import ModelOptions
+from rsd.models.make import ModelOptions
 
 TOY = Case(
     ModelOptions(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}),

@@ -12,7 +12,7 @@ from benchmarks.peers.compare import Way, check_agreement, compared, peak, rows,
 from benchmarks.view_store import Case
 from rsd.machine.errors import UserError
 from rsd.methods.kd import KDDistiller, KDOptions
-from rsd.models.timm_model import ModelOptions
+from rsd.models.make import ModelOptions
 
 CPU = torch.device("cpu")
 TINY = Case(

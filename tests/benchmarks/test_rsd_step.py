@@ -3,7 +3,8 @@ import torch
 from benchmarks import rsd_step
 from benchmarks.random_store import random_store
 from benchmarks.rsd_step import CLASSES, IMAGES, steps
-from rsd.models.timm_model import ModelOptions, create, embedding_width
+from rsd.models.make import ModelOptions, create
+from rsd.models.outputs import embedding_width
 
 
 def test_every_way_to_train_makes_a_whole_step_from_the_same_student(monkeypatch, tmp_path):

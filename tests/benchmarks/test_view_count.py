@@ -8,7 +8,9 @@ import yaml
 from benchmarks import view_count
 from rsd.config.resolve import resolve
 from rsd.machine.files import write_json
-from rsd.models.timm_model import ModelOptions, create, embedding_width, save_weights
+from rsd.models.folder import save_weights
+from rsd.models.make import ModelOptions, create
+from rsd.models.outputs import embedding_width
 from rsd.sources.images import DatasetRecord, write_arrays
 from rsd.training.recipe import Recipe
 from tests.stages.conftest import ROOT, TINY

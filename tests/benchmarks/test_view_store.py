@@ -1,5 +1,5 @@
 from benchmarks.view_store import CASES, Case, steps
-from rsd.models.timm_model import ModelOptions
+from rsd.models.make import ModelOptions
 from rsd.teacher.store import LiveTeacher
 
 TINY = ModelOptions(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})

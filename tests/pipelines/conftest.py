@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from pipelines.artifacts import OUT_URL, SERVED, publish
 from pipelines.outcome import StageRun
-from pipelines.progress import Progress
+from pipelines.progress import ProgressArtifact
 from pipelines.server import lifecycle
 from pipelines.server.daemons import Site
 from tests.rsd.report.conftest import write_records
@@ -225,7 +225,7 @@ def left_by(folder: Path) -> dict[str, Artifact]:
     def leaves() -> UUID:
         from prefect.runtime import flow_run
 
-        progress = Progress("distill@rsd-0")
+        progress = ProgressArtifact("distill@rsd-0")
         progress.follow("rsd-0:  48%|####8     | 17216/35840 [00:10<00:10, 1719.82 images/s]")
         progress.end(good=False)
         publish(folder, [StageRun("evaluate", "ran", 1.0)])
@@ -233,20 +233,20 @@ def left_by(folder: Path) -> dict[str, Artifact]:
 
     run = leaves()
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts()
-    return {str(one.key): one for one in found if one.flow_run_id == run}
+        artifacts = client.read_artifacts()
+    return {str(one.key): one for one in artifacts if one.flow_run_id == run}
 
 
 def alive(group: int) -> list[int]:
     """The processes of a group, without those that are dead and wait to be reaped."""
-    found = []
+    pids = []
     for process in psutil.process_iter(["status"]):
         try:
             if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
+                pids.append(process.pid)
         except ProcessLookupError:
             continue
-    return found
+    return pids
 
 
 def wait_until(holds: Callable[[], bool], seconds: float) -> None:

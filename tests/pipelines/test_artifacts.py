@@ -1,4 +1,4 @@
-"""What a run leaves in Prefect, whoever looks at it: `shown` makes a warning of whatever fails."""
+"""What a run leaves in Prefect, whoever looks at it: a failure to publish is a warning."""
 
 import socket
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipelines.artifacts import OUT_URL, SERVED
 from tests.pipelines.conftest import left_by
 
 
-def test_a_run_leaves_tables_pictures_progress_and_a_link_small_enough_for_the_database(
+def test_a_run_leaves_artifacts_small_enough_to_store(
     artifacts: dict[str, Artifact],
 ) -> None:
     pictures = {"verdict", "latency", "curves", "pareto"}
@@ -21,7 +21,7 @@ def test_a_run_leaves_tables_pictures_progress_and_a_link_small_enough_for_the_d
     assert sum(len(str(one.data)) for one in artifacts.values()) < 1_000_000
 
 
-def test_the_report_of_a_folder_that_is_not_served_is_a_path_and_no_link_to_another_s(
+def test_an_unserved_report_is_a_path_without_link(
     prefect_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(OUT_URL, "http://127.0.0.1:1")
@@ -30,6 +30,6 @@ def test_the_report_of_a_folder_that_is_not_served_is_a_path_and_no_link_to_anot
     report.parent.mkdir(parents=True)
     report.write_text("<h1>the report</h1>")
 
-    found = left_by(tmp_path / "mine")
+    artifacts = left_by(tmp_path / "mine")
 
-    assert found["report"].data == f"`{report}` on {socket.gethostname()}"
+    assert artifacts["report"].data == f"`{report}` on {socket.gethostname()}"

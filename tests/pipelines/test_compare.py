@@ -70,12 +70,12 @@ class Recorded:
     def state(self) -> dict[str, str]:
         """Every file of the workspace by its digest, and what git says of it."""
         files = [file for file in sorted(self.path.rglob("*")) if file.is_file()]
-        found = {
+        records = {
             str(file.relative_to(self.path)): hashlib.md5(file.read_bytes()).hexdigest()
             for file in files
             if not {".git", ".dvc"} & set(file.relative_to(self.path).parts)
         }
-        return found | {"git": self.do("git", "status", "--porcelain"), "HEAD": self.do("git", "rev-parse", "HEAD")}
+        return records | {"git": self.do("git", "status", "--porcelain"), "HEAD": self.do("git", "rev-parse", "HEAD")}
 
     def forget(self) -> None:
         """Empty the cache and, but for what git holds, the workspace."""
@@ -101,7 +101,7 @@ def copy(recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return project
 
 
-def test_a_branch_a_tag_an_experiment_and_the_workspace_are_compared_and_nothing_is_touched(recorded, tmp_path):
+def test_every_kind_of_revision_is_compared(recorded, tmp_path):
     before = recorded.state()
     page = tmp_path / "page.html"
     compare.compare(recorded.path, ["main", "longer", "exp-strong", "workspace"], page)
@@ -114,12 +114,12 @@ def test_a_branch_a_tag_an_experiment_and_the_workspace_are_compared_and_nothing
 
 def test_a_run_is_what_its_revision_recorded(recorded):
     commit = compare.commit_of(recorded.path, "longer")
-    found = compare.run(recorded.path, "longer", commit)
-    assert found.records.curves is not None
-    assert found.records.curves["epoch"].max() == 24
-    assert found.bundle_bytes == (recorded.path / "out" / "bundle" / "manifest.json").stat().st_size
+    run = compare.run(recorded.path, "longer", commit)
+    assert run.records.curves is not None
+    assert run.records.curves["epoch"].max() == 24
+    assert run.bundle_bytes == (recorded.path / "out" / "bundle" / "manifest.json").stat().st_size
     main = compare.run(recorded.path, "main", compare.commit_of(recorded.path, "main"))
-    assert main.test_data == found.test_data is not None
+    assert main.test_data == run.test_data is not None
     strong = compare.run(recorded.path, "exp-strong", compare.commit_of(recorded.path, "exp-strong"))
     assert strong.records.params["method.rsd"] == {"weight": 0.2}
     assert compare.run(recorded.path, "workspace", None).records.params["method.rsd"] == {"weight": 0.1}
@@ -129,7 +129,7 @@ def test_a_run_is_what_its_revision_recorded(recorded):
     ("name", "near"),
     [("mian", "did you mean main?"), ("exp-stron", "did you mean exp-strong?"), ("zzz", "`dvc exp list` show")],
 )
-def test_a_revision_that_there_is_not_is_named_with_near_ones(recorded, tmp_path, name, near):
+def test_an_unknown_revision_is_named_with_near_ones(recorded, tmp_path, name, near):
     with pytest.raises(UserError, match=f"found '{name}', which is none; .*{near}"):
         compare.compare(recorded.path, ["main", name], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
@@ -146,13 +146,13 @@ def test_a_revision_where_nothing_was_run_says_so(recorded, tmp_path):
         compare.compare(recorded.path, ["main", "empty"], tmp_path / "page.html")
 
 
-def test_what_is_in_no_cache_and_no_remote_is_named_with_what_to_run(copy, tmp_path):
+def test_missing_records_are_named_with_a_remedy(copy, tmp_path):
     copy.forget()
     with pytest.raises(UserError, match="found no out/evaluate/.*json, .* and .* more; run `dvc fetch"):
         compare.compare(copy.path, ["main", "longer"], tmp_path / "page.html")
 
 
-def test_what_is_in_the_default_remote_is_read_from_there(copy, tmp_path):
+def test_the_default_remotes_records_are_read(copy, tmp_path):
     copy.do("dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
     for revision in ("longer", "main"):  # which do not know of the remote, as they are older than it
         copy.do("git", "checkout", "-q", revision)

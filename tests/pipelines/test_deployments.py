@@ -18,9 +18,9 @@ DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployment
 
 def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
     module, _, name = deployment["entrypoint"].rpartition(".")
-    found = getattr(importlib.import_module(module), name)
-    assert isinstance(found, Flow)
-    return found
+    flow = getattr(importlib.import_module(module), name)
+    assert isinstance(flow, Flow)
+    return flow
 
 
 each = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=[one["entrypoint"] for one in DEPLOYMENTS])
@@ -39,7 +39,7 @@ def test_every_flow_of_the_project_has_a_deployment() -> None:
 
 
 @each
-def test_what_a_deployment_sets_is_what_its_flow_takes(deployment: dict[str, Any]) -> None:
+def test_a_flow_takes_what_its_deployment_sets(deployment: dict[str, Any]) -> None:
     flow = flow_of(deployment)
     required = set(parameter_schema(flow).required)
     given = deployment.get("parameters", {})
@@ -51,7 +51,7 @@ def test_what_a_deployment_sets_is_what_its_flow_takes(deployment: dict[str, Any
 
 
 @each
-def test_every_parameter_has_a_type_and_words_in_the_form(deployment: dict[str, Any]) -> None:
+def test_every_parameter_has_type_title_and_description(deployment: dict[str, Any]) -> None:
     for name, field in parameter_schema(flow_of(deployment)).properties.items():
         assert field.get("title"), name
         assert field.get("description"), f"{name} says nothing"
@@ -59,7 +59,7 @@ def test_every_parameter_has_a_type_and_words_in_the_form(deployment: dict[str, 
 
 
 @each
-def test_a_run_lives_for_the_server_whatever_its_worker_was_started_with(deployment: dict[str, Any]) -> None:
+def test_every_run_sends_heartbeats_whatever_its_worker(deployment: dict[str, Any]) -> None:
     environment = deployment["work_pool"]["job_variables"]["env"]
     assert 4 * int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) < LOST_SECONDS
     assert environment["PREFECT_CLIENT_MAX_RETRIES"] == str(RETRIES)

@@ -1,4 +1,4 @@
-"""Latency over time: what gets slower is told, what is noisy is said to be noisy."""
+"""Latency over time: slower rows alert, noisy rows are marked."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ Path("out/benchmark/latency.json").write_text(json.dumps(record))
 
 
 class Device:
-    """A workspace whose benchmark takes as long as it is told."""
+    """A workspace whose benchmark takes as long as it is set to."""
 
     def __init__(self, repo: ToyRepo) -> None:
         self.folder = repo.path
@@ -73,7 +73,7 @@ def usual(
 
 
 @pytest.fixture
-def told(prefect_server: dict[str, str]) -> Iterator[list[str]]:
+def alerts(prefect_server: dict[str, str]) -> Iterator[list[str]]:
     """What arrives at the web hook of the notification block `fleet`."""
     bodies: list[str] = []
 
@@ -98,20 +98,20 @@ def told(prefect_server: dict[str, str]) -> Iterator[list[str]]:
         server.shutdown()
 
 
-def test_what_gets_slower_fails_the_run_and_tells_people_and_automations(usual: Device, told: list[str]) -> None:
+def test_a_slower_row_fails_the_run_and_alerts(usual: Device, alerts: list[str]) -> None:
     with pytest.raises(UserError, match=r"at most 10% longer than the usual 1 ms, found 1.3 ms \(\+30%\) on a CPU"):
         usual.time(1.3, notify="custom-webhook/fleet")
 
-    assert len(told) == 1
-    assert json.loads(told[0])["title"] == "project has become slower"
-    assert "found 1.3 ms" in json.loads(told[0])["text"]
+    assert len(alerts) == 1
+    assert json.loads(alerts[0])["title"] == "project has become slower"
+    assert "found 1.3 ms" in json.loads(alerts[0])["text"]
 
 
-def test_a_noisy_run_is_said_to_be_noisy_and_alerts_nobody(usual: Device, told: list[str]) -> None:
-    said = usual.time(5.0, noisy=True, notify="custom-webhook/fleet")
+def test_a_noisy_run_is_marked_and_alerts_nobody(usual: Device, alerts: list[str]) -> None:
+    summary = usual.time(5.0, noisy=True, notify="custom-webhook/fleet")
 
-    assert "1 noisy and not judged; measure again on a quiet machine" in said
-    assert told == []
+    assert "1 noisy and not judged; measure again on a quiet machine" in summary
+    assert alerts == []
 
 
 def test_the_history_outlives_dvc_repro_and_is_drawn(usual: Device) -> None:
@@ -125,7 +125,7 @@ def test_the_history_outlives_dvc_repro_and_is_drawn(usual: Device) -> None:
         assert any(one.key == "latency-trend" and "data:image" in str(one.data) for one in client.read_artifacts())
 
 
-def test_an_unknown_block_is_refused_before_anything_is_timed(usual: Device) -> None:
+def test_an_unknown_block_is_refused_before_timing(usual: Device) -> None:
     before = trend.read(usual.folder / "history" / "latency.csv")
 
     with pytest.raises(UserError, match="expected a notification block slack-webhook/nobody"):
@@ -133,7 +133,7 @@ def test_an_unknown_block_is_refused_before_anything_is_timed(usual: Device) -> 
     assert trend.read(usual.folder / "history" / "latency.csv") == before
 
 
-def test_a_busy_machine_is_waited_for_and_timed_in_the_end(usual: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_timed_after_a_wait(usual: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = [9.0, 9.0, 0.1]
     monkeypatch.setattr(module, "BUSY_LOAD", 0.5)
     monkeypatch.setattr(module, "cores", lambda: 1)

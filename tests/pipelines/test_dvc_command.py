@@ -12,8 +12,8 @@ from pipelines.dvc_command import reason
         (["error: two problems:", "  - a", "  - b", "ERROR: failed"], "two problems:\n  - a\n  - b"),
         (["Running stage 'x':", "> x", "ValueError: 3", "ERROR: failed"], "ValueError: 3 - failed"),
         (["ERROR: dvc.yaml is broken"], "dvc.yaml is broken"),
-        ([], "it said nothing"),
+        ([], "it printed nothing"),
     ],
 )
-def test_the_reason_is_the_stage_own_sentence_or_its_last_line(lines: list[str], sentence: str) -> None:
+def test_reason_is_stage_sentence_or_last_line(lines: list[str], sentence: str) -> None:
     assert reason(lines) == sentence

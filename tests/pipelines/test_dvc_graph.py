@@ -15,7 +15,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory, make_dvc_repo: Callable[[Path
     return make_dvc_repo(tmp_path_factory.mktemp("graph") / "project")
 
 
-def test_each_stage_and_matrix_cell_is_a_node_with_its_upstream_and_marks(repo: ToyRepo) -> None:
+def test_each_stage_is_a_node_with_its_upstream(repo: ToyRepo) -> None:
     assert {node.address: node for node in stages(repo.path)} == {
         node.address: node
         for node in [
@@ -32,18 +32,18 @@ def test_each_stage_and_matrix_cell_is_a_node_with_its_upstream_and_marks(repo: 
     }
 
 
-def test_stages_that_do_not_need_each_other_come_in_the_same_order_in_every_process(repo: ToyRepo) -> None:
-    found = [node.address for node in stages(repo.path)]
-    assert found == [
+def test_independent_stages_have_one_order_in_every_process(repo: ToyRepo) -> None:
+    addresses = [node.address for node in stages(repo.path)]
+    assert addresses == [
         *("beside", "prepare", "shaky", "behind", "train@rsd", "benchmark", "report", "train@scratch", "merge")
     ]
 
 
 def test_every_stage_comes_after_its_upstream(repo: ToyRepo) -> None:
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for node in stages(repo.path):
-        assert seen.issuperset(node.upstream)
-        seen.add(node.address)
+        assert earlier.issuperset(node.upstream)
+        earlier.add(node.address)
 
 
 def test_addresses_are_those_dvc_repro_takes(repo: ToyRepo) -> None:
@@ -68,11 +68,11 @@ def test_addresses_do_not_depend_on_the_current_folder(
         ("train", {"prepare", "train@rsd", "train@scratch"}),
     ],
 )
-def test_a_target_brings_what_it_needs_and_no_more(repo: ToyRepo, target: str, addresses: set[str]) -> None:
+def test_a_target_brings_only_what_it_needs(repo: ToyRepo, target: str, addresses: set[str]) -> None:
     assert {node.address for node in stages(repo.path, [target])} == addresses
 
 
-def test_an_unknown_target_is_named_with_the_known_ones(repo: ToyRepo) -> None:
+def test_an_unknown_target_is_refused_with_the_known(repo: ToyRepo) -> None:
     with pytest.raises(UserError, match=r"no stage named trian; there are .*train"):
         stages(repo.path, ["trian"])
 

@@ -19,7 +19,7 @@ def repo(tmp_path: Path) -> Path:
     return tmp_path.resolve()
 
 
-def test_a_snapshot_has_changes_and_new_files_where_asked_and_changes_nothing(repo: Path) -> None:
+def test_a_snapshot_has_new_files_and_changes_nothing(repo: Path) -> None:
     (repo / "a").write_text("new")
     (repo / "conf" / "y").write_text("y")
     (repo / "huge").write_text("of the user's own")
@@ -34,7 +34,7 @@ def test_a_snapshot_has_changes_and_new_files_where_asked_and_changes_nothing(re
     assert snapshot(repo, "refs/sweeps/s", ["conf"])[1] == commit
 
 
-def test_files_of_revisions_are_read_and_missing_ones_left_out(repo: Path) -> None:
+def test_missing_files_of_revisions_are_left_out(repo: Path) -> None:
     asked = {"one": "HEAD:a", "none": "HEAD:nothing", "nested": "HEAD:conf/x"}
 
     assert contents(repo, asked) == {"one": "old", "nested": "x"}
@@ -42,7 +42,7 @@ def test_files_of_revisions_are_read_and_missing_ones_left_out(repo: Path) -> No
     assert objects(repo, "HEAD", ["a", "conf", "nothing"]).keys() == {"a", "conf"}
 
 
-def test_experiments_are_told_from_what_dvc_notes_beside_them(repo: Path) -> None:
+def test_experiments_are_told_from_dvcs_other_refs(repo: Path) -> None:
     head = git(repo, "rev-parse", "HEAD")
     named = f"refs/exps/{head[:2]}/{head[2:]}/mine-0.1"
     for ref in (named, "refs/exps/exec/EXEC_HEAD", "refs/exps/stash"):
@@ -58,6 +58,6 @@ def test_a_folder_without_a_commit_is_refused(tmp_path: Path) -> None:
         snapshot(tmp_path.resolve(), "refs/sweeps/s", [])
 
 
-def test_a_failure_is_a_sentence_with_gits_last_words(repo: Path) -> None:
+def test_a_failure_ends_with_gits_last_lines(repo: Path) -> None:
     with pytest.raises(UserError, match=r"git fetch in .* failed: .*"):
         git(repo, "fetch", "nowhere")

@@ -22,15 +22,15 @@ def two(prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> list
     return names
 
 
-def test_the_server_has_a_limit_of_one_for_each_gpu_that_may_be_used(two: list[str]) -> None:
+def test_each_visible_gpu_has_a_limit_of_one(two: list[str]) -> None:
     assert two == ["2", "3"]
     with get_client(sync_client=True) as client:
-        found = {limit.name: limit.limit for limit in client.read_global_concurrency_limits()}
-    assert [found[limit_of(name)] for name in two] == [1, 1]
+        limits = {limit.name: limit.limit for limit in client.read_global_concurrency_limits()}
+    assert [limits[limit_of(name)] for name in two] == [1, 1]
 
 
 @pytest.mark.parametrize("wanted", [[1, 1, 1, 1], [2, 1, 2]])
-def test_no_gpu_has_two_stages_and_each_sees_its_own_alone(two: list[str], wanted: list[int]) -> None:
+def test_each_stage_sees_only_its_own_gpus(two: list[str], wanted: list[int]) -> None:
     taken: list[str] = []
     lock = threading.Lock()
 
@@ -52,17 +52,17 @@ def test_no_gpu_has_two_stages_and_each_sees_its_own_alone(two: list[str], wante
             one.result(timeout=60)
 
 
-def test_who_waits_says_so_once_can_be_stopped_and_holds_nothing(two: list[str]) -> None:
+def test_a_waiting_stage_says_so_and_holds_nothing(two: list[str]) -> None:
     stop = threading.Event()
-    said: list[str] = []
+    lines: list[str] = []
     with reserved(1, two[:1], threading.Event(), print), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(copy_context().run, reserved(2, two, stop, said.append).__enter__)
-        wait_until(lambda: bool(said), 30)
+        waiting = pool.submit(copy_context().run, reserved(2, two, stop, lines.append).__enter__)
+        wait_until(lambda: bool(lines), 30)
         time.sleep(0.5)
         assert not waiting.done()
         stop.set()
         assert waiting.result(timeout=10) == {}
-    assert said == ["GPU 2 is in use; waiting"]
+    assert lines == ["GPU 2 is in use; waiting"]
 
 
 def test_without_a_gpu_nothing_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

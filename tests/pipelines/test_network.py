@@ -21,7 +21,7 @@ from pipelines.network import NetworkError, failure
         ["OSError: [Errno 28] No space left on device"],
     ],
 )
-def test_what_the_remote_refuses_or_this_machine_lacks_is_not_tried_again(output: list[str]) -> None:
+def test_a_lasting_cause_is_not_tried_again(output: list[str]) -> None:
     assert not isinstance(failure("it failed", output), NetworkError)
 
 

@@ -104,7 +104,7 @@ def run(released: Released) -> str:
 
 
 @pytest.mark.slow
-def test_new_data_become_a_release_that_both_remotes_have(released: Released, tmp_path: Path) -> None:
+def test_new_data_become_a_release_in_both_remotes(released: Released, tmp_path: Path) -> None:
     first = run(released)
     assert first.startswith("release-")
     assert released.tags() == [first]
@@ -121,7 +121,7 @@ def test_new_data_become_a_release_that_both_remotes_have(released: Released, tm
 
 
 @pytest.mark.slow
-def test_worse_metrics_stop_with_a_sentence_before_anything_is_pushed(released: Released, tmp_path: Path) -> None:
+def test_worse_metrics_stop_before_anything_is_pushed(released: Released, tmp_path: Path) -> None:
     first = run(released)
     released.new_data_elsewhere(0.25, tmp_path)
     kept = sorted(path.name for path in released.remote.rglob("*") if path.is_file())
@@ -142,9 +142,7 @@ def test_a_workspace_with_changes_is_refused(released: Released) -> None:
 
 
 @pytest.mark.slow
-def test_a_remote_that_is_away_is_tried_again_and_a_gate_is_not(
-    released: Released, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_absent_remote_is_tried_again(released: Released, monkeypatch: pytest.MonkeyPatch) -> None:
     away = released.remote.with_name("away")
     shutil.move(released.remote, away)
     shutil.rmtree(released.repo.path / ".dvc" / "cache")
@@ -173,7 +171,7 @@ def test_a_remote_that_is_away_is_tried_again_and_a_gate_is_not(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["reproduce", "tag_release"])
-def test_a_colleague_who_pushes_meanwhile_costs_a_night_and_no_more(
+def test_a_colleagues_push_costs_one_night(
     released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     first = run(released)
@@ -198,7 +196,7 @@ def test_a_colleague_who_pushes_meanwhile_costs_a_night_and_no_more(
 
 
 @pytest.mark.slow
-def test_what_a_killed_run_has_tagged_and_not_pushed_is_no_obstacle(released: Released, tmp_path: Path) -> None:
+def test_a_killed_runs_tag_is_no_obstacle(released: Released, tmp_path: Path) -> None:
     first = run(released)
     with (released.repo.path / "dvc.lock").open("a") as lock:
         lock.write("# results\n")
@@ -212,7 +210,7 @@ def test_what_a_killed_run_has_tagged_and_not_pushed_is_no_obstacle(released: Re
 
 
 @pytest.mark.slow
-def test_a_gate_whose_metrics_cannot_be_loaded_is_closed(released: Released) -> None:
+def test_a_gate_without_loadable_metrics_is_closed(released: Released) -> None:
     released.repo.dvc("repro")
     tag = tag_release(released.repo.path, ["dvc.lock"], "a release")
     released.set_data(0)
@@ -224,7 +222,7 @@ def test_a_gate_whose_metrics_cannot_be_loaded_is_closed(released: Released) -> 
         compare.with_options(retry_delay_seconds=0.01)(released.repo.path, tag, [GATE], 0, {})
 
 
-def test_the_comparison_has_the_credentials_and_is_tried_again(
+def test_comparison_has_credentials_and_is_tried_again(
     prefect_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[object] = []
@@ -247,9 +245,7 @@ def test_short_values_are_not_masked() -> None:
 
 
 @pytest.mark.slow
-def test_a_secret_reaches_the_command_and_neither_params_nor_logs(
-    released: Released, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_secret_reaches_only_the_command(released: Released, monkeypatch: pytest.MonkeyPatch) -> None:
     Secret(value={"TOKEN": "s3cr3t-value"}).save(SECRET, overwrite=True, _sync=True)  # type: ignore[call-arg]
     hook = released.repo.path / ".git" / "hooks" / "pre-push"
     hook.parent.mkdir(exist_ok=True)
@@ -284,7 +280,7 @@ def test_a_secret_reaches_the_command_and_neither_params_nor_logs(
         (Gate(metric="m", margin=0), 1, None, True),
     ],
 )
-def test_a_gate_is_missed_beyond_its_margin_in_the_bad_direction_only(
+def test_a_gate_is_missed_only_beyond_its_margin(
     gate: Gate, old: float | None, new: float | None, missed: bool
 ) -> None:
     assert (miss(gate, {"m": {"old": old, "new": new}}, "release-1") is not None) == missed

@@ -9,7 +9,7 @@ from pipelines.dvc_graph import lock_entries, stages
 from tests.stages.conftest import ROOT, copy_of_the_project
 
 
-def test_the_benchmark_is_alone_and_all_that_is_timed_is_marked_as_measured():
+def test_the_benchmark_is_alone_and_marked_as_measured():
     nodes = {node.address: node for node in stages(ROOT)}
     assert [name for name, node in nodes.items() if node.alone] == ["benchmark"]
     for node in nodes.values():
@@ -17,7 +17,7 @@ def test_the_benchmark_is_alone_and_all_that_is_timed_is_marked_as_measured():
 
 
 @pytest.mark.slow
-def test_the_flow_gives_the_same_lock_entries_as_dvc_repro(tmp_path, prefect_server):
+def test_flow_and_dvc_repro_give_equal_lock_entries(tmp_path, prefect_server):
     by_dvc, by_flow = (copy_of_the_project(tmp_path / name) for name in ("dvc", "flow"))
     by_dvc.run("dvc", "repro")
     os.environ.update(prefect_server)

@@ -30,7 +30,7 @@ def push(theirs: Path, name: str, text: str) -> None:
     git(theirs, "push", "-q", "origin", "HEAD")
 
 
-def test_results_that_are_in_the_way_of_newer_ones_are_dropped_and_others_stay(ours: Path) -> None:
+def test_only_results_in_the_upstreams_way_are_dropped(ours: Path) -> None:
     theirs = ours.with_name("theirs")
     for name in ("dvc.lock", "new.dvc", "kept.dvc"):
         (ours / name).write_text("results of a night that was stopped")
@@ -46,7 +46,7 @@ def test_results_that_are_in_the_way_of_newer_ones_are_dropped_and_others_stay(o
 
 
 @pytest.mark.parametrize("results", [["dvc.lock"], []])
-def test_a_release_that_is_taken_back_leaves_its_results_and_nothing_else(ours: Path, results: list[str]) -> None:
+def test_taking_a_release_back_leaves_only_its_results(ours: Path, results: list[str]) -> None:
     before = git(ours, "rev-parse", "HEAD")
     if results:
         (ours / "dvc.lock").write_text("results")
@@ -58,7 +58,7 @@ def test_a_release_that_is_taken_back_leaves_its_results_and_nothing_else(ours: 
     assert changed(ours) == (results, [])
 
 
-def test_what_was_tagged_and_never_pushed_is_found_once_the_upstream_has_moved(ours: Path) -> None:
+def test_an_unpushed_tag_behind_the_upstream_is_unpublished(ours: Path) -> None:
     (ours / "dvc.lock").write_text("results")
     tag = tag_release(ours, ["dvc.lock"], "words")
     assert (has_moved(ours), unpublished(ours)) == (False, [])  # it can still be pushed
@@ -72,7 +72,7 @@ def test_what_was_tagged_and_never_pushed_is_found_once_the_upstream_has_moved(o
     assert (ours / "dvc.lock").read_text() == "second"
 
 
-def test_commits_of_one_s_own_beside_the_upstream_are_left_to_their_author(ours: Path) -> None:
+def test_own_commits_beside_the_upstream_are_refused(ours: Path) -> None:
     (ours / "a").write_text("mine")
     git(ours, "add", "-A")
     git(ours, "commit", "-qm", "mine")

@@ -93,7 +93,7 @@ def test_a_stage_marked_alone_overlaps_with_none(built: Built) -> None:
     assert not any(overlap(benchmark, other) for other in others)
 
 
-def test_python_in_a_stage_is_the_interpreter_of_the_flow(built: Built) -> None:
+def test_python_in_a_stage_is_the_flows_interpreter(built: Built) -> None:
     assert {run["prefix"] for run in built[0].runs()} == {sys.prefix}
 
 
@@ -138,9 +138,7 @@ def test_no_slots_are_refused_with_a_sentence(dvc_repo: ToyRepo, prefect_server:
         reproduce(root=str(dvc_repo.path), jobs=0)
 
 
-def test_a_failed_stage_says_why_and_stops_only_what_depends_on_it(
-    dvc_repo: ToyRepo, prefect_server: dict[str, str]
-) -> None:
+def test_a_failed_stage_stops_only_its_dependents(dvc_repo: ToyRepo, prefect_server: dict[str, str]) -> None:
     dvc_repo.dvc("repro", "prepare")
     dvc_repo.set_failing(True)
     process = run_module(dvc_repo, prefect_server)
@@ -158,14 +156,14 @@ def test_a_failed_stage_says_why_and_stops_only_what_depends_on_it(
     }
 
 
-def test_a_failed_stage_is_an_exception_for_the_caller(dvc_repo: ToyRepo, prefect_server: dict[str, str]) -> None:
+def test_a_failed_stage_raises_for_the_caller(dvc_repo: ToyRepo, prefect_server: dict[str, str]) -> None:
     (dvc_repo.path / "work.py").write_text("print('odd'); 1 / 0")
 
     with pytest.raises(StageError, match="stage beside failed: ZeroDivisionError: division by zero"):
         reproduce(root=str(dvc_repo.path), targets=["beside"])
 
 
-def test_a_wrong_target_fails_before_a_server_is_started(dvc_repo: ToyRepo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_target_fails_before_the_server_starts(dvc_repo: ToyRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(dvc_repo.path)
     monkeypatch.setattr(connection, "_started_server", lambda: pytest.fail("started a server"))
 
@@ -178,7 +176,7 @@ def test_a_wrong_target_fails_before_a_server_is_started(dvc_repo: ToyRepo, monk
     [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGKILL, False)],
     ids=["Ctrl-C", "SIGTERM", "SIGTERM in the background", "SIGKILL"],
 )
-def test_a_stopped_flow_leaves_no_process_and_dvc_repro_completes(
+def test_a_stopped_flow_leaves_no_process(
     dvc_repo: ToyRepo, prefect_server: dict[str, str], number: signal.Signals, deaf: bool
 ) -> None:
     process = run_module(dvc_repo, prefect_server, "beside", deaf=deaf, HOLD="beside")

@@ -100,33 +100,29 @@ def answering(prefect_server: dict[str, str]) -> Callable[..., list[Any]]:
 def table() -> Any:
     """The newest table of hosts."""
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["rollout"])))
-    return json.loads(str(max(found, key=lambda artifact: str(artifact.created)).data))
+        artifacts = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["rollout"])))
+    return json.loads(str(max(artifacts, key=lambda artifact: str(artifact.created)).data))
 
 
 def roll_out(bundle: Path, **given: Any) -> Any:
     return rollout(str(bundle), str(bundle.parent / "inventory.yml"), **given)
 
 
-def test_every_host_is_in_the_table_and_in_the_result(
-    bundle: Path, playbook: None, prefect_server: dict[str, str]
-) -> None:
-    found = roll_out(bundle)
-    assert [(row["host"], row["outcome"]) for row in found] == [("a", "switched"), ("b", "switched")]
-    assert table() == found
+def test_table_and_result_hold_every_host(bundle: Path, playbook: None, prefect_server: dict[str, str]) -> None:
+    rows = roll_out(bundle)
+    assert [(row["host"], row["outcome"]) for row in rows] == [("a", "switched"), ("b", "switched")]
+    assert table() == rows
     with get_client(sync_client=True) as client:
         assert f"rollout {bundle}" in {run.name for run in client.read_flow_runs()}
 
 
-def test_a_go_ahead_starts_the_next_wave_after_the_results_of_the_first_were_shown(
-    bundle: Path, playbook: None, answering: Callable[..., list[Any]]
-) -> None:
+def test_a_go_ahead_starts_the_next_wave(bundle: Path, playbook: None, answering: Callable[..., list[Any]]) -> None:
     shown = answering(go_ahead=True, remark="the canary looks well")
     assert [row["outcome"] for row in roll_out(bundle, approve=True)] == ["switched", "switched"]
     assert [(row["host"], row["outcome"]) for row in shown[0]] == [("a", "switched"), ("b", "not tried")]
 
 
-def test_a_refusal_fails_the_flow_with_the_playbook_s_sentence(
+def test_a_refusal_fails_with_the_playbooks_sentence(
     bundle: Path, playbook: None, answering: Callable[..., list[Any]]
 ) -> None:
     answering(go_ahead=False)
@@ -140,14 +136,14 @@ def test_no_answer_is_a_no(bundle: Path, playbook: None, prefect_server: dict[st
         roll_out(bundle, approve=True, approval_hours=1 / 3600)
 
 
-def test_a_playbook_that_fails_before_any_host_gives_its_own_error(
+def test_an_early_playbook_failure_gives_its_own_error(
     bundle: Path, playbook: None, prefect_server: dict[str, str]
 ) -> None:
     with pytest.raises(RolloutError, match="^expected luck, found none$"):
         roll_out(bundle, allowed_percent=13)
 
 
-def test_what_is_missing_is_said_before_a_server_starts(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_inputs_are_refused_before_a_server_starts(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "server_that_answers", lambda: pytest.fail("started a server"))
     inventory = str(bundle.parent / "inventory.yml")
     for arguments, sentence in (
@@ -161,7 +157,7 @@ def test_what_is_missing_is_said_before_a_server_starts(bundle: Path, monkeypatc
             main([str(bundle), "--inventory", inventory, "--waves", wrong])
 
 
-def test_a_flow_without_an_inventory_is_refused_in_a_sentence(bundle: Path, prefect_server: dict[str, str]) -> None:
+def test_a_missing_inventory_is_refused_with_a_sentence(bundle: Path, prefect_server: dict[str, str]) -> None:
     with pytest.raises(UserError, match="expected an inventory in nowhere, found none"):
         rollout(str(bundle), "nowhere")
 
@@ -186,7 +182,7 @@ def test_the_reason_is_ansible_s_last_error(lines: list[str], sentence: str) -> 
 
 
 @pytest.mark.slow
-def test_a_flow_that_is_stopped_leaves_no_playbook_and_says_how_to_go_on(
+def test_a_stopped_flow_leaves_no_playbook(
     bundle: Path, tmp_path: Path, playbook: None, prefect_server: dict[str, str]
 ) -> None:
     program = f"from pipelines import rollout; rollout.ANSIBLE = {module.ANSIBLE}; rollout.main()"
@@ -205,7 +201,7 @@ def test_a_flow_that_is_stopped_leaves_no_playbook_and_says_how_to_go_on(
 
 
 @pytest.mark.slow
-def test_the_real_playbook_waits_for_the_go_ahead_and_a_failing_host_fails_the_flow(
+def test_the_real_playbook_waits_for_the_go_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answering: Callable[..., list[Any]]
 ) -> None:
     workshop = Workshop(tmp_path / "workshop")
@@ -213,8 +209,8 @@ def test_the_real_playbook_waits_for_the_go_ahead_and_a_failing_host_fails_the_f
     with local_fleet(tmp_path, workshop, first, "edge-1", "edge-2") as fleet:
         inventory = str(fleet.inventory())
         shown = answering(go_ahead=True)
-        found = rollout(str(second), inventory, waves=[1, "100%"], approve=True)
-        assert [row["outcome"] for row in found] == ["switched", "switched"]
+        rows = rollout(str(second), inventory, waves=[1, "100%"], approve=True)
+        assert [row["outcome"] for row in rows] == ["switched", "switched"]
         assert [row["outcome"] for row in shown[0]] == ["switched", "not tried"]
         assert fleet.currents() == ["tiny-2", "tiny-2"]
 

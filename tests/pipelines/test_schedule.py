@@ -25,7 +25,7 @@ def at_once(order: list[str]) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_each_runs_once_after_what_it_needs_within_the_slots(seed: int) -> None:
+def test_each_runs_once_after_its_needs_within_slots(seed: int) -> None:
     draw = random.Random(seed)
     names = [f"n{number}" for number in range(40)]
     before = {name: draw.sample(names[:at], k=min(at, draw.randrange(3))) for at, name in enumerate(names)}
@@ -79,7 +79,7 @@ class Counted(list[str]):
             yield item
 
 
-def test_the_cost_is_linear_in_what_there_is_to_run() -> None:
+def test_the_cost_is_linear_in_the_tasks() -> None:
     count, asked = 2_000, 0
     before = {"first": Counted(), **{str(number): Counted(["first"]) for number in range(count)}}
 
@@ -94,7 +94,7 @@ def test_the_cost_is_linear_in_what_there_is_to_run() -> None:
     assert asked <= 3 * count
 
 
-def test_nothing_can_run_beside_a_stage_that_is_alone() -> None:
+def test_nothing_runs_beside_a_lone_stage() -> None:
     nodes = [
         StageNode("a"),
         StageNode("b", ("a",)),
@@ -117,15 +117,15 @@ def test_nothing_can_run_beside_a_stage_that_is_alone() -> None:
 
 
 def earlier(before: dict[str, set[str]], address: str) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     edge = before[address]
     while edge:
-        found |= edge
-        edge = set().union(*(before[name] for name in edge)) - found
-    return found
+        names |= edge
+        edge = set().union(*(before[name] for name in edge)) - names
+    return names
 
 
-def test_a_graph_without_lone_stages_keeps_its_own_order() -> None:
+def test_a_graph_without_lone_stages_keeps_its_order() -> None:
     nodes = [StageNode("a"), StageNode("b", ("a",)), StageNode("c", ("a",))]
 
     assert start_order(nodes) == {"a": set(), "b": {"a"}, "c": {"a"}}

@@ -29,7 +29,7 @@ def visit(tab: Tab, place: Site, path: str, until: str) -> None:
 def test_tables_pictures_progress_and_the_report_are_shown(
     tab: Tab, prefect_site: Site, artifacts: dict[str, Artifact]
 ) -> None:
-    seen = {
+    contents = {
         "verdict": f"{LOADED} === 1 && document.body.innerText.includes('Test top-1')",
         "curves": f"{LOADED} >= 3",
         "latency": f"{LOADED} === 1 && document.body.innerText.includes('p99')",
@@ -39,11 +39,11 @@ def test_tables_pictures_progress_and_the_report_are_shown(
         "report": "!!document.querySelector('a[href=\"http://127.0.0.1:1/report.html\"]')",
         "progress-distill-rsd-0": "document.body.innerText.includes('17216/35840')",
     }
-    for key, holds in seen.items():
+    for key, holds in contents.items():
         visit(tab, prefect_site, f"/artifacts/artifact/{artifacts[key].id}", holds)
 
 
-def test_a_deployment_is_a_form_with_typed_fields_and_words(tab: Tab, prefect_worker: Site) -> None:
+def test_a_deployment_is_a_form_with_typed_fields(tab: Tab, prefect_worker: Site) -> None:
     with get_client(sync_client=True) as client:
         nightly = client.read_deployment_by_name("nightly/default")
     visit(tab, prefect_worker, f"/deployments/deployment/{nightly.id}/run", "document.body.innerText.includes('gates')")

@@ -37,32 +37,32 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 
 def test_the_second_waits_and_is_told_for_whom(tmp_path: Path) -> None:
     first = holder(tmp_path)
-    said: list[str] = []
-    with one_writer(tmp_path, name="second", say=said.append):
+    lines: list[str] = []
+    with one_writer(tmp_path, name="second", say=lines.append):
         assert first.wait(timeout=5) == 0
 
-    assert len(said) == 1
-    assert f"{tmp_path} is in use by first (process {first.pid} on " in said[0]
+    assert len(lines) == 1
+    assert f"{tmp_path} is in use by first (process {first.pid} on " in lines[0]
 
 
-def test_a_killed_flow_frees_the_workspace_only_when_its_stage_has_ended(tmp_path: Path) -> None:
+def test_a_killed_flows_stage_keeps_the_workspace(tmp_path: Path) -> None:
     first = holder(tmp_path)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    said: list[str] = []
+    lines: list[str] = []
     entered = threading.Event()
 
     def second() -> None:
-        with one_writer(tmp_path, name="second", say=said.append):
+        with one_writer(tmp_path, name="second", say=lines.append):
             entered.set()
 
     threading.Thread(target=second, daemon=True).start()
     assert not entered.wait(1)  # the stage ignores its interrupt, and still writes
     wait_until(entered.is_set, 20)
-    assert len(said) == 1
+    assert len(lines) == 1
 
 
-def test_a_flow_inside_of_a_flow_shares_its_lock_and_nobody_else_does(tmp_path: Path) -> None:
+def test_only_a_flow_inside_shares_the_lock(tmp_path: Path) -> None:
     with one_writer(tmp_path, name="outer", say=print) as outer:
         with one_writer(tmp_path, name="inner", say=print) as inner:
             assert inner == outer
@@ -75,7 +75,7 @@ def test_a_flow_inside_of_a_flow_shares_its_lock_and_nobody_else_does(tmp_path: 
     assert tried[1:] == ["in"]
 
 
-def test_the_lock_is_no_file_that_git_would_see(tmp_path: Path) -> None:
+def test_git_does_not_see_the_lock(tmp_path: Path) -> None:
     assert LOCK.parts[:2] == (".dvc", "tmp")
     with one_writer(tmp_path, name="one", say=print) as lock:
         assert run_group([sys.executable, "-c", "pass"], tmp_path, hold=[lock]).status == 0

@@ -28,7 +28,7 @@ def run(code: str, steps: int) -> dict:
 
 
 @pytest.mark.parametrize("holding", ["import AAD, outputs, rsd_loss", "import RSDDistiller, RSDOptions"])
-def test_the_readmes_loops_are_short_and_train_the_student_alone(holding):
+def test_the_pages_loops_train_the_student_alone(holding):
     code = block("python", holding=holding)
     assert len(code.splitlines()) < 15
     short, long = run(code, 1), run(code, 30)

@@ -1,20 +1,38 @@
-"""An edit of one method's code retrains the students of that method and no others."""
+"""A method is one file: to add one takes no other edit, and an edit of one retrains its own students only."""
+
+import csv
+import json
+from pathlib import Path
 
 import pytest
 
+from rsd.methods import __file__ as package
+from tests.readme import block
 from tests.stages.conftest import Project, copy_of_the_project
+
+METHODS = ["scratch", "rsd", "kd", "ofa", "cosine"]
 
 
 @pytest.fixture(scope="module")
 def distilled(tmp_path_factory) -> Project:
+    """A project whose package has one method more; nothing else but params.yaml is edited."""
     project = copy_of_the_project(tmp_path_factory.mktemp("project"))
-    project.edit("params.yaml", methods=["scratch", "rsd", "kd", "ofa"])
-    project.run("dvc", "repro", "distill")
+    assert not Path(package).with_name("cosine.py").exists()
+    (project.folder / "rsd" / "methods" / "cosine.py").write_text(block("python", holding="CosineDistiller"))
+    project.edit("params.yaml", methods=METHODS)
+    project.run("dvc", "repro", "evaluate")
     return project
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "holders"), [("kd", {"kd"}), ("rsd", {"rsd", "ofa"})])
+def test_a_method_that_is_one_more_file_is_trained_and_judged(distilled):
+    with (distilled.out / "students" / "cosine-0" / "history.csv").open() as file:
+        assert "cosine" in next(csv.reader(file))
+    assert json.loads((distilled.out / "evaluate" / "metrics.json").read_text()).keys() == {"teacher", *METHODS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "holders"), [("kd", {"kd"}), ("rsd", {"rsd", "ofa"}), ("cosine", {"cosine"})])
 def test_an_edited_method_makes_its_own_cells_stale(distilled, method, holders):
     file = distilled.folder / "rsd" / "methods" / f"{method}.py"
     before = file.read_text()

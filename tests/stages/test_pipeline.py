@@ -48,7 +48,7 @@ def test_the_students_weights_hold_no_aad_and_are_those_of_the_plain_model(repro
     students = reproduced.out / "students"
     names = {}
     for method in ("scratch", "rsd"):
-        with safe_open(students / f"{method}-0" / "student.safetensors", "np") as weights:
+        with safe_open(students / f"{method}-0" / "model.safetensors", "np") as weights:
             names[method] = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
     assert names["rsd"] == names["scratch"]
     record = json.loads((students / "rsd-0" / "student.json").read_text())

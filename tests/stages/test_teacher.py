@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import resize
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
-from rsd.models.timm_model import outputs
+from rsd.models.outputs import outputs
 from rsd.sources.images import read_split
 from rsd.training import checkpoint
 from rsd.views.augment import AugmentOptions, views
@@ -163,7 +163,7 @@ def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
     teacher.main()
     monkeypatch.setattr(sys, "argv", ["distill", "fitnet", "0"])
     distill.main()
-    assert (OUT / "students" / "fitnet-0" / "student.safetensors").is_file()
+    assert (OUT / "students" / "fitnet-0" / "model.safetensors").is_file()
 
 
 def test_arguments_that_leave_the_weights_alone_make_another_teacher(project):

@@ -35,7 +35,7 @@ def digest(path: Path) -> str:
 def test_an_unknown_param_stops_dvc_repro_before_anything_runs(reproduced):
     params = reproduced.folder / "params.yaml"
     before, lock = params.read_text(), (reproduced.folder / "dvc.lock").read_bytes()
-    student = digest(reproduced.out / "students" / "rsd-0" / "student.safetensors")
+    student = digest(reproduced.out / "students" / "rsd-0" / "model.safetensors")
     try:
         reproduced.edit("params.yaml", viws={"count": 3})
         done = reproduced.run("dvc", "repro", check=False)
@@ -45,7 +45,7 @@ def test_an_unknown_param_stops_dvc_repro_before_anything_runs(reproduced):
         assert "Running stage 'distill" not in done.stdout
     finally:
         params.write_text(before)
-    assert digest(reproduced.out / "students" / "rsd-0" / "student.safetensors") == student
+    assert digest(reproduced.out / "students" / "rsd-0" / "model.safetensors") == student
     reproduced.run("dvc", "repro", "params")
     assert (reproduced.folder / "dvc.lock").read_bytes() == lock
 
@@ -76,10 +76,10 @@ def test_a_teacher_read_from_a_file_is_that_teacher(project):
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(project):
     project.edit("out/params/recipe.json", learning_rate=1e30)
-    before = digest(project.out / "students" / "scratch-0" / "student.safetensors")
+    before = digest(project.out / "students" / "scratch-0" / "model.safetensors")
     assert "expected a finite loss, found" in (text := sentence(project.stage("distill", "scratch", "0", check=False)))
     assert "at step" in text
-    assert digest(project.out / "students" / "scratch-0" / "student.safetensors") == before
+    assert digest(project.out / "students" / "scratch-0" / "model.safetensors") == before
 
 
 def test_cells_that_are_no_longer_chosen_are_forgotten(project):
@@ -125,7 +125,7 @@ def killed_in_training(project):
 
 
 # The undisturbed history goes into the comparison too: it shows every epoch.
-FILES = ("student.safetensors", "scaffold.safetensors", "history.csv", "student.json")
+FILES = ("model.safetensors", "scaffold.safetensors", "history.csv", "student.json")
 
 
 def test_a_killed_training_leaves_no_student_and_resumes_to_the_same_bytes(reproduced, project):

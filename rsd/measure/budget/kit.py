@@ -25,7 +25,7 @@ from rsd.machine.files import sha256, write_json, written_aside
 from rsd.measure import latency
 from rsd.measure.budget import runner
 from rsd.measure.latency import Plan
-from rsd.models.timm_model import ModelOptions, create, parameter_count
+from rsd.models.make import ModelOptions, create, parameter_count
 
 LADDER = (
     "test_resnet",

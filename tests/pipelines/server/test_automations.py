@@ -19,7 +19,7 @@ from pipelines.server.automations import HOST, PROCESS, SINCE, begin, create_aut
 from rsd.machine.errors import UserError
 
 
-def test_a_run_says_where_it_runs_and_is_not_taken_for_dead(prefect_server: dict[str, str]) -> None:
+def test_a_live_run_is_labelled_and_not_dead(prefect_server: dict[str, str]) -> None:
     @flow
     def one() -> str:
         begin()
@@ -30,10 +30,10 @@ def test_a_run_says_where_it_runs_and_is_not_taken_for_dead(prefect_server: dict
 
     run = one()
     with get_client(sync_client=True) as client:
-        found = client.read_flow_run(run)  # type: ignore[arg-type]
-    assert found.labels[HOST] == socket.gethostname()
-    assert found.labels[PROCESS] == os.getpid()
-    assert not died_here(found)
+        flow_run = client.read_flow_run(run)  # type: ignore[arg-type]
+    assert flow_run.labels[HOST] == socket.gethostname()
+    assert flow_run.labels[PROCESS] == os.getpid()
+    assert not died_here(flow_run)
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,12 @@ def test_a_run_says_where_it_runs_and_is_not_taken_for_dead(prefect_server: dict
     ],
     ids=["its number is another's", "it is gone", "it was elsewhere", "it lives"],
 )
-def test_a_run_is_dead_if_its_process_was_here_and_is_gone(host: str, process: int, since: float, dead: bool) -> None:
+def test_a_run_is_dead_without_its_local_process(host: str, process: int, since: float, dead: bool) -> None:
     assert died_here(FlowRun(flow_id=uuid4(), labels={HOST: host, PROCESS: process, SINCE: since})) == dead
     assert not died_here(FlowRun(flow_id=uuid4(), labels={}))
 
 
-def test_a_run_that_was_killed_too_often_is_given_up(
-    prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_killed_too_often_is_given_up(prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_STARTS", 0)
 
     @flow
@@ -65,12 +63,12 @@ def test_a_run_that_was_killed_too_often_is_given_up(
 
 
 def automations(client: SyncPrefectClient, pool: str) -> dict[str, Automation]:
-    found = [one for one in client.read_automations() if one.name.startswith(f"{pool}: ")]
-    assert len({one.name for one in found}) == len(found)
-    return {one.name.removeprefix(f"{pool}: "): one for one in found}
+    ours = [one for one in client.read_automations() if one.name.startswith(f"{pool}: ")]
+    assert len({one.name for one in ours}) == len(ours)
+    return {one.name.removeprefix(f"{pool}: "): one for one in ours}
 
 
-def test_the_pool_is_there_once_however_often_it_is_made(prefect_server: dict[str, str]) -> None:
+def test_creating_the_pool_twice_keeps_one(prefect_server: dict[str, str]) -> None:
     for _ in range(2):
         create_pool("mine")
 
@@ -78,7 +76,7 @@ def test_the_pool_is_there_once_however_often_it_is_made(prefect_server: dict[st
         assert client.read_work_pool("mine").type == "process"
 
 
-def test_an_automation_that_is_there_keeps_its_memory_and_what_the_user_switched_off(
+def test_an_existing_automation_keeps_its_memory_and_switch(
     prefect_server: dict[str, str],
 ) -> None:
     create_automations("mine", lost_after=150)

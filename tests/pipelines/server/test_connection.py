@@ -8,7 +8,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from pipelines.server.connection import RETRIES, server_that_answers
 
 
-def test_a_flow_and_its_workers_on_dask_wait_for_a_server_that_is_away(prefect_server: dict[str, str]) -> None:
+def test_dask_workers_wait_for_an_absent_server(prefect_server: dict[str, str]) -> None:
     assert PREFECT_CLIENT_MAX_RETRIES.value() != RETRIES
     with server_that_answers():
         assert PREFECT_CLIENT_MAX_RETRIES.value() == RETRIES

@@ -22,7 +22,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_its_state_is_in_an_ignored_folder_of_the_project_or_where_the_user_has_it(
+def test_state_lies_in_ignored_folder_or_prefect_home(
     nothing_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert site(tmp_path).home == tmp_path / ".prefect"
@@ -31,7 +31,7 @@ def test_its_state_is_in_an_ignored_folder_of_the_project_or_where_the_user_has_
     assert site(tmp_path).home == tmp_path / "mine"
 
 
-def test_a_server_of_someone_else_is_used_and_our_own_is_recognised(
+def test_a_foreign_server_is_used_and_ours_recognised(
     nothing_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
@@ -49,7 +49,7 @@ def test_what_the_user_has_set_stands(nothing_set: None, tmp_path: Path, monkeyp
     assert site(tmp_path).environment["PREFECT_CLIENT_MAX_RETRIES"] == "3"
 
 
-def test_a_port_that_is_taken_is_refused_with_a_sentence(nothing_set: None, tmp_path: Path) -> None:
+def test_a_taken_port_is_refused_with_a_sentence(nothing_set: None, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"expected port {port} to be free, .* set PREFECT_SERVER_API_PORT"):
@@ -57,7 +57,7 @@ def test_a_port_that_is_taken_is_refused_with_a_sentence(nothing_set: None, tmp_
 
 
 @pytest.mark.parametrize("gets_on", [True, False])
-def test_a_server_that_gets_on_is_waited_for_and_one_that_does_not_is_given_up(
+def test_only_a_starting_server_with_progress_is_awaited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gets_on: bool
 ) -> None:
     monkeypatch.setattr(lifecycle, "START_SECONDS", 2.0)
@@ -79,9 +79,7 @@ def test_a_server_that_gets_on_is_waited_for_and_one_that_does_not_is_given_up(
         place.server.stop()
 
 
-def test_a_daemon_outlives_who_started_it_and_is_stopped_with_its_children(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_daemon_outlives_its_starter_and_stops_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemons, "STOP_SECONDS", 1)  # its child does not listen
     child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     sleeper = Daemon("sleeper", [sys.executable, "-c", f"{child}; time.sleep(60)"], tmp_path, os.environ)
@@ -99,7 +97,7 @@ def test_a_daemon_outlives_who_started_it_and_is_stopped_with_its_children(
     assert not sleeper.stop()
 
 
-def test_a_number_that_is_another_process_s_by_now_is_no_daemon_of_ours(tmp_path: Path) -> None:
+def test_a_reused_process_number_is_no_daemon(tmp_path: Path) -> None:
     (tmp_path / "worker.json").write_text(f'{{"process": {os.getpid()}, "started": 1.0}}')
 
     assert Daemon("worker", [], tmp_path, {}).running() is None

@@ -40,11 +40,11 @@ def start(repo: ToyRepo, *targets: str, **env: str) -> FlowRun:
 
 def state(run: FlowRun) -> str:
     with get_client(sync_client=True) as client:
-        found = client.read_flow_run(run.id).state
-        return str(found.name) if found else ""
+        now = client.read_flow_run(run.id).state
+        return str(now.name) if now else ""
 
 
-def said(run: FlowRun) -> str:
+def log_of(run: FlowRun) -> str:
     with get_client(sync_client=True) as client:
         logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), limit=200)
         return "\n".join(log.message for log in logs)
@@ -69,7 +69,7 @@ def kill(worker: psutil.Process) -> None:
     psutil.wait_procs(killed, timeout=60)
 
 
-def test_a_run_is_named_after_its_pair_and_says_what_it_did(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+def test_a_run_is_named_after_pair_methods_seeds(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
     (dvc_repo.path / "params.yaml").write_text("fail: false\npair: toy/pair\nmethods: [rsd]\nseeds: [1, 2]\n")
     run = start(dvc_repo, "train")
     wait_for(run, "Completed")
@@ -80,9 +80,7 @@ def test_a_run_is_named_after_its_pair_and_says_what_it_did(prefect_worker: Site
     assert "train@rsd of toy/pair" in tasks
 
 
-def test_a_worker_that_was_started_by_hand_needs_no_settings_of_its_own(
-    prefect_worker: Site, dvc_repo: ToyRepo, tmp_path: Path
-) -> None:
+def test_a_worker_started_by_hand_needs_no_settings(prefect_worker: Site, dvc_repo: ToyRepo, tmp_path: Path) -> None:
     ours = ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "PREFECT_CLIENT_MAX_RETRIES")
     bare = {name: value for name, value in prefect_worker.environment.items() if name not in ours}
     by_hand = Daemon("by-hand", prefect_worker.worker.command, tmp_path, bare)
@@ -96,11 +94,11 @@ def test_a_worker_that_was_started_by_hand_needs_no_settings_of_its_own(
         by_hand.stop()
         prefect_worker.worker.start()
 
-    found = json.loads((dvc_repo.path / "beside.json").read_text())
-    assert [found[name] for name in ours] == ["30", "7"]
+    environment = json.loads((dvc_repo.path / "beside.json").read_text())
+    assert [environment[name] for name in ours] == ["30", "7"]
 
 
-def test_cancel_ends_every_process_and_leaves_a_workspace_that_dvc_repro_completes(
+def test_cancel_ends_every_process_and_dvc_repro_completes(
     prefect_worker: Site, prefect_server: dict[str, str], dvc_repo: ToyRepo
 ) -> None:
     run = start(dvc_repo, "beside", HOLD="beside")
@@ -121,12 +119,12 @@ def test_two_flows_on_one_workspace_queue(prefect_worker: Site, dvc_repo: ToyRep
         wait_for(run, "Completed", 240)
 
     assert [run["stage"] for run in dvc_repo.runs()].count("train@rsd") == 1
-    waited = [run for run in (first, second) if "is in use by reproduce" in said(run)]
+    waited = [run for run in (first, second) if "is in use by reproduce" in log_of(run)]
     assert len(waited) == 1
     dvc_repo.dvc("status")
 
 
-def test_a_killed_worker_is_replaced_and_its_run_goes_on_where_it_was(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+def test_make_server_resumes_a_killed_workers_run(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
     run = start(dvc_repo, "train@rsd", STEPS="100")
     wait_until(lambda: steps_of(dvc_repo) > 20, 120)
     worker = prefect_worker.worker.running()
@@ -142,7 +140,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on_where_it_was(prefect_wo
     assert [(ran["stage"], ran["first"] > 20) for ran in dvc_repo.runs()] == [("prepare", False), ("train@rsd", True)]
 
 
-def test_a_run_that_can_never_begin_is_given_up(prefect_worker: Site, tmp_path: Path) -> None:
+def test_a_run_that_never_begins_is_given_up(prefect_worker: Site, tmp_path: Path) -> None:
     """Its process dies before the flow starts, so that the server counts no start."""
     lifecycle.start(prefect_worker, say=lambda _: None)  # whatever other tests left of it
     (tmp_path / "broken.py").write_text("from prefect import flow\n\n@flow\ndef broken(): ...\n")
@@ -156,14 +154,14 @@ def test_a_run_that_can_never_begin_is_given_up(prefect_worker: Site, tmp_path: 
     wait_for(run, "Failed", 600)
 
     with get_client(sync_client=True) as client:
-        found = client.read_flow_run(run.id)
+        flow_run = client.read_flow_run(run.id)
         states = [state.name for state in client.read_flow_run_states(run.id)]
-    assert found.run_count == 0
+    assert flow_run.run_count == 0
     assert states.count("AwaitingRetry") == MOST_STARTS + 1
-    assert "expected this run to begin, found its process dead 6 times" in str(found.state)
+    assert "expected this run to begin, found its process dead 6 times" in str(flow_run.state)
 
 
-def test_a_sweep_on_a_killed_worker_goes_on_from_the_checkpoint_of_its_cell(
+def test_a_killed_workers_sweep_resumes_from_its_checkpoint(
     prefect_worker: Site, tmp_path: Path, make_dvc_repo: Callable[[Path], ToyRepo]
 ) -> None:
     repo, held = SweepRepo(tmp_path / "project", make_dvc_repo), "distill-rsd-0 0.2"
@@ -187,7 +185,7 @@ def test_a_sweep_on_a_killed_worker_goes_on_from_the_checkpoint_of_its_cell(
     assert len([name for name in repo.experiments() if name.startswith("lost-0.")]) == 2
 
 
-def test_a_silent_run_is_found_by_the_server_alone(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+def test_the_server_alone_resumes_a_silent_run(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
     """No `make server` here: another worker takes up what a lost machine had begun."""
     create_automations(POOL, lost_after=40)
     run = start(dvc_repo, "train@rsd", STEPS="100")
@@ -204,7 +202,7 @@ def test_a_silent_run_is_found_by_the_server_alone(prefect_worker: Site, dvc_rep
     assert dvc_repo.runs()[-1]["first"] > 20
 
 
-def test_a_run_outlives_a_server_that_is_away_for_a_minute(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+def test_a_run_outlives_a_minute_without_its_server(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
     run = start(dvc_repo, "train", "merge", STEPS="100")
     wait_until(lambda: steps_of(dvc_repo) > 5, 120)
     server = prefect_worker.server.running()
@@ -227,7 +225,7 @@ def steps_of(repo: ToyRepo) -> int:
     return int(note.read_text() or 0) if note.exists() else 0
 
 
-def test_server_stop_ends_everything_and_the_next_start_goes_on(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
+def test_server_stop_ends_everything_and_start_resumes(prefect_worker: Site, dvc_repo: ToyRepo) -> None:
     run = start(dvc_repo, "train@rsd", STEPS="100")
     wait_until(lambda: steps_of(dvc_repo) > 20, 120)
     families = [daemon.running() for daemon in (prefect_worker.server, prefect_worker.worker, prefect_worker.reports)]
@@ -242,7 +240,7 @@ def test_server_stop_ends_everything_and_the_next_start_goes_on(prefect_worker: 
     assert dvc_repo.runs()[-1]["first"] > 20
 
 
-def test_a_second_start_finds_everything_running_on_loopback_only(prefect_worker: Site) -> None:
+def test_a_second_start_leaves_everything_running_on_loopback(prefect_worker: Site) -> None:
     lines: list[str] = []
     lifecycle.start(prefect_worker, say=lines.append)
 

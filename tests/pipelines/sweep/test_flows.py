@@ -51,9 +51,7 @@ def trained(repo: SweepRepo) -> Counter[str]:
     return Counter(line["what"] for line in repo.noted())
 
 
-def test_each_cell_is_an_experiment_and_what_they_share_runs_once(
-    repo: SweepRepo, prefect_server: dict[str, str]
-) -> None:
+def test_cells_are_experiments_and_shared_stages_run_once(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
     head, files = repo.git("rev-parse", "HEAD"), repo.git("status", "--porcelain")
 
     shown = finish(repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights"))
@@ -76,9 +74,7 @@ def test_each_cell_is_an_experiment_and_what_they_share_runs_once(
 
 
 @pytest.mark.slow
-def test_its_params_metrics_and_outputs_are_in_the_projects_own_dvc(
-    repo: SweepRepo, prefect_server: dict[str, str]
-) -> None:
+def test_the_projects_dvc_has_params_metrics_and_outputs(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
     finish(repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights"))
     [name] = [name for name in experiments(repo.path) if name.startswith("weights-0.2-")]
 
@@ -91,9 +87,7 @@ def test_its_params_metrics_and_outputs_are_in_the_projects_own_dvc(
 
 
 @pytest.mark.slow
-def test_the_same_again_runs_nothing_and_a_larger_grid_what_is_new(
-    repo: SweepRepo, prefect_server: dict[str, str]
-) -> None:
+def test_the_same_sweep_again_runs_only_new_cells(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
     finish(repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights"))
     before = repo.noted()
 
@@ -107,9 +101,7 @@ def test_the_same_again_runs_nothing_and_a_larger_grid_what_is_new(
 
 
 @pytest.mark.slow
-def test_a_failed_cell_stops_no_other_and_ends_the_sweep_with_its_sentence(
-    repo: SweepRepo, prefect_server: dict[str, str]
-) -> None:
+def test_a_failed_cell_stops_no_other_cell(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
     arguments = [WEIGHTS, "--seeds", "0", "--name", "weights"]
 
     shown = finish(repo.sweep(prefect_server, *arguments, BREAK="distill-rsd-0 0.1"), code=1)
@@ -155,7 +147,7 @@ def test_a_killed_sweep_goes_on_from_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_what_is_not_committed_yet_is_swept_as_well(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
+def test_uncommitted_changes_are_swept_too(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
     work = repo.path / "work.py"
     work.write_text(work.read_text().replace("10 * weight", "20 * weight"))
 
@@ -170,7 +162,7 @@ def test_what_is_not_committed_yet_is_swept_as_well(repo: SweepRepo, prefect_ser
     ("error", "tries"),
     [(NetworkError("no route to host"), 3), (StageError("expected calm"), 1), (ValueError("odd"), 1)],
 )
-def test_only_what_another_try_can_mend_is_tried_again(
+def test_only_a_network_error_is_tried_again(
     prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, error: Exception, tries: int
 ) -> None:
     tried = []
@@ -189,9 +181,7 @@ def test_only_what_another_try_can_mend_is_tried_again(
     assert state.is_completed() == (tries == 3)
 
 
-def test_cells_show_their_progress_under_one_key_for_a_sweep(
-    prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cells_of_a_sweep_share_a_progress_key(prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     def run(unit: Unit, _p: object, _n: object, _s: object, say: Callable[[str], None]) -> str:
         say(f"rsd-0:  48%|####8     | {unit.label} [00:10<00:10]")
         return "refs/exps/it"
@@ -204,14 +194,14 @@ def test_cells_show_their_progress_under_one_key_for_a_sweep(
         )
 
     with get_client(sync_client=True) as client:
-        found = [one for one in client.read_artifacts() if one.key == "progress-shown"]
-    assert sorted((one.data, one.description) for one in found) == [
+        artifacts = [one for one in client.read_artifacts() if one.key == "progress-shown"]
+    assert sorted((one.data, one.description) for one in artifacts) == [
         (100.0, "weight=1: done"),
         (100.0, "weight=2: done"),
     ]
 
 
-def test_a_password_in_the_url_of_a_git_remote_is_refused(repo: SweepRepo) -> None:
+def test_a_password_in_a_git_url_is_refused(repo: SweepRepo) -> None:
     repo.git("remote", "add", "hub", "https://me:s3cr3t@example.org/it.git")
     for given in ("hub", "https://me:s3cr3t@example.org/it.git"):
         with pytest.raises(UserError, match="^git_remote: expected a remote without a password, found one") as refused:
@@ -219,7 +209,7 @@ def test_a_password_in_the_url_of_a_git_remote_is_refused(repo: SweepRepo) -> No
         assert "s3cr3t" not in str(refused.value)
 
 
-def test_what_a_remote_refuses_is_no_transfer_that_another_try_can_mend(tmp_path: Path) -> None:
+def test_a_remotes_refusal_is_no_network_error(tmp_path: Path) -> None:
     for source, mended in {str(tmp_path / "nothing"): False, "http://127.0.0.1:9/it.git": True}.items():
         project = replace(PROJECT, source=source, workspaces=str(tmp_path / "cells"))
         with pytest.raises(StageError, match="weight=1: git ls-remote in .* failed") as refused:
@@ -228,7 +218,7 @@ def test_what_a_remote_refuses_is_no_transfer_that_another_try_can_mend(tmp_path
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_started_twice_runs_each_cell_once(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
+def test_a_sweep_started_twice_runs_cells_once(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
     both = [repo.sweep(prefect_server, WEIGHTS, "--seeds", "0", "--name", "weights", SECONDS_EACH="2") for _ in "12"]
 
     for process in both:
@@ -238,7 +228,7 @@ def test_a_sweep_that_is_started_twice_runs_each_cell_once(repo: SweepRepo, pref
     assert not (repo.path / ".state/sweeps/weights").exists()
 
 
-def test_a_wrong_grid_is_refused_before_a_server_is_started(repo: SweepRepo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_grid_is_refused_before_the_server(repo: SweepRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repo.path)
     monkeypatch.setattr(connection, "_started_server", lambda: pytest.fail("started a server"))
 
@@ -249,16 +239,14 @@ def test_a_wrong_grid_is_refused_before_a_server_is_started(repo: SweepRepo, mon
     assert os.listdir(repo.seen) == []
 
 
-def test_the_simulated_sweep_of_the_benchmark_holds_plan_run_and_collection(
-    repo: SweepRepo, prefect_server: dict[str, str]
-) -> None:
+def test_the_simulated_sweep_plans_runs_and_collects(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
     rows = []
     for count in (20, 40):
         rows.append(simulated(str(repo.path), count, "method.rsd.weight"))
         table = pd.read_csv(repo.path / "out/sweeps/simulated/table.csv")
         assert sorted(set(table["method.rsd.weight"])) == list(range(count))
-    found = pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
 
     assert (repo.path / "out/sweeps/simulated/plot.png").is_file()
-    assert (found[["plan, s", "run, s", "collect, s", "peak memory, MB"]] > 0).all(axis=None)
-    assert {"plan, s", "run, s", "collect, s"} <= set(chart(found).to_json().split('"'))
+    assert (table[["plan, s", "run, s", "collect, s", "peak memory, MB"]] > 0).all(axis=None)
+    assert {"plan, s", "run, s", "collect, s"} <= set(chart(table).to_json().split('"'))

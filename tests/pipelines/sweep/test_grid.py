@@ -24,7 +24,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def chosen(base: Path, *names: str, **grid: object) -> list[tuple[object, ...]]:
-    found = []
+    cells = []
     for point in points([Grid.model_validate(grid)], base):
         values = yaml.safe_load(point.params)
         row = []
@@ -33,11 +33,11 @@ def chosen(base: Path, *names: str, **grid: object) -> list[tuple[object, ...]]:
             for part in name.split("."):
                 value = value[part]
             row.append(value)
-        found.append(tuple(row))
-    return found
+        cells.append(tuple(row))
+    return cells
 
 
-def test_a_grid_is_the_product_of_its_axes_in_order(base: Path) -> None:
+def test_a_grid_is_its_axes_product_in_order(base: Path) -> None:
     grid = ["method.rsd.weight=0.1,0.2", "+override.recipe.epochs=range(5,8)"]
 
     cells = chosen(base, "method.rsd.weight", "override.recipe.epochs", grid=grid)
@@ -45,7 +45,7 @@ def test_a_grid_is_the_product_of_its_axes_in_order(base: Path) -> None:
     assert cells == [(weight, epochs) for weight in (0.1, 0.2) for epochs in (5, 6, 7)]
 
 
-def test_a_cell_holds_all_methods_and_seeds_unless_they_are_split(base: Path) -> None:
+def test_a_cell_holds_methods_and_seeds_unless_split(base: Path) -> None:
     methods, seeds = ["rsd", "kd"], [3, 4]
 
     assert chosen(base, "methods", "seeds", methods=methods, seeds=seeds) == [(["scratch", "rsd", "kd"], [3, 4])]
@@ -54,7 +54,7 @@ def test_a_cell_holds_all_methods_and_seeds_unless_they_are_split(base: Path) ->
     ]
 
 
-def test_what_is_split_and_not_given_is_that_of_the_params(base: Path) -> None:
+def test_split_seeds_come_from_params_by_default(base: Path) -> None:
     assert chosen(base, "seeds", split=["seeds"]) == [([0],), ([1],)]
 
 
@@ -64,7 +64,7 @@ def test_what_is_shipped_is_one_of_the_methods(base: Path) -> None:
     assert chosen(base, "export.method", methods=["kd", "rsd"], grid=["export.method=scratch"]) == [("scratch",)]
 
 
-def test_params_keep_their_comments_and_the_file_stays_as_it_was(base: Path) -> None:
+def test_params_keep_comments_and_the_file_stays(base: Path) -> None:
     [point] = points([Grid(grid=["method.rsd.weight=0.3"])], base)
 
     assert "# a comment" in point.params
@@ -99,7 +99,7 @@ def test_a_wrong_axis_is_refused(base: Path, grid: dict[str, object], sentence: 
     assert "\n" not in str(refused.value)
 
 
-def test_a_named_sweep_is_one_grid_or_a_list(tmp_path: Path) -> None:
+def test_a_named_sweep_is_a_grid_or_list(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("grid: [a=1]\nseeds: [0]\n")
     (tmp_path / "two.yaml").write_text("- grid: [a=1]\n- {grid: [b=2], split: [seeds]}\n")
 
@@ -122,14 +122,14 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, sentence: str) -> No
         read_grids(tmp_path / "wrong.yaml")
 
 
-def test_an_unknown_sweep_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_sweep_is_refused_with_the_known(tmp_path: Path) -> None:
     (tmp_path / "weights.yaml").write_text("grid: [a=1]")
 
     with pytest.raises(UserError, match=r"expected a sweep out of .* \(weights\), found 'wieghts'"):
         read_grids(tmp_path / "wieghts.yaml")
 
 
-def test_what_a_sweep_goes_over_is_told_once_each() -> None:
+def test_each_pair_method_and_seed_is_listed_once() -> None:
     params = {"pair": "near", "methods": ["scratch", "rsd"], "seeds": [0, 1]}
     own = [Grid(grid=["pair=far,near", "method.rsd.weight=1,2"], methods=["kd"], seeds=[3]), Grid()]
 

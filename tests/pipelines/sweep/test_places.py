@@ -31,9 +31,9 @@ RUNS_ONCE = ["distill-rsd-0 0.1", "distill-rsd-0 0.2", "distill-scratch-0 0", "e
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def check(repo: SweepRepo) -> None:
     assert (repo.path / "out/sweeps/wide/plot.png").is_file()
 
 
-def test_a_stopped_sweep_stops_its_workers_and_is_finished_by_the_same_command_through_a_folder(
+def test_a_stopped_sweep_stops_workers_and_resumes(
     repo: SweepRepo, cluster: Cluster, prefect_server: dict[str, str], tmp_path: Path
 ) -> None:
     publish(repo, str(tmp_path / "store"))
@@ -162,7 +162,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-def test_two_workers_share_a_sweep_by_an_s3_compatible_server_and_one_takes_over_from_the_other(
+def test_one_worker_takes_over_another_through_s3(
     repo: SweepRepo, cluster: Cluster, prefect_server: dict[str, str], s3: str
 ) -> None:
     publish(repo, "s3://sweeps/store", endpointurl=s3)
@@ -187,7 +187,7 @@ def test_two_workers_share_a_sweep_by_an_s3_compatible_server_and_one_takes_over
     check(repo)
 
 
-def test_a_worker_that_comes_back_goes_on_from_its_checkpoint_with_a_remote_behind_ssh(
+def test_a_returning_worker_resumes_its_checkpoint_over_ssh(
     repo: SweepRepo, cluster: Cluster, prefect_server: dict[str, str], tmp_path: Path
 ) -> None:
     pytest.importorskip("dvc_ssh", reason="needs pip install -c constraints.txt -e '.[ssh]'")

@@ -12,7 +12,7 @@ from tests.stages.conftest import copy_of_the_project
 
 
 @pytest.mark.slow
-def test_real_cells_share_their_teacher_and_give_what_dvc_repro_gives(tmp_path, prefect_server):
+def test_real_cells_share_teacher_and_match_dvc_repro(tmp_path, prefect_server):
     swept, alone = (copy_of_the_project(tmp_path / name) for name in ("swept", "alone"))
     os.environ.update(prefect_server)
 

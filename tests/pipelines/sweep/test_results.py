@@ -16,12 +16,12 @@ def student(method: str, seed: int, validation: float, test: float) -> dict[str,
 
 
 def cell(weight: str, gains: dict[int, float], **more: str) -> tuple[dict[str, str], list[dict[str, object]]]:
-    found = [student("scratch", seed, 90 + seed, 80 + seed) for seed in gains]
-    found += [student("rsd", seed, 90 + seed + gain, 80 + seed + 2 * gain) for seed, gain in gains.items()]
-    return {"method.rsd.weight": weight, **more}, found
+    students = [student("scratch", seed, 90 + seed, 80 + seed) for seed in gains]
+    students += [student("rsd", seed, 90 + seed + gain, 80 + seed + 2 * gain) for seed, gain in gains.items()]
+    return {"method.rsd.weight": weight, **more}, students
 
 
-def test_gains_are_paired_by_seed_with_a_t_interval() -> None:
+def test_gains_pair_seeds_and_have_t_intervals() -> None:
     table = results.summary(results.frame([cell("0.1", {0: 1.0, 1: 2.0}), cell("0.2", {0: 3.0, 1: 3.0})]))
 
     row = table[(table["method"] == "rsd") & (table["method.rsd.weight"] == "0.1")].iloc[0]
@@ -34,14 +34,14 @@ def test_gains_are_paired_by_seed_with_a_t_interval() -> None:
     assert pd.isna(table[table["method"] == "scratch"].iloc[0]["validation_gain"])
 
 
-def test_cells_that_were_split_by_seed_and_method_give_the_same_table_as_one() -> None:
-    values, found = cell("0.1", {0: 1.0, 1: 2.0})
+def test_split_cells_give_the_same_table_as_one() -> None:
+    values, students = cell("0.1", {0: 1.0, 1: 2.0})
     kd = [student("kd", seed, 91, 82) for seed in (0, 1)]
-    whole = [({**values, "methods": "[scratch,rsd,kd]"}, [*found, *kd]), cell("0.2", {0: 0.0, 1: 0.0})]
+    whole = [({**values, "methods": "[scratch,rsd,kd]"}, [*students, *kd]), cell("0.2", {0: 0.0, 1: 0.0})]
     split = [
         (
             {**values, "methods": f"[scratch,{method}]", "seeds": f"[{seed}]"},
-            [one for one in [*found, *kd] if one["seed"] == seed and one["method"] in ("scratch", method)],
+            [one for one in [*students, *kd] if one["seed"] == seed and one["method"] in ("scratch", method)],
         )
         for method in ("rsd", "kd")
         for seed in (0, 1)
@@ -50,7 +50,7 @@ def test_cells_that_were_split_by_seed_and_method_give_the_same_table_as_one() -
     pd.testing.assert_frame_equal(results.summary(results.frame(whole)), results.summary(results.frame(split)))
 
 
-def test_a_single_seed_has_no_interval_and_a_twin_that_is_missing_no_pair() -> None:
+def test_no_interval_for_one_seed_or_missing_twin() -> None:
     only = (
         {"method.rsd.weight": "0.1"},
         [student("rsd", 0, 91, 81), student("rsd", 1, 92, 82), student("scratch", 1, 90, 80)],
@@ -63,7 +63,7 @@ def test_a_single_seed_has_no_interval_and_a_twin_that_is_missing_no_pair() -> N
     assert rows.loc["rsd", "seeds"] == 2
 
 
-def test_the_best_setting_is_that_of_validation_not_of_test(tmp_path: Path) -> None:
+def test_validation_chooses_the_best_setting(tmp_path: Path) -> None:
     good_on_test = {"w": "1"}, [student("rsd", 0, 91, 99), student("scratch", 0, 90, 90)]
     good = {"w": "2"}, [student("rsd", 0, 92, 91), student("scratch", 0, 90, 90)]
 
@@ -102,10 +102,10 @@ def test_every_shape_of_sweep_is_written_and_drawn(
     }
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "rsd" in (tmp_path / "plot.svg").read_text()
-    assert len(pd.read_csv(tmp_path / "students.csv")) == sum(len(found) for _, found in cells)
+    assert len(pd.read_csv(tmp_path / "students.csv")) == sum(len(students) for _, students in cells)
 
 
-def test_students_are_those_of_this_run_with_what_evaluate_measured(tmp_path: Path) -> None:
+def test_students_are_of_this_run_with_its_measurements(tmp_path: Path) -> None:
     for name in ("rsd-0", "rsd-1", "my-own-7"):
         (tmp_path / "out/students" / name).mkdir(parents=True)
         (tmp_path / "out/students" / name / "student.json").write_text(json.dumps({"validation": {"top1": 90.0}}))

@@ -33,7 +33,7 @@ def named(units: list[Unit]) -> dict[str, Unit]:
     return {unit.label: unit for unit in units}
 
 
-def test_the_teacher_and_the_twins_are_shared_by_cells_that_only_their_weight_tells_apart(repo: SweepRepo) -> None:
+def test_cells_of_other_weights_share_teacher_and_twins(repo: SweepRepo) -> None:
     units, done = planned(repo, grid=["method.rsd.weight=0.1,0.2,0.3"])
 
     shared = [unit for unit in units if not unit.cell]
@@ -47,7 +47,7 @@ def test_the_teacher_and_the_twins_are_shared_by_cells_that_only_their_weight_te
     assert not done
 
 
-def test_a_task_is_named_after_its_label_pair_methods_and_seeds(repo: SweepRepo) -> None:
+def test_a_task_is_named_after_label_and_params(repo: SweepRepo) -> None:
     units, _ = planned(repo, grid=["pair=near,far", "method.rsd.weight=0.1,0.2"], methods=["kd"], seeds=[3])
 
     titles = [unit.title("folder") for unit in units]
@@ -74,7 +74,7 @@ def test_a_single_cell_shares_nothing(repo: SweepRepo) -> None:
     assert (unit.needs, unit.shared, unit.cell) == ((), (), True)
 
 
-def test_what_is_done_is_not_planned_again_nor_what_only_it_needed(repo: SweepRepo) -> None:
+def test_finished_cells_and_their_needs_are_not_planned(repo: SweepRepo) -> None:
     units, _ = planned(repo, grid=["pair=near,far", "method.rsd.weight=0.1,0.2"])
     existing = {unit.name: f"refs/{unit.name}" for unit in units if unit.cell and unit.values["pair"] == "near"}
 
@@ -86,7 +86,7 @@ def test_what_is_done_is_not_planned_again_nor_what_only_it_needed(repo: SweepRe
     assert sum(unit.targets == ("teacher",) for unit in left) == 1
 
 
-def test_a_grid_that_grew_finds_its_old_cells_under_their_old_names(repo: SweepRepo) -> None:
+def test_a_grown_grid_keeps_its_old_cells_names(repo: SweepRepo) -> None:
     units, _ = planned(repo, grid=["pair=near", "method.rsd.weight=0.1,0.2"])
     existing = {unit.name: f"refs/{unit.name}" for unit in units}
 
@@ -95,9 +95,7 @@ def test_a_grid_that_grew_finds_its_old_cells_under_their_old_names(repo: SweepR
     assert {unit.name for unit in units if unit.cell} <= done.keys()
 
 
-def test_code_that_a_stage_reads_makes_other_cells_and_a_readme_does_not(
-    tmp_path: Path, make_dvc_repo: Callable[[Path], ToyRepo]
-) -> None:
+def test_only_code_that_stages_read_renames_cells(tmp_path: Path, make_dvc_repo: Callable[[Path], ToyRepo]) -> None:
     repo = SweepRepo(tmp_path / "project", make_dvc_repo)
     grid: Any = {"grid": ["method.rsd.weight=0.1,0.2"]}
     before = [unit.name for unit in planned(repo, **grid)[0]]
@@ -116,7 +114,7 @@ def test_an_unknown_target_is_refused(repo: SweepRepo) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_project_is_planned_and_what_it_refuses_is_said_before_anything_runs() -> None:
+def test_the_real_project_is_planned_or_refused_early() -> None:
     base = REAL / "params.yaml"
     good = [Grid(grid=["method.rsd.weight=0.1,0.2"], methods=["rsd", "kd"], seeds=[0])]
     wrong = [Grid(grid=["method.rsd.kappa=0.01,-1", "views.count=3"])]

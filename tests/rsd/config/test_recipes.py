@@ -9,7 +9,9 @@ import yaml
 
 from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
-from rsd.models.timm_model import ModelOptions, Outputs, PixelNormalize, create
+from rsd.models.make import ModelOptions, create
+from rsd.models.outputs import Outputs
+from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe, make_criterion

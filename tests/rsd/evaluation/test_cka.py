@@ -9,7 +9,8 @@ from torch import nn
 
 from rsd.evaluation.cka import MinibatchCKA, compare_layers, layer_features
 from rsd.machine.errors import UserError
-from rsd.models.timm_model import PixelNormalize, outputs
+from rsd.models.outputs import outputs
+from rsd.models.pixels import PixelNormalize
 
 
 def batch(n, *shape, seed=0):

@@ -19,7 +19,7 @@ from rsd.export.parity import Precision
 from rsd.export.tensorrt import EngineOptions, build
 from rsd.export.trace import Traced, export_onnx, trace
 from rsd.machine.files import write_json
-from rsd.models.timm_model import RawPixels
+from rsd.models.pixels import RawPixels
 
 MEAN, STD = [0.485], [0.229]
 

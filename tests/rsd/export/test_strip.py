@@ -13,7 +13,9 @@ from rsd.machine.errors import UserError
 from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.models.features import stage_shapes
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create, predict
+from rsd.models.make import ModelOptions, create
+from rsd.models.pixels import PixelNormalize
+from rsd.models.predict import predict
 from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, lively
 
@@ -33,7 +35,7 @@ def trained(folder, method: str) -> tuple[Any, Any]:
         place.mkdir()
         torch.manual_seed(1)
         model = lively(create(ModelOptions(**what), classes=10, image_shape=(16, 16, 1)))
-        save_file(model.state_dict(), place / f"{name}.safetensors")
+        save_file(model.state_dict(), place / "model.safetensors")
         record = {**SHAPE, "model": what, "method": method, "options": kind.Options().model_dump()}
         (place / f"{name}.json").write_text(json.dumps({**record, "embedding_width": 64}))
         if name == "student":
@@ -50,7 +52,7 @@ def test_a_stripped_student_says_exactly_what_it_said_beside_its_scaffold(tmp_pa
     student, teacher = trained(tmp_path, method)
     within = AsTrained(student, teacher, image_count=100)
     model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
-    model.load_state_dict(load_file(student / "student.safetensors"))
+    model.load_state_dict(load_file(student / "model.safetensors"))
     split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
     normalize = PixelNormalize(MEAN, STD)
     ladder = Ladder(predict(model, normalize, images, batch_size=64).logits.numpy(), split, Gates())
@@ -63,7 +65,7 @@ def test_a_student_that_was_not_stripped_cleanly_is_refused_with_the_part_that_d
     student, teacher = trained(tmp_path, "rsd")
     within = AsTrained(student, teacher, image_count=100)
     model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
-    state = load_file(student / "student.safetensors")
+    state = load_file(student / "model.safetensors")
     state["blocks.2.mlp.fc1.bias"] += 1e-3
     model.load_state_dict(state)
     split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])

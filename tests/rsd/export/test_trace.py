@@ -22,7 +22,7 @@ from rsd.export.parity import Gates, Precision, check, compare, logits_of
 from rsd.export.quantize import Int8Options, calibrated, quantize_file, quantized
 from rsd.export.trace import judge_traced, trace
 from rsd.machine.errors import UserError
-from rsd.models.timm_model import RawPixels
+from rsd.models.pixels import RawPixels
 from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, export, lively, squares, telling
 

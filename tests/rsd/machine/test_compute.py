@@ -22,17 +22,17 @@ KEYS = {
 
 
 @pytest.mark.parametrize("name", ["teacher", "distill"])
-def test_a_training_depends_on_every_option_that_can_change_a_bit_and_on_no_other(name):
+def test_a_training_depends_on_options_that_change_bits(name):
     assert sorted(KEYS[name]) == sorted(ComputeOptions().decisive())
     assert "workers" not in KEYS[name]
 
 
-def test_what_only_asks_models_depends_on_the_options_that_it_uses():
+def test_inference_depends_on_the_options_it_uses():
     assert KEYS["embed"] == KEYS["evaluate"] == ["device", "threads"]
     assert KEYS["export"] == KEYS["convert"] == ["threads"]
 
 
-def test_whoever_reads_the_section_depends_on_a_part_of_it_and_nobody_on_the_whole_file():
+def test_stages_depend_on_parts_of_the_section():
     readers = {name for name in STAGES if 'section("compute"' in (ROOT / "stages" / f"{name}.py").read_text()}
     assert readers == KEYS.keys()
     assert not [name for name, stage in STAGES.items() if FILE in stage["deps"]]
@@ -41,9 +41,7 @@ def test_whoever_reads_the_section_depends_on_a_part_of_it_and_nobody_on_the_who
 @pytest.mark.parametrize(("device", "gpus", "wanted", "started"), [
     ("auto", 4, 8, 4), ("cuda", 4, 2, 2), ("auto", 1, 8, 1), ("cpu", 4, 8, 8), ("auto", 0, 8, 8),
 ])  # fmt: skip
-def test_what_need_not_leave_the_machine_is_shared_out_over_no_more_than_its_gpus(
-    monkeypatch, device, gpus, wanted, started
-):
+def test_local_work_takes_one_process_per_gpu(monkeypatch, device, gpus, wanted, started):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     options = ComputeOptions.model_validate({"device": device, "processes": wanted})
@@ -59,7 +57,7 @@ def kernels() -> tuple[bool, bool, bool]:
 
 
 @pytest.mark.parametrize(("deterministic", "inside"), [(True, (True, False, False)), (False, (False, False, True))])
-def test_training_on_a_gpu_takes_the_kernels_that_are_asked_for_and_puts_the_settings_back(deterministic, inside):
+def test_training_kernels_are_set_and_restored(deterministic, inside):
     set_up(ComputeOptions(device="cpu"))
     before, options = kernels(), ComputeOptions(deterministic=deterministic)
     with training_kernels(options, torch.device("cuda")):
@@ -69,7 +67,7 @@ def test_training_on_a_gpu_takes_the_kernels_that_are_asked_for_and_puts_the_set
         assert kernels() == before
 
 
-def test_an_operation_without_such_a_kernel_is_named_with_the_option_that_helps():
+def test_an_operation_without_deterministic_kernel_is_named():
     said = "frob_backward_cuda does not have a deterministic implementation, but you set ..."
     wanted = r"\(frob_backward_cuda does not have a deterministic implementation\); set compute.deterministic to false"
     before = kernels()
@@ -81,7 +79,7 @@ def test_an_operation_without_such_a_kernel_is_named_with_the_option_that_helps(
 
 
 @pytest.mark.parametrize(("amp", "filled"), [("none", False), ("bf16", True)])
-def test_memory_is_filled_only_where_a_library_is_known_to_leave_some_unwritten(amp, filled):
+def test_memory_is_filled_for_bf16_on_cpus_only(amp, filled):
     set_up(ComputeOptions(device="cpu", amp=amp))
     assert torch.utils.deterministic.fill_uninitialized_memory == filled  # type: ignore[attr-defined]
     set_up(ComputeOptions(device="cpu"))

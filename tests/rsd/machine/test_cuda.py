@@ -10,7 +10,7 @@ def test_the_driver_names_its_cuda_and_every_device(gpus):
     assert found.gpus == [Gpu("NVIDIA Fake", "8.7", 8192), Gpu("NVIDIA Fake", "12.0", 8192)]
 
 
-def test_a_missing_driver_one_that_does_not_start_and_one_without_devices_are_told_apart(no_driver, request):
+def test_each_fault_of_a_driver_has_its_sentence(no_driver, request):
     with pytest.raises(NoDriverError, match="found none .libcuda.so.1 cannot be loaded.; install the driver"):
         driver()
     gpus = request.getfixturevalue("gpus")

@@ -12,7 +12,7 @@ import pytest
 from rsd.machine.files import move_folder, read_json, sha256, write_json, write_table, written_aside
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+def test_a_failure_leaves_the_old_file_only(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError), written_aside(path) as aside:
@@ -23,7 +23,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_killed_while_writing_leaves_the_old_content_and_the_next_write_succeeds(tmp_path, folder):
+def test_a_killed_writer_leaves_the_old_content(tmp_path, folder):
     path = tmp_path / "out"
     write = "(aside / 'part').write_text('half')" if folder else "aside.write_text('half')"
     make = "aside.mkdir()" if folder else "pass"
@@ -53,7 +53,7 @@ def test_a_folder_replaces_the_whole_old_folder(tmp_path):
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_folder_is_moved_over_another_also_to_another_file_system(tmp_path, monkeypatch, elsewhere):
+def test_a_folder_is_moved_across_file_systems(tmp_path, monkeypatch, elsewhere):
     def refused(*_):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 

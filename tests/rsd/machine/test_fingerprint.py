@@ -20,7 +20,7 @@ def test_the_facts_are_json_and_name_this_machine():
 
 
 @pytest.mark.parametrize("content", ["", "\n", "uninitialized\n", None])
-def test_machines_without_an_id_of_their_own_are_not_taken_for_one(monkeypatch, tmp_path, content):
+def test_machines_without_an_id_have_none(monkeypatch, tmp_path, content):
     monkeypatch.setattr(device, "MACHINE_ID", tmp_path / "machine-id")
     if content is not None:
         device.MACHINE_ID.write_text(content)

@@ -70,23 +70,23 @@ def ended(folder, *ways):
             process.kill()
 
 
-def test_a_process_that_dies_ends_the_run_with_what_it_said_or_how_it_died(tmp_path):
+def test_a_failed_process_ends_the_run_in_words(tmp_path):
     refused, killed = ended(tmp_path, "refuse", "die")
     assert refused == ("error: expected sense, found none\n", 1)  # once, and nothing else
     output, status = killed
     assert status == 1
-    assert output.startswith("error: expected 2 processes to finish, found that number 1 was killed (SIGKILL)"), output
+    assert output.startswith("error: process 2 of 2 was killed (SIGKILL)"), output
     assert output.endswith("run the same command again to go on from the last checkpoint\n")
 
 
 @pytest.mark.slow
-def test_processes_that_finish_are_heard_and_a_fault_of_the_program_keeps_its_traceback(tmp_path):
+def test_output_and_tracebacks_are_kept(tmp_path):
     finished, broken = ended(tmp_path, "finish", "break")
     assert finished == ("together [tensor(0.), tensor(1.)]\n", 0)
     output, status = broken
     assert status == 1
     assert "ValueError: a fault of the program" in output
-    assert "found that number 1 ended with status 1" in output.splitlines()[-1]
+    assert "process 2 of 2 ended with status 1" in output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
@@ -117,7 +117,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_only_the_first_process_of_several_is_the_launcher(monkeypatch):
+def test_one_process_is_the_launcher(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert is_launcher(ComputeOptions(processes=2))
     assert not is_launcher(ComputeOptions(processes=1))
@@ -125,10 +125,10 @@ def test_only_the_first_process_of_several_is_the_launcher(monkeypatch):
     assert not is_launcher(ComputeOptions(processes=2))
 
 
-def test_another_number_of_processes_than_the_params_say_is_refused(monkeypatch):
+def test_another_number_of_processes_is_refused(monkeypatch):
     import torch
 
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(UserError, match="expected 2 processes .compute.processes., found that torchrun has started 3"):
+    with pytest.raises(UserError, match="expected 2 processes .compute.processes., found 3 by torchrun"):
         join(torch.device("cpu"), 2)

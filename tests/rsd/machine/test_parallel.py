@@ -15,8 +15,9 @@ from rsd.machine.compute import ComputeOptions
 from rsd.machine.parallel import gather, own_share, wait
 from rsd.methods import distiller
 from rsd.methods.base import Setting
+from rsd.models.outputs import Outputs
+from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict_together
-from rsd.models.timm_model import Outputs, PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.teacher import embed
 from rsd.training.loop import Data, Session, train
@@ -288,7 +289,7 @@ def found(folder):
 
 
 @pytest.mark.parametrize("case", ["rsd", "ofa with rsd"])
-def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(found, case):
+def test_two_processes_have_the_gradients_of_one(found, case):
     method, options = CASES[case]
     whole = gradients(task_of(method, **options), slice(None))
     for process in found:
@@ -298,7 +299,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(found, cas
             assert torch.allclose(process[case][name], gradient, rtol=1e-9, atol=1e-12), name
 
 
-def test_per_process_correlation_is_the_mean_of_what_each_process_would_do_alone(found):
+def test_per_process_correlation_is_the_mean_over_processes(found):
     method, options = CASES["rsd per process"]
     halves = [gradients(task_of(method, **options), slice(r * SIZE, (r + 1) * SIZE)) for r in range(PROCESSES)]
     for process in found:
@@ -312,7 +313,7 @@ def test_a_lone_process_gets_its_own_tensor_back():
 
 
 @pytest.mark.parametrize("case", EQUAL)
-def test_after_twenty_steps_in_float64_two_processes_have_the_weights_of_one(found, case):
+def test_two_processes_train_the_weights_of_one(found, case):
     alone = many_steps(*EQUAL[case])["weights"]
     for process in found:
         weights = process["equal"][case]["weights"]
@@ -323,7 +324,7 @@ def test_after_twenty_steps_in_float64_two_processes_have_the_weights_of_one(fou
 
 
 @pytest.mark.parametrize("case", SINGLE)
-def test_in_float32_the_first_gradients_agree_to_one_part_in_100_000(found, case):
+def test_float32_gradients_agree_to_one_in_100000(found, case):
     alone = many_steps(*EQUAL[case], dtype=torch.float32, steps=1)["gradients"]
     for process in found:
         gradients = process["single"][case]["gradients"]
@@ -332,7 +333,7 @@ def test_in_float32_the_first_gradients_agree_to_one_part_in_100_000(found, case
             assert difference <= 1e-5 * alone[name].norm().clamp_min(1e-6), name
 
 
-def test_all_processes_end_with_the_same_student_memory_and_history(found):
+def test_all_processes_end_with_the_same_state(found):
     first, second = (process["trained"][0] for process in found)
     assert first["history"] == second["history"]
     for part in ("student", "scaffold"):
@@ -348,12 +349,12 @@ def check_resumed(found):
             assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
 
 
-def test_two_processes_that_were_stopped_inside_an_epoch_resume_to_the_same_bits(found):
+def test_two_stopped_processes_resume_to_the_same_bits(found):
     check_resumed(found)
 
 
 @pytest.mark.slow
-def test_so_do_three(tmp_path):
+def test_three_stopped_processes_resume_to_the_same_bits(tmp_path):
     """Of three terms a sum depends on its order, which must therefore be that of the undisturbed run."""
     check_resumed(together("resume_in_more", MORE, tmp_path))
 
@@ -365,7 +366,7 @@ def same_store(one, other):
     )
 
 
-def test_two_processes_write_the_store_of_one_also_after_a_kill_and_do_nothing_twice(found, folder, tmp_path):
+def test_two_processes_write_the_store_of_one(found, folder, tmp_path):
     test_embed.write(tmp_path, augment=MIXED)
     assert sorted(os.listdir(folder / "whole" / "views")) == ["embedding.npy", "header.json", "logits.npy"]
     assert same_store(folder / "whole", tmp_path)
@@ -373,7 +374,7 @@ def test_two_processes_write_the_store_of_one_also_after_a_kill_and_do_nothing_t
     assert [process["embedded"] for process in found] == [4 - 1, 5 - 3]  # of 9 batches, those that were left
 
 
-def test_a_store_that_was_begun_by_another_number_of_processes_is_begun_anew(found, folder, tmp_path):
+def test_another_process_count_begins_a_new_store(found, folder, tmp_path):
     assert (folder / "left" / "state" / "store" / "progress-1.json").exists()
     test_embed.write(folder / "left", augment=MIXED)
     test_embed.write(tmp_path, augment=MIXED)
@@ -381,7 +382,7 @@ def test_a_store_that_was_begun_by_another_number_of_processes_is_begun_anew(fou
     assert sorted(os.listdir(folder / "left" / "views")) == ["embedding.npy", "header.json", "logits.npy"]
 
 
-def test_a_process_waits_for_a_slow_one_without_a_limit_and_not_for_a_dead_one(tmp_path):
+def test_a_process_waits_for_slow_ones_not_dead(tmp_path):
     """Shares of a view store are hours of work, and differ."""
     assert end_together("wait_for_a_slow_one_and_for_a_dead_one", 2, tmp_path) == [0, -signal.SIGKILL]
     assert (tmp_path / "noticed").exists()

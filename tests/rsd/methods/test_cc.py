@@ -1,7 +1,7 @@
 import pytest
 
 from rsd.methods.cc import CCDistiller, cc_loss
-from rsd.models.timm_model import outputs
+from rsd.models.outputs import outputs
 from tests.rsd.methods.formula import ORDER, assert_equal, pair
 from tests.rsd.methods.tiny import images, made, stepped, told
 

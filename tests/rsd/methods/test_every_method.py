@@ -7,7 +7,7 @@ from torch import nn
 from rsd.machine.errors import UserError
 from rsd.methods import distiller, methods
 from rsd.methods.base import Distiller
-from rsd.models.timm_model import Outputs, outputs
+from rsd.models.outputs import Outputs, outputs
 from tests.rsd.methods.tiny import BATCH, CLASSES, cnn, images, made, stepped, target, told, vit
 
 TAUGHT = sorted(set(methods()) - {"scratch"})

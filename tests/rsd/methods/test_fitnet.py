@@ -5,7 +5,7 @@ from rsd.machine.errors import UserError
 from rsd.methods.base import Setting
 from rsd.methods.fitnet import Aligner, FitNetDistiller, feature_loss, resize_matrix
 from rsd.models.features import StageShape
-from rsd.models.timm_model import Outputs
+from rsd.models.outputs import Outputs
 from tests.rsd.methods.formula import assert_equal
 from tests.rsd.methods.tiny import SHAPE, cnn, made, stepped, told, vit
 

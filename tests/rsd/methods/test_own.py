@@ -12,7 +12,7 @@ from rsd.machine import unfinished
 from rsd.machine.errors import UserError
 from rsd.methods import distiller, methods, own_methods, source
 from rsd.methods.base import Distiller
-from rsd.models.timm_model import Outputs
+from rsd.models.outputs import Outputs
 from tests.readme import block
 from tests.rsd.methods.tiny import made, stepped, told
 

@@ -7,7 +7,7 @@ import torch
 from rsd.methods._picture import MAX_CELLS, block_means, describe, picture
 from rsd.methods.kd import KDDistiller
 from rsd.methods.rsd import AAD, RSDDistiller, decoupled
-from rsd.models.timm_model import outputs
+from rsd.models.outputs import outputs
 from tests.rsd.methods.tiny import images, made, told, vit
 
 

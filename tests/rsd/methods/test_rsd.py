@@ -10,7 +10,7 @@ from rsd.methods import distiller, methods
 from rsd.methods.base import Setting
 from rsd.methods.rsd import AAD, RSDDistiller, RSDOptions, rsd_loss
 from rsd.methods.scratch import ScratchDistiller
-from rsd.models.timm_model import Outputs, outputs
+from rsd.models.outputs import Outputs, outputs
 
 BATCH, CLASSES, TEACHER_WIDTH = 12, 5, 20
 

@@ -6,7 +6,8 @@ import torch
 
 from rsd.machine.errors import UserError
 from rsd.models.features import stage_shapes, staged_outputs
-from rsd.models.timm_model import ModelOptions, create, outputs
+from rsd.models.make import ModelOptions, create
+from rsd.models.outputs import outputs
 
 SHAPE = (64, 64, 3)
 VIT: dict[str, Any] = {"img_size": 64, "patch_size": 16, "embed_dim": 16, "num_heads": 2}

@@ -8,7 +8,7 @@ import torch
 
 from rsd.machine.errors import UserError
 from rsd.models.features import stage_shapes
-from rsd.models.timm_model import ModelOptions, create
+from rsd.models.make import ModelOptions, create
 
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "resmlp": ("resmlp_12_224", {"patch_size": 16, "num_blocks": 12, "embed_dim": 384}),

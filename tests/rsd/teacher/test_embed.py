@@ -11,7 +11,9 @@ import torch
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create, outputs
+from rsd.models.make import ModelOptions, create
+from rsd.models.outputs import outputs
+from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.teacher.embed import check_store, write_store
 from rsd.teacher.store import ViewOptions

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from rsd.machine.errors import UserError
-from rsd.models.timm_model import create
+from rsd.models.make import create
 from rsd.sources.images import DatasetRecord
 from rsd.teacher.origin import TeacherOptions, check_accuracy, head_names, load_checkpoint, teacher
 

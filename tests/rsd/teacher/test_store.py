@@ -6,7 +6,8 @@ import torch
 
 from rsd.machine.errors import UserError
 from rsd.models.features import StagedOutputs
-from rsd.models.timm_model import ModelOptions, PixelNormalize, create
+from rsd.models.make import ModelOptions, create
+from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.teacher.embed import write_store
 from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests

@@ -9,7 +9,9 @@ from rsd.machine.errors import UserError
 from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
-from rsd.models.timm_model import ModelOptions, Outputs, PixelNormalize, create
+from rsd.models.make import ModelOptions, create
+from rsd.models.outputs import Outputs
+from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.training import checkpoint
 from rsd.training.loop import Data, Session, train, validate

@@ -207,7 +207,7 @@ def ended(folder: Path, *ways: tuple[str, int]) -> list[tuple[str, int]]:
 def test_so_they_are_where_torchrun_lost_one_of_two_processes(tmp_path):
     (_, whole), (said, lost) = ended(tmp_path, ("undisturbed", STEPS), ("killed", 6))
     assert (whole, lost) == (0, 1)
-    assert "found that number 1 was killed (SIGKILL)" in said
+    assert "process 2 of 2 was killed (SIGKILL)" in said
     ((said, status),) = ended(tmp_path, ("killed", STEPS))
     assert status == 0
     assert "t: resumed after epoch 1 of 4 and " in said

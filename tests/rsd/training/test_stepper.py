@@ -9,7 +9,8 @@ import torch
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError
 from rsd.methods import distiller, methods
-from rsd.models.timm_model import Outputs, PixelNormalize
+from rsd.models.outputs import Outputs
+from rsd.models.pixels import PixelNormalize
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.training.stepper import Stepper
 from tests.rsd.methods.tiny import BATCH, CLASSES, IMAGES, SHAPE, cnn, made, target, told, vit

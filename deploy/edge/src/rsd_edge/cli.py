@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except EdgeError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: expected to read and write, found: {error}; free space or mend rights")
+        sys.exit(f"error: expected to read and write, found: {error}; free space, or correct the permissions")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; what was current is current")
 

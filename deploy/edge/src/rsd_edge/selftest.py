@@ -64,7 +64,7 @@ def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict
             if not difference <= allowed:  # also true for NaN
                 raise EdgeError(
                     f"expected the {precision} logits of golden images within {allowed:.3g}, found {difference:.3g} "
-                    f"on {model.provider}; use another release, or mend the runtime"
+                    f"on {model.provider}; use another release, or repair the runtime"
                 )
             result["precisions"][precision] = {"provider": model.provider, "difference": difference}
             limit = manifest["p99_ms"]
@@ -73,7 +73,7 @@ def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict
                 if check_p99 and result["p99_ms"] > limit:
                     raise EdgeError(
                         f"expected a 99th percentile of at most {limit} ms, found {result['p99_ms']:.3f} ms on this "
-                        "device; stop other programs, or use a smaller model"
+                        "device; end other programs, or use a smaller model"
                     )
         finally:
             model.close()

@@ -88,8 +88,8 @@ def rebuilt_state(
             manifest, digest = json.loads(content), bundles.digest_of(content)
             bundles.check_installed(folder, digest)
             if keys:
-                signed = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), keys)
-                if signed[bundles.MANIFEST] != digest:
+                files = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), keys)
+                if files[bundles.MANIFEST] != digest:
                     continue
             if folder.name == f"{manifest['name']}-{manifest['release']}":
                 whole[int(manifest["release"])] = (folder.name, digest)

@@ -20,7 +20,7 @@ from rsd.measure.budget import choose
 from rsd.measure.budget.kit import LADDER, arguments, opened, write_kit
 from rsd.measure.budget.records import Trained, read_device
 from rsd.measure.latency import Plan
-from rsd.models.timm_model import ModelOptions
+from rsd.models.make import ModelOptions
 from rsd.run.paths import Run
 from tests.command import rsd
 

@@ -1,0 +1,48 @@
+"""Raw pixels to model input."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class PixelNormalize(nn.Module):
+    """Raw pixels to model input: uint8 `[N, H, W, C]` -> standardised float32 `[N, C, H, W]`.
+
+    Training, evaluation and the exported graph share this module, so they cannot drift apart.
+
+    Args:
+        mean, std: per channel, of pixels in [0, 1].
+        size: side to which images of another size are resized first, `[N, C, size, size]` comes out; bicubic with
+            antialiasing, as timm prepares images, without rounding to 8 bits. None takes images as they are.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], *, size: int | None = None) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        # The cast comes first: TensorRT refuses every other operation on uint8.
+        pixels = image.float() / 255.0
+        if self.size is not None and pixels.shape[1:3] != (self.size, self.size):
+            planes = pixels.permute(0, 3, 1, 2)
+            resized = nn.functional.interpolate(planes, (self.size, self.size), mode="bicubic", antialias=True)
+            pixels = resized.clamp(0, 1).permute(0, 2, 3, 1)  # bicubic weights overshoot at edges
+        return ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
+
+
+class RawPixels(nn.Module):
+    """A model with its normalisation inside: uint8 `[N, H, W, C]` -> float32 logits `[N, classes]`."""
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.normalize = PixelNormalize(mean, std)
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model(self.normalize(image)).float()

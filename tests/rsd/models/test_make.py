@@ -1,0 +1,22 @@
+import pytest
+
+from rsd.machine.errors import UserError
+from rsd.models.make import ModelOptions, create
+from tests.rsd.models.small import SHAPE
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (ModelOptions(name="resnet18", args={"widht": 3}), "expected arguments that timm's 'resnet18' takes"),
+        (ModelOptions(name="vit_tiny_patch16_224"), "cannot take them"),
+    ],
+)
+def test_a_model_that_cannot_be_made_is_explained(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        create(options, classes=5, image_shape=SHAPE)
+
+
+def test_an_unknown_name_is_refused_with_near_ones():
+    with pytest.raises(ValueError, match="found 'resnet81'; did you mean resnet"):
+        ModelOptions(name="resnet81")
