@@ -1,4 +1,4 @@
-"""Images and a teacher -> out/students/METHOD-SEED/: one student, what was thrown away, and its history."""
+"""Images and a teacher -> out/students/METHOD-SEED/: one student, its scaffold, its history and a look inside."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ from rsd.views.augment import ViewChoice
 from stages import OUT, run, section
 
 MOST_IMAGES = 512
-"""Validation images of which a look inside is taken."""
+"""Validation images that a look inside takes."""
 
 
 def main() -> None:
@@ -119,7 +119,7 @@ def main() -> None:
 
 @torch.no_grad()
 def student_side(task: Distiller, normalize: PixelNormalize, images: np.ndarray) -> Tensor | None:
-    """The student's side of what the method compares, now, of these images."""
+    """The student's side of what the method compares, for these images and the present weights."""
     return task.student_side(predict(task.get_eval_model(), normalize, images, batch_size=256)) if task.needs else None
 
 
@@ -131,7 +131,7 @@ def inside(
     normalize: PixelNormalize,
     images: np.ndarray,
 ) -> InsideRecord:
-    """What the method offers to look at, before training and with the selected weights, of these images."""
+    """The method's picture of these images before training and with the selected weights; or why there is none."""
     if before is None:
         return InsideRecord(student=name, skipped=f"the method '{task.method}' offers nothing to look at")
     task.get_eval_model().load_state_dict(trained.student)
@@ -154,19 +154,20 @@ def write(folder: Path, trained: Trained, record: dict[str, Any]) -> None:
     Run(OUT).write(StudentRecord.model_validate(record | {key: sha256(file) for key, file in digests.items()}))
 
 
-class Served(NamedTuple):
-    """The teacher, stored or live."""
+class TeacherInUse(NamedTuple):
+    """The teacher that training asks, stored or live."""
 
     teacher: Teacher
     width: int
     """Of its embedding."""
     stages: tuple[StageShape, ...] | None
     views: ViewChoice
-    """The views that it tells its outputs of."""
-    made_from: dict[str, str]
+    """The views whose outputs it gives."""
+    digests: dict[str, str]
+    """SHA-256 of the files that it was made from."""
 
 
-def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -> Served:
+def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -> TeacherInUse:
     options = section("views", ViewOptions)
     weights = OUT / "teacher" / "model.safetensors"
     if options.count:
@@ -174,11 +175,11 @@ def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -
             teacher=weights, dataset=OUT / "data" / "dataset.json", augment=recipe.augment, options=options
         )
         stored = StoredTeacher(OUT / "views", made_from=made_from, device=device)
-        return Served(stored, stored.embedding.shape[2], None, ViewChoice(options.seed, options.count), made_from)
+        return TeacherInUse(stored, stored.embedding.shape[2], None, ViewChoice(options.seed, options.count), made_from)
     model, record = load_trained(OUT / "teacher", "model")
     shapes = stage_shapes(model, input_shape(record)) if staged else None
     live = LiveTeacher(model.to(device), normalizer(record).to(device), staged=staged)
-    return Served(live, record["embedding_width"], shapes, ViewChoice(seed), {"teacher": sha256(weights)})
+    return TeacherInUse(live, record["embedding_width"], shapes, ViewChoice(seed), {"teacher": sha256(weights)})
 
 
 if __name__ == "__main__":

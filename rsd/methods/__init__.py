@@ -62,7 +62,7 @@ def _import_own(method: str) -> None:
     assert spec is not None  # its name ends in .py
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # where rsd.training.checkpoint looks for the code that is loaded
+    sys.modules[spec.name] = module  # where rsd.machine.unfinished looks for the loaded code
     fault = None
     try:
         spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""What every method shares: a student, what is thrown away after training, and the task contract."""
+"""The contract of a method: a student, a scaffold that is thrown away after training, and what it adds to the loss."""
 
 import warnings
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ class Step:
     student: Outputs | StagedOutputs
     teacher: Outputs | StagedOutputs
     adapted: Any
-    """What the scaffold made of the two; None without one."""
+    """The scaffold's output for the two; None without a scaffold."""
     target: Tensor
     """Class indices `[B]` or class probabilities `[B, classes]`."""
     index: Tensor | None
@@ -101,14 +101,14 @@ class Distiller(TrainingTask):
     registry: ClassVar[dict[str, type["Distiller"]]] = {}
     method: ClassVar[str]
     needs: ClassVar[frozenset[Signal]] = frozenset()
-    """What of the teacher."""
+    """The outputs of the teacher that the loss takes; empty where there is no teacher."""
     staged: ClassVar[bool] = False
     """Whether the method takes the student apart into stages."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     paper: ClassVar[dict[str, Any]] = {}
     """What `protocol: paper` sets in the method's section."""
     amp: torch.dtype | None = None
-    """What student and scaffold are computed in under automatic mixed precision; losses stay float32."""
+    """Precision of student and scaffold under automatic mixed precision; None: float32. Losses are float32."""
 
     def __init_subclass__(cls, *, method: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -138,7 +138,7 @@ class Distiller(TrainingTask):
 
     @classmethod
     def check_views(cls, count: int) -> None:
-        """Refuse a teacher that could not say what the method needs.
+        """Refuse a teacher that cannot give what the method needs.
 
         Args:
             count: stored views of each image; 0 for a live teacher.
@@ -154,12 +154,12 @@ class Distiller(TrainingTask):
 
     @classmethod
     def couples_batch(cls, options: MethodOptions) -> bool:
-        """Whether an image's loss depends on the others of its batch, so that the batch cannot be taken in parts."""
+        """Whether the loss compares images within a batch, so that the batch cannot be split into parts."""
         return False
 
     @classmethod
     def check_accumulation(cls, options: MethodOptions, parts: int) -> None:
-        """Refuse to take a batch in parts where the sum of their losses is not the loss of the whole.
+        """Refuse to split a batch into parts where the sum of their losses is not the loss of the whole.
 
         Raises:
             UserError: the method compares the images of a batch with each other.
@@ -172,7 +172,7 @@ class Distiller(TrainingTask):
             )
 
     def advice(self, *, batch_size: int, classes: int) -> list[str]:
-        """What looks unwise about the method's options for this batch, a sentence each; nothing is refused.
+        """Warnings about the method's options for this batch, a sentence each; nothing is refused.
 
         Args:
             batch_size: images per step over all processes.
@@ -180,25 +180,25 @@ class Distiller(TrainingTask):
         return []
 
     def student_side(self, student: Outputs) -> Tensor | None:
-        """The student's side of what the method compares, `[N, D]`, to be looked at; None: there is nothing to see.
+        """The student's side of what the method compares, `[N, D]`, for a picture; None: the method offers none.
 
-        Asked before and after training of the outputs for the same N images, on the CPU and without gradients.
+        Called before and after training with the outputs for the same N images, on the CPU and without gradients.
         """
         return None
 
     def inside(self, before: Tensor, after: Tensor, teacher: Outputs) -> CorrelationChange:
-        """What is drawn of the student's sides before and after training, beside the teacher's outputs."""
+        """The picture: `student_side` before and after training against the teacher's outputs for the same images."""
         raise NotImplementedError
 
     def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module | None:
-        """What is trained beside the student, and thrown away; None for nothing.
+        """The module that is trained beside the student and thrown away; None for none.
 
-        Called as `scaffold(student, teacher)` with the outputs of both; what it returns is `Step.adapted`.
+        It is called as `scaffold(student, teacher)` with the outputs of both. Its output is `Step.adapted`.
         """
         return None
 
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the method adds to the loss, and its scalars for the log. Not asked where `needs` is empty."""
+        """The scalar that the method adds to the loss, and its scalars for the log. Not called if `needs` is empty."""
         raise NotImplementedError
 
     def forward(
@@ -231,7 +231,7 @@ class Distiller(TrainingTask):
         return {"loss": loss, "output": student.logits, "cross_entropy": cross_entropy, **log}
 
     def mixed_precision(self) -> AbstractContextManager[Any]:
-        """Within it what may be computed in `amp` is."""
+        """The context in which student, scaffold and a live teacher run, in the precision `amp`."""
         return nullcontext() if self.amp is None else torch.autocast(self.device.type, dtype=self.amp)
 
     @property
@@ -286,6 +286,6 @@ class Distiller(TrainingTask):
             self.trainable_module = nn.parallel.DistributedDataParallel(
                 self.trainable_module, device_ids=device_ids, **ddp_kwargs
             )
-        # Images come in as [B, H, W, C], which lays the first layer's gradient out otherwise; nothing to act on.
+        # Images come in as [B, H, W, C], which gives the first layer's gradient other strides. That is harmless.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return self

@@ -21,7 +21,7 @@ class CRDOptions(WeightOptions):
     width: int = Field(128, gt=0)
     """Of the vectors that are contrasted."""
     negatives: int = Field(16384, gt=0)
-    """Other images that each image is told from, drawn anew at each step, with replacement (K in the paper)."""
+    """Other images that each image is contrasted with, drawn anew at each step, with replacement (K in the paper)."""
     temperature: float = Field(0.07, gt=0)
     momentum: float = Field(0.5, ge=0, lt=1)
     """Share of a remembered vector that stays when its image is seen again."""
@@ -101,7 +101,7 @@ class ContrastiveEmbeddings(LinearEmbeddings):
 class CRDDistiller(Distiller, method="crd"):
     """Cross-entropy + `weight` x CRD, the student against the teacher's memory and the teacher against the student's.
 
-    Needs to know which image is which: `image_count` when made, `index` at each step.
+    It must know which image is which: `Setting.image_count`, and `index` at each step.
     """
 
     needs = frozenset({"embedding"})
@@ -110,7 +110,7 @@ class CRDDistiller(Distiller, method="crd"):
 
     @classmethod
     def couples_batch(cls, options: MethodOptions) -> bool:
-        # Through the memory: the second part of a batch would be told from the first as it is, not as it was.
+        # Through the memory: the second part of a batch would meet the new vectors of the first.
         return True
 
     def make_scaffold(self, student: nn.Module, setting: Setting) -> nn.Module:
@@ -125,7 +125,7 @@ class CRDDistiller(Distiller, method="crd"):
 
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         if step.index is None:
-            raise ValueError("CRDDistiller was not told which images these are; give index")
+            raise ValueError("CRDDistiller must know which images these are; give index")
         scaffold = unwrap_model(self.trainable_module).projection
         student, teacher = step.adapted
         images = len(scaffold.student_bank.vectors)

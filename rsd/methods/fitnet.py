@@ -80,7 +80,7 @@ class FitNetDistiller(Distiller, method="fitnet"):
 
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         if not isinstance(step.teacher, StagedOutputs):
-            raise ValueError("FitNetDistiller was given no stages of the teacher (rsd.models.features.staged_outputs)")
+            raise ValueError("FitNetDistiller got no stages of the teacher; give rsd.models.features.staged_outputs")
         losses = {
             f"fitnet_{number}": feature_loss(aligned, stage.map)
             for number, (aligned, stage) in enumerate(zip(step.adapted, step.teacher.stages, strict=True), start=1)

@@ -47,7 +47,7 @@ def _relations(z: Tensor) -> tuple[Tensor, Tensor]:
     sums = square[:, None] + square[None, :]
     squares = sums - 2 * gram
     pairs = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
-    apart = pairs & ~(squares <= 8 * torch.finfo(z.dtype).eps * sums)  # further than rounding; NaN stays seen
+    apart = pairs & ~(squares <= 8 * torch.finfo(z.dtype).eps * sums)  # further than rounding; NaN stays NaN
     distance = torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
     mean = distance.sum() / pairs.sum()
     dot = gram[None] - gram[:, :, None] - gram[:, None, :] + square[:, None, None]  # <z_i - z_j, z_k - z_j>

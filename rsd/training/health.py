@@ -1,4 +1,4 @@
-"""Is the training healthy? What stops it, and the log that a person watches."""
+"""Is the training healthy? The checks that stop it, and the log that a person watches."""
 
 import math
 import resource
@@ -14,7 +14,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import write_table
 
 CONSTANT = 1e-5
-"""Outputs that differ by less than this share of the largest are constant: rounding, of which training has none."""
+"""Outputs that differ by less than this share of the largest one differ by rounding only."""
 
 
 def check_finite(
@@ -58,10 +58,9 @@ def check_validation(loss: float, *, step: int, last: Mapping[str, Any]) -> None
 
 
 def check_varied(logits: Tensor, *, epoch: int, warmup_epochs: int, step: int, last: Mapping[str, Any]) -> None:
-    """Stop at a collapsed student: one that says the same of every image once the warm-up is over.
+    """Stop at a collapsed student: one that gives the same logits for every image after the warm-up.
 
-    A model that begins with logits of exactly 0, as timm's MLPs do, tells images apart after its first update,
-    however little.
+    A model that begins with logits of exactly 0, as timm's MLPs do, gives different ones after its first update.
 
     Args:
         logits: `[N, classes]`, of the validation split.
@@ -83,13 +82,13 @@ def _values(last: Mapping[str, Any]) -> str:
 
 
 class Log:
-    """The history as it grows, with times: a table of one row per epoch, and TensorBoard's events if it is installed.
+    """The history with times, as it grows: a table of one row per epoch, and TensorBoard's events if it is installed.
 
-    Not the `history.csv` that DVC tracks: a time in there would make two runs of the same bits differ.
+    It is not the `history.csv` that DVC tracks. A time in that file would make two runs of the same bits differ.
 
     Args:
         folder: for `{name}.csv` and the folder `{name}` with the events; None logs nothing.
-        epochs: done by the run that is resumed; what was logged of later ones is cut back.
+        epochs: done by the run that is resumed. Later rows are removed.
     """
 
     def __init__(self, folder: Path | None, name: str, *, epochs: int = 0) -> None:
@@ -97,7 +96,7 @@ class Log:
         self.events = _events(folder / (name or "run"), epochs) if folder else None
 
     def write(self, rows: list[dict[str, float]]) -> None:
-        """All rows until now."""
+        """Write all rows so far."""
         if self.path is None:
             return
         write_table(self.path, rows)
@@ -116,7 +115,7 @@ def _events(folder: Path, epochs: int) -> Any:
 
 
 def peak_megabytes(device: torch.device) -> float:
-    """The most memory taken until now: of the GPU where there is one, else of this process."""
+    """Peak memory so far: of the GPU where there is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in kB, but on a Mac in bytes
@@ -132,7 +131,7 @@ def has_stalled(history: list[dict[str, float]], patience: int | None) -> bool:
 
 
 def mean_row(sums: Mapping[str, Tensor], *, steps: int) -> dict[str, float]:
-    """Means over an epoch; of the gradient norm over the steps that were not skipped."""
+    """Means over an epoch; the gradient norm's over the steps that were not skipped."""
     skipped = float(sums.get("skipped_steps", torch.zeros(())))
     row = {key: float(value) / steps for key, value in sums.items()}
     if "skipped_steps" in sums:

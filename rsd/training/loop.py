@@ -22,7 +22,7 @@ from rsd.models.predict import predict_together
 from rsd.sources.images import LabelledImages
 from rsd.training.health import Log, check_validation, check_varied, has_stalled, mean_row, peak_megabytes
 from rsd.training.recipe import Recipe
-from rsd.training.resume import Progress, Saver
+from rsd.training.resume import Saver, TrainingState
 from rsd.training.stepper import Stepper
 from rsd.views.augment import ViewChoice
 from rsd.views.batches import Batch, Plan, batch_count, batches, epoch_plan
@@ -148,7 +148,7 @@ def _own_plan(epoch: int, *, images: int, recipe: Recipe, seed: int, views: View
     return Plan([part[share] for part in whole.images], [part[share] for part in whole.views])
 
 
-def _end_epoch(run: Progress, stepper: Stepper, data: Data, steps: int, *, workers: int) -> None:
+def _end_epoch(run: TrainingState, stepper: Stepper, data: Data, steps: int, *, workers: int) -> None:
     """Validate, add the epoch to the history, and keep its weights if it is the one to select so far."""
     recipe, task, epoch = stepper.recipe, stepper.task, len(run.history) + 1
     model = task.get_eval_model(ema=stepper.has_average)
@@ -181,7 +181,7 @@ def validate(
 ) -> dict[str, float]:
     """Top-1 in per cent and mean cross-entropy on a split, without augmentation.
 
-    Several processes take a share of the images each; the numbers are those of one, and the same in all.
+    Several processes take a share of the images each. All return the numbers that one process would.
     """
     logits = predict_together(model, normalize, images.images, batch_size=batch_size, workers=workers)
     return _scores(logits, images.labels)

@@ -1,4 +1,4 @@
-"""How a model is trained: options, optimiser and learning-rate schedule, the last two from timm."""
+"""How a model is trained: its options, and timm's optimiser and learning-rate schedule made from them."""
 
 from typing import Literal
 
@@ -40,9 +40,9 @@ class Recipe(Options):
     clip_gradient: float | None = Field(None, gt=0)
     """Largest gradient norm; null leaves gradients alone."""
     accumulation: int = Field(1, gt=0)
-    """A step's batch is taken in so many parts, one after the other, where the whole does not fit in memory. The step
-    is that of the whole batch, but for batch norm, which sees a part; methods that compare the images of a batch
-    with each other refuse it."""
+    """Parts of a step's batch that go through the student one after the other, where the whole does not fit in memory.
+    The step equals that of the whole batch, except that batch norm sees a part. Methods that compare the images of a
+    batch with each other refuse more than 1."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is validated and kept; null: none."""
     patience: int | None = Field(None, gt=0)
@@ -67,7 +67,7 @@ class Recipe(Options):
 
 
 def part_size(recipe: Recipe, *, processes: int) -> int:
-    """Images that go through the student at once: of one process, and of one part of its accumulation.
+    """Images that go through the student at once: one part of one process's share.
 
     Raises:
         UserError: the batch cannot be shared out evenly.
@@ -93,9 +93,9 @@ class BinaryCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         classes = logits.shape[1]
-        wanted = (F.one_hot(target, classes) if target.ndim == 1 else target).to(logits.dtype)
-        wanted = (1 - self.label_smoothing) * wanted + self.label_smoothing / classes
-        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1).mean()
+        shares = (F.one_hot(target, classes) if target.ndim == 1 else target).to(logits.dtype)
+        shares = (1 - self.label_smoothing) * shares + self.label_smoothing / classes
+        return F.binary_cross_entropy_with_logits(logits, shares, reduction="none").sum(dim=1).mean()
 
 
 def make_criterion(recipe: Recipe) -> nn.Module:

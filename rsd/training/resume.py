@@ -15,8 +15,8 @@ from rsd.training.stepper import Stepper
 
 
 @dataclass
-class Progress:
-    """What a training has behind it; with the stepper's state, all that is needed to go on."""
+class TrainingState:
+    """What a training has done so far. Together with the stepper's state it is all that is needed to go on."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     """A row per epoch."""
@@ -25,9 +25,11 @@ class Progress:
     times: list[dict[str, float]] = field(default_factory=list)
     """A row per epoch, which no other number depends on."""
     done: int = 0
-    """Steps of the epoch that is not in the history yet, and their sums:"""
+    """Steps of the present epoch."""
     sums: dict[str, Tensor] = field(default_factory=dict)
+    """Of each scalar over these steps."""
     seconds: float = 0.0
+    """That these steps took."""
 
     def add(self, terms: dict[str, Tensor], seconds: float) -> None:
         """Count a step."""
@@ -46,7 +48,7 @@ class Progress:
 
 
 class Saver:
-    """Keeps progress and stepper in a checkpoint file. All processes call it, the leading one writes.
+    """Writes and reads the checkpoint file. All processes call it, the leading one writes.
 
     Args:
         path: of the checkpoint; None keeps nothing.
@@ -57,8 +59,8 @@ class Saver:
         self.path, self.stepper, self.seconds = path, stepper, seconds
         self.last = time.monotonic()
 
-    def load(self, *, steps: int, epochs: int, name: str) -> Progress:
-        """Bring the stepper to where the checkpoint left off; without one, a training that is about to start.
+    def load(self, *, steps: int, epochs: int, name: str) -> TrainingState:
+        """Read the checkpoint and bring the stepper to that step; without one, the state of a training at its start.
 
         Args:
             steps: of an epoch.
@@ -67,14 +69,14 @@ class Saver:
         """
         saved = checkpoint.load(self.path) if self.path else None
         if not saved:
-            return Progress()
-        progress = Progress(**saved["progress"])
-        progress.sums = {key: value.to(self.stepper.device) for key, value in progress.sums.items()}
-        self.stepper.load(saved["stepper"], steps=len(progress.history) * steps + progress.done)
+            return TrainingState()
+        state = TrainingState(**saved["progress"])
+        state.sums = {key: value.to(self.stepper.device) for key, value in state.sums.items()}
+        self.stepper.load(saved["stepper"], steps=len(state.history) * steps + state.done)
         if parallel.leads():
-            inside = f" and {progress.done} of {steps} steps" if progress.done else ""
-            print(f"{name}: resumed after epoch {len(progress.history)} of {epochs}{inside}", file=sys.stderr)
-        return progress
+            inside = f" and {state.done} of {steps} steps" if state.done else ""
+            print(f"{name}: resumed after epoch {len(state.history)} of {epochs}{inside}", file=sys.stderr)
+        return state
 
     def is_due(self) -> bool:
         """Whether the last checkpoint is too old; the leading process's clock decides for all."""
@@ -85,10 +87,10 @@ class Saver:
             return due
         return bool(parallel.all_of(torch.tensor(due, device=self.stepper.device))[0])
 
-    def save(self, progress: Progress) -> None:
+    def save(self, state: TrainingState) -> None:
         if not self.path:
             return
-        content = {"progress": vars(progress), "stepper": self.stepper.state()}
+        content = {"progress": vars(state), "stepper": self.stepper.state()}
         if parallel.leads():
             checkpoint.save(self.path, content)
         self.last = time.monotonic()

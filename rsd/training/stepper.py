@@ -1,4 +1,4 @@
-"""One step of training: forward, backward, clip, update, and what of it a resumed run needs."""
+"""One step of training: forward, backward, clip, update; and the state that a resumed run needs of it."""
 
 import math
 from contextlib import nullcontext
@@ -23,12 +23,12 @@ HINTS = {"none": "", "bf16": "set compute.amp to none, ", "fp16": "set compute.a
 
 
 def _check_wide_enough(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-    # oneDNN 3.12 leaves most of such a weight's gradient unwritten: what it holds then is anything, and seldom noticed.
+    # oneDNN 3.12 leaves most of such a weight's gradient unwritten. It then holds arbitrary numbers, which few notice.
     if arguments[0].shape[-1] == 1 and torch.is_autocast_enabled("cpu"):
         raise UserError(
-            "expected maps wider than one pixel before every convolution with a stride, whose gradient is wrong "
-            f"otherwise with compute.amp bf16 on a CPU, found one before {module}; set compute.amp to none, or give "
-            "larger images"
+            f"expected maps wider than one pixel before every convolution with a stride, found one before {module}; "
+            "its gradient would be wrong with compute.amp bf16 on a CPU, so set compute.amp to none, or give larger "
+            "images"
         )
 
 
@@ -36,11 +36,11 @@ class Stepper:
     """A task with its optimiser, schedule, average of weights and loss scaling.
 
     Args:
-        task: on its device; it is made ready for mixed precision, compilation and several processes.
+        task: on its device. The stepper prepares it for mixed precision, compilation and several processes.
         teacher: see `rsd.training.loop.Teacher`.
 
     Raises:
-        UserError: the batch cannot be shared out as asked for.
+        UserError: the batch does not divide into the recipe's parts, or the method refuses parts.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Stepper:
     def step(
         self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray, *, number: int
     ) -> dict[str, Tensor]:
-        """Update on this process's share of a batch, in parts; the means of the step's scalars over all of it.
+        """Update on this process's share of a batch, in parts.
 
         Args:
             raw: views uint8 `[B, H, W, C]`.
@@ -91,8 +91,11 @@ class Stepper:
             index, view: numbers of images and views, int64 `[B]`.
             number: of the step, from 0.
 
+        Returns:
+            The step's scalars, means over the whole batch.
+
         Raises:
-            UserError: the loss or the gradient is not finite, or cannot be had in this precision.
+            UserError: the loss or the gradient is not finite, or cannot be computed in this precision.
         """
         raw, target = raw.to(self.device, non_blocking=True), target.to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
@@ -119,7 +122,7 @@ class Stepper:
         if self.has_average:
             self._average(number)
         self.scheduler.step_update(number + 1)
-        # Last, because it waits for the GPU: by now that has all of the step to do. What it refuses goes nowhere.
+        # Last, because it waits for the GPU, which by now has all of the step to do. A refused step ends the run.
         terms |= self._checked(terms, norm, number)
         self.last = terms
         return terms
@@ -145,7 +148,7 @@ class Stepper:
             check_finite(terms, norm, step=number, last=self.last, hint=self.hint)
             return {"gradient_norm": norm}
         check_finite(terms, None, step=number, last=self.last, hint=self.hint)
-        # The scaler has skipped the step and halved its factor; a gradient that was infinite without any is a fault.
+        # The scaler has skipped the step and halved its factor. A gradient that is infinite at a low factor is a fault.
         skipped = not bool(torch.isfinite(norm))
         if skipped and self.scaler.get_scale() < 0.5:
             check_finite(terms, norm, step=number, last=self.last, hint=self.hint)
@@ -159,7 +162,7 @@ class Stepper:
         return self.optimizer.param_groups[0]["lr"]
 
     def state(self) -> dict[str, Any]:
-        """All that the next steps depend on; every process must ask for it, since each has its own random state."""
+        """Everything that the next steps depend on. All processes must call it: each has its own random state."""
         return {
             "weights": self.task.get_checkpoint_state(),
             "average": self.task.get_checkpoint_state(ema=True) if self.has_average else {},
