@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def _sync(path: Path) -> None:
@@ -76,8 +77,10 @@ def write_json(path: Path, value: Any) -> None:
         aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
+def write_array(path: Path, array: "np.ndarray") -> None:
     """Write an array as `.npy`."""
+    import numpy as np
+
     with written_aside(path) as aside, aside.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
