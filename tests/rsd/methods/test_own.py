@@ -81,6 +81,14 @@ def test_params_choose_tune_and_check_it_as_any_other(project, tmp_path):
     assert chosen(tmp_path, method={})["method"]["cosine"] == {"weight": 1.0}
 
 
+def test_what_the_published_protocol_sets_is_the_methods_own(project, tmp_path):
+    project("cosine", CODE + '    paper = {"weight": 2.0}\n')
+    assert chosen(tmp_path, method={})["method"]["cosine"]["weight"] == 1.0
+    resolved = chosen(tmp_path, method={}, protocol="paper")["method"]
+    assert resolved["cosine"]["weight"] == 2.0
+    assert resolved["rsd"]["correlation"] == "per_process"
+
+
 def test_its_needs_are_checked_before_anything_runs(project, tmp_path):
     project("cosine", CODE.replace('{"logits"}', '{"logits", "stages"}'))
     with pytest.raises(UserError, match="1 to correct.*\n.*views.count: expected a live teacher for method 'cosine'"):
