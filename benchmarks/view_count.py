@@ -22,7 +22,7 @@ from rsd.machine.compute import ComputeOptions, set_up
 from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
-from rsd.models.folder import load_trained, normalizer
+from rsd.models.folder import load_trained
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
 from rsd.report.charts.style import METHOD_COLOURS
@@ -45,11 +45,11 @@ def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT
     student = section("student", ModelOptions)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        model, of_teacher = load_trained(out / "teacher", "model")
+        model, normalize, _ = load_trained(out / "teacher")
         write_store(
             Path(folder) / "views",
             model,
-            normalizer(of_teacher),
+            normalize,
             data.train,
             augment=recipe.augment,
             options=ViewOptions(count=max(counts), seed=VIEW_SEED),

@@ -17,13 +17,13 @@ def main() -> None:
     others = []
     if options.baseline:
         name = here.shipped().student.name
-        model, record = load_trained(here.student_folder(name), "student")
+        model, _, config = load_trained(here.student_folder(name))
         others = baseline(
             model,
-            record["mean"],
-            record["std"],
+            config.mean,
+            config.std,
             name=name,
-            image_shape=(record["height"], record["width"], len(record["mean"])),
+            image_shape=config.image_shape,
             threads=[1],  # two threads make a small model slower, and the stage longer
         )
     benchmark(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, set_up
@@ -17,14 +17,14 @@ from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
 from rsd.methods.base import Distiller, Setting
 from rsd.models.features import StageShape, stage_shapes
-from rsd.models.folder import input_shape, load_trained, normalizer, save_weights
+from rsd.models.folder import load_trained, save_trained, save_weights
 from rsd.models.make import ModelOptions, create, parameter_count
 from rsd.models.outputs import embedding_width
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
 from rsd.run.paths import Run
 from rsd.run.records import InsideRecord, StudentRecord
-from rsd.sources.images import read_record, read_split, sample
+from rsd.sources.images import DatasetRecord, read_record, read_split, sample
 from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
 from rsd.training.loop import Data, Session, Teacher, Trained, train
 from rsd.training.recipe import Recipe, make_criterion
@@ -112,7 +112,7 @@ def main() -> None:
         places += ["params/views.json", "teacher/model.safetensors"] if teacher_digests else []
         record["made_from"] = Run(OUT).digests(*places)
         Run(OUT).write(inside(name, task, trained, before, normalize, glance))
-        write(OUT / "students" / name, trained, record)
+        write(Run(OUT).student_folder(name), student, trained, data, record)
         unfinished.forget(state)
     leave()
 
@@ -138,15 +138,14 @@ def inside(
     task.load_scaffold(trained.scaffold)
     after = student_side(task, normalize, images)
     assert after is not None  # as before training
-    teacher, record = load_trained(OUT / "teacher", "model")
-    answers = predict(teacher.to(task.device), normalizer(record).to(task.device), images, batch_size=256)
+    teacher, of_teacher, _ = load_trained(Run(OUT).teacher_folder)
+    answers = predict(teacher.to(task.device), of_teacher.to(task.device), images, batch_size=256)
     return InsideRecord(student=name, correlation=task.inside(before, after, answers))
 
 
-def write(folder: Path, trained: Trained, record: dict[str, Any]) -> None:
+def write(folder: Path, student: nn.Module, trained: Trained, data: DatasetRecord, record: dict[str, Any]) -> None:
     """The student, what was trained beside it, the history, and last the record."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_weights(trained.student, folder / "model.safetensors")
+    save_trained(folder, student, trained.student, data, mean=data.mean, std=data.std)
     # For resuming research, not for shipping: nothing downstream of evaluation reads it.
     save_weights(trained.scaffold, folder / "scaffold.safetensors")
     write_table(folder / "history.csv", trained.history)
@@ -176,10 +175,10 @@ def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -
         )
         stored = StoredTeacher(OUT / "views", made_from=made_from, device=device)
         return TeacherInUse(stored, stored.embedding.shape[2], None, ViewChoice(options.seed, options.count), made_from)
-    model, record = load_trained(OUT / "teacher", "model")
-    shapes = stage_shapes(model, input_shape(record)) if staged else None
-    live = LiveTeacher(model.to(device), normalizer(record).to(device), staged=staged)
-    return TeacherInUse(live, record["embedding_width"], shapes, ViewChoice(seed), {"teacher": sha256(weights)})
+    model, normalize, config = load_trained(Run(OUT).teacher_folder)
+    shapes = stage_shapes(model, config.image_shape) if staged else None
+    live = LiveTeacher(model.to(device), normalize.to(device), staged=staged)
+    return TeacherInUse(live, embedding_width(model), shapes, ViewChoice(seed), {"teacher": sha256(weights)})
 
 
 if __name__ == "__main__":

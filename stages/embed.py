@@ -4,7 +4,8 @@ from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, on_this_machine, set_up
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
-from rsd.models.folder import load_trained, normalizer
+from rsd.models.folder import load_trained
+from rsd.run.paths import Run
 from rsd.sources.images import read_split
 from rsd.teacher.embed import check_store, write_store
 from rsd.teacher.store import ViewOptions, store_digests
@@ -20,9 +21,10 @@ def main() -> None:
         launch("stages.embed", [], compute)
         return
     device = set_up(compute)
-    teacher, record = load_trained(OUT / "teacher", "model")
+    teacher, normalize, _ = load_trained(Run(OUT).teacher_folder)
+    record = Run(OUT).teacher()
     images = read_split(OUT / "data", "train")
-    size = options.count * len(images.labels) * 2 * (record["embedding_width"] + len(record["classes"]))
+    size = options.count * len(images.labels) * 2 * (record.embedding_width + len(record.classes))
     if options.count and leads():
         print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB", flush=True)
     elif not options.count:
@@ -37,7 +39,7 @@ def main() -> None:
     header = write_store(
         OUT / "views",
         teacher.to(device),
-        normalizer(record).to(device),
+        normalize.to(device),
         images,
         augment=augment,
         options=options,
@@ -49,7 +51,7 @@ def main() -> None:
         unfinished.forget(state)
     if leads() and options.count:
         print(f"teacher on its stored views: top-1 {header['top1']:.2f} %")
-        check_store(header, classes=len(record["classes"]), validation_top1=record["validation"]["top1"])
+        check_store(header, classes=len(record.classes), validation_top1=record.validation.top1)
     leave()
 
 

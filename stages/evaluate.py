@@ -15,7 +15,8 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import write_json, written_aside
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
-from rsd.models.folder import load_trained, normalizer
+from rsd.models.folder import load_trained
+from rsd.models.make import parameter_count
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict, predict_together
 from rsd.run.paths import Run
@@ -39,16 +40,15 @@ def main() -> None:
     device = set_up(compute)
     test = read_split(OUT / "data", "test")
     labels = torch.from_numpy(test.labels)
-    models: list[tuple[str, int | None, Path, str]] = [("teacher", None, here.teacher_folder, "model")]
-    models += [(one.method, one.seed, here.student_folder(one.name), "student") for one in index.students]
+    models: list[tuple[str, int | None, Path]] = [("teacher", None, here.teacher_folder)]
+    models += [(one.method, one.seed, here.student_folder(one.name)) for one in index.students]
     digests = {one.name: one.weights_sha256 for one in index.students} | {"teacher": here.teacher().weights_sha256}
     rows: list[Evaluation] = []
     curves, bins, confusion = [], [], {}
     teacher_logits, leader, inside = None, leads(), sample(test.images, MOST_EMBEDDED)
-    for method, seed, folder, kind in models:
-        model, trained = load_trained(folder, kind)
-        normalize = normalizer(trained).to(device)
-        logits = predict_together(model.to(device), normalize, test.images, batch_size=256, workers=compute.workers)
+    for method, seed, folder in models:
+        model, normalize = _loaded(folder, device)
+        logits = predict_together(model, normalize, test.images, batch_size=256, workers=compute.workers)
         if not leader:
             continue
         teacher_logits = logits if teacher_logits is None else teacher_logits  # the teacher comes first
@@ -58,7 +58,7 @@ def main() -> None:
         rows.append(
             Evaluation(
                 **names,
-                parameters=trained["parameters"],
+                parameters=parameter_count(model),
                 weights_sha256=digests[folder.name],
                 **measured,
                 **redundancy(embedding),
@@ -100,10 +100,10 @@ def _likeness(methods: list[str], index: StudentIndex, test: LabelledImages, dev
     """CKA of these methods' students of the first seed with the teacher; a sentence where it cannot be had."""
     columns = ["student", "method", "student_layer", "teacher_layer", "cka"]
     tables, images = [pd.DataFrame(columns=columns)], sample(test.images, MOST_IMAGES)
-    teacher, of_teacher = _loaded(OUT / "teacher", "model", device)
+    teacher, of_teacher = _loaded(Run(OUT).teacher_folder, device)
     for method in dict.fromkeys(methods):
         name = next(one.name for one in index.students if one.method == method)
-        student, of_student = _loaded(OUT / "students" / name, "student", device)
+        student, of_student = _loaded(Run(OUT).student_folder(name), device)
         try:
             table = compare_layers(student, of_student, teacher, of_teacher, images)
         except UserError as error:
@@ -121,9 +121,9 @@ def _correlation(here: Run, index: StudentIndex) -> dict[str, Any]:
     return {"skipped": "no method of this run offers a look inside its student"}
 
 
-def _loaded(folder: Path, kind: str, device: torch.device) -> tuple[nn.Module, PixelNormalize]:
-    model, record = load_trained(folder, kind)
-    return model.to(device), normalizer(record).to(device)
+def _loaded(folder: Path, device: torch.device) -> tuple[nn.Module, PixelNormalize]:
+    model, normalize, _ = load_trained(folder)
+    return model.to(device), normalize.to(device)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from rsd.export.strip import AsTrained, judge_stripped
 from rsd.export.trace import judge_traced, trace
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.files import sha256, write_array
-from rsd.models.folder import load_trained, normalizer
+from rsd.models.folder import load_trained
 from rsd.models.make import parameter_count
 from rsd.models.predict import predict
 from rsd.run.paths import Run
@@ -28,21 +28,19 @@ def main() -> None:
     torch.set_num_threads(threads)
     here = Run(OUT)
     shipped = here.shipped()
-    name = shipped.student.name
-    student = here.student_folder(name)
-    model, record = load_trained(student, "student")
-    normalize = normalizer(record)
+    record = here.student(shipped.student.method, shipped.student.seed)
+    model, normalize, _ = load_trained(record.folder)
     data, test = read_record(here.data), read_split(here.data, "test")
     expected = predict(model, normalize, test.images, batch_size=256).logits.numpy()
     ladder = Ladder(expected, test, options.gates, threads=threads)
-    as_trained = AsTrained(student, here.teacher_folder, image_count=data.counts["train"])
+    as_trained = AsTrained(record, here.teacher_folder, image_count=data.counts["train"])
     judge_stripped(ladder, model, normalize, as_trained)
     traced = trace(
         model,
-        mean=record["mean"],
-        std=record["std"],
+        mean=record.mean,
+        std=record.std,
         image_shape=data.image_shape,
-        classes=len(record["classes"]),
+        classes=len(record.classes),
         opset=options.opset,
         ir_version=options.ir_version,
     )
@@ -51,11 +49,11 @@ def main() -> None:
     path = here.export_folder / "model.onnx"
     made_from = shipped.made_from | here.digests("data/dataset.json")
     about: dict[str, Any] = {
-        "student": name,
+        "student": record.name,
         "license": options.license,
-        "classes": record["classes"],
-        "preprocessing": data.preprocessing | {"mean": record["mean"], "std": record["std"], "normalised": "inside"},
-        "validation_top1": round(record["validation"]["top1"], 2),
+        "classes": record.classes,
+        "preprocessing": data.preprocessing | {"mean": record.mean, "std": record.std, "normalised": "inside"},
+        "validation_top1": round(record.validation.top1, 2),
         "test_top1": round(100 * parity.accuracy, 2),
     }
     origin = {
@@ -63,7 +61,7 @@ def main() -> None:
         "weights_sha256": shipped.student.weights_sha256,
     }
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-    save(traced.proto, path, metadata={"model": record["model"]["name"], "precision": "fp32", **origin, **texts})
+    save(traced.proto, path, metadata={"model": record.model.name, "precision": "fp32", **origin, **texts})
     write_array(here.export_folder / "logits.npy", expected)
     here.write(
         ExportRecord(
@@ -78,7 +76,7 @@ def main() -> None:
             made_from=made_from,
         )
     )
-    print(f"{name}: same first class as PyTorch on {100 * parity.top1_agreement:.2f} % of test images")
+    print(f"{record.name}: same first class as PyTorch on {100 * parity.top1_agreement:.2f} % of test images")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from rsd.machine.files import sha256, write_json, write_table, written_aside
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.methods.scratch import ScratchDistiller
-from rsd.models.folder import normalizer, save_weights
+from rsd.models.folder import save_trained
 from rsd.models.make import parameter_count
 from rsd.models.outputs import embedding_width
+from rsd.models.pixels import PixelNormalize
 from rsd.run.paths import Run
 from rsd.run.records import TeacherRecord
 from rsd.sources.images import read_record, read_split
@@ -36,7 +37,7 @@ def main() -> None:
     start = teacher(options, data)
     model = start.model.to(device)
     preprocessing = {"mean": start.mean, "std": start.std, "input_size": start.input_size}
-    normalize = normalizer(preprocessing).to(device)
+    normalize = PixelNormalize(start.mean, start.std, size=start.input_size).to(device)
     validation = read_split(OUT / "data", "validation")
     state, history = None, None
 
@@ -81,7 +82,7 @@ def main() -> None:
         # come in any order.
         made_as = {"model": options.model.model_dump(), "classes": data.classes, **preprocessing}
         metadata = {"teacher": json.dumps(made_as, sort_keys=True)}
-        save_weights(model.state_dict(), aside / "model.safetensors", metadata=metadata)
+        save_trained(aside, model, model.state_dict(), data, **preprocessing, metadata=metadata)
         if history is not None:
             write_table(aside / "history.csv", history)
         record = TeacherRecord.model_validate(

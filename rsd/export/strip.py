@@ -14,38 +14,37 @@ from rsd.export.pytorch_values import module_values
 from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.models.features import StagedOutputs, stage_shapes, staged_outputs
-from rsd.models.folder import input_shape, load_trained, normalizer
-from rsd.models.outputs import Outputs, outputs
+from rsd.models.folder import load_trained
+from rsd.models.outputs import Outputs, embedding_width, outputs
 from rsd.models.pixels import PixelNormalize
+from rsd.run.records import StudentRecord
 
 
 class AsTrained:
     """Student, scaffold and teacher, put together again from what `distill` and `teacher` wrote, in eval mode.
 
     Args:
-        folder: of the student, with `scaffold.safetensors`.
-        teacher: of the teacher, with `model.json`.
+        record: of the student, beside its weights and `scaffold.safetensors`.
+        teacher: folder of the teacher.
         image_count: how many training images there were.
 
     Raises:
         UserError: a file is missing or does not fit.
     """
 
-    def __init__(self, folder: Path, teacher: Path, *, image_count: int) -> None:
-        self.student, record = load_trained(folder, "student")
-        self.normalize = normalizer(record)
-        kind = distiller(record["method"])
+    def __init__(self, record: StudentRecord, teacher: Path, *, image_count: int) -> None:
+        self.student, self.normalize, config = load_trained(record.folder)
+        kind = distiller(record.method)
         self.staged = kind.staged
         self.teacher: nn.Module | None = None
-        setting = Setting(image_shape=input_shape(record), image_count=image_count)
+        setting = Setting(image_shape=config.image_shape, image_count=image_count)
         if kind.needs:
-            self.teacher, of_teacher = load_trained(teacher, "model")
-            self.normalize_teacher: PixelNormalize = normalizer(of_teacher)
-            setting = setting._replace(teacher_width=of_teacher["embedding_width"])
+            self.teacher, self.normalize_teacher, of_teacher = load_trained(teacher)
+            setting = setting._replace(teacher_width=embedding_width(self.teacher))
             if kind.staged:
-                setting = setting._replace(teacher_stages=stage_shapes(self.teacher, input_shape(of_teacher)))
-        self.task = kind(self.student, setting, kind.Options.model_validate(record["options"]))
-        self.task.load_scaffold(load_file(folder / "scaffold.safetensors"))
+                setting = setting._replace(teacher_stages=stage_shapes(self.teacher, of_teacher.image_shape))
+        self.task = kind(self.student, setting, kind.Options.model_validate(record.options))
+        self.task.load_scaffold(load_file(record.folder / "scaffold.safetensors"))
         self.task.eval()
 
     @torch.no_grad()

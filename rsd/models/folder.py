@@ -1,15 +1,28 @@
-"""Trained models in folders: weights and record, saved and loaded."""
+"""Trained models in folders of timm's and the Hugging Face hub's format: `model.safetensors` and `config.json`.
 
+`timm.create_model("local-dir:FOLDER", pretrained=True)` makes the model of such a folder.
+"""
+
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
+from timm.models._hub import load_model_config_from_path, save_config_for_hf
 from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, written_aside
+from rsd.machine.files import written_aside
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
+from rsd.sources.images import DatasetRecord
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+OTHERS_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
+"""What timm says of the weights that it offers for an architecture, which are not the folder's."""
 
 
 def save_weights(state: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
@@ -59,29 +72,113 @@ def misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
     )
 
 
-def load_trained(folder: Path, kind: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A trained model, in eval mode, and its record.
+_Side = Annotated[int, Field(ge=1, le=1 << 14)]
+
+
+class ModelConfig(BaseModel):
+    """What `config.json` says of a model and of its input, as timm reads it."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+    architecture: str
+    """The timm name, without a tag."""
+    model_args: dict[str, Any]
+    num_classes: int = Field(ge=1)
+    label_names: list[str] | None = None
+    """The classes, in the order of the head."""
+    input_size: tuple[Annotated[int, Field(ge=1, le=64)], _Side, _Side]
+    """Channels, height, width."""
+    mean: list[float]
+    """Per channel, of pixels in [0, 1], as is `std`."""
+    std: list[Annotated[float, Field(gt=0)]]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return *self.input_size[1:], self.input_size[0]
+
+    @property
+    def options(self) -> ModelOptions:
+        """The model without what the images and the classes decide."""
+        args = {key: value for key, value in self.model_args.items() if key not in ("num_classes", "in_chans")}
+        return ModelOptions(name=self.architecture, args=args)
+
+
+class LoadedModel(NamedTuple):
+    """A trained model, in eval mode, and what makes its input out of raw pixels."""
+
+    model: nn.Module
+    normalize: PixelNormalize
+    config: ModelConfig
+
+
+def save_trained(
+    folder: Path,
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    data: DatasetRecord,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_size: int | None = None,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write the weights of a timm model, and what timm needs to make and to feed it.
 
     Args:
-        folder: holds `{kind}.json` and `model.safetensors`, as `teacher` and `distill` write them.
-        kind: `"model"` for a teacher, `"student"` for a student.
+        mean, std: per channel, of pixels in [0, 1].
+        input_size: side to which the data's images are resized for this model; None takes them as they are served.
+        metadata: texts for the file of weights.
     """
-    record = read_json(folder / f"{kind}.json")
-    model = create(
-        ModelOptions.model_validate(record["model"]),
-        classes=len(record["classes"]),
-        image_shape=input_shape(record),
-    )
-    load_weights(model, folder / "model.safetensors", what=str(folder))
-    return model.eval(), record
+    save_weights(weights, folder / WEIGHTS, metadata=metadata)
+    crop, resize = data.preprocessing["crop_share"], data.preprocessing["resize"]
+    pixels = {
+        "input_size": (data.channels, input_size or data.height, input_size or data.width),
+        "mean": tuple(mean),
+        "std": tuple(std),
+        "interpolation": "bicubic" if input_size else resize,
+        "crop_pct": crop or 1.0,
+        "crop_mode": "center" if crop else "squash",  # of files a central square, of arrays the whole
+    }
+    with written_aside(folder / CONFIG) as aside:
+        save_config_for_hf(model, str(aside), model_config={"label_names": data.classes}, data_config=pixels)
+        config = json.loads(aside.read_text())
+        for key in OTHERS_WEIGHTS:
+            config["pretrained_cfg"].pop(key, None)
+        aside.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def normalizer(record: dict[str, Any]) -> PixelNormalize:
-    """What makes the input of the model that `record` describes out of raw pixels, whatever other models take."""
-    return PixelNormalize(record["mean"], record["std"], size=record.get("input_size"))
+def load_trained(folder: Path) -> LoadedModel:
+    """Make the model of a folder and load its weights, strictly.
+
+    Raises:
+        UserError: a file is missing or damaged, or the weights do not fit.
+    """
+    config = read_config(folder)
+    model = create(config.options, classes=config.num_classes, image_shape=config.image_shape)
+    load_weights(model, folder / WEIGHTS, what=str(folder))
+    return LoadedModel(model.eval(), PixelNormalize(config.mean, config.std, size=config.image_shape[:2]), config)
 
 
-def input_shape(record: dict[str, Any]) -> tuple[int, int, int]:
-    """Height, width and channels of what `normalizer(record)` makes."""
-    size = record.get("input_size")
-    return size or record["height"], size or record["width"], len(record["mean"])
+def read_config(folder: Path) -> ModelConfig:
+    """Read a folder's `config.json`.
+
+    Raises:
+        UserError: it is missing, or does not describe a timm model.
+    """
+    try:
+        pretrained_cfg, architecture, args = load_model_config_from_path(folder)
+        config = ModelConfig.model_validate(pretrained_cfg | {"architecture": architecture, "model_args": args})
+        config.options  # noqa: B018  refuses a name that timm does not know
+    except FileNotFoundError as error:
+        raise UserError(
+            f"expected {CONFIG} in {folder}, found none; give a folder that rsd or timm.models.save_for_hf wrote"
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"expected timm's description of a model in {folder / CONFIG}, found {fault}; correct it, or write the "
+            "folder anew with timm.models.save_for_hf"
+        ) from error
+    return config

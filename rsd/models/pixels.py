@@ -13,25 +13,27 @@ class PixelNormalize(nn.Module):
 
     Args:
         mean, std: per channel, of pixels in [0, 1].
-        size: side to which images of another size are resized first, `[N, C, size, size]` comes out; bicubic with
+        size: side, or height and width, to which images of another size are resized first: bicubic with
             antialiasing, as timm prepares images, without rounding to 8 bits. None takes images as they are.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], *, size: int | None = None) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], *, size: int | tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
-        self.size = size
+        self.size = (size, size) if isinstance(size, int) else size
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         # The cast comes first: TensorRT refuses every other operation on uint8.
         pixels = image.float() / 255.0
-        if self.size is not None and pixels.shape[1:3] != (self.size, self.size):
+        if self.size is not None and pixels.shape[1:3] != self.size:
             planes = pixels.permute(0, 3, 1, 2)
-            resized = nn.functional.interpolate(planes, (self.size, self.size), mode="bicubic", antialias=True)
+            resized = nn.functional.interpolate(planes, self.size, mode="bicubic", antialias=True)
             pixels = resized.clamp(0, 1).permute(0, 2, 3, 1)  # bicubic weights overshoot at edges
         return ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
 

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,8 @@ import yaml
 from benchmarks import view_count
 from rsd.config.resolve import resolve
 from rsd.machine.files import write_json
-from rsd.models.folder import save_weights
+from rsd.models.folder import save_trained
 from rsd.models.make import ModelOptions, create
-from rsd.models.outputs import embedding_width
 from rsd.sources.images import DatasetRecord, write_arrays
 from rsd.training.recipe import Recipe
 from tests.stages.conftest import ROOT, TINY
@@ -39,9 +37,7 @@ def test_each_count_and_the_twin_are_trained_for_each_seed(tmp_path, monkeypatch
     write_json(out / "data" / "dataset.json", record.model_dump())
     options = ModelOptions(name=resolved["teacher"]["name"], args=resolved["teacher"]["args"])
     teacher = create(options, classes=10, image_shape=(8, 8, 1))
-    save_weights(teacher.state_dict(), out / "teacher" / "model.safetensors")
-    described = {"model": options.model_dump(), "embedding_width": embedding_width(teacher), **record.model_dump()}
-    write_json(out / "teacher" / "model.json", json.loads(json.dumps(described)))
+    save_trained(out / "teacher", teacher, teacher.state_dict(), record, mean=record.mean, std=record.std)
     recipe = Recipe.model_validate(resolved["recipe"] | {"epochs": 2, "batch_size": 10, "warmup_epochs": 0})
     found = view_count.measure([1, 2], [0], recipe, out)
     assert list(zip(found.views, found.seed, strict=True)) == [(0, 0), (1, 0), (2, 0)]

@@ -1,50 +1,57 @@
-import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from rsd.export.ladder import Ladder
 from rsd.export.parity import Gates
 from rsd.export.strip import AsTrained, judge_stripped
 from rsd.machine.errors import UserError
+from rsd.machine.files import write_json
 from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.models.features import stage_shapes
+from rsd.models.folder import save_trained
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
+from rsd.run.paths import Run
+from rsd.run.records import StudentRecord
 from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, lively
+from tests.rsd.models.small import dataset
+from tests.rsd.run import small
 
 VIT: dict[str, Any] = {
     "name": "vit_tiny_patch16_224",
     "args": {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
 }
 RESNET: dict[str, Any] = {"name": "resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}}
-SHAPE: dict[str, Any] = {"height": 16, "width": 16, "mean": MEAN, "std": STD, "classes": [str(i) for i in range(10)]}
+DATA = dataset(classes=10)
 
 
-def trained(folder, method: str) -> tuple[Any, Any]:
+def trained(folder: Path, method: str) -> tuple[StudentRecord, Path]:
     """What `distill` and `teacher` would have written for this method, untrained."""
-    student, teacher = folder / "student", folder / "teacher"
+    run = Run(folder)
     kind = distiller(method)
-    for place, what, name in ((student, VIT, "student"), (teacher, RESNET, "model")):
-        place.mkdir()
-        torch.manual_seed(1)
-        model = lively(create(ModelOptions(**what), classes=10, image_shape=(16, 16, 1)))
-        save_file(model.state_dict(), place / "model.safetensors")
-        record = {**SHAPE, "model": what, "method": method, "options": kind.Options().model_dump()}
-        (place / f"{name}.json").write_text(json.dumps({**record, "embedding_width": 64}))
-        if name == "student":
-            own = model
-    shapes = stage_shapes(model, (16, 16, 1)) if kind.staged else None
-    task = kind(own, Setting(64, shapes, image_shape=(16, 16, 1), image_count=100))
+    options = kind.Options().model_dump()
+    write_json(run.params / "method" / f"{method}.json", options)
+    record = small.student(run, method, "s").model_copy(update={"options": options})
+    run.write(record)
+    student, teacher = (
+        lively(create(ModelOptions(**model), classes=10, image_shape=(16, 16, 1))) for model in (VIT, RESNET)
+    )
+    for model, place in ((student, record.folder), (teacher, run.teacher_folder)):
+        save_trained(place, model, model.state_dict(), DATA, mean=MEAN, std=STD)
+    shapes = stage_shapes(teacher, (16, 16, 1)) if kind.staged else None
+    task = kind(student, Setting(64, shapes, image_shape=(16, 16, 1), image_count=100))
     state = task.get_task_state().get("projection", {})
-    save_file({f"projection.{k}": v.clone() for k, v in state.items()}, student / "scaffold.safetensors")
-    return student, teacher
+    save_file(
+        {f"projection.{k}": v.clone() for k, v in state.items()}, record.weights.with_name("scaffold.safetensors")
+    )
+    return record, run.teacher_folder
 
 
 @pytest.mark.parametrize("method", ["scratch", "rsd", "kd", "cc", "crd", "fitnet", "ofa"])
@@ -52,8 +59,8 @@ def test_a_stripped_student_says_exactly_what_it_said_beside_its_scaffold(tmp_pa
     student, teacher = trained(tmp_path, method)
     within = AsTrained(student, teacher, image_count=100)
     model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
-    model.load_state_dict(load_file(student / "model.safetensors"))
-    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
+    model.load_state_dict(load_file(student.weights))
+    split = LabelledImages(images, np.zeros(64, np.int64), DATA.classes)
     normalize = PixelNormalize(MEAN, STD)
     ladder = Ladder(predict(model, normalize, images, batch_size=64).logits.numpy(), split, Gates())
     judge_stripped(ladder, model, normalize, within)
@@ -65,9 +72,9 @@ def test_a_student_that_was_not_stripped_cleanly_is_refused_with_the_part_that_d
     student, teacher = trained(tmp_path, "rsd")
     within = AsTrained(student, teacher, image_count=100)
     model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
-    state = load_file(student / "model.safetensors")
+    state = load_file(student.weights)
     state["blocks.2.mlp.fc1.bias"] += 1e-3
     model.load_state_dict(state)
-    split = LabelledImages(images, np.zeros(64, np.int64), SHAPE["classes"])
+    split = LabelledImages(images, np.zeros(64, np.int64), DATA.classes)
     with pytest.raises(UserError, match=r"^the stripped student differs .* is 'blocks\.2\.mlp\.fc1', whose output"):
         judge_stripped(Ladder(np.zeros((64, 10), np.float32), split, Gates()), model, PixelNormalize(MEAN, STD), within)

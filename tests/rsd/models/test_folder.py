@@ -1,34 +1,146 @@
+"""Students and teachers in folders that timm and the hub read."""
+
+import json
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.data import create_transform, resolve_model_data_config
+from torch import nn
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import write_json
-from rsd.models.folder import input_shape, load_trained, load_weights, normalizer, save_weights
-from rsd.models.make import create
-from tests.rsd.models.small import RESNET, SHAPE
+from rsd.models.folder import load_trained, load_weights, save_trained
+from rsd.models.make import ModelOptions, create
+from rsd.sources.images import DatasetRecord
+from tests.rsd.models.small import RESNET, SHAPE, STUDENTS, awake, dataset, side
+
+PIXELS = {"mean": [0.3], "std": [0.2], "input_size": [1, 16, 16]}
 
 
-def test_a_trained_model_round_trips_through_its_folder(tmp_path):
-    model = create(RESNET, classes=2, image_shape=SHAPE).eval()
-    save_weights(model.state_dict(), tmp_path / "model.safetensors")
-    record = {"model": RESNET.model_dump(), "classes": ["a", "b"], "height": 16, "width": 16, "mean": [0.0]}
-    write_json(tmp_path / "student.json", record)
-    again, read = load_trained(tmp_path, "student")
-    assert read == record
-    images = torch.randn(2, 1, 16, 16)
-    assert torch.equal(again(images), model(images))
-    assert not again.training
+def saved(folder: Path, options: ModelOptions, data: DatasetRecord, input_size: int | None = None) -> nn.Module:
+    """An untrained model of these options, whose folder is written."""
+    shape = (input_size or data.height, input_size or data.width, data.channels)
+    torch.manual_seed(0)
+    model = awake(create(options, classes=len(data.classes), image_shape=shape))
+    save_trained(folder, model, model.state_dict(), data, mean=data.mean, std=data.std, input_size=input_size)
+    return model
 
 
-def test_a_normaliser_makes_its_models_input(tmp_path):
-    record = {"model": RESNET.model_dump(), "classes": ["a"], "height": 12, "width": 16, "mean": [0.1], "std": [0.2]}
-    image = torch.zeros(1, 12, 16, 1, dtype=torch.uint8)
-    for sized in (record, record | {"input_size": None}, record | {"input_size": 20}):
-        height, width, channels = input_shape(sized)
-        assert normalizer(sized)(image).shape == (1, channels, height, width)
-    assert input_shape(record | {"input_size": 20}) == (20, 20, 1)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("family", STUDENTS)
+def test_timm_makes_the_student_with_its_very_logits(tmp_path, family, channels):
+    model = saved(tmp_path, STUDENTS[family], dataset(side(family), channels))
+
+    of_timm = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    of_ours = load_trained(tmp_path).model
+
+    images = torch.randn(3, channels, side(family), side(family))
+    logits = model(images)
+    assert logits.std() > 1e-3
+    assert torch.equal(of_timm(images), logits)
+    assert torch.equal(of_ours(images), logits)
+    assert not of_ours.training
+
+
+@pytest.mark.parametrize("name", timm.list_models("test_*"))
+def test_timms_own_families_come_back_as_teachers(tmp_path, name):
+    size = timm.get_pretrained_cfg(name).input_size[-1]
+    model = saved(tmp_path, ModelOptions(name=name), dataset(32, 3), input_size=size)
+
+    of_timm = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+
+    images = torch.randn(2, 3, size, size)
+    assert torch.equal(of_timm(images), model(images))
+    assert torch.equal(load_trained(tmp_path).model(images), model(images))
+
+
+def test_timm_learns_pixels_and_classes_of_the_folder(tmp_path):
+    saved(tmp_path, RESNET, dataset(channels=3, crop_share=0.5))
+
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+
+    pixels = resolve_model_data_config(model)
+    assert pixels["mean"] == [0.3] * 3
+    assert pixels["std"] == [0.2] * 3
+    assert pixels["input_size"] == (3, 16, 16)
+    assert (pixels["interpolation"], pixels["crop_pct"], pixels["crop_mode"]) == ("bicubic", 0.5, "center")
+    assert "Resize(size=32, interpolation=bicubic" in str(create_transform(**pixels))
+    assert model.pretrained_cfg["label_names"] == ["class 0", "class 1"]
+
+
+def test_a_new_head_for_other_classes_keeps_the_rest(tmp_path):
+    ours = saved(tmp_path, RESNET, dataset())
+
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=5)
+
+    assert model.fc.weight.shape == (5, 16)
+    assert torch.equal(model.conv1.weight, ours.conv1.weight)
+
+
+def test_only_models_of_one_size_say_so(tmp_path):
+    for family, fixed in {"vit": True, "resmlp": True, "cnn": False, "mobilenet": False}.items():
+        saved(tmp_path / family, STUDENTS[family], dataset())
+        config = json.loads((tmp_path / family / "config.json").read_text())
+        assert config["pretrained_cfg"]["fixed_input_size"] is fixed
+        assert ("img_size" in config["model_args"]) is fixed
+
+
+def test_a_folder_claims_nothing_of_timms_own_weights(tmp_path):
+    saved(tmp_path, RESNET, dataset())
+
+    config = json.loads((tmp_path / "config.json").read_text())
+
+    assert config["architecture"] == "resnet18"
+    assert not {"tag", "license", "url", "hf_hub_id", "origin_url", "paper_ids"} & config["pretrained_cfg"].keys()
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        saved(tmp_path / name, RESNET, dataset())
+    assert (tmp_path / "a" / "config.json").read_bytes() == (tmp_path / "b" / "config.json").read_bytes()
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def test_images_of_another_size_become_the_models(tmp_path):
+    saved(tmp_path, RESNET, dataset(side=12), input_size=20)
+
+    _, normalize, config = load_trained(tmp_path)
+
+    assert normalize(torch.zeros(1, 12, 12, 1, dtype=torch.uint8)).shape == (1, 1, 20, 20)
+    assert config.image_shape == (20, 20, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (None, "found none"),
+        ("nonsense", "JSONDecodeError"),
+        ({"architecture": "resnet81"}, "found 'resnet81'; did you mean"),
+        ({"num_classes": 0}, "num_classes: Input should be greater"),
+        (
+            {"pretrained_cfg": {"mean": [0.3], "std": [0.0], "input_size": [1, 16, 16]}},
+            "std.0: Input should be greater",
+        ),
+        (
+            {"pretrained_cfg": {"mean": [0.3], "std": [0.2], "input_size": [1, 1 << 62, 16]}},
+            "input_size.1: Input should",
+        ),
+        ({"pretrained_cfg": []}, "AttributeError"),
+        ({"model_args": {"widht": 3}}, "expected arguments that timm's 'resnet18' takes"),
+    ],
+)
+def test_a_damaged_config_is_explained(tmp_path, change, fault):
+    saved(tmp_path, RESNET, dataset())
+    config = tmp_path / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(content | change) if isinstance(change, dict) else change or "")
+    if change is None:
+        config.unlink()
+
+    with pytest.raises(UserError, match=fault):
+        load_trained(tmp_path)
 
 
 def test_misfitting_weights_are_named(tmp_path):
