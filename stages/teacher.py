@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     start = teacher(options, data)
     model = start.model.to(device)
-    preprocessing = {"mean": start.mean, "std": start.std, "input_size": start.input_size}
+    preprocessing: dict[str, Any] = {"mean": start.mean, "std": start.std, "input_size": start.input_size}
     normalize = PixelNormalize(start.mean, start.std, size=start.input_size).to(device)
     validation = read_split(OUT / "data", "validation")
     state, history = None, None
