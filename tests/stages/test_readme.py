@@ -30,6 +30,11 @@ def test_the_onnx_snippet_runs_on_the_bundle(reproduced):
     assert re.fullmatch(r"\[('\d', ){7}'\d'\]\n", output)
 
 
+def test_timm_loads_a_student_as_shown(reproduced):
+    output = reproduced.run("python", "-c", block("python", holding="local-dir")).stdout
+    assert re.fullmatch(r"\(1, 8, 8\) .*\ntorch.Size\(\[1, 10\]\)\n", output)
+
+
 def test_the_pair_with_your_own_teacher_is_valid(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
