@@ -47,7 +47,8 @@ def test_timm_makes_the_student_with_its_very_logits(tmp_path, family, channels)
 
 @pytest.mark.parametrize("name", timm.list_models("test_*"))
 def test_timms_own_families_come_back_as_teachers(tmp_path, name):
-    size = timm.get_pretrained_cfg_value(name, "input_size")[-1]
+    input_size: Any = timm.get_pretrained_cfg_value(name, "input_size")
+    size = input_size[-1]
     model = saved(tmp_path, ModelOptions(name=name), dataset(32, 3), input_size=size)
 
     of_timm = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
