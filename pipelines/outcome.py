@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from prefect.futures import PrefectFuture
 from prefect.states import Failed
 
 from rsd.machine.errors import UserError
@@ -25,6 +26,17 @@ class StageRun:
     @property
     def good(self) -> bool:
         return self.state not in ("failed", "not run")
+
+
+def task_result(future: PrefectFuture[Any], name: str) -> tuple[bool, str]:
+    """Whether a task that has ended did so well, and its result, else the sentence of its failure."""
+    try:
+        result = future.result(raise_on_failure=False)
+    except Exception as error:  # of Dask: it lost its workers, or its scheduler has other libraries
+        return False, f"{name}: {' '.join(str(error).split())}"
+    if future.state.is_completed():
+        return True, str(result)
+    return False, str(result) if isinstance(result, StageError) else f"{name}: {future.state.message}"
 
 
 def failed(error: UserError) -> Any:

@@ -25,7 +25,7 @@ from pipelines.artifacts import publish
 from pipelines.dvc_command import DVC, reason, verdict
 from pipelines.dvc_graph import StageNode, stages
 from pipelines.gpus import gpus_for
-from pipelines.outcome import StageError, StageRun, failed
+from pipelines.outcome import StageError, StageRun, failed, task_result
 from pipelines.process_group import run_group
 from pipelines.progress import ProgressArtifact
 from pipelines.schedule import as_they_end, start_order, stopped_with_the_flow
@@ -104,16 +104,10 @@ def run_all(nodes: Sequence[StageNode], jobs: int, folder: Path, lock: int, *, f
     with stopped_with_the_flow(stop, futures):
         for address, future in as_they_end(start_order(nodes), lambda: jobs, submit):
             if future is not None:
-                ends[address] = _outcome(address, future, round(time.monotonic() - started[address], 1))
+                good, text = task_result(future, f"stage {address}")
+                seconds = round(time.monotonic() - started[address], 1)
+                ends[address] = StageRun(address, text if good else "failed", seconds, "" if good else text)
     return [ends[node.address] for node in nodes]
-
-
-def _outcome(address: str, future: PrefectFuture[Any], seconds: float) -> StageRun:
-    result = future.result(raise_on_failure=False)
-    if future.state.is_completed():
-        return StageRun(address, str(result), seconds)
-    message = str(result) if isinstance(result, StageError) else f"stage {address}: {future.state.message}"
-    return StageRun(address, "failed", seconds, message)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retries=0)

@@ -13,7 +13,7 @@ from prefect.futures import PrefectFuture
 from pipelines import chosen
 from pipelines.artifacts import key_of, picture, warn_only
 from pipelines.git import contents, git
-from pipelines.outcome import StageError, failed
+from pipelines.outcome import StageError, failed, task_result
 from pipelines.schedule import as_they_end, stopped_with_the_flow
 from pipelines.server.automations import begin
 from pipelines.sweep import results
@@ -146,13 +146,12 @@ def run_units(ready: Prepared, place: Place, states: dict[str, str], unit_task: 
         for name, future in as_they_end(before, place.slots, submit):
             running.pop(name, None)
             if future is not None:
-                result = future.result(raise_on_failure=False)
-                if future.state.is_completed():
-                    states[name], ready.done[name] = "ran", str(result)
+                good, text = task_result(future, units[name].display_name)
+                states[name] = "ran" if good else "failed"
+                if good:
+                    ready.done[name] = text
                 else:
-                    states[name] = "failed"
-                    message = f"{units[name].display_name}: {future.state.message}"
-                    failures.append(str(result) if isinstance(result, StageError) else message)
+                    failures.append(text)
             del future  # see as_they_end
             left -= units[name].cell
             log.info("%s: %s; %d of %d cells left", units[name].display_name, states[name], left, total)

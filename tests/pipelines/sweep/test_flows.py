@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil  # type: ignore[import-untyped]
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 
 from benchmarks.sweep import chart, simulated
 from pipelines.git import experiments
@@ -24,7 +25,9 @@ from pipelines.server import connection
 from pipelines.sweep import clone, places
 from pipelines.sweep.__main__ import main
 from pipelines.sweep.clone import Project
-from pipelines.sweep.prepare import prepare
+from pipelines.sweep.flows import run_units
+from pipelines.sweep.places import Place
+from pipelines.sweep.prepare import Prepared, prepare
 from pipelines.sweep.units import Unit
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, wait_until
@@ -179,6 +182,26 @@ def test_only_a_network_error_is_tried_again(
 
     assert len(tried) == tries
     assert state.is_completed() == (tries == 3)
+
+
+def test_a_cell_that_dask_cannot_run_has_failed(prefect_server: dict[str, str]) -> None:
+    class Lost:
+        def add_done_callback(self, note: Callable[[object], None]) -> None:
+            note(self)
+
+        def result(self, raise_on_failure: bool) -> None:
+            raise RuntimeError("the scheduler has\nother libraries")
+
+    ready = Prepared("weights", Path(), PROJECT, [UNIT], {}, None)
+    place = Place(SimpleNamespace(submit=lambda task, parameters: Lost()), lambda: 1, threading.Event())
+    states: dict[str, str] = {}
+
+    @flow
+    def one() -> list[str]:
+        return run_units(ready, place, states)
+
+    assert one() == ["weight=1: the scheduler has other libraries"]
+    assert states == {UNIT.name: "failed"}
 
 
 def test_cells_of_a_sweep_share_a_progress_key(prefect_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
