@@ -67,7 +67,7 @@ def code_of(*start: str) -> set[Path]:
     return {file for file in found if not is_bare(file)}
 
 
-def test_importing_rsd_loads_and_defines_nothing_but_the_way_to_its_public_names():
+def test_importing_rsd_loads_nothing_else():
     program = "import sys; before = {*sys.modules}; import rsd; print(*sorted({*sys.modules} - before))"
     loaded = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).split()
     assert {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names) == {"rsd"}
@@ -81,7 +81,7 @@ def test_importing_rsd_loads_and_defines_nothing_but_the_way_to_its_public_names
             assert isinstance(node, ast.Expr | ast.ImportFrom | ast.FunctionDef), ast.unparse(node)
 
 
-def test_none_of_our_modules_takes_a_public_name_from_rsd_itself():
+def test_our_modules_import_names_where_they_live():
     public = {f"rsd.{name}" for name in rsd.__all__}
     for room in OURS:
         for file in (ROOT / room).rglob("*.py"):
@@ -96,7 +96,7 @@ ROOMS = (
 """The rooms of `rsd` in the order in which the data walks through them; each imports those before it, and itself."""
 
 
-def test_every_folder_of_rsd_is_a_room_and_every_module_lies_in_one():
+def test_every_module_of_rsd_lies_in_a_room():
     folders = {path.name for path in (ROOT / "rsd").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders <= set(ROOMS)
     assert {path.name for path in (ROOT / "rsd").glob("*.py")} == {"__init__.py", "__main__.py", "losses.py"}
@@ -142,7 +142,7 @@ def rooms_listed(stage: dict) -> set[str]:
 
 
 @pytest.mark.parametrize("name", stages())
-def test_a_stage_depends_on_exactly_the_rooms_it_imports(name):
+def test_a_stage_depends_exactly_on_its_rooms(name):
     asked = methods.methods() if name == "params" else []  # it asks every method for its options
     code = code_of(f"stages.{name}", *[f"rsd.methods.{method}" for method in asked])
     rooms = {file.relative_to(ROOT / "rsd").parts[0] for file in code if file.is_relative_to(ROOT / "rsd")}
@@ -151,7 +151,7 @@ def test_a_stage_depends_on_exactly_the_rooms_it_imports(name):
 
 
 @pytest.mark.parametrize("name", stages())
-def test_a_stage_that_lists_files_of_a_room_lists_all_that_it_imports(name):
+def test_a_stage_lists_every_file_it_imports(name):
     deps = [Path(dep) for dep in stages()[name]["deps"] if dep.startswith("rsd/")]
     for file in (file.relative_to(ROOT) for file in code_of(f"stages.{name}")):
         assert file.parts[0] != "rsd" or any(file.is_relative_to(dep) for dep in deps), file
@@ -167,7 +167,7 @@ def test_a_stage_lists_no_methods_file_but_scratch():
     assert {name: deps for name, deps in listed.items() if deps} == {"teacher": {"rsd/methods/scratch.py"}}
 
 
-def test_every_stage_has_a_script_of_its_name_and_every_script_a_stage():
+def test_stages_and_scripts_are_one_to_one():
     scripts = {file.stem for file in (ROOT / "stages").glob("*.py")} - {"__init__"}
     assert scripts == set(stages())
     for name, stage in stages().items():

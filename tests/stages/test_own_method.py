@@ -35,7 +35,7 @@ def test_params_writes_each_chosen_methods_code(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_own_method_is_trained_judged_and_retrained_when_its_file_changes(reproduced):
+def test_an_own_method_is_retrained_when_it_changes(reproduced):
     file = reproduced.folder / "methods" / "cosine.py"
     before = (reproduced.folder / "params.yaml").read_text()
     choice = yaml.safe_load(block("yaml", holding="cosine"))

@@ -42,7 +42,7 @@ def test_a_change_shows_in_its_own_section_only(tmp_path, old, new, changed):
     assert {name for name in before if before[name] != after[name]} == changed
 
 
-def test_the_code_of_each_chosen_method_is_a_section(tmp_path):
+def test_each_chosen_methods_code_is_a_section(tmp_path):
     text = (ROOT / "params.yaml").read_text().replace("methods: [scratch, rsd]", "methods: [scratch, rsd, kd]")
 
     code = {name for name in sections(text, tmp_path) if name.startswith("code/")}

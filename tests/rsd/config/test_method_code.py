@@ -37,7 +37,7 @@ def holders(files: Path, edited: str, *, among: list[str]) -> set[str]:
         ("__init__", set()),
     ],
 )
-def test_an_edit_shows_in_the_methods_that_import_it(files, file, expected):
+def test_an_edit_shows_in_the_methods_importing_it(files, file, expected):
     assert holders(files, f"package/{file}.py", among=methods.methods()) == expected
 
 
@@ -53,19 +53,19 @@ def test_an_edit_shows_in_the_methods_that_import_it(files, file, expected):
         "from methods._helper import helper",
     ],
 )
-def test_a_method_of_ones_own_holds_what_it_imports_indirectly(files, statement):
+def test_an_own_method_holds_what_it_imports_indirectly(files, statement):
     (files / "methods" / "mine.py").write_text(statement + "\n")
     (files / "methods" / "_helper.py").write_text("from rsd.methods.ofa import ofa_loss as helper\n")
     assert holders(files, "package/rsd.py", among=["kd", "mine"]) == {"mine"}
 
 
-def test_a_name_that_is_handed_on_brings_its_file_only(files):
+def test_a_handed_on_name_brings_its_file_only(files):
     (files / "methods" / "mine.py").write_text("from rsd.losses import kd_loss\nfrom rsd import Outputs\n")
     assert holders(files, "package/rsd.py", among=["mine"]) == set()
     assert holders(files, "package/kd.py", among=["mine"]) == {"mine"}
 
 
-def test_the_own_file_comes_first_and_each_file_once(files):
+def test_the_own_file_comes_first_each_file_once(files):
     (files / "methods" / "mine.py").write_text("from rsd.methods.kd import kd_loss\nfrom rsd.methods import kd, cc\n")
     headings = [line for line in method_code("mine").splitlines() if line.startswith("# ") and line.endswith(".py")]
     shared = ["_batches", "_linear_embeddings", "cc", "kd"]

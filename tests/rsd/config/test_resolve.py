@@ -48,7 +48,7 @@ def test_every_named_choice_is_valid(project, kind):
         resolved()
 
 
-def test_a_name_in_params_lies_above_the_pairs_and_an_override_above_both(project):
+def test_params_lie_above_the_pair_below_an_override(project):
     edit, resolved = project
     assert resolved()["run"]["recipe"] == "digits_vit"
     edit({"recipe": "digits_cnn", "override": {"recipe": {"epochs": 7, "augment": {"flip": True}}}})
@@ -58,7 +58,7 @@ def test_a_name_in_params_lies_above_the_pairs_and_an_override_above_both(projec
     assert (recipe["augment"]["shift"], recipe["augment"]["flip"]) == (2, True)  # merged, not replaced
 
 
-def test_an_override_of_one_section_leaves_all_others_alone(project):
+def test_an_override_leaves_all_other_sections_alone(project):
     edit, resolved = project
     before = resolved()
     edit({"method.rsd.weight": 0.2})
@@ -67,7 +67,7 @@ def test_an_override_of_one_section_leaves_all_others_alone(project):
     assert after == before
 
 
-def test_all_errors_are_listed_at_once_with_path_file_and_what_was_found(project):
+def test_all_errors_are_listed_at_once_with_places(project):
     edit, resolved = project
     edit(
         {
@@ -108,14 +108,14 @@ def test_an_unknown_choice_lists_those_there_are(project):
         resolved()
 
 
-def test_a_shipped_method_that_is_not_trained_is_refused(project):
+def test_a_shipped_method_must_be_trained(project):
     edit, resolved = project
     edit({"methods": ["scratch"]})
     with pytest.raises(UserError, match="export.method: expected one of methods"):
         resolved()
 
 
-def test_a_method_that_stored_views_cannot_serve_is_refused_with_what_to_change(project):
+def test_a_method_that_needs_live_views_is_refused(project):
     edit, resolved = project
     edit({"methods": ["scratch", "rsd", "fitnet"]})
     with pytest.raises(UserError, match="1 to correct.*\n.*views.count: expected a live teacher for method 'fitnet'"):
@@ -124,14 +124,14 @@ def test_a_method_that_stored_views_cannot_serve_is_refused_with_what_to_change(
     assert resolved()["method"]["fitnet"] == {"weight": 0.1}
 
 
-def test_every_method_has_a_section_and_every_option_in_it(project):
+def test_every_method_has_a_section_with_every_option(project):
     _, resolved = project
     written = yaml.safe_load((ROOT / "params.yaml").read_text())["method"]
     assert written.keys() == set(methods())
     assert resolved()["method"] == written
 
 
-def test_broken_yaml_and_a_missing_file_are_one_sentence(tmp_path):
+def test_broken_yaml_or_no_file_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="expected the file"):
         resolve(tmp_path / "params.yaml", ROOT / "conf")
     (tmp_path / "params.yaml").write_text("a: [1")
@@ -142,7 +142,7 @@ def test_broken_yaml_and_a_missing_file_are_one_sentence(tmp_path):
         resolve(tmp_path / "params.yaml", ROOT / "conf")
 
 
-def test_sections_of_the_wrong_kind_are_refused_not_a_traceback(project):
+def test_sections_of_the_wrong_kind_are_refused(project):
     edit, resolved = project
     edit({"override": {"recipe": 3}, "method": [1], "views": 7})
     with pytest.raises(UserError) as caught:
@@ -170,7 +170,7 @@ def test_sections_of_the_wrong_kind_are_refused_not_a_traceback(project):
         ({"export.opset": 21}, "export.opset: expected at most 20 with int8 among the precisions"),
     ],
 )
-def test_what_would_only_fail_hours_later_is_refused_at_once(project, change, sentence):
+def test_what_would_fail_later_is_refused_at_once(project, change, sentence):
     edit, resolved = project
     edit(change)
     with pytest.raises(UserError) as caught:
@@ -178,13 +178,13 @@ def test_what_would_only_fail_hours_later_is_refused_at_once(project, change, se
     assert sentence in str(caught.value)
 
 
-def test_a_chosen_method_without_a_section_has_its_defaults(project):
+def test_a_method_without_a_section_has_its_defaults(project):
     edit, resolved = project
     edit({"method": {}})
     assert resolved()["method"]["rsd"] == distiller("rsd").Options().model_dump()
 
 
-def test_a_batch_in_parts_is_refused_for_methods_that_compare_its_images(project):
+def test_methods_that_compare_images_refuse_batches_in_parts(project):
     edit, resolved = project
     edit({"methods": ["scratch", "rsd", "kd", "ofa"], "override.recipe.accumulation": 4})
     with pytest.raises(UserError) as caught:
@@ -198,7 +198,7 @@ def test_a_batch_in_parts_is_refused_for_methods_that_compare_its_images(project
         resolved()
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused_for_students_and_teacher(project):
+def test_a_batch_that_processes_cannot_share_is_refused(project):
     edit, resolved = project
     edit({"compute.processes": 3})
     with pytest.raises(UserError) as caught:
@@ -210,7 +210,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_for_students_and_tea
 
 
 @pytest.mark.parametrize("data", ["fashion_mnist", "cifar100", "imagenet"])
-def test_a_tilde_in_a_path_is_the_home_folder(project, monkeypatch, tmp_path, data):
+def test_a_tilde_in_paths_is_the_home_folder(project, monkeypatch, tmp_path, data):
     edit, resolved = project
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     edit({"data": data, "override": {"data": {"root": "~/images"}}})

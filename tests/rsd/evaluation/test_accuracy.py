@@ -47,7 +47,7 @@ def test_top5_of_three_classes_is_everything():
     assert measure(logits, torch.arange(9) % 3, logits, ["a", "b", "c"])["top5"] == 100
 
 
-def test_the_reliability_diagram_adds_up_to_the_calibration_error(predictions):
+def test_the_reliability_diagram_sums_to_the_calibration_error(predictions):
     logits, labels, _ = predictions
     bins = calibration(logits, labels)
     assert bins["count"].sum() == 300
@@ -55,7 +55,7 @@ def test_the_reliability_diagram_adds_up_to_the_calibration_error(predictions):
     assert error == pytest.approx(expected_calibration_error(logits, labels), abs=1e-9)
 
 
-def test_the_gain_is_paired_with_the_scratch_twin_of_the_same_seed():
+def test_the_gain_is_paired_by_seed_with_scratch():
     def record(method, seed, top1):
         figures = dict.fromkeys(("top5", "nll", "ece", "agreement", "embedding_width"), 0) | {"parameters": 5}
         return {"model": method, "method": method, "seed": seed, "top1": top1, "per_class": {}, "images": 1} | figures

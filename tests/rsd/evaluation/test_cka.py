@@ -52,7 +52,7 @@ def cka(pairs):
 
 
 @pytest.mark.parametrize("n", [4, 5, 12, 60])
-def test_one_batch_of_everything_is_the_full_batch_formula(n):
+def test_one_batch_gives_the_full_batch_formula(n):
     x = batch(n, 7) + 2
     y = related(x, 5)
     assert cka([(x, y)]) == pytest.approx(full_batch(x, y).item(), rel=1e-10)
@@ -82,7 +82,7 @@ def test_the_order_of_the_batches_does_not_matter():
     assert cka(pairs) == pytest.approx(cka(pairs[::-1]), rel=1e-12)
 
 
-def test_identical_layers_have_a_cka_of_1_and_unrelated_ones_of_0():
+def test_identical_layers_give_1_and_unrelated_ones_0():
     x = batch(400, 6)
     assert cka([(x, x)]) == pytest.approx(1, abs=1e-12)
     assert cka([(x, batch(400, 9, seed=5))]) == pytest.approx(0, abs=0.02)
@@ -109,7 +109,7 @@ def test_symmetric_in_the_two_models():
     assert torch.allclose(one.compute(), other.compute().T, rtol=1e-12)
 
 
-def test_wide_layers_are_summed_in_parts_without_a_difference(monkeypatch):
+def test_wide_layers_in_parts_make_no_difference(monkeypatch):
     x = batch(9, 3, 5, 5)
     y = related(x, 4)
     whole = cka([(x, y)])
@@ -155,7 +155,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_block_or_stage_and_the_embedding_of_a_timm_model_are_layers(name):
+def test_blocks_or_stages_and_the_embedding_are_layers(name):
     arguments, names = FAMILIES[name]
     model = timm.create_model(name, num_classes=3, **arguments).eval()
     images = torch.randn(2, 3, 32, 32)
@@ -185,7 +185,7 @@ class Refusing(Whole):
 
 
 @pytest.mark.parametrize("model", [Whole(), Refusing()])
-def test_a_model_that_timm_cannot_take_apart_is_one_sentence(model):
+def test_a_model_without_layers_is_one_sentence(model):
     with pytest.raises(UserError, match=f"take apart, found that {type(model).__name__}"):
         layer_features(model, torch.zeros(1, 3, 8, 8))
 

@@ -6,7 +6,7 @@ from tests.rsd.methods.formula import ORDER, assert_equal, pair
 from tests.rsd.methods.tiny import images, made, stepped, told
 
 
-def test_both_embeddings_are_mapped_to_one_width_before_they_are_compared():
+def test_both_embeddings_are_mapped_to_one_width():
     task = made(CCDistiller, width=7).eval()
     result = stepped(task)
     maps = task.get_task_state()["projection"]

@@ -13,7 +13,7 @@ from tests.rsd.methods.tiny import BATCH, IMAGES, made, stepped, vit
 INDEX = torch.arange(BATCH) * 3
 
 
-def test_after_a_step_the_banks_remember_the_images_of_the_batch_and_no_other():
+def test_the_banks_remember_only_the_batchs_images():
     task = made(CRDDistiller, momentum=0.25, negatives=8)
     bank = task.trainable_module.get_submodule("projection.teacher_bank")
     before = bank.vectors.clone()
@@ -25,7 +25,7 @@ def test_after_a_step_the_banks_remember_the_images_of_the_batch_and_no_other():
     assert torch.equal(bank.vectors[others], before[others])
 
 
-def test_a_step_writes_both_banks_and_an_evaluation_neither():
+def test_a_step_writes_both_banks_evaluation_neither():
     for training in (True, False):
         task = made(CRDDistiller, negatives=8).train(training)
         before = {key: value.clone() for key, value in task.get_task_state()["projection"].items() if "bank" in key}
@@ -35,7 +35,7 @@ def test_a_step_writes_both_banks_and_an_evaluation_neither():
             assert torch.equal(before[f"{side}_bank.vectors"], after[f"{side}_bank.vectors"]) != training
 
 
-def test_the_partition_is_estimated_from_the_first_batch_and_then_constant():
+def test_the_first_batch_fixes_the_partition():
     bank = MemoryBank(IMAGES, 6).train()
     anchor, others = normalize(torch.randn(BATCH, 6)), torch.randint(IMAGES, (BATCH, 9))
     first = bank.contrast(anchor, INDEX, others, temperature=0.1)
@@ -65,7 +65,7 @@ def test_an_image_is_never_its_own_negative(monkeypatch):
         assert set(row.tolist()) == set(range(IMAGES)) - {int(own)}
 
 
-def test_vectors_that_agree_cost_less_than_vectors_that_do_not():
+def test_vectors_that_agree_cost_less_than_others():
     bank = MemoryBank(IMAGES, 6).eval()
     bank.log_partition.fill_(math.log(1.0))
     others = (INDEX[:, None] + torch.arange(1, 9)) % IMAGES
@@ -73,7 +73,7 @@ def test_vectors_that_agree_cost_less_than_vectors_that_do_not():
     assert matched < bank.contrast(-bank.vectors[INDEX], INDEX, others, temperature=0.07)
 
 
-def test_without_knowing_which_image_is_which_it_is_refused():
+def test_unknown_images_are_refused():
     with pytest.raises(ValueError, match="give image_count"):
         CRDDistiller(vit(), Setting(teacher_width=20))
     with pytest.raises(UserError, match="at least 2 training images for method 'crd', found 1"):

@@ -24,6 +24,6 @@ def test_equals_the_papers_formula():
     )
 
 
-def test_the_order_of_the_batch_is_of_no_consequence():
+def test_the_order_of_the_batch_changes_nothing():
     student, teacher = pair(6, 7)
     assert torch.allclose(dist_loss(student[ORDER], teacher[ORDER]), dist_loss(student, teacher), rtol=1e-9)

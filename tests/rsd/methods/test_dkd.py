@@ -23,7 +23,7 @@ def test_equals_the_papers_formula():
     )
 
 
-def test_the_order_of_the_batch_is_of_no_consequence():
+def test_the_order_of_the_batch_changes_nothing():
     student, teacher = pair(6, 7)
     moved = dkd_loss(student[ORDER], teacher[ORDER], TARGET[ORDER])
     assert torch.allclose(moved, dkd_loss(student, teacher, TARGET), rtol=1e-9)

@@ -13,14 +13,14 @@ from tests.rsd.methods.tiny import BATCH, CLASSES, cnn, images, made, stepped, t
 TAUGHT = sorted(set(methods()) - {"scratch"})
 
 
-def test_there_are_the_methods_of_the_paper_and_scratch():
+def test_the_methods_are_the_papers_and_scratch():
     assert set(methods()) == {"scratch", "kd", "dkd", "dist", "rkd", "cc", "crd", "fitnet", "ofa", "rsd"}
     assert all(distiller(name).method == name for name in methods())
 
 
 @pytest.mark.parametrize("method", TAUGHT)
 @pytest.mark.parametrize("student", [vit, cnn])
-def test_one_step_moves_student_and_scaffold_towards_a_smaller_loss(method, student):
+def test_one_step_lowers_the_loss(method, student):
     task = made(distiller(method), student())
     optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=1e-3)
     buffers = {name: buffer.clone() for name, buffer in task.trainable_module.named_buffers()}
@@ -37,7 +37,7 @@ def test_one_step_moves_student_and_scaffold_towards_a_smaller_loss(method, stud
 
 
 @pytest.mark.parametrize("method", TAUGHT)
-def test_without_its_weights_a_method_is_plain_cross_entropy(method):
+def test_without_weights_a_method_is_plain_cross_entropy(method):
     weights = {name: 0.0 for name in distiller(method).Options.model_fields if name.endswith("weight")}
     weights = {name: 0.0 for name in weights if method != "rkd" or name == "weight"}
     task = made(distiller(method), **weights).eval()
@@ -46,7 +46,7 @@ def test_without_its_weights_a_method_is_plain_cross_entropy(method):
 
 
 @pytest.mark.parametrize("method", TAUGHT)
-def test_what_is_trained_beside_the_student_is_task_state_and_counted(method):
+def test_the_scaffold_is_task_state_and_counted(method):
     task = made(distiller(method))
     assert set(task.get_checkpoint_state()["state_dict"]) == set(vit().state_dict())
     everything = sum(p.numel() for p in task.trainable_module.parameters())
@@ -55,7 +55,7 @@ def test_what_is_trained_beside_the_student_is_task_state_and_counted(method):
 
 
 @pytest.mark.parametrize("method", TAUGHT)
-def test_a_round_trip_through_the_checkpoint_restores_all_that_the_next_step_depends_on(method):
+def test_a_checkpoint_restores_the_next_step(method):
     first, second = made(distiller(method)), made(distiller(method))
     stepped(first)  # a memory bank remembers, batch norm counts
     state = first.get_checkpoint_state()
@@ -80,7 +80,7 @@ def test_targets_may_be_probabilities(method):
 
 
 @pytest.mark.parametrize("method", sorted(set(TAUGHT) - {"fitnet"}))
-def test_the_fp16_outputs_of_a_view_store_serve_every_method_but_fitnet(method):
+def test_stored_fp16_outputs_serve_every_method_but_fitnet(method):
     distiller(method).check_views(30)
     stored = Outputs(told().embedding.half(), told().logits.half())
     result = stepped(made(distiller(method)), teacher=stored)
@@ -96,12 +96,12 @@ def test_a_method_without_a_teacher_is_refused(method):
         stepped(made(distiller(method)), teacher=None)
 
 
-def test_the_student_that_is_taken_apart_learns_from_the_same_logits():
+def test_a_staged_student_gives_the_same_logits():
     task = made(distiller("ofa")).eval()
     assert torch.equal(stepped(task)["output"], outputs(task.get_eval_model(), images()).logits)
 
 
-def test_the_weighted_loss_of_the_logits_is_what_kd_adds():
+def test_kd_adds_the_weighted_loss_of_the_logits():
     task = made(distiller("kd"), weight=0.3, temperature=4.0).eval()
     result = stepped(task)
     p, q = (told().logits / 4).softmax(1), (result["output"] / 4).softmax(1)
@@ -109,7 +109,7 @@ def test_the_weighted_loss_of_the_logits_is_what_kd_adds():
     assert (result["loss"] - result["cross_entropy"]).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_a_method_from_outside_the_package_needs_a_loss_and_ten_lines():
+def test_an_own_method_takes_ten_lines():
     class Mine(Distiller, method="mine"):
         needs = frozenset({"logits"})
 
@@ -122,7 +122,7 @@ def test_a_method_from_outside_the_package_needs_a_loss_and_ten_lines():
     del Distiller.registry["mine"]
 
 
-def test_fitnet_from_a_view_store_is_refused_with_what_to_change():
+def test_fitnet_refuses_a_view_store():
     with pytest.raises(UserError, match="expected a live teacher for method 'fitnet'.*set views.count to 0"):
         distiller("fitnet").check_views(30)
     distiller("fitnet").check_views(0)

@@ -10,7 +10,7 @@ from tests.rsd.methods.formula import assert_equal
 from tests.rsd.methods.tiny import SHAPE, cnn, made, stepped, told, vit
 
 
-def test_a_teacher_that_is_its_own_student_costs_nothing_once_aligned():
+def test_a_teacher_as_student_costs_nothing_once_aligned():
     task = made(FitNetDistiller, cnn()).eval()
     for aligner in task.trainable_module.get_submodule("projection").children():
         torch.nn.init.dirac_(aligner.widen.weight)
@@ -27,7 +27,7 @@ def test_a_teacher_that_is_its_own_student_costs_nothing_once_aligned():
         (StageShape(3, 6, 6, 0, False), StageShape(3, 6, 6, 2, True)),
     ],
 )
-def test_an_aligner_gives_the_teachers_shape_and_keeps_what_is_constant(student, teacher):
+def test_an_aligner_gives_the_teachers_shape(student, teacher):
     flat = Aligner(student, teacher)(torch.ones(2, *student[:3]))
     assert flat.shape == (2, *teacher[:3])
     assert torch.allclose(flat, flat[:, :, :1, :1].expand_as(flat), atol=1e-6)
@@ -39,7 +39,7 @@ def test_a_map_shrinks_by_means_and_grows_linearly():
     assert torch.equal(resize_matrix(3, 3), torch.eye(3))
 
 
-def test_the_loss_is_the_weighted_sum_over_four_stages():
+def test_the_loss_is_the_stages_weighted_sum():
     result = stepped(made(FitNetDistiller, weight=0.2))
     total = sum(result[f"fitnet_{stage}"] for stage in (1, 2, 3, 4))
     assert (result["loss"] - result["cross_entropy"]).item() == pytest.approx(0.2 * total.item(), rel=1e-4)
@@ -52,7 +52,7 @@ def test_without_the_teachers_stages_it_is_refused():
         stepped(made(FitNetDistiller), teacher=Outputs(told().embedding, told().logits))
 
 
-def test_a_student_that_timm_cannot_take_apart_is_refused_before_training():
+def test_a_student_without_stages_is_refused_before_training():
     student = cnn()
     student.feature_info = student.feature_info[:2]
     with pytest.raises(UserError, match="take apart into four stages.*a method that needs no stage features"):

@@ -15,6 +15,6 @@ def test_equals_the_papers_formula():
     assert_equal(lambda s, t: kd_loss(s, t, temperature=4.0), lambda s, t: textbook_kd(s, t, 4.0))
 
 
-def test_the_order_of_the_batch_is_of_no_consequence():
+def test_the_order_of_the_batch_changes_nothing():
     student, teacher = pair(6, 7)
     assert torch.allclose(kd_loss(student[ORDER], teacher[ORDER]), kd_loss(student, teacher), rtol=1e-9)

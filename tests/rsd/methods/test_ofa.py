@@ -36,7 +36,7 @@ STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
         ("swin_p", 100, "14.86"),  # teacher: ConvNeXt-T
     ],
 )
-def test_the_branches_have_as_many_parameters_as_the_published_ones(student, classes, millions):
+def test_branches_have_the_published_parameter_count(student, classes, millions):
     name, args = STUDENTS[student]
     with torch.device("meta"):  # shapes only
         model = timm.create_model(name, num_classes=classes, **args)
@@ -45,7 +45,7 @@ def test_the_branches_have_as_many_parameters_as_the_published_ones(student, cla
     assert f"{task.extra_parameters / 1e6:.{digits}f}" == millions
 
 
-def test_the_loss_is_the_weighted_sum_of_four_branches_and_the_logits():
+def test_the_loss_is_the_weighted_sum_of_parts():
     task = made(OFADistiller, branch_weight=0.2, logits_weight=0.7, eps=1.5, temperature=2.0).eval()
     result = stepped(task)
     own = ofa_loss(result["output"], told().logits, target(), eps=1.5, temperature=2.0)
@@ -63,7 +63,7 @@ def test_every_loss_can_be_rsd_instead():
     assert result["ofa_logits"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_each_branch_gives_logits_and_learns_on_its_own():
+def test_each_branch_gives_logits_of_its_own():
     for student in (vit(), vit(class_token=False, global_pool="avg"), cnn()):
         task = made(OFADistiller, student)
         branches = task.trainable_module.get_submodule("projection")
@@ -72,7 +72,7 @@ def test_each_branch_gives_logits_and_learns_on_its_own():
         assert stepped(task)["ofa_1"] != stepped(task)["ofa_2"]
 
 
-def test_a_patch_merger_joins_the_four_neighbours_of_a_square():
+def test_a_patch_merger_joins_four_neighbours():
     merger = PatchMerger(1, 4)
     merger.norm, merger.reduce = torch.nn.Identity(), torch.nn.Identity()  # type: ignore[assignment]
     grid = torch.arange(16.0).reshape(1, 4, 4, 1)
@@ -80,7 +80,7 @@ def test_a_patch_merger_joins_the_four_neighbours_of_a_square():
     assert set(merger(grid)[0, 1, 0].tolist()) == {8, 9, 12, 13}
 
 
-def test_mergers_stop_at_a_grid_of_seven_and_the_first_goes_to_the_students_width():
+def test_mergers_stop_at_a_grid_of_seven():
     def widths(side):
         branch = TokenBranch(StageShape(6, side, side, 0, True), 1, width=16, classes=CLASSES)
         assert branch(Stage(torch.randn(2, 6, side, side), None)).shape == (2, CLASSES)
@@ -93,14 +93,14 @@ def test_mergers_stop_at_a_grid_of_seven_and_the_first_goes_to_the_students_widt
     assert widths(4) == []  # smaller images than the paper's
 
 
-def test_a_branch_reads_the_class_token_where_there_is_one():
+def test_a_branch_reads_the_class_token():
     branch = TokenBranch(StageShape(16, 14, 14, 1, True), 4, width=16, classes=CLASSES)
     branch.blocks = torch.nn.Sequential()
     prefix = torch.randn(2, 1, 16)
     assert torch.allclose(branch(Stage(torch.randn(2, 16, 14, 14), prefix)), branch.head(prefix[:, 0]))
 
 
-def test_without_the_size_of_the_images_it_is_refused():
+def test_an_unknown_image_size_is_refused():
     with pytest.raises(ValueError, match="give image_shape"):
         OFADistiller(vit(), Setting(teacher_width=20))
     assert OFADistiller(vit(), Setting(teacher_width=20, image_shape=SHAPE)).extra_parameters > 0
@@ -124,7 +124,7 @@ def test_equals_the_papers_formula():
     )
 
 
-def test_at_eps_1_the_loss_is_kd_plus_the_teachers_entropy():
+def test_at_eps_1_it_is_kd_plus_entropy():
     student, teacher = pair(6, 7)
     p = teacher.softmax(dim=1)
     entropy = -(p * p.log()).sum(dim=1).mean()

@@ -47,7 +47,7 @@ def chosen(folder: Path, **changes):
     return resolve(folder / "params.yaml", ROOT / "conf")
 
 
-def test_the_readmes_method_is_one_short_file_that_trains(project):
+def test_the_documented_method_is_short_and_trains(project):
     assert sum(bool(line) for line in CODE.splitlines()) <= 20
     project("cosine")
     assert own_methods() == ["cosine"]
@@ -69,7 +69,7 @@ def test_the_readmes_method_is_one_short_file_that_trains(project):
     assert torch.isfinite(stepped(task, teacher=stored)["loss"])
 
 
-def test_params_choose_tune_and_check_it_as_any_other(project, tmp_path):
+def test_params_check_it_as_any_other(project, tmp_path):
     project("cosine")
     resolved = chosen(tmp_path)
     assert resolved["run"]["methods"] == ["scratch", "rsd", "cosine"]
@@ -81,7 +81,7 @@ def test_params_choose_tune_and_check_it_as_any_other(project, tmp_path):
     assert chosen(tmp_path, method={})["method"]["cosine"] == {"weight": 1.0}
 
 
-def test_what_the_published_protocol_sets_is_the_methods_own(project, tmp_path):
+def test_a_method_says_what_the_paper_sets(project, tmp_path):
     project("cosine", CODE + '    paper = {"weight": 2.0}\n')
     assert chosen(tmp_path, method={})["method"]["cosine"]["weight"] == 1.0
     resolved = chosen(tmp_path, method={}, protocol="paper")["method"]
@@ -95,7 +95,7 @@ def test_its_needs_are_checked_before_anything_runs(project, tmp_path):
         chosen(tmp_path)
 
 
-def test_its_code_is_part_of_what_names_an_unfinished_training(project):
+def test_its_code_names_an_unfinished_training(project):
     project("cosine")
     distiller("cosine")
     before = unfinished.code_digests()
@@ -127,9 +127,7 @@ def test_files_that_are_not_chosen_are_not_run(project, tmp_path):
         ("teacher", CODE, "expected a name of its own for the method in methods/teacher.py, found 'teacher'"),
     ],
 )
-def test_a_method_that_cannot_be_used_is_one_sentence_and_leaves_nothing_behind(
-    project, tmp_path, name, code, sentence
-):
+def test_an_unusable_method_is_one_sentence(project, tmp_path, name, code, sentence):
     known = dict(Distiller.registry)
     project(name, code)
     with pytest.raises(UserError) as caught:
@@ -140,7 +138,7 @@ def test_a_method_that_cannot_be_used_is_one_sentence_and_leaves_nothing_behind(
     assert "cosine" not in Distiller.registry
 
 
-def test_a_method_that_is_nowhere_names_the_users_own_among_those_there_are(project, tmp_path):
+def test_an_unknown_method_is_answered_with_all_names(project, tmp_path):
     project("cosine")
     with pytest.raises(UserError, match="expected a method out of .*scratch, cosine, found 'cosin'"):
         distiller("cosin")

@@ -12,7 +12,7 @@ from tests.rsd.methods.tiny import images, made, told, vit
 
 
 @pytest.mark.parametrize("width", [65, 100, 128, 768])
-def test_a_large_matrix_is_drawn_as_means_of_near_equal_blocks_that_cover_it(width):
+def test_a_large_matrix_is_drawn_as_block_means(width):
     matrix = torch.randn(width, width, dtype=torch.float64)
     cells = block_means(matrix)
     edges = [-(-width * cell // MAX_CELLS) for cell in range(MAX_CELLS + 1)]
@@ -28,7 +28,7 @@ def test_a_small_matrix_is_drawn_as_it_is():
     assert block_means(matrix) is matrix
 
 
-def test_the_record_tells_a_student_that_learnt_from_one_that_did_not():
+def test_the_record_shows_whether_a_student_learnt():
     teacher = torch.randn(900, 10)
     record = describe(torch.randn(900, 10), teacher + 0.1 * torch.randn(900, 10), teacher, caption="P.")
     assert record.chance == pytest.approx(1 / 30)
@@ -40,7 +40,7 @@ def test_the_record_tells_a_student_that_learnt_from_one_that_did_not():
     assert np.shape(record.after.matrix) == (10, 10)
 
 
-def test_the_aad_is_looked_at_and_left_as_it_was():
+def test_a_look_leaves_the_aad_alone():
     aad = AAD(5, 4).eval()
     before = {name: value.clone() for name, value in aad.state_dict().items()}
     embedding = torch.randn(30, 5)

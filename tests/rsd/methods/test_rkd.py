@@ -32,12 +32,12 @@ def test_equals_the_papers_formula():
     assert_equal(lambda s, t: rkd_loss(s, t, distance_weight=0), lambda s, t: textbook_rkd(s, t, 0, 50.0))
 
 
-def test_the_order_of_the_batch_is_of_no_consequence():
+def test_the_order_of_the_batch_changes_nothing():
     student, teacher = pair(6, 7)
     assert torch.allclose(rkd_loss(student[ORDER], teacher[ORDER]), rkd_loss(student, teacher), rtol=1e-9)
 
 
-def test_widths_may_differ_and_scale_and_shift_are_ignored():
+def test_widths_may_differ_scale_and_shift_too():
     student, _ = pair(6, 7)
     wider = torch.cat([student, torch.zeros(6, 4)], dim=1)
     assert rkd_loss(student, 5 * wider - 3).item() == pytest.approx(0, abs=1e-9)

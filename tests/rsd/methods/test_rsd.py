@@ -31,7 +31,7 @@ def batch():
     )
 
 
-def test_the_loss_is_cross_entropy_plus_weight_times_rsd(batch):
+def test_the_loss_is_cross_entropy_plus_weighted_rsd(batch):
     images, target, teacher = batch
     task = RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH), RSDOptions(weight=0.3, kappa=0.05)).eval()
     result = task(images, target, teacher)
@@ -44,7 +44,7 @@ def test_the_loss_is_cross_entropy_plus_weight_times_rsd(batch):
     assert result["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_aad_weights_are_task_state_and_never_the_students(batch):
+def test_aad_weights_are_never_the_students(batch):
     task = RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH))
     names = set(task.get_eval_model().state_dict())
     assert names == set(student().state_dict())
@@ -62,7 +62,7 @@ def test_checkpoint_state_round_trip_restores_student_and_aad(batch):
     assert torch.equal(first.eval()(images, target, teacher)["loss"], second.eval()(images, target, teacher)["loss"])
 
 
-def test_gradients_reach_student_and_aad_but_not_the_teacher(batch):
+def test_gradients_reach_student_and_aad_only(batch):
     images, target, teacher = batch
     task = RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH))
     task(images, target, teacher)["loss"].backward()
@@ -85,7 +85,7 @@ def test_extra_parameters_are_those_of_the_aad_alone():
     assert ScratchDistiller(student()).extra_parameters == 0
 
 
-def test_scratch_needs_no_teacher_and_is_plain_cross_entropy(batch):
+def test_scratch_is_plain_cross_entropy(batch):
     images, target, _ = batch
     task = ScratchDistiller(student()).eval()
     expected = nn.functional.cross_entropy(task.get_eval_model()(images), target)
@@ -123,7 +123,7 @@ def test_without_kappa_only_the_invariance_is_minimised(batch):
     assert result["redundancy"] > 0  # still logged
 
 
-def test_on_logits_there_is_no_aad_unless_one_is_asked_for(batch):
+def test_logits_have_no_aad_by_default(batch):
     task, result = log_of(batch, space="logits")
     assert task.extra_parameters == 0
     assert added(result) == pytest.approx(0.1 * rsd_loss(result["output"], batch[2].logits).item(), rel=1e-5)
@@ -140,7 +140,7 @@ def test_both_spaces_add_up_and_are_logged_apart(batch):
     assert both["logits_invariance"].item() == pytest.approx(of_logits["invariance"].item(), rel=1e-5)
 
 
-def test_without_an_aad_equal_widths_are_compared_as_they_are(batch):
+def test_without_an_aad_equal_widths_are_compared(batch):
     task, result = log_of(batch, width=16, aad="none")
     assert task.extra_parameters == 0
     own = outputs(task.get_eval_model(), batch[0]).embedding
@@ -148,13 +148,13 @@ def test_without_an_aad_equal_widths_are_compared_as_they_are(batch):
     assert task.get_checkpoint_state().get("task_state", {}) == {"projection": {}}
 
 
-def test_without_an_aad_other_widths_are_refused_before_training(batch):
+def test_without_an_aad_other_widths_are_refused(batch):
     with pytest.raises(UserError, match="expected a student as wide as its teacher.*found 16 and 20; set method.rsd"):
         log_of(batch, aad="none")
     log_of(batch, aad="none", space="logits")
 
 
-def test_gamma_widens_the_aad_and_a_cap_holds_it(batch):
+def test_gamma_widens_the_aad_a_cap_limits_it(batch):
     def hidden(**options):
         return log_of(batch, **options)[0].get_task_state()["projection"]["aads.embedding.0.weight"].shape[0]
 
@@ -164,7 +164,7 @@ def test_gamma_widens_the_aad_and_a_cap_holds_it(batch):
     assert hidden(gamma=1.5, max_hidden=40) == 24
 
 
-def test_a_reference_width_scales_both_sums_and_changes_nothing_at_the_teachers_own_width(batch):
+def test_a_reference_width_scales_both_sums(batch):
     _, plain = log_of(batch, kappa=0.2)
     _, same = log_of(batch, kappa=0.2, reference_width=TEACHER_WIDTH)
     assert added(same) == pytest.approx(added(plain), rel=1e-6)
@@ -174,7 +174,7 @@ def test_a_reference_width_scales_both_sums_and_changes_nothing_at_the_teachers_
     assert wide["invariance"] == plain["invariance"]  # the log shows the sums as they are
 
 
-def test_with_one_process_global_and_per_process_correlation_are_the_same(batch):
+def test_one_process_correlates_globally_either_way(batch):
     _, everywhere = log_of(batch, correlation="global")
     _, here = log_of(batch, correlation="per_process")
     assert torch.equal(everywhere["loss"], here["loss"])
@@ -191,7 +191,7 @@ def test_the_settings_of_the_paper_give_no_warning(width, batch):
 
 
 @pytest.mark.parametrize(("width", "batch"), [(4096, 128), (2048, 16)])
-def test_a_default_weight_too_strong_for_teacher_and_batch_is_warned_of_with_figures_that_mend_it(width, batch):
+def test_too_strong_a_weight_gives_a_usable_warning(width, batch):
     (sentence,) = advice(width, batch)
     for figure in (f"{width:,} wide", f"{batch} images", "cross-entropy of 4.6", "method.rsd.weight 0.1"):
         assert figure in sentence
@@ -202,7 +202,7 @@ def test_a_default_weight_too_strong_for_teacher_and_batch_is_warned_of_with_fig
 
 
 @pytest.mark.parametrize(("width", "batch"), [(64, 64), (384, 32), (768, 16)])
-def test_the_pull_is_the_measured_ratio_of_gradients_within_a_factor_of_two(width, batch):
+def test_the_pull_is_about_the_gradients_ratio(width, batch):
     torch.manual_seed(0)
     task = RSDDistiller(student(), Setting(teacher_width=width))
     embedding = torch.randn(batch, 16, requires_grad=True)
@@ -213,17 +213,17 @@ def test_the_pull_is_the_measured_ratio_of_gradients_within_a_factor_of_two(widt
     assert 0.5 < task.pull(width, batch) / float(of_rsd / of_plain) < 2
 
 
-def test_the_aad_maps_the_students_width_to_the_teachers():
+def test_the_aad_maps_to_the_teachers_width():
     assert AAD(6, 10, gamma=2.0)(torch.randn(4, 6)).shape == (4, 10)
 
 
-def test_the_aad_has_two_linears_without_bias_and_a_norm_between():
+def test_the_aad_has_two_linears_and_a_norm():
     aad = AAD(6, 10, gamma=2.0)
     # 6*12 + (12 + 12 of the norm) + 12*10
     assert sum(p.numel() for p in aad.parameters()) == 6 * 12 + 24 + 12 * 10
 
 
-def test_the_aads_weights_start_small_with_standard_deviation_002():
+def test_the_aads_weights_start_at_deviation_002():
     aad = AAD(64, 512, gamma=2.0)
     assert abs(aad.get_parameter("3.weight").std().item() - 0.02) < 0.001
 
@@ -235,6 +235,6 @@ def test_extra_parameters_of_published_pairs():
     assert f"{sum(p.numel() for p in AAD(512, 768, gamma=4).parameters()) / 1e6:.2f}" == "2.63"
 
 
-def test_a_cap_holds_the_hidden_width_of_wide_students():
+def test_a_cap_limits_the_hidden_width():
     assert AAD(6, 10, gamma=2.0, max_hidden=8).get_parameter("0.weight").shape == (8, 6)
     assert AAD(6, 10, gamma=2.0, max_hidden=99).get_parameter("0.weight").shape == (12, 6)

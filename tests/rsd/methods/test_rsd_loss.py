@@ -41,7 +41,7 @@ def test_the_loss_is_invariance_plus_kappa_times_redundancy(kappa):
 
 
 @pytest.mark.parametrize(("batch", "width"), [(16, 64), (64, 16)])
-def test_unchanged_by_shift_scale_and_order_of_the_batch(batch, width):
+def test_unchanged_by_shift_scale_and_order(batch, width):
     student, teacher = pair(batch, width)
     before = rsd_loss(student, teacher).item()
     order = torch.randperm(batch)
@@ -61,7 +61,7 @@ def test_zero_where_the_correlation_is_the_identity():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("batch", "width"), [(2, 6), (8, 40), (40, 8)])
-def test_finite_in_value_and_gradient_with_a_constant_dimension(dtype, batch, width):
+def test_finite_with_a_constant_dimension(dtype, batch, width):
     student, teacher = pair(batch, width, dtype)
     student[:, 0], teacher[:, 1] = 3.0, -2.0
     student.requires_grad_()

@@ -6,7 +6,7 @@ from rsd.methods.rsd import correlate, rsd_terms
 from rsd.models.correlation import cross_correlation, off_diagonal_rms
 
 
-def test_it_is_pearsons_r_of_every_pair_with_the_teacher_in_the_rows():
+def test_it_is_pearsons_r_of_every_pair():
     student, teacher = torch.randn(40, 3), torch.randn(40, 3)
     expected = np.corrcoef(teacher.numpy(), student.numpy(), rowvar=False)[:3, 3:]
     assert np.allclose(cross_correlation(student, teacher).numpy(), expected, atol=1e-6)

@@ -44,13 +44,13 @@ def test_changed_code_never_finds_the_old_state(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("library", ["torch", "torchvision", "timm", "numpy", "pillow"])
-def test_another_version_of_what_makes_numbers_or_pixels_never_finds_the_old_state(tmp_path, monkeypatch, library):
+def test_another_library_version_never_finds_the_old_state(tmp_path, monkeypatch, library):
     first = unfinished.state_file("rsd-0", {}, root=tmp_path)
     monkeypatch.setattr(unfinished, "version", lambda name: "other" if name == library else version(name))
     assert unfinished.state_file("rsd-0", {}, root=tmp_path) != first
 
 
-def test_the_code_digest_covers_the_loaded_modules_of_the_project_and_the_started_stage():
+def test_the_code_digest_covers_the_projects_loaded_modules():
     program = "import json, rsd.training.checkpoint; from rsd.machine.unfinished import code_digests as digests; "
     program += "print(json.dumps([*digests()]))"
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", program], cwd=ROOT))
@@ -100,7 +100,7 @@ def held(root, *runs):
             os.kill(child, signal.SIGKILL)
 
 
-def test_a_run_that_another_process_is_at_is_left_alone_until_that_is_killed(tmp_path):
+def test_another_processs_run_is_left_alone(tmp_path):
     state = tmp_path / "rsd-0" / "digest" / "checkpoint.pt"
     with held(tmp_path, "rsd-0") as (holder, child):
         checkpoint.save(state, {})
@@ -130,7 +130,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
 
 
 @pytest.mark.parametrize("left", [0, 3, 700, 3000])
-def test_a_damaged_checkpoint_is_one_sentence_that_says_what_to_do(tmp_path, left):
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path, left):
     path = tmp_path / "c.pt"
     checkpoint.save(path, {"weights": torch.zeros(1000)})
     os.truncate(path, left)
@@ -155,7 +155,7 @@ except UserError as error:
 """
 
 
-def test_a_disk_that_fills_up_gives_a_sentence_and_leaves_the_last_good_checkpoint(tmp_path):
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     path = tmp_path / "run" / "d" / "checkpoint.pt"
     said = subprocess.check_output([sys.executable, "-c", FULL_DISK, str(path)], cwd=ROOT, text=True)
     assert said.startswith(f"expected to write the checkpoint {path}, found: ")

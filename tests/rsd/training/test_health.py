@@ -14,7 +14,7 @@ def scalars(**values):
     return {key: torch.tensor(value) for key, value in values.items()}
 
 
-def test_what_is_not_finite_stops_with_the_step_the_last_values_and_a_hint():
+def test_a_nonfinite_term_stops_with_step_and_hint():
     check_finite(scalars(loss=1.0, rkd=2.0), torch.tensor(3.0), step=7, last={})
     with pytest.raises(UserError) as caught:
         check_finite(scalars(loss=math.nan, rkd=math.inf), torch.tensor(1.0), step=7, last=scalars(loss=0.5, rkd=2.0))
@@ -30,7 +30,7 @@ def test_so_does_a_validation_loss():
         check_validation(math.inf, step=40, last=scalars(loss=2.0))
 
 
-def test_a_student_that_says_the_same_of_every_image_stops_with_the_step():
+def test_a_collapsed_student_stops_with_the_step():
     same = torch.randn(1, 5).expand(30, 5) * (1 + 1e-7 * torch.randn(30, 1))  # but for rounding
     with pytest.raises(UserError, match="after step 40 .last values: loss 2.*collapsed; lower recipe.learning_rate"):
         check_varied(same, epoch=3, warmup_epochs=2, step=40, last=scalars(loss=2.0))
@@ -43,7 +43,7 @@ def test_a_weak_student_has_not_collapsed(scale):
     check_varied(scale * weak, epoch=3, warmup_epochs=0, step=1, last={})
 
 
-def test_training_has_stalled_when_the_best_epoch_lies_patience_epochs_back():
+def test_training_stalls_patience_epochs_after_the_best():
     history = [{"validation_top1": score} for score in (1.0, 3.0, 2.0, 3.0)]
     assert has_stalled(history, 2)  # to be as good as before is no improvement
     assert not has_stalled(history, 3)
@@ -51,13 +51,13 @@ def test_training_has_stalled_when_the_best_epoch_lies_patience_epochs_back():
     assert not has_stalled([], 1)
 
 
-def test_the_gradient_norm_is_the_mean_over_the_steps_that_were_not_skipped():
+def test_skipped_steps_count_in_no_gradient_norm():
     row = mean_row(scalars(loss=8.0, gradient_norm=6.0, skipped_steps=1.0), steps=4)
     assert row == {"loss": 2.0, "gradient_norm": 2.0, "skipped_steps": 1.0}
     assert mean_row(scalars(loss=8.0, gradient_norm=6.0), steps=4) == {"loss": 2.0, "gradient_norm": 1.5}
 
 
-def test_the_log_is_a_plain_table_and_needs_no_tensorboard(tmp_path, monkeypatch):
+def test_the_log_needs_no_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     rows = [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.0}]
     Log(tmp_path, "rsd-0").write(rows)
@@ -66,7 +66,7 @@ def test_the_log_is_a_plain_table_and_needs_no_tensorboard(tmp_path, monkeypatch
     Log(None, "rsd-0").write(rows)
 
 
-def test_tensorboard_gets_every_scalar_and_is_cut_back_on_resume(tmp_path, monkeypatch):
+def test_tensorboard_is_cut_back_on_resume(tmp_path, monkeypatch):
     """With a stand-in: TensorBoard is optional and not among the tested versions."""
     calls = []
 

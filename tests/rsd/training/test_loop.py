@@ -85,14 +85,14 @@ def test_it_learns_and_the_history_has_every_term():
     assert column(trained, "epoch") == list(range(1, 16))
 
 
-def test_two_runs_of_one_seed_give_the_same_bits_and_another_seed_does_not():
+def test_one_seed_gives_the_same_bits():
     first = rsd_run()
     assert same(first, rsd_run())
     assert not same(first, rsd_run(seed=4))
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 3])
-def test_a_run_killed_between_epochs_resumes_to_the_same_bits(tmp_path, monkeypatch, killed_after):
+def test_a_run_killed_between_epochs_resumes_bit_identically(tmp_path, monkeypatch, killed_after):
     undisturbed = rsd_run()
     state = tmp_path / "run" / "digest" / "checkpoint.pt"
     saves = iter(range(1, 100))
@@ -110,7 +110,7 @@ def test_a_run_killed_between_epochs_resumes_to_the_same_bits(tmp_path, monkeypa
     assert same(rsd_run(state), undisturbed)
 
 
-def test_the_selected_epoch_is_the_best_on_validation_or_the_last():
+def test_the_selected_epoch_is_best_or_last():
     best = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 8}))
     assert best.selected["validation_top1"] == max(column(best, "validation_top1"))
     model = student(drop=0.2)
@@ -128,7 +128,7 @@ def test_the_learning_rate_follows_the_schedule_by_step():
     assert column(rsd_run(), "learning_rate") == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_do():
+def test_a_nonfinite_loss_stops_with_the_step():
     def broken(raw, index, view):
         outputs = teacher(raw, index, view)
         return outputs if view[0] == 0 else outputs._replace(embedding=outputs.embedding * float("nan"))
@@ -141,7 +141,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_do():
     assert "lower recipe.learning_rate" in text
 
 
-def test_also_of_a_resumed_run_the_last_finite_values_are_told(tmp_path, monkeypatch):
+def test_a_resumed_run_reports_the_last_finite_values(tmp_path, monkeypatch):
     def broken(raw, index, view):
         outputs = teacher(raw, index, view)
         return outputs._replace(embedding=outputs.embedding * float("nan"))
@@ -159,14 +159,14 @@ def test_also_of_a_resumed_run_the_last_finite_values_are_told(tmp_path, monkeyp
         rsd_run(tmp_path / "c.pt", asked=broken)
 
 
-def test_a_validation_loss_that_is_not_finite_stops_with_the_step():
+def test_a_nonfinite_validation_loss_stops_with_the_step():
     model = student()
     model.head.register_forward_hook(lambda head, _, logits: logits if head.training else logits * float("nan"))
     with pytest.raises(UserError, match=r"validation loss, found nan after step 4 .last values of training: loss \d"):
         scratch_run(model)
 
 
-def test_the_student_sees_the_views_that_the_teacher_is_asked_for():
+def test_student_and_teacher_see_the_same_views():
     asked = []
 
     def spy(raw, index, view):
@@ -185,7 +185,7 @@ def test_training_leaves_no_aad_in_the_student():
     assert scratch_run().scaffold == {}
 
 
-def test_training_ends_early_when_validation_has_not_improved_for_so_many_epochs():
+def test_training_ends_early_when_validation_stalls():
     whole = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 12, "learning_rate": 3e-2}))
     patient = rsd_run(recipe=RECIPE.model_copy(update={"epochs": 12, "learning_rate": 3e-2, "patience": 2}))
     assert len(patient.history) < 12
@@ -194,7 +194,7 @@ def test_training_ends_early_when_validation_has_not_improved_for_so_many_epochs
     assert patient.steps == 4 * len(patient.history)
 
 
-def test_the_average_of_the_weights_is_what_is_validated_and_kept():
+def test_the_average_of_weights_is_validated_and_kept():
     averaged = rsd_run(recipe=RECIPE.model_copy(update={"ema_decay": 0.8}))
     model = student(drop=0.2)
     model.load_state_dict(averaged.student)
@@ -223,7 +223,7 @@ def test_a_collapsed_student_stops_after_the_warm_up():
         scratch_run(model)
 
 
-def test_the_log_has_the_history_beside_its_times_and_the_history_has_no_times(tmp_path):
+def test_the_log_has_times_and_the_history_none(tmp_path):
     history = pd.DataFrame(scratch_run(logs=tmp_path, name="scratch-0").history)
     log = pd.read_csv(tmp_path / "scratch-0.csv")
     times = ["images_per_second", "seconds", "peak_megabytes"]

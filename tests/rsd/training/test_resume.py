@@ -165,21 +165,21 @@ def same(a: object, b: object) -> bool:
 
 
 @pytest.mark.parametrize("how", ["again", "steps", "writes", "moments"])
-def test_student_aad_average_optimiser_curves_and_metrics_are_those_of_an_undisturbed_run(runs, how):
+def test_a_killed_run_ends_as_an_undisturbed_one(runs, how):
     undisturbed, disturbed = (torch.load(runs / name / "result.pt", weights_only=True) for name in ("undisturbed", how))
     assert undisturbed["stepper"]["average"]
     for part in undisturbed:
         assert same(undisturbed[part], disturbed[part]), part
 
 
-def test_so_they_are_in_mixed_precision(runs):
+def test_so_does_a_run_in_mixed_precision(runs):
     undisturbed, disturbed = (
         torch.load(runs / name / "result.pt", weights_only=True) for name in ("undisturbed-bf16", "bf16")
     )
     assert all(same(undisturbed[part], disturbed[part]) for part in undisturbed)
 
 
-def test_the_log_is_cut_back_to_what_the_resumed_run_has_behind_it(runs):
+def test_the_log_is_cut_back_on_resume(runs):
     for how in ("undisturbed", "steps", "moments"):
         lines = (runs / how / "logs" / "t.csv").read_text().splitlines()
         assert [line.split(",")[0] for line in lines] == ["epoch", "1.0", "2.0", "3.0", "4.0"]
@@ -204,7 +204,7 @@ def ended(folder: Path, *ways: tuple[str, int]) -> list[tuple[str, int]]:
 
 
 @pytest.mark.slow
-def test_so_they_are_where_torchrun_lost_one_of_two_processes(tmp_path):
+def test_so_does_a_run_that_lost_a_process(tmp_path):
     (_, whole), (said, lost) = ended(tmp_path, ("undisturbed", STEPS), ("killed", 6))
     assert (whole, lost) == (0, 1)
     assert "process 2 of 2 was killed (SIGKILL)" in said

@@ -56,7 +56,7 @@ UNCOUPLED = ("scratch", "kd", "dkd", "ofa")
 
 @pytest.mark.parametrize("method", UNCOUPLED)
 @pytest.mark.parametrize("loss", ["ce", "bce"])
-def test_in_parts_a_step_is_that_of_the_whole_batch(method, loss):
+def test_parts_make_the_whole_batchs_step(method, loss):
     results = {}
     for parts in (1, 3):
         task = made(distiller(method), vit(class_token=False, global_pool="avg")).double()
@@ -68,7 +68,7 @@ def test_in_parts_a_step_is_that_of_the_whole_batch(method, loss):
 
 
 @pytest.mark.parametrize("method", sorted(set(TAUGHT) - set(UNCOUPLED) - {"fitnet"}))
-def test_a_method_that_compares_images_refuses_parts_with_what_to_do(method):
+def test_a_method_that_compares_images_refuses_parts(method):
     with pytest.raises(UserError, match=f"expected 1 with method '{method}'.*found 3; set it to 1"):
         stepper(made(distiller(method)), {"accumulation": 3})
 
@@ -79,12 +79,12 @@ def test_ofa_refuses_parts_with_rsds_loss_only():
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(12, 5), (12, 12), (3, 2)])
-def test_a_batch_that_cannot_be_shared_out_is_refused_with_the_figures(batch_size, accumulation):
+def test_an_uneven_batch_is_refused_with_the_figures(batch_size, accumulation):
     with pytest.raises(UserError, match=f"1 x {accumulation} = {accumulation}.*found {batch_size}"):
         stepper(made(distiller("kd")), {"batch_size": batch_size, "accumulation": accumulation})
 
 
-def test_bce_is_each_classs_own_loss_summed_and_smooths_probabilities_as_indices():
+def test_bce_sums_each_classs_loss():
     logits, labels = torch.randn(6, CLASSES), torch.arange(6) % CLASSES
     criterion = make_criterion(recipe(loss="bce", label_smoothing=0.2))
     wanted = torch.full((6, CLASSES), 0.2 / CLASSES)
@@ -97,7 +97,7 @@ def test_bce_is_each_classs_own_loss_summed_and_smooths_probabilities_as_indices
 
 @pytest.mark.parametrize("method", sorted(set(methods()) - {"fitnet"}))  # which this test's teacher has no stages for
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_mixed_precision_takes_about_the_same_step_with_losses_in_float32(method, amp):
+def test_mixed_precision_takes_about_the_same_step(method, amp):
     terms = {}
     for precision in ("none", amp):
         torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_mixed_precision_takes_about_the_same_step_with_losses_in_float32(method
     assert set(terms[amp]) - set(terms["none"]) == ({"skipped_steps"} if amp == "fp16" else set())
 
 
-def test_a_gradient_beyond_fp16_skips_the_step_and_halves_the_factor():
+def test_a_gradient_beyond_fp16_skips_the_step():
     steps = stepper(made(distiller("kd")), None, {"amp": "fp16"})
     steps.scaler.load_state_dict(steps.scaler.state_dict() | {"scale": 2.0**40})
     before = {name: p.detach().clone() for name, p in steps.task.trainable_module.named_parameters()}
@@ -128,7 +128,7 @@ def test_fp16_that_never_becomes_finite_stops():
 
 
 @pytest.mark.parametrize(("amp", "hinted"), [("bf16", True), ("none", False)])
-def test_a_gradient_that_is_no_number_under_mixed_precision_has_the_hint_to_do_without(amp, hinted):
+def test_a_nan_gradient_hints_at_mixed_precision(amp, hinted):
     steps = stepper(made(distiller("kd")), None, {"amp": amp})
     next(steps.task.trainable_module.parameters()).register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(UserError, match="finite gradient norm") as caught:
@@ -136,7 +136,7 @@ def test_a_gradient_that_is_no_number_under_mixed_precision_has_the_hint_to_do_w
     assert ("set compute.amp to none" in str(caught.value)) == hinted
 
 
-def test_bf16_on_a_cpu_refuses_the_one_convolution_whose_gradient_is_wrong():
+def test_bf16_refuses_the_convolution_with_wrong_gradients():
     student = cnn()
     stepped(stepper(made(distiller("kd"), student), None, {"amp": "bf16"}), 1)
     student.conv1.stride = (4, 4)  # so that the last stage gets maps of one pixel
@@ -145,7 +145,7 @@ def test_bf16_on_a_cpu_refuses_the_one_convolution_whose_gradient_is_wrong():
         stepped(stepper(made(distiller("kd"), student), None, {"amp": "bf16"}), 1)
 
 
-def test_channels_last_changes_the_layout_and_not_the_step():
+def test_channels_last_changes_the_layout_only():
     plain, laid_out = (stepper(made(distiller("rsd"), cnn()), None, {"channels_last": on}) for on in (False, True))
     weights = laid_out.task.get_eval_model().conv1.weight
     assert weights.is_contiguous(memory_format=torch.channels_last)
@@ -153,7 +153,7 @@ def test_channels_last_changes_the_layout_and_not_the_step():
         assert all(torch.allclose(a[key], b[key], rtol=1e-3, atol=1e-4) for key in a)
 
 
-def test_the_average_of_the_weights_follows_them_and_is_what_is_evaluated():
+def test_the_average_of_the_weights_follows_them():
     steps = stepper(made(distiller("rsd")), {"ema_decay": 0.75})
     expected: dict[str, torch.Tensor] = {}
     for number in range(3):
@@ -168,7 +168,7 @@ def test_the_average_of_the_weights_follows_them_and_is_what_is_evaluated():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_step_is_the_plain_one_and_the_names_of_the_weights_stay():
+def test_a_compiled_step_is_the_plain_one():
     plain, compiled = (stepper(made(distiller("rsd"), vit(depth=1)), None, {"compile": on}) for on in (False, True))
     for a, b in zip(stepped(plain, 1), stepped(compiled, 1), strict=True):
         assert a.keys() == b.keys()
@@ -176,7 +176,7 @@ def test_a_compiled_step_is_the_plain_one_and_the_names_of_the_weights_stay():
     assert compiled.task.get_eval_model().state_dict().keys() == vit(depth=1).state_dict().keys()
 
 
-def test_images_are_known_by_their_own_number_in_every_part():
+def test_every_part_knows_its_images_numbers():
     """Each part looks up its own images: the index of part two is not that of part one."""
     seen = []
     steps = stepper(made(distiller("kd")), {"accumulation": 2})
