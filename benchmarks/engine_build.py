@@ -22,13 +22,13 @@ import yaml
 
 from benchmarks.interleaved import markdown
 from benchmarks.overhead import CLASSES, PAIRS, SHAPE
-from rsd.export.quantize import quantize_file
+from rsd.export import precisions as known
 from rsd.export.tensorrt import EngineOptions, build
-from rsd.export.trace import export_onnx
+from rsd.export.ungated import write_files
 from rsd.machine.errors import UserError
 from rsd.models.make import ModelOptions, create
+from rsd.sources.images import ArrayImages
 
-PRECISIONS = ("fp32", "fp16", "int8")
 # A pair of the paper each of them is the student of.
 STUDENTS = {
     "resnet18": "cifar100/swin_t-resnet18",
@@ -48,22 +48,9 @@ def graphs(student: str, folder: Path) -> dict[str, Path]:
     classes = CLASSES[pair.split("/")[0]]
     options = ModelOptions(name=described["name"], args=described.get("args", {}))
     model = create(options, classes=classes, image_shape=SHAPE)
-    paths = {precision: folder / f"{student}-{precision}.onnx" for precision in PRECISIONS}
-    for precision in ("fp32", "fp16"):
-        export_onnx(
-            model,
-            mean=[0.5] * 3,
-            std=[0.25] * 3,
-            image_shape=SHAPE,
-            classes=classes,
-            precision=precision,
-            opset=20,
-            ir_version=10,
-            metadata={},
-            path=paths[precision],
-        )
-    noise = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), dtype=np.uint8)
-    quantize_file(paths["fp32"], paths["int8"], noise)
+    paths = {precision: folder / f"{student}-{precision}.onnx" for precision in known.names()}
+    noise = ArrayImages(np.random.default_rng(0).integers(0, 256, (4, *SHAPE), dtype=np.uint8))
+    write_files(model, paths, mean=[0.5] * 3, std=[0.25] * 3, image_shape=SHAPE, classes=classes, calibration=noise)
     return paths
 
 
@@ -98,7 +85,7 @@ def row(student: str, precision: str, record: dict[str, Any] | str) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--precisions", nargs="+", choices=known.names(), default=known.names())
     arguments = parser.parse_args()
     print(markdown(list(rows(arguments.students, arguments.precisions, EngineOptions()))))
 

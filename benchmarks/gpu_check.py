@@ -26,6 +26,7 @@ import torch
 
 from benchmarks import gpu_inference, gpu_training
 from benchmarks.interleaved import markdown
+from rsd.export import precisions
 from rsd.export.tensorrt import LIBRARIES
 from rsd.machine.cuda import NoDriverError, driver
 from rsd.machine.errors import UserError
@@ -130,8 +131,8 @@ def checks() -> list[Check]:
         {"hardware_compatibility": level} for level in ("ampere_plus", "same_compute_capability")
     ]
     for library in LIBRARIES:
-        variants: list[tuple[str, dict[str, Any]]] = [(precision, {}) for precision in gpu_inference.PRECISIONS]
-        variants += [(precision, {"strip_weights": True}) for precision in gpu_inference.PRECISIONS]
+        variants: list[tuple[str, dict[str, Any]]] = [(precision, {}) for precision in precisions.names()]
+        variants += [(precision, {"strip_weights": True}) for precision in precisions.names()]
         if library == "tensorrt":
             variants += [("fp32", options) for options in (*levels, {"version_compatible": True})]
         for precision, options in variants:
@@ -139,16 +140,16 @@ def checks() -> list[Check]:
             name = ", ".join([f"engine by {library}", precision, *said])
             run = partial(_engine, library=library, precision=precision, options=options)
             found.append(Check(name, run, missing=partial(_no_library, library)))
-        for precision in gpu_inference.PRECISIONS:
+        for precision in precisions.names():
             for what in sorted(set(gpu_inference.APART) - {"engine"}):
                 run = partial(_engine, library=library, precision=precision, options={}, what=what)
                 name = f"{what} of an engine by {library}, {precision}"
                 found.append(Check(name, run, missing=partial(_no_library, library)))
     for provider in gpu_inference.PROVIDERS:
-        for precision in gpu_inference.PRECISIONS:
+        for precision in precisions.names():
             run = partial(_provider, name=provider, precision=precision)
             found.append(Check(f"ONNX Runtime, {provider}, {precision}", run, missing=partial(_no_provider, provider)))
-    for precision in gpu_inference.PRECISIONS:
+    for precision in precisions.names():
         found.append(Check(f"edge session, {precision}", partial(_edge, precision=precision), missing=_no_edge))
     return found
 

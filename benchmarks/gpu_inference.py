@@ -11,19 +11,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import torch
 
-from benchmarks.engine_build import PRECISIONS
+from rsd.export import precisions
 from rsd.export.engine import open_engine
 from rsd.export.engine_parity import engine_parting
-from rsd.export.parity import Gates, Precision, check, compare, logits_of
-from rsd.export.quantize import quantize_file
+from rsd.export.options import export_options
+from rsd.export.parity import compare, logits_of
 from rsd.export.tensorrt import EngineOptions, build
-from rsd.export.trace import export_onnx
+from rsd.export.ungated import write_files
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
@@ -32,8 +32,9 @@ from rsd.measure.benchmark import BenchmarkOptions, benchmark
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
-from rsd.run.records import DeviceRecord
+from rsd.run.records import Comparison, DeviceRecord
 from rsd.sources.digits import DigitsOptions, load
+from rsd.sources.images import ArrayImages
 from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe
 from rsd.views.augment import ViewChoice
@@ -68,14 +69,12 @@ def make_student(folder: Path) -> None:
     data = Data(known, test, PixelNormalize(mean, std))
     trained = train(ScratchDistiller(model), data, recipe, Session(0, ViewChoice(0)))
     model.load_state_dict(trained.student)
-    for precision in ("fp32", "fp16"):
-        export_onnx(
-            model.eval(), mean=mean, std=std, image_shape=shape, classes=10, precision=precision,
-            opset=20, ir_version=10, metadata={}, path=folder / f"{precision}.onnx",
-        )  # fmt: skip
-    quantize_file(folder / "fp32.onnx", folder / "int8.onnx", pixels[:256])
+    write_files(
+        model.eval(), {name: folder / f"{name}.onnx" for name in precisions.names()}, mean=mean, std=std,
+        image_shape=shape, classes=10, calibration=ArrayImages(pixels[:256]),
+    )  # fmt: skip
     np.savez(folder / "test.npz", images=pixels[1200:], labels=test.labels)
-    for precision in PRECISIONS:
+    for precision in precisions.names():
         np.save(folder / f"{precision}.npy", logits_of(folder / f"{precision}.onnx", test.images))
     write_json(folder / "done.json", trained.selected)
 
@@ -88,23 +87,23 @@ def _test(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def held(logits: np.ndarray, folder: Path, precision: str) -> dict[str, Any]:
     """The record of parity with ONNX Runtime on the CPU; a UserError where they are further apart than allowed."""
     record = compare(np.load(folder / f"{precision}.npy", allow_pickle=False), logits, _test(folder)[1])
-    share, allowed = record["max_difference_share"], TOLERANCE[precision]
+    share, allowed = record.max_difference_share, TOLERANCE[precision]
     if share > allowed:
         raise UserError(f"expected logits within {allowed:.0%} of ONNX Runtime's on the CPU, found {share:.2%}")
     return _told(record)
 
 
-def gated(logits: np.ndarray, folder: Path, precision: Precision) -> dict[str, Any]:
+def gated(logits: np.ndarray, folder: Path, precision: str) -> dict[str, Any]:
     """The record of parity of an engine with its ONNX file; a UserError where it misses the pipeline's own gate."""
-    gates = Gates()
+    gate = export_options()().gate(precision)
     reference = np.load(folder / f"{precision}.npy", allow_pickle=False)
-    record = compare(reference, logits, _test(folder)[1], near_tie=gates.near_tie(precision))
-    check(record, precision, gates, what=f"{precision} engine")
+    record = compare(reference, logits, _test(folder)[1], near_tie=gate.near_tie)
+    gate.check(record, what=f"{precision} engine")
     return _told(record)
 
 
-def _told(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in ("max_difference_share", "top1_agreement", "accuracy", "images")}
+def _told(record: Comparison) -> dict[str, Any]:
+    return record.model_dump(include={"max_difference_share", "top1_agreement", "accuracy", "images"})
 
 
 def median_ms(call: Callable[[], Any]) -> float:
@@ -119,7 +118,7 @@ def median_ms(call: Callable[[], Any]) -> float:
 
 
 def _built(
-    folder: Path, library: str, precision: Precision, options: dict[str, Any]
+    folder: Path, library: str, precision: str, options: dict[str, Any]
 ) -> tuple[Path, EngineOptions, dict[str, Any]]:
     """An engine for this machine's GPU: its folder, what it was built with, and its record."""
     place = folder / f"{library}-{precision}-{'-'.join(map(str, options.values())) or 'plain'}"
@@ -132,7 +131,7 @@ def _built(
     return place, wanted, record
 
 
-def every_value(folder: Path, library: str, precision: Precision, options: dict[str, Any]) -> dict[str, Any]:
+def every_value(folder: Path, library: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
     """Build an engine all of whose values are outputs, run it, and compare them with ONNX Runtime's."""
     place, wanted, _ = _built(folder, library, precision, options)
     onnx, images = folder / f"{precision}.onnx", _test(folder)[0][: wanted.max_batch]
@@ -142,7 +141,7 @@ def every_value(folder: Path, library: str, precision: Precision, options: dict[
     return {"said": said}
 
 
-def rows(folder: Path, library: str, precision: Precision, options: dict[str, Any]) -> dict[str, Any]:
+def rows(folder: Path, library: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
     """The rows that the stage `benchmark` makes of an engine."""
     place, _, _ = _built(folder, library, precision, options)
     quick = BenchmarkOptions(min_seconds=0, min_samples=64, rounds=2, offline_batches=[4], baseline=False)
@@ -171,7 +170,7 @@ def edge_session(folder: Path, precision: str) -> dict[str, Any]:
     return {"provider": model.provider, "parity": held(model.infer(images), folder, precision)}
 
 
-def engine(folder: Path, library: str, precision: Precision, options: dict[str, Any]) -> dict[str, Any]:
+def engine(folder: Path, library: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
     """Build an engine for this machine's GPU, load it, hold it to its ONNX file, and time it both ways."""
     place, _, record = _built(folder, library, precision, options)
     onnx, images = folder / f"{precision}.onnx", _test(folder)[0]
@@ -235,7 +234,7 @@ def main() -> None:
     """One engine."""
     what, folder, library, precision, options = sys.argv[1:]
     try:
-        found = APART[what](Path(folder), library, cast(Precision, precision), json.loads(options))
+        found = APART[what](Path(folder), library, precision, json.loads(options))
         print(json.dumps(found))
     except UserError as error:
         sys.exit(str(error))

@@ -20,8 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.interleaved import interleaved, markdown, spread
-from rsd.export.quantize import quantize_file
-from rsd.export.trace import export_onnx
+from rsd.export.ungated import write_files
 from rsd.machine.fingerprint import fingerprint
 from rsd.measure.baseline import baseline
 from rsd.measure.budget.kit import randomised
@@ -29,7 +28,6 @@ from rsd.measure.latency import (
     Candidate,
     Plan,
     conditions,
-    image,
     measured,
     onnx_candidate,
     onnx_session,
@@ -52,34 +50,21 @@ MODELS = {
 }
 
 
-def exported(name: str, path: Path) -> nn.Module:
-    """The model of this name; its fp32 graph goes to `path`."""
+def write(name: str, paths: dict[str, Path]) -> nn.Module:
+    """The model of this name, and its file in each precision."""
     options, shape, classes = MODELS[name]
     model = randomised(create(options, classes=classes, image_shape=shape), shape)
-    export_onnx(
-        model,
-        mean=[0.5] * shape[2],
-        std=[0.25] * shape[2],
-        image_shape=shape,
-        classes=classes,
-        precision="fp32",
-        opset=20,
-        ir_version=10,
-        metadata={},
-        path=path,
-    )
+    mean, std = [0.5] * shape[2], [0.25] * shape[2]
+    write_files(model, paths, mean=mean, std=std, image_shape=shape, classes=classes)
     return model
 
 
 def candidates(name: str, folder: Path) -> list[Candidate | Latency]:
     """The rows of one model, whose files go into `folder`."""
     shape = MODELS[name][1]
-    fp32, int8 = folder / f"{name}-fp32.onnx", folder / f"{name}-int8.onnx"
-    model = exported(name, fp32)
-    quantize_file(fp32, int8, image((1, *shape), 8))
-    files = [
-        onnx_candidate(path, precision=kind, threads=1, file=name) for path, kind in ((fp32, "fp32"), (int8, "int8"))
-    ]
+    paths = {precision: folder / f"{name}-{precision}.onnx" for precision in ("fp32", "int8")}
+    model = write(name, paths)
+    files = [onnx_candidate(path, precision=kind, threads=1, file=name) for kind, path in paths.items()]
     mean, std = [0.5] * shape[2], [0.25] * shape[2]
     return [*files, *baseline(model, mean, std, name=name, image_shape=shape, threads=[1])]
 
@@ -132,7 +117,7 @@ def table(record: LatencyRecord) -> str:
 def harness(folder: Path, rounds: int) -> pd.DataFrame:
     """CPU seconds of `CALLS` calls of the default student: a bare loop, and ours with its clock and its list."""
     path = folder / "model.onnx"
-    exported("default student", path)
+    write("default student", {"fp32": path})
     with onnx_session(path, 1) as infer:
         session, feed = infer.func.__self__, infer.args[1]  # type: ignore[attr-defined]
 

@@ -2,14 +2,16 @@
 
 import argparse
 import json
-from typing import Any
+from functools import partial
 
 import numpy as np
 import onnx
 
+from rsd.export import precisions
 from rsd.export.graph import save
-from rsd.export.ladder import Conversion, Ladder
-from rsd.export.options import ExportOptions
+from rsd.export.ladder import Ladder
+from rsd.export.options import export_options
+from rsd.export.precisions.base import Exported
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.files import sha256, write_array
 from rsd.run.paths import Run
@@ -20,46 +22,38 @@ from stages import OUT, run, section
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("precision", choices=["fp32", "fp16", "int8"])
-    precision = parser.parse_args().precision
-    options = section("export", ExportOptions)
+    parser.add_argument("precision", choices=precisions.names())
+    name = parser.parse_args().precision
+    options, threads = section("export", export_options()), section("compute", ComputeOptions).threads
     here = Run(OUT)
     exported = here.export()
-    source = onnx.load(here.export_folder / "model.onnx")
-    metadata = {entry.key: entry.value for entry in source.metadata_props}
+    graph = onnx.load(here.export_folder / "model.onnx")
+    metadata = {entry.key: entry.value for entry in graph.metadata_props}
     expected = np.load(here.export_folder / "logits.npy", allow_pickle=False)
-    threads = section("compute", ComputeOptions).threads
-    ladder = Ladder(expected, read_split(here.data, "test"), options.gates, threads=threads)
-    conversion, details = Conversion(ladder, source, exported.parts), dict[str, Any]()
-    if precision == "fp32":
-        proto, logits = conversion.fp32()
-    elif precision == "fp16":
-        proto, logits = conversion.fp16()
-    else:
-        train, validation = read_split(here.data, "train"), read_split(here.data, "validation")
-        proto, logits, details = conversion.int8(options.int8, train=train, validation=validation)
+    ladder = Ladder(expected, read_split(here.data, "test"), threads=threads)
+    source = Exported(graph, exported.parts, ladder, options.gate(name), partial(read_split, here.data))
+    converted = precisions.get(name).convert(source, options.of(name))
 
-    (parity,) = ladder.records
+    parity, path = converted.parity, here.onnx(name)
     test_top1 = round(100 * parity.accuracy, 2)
-    path = here.onnx(precision)
-    save(proto, path, metadata=metadata | {"precision": precision, "test_top1": json.dumps(test_top1)})
-    write_array(path.with_name("logits.npy"), logits)
+    save(converted.graph, path, metadata=metadata | {"precision": name, "test_top1": json.dumps(test_top1)})
+    write_array(path.with_name("logits.npy"), converted.logits)
     here.write(
         ConvertRecord(
             student=exported.student,
-            precision=precision,
+            precision=name,
             test_top1=test_top1,
             bytes=path.stat().st_size,
             sha256=sha256(path),
             parity=parity,
-            ladder=[rung for rung in exported.ladder if rung.rung != precision] + [parity],
-            details=details,
+            ladder=[rung for rung in exported.ladder if rung.rung != name] + [parity],
+            details=converted.details.model_dump() if converted.details else {},
             made_from=exported.files,
         )
     )
-    print(f"{precision}: same first class as PyTorch on {100 * parity.top1_agreement:.2f} % of test images")
-    if in_float := details.get("in_float"):
-        print(f"kept in float: {', '.join(harm['node'] for harm in in_float)}")
+    print(f"{name}: same first class as PyTorch on {100 * parity.top1_agreement:.2f} % of test images")
+    if converted.note:
+        print(converted.note)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,25 @@ import argparse
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from rsd.export import precisions
 from rsd.export.engine_parity import engine_parity, engine_parting
-from rsd.export.parity import GateError, Gates, Precision, check
+from rsd.export.options import export_options
+from rsd.export.parity import GateError
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, write_json, written_aside
+from rsd.machine.files import write_json, written_aside
 from rsd.run.paths import Run
-from rsd.run.records import EngineRecord
+from rsd.run.records import Comparison, EngineRecord
 from rsd.sources.images import read_split
 from stages import OUT, run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("precision", choices=["fp32", "fp16", "int8"])
+    parser.add_argument("precision", choices=precisions.names())
     precision = parser.parse_args().precision
     here = Run(OUT)
     options = here.section("engine", EngineOptions)
@@ -45,29 +46,29 @@ def main() -> None:
     print(f"{precision}: engine of {(record.bytes or 0) / 1e6:.2f} MB by {record.library} {record.version}")
 
 
-def parity(folder: Path, precision: Precision, options: EngineOptions) -> dict[str, Any] | str:
+def parity(folder: Path, precision: str, options: EngineOptions) -> Comparison | str:
     """The engine beside its ONNX graph on the test images, held to the gate of its precision where it can run."""
-    export = Run(OUT).convert_folder(precision)
-    test = read_split(OUT / "data", "test")
-    gates = Gates.model_validate(read_json(OUT / "params" / "export.json")["gates"])
+    here = Run(OUT)
+    onnx, test = here.onnx(precision), read_split(here.data, "test")
+    gate = here.section("export", export_options()).gate(precision)
     what = f"{precision} engine"
     try:
-        found = engine_parity(
+        compared = engine_parity(
             folder,
-            onnx=export / "model.onnx",
+            onnx=onnx,
             images=test.images,
             labels=test.labels,
-            reference=np.load(export / "logits.npy", allow_pickle=False),
-            near_tie=gates.near_tie(precision),
+            reference=np.load(onnx.with_name("logits.npy"), allow_pickle=False),
+            near_tie=gate.near_tie,
             what=what,
         )
-        if not isinstance(found, str):
-            check(found, precision, gates, what=what)
-        return found
+        if not isinstance(compared, str):
+            gate.check(compared, what=what)
+        return compared
     except GateError as error:
         worst = test.images[np.array(error.images)]
         with tempfile.TemporaryDirectory() as scratch:
-            where = engine_parting(export / "model.onnx", worst, options, precision=precision, folder=Path(scratch))
+            where = engine_parting(onnx, worst, options, precision=precision, folder=Path(scratch))
         raise UserError(f"{error}; {where}") from error
 
 

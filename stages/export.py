@@ -7,7 +7,7 @@ import torch
 
 from rsd.export.graph import save
 from rsd.export.ladder import Ladder
-from rsd.export.options import ExportOptions
+from rsd.export.options import export_options
 from rsd.export.pytorch_values import parts
 from rsd.export.strip import AsTrained, judge_stripped
 from rsd.export.trace import judge_traced, trace
@@ -23,7 +23,7 @@ from stages import OUT, run, section
 
 
 def main() -> None:
-    options = section("export", ExportOptions)
+    options = section("export", export_options())
     threads = section("compute", ComputeOptions).threads
     torch.set_num_threads(threads)
     here = Run(OUT)
@@ -32,9 +32,9 @@ def main() -> None:
     model, normalize, _ = load_trained(record.folder)
     data, test = read_record(here.data), read_split(here.data, "test")
     expected = predict(model, normalize, test.images, batch_size=256).logits.numpy()
-    ladder = Ladder(expected, test, options.gates, threads=threads)
+    ladder = Ladder(expected, test, threads=threads)
     as_trained = AsTrained(record, here.teacher_folder, image_count=data.counts["train"])
-    judge_stripped(ladder, model, normalize, as_trained)
+    stripped = judge_stripped(ladder, options.gate("stripped"), model, normalize, as_trained)
     traced = trace(
         model,
         mean=record.mean,
@@ -44,7 +44,7 @@ def main() -> None:
         opset=options.opset,
         ir_version=options.ir_version,
     )
-    parity = judge_traced(ladder, traced)
+    parity = judge_traced(ladder, options.gate("fp32"), traced)
 
     path = here.export_folder / "model.onnx"
     made_from = shipped.made_from | here.digests("data/dataset.json")
@@ -71,7 +71,7 @@ def main() -> None:
             ir_version=options.ir_version,
             bytes=path.stat().st_size,
             sha256=sha256(path),
-            ladder=ladder.records,
+            ladder=[stripped, parity],
             parts=parts(traced.program),
             made_from=made_from,
         )

@@ -12,6 +12,7 @@ import rsd
 from rsd import methods
 
 ROOT = Path(__file__).parents[1]
+SEAMS = [ROOT / "rsd" / "export" / "precisions"]
 OURS = ("rsd", "stages", "pipelines", "benchmarks", "deploy")
 
 
@@ -62,6 +63,8 @@ def code_of(*start: str) -> set[Path]:
         waiting += [p for p in parents if (f := file_of(p)) and f not in found]
         if file and file not in found:
             found.add(file)
+            if file.parent in SEAMS and file.name == "__init__.py":  # it imports its files by their names
+                waiting += [f"{module}.{other.stem}" for other in file.parent.glob("[!_]*.py")]
             if file != PUBLIC:
                 waiting += [name for name in imported(file) if name.split(".")[0] in OURS]
     return {file for file in found if not is_bare(file)}

@@ -3,7 +3,6 @@
 import re
 import shutil
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +19,6 @@ app = app_of(
 )
 
 
-class Precision(StrEnum):
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
 @app.command()
 def kit(
     kit: Annotated[Path, typer.Argument(help="The kit to write: a folder, or a file that ends with .tar.gz.")],
@@ -33,7 +26,8 @@ def kit(
         list[str] | None, typer.Argument(help="timm models.", show_default="the student of the params, and a ladder")
     ] = None,
     precision: Annotated[
-        list[Precision] | None, typer.Option(help="May be given several times.", show_default="all three")
+        list[str] | None,
+        typer.Option(help="May be given several times.", show_default="all"),
     ] = None,
     image: Annotated[
         tuple[int, int, int] | None,
@@ -46,6 +40,7 @@ def kit(
 
     Example: rsd budget kit kit.tar.gz
     """
+    from rsd.export import precisions
     from rsd.measure.budget.kit import LADDER, arguments, write_kit
     from rsd.measure.latency import Plan
     from rsd.models.make import ModelOptions
@@ -53,7 +48,9 @@ def kit(
     from rsd.run.paths import Run
     from rsd.sources.images import read_record, read_split
 
-    here, precisions = Run(OUT), list(map(str, precision or Precision))
+    here, chosen = Run(OUT), precision or precisions.names()
+    for name in chosen:
+        precisions.get(name)  # or a sentence
     shape, calibration = image, None
     if shape is None or classes is None:
         if not here.dataset.is_file():
@@ -74,13 +71,13 @@ def kit(
         students.insert(0, here.section("student", ModelOptions))
         known = shipped(snapshot(here))
         if known and (known.model, known.args) == (students[0].name, students[0].args) and known.image == tuple(shape):
-            ready = {precision: here.onnx(precision) for precision in known.top1 if precision in precisions}
+            ready = {one: here.onnx(one) for one in known.top1 if one in chosen}
     packed = write_kit(
         kit,
         students,
         image_shape=shape,
         classes=classes,
-        precisions=precisions,
+        precisions=chosen,
         plan=replace(Plan(cold_starts=1), min_seconds=seconds),
         ready=ready,
         calibration=calibration,

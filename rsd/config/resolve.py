@@ -9,12 +9,12 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from rsd import methods as distillers
-from rsd.export.options import INT8_OPSET, ExportOptions
-from rsd.export.parity import Precision
+from rsd.export import precisions as known_precisions
+from rsd.export.options import export_options
 from rsd.export.tensorrt import EngineOptions
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError
-from rsd.machine.options import Options
+from rsd.machine.options import OneOf, Options
 from rsd.measure.benchmark import BenchmarkOptions
 from rsd.models.make import ModelOptions
 from rsd.release.bundle import BundleOptions
@@ -32,7 +32,7 @@ class Run(Options):
     recipe: str
     methods: list[str] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    precisions: list[Precision] = Field(min_length=1)
+    precisions: list[Annotated[str, OneOf(known_precisions.names)]] = Field(min_length=1)
     protocol: Literal["ours", "paper"] = "ours"
     """`paper` sets what `PAPER` says."""
     ships: str = "rsd"
@@ -55,7 +55,7 @@ SECTIONS: dict[str, Any] = {
     "recipe": Recipe,
     "views": ViewOptions,
     "compute": ComputeOptions,
-    "export": ExportOptions,
+    "export": export_options(),
     "engine": EngineOptions,
     "benchmark": BenchmarkOptions,
     "bundle": BundleOptions,
@@ -138,11 +138,13 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     if isinstance(methods := sections["run"]["methods"], list) and ships not in methods:
         errors.append(f"{params}: export.method: expected one of methods {methods}, found {ships!r}")
     opset = (resolved["export"] or {}).get("opset", 0)
-    if opset > INT8_OPSET and "int8" in (resolved["run"] or {}).get("precisions", ()):
-        errors.append(
-            f"{params}: export.opset: expected at most {INT8_OPSET} with int8 among the precisions, since ONNX Runtime "
-            f"does not load an int8 transformer above that, found {opset}; lower it, or take int8 out of precisions"
-        )
+    for name in (resolved["run"] or {}).get("precisions", ()):
+        largest, reason = known_precisions.get(name).largest_opset or (opset, "")
+        if opset > largest:
+            errors.append(
+                f"{params}: export.opset: expected at most {largest} with {name} among the precisions, since {reason}, "
+                f"found {opset}; lower it, or take {name} out of precisions"
+            )
     if errors:
         raise UserError(f"{len(errors)} to correct in the params:\n" + "\n".join(f"  {line}" for line in errors))
     return resolved

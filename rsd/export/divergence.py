@@ -8,14 +8,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from rsd.export.parity import Rung, session_of
+from rsd.export.parity import session_of
 
 Values = Mapping[str, NDArray[np.floating]]
 """What was computed on the way, by name, in the order of computation."""
-
-TOLERANCE: dict[Rung, float] = {"stripped": 0.0, "fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
-"""Share of its range by which a value may differ from the rung below without being where the two part: above what
-rounding alone does at each."""
 
 
 class Divergence(NamedTuple):
@@ -30,14 +26,14 @@ class Divergence(NamedTuple):
     """Whether it exceeds the tolerance."""
 
 
-def first_divergence(reference: Values, found: Values, tolerance: float) -> Divergence | None:
-    """Compare values of one name in the order of `found`; None if nothing differs at all.
+def first_divergence(reference: Values, values: Values, tolerance: float) -> Divergence | None:
+    """Compare values of one name in the order of `values`; None if nothing differs at all.
 
     Args:
         tolerance: largest difference that is none, as a share of a value's range.
     """
     after, worst = None, None
-    for name, value in found.items():
+    for name, value in values.items():
         if name not in reference or reference[name].shape != value.shape or not value.size:
             continue
         share = _share(np.asarray(reference[name], np.float64), np.asarray(value, np.float64))
@@ -49,8 +45,8 @@ def first_divergence(reference: Values, found: Values, tolerance: float) -> Dive
     return worst
 
 
-def _share(reference: NDArray[np.float64], found: NDArray[np.float64]) -> float:
-    difference = np.abs(found - reference)[np.isfinite(reference)]
+def _share(reference: NDArray[np.float64], value: NDArray[np.float64]) -> float:
+    difference = np.abs(value - reference)[np.isfinite(reference)]
     if not difference.size:
         return 0.0
     if not np.isfinite(difference).all():
@@ -87,15 +83,15 @@ def listening(proto: onnx.ModelProto) -> Callable[[NDArray[np.uint8]], dict[str,
     exposed.graph.node.extend(rounded)
     session = session_of(exposed.SerializeToString(), optimised=False)
 
-    def told(images: NDArray[np.uint8]) -> dict[str, NDArray[np.floating]]:
+    def values_of(images: NDArray[np.uint8]) -> dict[str, NDArray[np.floating]]:
         values = dict(zip(names + own, session.run(names + own, {"image": images}), strict=True))
         return {name: values[name] for name in order if name in values}
 
-    return told
+    return values_of
 
 
 def in_words(
-    found: Divergence | None, proto: onnx.ModelProto | None = None, named: Mapping[str, str] | None = None
+    divergence: Divergence | None, proto: onnx.ModelProto | None = None, named: Mapping[str, str] | None = None
 ) -> str:
     """A clause for the sentence of a failed gate.
 
@@ -103,14 +99,15 @@ def in_words(
         proto: the graph whose node made the value; None for a part of a PyTorch model.
         named: of `parts`.
     """
-    if found is None:
+    if divergence is None:
         return "no value on the way differs as the graph is written: the fault is in how the runtime optimises it"
-    node = next((n for n in (proto.graph.node if proto else ()) if found.value in n.output), None)
-    place = f"node '{node.name}' ({node.op_type})" if node else f"'{found.value}'"
-    if named and found.value in named:
-        place += f", {named[found.value]} in PyTorch"
-    size = "is not finite" if found.share == float("inf") else f"differs by {100 * found.share:.3g} % of its range"
-    if not found.beyond:
+    node = next((n for n in (proto.graph.node if proto else ()) if divergence.value in n.output), None)
+    place = f"node '{node.name}' ({node.op_type})" if node else f"'{divergence.value}'"
+    if named and divergence.value in named:
+        place += f", {named[divergence.value]} in PyTorch"
+    share = divergence.share
+    size = "is not finite" if share == float("inf") else f"differs by {100 * share:.3g} % of its range"
+    if not divergence.beyond:
         return f"no single node parts them; most strays {place}, whose output {size}"
-    after = f"; all before agree up to '{found.after}'" if found.after else ""
+    after = f"; all before agree up to '{divergence.after}'" if divergence.after else ""
     return f"the first node where the two part is {place}, whose output {size}{after}"

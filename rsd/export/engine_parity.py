@@ -1,18 +1,20 @@
 """What an engine says of real images beside what its ONNX graph says, and where the two part."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import load
 
+from rsd.export import precisions
+from rsd.export.divergence import first_divergence, graph_values, in_words
 from rsd.export.engine import OtherGpuError, open_engine
-from rsd.export.parity import NEAR_TIE, Precision, compare
+from rsd.export.parity import NEAR_TIE, compare
 from rsd.export.tensorrt import NO_DEVICE, EngineOptions, build
 from rsd.machine.cuda import NoDriverError
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
+from rsd.run.records import Comparison
 from rsd.sources.images import Images
 
 
@@ -25,8 +27,8 @@ def engine_parity(
     reference: NDArray[np.float32],
     near_tie: float = NEAR_TIE,
     what: str = "engine",
-) -> dict[str, Any] | str:
-    """What the engine says of real images beside what its ONNX graph says: a record of `compare`.
+) -> Comparison | str:
+    """How far the engine strays from its ONNX graph on real images.
 
     Args:
         images: uint8 `[N, H, W, C]`, with labels `[N]`.
@@ -50,7 +52,7 @@ def engine_parity(
 
 
 def engine_parting(
-    onnx: Path, images: NDArray[np.uint8], options: EngineOptions, *, precision: Precision, folder: Path
+    onnx: Path, images: NDArray[np.uint8], options: EngineOptions, *, precision: str, folder: Path
 ) -> str:
     """Where an engine that strays parts from its ONNX graph, as a clause for a sentence.
 
@@ -61,8 +63,6 @@ def engine_parting(
         options: what the engine was built with.
         folder: an empty one for the second engine.
     """
-    from rsd.export.divergence import TOLERANCE, first_divergence, graph_values, in_words  # torch comes with it
-
     count = min(max(len(images), options.min_batch), options.max_batch)
     batch = np.resize(images, (count, *images.shape[1:]))  # which repeats them
     plain = options.model_copy(update={"strip_weights": False})
@@ -72,8 +72,8 @@ def engine_parting(
         record = build(onnx, folder / "model.engine", plain, precision=precision, every_value=True)
         write_json(folder / "engine.json", record)
         with open_engine(folder) as engine:
-            told = engine.values(batch)
+            values = engine.values(batch)
     except UserError as error:
         return f"the first node where the two part could not be found: {error}"
-    found = {name: told[name] for name in expected if name in told}
-    return in_words(first_divergence(expected, found, TOLERANCE[precision]), proto)
+    computed = {name: values[name] for name in expected if name in values}
+    return in_words(first_divergence(expected, computed, precisions.get(precision).tolerance), proto)

@@ -1,21 +1,29 @@
 """`export` of params.yaml: how the student is traced and converted, and how far a file may stray."""
 
-from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
-from pydantic import Field, field_validator
+from functools import cache
+from typing import Any
 
-from rsd.export.parity import Gates
-from rsd.export.quantize import Int8Options
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from pydantic import Field, create_model, field_validator
+
+from rsd.export import precisions
+from rsd.export.parity import Gate, MaxDifference
 from rsd.machine.options import Options
 
-INT8_OPSET = 20
-"""From 21 on QuantizeLinear names its type; ONNX Runtime 1.32 keeps that name where it turns the int8 of a transformer
-into uint8, and then refuses its own graph."""
 NO_LICENSE = "NOASSERTION"
 """What SPDX writes where nobody has said."""
 
 
+class Gates(Options):
+    """Limits: this one, and one of each precision."""
+
+    stripped_max_difference: float = Field(default=0.0, ge=0)
+    """Largest absolute logit difference of the stripped student from the one in its training-only module, as a
+    share of the logit range: none, since the weights and the operations are the same."""
+
+
 class ExportOptions(Options):
-    """What is shipped, and how strict its checks are."""
+    """What all precisions have in common; `export_options` adds what each has."""
 
     opset: int = Field(20, ge=18, le=23)
     ir_version: int = Field(10, ge=8, le=13)
@@ -23,7 +31,6 @@ class ExportOptions(Options):
     license: str = NO_LICENSE
     """Of the shipped weights, an SPDX expression; written into every file."""
     gates: Gates = Gates()
-    int8: Int8Options = Int8Options()
 
     @field_validator("license")
     @classmethod
@@ -37,3 +44,25 @@ class ExportOptions(Options):
                 f"expected an SPDX expression, such as Apache-2.0 or LicenseRef-Ours, or {NO_LICENSE} where none is "
                 f"stated, found {license!r}"
             ) from error
+
+    def gate(self, rung: str) -> Gate:
+        """Of `stripped` or of a precision."""
+        kind = MaxDifference if rung == "stripped" else precisions.get(rung).gate
+        return kind(rung, getattr(self.gates, f"{rung}_{kind.key}"))
+
+    def of(self, name: str) -> Options:
+        """The section of a precision."""
+        options: Options = getattr(self, name)
+        return options
+
+
+@cache
+def export_options() -> type[ExportOptions]:
+    """The whole section, with a part and a gate for each precision that there is."""
+    known = {name: precisions.get(name) for name in precisions.names()}
+    limits: dict[str, Any] = {
+        f"{name}_{one.gate.key}": (float, Field(default=one.limit, ge=0)) for name, one in known.items()
+    }
+    gates = create_model("Gates", __base__=Gates, **limits)
+    parts: dict[str, Any] = {name: (one.section, one.section()) for name, one in known.items()}
+    return create_model("ExportOptions", __base__=ExportOptions, gates=(gates, gates()), **parts)

@@ -1,56 +1,24 @@
-"""Whether an exported graph still says what the trained model says, on real images; and the gates for it."""
+"""How far an exported graph strays from the trained model on real images; and the gates for it."""
 
 import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from pydantic import Field
 
 from rsd.machine.errors import UserError
-from rsd.machine.options import Options
+from rsd.run.records import Comparison
 from rsd.sources.images import Images
-
-Precision = Literal["fp32", "fp16", "int8"]
-Rung = Literal["stripped", "fp32", "fp16", "int8"]
-"""Steps of the ladder from a student in training to a file: out of its training-only module, then into ONNX."""
 
 # Two classes closer than this share of the logit range are a near-tie: rounding alone may swap them.
 NEAR_TIE = 0.01
 WORST = 5
 SMALL_SPLIT = 500
 """Fewer images than this: fp16's default of 0.2 points is less than one of them."""
-
-
-class Gates(Options):
-    """How far a rung of the ladder may stray before the pipeline stops."""
-
-    stripped_max_difference: float = Field(default=0.0, ge=0)
-    """Largest absolute logit difference of the stripped student from the one in its training-only module, as a
-    share of the logit range: none, since the weights and the operations are the same."""
-    fp32_max_difference: float = Field(default=1e-4, gt=0)
-    """Largest absolute logit difference from PyTorch, as a share of the logit range. Where the first class
-    differs, its two candidates must be nearer to each other than twice this."""
-    fp16_accuracy_delta: float = Field(default=0.2, ge=0)
-    """Accuracy that fp16 may lose, in points; 0 allows no image. Where this is less than one whole test image, one
-    may be lost, and of fewer than 500 test images one in 200 (rounded up)."""
-    int8_accuracy_delta: float = Field(default=1.0, ge=0)
-    """The same for int8."""
-
-    def images_to_lose(self, images: int, precision: Literal["fp16", "int8"]) -> int:
-        """How many of `images` test images may be wrong that the reference gets right, net."""
-        points = self.fp16_accuracy_delta if precision == "fp16" else self.int8_accuracy_delta
-        if points == 0:
-            return 0
-        least = math.ceil(images / 200) if images < SMALL_SPLIT else 1
-        return math.floor(points / 100 * images + 1e-9) or least
-
-    def near_tie(self, rung: Rung) -> float:
-        """Share of the logit range within which two classes are a near-tie."""
-        exact = {"stripped": self.stripped_max_difference, "fp32": self.fp32_max_difference}
-        return 2 * exact[rung] if rung in exact else NEAR_TIE
 
 
 class GateError(UserError):
@@ -94,7 +62,7 @@ def compare(
     *,
     near_tie: float = NEAR_TIE,
     what: str = "exported graph",
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare an exported graph, or any other rung of the ladder, with its reference.
 
     Args:
@@ -103,12 +71,6 @@ def compare(
         labels: `[N]`, the true classes.
         near_tie: share of the logit range within which the reference's two classes are a near-tie.
         what: whose logits these are, in the sentence of an error.
-
-    Returns:
-        Logit differences (`max_`, `mean_` and `max_difference_share`, the share of `logit_range`), the
-        least cosine of an image's two logit vectors, the share of images with the same first class, how
-        many differ and how many of these are no near-ties, both accuracies (shares, 0 to 1), what the
-        export gains or loses (points and images) and the indices of the images that differ most.
 
     Raises:
         UserError: shapes differ, or the reference gives every image equal logits, as some untrained models
@@ -128,78 +90,123 @@ def compare(
             "is too small for this model: ship fp32",
             broken[:WORST].tolist(),
         )
-    reference, found = reference_logits.astype(np.float64), logits.astype(np.float64)
+    reference, compared = reference_logits.astype(np.float64), logits.astype(np.float64)
     logit_range = float(np.ptp(reference))
     if not logit_range > 0:
         raise UserError(
             "expected reference logits that differ between classes, found all of them equal or not finite; "
             "compare a trained model"
         )
-    difference = np.abs(found - reference)
-    lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(found, axis=1)
-    cosine = (reference * found).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
-    before, after = reference.argmax(axis=1), found.argmax(axis=1)
+    difference = np.abs(compared - reference)
+    lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(compared, axis=1)
+    cosine = (reference * compared).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    before, after = reference.argmax(axis=1), compared.argmax(axis=1)
     rows = np.arange(len(labels))
     margin = reference[rows, before] - reference[rows, after]  # 0 where both agree
     right_before, right_after = int((before == labels).sum()), int((after == labels).sum())
-    return {
-        "images": len(labels),
-        "max_difference": float(difference.max()),
-        "mean_difference": float(difference.mean()),
-        "logit_range": logit_range,
-        "max_difference_share": float(difference.max()) / logit_range,
-        "min_cosine": float(cosine.min()),
-        "top1_agreement": float((before == after).mean()),
-        "disagreements": int((before != after).sum()),
-        "disagreements_beyond_near_ties": int(((before != after) & (margin > near_tie * logit_range)).sum()),
-        "near_tie_share": near_tie,
-        "reference_accuracy": right_before / len(labels),
-        "accuracy": right_after / len(labels),
-        "accuracy_delta_points": 100 * (right_after - right_before) / len(labels),
-        "accuracy_delta_images": right_after - right_before,
-        "worst_images": np.argsort(-difference.max(axis=1), kind="stable")[:WORST].tolist(),
-    }
+    return Comparison(
+        images=len(labels),
+        max_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        logit_range=logit_range,
+        max_difference_share=float(difference.max()) / logit_range,
+        min_cosine=float(cosine.min()),
+        top1_agreement=float((before == after).mean()),
+        disagreements=int((before != after).sum()),
+        disagreements_beyond_near_ties=int(((before != after) & (margin > near_tie * logit_range)).sum()),
+        near_tie_share=near_tie,
+        reference_accuracy=right_before / len(labels),
+        accuracy=right_after / len(labels),
+        accuracy_delta_points=100 * (right_after - right_before) / len(labels),
+        accuracy_delta_images=right_after - right_before,
+        worst_images=np.argsort(-difference.max(axis=1), kind="stable")[:WORST].tolist(),
+    )
 
 
-def check(record: dict[str, Any], rung: Rung, gates: Gates, *, what: str | None = None, split: str = "test") -> None:
-    """Hold a record of `compare` against the gate of its rung.
+@dataclass(frozen=True)
+class Gate(ABC):
+    """How far a rung of the ladder may stray before the pipeline stops."""
 
-    Args:
-        record: of `compare` with `near_tie=gates.near_tie(rung)`.
-        rung: whose gate it is; an engine is held to that of its precision.
-        what: the engine's name in the sentence, such as "fp16 engine"; the export of `rung` if None.
-        split: whose images these are, in the sentence.
+    rung: str
+    """`stripped`, or a precision; an engine is held to the gate of its precision."""
+    limit: float
+    key: ClassVar[str]
+    """The option is `gates.RUNG_KEY`."""
+    near_tie: ClassVar[float] = NEAR_TIE
 
-    Raises:
-        GateError: the gate is missed; the sentence names the rung, value, limit and worst images.
-    """
-    reference = "its ONNX file" if what else "the student as it was trained" if rung == "stripped" else "PyTorch"
-    what = what or ("stripped student" if rung == "stripped" else f"{rung} export")
-    worst = f"worst {split} images: {', '.join(map(str, record['worst_images']))}"
-    if rung in ("fp16", "int8"):
-        lost, allowed = -record["accuracy_delta_images"], gates.images_to_lose(record["images"], rung)
+    @abstractmethod
+    def check(self, record: Comparison, *, what: str | None = None, split: str = "test") -> None:
+        """Hold a record of `compare` against the gate.
+
+        Args:
+            record: with this gate's `near_tie`.
+            what: the engine's name in the sentence, such as "fp16 engine"; the export of the rung if None.
+            split: whose images these are, in the sentence.
+
+        Raises:
+            GateError: the gate is missed; the sentence names the rung, value, limit and worst images.
+        """
+
+    def _what(self, what: str | None) -> str:
+        return what or ("stripped student" if self.rung == "stripped" else f"{self.rung} export")
+
+    def _raise(self) -> str:
+        return f"raise `gates.{self.rung}_{self.key}` of the export"
+
+
+class AccuracyDelta(Gate):
+    """Accuracy that may be lost, in points; 0 allows no image. Where this is less than one whole test image, one may be
+    lost, and of fewer than 500 test images one in 200 (rounded up)."""
+
+    key = "accuracy_delta"
+
+    def images_to_lose(self, images: int) -> int:
+        """How many of `images` test images may be wrong that the reference gets right, net."""
+        if self.limit == 0:
+            return 0
+        least = math.ceil(images / 200) if images < SMALL_SPLIT else 1
+        return math.floor(self.limit / 100 * images + 1e-9) or least
+
+    def check(self, record: Comparison, *, what: str | None = None, split: str = "test") -> None:
+        lost, allowed = -record.accuracy_delta_images, self.images_to_lose(record.images)
         if lost > allowed:
             raise GateError(
-                f"the {what} loses {lost} of {record['images']} {split} images "
-                f"({-record['accuracy_delta_points']:.2f} points of accuracy), and at most {allowed} may be lost "
-                f"({worst}); ship fp32, or raise `gates.{rung}_accuracy_delta` of the export",
-                record["worst_images"],
+                f"the {self._what(what)} loses {lost} of {record.images} {split} images "
+                f"({-record.accuracy_delta_points:.2f} points of accuracy), and at most {allowed} may be lost "
+                f"({_worst(record, split)}); ship fp32, or {self._raise()}",
+                record.worst_images,
             )
-        return
-    share, limit = record["max_difference_share"], getattr(gates, f"{rung}_max_difference")
-    advice = f"raise `gates.{rung}_max_difference` of the export"
-    if rung == "fp32":
-        advice = f"try another opset, or {advice}"
-    if share > limit:
-        raise GateError(
-            f"the {what} differs from {reference} by {share:.2e} of the logit range, and at most {limit:.2e} is "
-            f"allowed ({worst}); {advice}",
-            record["worst_images"],
-        )
-    if swapped := record["disagreements_beyond_near_ties"]:
-        raise GateError(
-            f"the {what} gives {swapped} of {record['images']} {split} images another first class than {reference} "
-            f"where the two classes are further apart than {gates.near_tie(rung):.2e} of the logit range ({worst}); "
-            f"{advice}",
-            record["worst_images"],
-        )
+
+
+class MaxDifference(Gate):
+    """Largest absolute logit difference, as a share of the logit range. Where the first class differs, its two
+    candidates must be nearer to each other than twice this."""
+
+    key = "max_difference"
+
+    @property
+    def near_tie(self) -> float:  # type: ignore[override]
+        """Share of the logit range within which two classes are a near-tie."""
+        return 2 * self.limit
+
+    def check(self, record: Comparison, *, what: str | None = None, split: str = "test") -> None:
+        stripped = self.rung == "stripped"
+        reference = "its ONNX file" if what else "the student as it was trained" if stripped else "PyTorch"
+        advice = self._raise() if stripped else f"try another opset, or {self._raise()}"
+        if record.max_difference_share > self.limit:
+            raise GateError(
+                f"the {self._what(what)} differs from {reference} by {record.max_difference_share:.2e} of the logit "
+                f"range, and at most {self.limit:.2e} is allowed ({_worst(record, split)}); {advice}",
+                record.worst_images,
+            )
+        if swapped := record.disagreements_beyond_near_ties:
+            raise GateError(
+                f"the {self._what(what)} gives {swapped} of {record.images} {split} images another first class than "
+                f"{reference} where the two classes are further apart than {self.near_tie:.2e} of the logit range "
+                f"({_worst(record, split)}); {advice}",
+                record.worst_images,
+            )
+
+
+def _worst(record: Comparison, split: str) -> str:
+    return f"worst {split} images: {', '.join(map(str, record.worst_images))}"

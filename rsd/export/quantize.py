@@ -10,7 +10,7 @@ import math
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from pydantic import Field
 
 from rsd.export.parity import logits_of, session_options
 from rsd.machine.errors import UserError
-from rsd.machine.options import Options
+from rsd.run.records import Part
 from rsd.sources.images import Images
+
+if TYPE_CHECKING:
+    from rsd.export.precisions.int8 import Int8Options
 
 OPERATORS = ["Conv", "MatMul", "Gemm"]
 """What is quantised; with the quantiser's default set TensorRT refuses Swin."""
@@ -34,29 +36,13 @@ BATCH = 16
 """Of calibration: all values between the layers are held for so many images."""
 
 
-class Int8Options(Options):
-    """How a graph is made int8."""
-
-    calibration: Literal["min_max", "percentile", "entropy"] = "min_max"
-    """How the range of a value is taken from what it was for the calibration images: all of it, all but the
-    outermost, or what keeps most of the information."""
-    calibration_images: int = Field(256, ge=1)
-    """Drawn from the training split, as they are served without augmentation."""
-    percentile: float = Field(99.99, gt=50, le=100)
-    """Share of a value's magnitudes that its range holds, in per cent; of `calibration: percentile`."""
-    least_share: float = Field(0.5, ge=0, le=1)
-    """Where the gate fails, the nodes that hurt most go back to float, until it passes or this share is left."""
-    reduce_range: bool = False
-    """Weights of 7 bits, for x86 CPUs without VNNI, whose sums of 8-bit products overflow."""
-
-
 class Calibrated(NamedTuple):
     """What quantising needs to know, found once for any number of graphs."""
 
     ranges: TensorsData
     nodes: list[str]
     """Names of all nodes that can be quantised, in the graph's order."""
-    options: Int8Options
+    options: "Int8Options"
 
 
 def some(images: Images, count: int) -> NDArray[np.uint8]:
@@ -64,7 +50,7 @@ def some(images: Images, count: int) -> NDArray[np.uint8]:
     return images[np.sort(np.random.default_rng(0).permutation(len(images))[:count])]
 
 
-def calibrated(proto: onnx.ModelProto, images: Images, options: Int8Options, *, threads: int = 1) -> Calibrated:
+def calibrated(proto: onnx.ModelProto, images: Images, options: "Int8Options", *, threads: int = 1) -> Calibrated:
     """Take the range of every value that is to be quantised.
 
     Args:
@@ -135,12 +121,6 @@ def quantized(proto: onnx.ModelProto, known: Calibrated, *, in_float: Collection
     return made
 
 
-def quantize_file(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
-    """Write an fp32 file of `rsd.export.trace` in int8, with the ranges that these images give, without any gate."""
-    proto = onnx.load(source)
-    onnx.save(quantized(proto, calibrated(proto, images, Int8Options())), target)
-
-
 def _logits_in_float(proto: onnx.ModelProto) -> None:
     """Take the Q/DQ pair off the logits: rounded to 255 steps, near classes would become equal."""
     graph = proto.graph
@@ -159,7 +139,7 @@ def _logits_in_float(proto: onnx.ModelProto) -> None:
     graph.initializer.extend(kept)
 
 
-class Harm(NamedTuple):
+class Harm(Part):
     """What quantising one node alone does."""
 
     node: str
@@ -180,8 +160,9 @@ def harms(proto: onnx.ModelProto, known: Calibrated, images: NDArray[np.uint8], 
     found = []
     for name in known.nodes:
         alone = quantized(proto, known, in_float=[other for other in known.nodes if other != name])
-        told = logits_of(alone.SerializeToString(), images, threads=threads)
-        found.append(Harm(name, operators[name], float(np.sqrt(np.square(told - exact).mean())) / spread))
+        logits = logits_of(alone.SerializeToString(), images, threads=threads)
+        error = float(np.sqrt(np.square(logits - exact).mean())) / spread
+        found.append(Harm(node=name, operator=operators[name], error=error))
     return sorted(found, key=lambda harm: -harm.error)
 
 
@@ -190,20 +171,3 @@ def tries(count: int, least_share: float) -> list[int]:
     most = math.floor((1 - least_share) * count + 1e-9)
     step = max(1, round(STEP * count))
     return [*range(step, most, step), most] if most else []
-
-
-def described(known: Calibrated, images: int, in_float: list[Harm], refused: list[int]) -> dict[str, Any]:
-    """What the record of an int8 file says of how it was made.
-
-    Args:
-        images: how many it was calibrated on.
-        in_float: the nodes that stayed in float, the most harmful first.
-        refused: smaller counts of such nodes that passed on the validation images and not on the test images.
-    """
-    return {
-        **known.options.model_dump(include={"calibration", "percentile", "reduce_range", "least_share"}),
-        "calibration_images": images,
-        "nodes": len(known.nodes),
-        "in_float": [{**harm._asdict(), "error": round(harm.error, 6)} for harm in in_float],
-        "refused_by_test": refused,
-    }

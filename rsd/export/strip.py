@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rsd.export.divergence import TOLERANCE, first_divergence, in_words
+from rsd.export.divergence import first_divergence, in_words
 from rsd.export.ladder import Ladder, sample
+from rsd.export.parity import Gate
 from rsd.export.pytorch_values import module_values
 from rsd.methods import distiller
 from rsd.methods.base import Setting
@@ -17,7 +18,7 @@ from rsd.models.features import StagedOutputs, stage_shapes, staged_outputs
 from rsd.models.folder import load_trained
 from rsd.models.outputs import Outputs, embedding_width, outputs
 from rsd.models.pixels import PixelNormalize
-from rsd.run.records import StudentRecord
+from rsd.run.records import Parity, StudentRecord
 
 
 class AsTrained:
@@ -50,15 +51,17 @@ class AsTrained:
     @torch.no_grad()
     def __call__(self, raw: Tensor) -> Tensor:
         """Raw images, uint8 `[B, H, W, C]` -> the student's logits `[B, classes]`, from the whole module's forward."""
-        said: Outputs | StagedOutputs | None = None
+        of_teacher: Outputs | StagedOutputs | None = None
         if self.teacher is not None:
             inputs = self.normalize_teacher(raw)
-            said = staged_outputs(self.teacher, inputs) if self.staged else outputs(self.teacher, inputs)
-        student, _ = self.task.trainable_module(self.normalize(raw), said)
+            of_teacher = staged_outputs(self.teacher, inputs) if self.staged else outputs(self.teacher, inputs)
+        student, _ = self.task.trainable_module(self.normalize(raw), of_teacher)
         return student.logits.float()
 
 
-def judge_stripped(ladder: Ladder, model: nn.Module, normalize: PixelNormalize, trained: AsTrained) -> None:
+def judge_stripped(
+    ladder: Ladder, gate: Gate, model: nn.Module, normalize: PixelNormalize, trained: AsTrained
+) -> Parity:
     """Hold the student out of its training-only module to the one within it, on a sample of the test images.
 
     Args:
@@ -79,6 +82,6 @@ def judge_stripped(ladder: Ladder, model: nn.Module, normalize: PixelNormalize, 
         pixels = torch.from_numpy(images)
         before = module_values(trained.student, lambda: trained(pixels))
         after = module_values(model, lambda: model(normalize(pixels)))
-        return in_words(first_divergence(before, after, TOLERANCE["stripped"]))
+        return in_words(first_divergence(before, after, tolerance=0.0))
 
-    ladder.judge("stripped", without, explain, index=index, reference=within)
+    return ladder.judge(gate, without, explain, index=index, reference=within)

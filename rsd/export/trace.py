@@ -5,7 +5,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,17 +14,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import nn
 
-from rsd.export.divergence import TOLERANCE, first_divergence, graph_values, in_words
-from rsd.export.graph import checked, first_line, save
-from rsd.export.half import to_half
+from rsd.export import precisions
+from rsd.export.divergence import first_divergence, graph_values, in_words
+from rsd.export.graph import checked, first_line
 from rsd.export.ladder import Ladder
-from rsd.export.parity import Precision
+from rsd.export.parity import Gate
 from rsd.export.pytorch_values import parts, torch_values
-from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.machine.errors import UserError
 from rsd.models.pixels import RawPixels
 from rsd.run.records import Parity
-from rsd.sources.images import Images
 
 # Top-level names of the module that training wraps around a student: such a state is not a plain student's.
 SCAFFOLDING = {"aad", "projection", "student"}
@@ -38,42 +35,6 @@ class Traced(NamedTuple):
     """fp32, checked, with the shapes and types of all values."""
     program: torch.export.ExportedProgram
     """What it was made from: the same values under the same names, in PyTorch."""
-
-
-def export_onnx(
-    model: nn.Module,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    image_shape: tuple[int, int, int],
-    classes: int,
-    precision: Precision,
-    opset: int,
-    ir_version: int,
-    metadata: dict[str, str],
-    path: Path,
-    calibration: Images | None = None,
-    int8: Int8Options | None = None,
-) -> None:
-    """Write `model` as a checked ONNX file: `trace`, the precision, `save`. The same arguments give the same bytes.
-
-    Args:
-        calibration: images that the ranges of int8 are taken from, uint8 `[N, H, W, C]`; needed for int8 only.
-        int8: how.
-
-    Raises:
-        UserError: as `trace` and `save`; the model does not fit the precision.
-    """
-    proto = trace(
-        model, mean=mean, std=std, image_shape=image_shape, classes=classes, opset=opset, ir_version=ir_version
-    ).proto
-    if precision == "fp16":
-        proto = to_half(proto)
-    elif precision == "int8":
-        if calibration is None:
-            raise UserError("expected images to calibrate an int8 graph with, found none; give some of the training's")
-        proto = quantized(proto, calibrated(proto, calibration, int8 or Int8Options()))
-    save(checked(proto), path, metadata=metadata)
 
 
 def trace(
@@ -111,7 +72,7 @@ def trace(
     return Traced(proto, program)
 
 
-def judge_traced(ladder: Ladder, traced: Traced) -> Parity:
+def judge_traced(ladder: Ladder, gate: Gate, traced: Traced) -> Parity:
     """Hold the graph to PyTorch on all test images.
 
     Raises:
@@ -120,9 +81,10 @@ def judge_traced(ladder: Ladder, traced: Traced) -> Parity:
 
     def explain(images: NDArray[np.uint8]) -> str:
         values = torch_values(traced.program, images), graph_values(traced.proto, images)
-        return in_words(first_divergence(*values, TOLERANCE["fp32"]), traced.proto, parts(traced.program))
+        divergence = first_divergence(*values, precisions.get("fp32").tolerance)
+        return in_words(divergence, traced.proto, parts(traced.program))
 
-    return ladder.judge("fp32", ladder.run(traced.proto), explain)
+    return ladder.judge(gate, ladder.run(traced.proto), explain)
 
 
 def _refuse_scaffolding(model: nn.Module) -> None:

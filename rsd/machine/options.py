@@ -1,9 +1,11 @@
 """The base of every section of the params."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 
 def _at_home(path: Path) -> Path:
@@ -15,6 +17,16 @@ def _at_home(path: Path) -> Path:
 
 UserPath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
 """A path, written as text; `~` is the home folder."""
+
+
+class OneOf:
+    """Metadata of a text that must be one of some names, such as the files of a folder."""
+
+    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
+        self.names = names
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(self.names()))
 
 
 class Options(BaseModel):

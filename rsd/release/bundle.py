@@ -10,11 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from rsd.export import precisions
 from rsd.export.parity import logits_of
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json, written_aside
 from rsd.machine.options import Options
-from rsd.release.golden import IMAGES, LOGITS, PIXELS, write_files
+from rsd.release.golden import IMAGES, PIXELS, write_files
 from rsd.run.records import ConvertRecord, EngineRecord, Evaluation, ExportRecord, LatencyRecord, Origin
 from rsd.sources.images import DatasetRecord, Images
 
@@ -147,7 +148,7 @@ def _golden(folder: Path, images: Images, record: DatasetRecord, converted: list
         of_files = logits_of(file.folder / "model.onnx", pixels)
         logits[file.precision] = f"golden/logits.{file.precision}.npy"
         np.save(folder.parent / logits[file.precision], np.concatenate([of_tensors[: len(tensors)], of_files]))
-        tolerances[file.precision] = LOGITS[file.precision] * float(np.ptp(of_tensors))
+        tolerances[file.precision] = precisions.get(file.precision).golden * float(np.ptp(of_tensors))
     return {
         "images": "golden/images.npy",
         "files": [{"path": f"golden/files/{name}", "row": len(tensors) + row} for row, name in enumerate(names)],

@@ -12,8 +12,6 @@ from rsd.sources.images import ArrayImages, DatasetRecord, ImageFiles, Images
 IMAGES = 8
 PIXELS = 3
 """Levels of 255 by which a pixel of a decoded file may differ: JPEG decoders round differently."""
-LOGITS = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
-"""Share of the logit range by which a logit may differ: other processors and runtimes round and fuse differently."""
 _ORIENTATION = 0x0112
 
 

@@ -13,7 +13,6 @@ from rsd.run.snapshot import Snapshot, evaluated
 ENGINES = {"tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT"}
 ENGINES |= {f"{library} compute only": f"{name}, without copies" for library, name in ENGINES.items()}
 RUNTIMES = {"onnxruntime": "ONNX Runtime", **ENGINES, "pytorch": "PyTorch", "pytorch compiled": "PyTorch compiled"}
-PRECISIONS = ["fp32", "fp16", "int8"]
 
 
 def summary(run: Run) -> str:

@@ -386,13 +386,23 @@ class Comparison(Part):
     worst_images: list[int]
 
 
+class Rounded(Part):
+    """A part of a comparison, with every value rounded to fp16, as a runtime in half precision computes."""
+
+    images: int
+    max_difference: float
+    accuracy_delta_images: int
+
+
 class Parity(Comparison):
     """A rung of the ladder from the trained student to a file."""
 
     rung: str
+    """`stripped`, or a precision."""
     against: str
-    rounded: dict[str, Any] | None = None
-    """Of fp16: the same with every value rounded to fp16, as a runtime in half precision computes."""
+    """`as trained`: the student in its training-only module; `stripped`: out of it, in PyTorch."""
+    rounded: Rounded | None = None
+    """Of fp16."""
 
 
 class ExportRecord(Record):

@@ -1,8 +1,9 @@
 import pytest
 import yaml
 
-from benchmarks.engine_build import PRECISIONS, STUDENTS, row, rows
+from benchmarks.engine_build import STUDENTS, row, rows
 from benchmarks.overhead import PAIRS
+from rsd.export.precisions import names
 from rsd.export.tensorrt import EngineOptions, available
 
 
@@ -31,6 +32,6 @@ def test_a_line_holds_time_size_and_library_or_why_there_is_none():
 @pytest.mark.slow
 @pytest.mark.skipif((available() or ("",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here")
 def test_a_student_of_the_paper_builds_in_every_precision_at_224():
-    found = list(rows(["mobilenetv2"], list(PRECISIONS), EngineOptions()))
-    assert [line["precision"] for line in found] == list(PRECISIONS)
+    found = list(rows(["mobilenetv2"], names(), EngineOptions()))
+    assert [line["precision"] for line in found] == names()
     assert all(float(line["engine, MB"]) > 1 for line in found), found

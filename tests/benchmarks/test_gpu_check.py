@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from benchmarks import gpu_check as module
 from benchmarks import gpu_inference, gpu_training
 from benchmarks.gpu_check import Check, carried_out, checks, gpu_check
-from rsd.export.parity import Precision, logits_of
+from rsd.export import precisions
+from rsd.export.parity import logits_of
 from rsd.export.tensorrt import LIBRARIES, EngineOptions, available
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.cuda import Driver, Gpu, NoDriverError
@@ -42,7 +43,7 @@ def test_every_path_is_listed_once():
         f"engine by tensorrt, fp32, hardware_compatibility {level}"
         for level in choices(EngineOptions, "hardware_compatibility")
     }
-    for precision in get_args(Precision):
+    for precision in precisions.names():
         for library in LIBRARIES:
             engine = f"engine by {library}, {precision}"
             expected |= {engine, f"{engine}, strip_weights", f"every value of an {engine}", f"benchmark of an {engine}"}
@@ -186,7 +187,7 @@ def test_parity_is_on_images_that_the_student_knows(digits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", gpu_inference.PRECISIONS)
+@pytest.mark.parametrize("precision", precisions.names())
 def test_a_provider_of_onnx_runtime_is_held_to_the_cpu_and_timed_both_ways(digits, monkeypatch, precision):
     monkeypatch.setattr(gpu_inference, "RUNS", 3)
     found = gpu_inference.provider(digits, "CPUExecutionProvider", precision, device="cpu")
@@ -203,7 +204,7 @@ def test_a_provider_that_falls_back_fails(digits):
 
 @pytest.mark.slow
 @pytest.mark.skipif((available() or ("",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here")
-@pytest.mark.parametrize("precision", gpu_inference.PRECISIONS)
+@pytest.mark.parametrize("precision", precisions.names())
 def test_an_engine_is_built_held_to_the_cpu_and_timed_both_ways(digits, monkeypatch, precision):
     class Engine:
         def logits(self, images):

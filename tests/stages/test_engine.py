@@ -9,6 +9,7 @@ from rsd.export.parity import compare
 from rsd.export.tensorrt import EngineOptions
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
+from rsd.run.records import Comparison
 from stages import engine
 
 LABELS = np.arange(40) % 10
@@ -35,8 +36,8 @@ def says(monkeypatch, logits):
 def test_an_engine_that_says_what_its_graph_says_passes(exported, monkeypatch):
     says(monkeypatch, REFERENCE)
     record = engine.parity(exported, "fp32", EngineOptions())
-    assert isinstance(record, dict)
-    assert record["max_difference"] == 0
+    assert isinstance(record, Comparison)
+    assert record.max_difference == 0
 
 
 @pytest.mark.parametrize(

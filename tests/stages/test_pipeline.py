@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rsd.export import tensorrt
-from rsd.export.quantize import Int8Options, calibrated, quantized
+from rsd.export.precisions.int8 import Int8Options
+from rsd.export.quantize import calibrated, quantized
 from rsd.sources.images import read_split
 from tests.stages.conftest import TINY
 

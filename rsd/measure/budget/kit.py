@@ -11,13 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from rsd.export.options import ExportOptions
-from rsd.export.quantize import quantize_file
-from rsd.export.trace import export_onnx
+from rsd.export.precisions import names
+from rsd.export.ungated import write_files
 from rsd.machine import cuda, errors
 from rsd.machine import fingerprint as device
 from rsd.machine.errors import UserError
@@ -26,6 +24,7 @@ from rsd.measure import latency
 from rsd.measure.budget import runner
 from rsd.measure.latency import Plan
 from rsd.models.make import ModelOptions, create, parameter_count
+from rsd.sources.images import Images
 
 LADDER = (
     "test_resnet",
@@ -43,8 +42,6 @@ LADDER = (
 """timm models from 0.3 M to 10 M parameters, of families that run well on CPUs, each of another shape; every one has
 weights under a permissive licence and takes images from 16 x 16 up."""
 
-PRECISIONS = ("fp32", "fp16", "int8")
-CALIBRATION_IMAGES = 32
 PART = '''"""The part of rsd that times models; see run.py."""
 
 import sys
@@ -70,10 +67,10 @@ def write_kit(
     *,
     image_shape: tuple[int, int, int],
     classes: int,
-    precisions: Sequence[str] = PRECISIONS,
+    precisions: Sequence[str] | None = None,
     plan: Plan,
     ready: dict[str, Path] | None = None,
-    calibration: np.ndarray | None = None,
+    calibration: Images | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Write `path`, a folder or, if its name ends with .tar.gz, an archive of one; the same arguments, the same bytes.
@@ -81,6 +78,7 @@ def write_kit(
     Args:
         students: the candidates; the weights are random, since latency does not depend on them.
         image_shape: (height, width, channels).
+        precisions: all that there are if None.
         ready: precision -> an exported file of the *first* student, which is packed as it is.
         calibration: uint8 `[N, H, W, C]` for int8; noise if None.
 
@@ -92,8 +90,6 @@ def write_kit(
     """
     if path.exists() and not (path / "kit.json").is_file() and not path.name.endswith(".tar.gz"):
         raise UserError(f"expected a new folder for the kit, or one with a kit in it, found {path}; choose another")
-    if calibration is None:
-        calibration = latency.image((1, *image_shape), CALIBRATION_IMAGES)
     packed = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "kit"
@@ -101,7 +97,7 @@ def write_kit(
         for index, options in enumerate(students):
             try:
                 files = ready or {} if index == 0 else {}
-                packed.append(_pack(folder, options, image_shape, classes, precisions, files, calibration))
+                packed.append(_pack(folder, options, image_shape, classes, precisions or names(), files, calibration))
             except UserError as error:
                 say(f"{options.name} is left out: {error}")
             else:
@@ -162,28 +158,30 @@ def _pack(
     classes: int,
     precisions: Sequence[str],
     ready: dict[str, Path],
-    calibration: np.ndarray,
+    calibration: Images | None,
 ) -> dict[str, Any]:
     model = randomised(create(options, classes=classes, image_shape=image_shape), image_shape)
     name, number = options.name, 1
     while list((folder / "models").glob(f"{name}-*.onnx")):  # the same timm model with other arguments
         number += 1
         name = f"{options.name}_{number}"
+    targets = {precision: folder / "models" / f"{name}-{precision}.onnx" for precision in precisions}
+    channels = image_shape[2]
+    if missing := {precision: path for precision, path in targets.items() if precision not in ready}:
+        write_files(
+            model,
+            missing,
+            mean=[0.5] * channels,
+            std=[0.25] * channels,
+            image_shape=image_shape,
+            classes=classes,
+            calibration=calibration,
+            metadata={"weights": "random: for latency only"},
+        )
     files = {}
-    for precision in precisions:
-        target = folder / "models" / f"{name}-{precision}.onnx"
+    for precision, target in targets.items():
         if precision in ready:
             shutil.copyfile(ready[precision], target)
-        elif precision == "int8":
-            source = folder / "models" / f"{name}-fp32.onnx"
-            if not source.is_file():
-                source = target.with_suffix(".fp32")
-                _export(model, image_shape, classes, "fp32", source)
-            quantize_file(source, target, calibration)
-            if source.suffix == ".fp32":
-                source.unlink()
-        else:
-            _export(model, image_shape, classes, precision, target)
         files[precision] = {
             "path": f"models/{target.name}",
             "bytes": target.stat().st_size,
@@ -198,23 +196,6 @@ def _pack(
         "parameters": parameter_count(model),
         "files": files,
     }
-
-
-def _export(model: nn.Module, image_shape: tuple[int, int, int], classes: int, precision: Any, path: Path) -> None:
-    options = ExportOptions()
-    channels = image_shape[2]
-    export_onnx(
-        model,
-        mean=[0.5] * channels,
-        std=[0.25] * channels,
-        image_shape=image_shape,
-        classes=classes,
-        precision=precision,
-        opset=options.opset,
-        ir_version=options.ir_version,
-        metadata={"weights": "random: for latency only"},
-        path=path,
-    )
 
 
 def randomised(model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -15,7 +15,7 @@ import pandas as pd
 import vl_convert
 
 from rsd.machine.files import written_aside
-from rsd.report.table import PRECISIONS, method_name
+from rsd.report.table import method_name
 
 # After Okabe and Ito, of a lightness that keeps 3:1 contrast on white and on near-black alike.
 METHOD_COLOURS = {
@@ -31,7 +31,7 @@ METHOD_COLOURS = {
     "fitnet": "#8c6d52",
     "ofa": "#6f8f2d",
 }
-PRECISION_COLOURS = dict(zip(PRECISIONS, ("#14917f", "#9166cc", "#c2528b"), strict=True))
+PRECISION_COLOURS = {"fp32": "#14917f", "fp16": "#9166cc", "int8": "#c2528b"}
 NEUTRAL, ERROR = "#7f8791", "#d1573b"
 POSITIVE, NEGATIVE = "#2b7fc9", "#d17a12"
 

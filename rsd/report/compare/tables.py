@@ -10,7 +10,7 @@ from rsd.report.compare.difference import Difference, difference
 from rsd.report.compare.run import ComparedRun
 from rsd.report.flat import flat, section_order
 from rsd.report.interval import Interval, interval
-from rsd.report.table import PRECISIONS, method_name, milliseconds, runs_on, short_runs_on, size
+from rsd.report.table import method_name, milliseconds, runs_on, short_runs_on, size
 from rsd.run.records import Latency
 
 MINUS = "\N{MINUS SIGN}"
@@ -205,10 +205,10 @@ def headline(runs: Sequence[ComparedRun]) -> str:
 
 def sizes(runs: Sequence[ComparedRun]) -> list[tuple[str, list[Cell]]]:
     """Bytes of every exported file and of the bundle: a line each, a column per run."""
-    known = {one.precision for run in runs for one in run.records.exports}
+    precisions = dict.fromkeys(one.precision for run in runs for one in run.records.exports)
     lines: list[tuple[str, Callable[[ComparedRun], int | None]]] = [
         (f"{precision}.onnx", lambda run, precision=precision: run.bytes_of(precision))  # type: ignore[misc]
-        for precision in sorted(known, key=PRECISIONS.index)
+        for precision in precisions
     ]
     lines.append(("bundle", lambda run: run.bundle_bytes))
     return [

@@ -1,5 +1,5 @@
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +15,16 @@ from torch import nn
 
 from rsd.export import engine
 from rsd.export.graph import checked
-from rsd.export.parity import Precision
+from rsd.export.ladder import Ladder
+from rsd.export.options import export_options
+from rsd.export.precisions.base import Exported
+from rsd.export.pytorch_values import parts
 from rsd.export.tensorrt import EngineOptions, build
-from rsd.export.trace import Traced, export_onnx, trace
+from rsd.export.trace import Traced, trace
+from rsd.export.ungated import write_files
 from rsd.machine.files import write_json
 from rsd.models.pixels import RawPixels
+from rsd.sources.images import LabelledImages
 
 MEAN, STD = [0.485], [0.229]
 
@@ -73,7 +78,7 @@ def _made(name: str) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Exported:
+class File:
     path: Path
     model: nn.Module
 
@@ -83,18 +88,9 @@ class Exported:
             return RawPixels(self.model, MEAN, STD)(torch.from_numpy(images)).numpy()
 
 
-def export(model: nn.Module, precision: Precision, path: Path, **changes) -> None:
-    arguments = {"opset": 20, "metadata": {"name": "tiny", "classes": '["a", "b"]'}, "classes": 10, **changes}
-    export_onnx(
-        model,
-        mean=MEAN,
-        std=STD,
-        image_shape=(16, 16, 1),
-        precision=precision,
-        ir_version=10,
-        path=path,
-        **arguments,
-    )
+def export(model: nn.Module, precision: str, path: Path, **changes) -> None:
+    arguments: dict[str, Any] = {"metadata": {"name": "tiny", "classes": '["a", "b"]'}, "classes": 10, **changes}
+    write_files(model, {precision: path}, mean=MEAN, std=STD, image_shape=(16, 16, 1), **arguments)
 
 
 @pytest.fixture(scope="session")
@@ -108,11 +104,11 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
 
     @cache
-    def make(name: str, precision: Precision) -> Exported:
+    def make(name: str, precision: str) -> File:
         model = _made(name)
         path = folder / f"{name}-{precision}.onnx"
         export(model, precision, path)
-        return Exported(path, model)
+        return File(path, model)
 
     return make
 
@@ -138,6 +134,29 @@ def traced():
         return Student(model, trace(model, mean=MEAN, std=STD, **options))
 
     return make
+
+
+CLASSES = [str(number) for number in range(10)]
+
+
+def labelled(student: Student, images: np.ndarray) -> LabelledImages:
+    """Labels as the student gives them, so that every change of the first class is an error."""
+    return LabelledImages(images, student.logits(images).argmax(axis=1), CLASSES)
+
+
+def to_convert(
+    student: Student, images: np.ndarray, precision: str, *, limit: float | None = None, **splits: LabelledImages
+) -> Exported:
+    """What the stage `convert` hands to a precision; `images` are the test split."""
+    gate = export_options()().gate(precision)
+    ladder = Ladder(student.logits(images), labelled(student, images))
+    return Exported(
+        student.traced.proto,
+        parts(student.traced.program),
+        ladder,
+        gate if limit is None else replace(gate, limit=limit),
+        (splits or {"train": ladder.test}).__getitem__,
+    )
 
 
 def broken(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:

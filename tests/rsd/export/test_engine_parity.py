@@ -10,8 +10,10 @@ from rsd.export.engine_parity import engine_parity, engine_parting
 from rsd.export.graph import checked, save
 from rsd.export.half import to_half
 from rsd.export.parity import GateError
-from rsd.export.quantize import Int8Options, calibrated, quantized
+from rsd.export.precisions.int8 import Int8Options
+from rsd.export.quantize import calibrated, quantized
 from rsd.export.tensorrt import EngineOptions, available, build
+from rsd.run.records import Comparison
 from tests.rsd.export.conftest import Runner, broken
 
 pytestmark = [
@@ -24,8 +26,8 @@ def test_parity_on_images_is_recorded_where_the_engine_runs(built, polygraphy, i
     folder, onnx = built
     reference = ort.InferenceSession(onnx).run(None, {"image": images})[0]
     record = engine_parity(folder, onnx=onnx, images=images, labels=reference.argmax(axis=1), reference=reference)
-    assert isinstance(record, dict)
-    assert record["top1_agreement"] == 1
+    assert isinstance(record, Comparison)
+    assert record.top1_agreement == 1
 
 
 def test_parity_says_why_it_was_not_measured(built, no_driver, images, request):

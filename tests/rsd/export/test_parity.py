@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from rsd.export.parity import GateError, Gates, check, compare, logits_of
+from rsd.export.options import export_options
+from rsd.export.parity import AccuracyDelta, GateError, MaxDifference, compare, logits_of
 from rsd.machine.errors import UserError
 
+GATES = {rung: export_options()().gate(rung) for rung in ("stripped", "fp32", "fp16", "int8")}
 LABELS = np.arange(400) % 10
 REFERENCE = np.eye(10, dtype=np.float32)[LABELS] * 10  # right everywhere, logit range 10
 
@@ -17,11 +19,11 @@ def _spoiled(images: int) -> np.ndarray:
 
 def test_equal_logits_differ_in_nothing():
     record = compare(REFERENCE, REFERENCE, LABELS)
-    assert record["max_difference"] == record["disagreements"] == record["accuracy_delta_points"] == 0
-    assert record["min_cosine"] == pytest.approx(1)
-    assert record["accuracy"] == record["reference_accuracy"] == record["top1_agreement"] == 1
-    check(record, "fp32", Gates())
-    check(record, "fp16", Gates())
+    assert record.max_difference == record.disagreements == record.accuracy_delta_points == 0
+    assert record.min_cosine == pytest.approx(1)
+    assert record.accuracy == record.reference_accuracy == record.top1_agreement == 1
+    GATES["fp32"].check(record)
+    GATES["fp16"].check(record)
 
 
 def test_what_changed_is_counted_and_located():
@@ -29,11 +31,11 @@ def test_what_changed_is_counted_and_located():
     logits[7] = np.roll(logits[7], 1)
     logits[9, 9] += 2
     record = compare(REFERENCE, logits, LABELS)
-    assert record["worst_images"][:2] == [7, 9]
-    assert record["disagreements"] == record["disagreements_beyond_near_ties"] == 1
-    assert record["accuracy_delta_images"] == -1
-    assert record["accuracy_delta_points"] == pytest.approx(-0.25)
-    assert record["max_difference_share"] == pytest.approx(1)
+    assert record.worst_images[:2] == [7, 9]
+    assert record.disagreements == record.disagreements_beyond_near_ties == 1
+    assert record.accuracy_delta_images == -1
+    assert record.accuracy_delta_points == pytest.approx(-0.25)
+    assert record.max_difference_share == pytest.approx(1)
 
 
 def test_a_swap_of_two_nearly_equal_classes_is_a_near_tie():
@@ -41,21 +43,21 @@ def test_a_swap_of_two_nearly_equal_classes_is_a_near_tie():
     reference[0, 1] = 9.99
     logits[0, 1] = 10.01
     record = compare(reference, logits, LABELS)
-    assert (record["disagreements"], record["disagreements_beyond_near_ties"]) == (1, 0)
+    assert (record.disagreements, record.disagreements_beyond_near_ties) == (1, 0)
 
 
 def test_a_missed_fp32_gate_is_one_sentence_with_limit_value_and_images():
     logits = REFERENCE.copy()
     logits[13, 2] += 0.01
     with pytest.raises(UserError, match=r"^the fp32 export .* 1\.00e-03 .* 1\.00e-04 is allowed \(.*: 13, ") as e:
-        check(compare(REFERENCE, logits, LABELS), "fp32", Gates())
+        GATES["fp32"].check(compare(REFERENCE, logits, LABELS))
     assert "\n" not in str(e.value)
 
 
 def test_fp16_may_lose_one_image_in_200_of_a_small_split_and_no_more():
-    check(compare(REFERENCE, _spoiled(2), LABELS), "fp16", Gates())
+    GATES["fp16"].check(compare(REFERENCE, _spoiled(2), LABELS))
     with pytest.raises(UserError, match=r"loses 3 of 400 test images .* at most 2 may be lost") as e:
-        check(compare(REFERENCE, _spoiled(3), LABELS), "fp16", Gates())
+        GATES["fp16"].check(compare(REFERENCE, _spoiled(3), LABELS))
     assert "\n" not in str(e.value)
 
 
@@ -63,14 +65,15 @@ def test_fp16_may_lose_one_image_in_200_of_a_small_split_and_no_more():
     ("images", "fp16", "int8"), [(1, 1, 1), (200, 1, 2), (360, 2, 3), (500, 1, 5), (10_000, 20, 100)]
 )
 def test_a_large_split_is_held_to_the_points(images, fp16, int8):
-    assert Gates().images_to_lose(images, "fp16") == fp16
-    assert Gates().images_to_lose(images, "int8") == int8
+    for precision, lost in (("fp16", fp16), ("int8", int8)):
+        gate = GATES[precision]
+        assert isinstance(gate, AccuracyDelta)
+        assert gate.images_to_lose(images) == lost
 
 
 @pytest.mark.parametrize("images", [1, 499, 500, 50_000])
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_gate_of_no_points_allows_no_image(precision, images):
-    assert Gates(**{f"{precision}_accuracy_delta": 0.0}).images_to_lose(images, precision) == 0
+def test_a_gate_of_no_points_allows_no_image(images):
+    assert AccuracyDelta("fp16", 0.0).images_to_lose(images) == 0
 
 
 @pytest.mark.parametrize(
@@ -78,47 +81,46 @@ def test_a_gate_of_no_points_allows_no_image(precision, images):
     [(0.001, 50_000, 1), (0.1, 999, 1), (0.1, 1000, 1), (0.2, 499, 3), (0.2, 500, 1), (0.2, 1000, 2), (1e-6, 200, 1)],
 )
 def test_one_image_in_200_is_for_small_splits_and_one_image_for_any_gate_above_0(points, images, lost):
-    gates = Gates(fp16_accuracy_delta=points, int8_accuracy_delta=points)
-    assert gates.images_to_lose(images, "fp16") == gates.images_to_lose(images, "int8") == lost
+    assert AccuracyDelta("int8", points).images_to_lose(images) == lost
 
 
 def test_int8_may_lose_a_point():
-    check(compare(REFERENCE, _spoiled(4), LABELS), "int8", Gates())
+    GATES["int8"].check(compare(REFERENCE, _spoiled(4), LABELS))
     with pytest.raises(GateError, match=r"int8 export loses 5 of 400 .* at most 4 .*gates\.int8_accuracy_delta") as e:
-        check(compare(REFERENCE, _spoiled(5), LABELS), "int8", Gates())
+        GATES["int8"].check(compare(REFERENCE, _spoiled(5), LABELS))
     assert e.value.images == [0, 1, 2, 3, 4]
 
 
 def test_stripping_must_be_exact():
-    check(compare(REFERENCE, REFERENCE, LABELS, near_tie=0), "stripped", Gates())
+    GATES["stripped"].check(compare(REFERENCE, REFERENCE, LABELS, near_tie=0))
     logits = REFERENCE.copy()
     logits[17, 3] = np.nextafter(logits[17, 3], 1)
     with pytest.raises(GateError, match=r"^the stripped student differs from the student as it was trained .*: 17, "):
-        check(compare(REFERENCE, logits, LABELS, near_tie=0), "stripped", Gates())
+        GATES["stripped"].check(compare(REFERENCE, logits, LABELS, near_tie=0))
 
 
 @pytest.mark.parametrize(("margin", "beyond"), [(0.015, 0), (0.025, 1)])
 def test_another_first_class_in_fp32_must_be_a_near_tie_within_twice_the_tolerance(margin, beyond):
-    gates = Gates(fp32_max_difference=1e-3)  # of a range of 10, so twice the tolerance is 0.02
+    gate = MaxDifference("fp32", 1e-3)  # of a range of 10, so twice the tolerance is 0.02
     reference, logits = REFERENCE.copy(), REFERENCE.copy()
     reference[5, 0], logits[5, 0] = 10 - margin, 10.001
-    record = compare(reference, logits, LABELS, near_tie=gates.near_tie("fp32"))
-    assert (record["disagreements"], record["disagreements_beyond_near_ties"]) == (1, beyond)
-    record |= {"max_difference_share": 0}
+    record = compare(reference, logits, LABELS, near_tie=gate.near_tie)
+    assert (record.disagreements, record.disagreements_beyond_near_ties) == (1, beyond)
+    record.max_difference_share = 0
     if beyond:
         with pytest.raises(GateError, match="gives 1 of 400 test images another first class than PyTorch"):
-            check(record, "fp32", gates)
+            gate.check(record)
     else:
-        check(record, "fp32", gates)
+        gate.check(record)
 
 
 def test_an_engine_is_held_to_the_gate_of_its_precision_under_its_own_name():
     with pytest.raises(GateError, match="^the int8 engine loses 9 of 400"):
-        check(compare(REFERENCE, _spoiled(9), LABELS), "int8", Gates(), what="int8 engine")
+        GATES["int8"].check(compare(REFERENCE, _spoiled(9), LABELS), what="int8 engine")
 
 
 def test_fp16_may_gain():
-    check(compare(_spoiled(20), REFERENCE, LABELS), "fp16", Gates())
+    GATES["fp16"].check(compare(_spoiled(20), REFERENCE, LABELS))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -145,4 +147,4 @@ def test_a_faithful_export_passes_and_the_batch_size_does_not_matter(exported, i
     reference = student.logits(images)
     for batch in (7, 128):
         logits = logits_of(student.path, images, batch=batch)
-        check(compare(reference, logits, reference.argmax(axis=1)), "fp32", Gates())
+        GATES["fp32"].check(compare(reference, logits, reference.argmax(axis=1)))

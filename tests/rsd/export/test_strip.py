@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from rsd.export.ladder import Ladder
-from rsd.export.parity import Gates
+from rsd.export.parity import MaxDifference
 from rsd.export.strip import AsTrained, judge_stripped
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
@@ -29,6 +29,7 @@ VIT: dict[str, Any] = {
     "args": {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
 }
 RESNET: dict[str, Any] = {"name": "resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}}
+EXACT = MaxDifference("stripped", 0.0)
 DATA = dataset(classes=10)
 
 
@@ -62,9 +63,8 @@ def test_a_stripped_student_says_exactly_what_it_said_beside_its_scaffold(tmp_pa
     model.load_state_dict(load_file(student.weights))
     split = LabelledImages(images, np.zeros(64, np.int64), DATA.classes)
     normalize = PixelNormalize(MEAN, STD)
-    ladder = Ladder(predict(model, normalize, images, batch_size=64).logits.numpy(), split, Gates())
-    judge_stripped(ladder, model, normalize, within)
-    assert ladder.records[0].max_difference == 0
+    ladder = Ladder(predict(model, normalize, images, batch_size=64).logits.numpy(), split)
+    assert judge_stripped(ladder, EXACT, model, normalize, within).max_difference == 0
     assert np.ptp(ladder.expected) > 0.1
 
 
@@ -77,4 +77,4 @@ def test_a_student_that_was_not_stripped_cleanly_is_refused_with_the_part_that_d
     model.load_state_dict(state)
     split = LabelledImages(images, np.zeros(64, np.int64), DATA.classes)
     with pytest.raises(UserError, match=r"^the stripped student differs .* is 'blocks\.2\.mlp\.fc1', whose output"):
-        judge_stripped(Ladder(np.zeros((64, 10), np.float32), split, Gates()), model, PixelNormalize(MEAN, STD), within)
+        judge_stripped(Ladder(np.zeros((64, 10), np.float32), split), EXACT, model, PixelNormalize(MEAN, STD), within)

@@ -13,20 +13,22 @@ from onnx import TensorProto
 from pydantic import ValidationError
 from torch import nn
 
-from rsd.export import tensorrt
+from rsd.export import precisions, tensorrt
 from rsd.export.graph import checked, save
 from rsd.export.half import to_half
-from rsd.export.ladder import Conversion, Ladder
-from rsd.export.options import INT8_OPSET, ExportOptions
-from rsd.export.parity import Gates, Precision, check, compare, logits_of
-from rsd.export.quantize import Int8Options, calibrated, quantize_file, quantized
+from rsd.export.ladder import Ladder
+from rsd.export.options import ExportOptions, export_options
+from rsd.export.parity import MaxDifference, compare, logits_of
+from rsd.export.precisions.base import Exported
+from rsd.export.precisions.int8 import Int8Options
+from rsd.export.quantize import calibrated, quantized
 from rsd.export.trace import judge_traced, trace
 from rsd.machine.errors import UserError
 from rsd.models.pixels import RawPixels
 from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, export, lively, squares, telling
 
-KINDS: list[tuple[str, Precision]] = [("resnet", "fp32"), ("vit", "fp16")]
+KINDS = [("resnet", "fp32"), ("vit", "fp16")]
 
 
 @pytest.mark.parametrize("name", ["resnet", "vit"])
@@ -41,8 +43,8 @@ def test_onnx_runtime_says_what_pytorch_says(exported, images, name, precision):
     student = exported(name, precision)
     reference = student.logits(images)
     record = compare(reference, logits_of(student.path, images), reference.argmax(axis=1))
-    check(record, precision, Gates())
-    assert record["max_difference_share"] < (1e-5 if precision == "fp32" else 5e-3)
+    export_options()().gate(precision).check(record)
+    assert record.max_difference_share < (1e-5 if precision == "fp32" else 5e-3)
 
 
 @pytest.mark.parametrize(("name", "precision"), KINDS)
@@ -84,12 +86,8 @@ def test_the_same_model_gives_the_same_bytes_and_no_chatter(exported, tmp_path, 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("name", ["resnet", "vit"])
-def test_the_file_names_no_folder_of_this_machine(exported, images, tmp_path, name, precision):
-    path = exported(name, "fp32" if precision == "int8" else precision).path
-    if precision == "int8":
-        quantize_file(path, tmp_path / "int8.onnx", images[:8])
-        path = tmp_path / "int8.onnx"
-    content = path.read_bytes()
+def test_the_file_names_no_folder_of_this_machine(exported, name, precision):
+    content = exported(name, precision).path.read_bytes()
     for folder in (Path.cwd(), Path(sys.prefix), Path(torch.__file__).parent, Path(timm.__file__).parent):
         assert str(folder).encode() not in content
     assert b"stack_trace" not in content
@@ -144,7 +142,7 @@ def test_the_oldest_and_the_newest_opset_say_what_pytorch_says_in_every_precisio
     reference = student.logits(images)
     for (precision, graph), within in zip(graphs.items(), (1e-5, 1e-2, 0.2), strict=True):
         path = tmp_path / f"{precision}.onnx"
-        if (name, precision) == ("vit", "int8") and opset > INT8_OPSET:
+        if (name, precision) == ("vit", "int8") and opset > (precisions.get("int8").largest_opset or (23,))[0]:
             # Once this loads, `rsd.config.resolve` need not refuse the opset any more.
             with pytest.raises(UserError, match="ONNX Runtime loads, found a fault: .*QuantizeLinear"):
                 save(checked(graph), path, metadata={})
@@ -152,7 +150,7 @@ def test_the_oldest_and_the_newest_opset_say_what_pytorch_says_in_every_precisio
         save(checked(graph), path, metadata={})
         made = onnx.load(path)
         assert ([(o.domain, o.version) for o in made.opset_import], made.ir_version) == ([("", opset)], ir_version)
-        share = compare(reference, logits_of(path, images), reference.argmax(axis=1))["max_difference_share"]
+        share = compare(reference, logits_of(path, images), reference.argmax(axis=1)).max_difference_share
         assert share < within, precision
 
 
@@ -164,7 +162,9 @@ def test_a_graph_that_strays_from_pytorch_names_the_node(traced, images):
     (node,) = [node for node in proto.graph.node if node.name == "node_relu_3"]
     node.op_type = "Softplus"
     with pytest.raises(UserError, match=r"^the fp32 export differs .*: \d+, .*'node_relu_3'") as error:
-        judge_traced(Ladder(student.logits(images), split, Gates()), student.traced._replace(proto=proto))
+        judge_traced(
+            Ladder(student.logits(images), split), MaxDifference("fp32", 1e-4), student.traced._replace(proto=proto)
+        )
     assert "\n" not in str(error.value)
 
 
@@ -260,13 +260,15 @@ def test_every_student_at_224_climbs_the_ladder_and_builds(tmp_path, name):
     assert len(set(reference.argmax(axis=1))) > 3
     labels = reference.argmax(axis=1)  # so that every change of the first class is an error
     split = LabelledImages(pixels, labels, [str(number) for number in range(10)])
-    ladder = Ladder(reference, split, Gates())
-    judge_traced(ladder, made)
-    graphs = {"fp32": made.proto, "fp16": Conversion(ladder, made.proto, {}).fp16()[0]}
-    assert [record.rung for record in ladder.records] == ["fp32", "fp16"]
+    ladder, options = Ladder(reference, split), export_options()()
+    judge_traced(ladder, options.gate("fp32"), made)
+    half = precisions.get("fp16").convert(
+        Exported(made.proto, {}, ladder, options.gate("fp16"), lambda _: split), options.of("fp16")
+    )
+    graphs = {"fp32": made.proto, "fp16": half.graph}
     # `telling` takes the common part off the logits and so most of the range that shares are of.
-    assert ladder.records[1].max_difference_share < 5e-2
-    assert ladder.records[1].disagreements_beyond_near_ties == 0
+    assert half.parity.max_difference_share < 5e-2
+    assert half.parity.disagreements_beyond_near_ties == 0
     known = calibrated(made.proto, pixels[:8], Int8Options())
     graphs["int8"] = checked(quantized(made.proto, known))
     # An untrained MobileNetV2 multiplies every rounding (pixels that are off by 2 of 255 leave its logits a correlation
@@ -322,12 +324,12 @@ def test_the_files_run_in_the_oldest_onnx_runtime_that_is_supported(traced, imag
     assert told.strip() == OLDEST[0].split("==")[1]
     for path in paths:
         here, there = logits_of(path, images), np.load(f"{path}.npy")
-        apart = compare(here, there, here.argmax(axis=1))["max_difference_share"]
+        apart = compare(here, there, here.argmax(axis=1)).max_difference_share
         if "int8" in path.name:
             # Kernels of another version round to the next level of int8 now and then: the one must be as good as the
             # other beside the graph that both stand for.
             exact = logits_of(path.with_name(path.name.replace("int8", "fp32")), images)
-            strays = [compare(exact, said, exact.argmax(axis=1))["mean_difference"] for said in (here, there)]
+            strays = [compare(exact, said, exact.argmax(axis=1)).mean_difference for said in (here, there)]
             assert strays[1] < 1.25 * strays[0]
         else:
             assert apart < (1e-5 if "fp32" in path.name else 2e-2)

@@ -1,0 +1,30 @@
+"""One file per precision: its options, its gate, and how it is made of the exported graph.
+
+A precision's name is its file's name, and `precisions` of params.yaml takes every name that there is.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsd.machine.errors import UserError
+
+if TYPE_CHECKING:
+    from rsd.export.precisions.base import Precision
+
+
+def names() -> list[str]:
+    """The files of this folder but `base.py` and those that start with an underscore."""
+    return sorted(file.stem for file in Path(__file__).parent.glob("[!_.]*.py") if file.stem != "base")
+
+
+def get(name: str) -> "Precision[Any]":
+    """What the file of this name holds as `PRECISION`.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if name not in names():
+        raise UserError(f"expected a precision out of {', '.join(names())}, found {name!r}")
+    made: Precision[Any] = importlib.import_module(f"{__name__}.{name}").PRECISION
+    return made

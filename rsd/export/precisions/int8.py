@@ -1,0 +1,110 @@
+"""Convolutions and matrix products in int8, calibrated; the nodes that hurt most stay in float where the gate fails."""
+
+from typing import Literal
+
+import numpy as np
+import onnx
+from pydantic import Field
+
+from rsd.export.graph import checked
+from rsd.export.parity import GateError, compare, logits_of
+from rsd.export.precisions.base import Converted, Exported, Precision
+from rsd.export.quantize import Harm, calibrated, harms, quantized, some, tries
+from rsd.machine.errors import UserError
+from rsd.machine.options import Options
+from rsd.run.records import Part
+from rsd.sources.images import Images
+
+SEARCH_IMAGES = 256
+"""Validation images that say which nodes int8 hurts most."""
+
+
+class Int8Options(Options):
+    """`export.int8` of params.yaml."""
+
+    calibration: Literal["min_max", "percentile", "entropy"] = "min_max"
+    """How the range of a value is taken from what it was for the calibration images: all of it, all but the
+    outermost, or what keeps most of the information."""
+    calibration_images: int = Field(256, ge=1)
+    """Drawn from the training split, as they are served without augmentation."""
+    percentile: float = Field(99.99, gt=50, le=100)
+    """Share of a value's magnitudes that its range holds, in per cent; of `calibration: percentile`."""
+    least_share: float = Field(0.5, ge=0, le=1)
+    """Where the gate fails, the nodes that hurt most go back to float, until it passes or this share is left."""
+    reduce_range: bool = False
+    """Weights of 7 bits, for x86 CPUs without VNNI, whose sums of 8-bit products overflow."""
+
+
+class Int8Details(Part):
+    """How an int8 file was made."""
+
+    calibration: str
+    percentile: float
+    least_share: float
+    reduce_range: bool
+    calibration_images: int
+    """As many as there were, and at most the option."""
+    nodes: int
+    """That can be quantised."""
+    in_float: list[Harm]
+    """Nodes that stayed in float, the most harmful first."""
+    refused_by_test: list[int]
+    """Smaller counts of such nodes that passed on the validation images and not on the test images."""
+
+
+class Int8(Precision[Int8Options]):
+    section = Int8Options
+    limit = 1.0
+    tolerance = 1e-1
+    golden = 5e-2
+    largest_opset = (20, "ONNX Runtime does not load an int8 transformer above that")
+    # From 21 on QuantizeLinear names its type; ONNX Runtime 1.32 keeps that name where it turns the int8 of a
+    # transformer into uint8, and then refuses its own graph.
+
+    def graph(self, graph: onnx.ModelProto, options: Int8Options, images: Images) -> onnx.ModelProto:
+        return quantized(graph, calibrated(graph, images, options))
+
+    def convert(self, exported: Exported, options: Int8Options) -> Converted:
+        """Where the gate is missed on the validation images, the nodes that hurt most there go back to float, some more
+        at each try. The first count that passes is judged on the test images; only where these refuse it do the tries
+        go on.
+        """
+        ladder, threads = exported.ladder, exported.ladder.threads
+        train, validation = exported.split("train"), exported.split("validation")
+        ranges = calibrated(exported.graph, train.images, options, threads=threads)
+        expected = logits_of(exported.graph.SerializeToString(), validation.images, threads=threads)
+        harmful: list[Harm] = []
+        refused: list[int] = []
+        for kept in [0, *tries(len(ranges.nodes), options.least_share)]:
+            in_float = harmful[:kept]
+            graph = checked(quantized(exported.graph, ranges, in_float=[harm.node for harm in in_float]))
+            judge = validation
+            try:
+                logits = logits_of(graph.SerializeToString(), validation.images, threads=threads)
+                exported.gate.check(compare(expected, logits, validation.labels), split="validation")
+                judge, logits = ladder.test, ladder.run(graph)
+                parity = ladder.judge(exported.gate, logits)
+            except GateError as error:
+                missed = error
+                if judge is ladder.test:
+                    refused.append(kept)
+            else:
+                details = Int8Details(
+                    **options.model_dump(exclude={"calibration_images"}),
+                    calibration_images=min(options.calibration_images, len(train.images)),
+                    nodes=len(ranges.nodes),
+                    in_float=in_float,
+                    refused_by_test=refused,
+                )
+                note = f"kept in float: {', '.join(harm.node for harm in in_float)}" if in_float else ""
+                return Converted(graph, logits, parity, details, note)
+            if not harmful:
+                harmful = harms(exported.graph, ranges, some(validation.images, SEARCH_IMAGES), threads=threads)
+        most = ", ".join(f"'{harm.node}' ({harm.operator})" for harm in harmful[:3])
+        where = exported.explained(graph, self.tolerance)(judge.images[np.array(missed.images)])
+        raise UserError(
+            f"with {kept} of {len(ranges.nodes)} nodes kept in float {missed}; most is lost at {most}; {where}"
+        ) from missed
+
+
+PRECISION = Int8()
