@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsd.sources.folder import FolderOptions, index_folder
+from rsd.sources.kinds.folder import Folder, index_folder
 
 CLASSES = 100
 LARGEST = 1000.0  # MB
@@ -43,7 +43,7 @@ def measure(root: Path, workers: int | None) -> None:
     """Index `root` and print what it took; in a process that does nothing else."""
     before = _peak()
     start = time.perf_counter()
-    index = index_folder(FolderOptions(source="folder", root=root), workers=workers)
+    index = index_folder(Folder(root=root), workers=workers)
     seconds = time.perf_counter() - start
     count = sum(len(part.paths) for part in index.splits.values())
     print(

@@ -33,8 +33,8 @@ from rsd.methods.scratch import ScratchDistiller
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
 from rsd.run.records import Comparison, DeviceRecord
-from rsd.sources.digits import DigitsOptions, load
 from rsd.sources.images import ArrayImages
+from rsd.sources.kinds.digits import Digits
 from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe
 from rsd.views.augment import ViewChoice
@@ -54,7 +54,7 @@ def make_student(folder: Path) -> None:
     if (folder / "done.json").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    everything = load(DigitsOptions(source="digits", size=16))
+    everything = Digits(size=16).every()
     order = np.random.default_rng(0).permutation(len(everything.labels))
     pixels, labels = np.asarray(everything.images[order]), everything.labels[order]
     known = everything._replace(images=pixels[:1200], labels=labels[:1200])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from rsd.machine.files import write_json
-from rsd.teacher.store import StoredTeacher
+from rsd.teacher.store import StoredTeacher, StoreHeader
 
 
 def random_store(folder: Path, *, images: int, width: int, classes: int, device: torch.device) -> StoredTeacher:
@@ -14,6 +14,6 @@ def random_store(folder: Path, *, images: int, width: int, classes: int, device:
     generator = np.random.default_rng(0)
     for name, columns in (("embedding", width), ("logits", classes)):
         np.save(folder / f"{name}.npy", generator.standard_normal((1, images, columns)).astype(np.float16))
-    header = {"views": 1, "images": images, "embedding_width": width, "logits_width": classes}
-    write_json(folder / "header.json", header)
+    header = StoreHeader(views=1, seed=0, images=images, made_from={}, embedding_width=width, logits_width=classes)
+    write_json(folder / "header.json", header.model_dump(exclude_none=True))
     return StoredTeacher(folder, made_from={}, device=device)

@@ -50,7 +50,7 @@ def main() -> None:
     if leads():
         unfinished.forget(state)
     if leads() and options.count:
-        print(f"teacher on its stored views: top-1 {header['top1']:.2f} %")
+        print(f"teacher on its stored views: top-1 {header.top1:.2f} %")
         check_store(header, classes=len(record.classes), validation_top1=record.validation.top1)
     leave()
 

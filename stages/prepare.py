@@ -1,15 +1,13 @@
 """A source of images -> out/data/: train, validation and test splits, and dataset.json."""
 
-from pydantic import TypeAdapter
-
-from rsd.machine.files import read_json
-from rsd.sources.prepare import DataOptions, prepare
-from stages import OUT, run
+from rsd.sources.base import Source
+from rsd.sources.images import write_record
+from stages import OUT, run, section
 
 
 def main() -> None:
-    options = TypeAdapter(DataOptions).validate_python(read_json(OUT / "params" / "data.json"))
-    record = prepare(options, OUT / "data")
+    record = section("data", Source).prepare(OUT / "data")
+    write_record(OUT / "data", record)
     counts = ", ".join(f"{count} {split}" for split, count in record.counts.items())
     print(f"{record.source}: {counts} images of {record.height} x {record.width}, {len(record.classes)} classes")
 

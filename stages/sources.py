@@ -1,4 +1,4 @@
-"""What the params name outside of the project -> out/sources/. Runs at every `dvc repro`: DVC does not watch it."""
+"""Images and weights outside the project -> out/sources/: their digests. Runs at every `dvc repro`."""
 
 from pathlib import Path
 
@@ -8,13 +8,10 @@ from stages import OUT, run
 
 
 def main() -> None:
-    # Read as they are: the options' own types would bring torch, and this stage runs every time.
-    data, teacher = (read_json(OUT / "params" / f"{name}.json") for name in ("data", "teacher"))
-    # What is downloaded is held to known checksums where it is read.
-    root = None if data.get("download") else data.get("root")
-    write_json(OUT / "sources" / "data.json", {"listing": listing(Path(root)) if root else None})
-    path = teacher.get("path")
-    write_json(OUT / "sources" / "teacher.json", {"sha256": weights_content(Path(path)) if path else None})
+    # Not read from the sections `data` and `teacher`: their types import torch, and this stage must be quick.
+    watched = read_json(OUT / "params" / "watched.json")
+    write_json(OUT / "sources" / "data.json", {path: listing(Path(path)) for path in watched["data"]})
+    write_json(OUT / "sources" / "teacher.json", {path: weights_content(Path(path)) for path in watched["teacher"]})
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ def code_of(*start: str) -> set[Path]:
                 waiting += [f"{module}.{other.stem}" for other in file.parent.glob("[!_]*.py")]
             if file != PUBLIC:
                 waiting += [name for name in imported(file) if name.split(".")[0] in OURS]
+            if file.name == "base.py":  # its kinds are found by name
+                waiting += [f"{module.rpartition('.')[0]}.kinds.{kind.stem}" for kind in file.parent.glob("kinds/*.py")]
     return {file for file in found if not is_bare(file)}
 
 

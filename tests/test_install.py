@@ -139,7 +139,7 @@ def test_the_command_needs_hard_requirements_only():
     [
         ("pipeline", "import rsd.evaluation.accuracy"),
         ("pipeline", "import pipelines.reproduce"),
-        ("data", "from rsd.sources.digits import DigitsOptions, load; load(DigitsOptions(source='digits'))"),
+        ("data", "from rsd.sources.kinds.digits import Digits; Digits().load()"),
         ("export", "import rsd.export.onnx"),
         ("report", "import rsd.report.page"),
         ("sign", "from pathlib import Path; from rsd.release.sign import verify; verify(Path('a'), Path('b'))"),

@@ -14,12 +14,13 @@ from rsd.export.options import export_options
 from rsd.export.tensorrt import EngineOptions
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError
+from rsd.machine.kinds import Kind
 from rsd.machine.options import OneOf, Options
 from rsd.measure.benchmark import BenchmarkOptions
 from rsd.models.make import ModelOptions
 from rsd.release.bundle import BundleOptions
-from rsd.sources.prepare import DataOptions
-from rsd.teacher.origin import TRAINED, TeacherOptions
+from rsd.sources.base import Source
+from rsd.teacher.base import TeacherOptions
 from rsd.teacher.store import ViewOptions
 from rsd.training.recipe import Recipe, part_size
 
@@ -48,7 +49,7 @@ class Run(Options):
 
 SECTIONS: dict[str, Any] = {
     "run": Run,
-    "data": DataOptions,
+    "data": Source,
     "teacher": TeacherOptions,
     "teacher_recipe": Recipe,
     "student": ModelOptions,
@@ -76,7 +77,10 @@ _TOP = {"pair", "data", "recipe", "methods", "seeds", "precisions", "protocol", 
 
 
 def resolve(params: Path, conf: Path) -> dict[str, Any]:
-    """The whole configuration as plain values: the sections of `SECTIONS`, and `method.<name>` for each method.
+    """The whole configuration as plain values.
+
+    These are the sections of `SECTIONS`; `method.<name>` for each method; `augment` of the recipe; and `watched`, the
+    paths outside the project that the source of images and the teacher read.
 
     Args:
         params: params.yaml.
@@ -109,7 +113,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     files = {"data": data_file, "teacher": pair_file, "student": pair_file, "recipe": recipe_file}
     for name in ("data", "teacher", "student", "recipe"):
         sections[name] = _merge(sections[name], override.get(name, {}))
-    if sections["teacher"].get("source", "pretrain") in TRAINED and sections["teacher"].get("recipe"):
+    if _is_trained(sections["teacher"]) and sections["teacher"].get("recipe"):
         files["teacher_recipe"], teacher_recipe = _named(
             conf, "recipe", sections["teacher"]["recipe"], errors, pair_file
         )
@@ -130,6 +134,11 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         resolved[name] = _check(kind, values, prefix, files.get(name, params), override.get(name), errors)
     # A section of its own, so that another number of epochs does not make another view store.
     resolved["augment"] = (resolved["recipe"] or {}).get("augment")
+    resolved["watched"] = {
+        name: [str(path) for path in SECTIONS[name].model_validate(resolved[name]).watched]
+        for name in ("data", "teacher")
+        if resolved[name]
+    }
     paper = chosen.get("protocol") == "paper"
     resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors, paper=paper)
     for name in ("recipe", "teacher_recipe"):
@@ -216,12 +225,27 @@ def _check(kind: Any, values: Any, prefix: str, file: Path, override: Any, error
         checked = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         for fault in error.errors():
-            # The tag of a union of sources is no key of the file.
-            path = [str(part) for part in fault["loc"] if part != (values or {}).get("source")]
+            path = [str(part) for part in fault["loc"]]
             above = f" or override in {Path('params.yaml')}" if override else ""
-            errors.append(f"{file}{above}: {(prefix + '.'.join(path)).rstrip('.')}: {_sentence(fault, kind)}")
+            sentence = _sentence(fault, _kind_of(kind, values) or kind)
+            errors.append(f"{file}{above}: {(prefix + '.'.join(path)).rstrip('.')}: {sentence}")
         return None
     return checked.model_dump(mode="json")
+
+
+def _kind_of(thing: Any, values: Any) -> type[Any] | None:
+    """The kind of a thing that a section's `source` names; None if the section has no kinds, or names none of them."""
+    if not (isinstance(thing, type) and issubclass(thing, Kind) and isinstance(values, dict)):
+        return None
+    try:
+        return thing.named(values.get("source", thing.model_fields["source"].default))
+    except UserError:
+        return None
+
+
+def _is_trained(teacher: dict[str, Any]) -> bool:
+    kind = _kind_of(TeacherOptions, teacher)
+    return kind is not None and kind.trained
 
 
 def _sentence(fault: Mapping[str, Any], kind: Any) -> str:

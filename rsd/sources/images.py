@@ -7,26 +7,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, sha256, written_aside
-from rsd.machine.options import Options
+from rsd.machine.files import read_json, sha256, write_json, written_aside
 from rsd.sources.image_file import decode
-
-
-class SourceOptions(Options):
-    """What every source of images has in common."""
-
-    validation: float = Field(0.1, gt=0, lt=0.5)
-    """Share of the training images that selects; stratified by class."""
-    hold_out: bool = True
-    """Whether training leaves the validation images out; false only to follow a protocol without validation."""
-    train_share: float = Field(1.0, gt=0, le=1)
-    """Share of the training images that trains, stratified by class, to see what fewer of them cost; validation and
-    test images stay as they are."""
-    seed: int = Field(0, ge=0)
-    """Seed of the split."""
 
 
 class Images(Protocol):
@@ -40,17 +25,17 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any, /) -> np.ndarray:
-        """A slice or int64 `[B]` of images, not augmented, uint8 `[B, H, W, C]`."""
+        """The images of a slice or of int64 `[B]`, not augmented, uint8 `[B, H, W, C]`."""
         ...
 
 
 def sample(images: Images, count: int) -> np.ndarray:
-    """At most `count` images, uint8 `[N, H, W, C]`, the same each time and of all classes."""
+    """At most `count` random images, uint8 `[N, H, W, C]`, the same at each call."""
     return images[np.random.default_rng(0).permutation(len(images))[:count]]
 
 
 class ArrayImages:
-    """Images of one size in an array uint8 `[N, H, W, C]`, served at `size` x `size` pixels or as they are."""
+    """Images in an array uint8 `[N, H, W, C]`, served at `size` x `size` pixels; None serves them as they are."""
 
     def __init__(self, array: Any, size: int | None = None) -> None:
         height, width = array.shape[1:3]
@@ -73,7 +58,7 @@ class ArrayImages:
 
 
 def _resized(images: np.ndarray, side: tuple[int, int]) -> np.ndarray:
-    """Images at another size; smooth where that is smaller."""
+    """Images at another size, bilinear; antialiased where that is smaller."""
     resized = np.empty((len(images), *side, images.shape[3]), np.uint8)
     for row, pixels in enumerate(images):
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
@@ -123,10 +108,10 @@ class ImageFiles:
         """Each image, and its part in the pixels at which it was decoded.
 
         Args:
-            boxes: the parts that are wanted: top, left, height, width in the original's pixels, float64 `[B, 4]`.
+            boxes: the parts to serve: top, left, height, width in the original's pixels, float64 `[B, 4]`.
         """
         for number, box in zip(index, boxes, strict=True):
-            # What is wanted at half of its size can be cut from a JPEG that is decoded at half of its size.
+            # A JPEG whose part is served at half of its size is decoded at half of its size, which is faster.
             image = decode(self.root / os.fsdecode(self.paths[number]), reduce=min(box[2:]) / self.size)
             yield image, box * np.tile((image.height, image.width) / self.originals[number], 2)
 
@@ -144,9 +129,9 @@ class DatasetRecord(BaseModel):
 
     source: str
     kept: Literal["arrays", "files"] = "arrays"
-    """Whether a split holds its images, or the paths of the files that do."""
+    """Whether a split holds its images, or the paths of image files."""
     root: str | None = None
-    """Of these paths."""
+    """Folder that these paths start from."""
     crop_share: float | None = None
     """The central share of a file's shorter side that is served without augmentation."""
     classes: list[str]
@@ -172,9 +157,9 @@ class DatasetRecord(BaseModel):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How the project serves an image of another size, for a device to do the same with Pillow.
+        """How the project serves an image of another size, so that a device can do the same with Pillow.
 
-        Arrays are resized as a whole (bilinear); of files the central square of `crop_share` is (bicubic).
+        An array is resized as a whole (bilinear); an image file is cut to its central square of `crop_share` (bicubic).
         """
         files = self.kept == "files"
         return {
@@ -205,6 +190,10 @@ def write_index(
         for name, values in (("labels", labels), ("sizes", sizes), ("digests", digests)):
             np.save(aside / f"{name}.npy", values)
     return {name: sha256(folder / name) for name in ("paths.txt", "labels.npy", "sizes.npy", "digests.npy")}
+
+
+def write_record(data: Path, record: DatasetRecord) -> None:
+    write_json(data / "dataset.json", record.model_dump())
 
 
 def read_record(data: Path) -> DatasetRecord:

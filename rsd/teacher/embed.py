@@ -1,4 +1,4 @@
-"""Writes the view store: what the teacher says of every stored view of every training image."""
+"""Writes the view store: the teacher's outputs for every stored view of every training image."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from rsd.machine.progress import progress
 from rsd.models.outputs import embedding_width, outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
-from rsd.teacher.store import ViewOptions
+from rsd.teacher.store import StoreHeader, ViewOptions
 from rsd.views.augment import AugmentOptions
 from rsd.views.batches import batches, store_plan
 
@@ -40,21 +39,18 @@ def write_store(
     unfinished: Path,
     workers: int = 0,
     save_seconds: float = SAVE_SECONDS,
-) -> dict[str, Any]:
+) -> StoreHeader:
     """Run the teacher on every view and write `embedding.npy` `[V, N, D]`, `logits.npy` `[V, N, C]`, fp16.
 
-    The header is written last; a folder without one is not a store. Each of several processes calls it with the
-    same arguments and takes a run of the batches, those of one process alone, so the store has that one's numbers.
+    The header is written last; a folder without one is not a store. Each of several processes calls this function
+    with the same arguments and takes its share of the batches. The batches are those of one process, so the store has
+    the same numbers.
 
     Args:
         made_from: see `rsd.teacher.store.store_digests`; for the header.
-        unfinished: where a store of these digests grows; what a killed run has left there is gone on with, if it was
-            one of as many processes.
+        unfinished: where a store of these digests grows. A killed run of as many processes is continued from there.
         workers: other processes that prepare the views, for each of these.
-        save_seconds: how often what is done is noted.
-
-    Returns:
-        The header, with the teacher's top-1 in per cent on its stored views (of mixed labels, the larger).
+        save_seconds: how often the progress is saved.
 
     Raises:
         UserError: an output does not fit into fp16, or there is no room for the store.
@@ -66,11 +62,11 @@ def write_store(
     arrays = _opened(
         unfinished, {name: (options.count, count, width) for name, width in widths.items()} if options.count else {}
     )
-    noted = unfinished / f"progress-{parallel.rank()}.json"
+    progress_file = unfinished / f"progress-{parallel.rank()}.json"
     try:
-        done, right = json.loads(noted.read_text())
+        done, correct = json.loads(progress_file.read_text())
     except (FileNotFoundError, ValueError):
-        done, right = own.start, 0
+        done, correct = own.start, 0
 
     def views_in(start: int, stop: int) -> int:
         return sum(min(options.batch_size, count - options.batch_size * (n % per_view)) for n in range(start, stop))
@@ -91,8 +87,8 @@ def write_store(
         for batch in batches(
             images, plan, per_view, augment, seed=options.seed, numbers=range(done, own.stop), workers=workers
         ):
-            told = outputs(teacher, normalize(batch.raw.to(normalize.mean.device)))
-            for name, value in told._asdict().items():
+            answers = outputs(teacher, normalize(batch.raw.to(normalize.mean.device)))
+            for name, value in answers._asdict().items():
                 half = value.half()
                 if not torch.isfinite(half).all():
                     raise UserError(
@@ -101,31 +97,31 @@ def write_store(
                     )
                 arrays[name][batch.views, batch.images] = half.cpu().numpy()
             labels = batch.target.argmax(dim=1) if batch.target.ndim == 2 else batch.target
-            right += int((told.logits.argmax(dim=1).cpu() == labels).sum())
+            correct += int((answers.logits.argmax(dim=1).cpu() == labels).sum())
             done += 1
             bar.update(len(batch.images))
             if time.monotonic() - saved >= save_seconds or done == own.stop:
                 for array in arrays.values():
                     array.flush()  # type: ignore[attr-defined]
-                write_json(noted, [done, right])
+                write_json(progress_file, [done, correct])
                 saved = time.monotonic()
     parallel.wait(patiently=True)  # for the others, whose shares may take much longer
-    all_right = int(torch.stack(parallel.all_of(torch.tensor(right))).sum())
-    header: dict[str, Any] = {"views": options.count, "seed": options.seed, "images": count, "made_from": made_from}
+    all_correct = int(torch.stack(parallel.all_of(torch.tensor(correct))).sum())
+    header = StoreHeader(views=options.count, seed=options.seed, images=count, made_from=made_from)
     if options.count:
-        header["top1"] = 100 * all_right / (options.count * count)
-        header |= {f"{name}_width": width for name, width in widths.items()}
+        header.top1 = 100 * all_correct / (options.count * count)
+        header.embedding_width, header.logits_width = widths["embedding"], widths["logits"]
     if parallel.leads():
-        write_json(unfinished / "header.json", header)
+        write_json(unfinished / "header.json", header.model_dump(exclude_none=True))
         move_folder(unfinished, folder)
-        for note in (folder / _MADE_FOR, *folder.glob("progress-*.json")):  # until here a kill needs them
-            note.unlink(missing_ok=True)
+        for file in (folder / _MADE_FOR, *folder.glob("progress-*.json")):  # until here a killed run needs them
+            file.unlink(missing_ok=True)
     parallel.wait(patiently=True)
     return header
 
 
 _MADE_FOR = "processes.json"
-"""How many processes write an unfinished store; there when its arrays are."""
+"""File with the number of processes that write an unfinished store; it is written after the arrays are made."""
 
 
 def _opened(unfinished: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -135,7 +131,7 @@ def _opened(unfinished: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
             made_for = json.loads((unfinished / _MADE_FOR).read_text())
         except (FileNotFoundError, ValueError):
             made_for = None
-        if made_for != parallel.processes():  # other shares, so the notes of what is done mean nothing
+        if made_for != parallel.processes():  # other shares, so the saved progress means nothing
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             for name, shape in shapes.items():
@@ -150,7 +146,7 @@ def _make(path: Path, shape: tuple[int, ...]) -> None:
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            # A write into a map that finds the disk full ends the process without a word: room is taken here.
+            # On a full disk a write into a memory map kills the process without a message, so take the room now.
             if hasattr(os, "posix_fallocate"):  # a Mac has none
                 os.posix_fallocate(file.fileno(), 0, size)
             os.fsync(file.fileno())
@@ -161,25 +157,25 @@ def _make(path: Path, shape: tuple[int, ...]) -> None:
             ) from error
 
 
-def check_store(header: dict[str, Any], *, classes: int, validation_top1: float) -> None:
-    """Stop where the teacher does not know the very views it is to teach from.
+def check_store(header: StoreHeader, *, classes: int, validation_top1: float) -> None:
+    """Stop a pipeline whose teacher is lost on the augmented views that it is to teach from.
 
-    Of its lead over chance on validation at least a quarter must be left on the augmented views: less
-    means pixels that it was not trained for, or labels in another order. A teacher with less than ten points
-    of lead is not judged here: whether it will do is what `teacher.min_top1` says.
+    On these views the teacher must keep at least a quarter of its lead over chance on validation. With less, it was
+    not trained for such pixels, or its classes are in another order. A teacher with less than ten points of lead is
+    not judged here; `teacher.min_top1` judges it.
 
     Args:
         validation_top1: the teacher's, in per cent.
 
     Raises:
-        UserError: it is less.
+        UserError: the teacher keeps less.
     """
     chance = 100 / classes
     lead = validation_top1 - chance
     least = chance + lead / 4
-    if header["views"] and lead >= 10 and header["top1"] < least:
+    if header.top1 is not None and lead >= 10 and header.top1 < least:
         raise UserError(
             f"expected the teacher ({validation_top1:.2f} % top-1 on validation) to have at least {least:.2f} % on "
-            f"its stored views, found {header['top1']:.2f} %; weaken recipe.augment, or check the teacher's "
+            f"its stored views, found {header.top1:.2f} %; weaken recipe.augment, or check the teacher's "
             "normalisation and input size"
         )

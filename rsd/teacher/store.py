@@ -5,15 +5,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, sha256
+from rsd.machine.files import sha256
 from rsd.machine.options import Options
 from rsd.models.features import StagedOutputs, staged_outputs
 from rsd.models.outputs import Outputs, outputs
@@ -32,21 +31,42 @@ class ViewOptions(Options):
     """Images per forward pass of the teacher."""
 
 
-def store_digests(*, teacher: Path, dataset: Path, augment: AugmentOptions, options: ViewOptions) -> dict[str, str]:
-    """SHA-256 of what a store is made from, each by its name: teacher, images, augmentation, views.
+class StoreHeader(BaseModel):
+    """`header.json`: what is in a store."""
 
-    Of the recipe its augmentation alone: the rest (epochs, rates, losses) says how a student learns, and changes
-    nothing of what the teacher sees, so students of several recipes share a store.
+    views: int = Field(ge=0)
+    """Of each image, and of `seed`."""
+    seed: int
+    images: int = Field(ge=0)
+    made_from: dict[str, str]
+    """See `store_digests`."""
+    top1: float | None = None
+    """The teacher's, in per cent over its stored views (of mixed labels, the larger); this and the widths only with
+    views."""
+    embedding_width: int | None = Field(None, gt=0)
+    logits_width: int | None = Field(None, gt=0)
+
+
+def store_digests(*, teacher: Path, dataset: Path, augment: AugmentOptions, options: ViewOptions) -> dict[str, str]:
+    """SHA-256 of what a store is made from, by name: teacher, images, augmentation, views.
+
+    Only the augmentation of the recipe counts: epochs, rates and losses do not change what the teacher is shown, so
+    students of several recipes share a store.
 
     Args:
         teacher: the teacher's safetensors file.
         dataset: `dataset.json`, which holds the checksums of the images.
     """
 
-    def of(chosen: Options) -> str:
-        return hashlib.sha256(json.dumps(chosen.model_dump(), sort_keys=True).encode()).hexdigest()
+    def digest(section: Options) -> str:
+        return hashlib.sha256(json.dumps(section.model_dump(), sort_keys=True).encode()).hexdigest()
 
-    return {"teacher": sha256(teacher), "images": sha256(dataset), "augmentation": of(augment), "views": of(options)}
+    return {
+        "teacher": sha256(teacher),
+        "images": sha256(dataset),
+        "augmentation": digest(augment),
+        "views": digest(options),
+    }
 
 
 class StoredTeacher:
@@ -56,22 +76,22 @@ class StoredTeacher:
         made_from: what the store must have been made from, see `store_digests`.
 
     Raises:
-        UserError: it was not, or it is damaged.
+        UserError: it was made from something else, or is damaged.
     """
 
     def __init__(self, folder: Path, *, made_from: dict[str, str], device: torch.device) -> None:
         with _whole(folder):
-            header = read_json(folder / "header.json")
-            found = header.get("made_from", {})
-        if other := [name for name, digest in made_from.items() if found.get(name) != digest]:
+            header = StoreHeader.model_validate_json((folder / "header.json").read_bytes())
+        if other := [name for name, digest in made_from.items() if header.made_from.get(name) != digest]:
             raise UserError(
                 "expected a view store made from this teacher, these images, this augmentation and these views, found "
                 f"one with other digests of {', '.join(other)} in {folder}; run `dvc repro embed`"
             )
         self.device = device
         with _whole(folder):
-            self.embedding = _mapped(folder, "embedding", header)
-            self.logits = _mapped(folder, "logits", header)
+            shape = header.views, header.images
+            self.embedding = _mapped(folder, "embedding", (*shape, header.embedding_width))
+            self.logits = _mapped(folder, "logits", (*shape, header.logits_width))
 
     def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs:
         return Outputs(
@@ -84,25 +104,26 @@ class StoredTeacher:
 def _whole(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:  # all that a damaged file runs into
+    except (OSError, EOFError, ValueError) as error:  # whatever a damaged file raises
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"expected a whole view store in {folder}, found it damaged ({error}); run `dvc repro embed`, which writes "
-            "it anew"
+            f"expected a whole view store in {folder}, found it damaged ({reason}); run `dvc repro embed`, which "
+            "writes it anew"
         ) from error
 
 
-def _mapped(folder: Path, name: str, header: dict[str, Any]) -> np.ndarray:
+def _mapped(folder: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
     array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    if array.shape != (shape := (header["views"], header["images"], header[f"{name}_width"])):
+    if array.shape != shape:
         raise ValueError(f"{name}.npy is {array.shape}, and {shape} by the header")
     return array
 
 
 class LiveTeacher:
-    """Runs the teacher on the very pixels the student sees; it never leaves eval mode.
+    """Runs the teacher on the pixels that the student is shown; it never leaves eval mode.
 
     Args:
-        staged: whether it tells its stages, too.
+        staged: whether it also gives the feature maps of its stages.
     """
 
     def __init__(self, teacher: nn.Module, normalize: PixelNormalize, *, staged: bool = False) -> None:

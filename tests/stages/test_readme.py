@@ -13,7 +13,7 @@ from PIL import Image
 
 from rsd.config.resolve import resolve
 from rsd.machine.errors import UserError
-from rsd.sources.folder import FolderOptions, index_folder
+from rsd.sources.kinds.folder import Folder, index_folder
 from tests.readme import PAGES, README, block
 from tests.stages.conftest import ROOT
 
@@ -73,7 +73,7 @@ def test_a_folder_with_faults_gets_the_list_shown(tmp_path):
     Image.fromarray(np.full((16, 16), 999, np.uint16)).save(train / "dog" / "scan.png")
     (train / "fox").mkdir()
     with pytest.raises(UserError) as caught:
-        index_folder(FolderOptions(source="folder", root=tmp_path, size=8))
+        index_folder(Folder(root=tmp_path, size=8))
     message = re.sub(r"\d+ bytes not", "5 bytes not", str(caught.value).replace(str(tmp_path), "ROOT"))
     assert f"error: {message}\n" in PAGES["data"]
 

@@ -212,19 +212,19 @@ def test_a_killed_finetuning_goes_on_to_the_same_bytes_and_with_other_weights_st
     assert weights.read_bytes() != undisturbed
 
 
-def test_replaced_weights_and_images_show_in_what_the_stages_depend_on(project):
-    def told():
+def test_replaced_weights_and_images_change_the_watched_digests(project):
+    def digests():
         sources.main()
         return [(OUT / "sources" / f"{name}.json").read_bytes() for name in ("teacher", "data")]
 
-    first = told()
-    assert told() == first
+    first = digests()
+    assert digests() == first
     (project / "theirs" / "model.safetensors").write_bytes(b"others")
-    second = told()
+    second = digests()
     assert second[0] != first[0]
     assert second[1] == first[1]
-    (OUT / "params" / "data.json").write_text(json.dumps({"source": "folder", "root": "images"}))
-    third = told()
+    (OUT / "params" / "watched.json").write_text(json.dumps({"data": ["images"], "teacher": ["theirs"]}))
+    third = digests()
     (project / "images").mkdir()
     (project / "images" / "1.png").write_text("new")
-    assert told()[1] != third[1]
+    assert digests()[1] != third[1]

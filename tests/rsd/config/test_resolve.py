@@ -37,7 +37,7 @@ def project(tmp_path):
 
 def test_what_is_shipped_is_valid_and_complete():
     resolved = resolve(ROOT / "params.yaml", ROOT / "conf")
-    assert resolved.keys() == SECTIONS.keys() | {"method", "augment"}
+    assert resolved.keys() == SECTIONS.keys() | {"method", "augment", "watched"}
 
 
 @pytest.mark.parametrize("kind", ["data", "recipe", "pair"])
@@ -166,6 +166,15 @@ def test_sections_of_the_wrong_kind_are_refused(project):
             "recipe: expected fewer warmup_epochs than epochs, found 50 of 30",
         ),
         ({"override.student.name": "vit_tinny"}, "student.name: expected the name of a timm model, found 'vit_tinny'"),
+        ({"override.data.source": "digts"}, "data.source: expected a source of images out of cifar100, digits, "),
+        ({"override.data.source": "digts"}, "found 'digts'; did you mean digits?"),
+        ({"override.data.sized": 8}, "data.sized: unknown key; did you mean size?"),
+        (
+            {"override.teacher.source": "hubb"},
+            "teacher.source: expected a kind of teacher out of file, finetune, hub, ",
+        ),
+        ({"override.teacher.source": "file"}, "teacher.path: missing; give it a value"),
+        ({"override.teacher.path": "mine.pth"}, "teacher.path: unknown key"),
         ({"export.opset": 99}, "export.opset: expected less than or equal to"),
         ({"export.opset": 21}, "export.opset: expected at most 20 with int8 among the precisions"),
     ],
@@ -218,6 +227,7 @@ def test_a_tilde_in_paths_is_the_home_folder(project, monkeypatch, tmp_path, dat
     found = resolved()
     assert found["data"]["root"] == str(tmp_path / "home" / "images")
     assert found["teacher"]["path"] == str(tmp_path / "home" / "mine.safetensors")
+    assert found["watched"] == {"data": [found["data"]["root"]], "teacher": [found["teacher"]["path"]]}
     edit({"override.data.root": "~nobody-has-this-name/images"})
     with pytest.raises(UserError, match="data.root: expected ~ to stand for a user's home folder, found none"):
         resolved()

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from rsd.machine.errors import UserError
-from rsd.sources.folder import decode
-from rsd.sources.image_file import BadImageError, inspect
+from rsd.sources.image_file import BadImageError, decode, inspect
 
 
 def noise(height=40, width=60, seed=0, channels=3):

@@ -16,7 +16,7 @@ from rsd.models.outputs import outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.teacher.embed import check_store, write_store
-from rsd.teacher.store import ViewOptions
+from rsd.teacher.store import StoreHeader, ViewOptions
 from rsd.views.augment import AugmentOptions
 
 AUGMENT = AugmentOptions(shift=1, flip=True)
@@ -41,9 +41,10 @@ def write(folder, *, model=None, options=OPTIONS, augment=AUGMENT, **more):
 
 def test_the_header_says_what_is_in_it(tmp_path):
     header = write(tmp_path)
-    assert header == read_json(tmp_path / "views" / "header.json")
-    top1 = header.pop("top1")
-    assert header == {
+    content = read_json(tmp_path / "views" / "header.json")
+    assert header == StoreHeader.model_validate(content)
+    top1 = content.pop("top1")
+    assert content == {
         "views": 3,
         "seed": 5,
         "images": 10,
@@ -155,14 +156,18 @@ def test_mixed_views_are_stored_under_the_image_they_belong_to(tmp_path):
     write(tmp_path, augment=augment)
     index = np.array([7, 3])
     pixels, _ = mixed_views(PIXELS, IMAGES.labels, 4, index, augment, seed=5, view=np.array([2, 2]))
-    told = outputs(teacher(), NORMALIZE(torch.from_numpy(pixels)))
+    expected = outputs(teacher(), NORMALIZE(torch.from_numpy(pixels)))
     stored = np.load(tmp_path / "views" / "embedding.npy")[2, index]
-    assert np.allclose(stored, told.embedding.detach().numpy(), rtol=1e-3, atol=1e-3)
+    assert np.allclose(stored, expected.embedding.detach().numpy(), rtol=1e-3, atol=1e-3)
 
 
-def test_a_teacher_that_does_not_know_its_stored_views_stops_the_pipeline():
-    check_store({"views": 3, "top1": 40.0}, classes=10, validation_top1=98.0)
-    check_store({"views": 0}, classes=10, validation_top1=98.0)
-    check_store({"views": 3, "top1": 10.0}, classes=10, validation_top1=19.0)
+def test_a_teacher_lost_on_stored_views_is_refused():
+    def check(top1, validation_top1):
+        header = StoreHeader(views=3, seed=0, images=10, made_from={}, top1=top1)
+        check_store(header, classes=10, validation_top1=validation_top1)
+
+    check(40.0, 98.0)
+    check(None, 98.0)
+    check(10.0, 19.0)
     with pytest.raises(UserError, match=r"at least 32.00 % on its stored views, found 31.00 %"):
-        check_store({"views": 3, "top1": 31.0}, classes=10, validation_top1=98.0)
+        check(31.0, 98.0)

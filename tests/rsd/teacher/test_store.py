@@ -96,16 +96,16 @@ def test_the_live_teacher_never_leaves_eval_mode():
     model = teacher().train()
     live = LiveTeacher(model, NORMALIZE)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    told = live(torch.from_numpy(IMAGES), np.arange(10), np.zeros(10, int))
-    assert not told.embedding.requires_grad
+    answers = live(torch.from_numpy(IMAGES), np.arange(10), np.zeros(10, int))
+    assert not answers.embedding.requires_grad
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())  # batch norm statistics stand still
 
 
 def test_the_live_teacher_tells_its_stages_where_they_are_asked_for():
     raw, index = torch.from_numpy(IMAGES), np.arange(10)
     plain, staged = LiveTeacher(teacher(), NORMALIZE), LiveTeacher(teacher(), NORMALIZE, staged=True)
-    told = staged(raw, index, index)
-    assert isinstance(told, StagedOutputs)
-    assert torch.equal(told.embedding, plain(raw, index, index).embedding)
-    assert [stage.map.shape[1] for stage in told.stages] == [8, 8, 8, 12]
-    assert not any(stage.map.requires_grad for stage in told.stages)
+    answers = staged(raw, index, index)
+    assert isinstance(answers, StagedOutputs)
+    assert torch.equal(answers.embedding, plain(raw, index, index).embedding)
+    assert [stage.map.shape[1] for stage in answers.stages] == [8, 8, 8, 12]
+    assert not any(stage.map.requires_grad for stage in answers.stages)

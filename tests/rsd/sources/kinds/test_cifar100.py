@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rsd.machine.errors import UserError
-from rsd.sources.cifar100 import Cifar100Options, load
+from rsd.sources.kinds.cifar100 import Cifar100
 
 NAMES = [f"class{i}" for i in range(100)]
 
@@ -75,8 +75,8 @@ def pack(path, members):
     return path
 
 
-def options(root, **values):
-    return Cifar100Options(source="cifar100", root=root, **values)
+def source(root, **values):
+    return Cifar100(root=root, **values)
 
 
 def check(found):
@@ -101,13 +101,13 @@ def test_reads_what_was_written(tmp_path, write, packed, direct):
     else:
         place = tmp_path / "cifar-100-python"
         fill(place, contents(write))
-    check(load(options(place if direct else tmp_path)))
+    check(source(place if direct else tmp_path).load())
 
 
 def test_nothing_is_unpacked(tmp_path):
     members = [(f"cifar-100-python/{name}", content) for name, content in contents(python2).items()]
     pack(tmp_path / "cifar-100-python.tar.gz", [*members, ("cifar-100-python/../../evil", b"x"), ("/evil", b"x")])
-    check(load(options(tmp_path)))
+    check(source(tmp_path).load())
     assert os.listdir(tmp_path) == ["cifar-100-python.tar.gz"]
 
 
@@ -119,7 +119,7 @@ def test_a_link_in_the_archive_is_not_followed(tmp_path):
     members = [(f"cifar-100-python/{name}", content) for name, content in contents(python2).items() if name != "meta"]
     pack(tmp_path / "cifar-100-python.tar.gz", [(link, b""), *members])
     with pytest.raises(UserError, match="found: no file cifar-100-python/meta; fetch it again"):
-        load(options(tmp_path))
+        source(tmp_path).load()
 
 
 def test_an_archive_that_says_it_is_huge_is_refused(tmp_path):
@@ -127,7 +127,7 @@ def test_an_archive_that_says_it_is_huge_is_refused(tmp_path):
     big.size = 1 << 40
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(gzip.compress(big.tobuf()))
     with pytest.raises(UserError, match="'cifar-100-python/train' of 1099511627776 bytes"):
-        load(options(tmp_path))
+        source(tmp_path).load()
 
 
 def test_a_huge_header_in_an_archive_is_refused(tmp_path):
@@ -135,7 +135,7 @@ def test_a_huge_header_in_an_archive_is_refused(tmp_path):
     header.type, header.size = tarfile.XHDTYPE, 1 << 32
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(gzip.compress(header.tobuf() + bytes(1 << 16)))
     with pytest.raises(UserError, match="a part of 4294967296 bytes"):
-        load(options(tmp_path))
+        source(tmp_path).load()
 
 
 def test_every_kind_of_cut_archive_is_one_sentence(tmp_path):
@@ -145,10 +145,10 @@ def test_every_kind_of_cut_archive_is_one_sentence(tmp_path):
     for length in [0, 5, 15, 200, *range(1000, len(whole) - 200, len(whole) // 20)]:
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match="expected .*CIFAR-100 in .*; fetch it again"):
-            load(options(tmp_path))
+            source(tmp_path).load()
     path.write_bytes(whole[:1000] + bytes(100) + whole[1100:])
     with pytest.raises(UserError, match="fetch it again"):
-        load(options(tmp_path))
+        source(tmp_path).load()
 
 
 def changed(**values):
@@ -175,20 +175,20 @@ def changed(**values):
 def test_a_file_with_other_content_is_one_sentence(tmp_path, name, value, sentence):
     fill(tmp_path / "cifar-100-python", contents(python2) | {name: python2(value)})
     with pytest.raises(UserError, match=sentence):
-        load(options(tmp_path))
+        source(tmp_path).load()
 
 
 def test_floats_are_no_images(tmp_path):
     fill(tmp_path / "cifar-100-python", contents(python3) | {"test": python3(changed(data=np.zeros((30, 3072))))})
     with pytest.raises(UserError, match=r"found float64 \[30, 3072\]"):
-        load(options(tmp_path))
+        source(tmp_path).load()
 
 
 def test_a_malicious_file_is_refused_by_the_name_it_calls(tmp_path):
     attack = b"cos\nsystem\n(S'touch " + os.fsencode(tmp_path / "was-here") + b"'\ntR."
     fill(tmp_path / "cifar-100-python", contents(python2) | {"meta": attack})
     with pytest.raises(UserError, match="meta, found the name os.system, which has no place"):
-        load(options(tmp_path))
+        source(tmp_path).load()
     assert not (tmp_path / "was-here").exists()
 
 
@@ -198,17 +198,17 @@ def test_a_cut_file_is_one_sentence(tmp_path):
         folder = tmp_path / str(length)
         fill(folder, whole | {"train": whole["train"][:length]})
         with pytest.raises(UserError, match="train, found a damaged pickle .*; fetch it again"):
-            load(options(folder))
+            source(folder).load()
 
 
 def test_a_missing_file_or_folder_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="found neither; put one there, set data.root .* or set data.download"):
-        load(options(tmp_path / "nowhere"))
+        source(tmp_path / "nowhere").load()
     files = contents(python2)
     del files["test"]
     fill(tmp_path / "cifar-100-python", files)
     with pytest.raises(UserError, match="found: no file test"):
-        load(options(tmp_path))
+        source(tmp_path).load()
 
 
 def test_a_file_larger_than_any_of_the_data_set_is_not_read(tmp_path):
@@ -216,7 +216,7 @@ def test_a_file_larger_than_any_of_the_data_set_is_not_read(tmp_path):
     with (tmp_path / "cifar-100-python" / "train").open("r+b") as file:
         file.truncate(1 << 40)
     with pytest.raises(UserError, match="train of 1099511627776 bytes"):
-        load(options(tmp_path))
+        source(tmp_path).load()
 
 
 def test_download_fetches_the_archive_and_only_where_it_is_missing(tmp_path, monkeypatch):
@@ -227,9 +227,9 @@ def test_download_fetches_the_archive_and_only_where_it_is_missing(tmp_path, mon
         path.parent.mkdir()
         pack(path, [(f"cifar-100-python/{name}", content) for name, content in contents(python2).items()])
 
-    monkeypatch.setattr("rsd.sources.cifar100.download", fetch)
-    check(load(options(tmp_path / "new", download=True)))
-    check(load(options(tmp_path / "new", download=True)))
+    monkeypatch.setattr("rsd.sources.kinds.cifar100.download", fetch)
+    check(source(tmp_path / "new", download=True).load())
+    check(source(tmp_path / "new", download=True).load())
     assert calls == [
         ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
     ]

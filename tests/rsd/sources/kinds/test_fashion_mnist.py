@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from rsd.machine.errors import UserError
-from rsd.sources.fashion_mnist import FashionMnistOptions, load
-from rsd.sources.prepare import split
+from rsd.sources.kinds.fashion_mnist import FashionMnist
 
 NAMES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
 
@@ -27,24 +26,24 @@ def root(tmp_path):
     return tmp_path
 
 
-def options(root):
-    return FashionMnistOptions(source="fashion_mnist", root=root)
+def source(root):
+    return FashionMnist(root=root)
 
 
 def test_reads_what_was_written_packed_or_plain(root):
-    train, test = load(options(root))
+    train, test = source(root).load()
     assert np.array_equal(train.images[..., 0], np.load(root / "train.npy"))
     assert np.array_equal(test.labels, np.arange(20) % 10)
 
 
 def test_the_official_test_split_stays_whole(root):
-    parts = split(options(root))
+    parts = source(root).splits()
     assert {name: len(part.labels) for name, part in parts.items()} == {"train": 180, "validation": 20, "test": 20}
 
 
 def test_a_missing_folder_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no such folder; install Debian's package dataset-fashion-mnist"):
-        load(options(tmp_path / "nowhere"))
+        source(tmp_path / "nowhere").load()
 
 
 @pytest.mark.parametrize(
@@ -62,14 +61,14 @@ def test_a_damaged_file_is_one_sentence(root, content, sentence):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=sentence):
-        load(options(root))
+        source(root).load()
 
 
 def test_a_truncated_gzip_is_one_sentence(root):
     path = root / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match="copy it again"):
-        load(options(root))
+        source(root).load()
 
 
 def test_damage_inside_a_gzip_is_one_sentence(root):
@@ -78,7 +77,7 @@ def test_damage_inside_a_gzip_is_one_sentence(root):
     content[50:70] = bytes(20)
     path.write_bytes(content)
     with pytest.raises(UserError, match="copy it again"):
-        load(options(root))
+        source(root).load()
 
 
 def test_download_fetches_only_the_files_that_are_missing(root, monkeypatch):
@@ -90,8 +89,8 @@ def test_download_fetches_only_the_files_that_are_missing(root, monkeypatch):
         fetched.append((url.rpartition("/")[2], md5))
         path.write_bytes(gzip.compress(content))
 
-    monkeypatch.setattr("rsd.sources.fashion_mnist.download", fetch)
-    with_download = options(root).model_copy(update={"download": True})
-    assert len(load(with_download)[0].labels) == 200
-    assert len(load(with_download)[0].labels) == 200
+    monkeypatch.setattr("rsd.sources.kinds.fashion_mnist.download", fetch)
+    with_download = source(root).model_copy(update={"download": True})
+    assert len(with_download.load()[0].labels) == 200
+    assert len(with_download.load()[0].labels) == 200
     assert fetched == [("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe")]

@@ -4,16 +4,16 @@ import gzip
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from rsd.machine.errors import UserError
 from rsd.machine.options import UserPath
 from rsd.sources import safe_pickle
+from rsd.sources.arrays import ArraySource
 from rsd.sources.download import download
-from rsd.sources.images import LabelledImages, SourceOptions
+from rsd.sources.images import LabelledImages
 
 FOLDER = "cifar-100-python"
 ARCHIVE = f"{FOLDER}.tar.gz"
@@ -22,52 +22,53 @@ _LARGEST = 1 << 28  # bytes of one file; the largest of the real ones has 155 MB
 _MOST_MEMBERS = 32  # of an archive; the real one has 5
 
 
-class Cifar100Options(SourceOptions):
+class Cifar100(ArraySource):
     """`data.source: cifar100`."""
 
-    source: Literal["cifar100"]
     root: UserPath = Path("datasets")
     """Holds `cifar-100-python/` or `cifar-100-python.tar.gz`, or is one of the two."""
     download: bool = False
     """Whether torchvision may fetch the archive into `root` where it is missing."""
-    size: int | None = Field(None, ge=8, le=512)
-    """Side in pixels at which the images are served; null: 32, as they are."""
 
+    @property
+    def watched(self) -> list[Path]:
+        return [] if self.download else [self.root]  # a download has a known checksum
 
-def load(options: Cifar100Options) -> tuple[LabelledImages, LabelledImages]:
-    """The official training and test images, uint8 `[N, 32, 32, 3]`, with the 100 fine labels.
+    def load(self) -> tuple[LabelledImages, LabelledImages]:
+        """The official training and test images, uint8 `[N, 32, 32, 3]`, with the 100 fine labels.
 
-    The files are pickles; they are read by `rsd.sources.safe_pickle`, from the archive without unpacking it.
+        The files are pickles; `rsd.sources.safe_pickle` reads them, from the archive without unpacking it.
 
-    Raises:
-        UserError: neither folder nor archive is there, or what is there is damaged, or is not CIFAR-100.
-    """
-    place = _find(options)
-    try:
-        files = _read_folder(place) if place.is_dir() else _read_archive(place)
-    except (OSError, EOFError, zlib.error, tarfile.TarError, _TooLargeError) as error:
-        raise UserError(f"expected CIFAR-100 in {place}, found: {error}; fetch it again") from error
-    classes = _names(_fields(files.pop("meta"), place / "meta"), place / "meta")
-    train, test = (_images(_fields(files.pop(part), place / part), place / part, classes) for part in ("train", "test"))
-    return train, test
-
-
-def _find(options: Cifar100Options) -> Path:
-    root = options.root
-    if root.is_file() or all((root / part).is_file() for part in _PARTS):
-        return root
-    for place in (root / FOLDER, root / ARCHIVE):
-        if place.exists():
-            return place
-    if not options.download:
-        raise UserError(
-            f"expected {FOLDER}/ or {ARCHIVE} in {root}, found neither; put one there, set data.root to where it is, "
-            "or set data.download to true"
+        Raises:
+            UserError: there is neither folder nor archive, or its content is damaged or is not CIFAR-100.
+        """
+        place = self._find()
+        try:
+            files = _read_folder(place) if place.is_dir() else _read_archive(place)
+        except (OSError, EOFError, zlib.error, tarfile.TarError, _TooLargeError) as error:
+            raise UserError(f"expected CIFAR-100 in {place}, found: {error}; fetch it again") from error
+        classes = _names(_fields(files.pop("meta"), place / "meta"), place / "meta")
+        train, test = (
+            _images(_fields(files.pop(part), place / part), place / part, classes) for part in ("train", "test")
         )
-    from torchvision.datasets import CIFAR100  # late, as in download.py
+        return train, test
 
-    download(CIFAR100.url, root / ARCHIVE, md5=CIFAR100.tgz_md5)
-    return root / ARCHIVE
+    def _find(self) -> Path:
+        root = self.root
+        if root.is_file() or all((root / part).is_file() for part in _PARTS):
+            return root
+        for place in (root / FOLDER, root / ARCHIVE):
+            if place.exists():
+                return place
+        if not self.download:
+            raise UserError(
+                f"expected {FOLDER}/ or {ARCHIVE} in {root}, found neither; put one there, set data.root to where it "
+                "is, or set data.download to true"
+            )
+        from torchvision.datasets import CIFAR100  # late, as in download.py
+
+        download(CIFAR100.url, root / ARCHIVE, md5=CIFAR100.tgz_md5)
+        return root / ARCHIVE
 
 
 class _TooLargeError(Exception):
@@ -85,7 +86,7 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
 
 
 class _Bounded(gzip.GzipFile):
-    """An archive's header may ask for any number of bytes; it gets no more than a file may have."""
+    """Refuses to read more than a file may have, whatever size the archive's header states."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _LARGEST:
@@ -100,7 +101,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             if number == _MOST_MEMBERS or member.size > _LARGEST:
                 raise _TooLargeError(f"more than {_MOST_MEMBERS} files, or {member.name!r} of {member.size} bytes")
             folder, part = PurePosixPath(member.name).parent, PurePosixPath(member.name).name
-            # A link or a device of that name is no file: nothing but the bytes in the archive is read.
+            # A link or a device of that name is skipped: only bytes of the archive itself are read.
             if folder == PurePosixPath(FOLDER) and part in _PARTS and member.isreg() and part not in files:
                 file = archive.extractfile(member)
                 assert file is not None  # as isreg() says
@@ -129,8 +130,8 @@ def _text(value: object) -> str:
 
 
 def _names(fields: dict[str, Any], path: Path) -> list[str]:
-    found = fields.get("fine_label_names")
-    names = [_text(name) for name in found if isinstance(name, bytes | str)] if isinstance(found, list) else []
+    names = fields.get("fine_label_names")
+    names = [_text(name) for name in names if isinstance(name, bytes | str)] if isinstance(names, list) else []
     if len(set(names)) != 100:
         raise UserError(
             f"expected 100 different names of classes in {path}, found {len(set(names))}; this reads the fine labels "
@@ -142,11 +143,13 @@ def _names(fields: dict[str, Any], path: Path) -> list[str]:
 def _images(fields: dict[str, Any], path: Path, classes: list[str]) -> LabelledImages:
     data, labels = fields.get("data"), fields.get("fine_labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * 32 * 32:
-        found = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else "none"
-        raise UserError(f"expected images uint8 [N, 3072] as `data` in {path}, found {found}; fetch it again")
+        content = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else "none"
+        raise UserError(f"expected images uint8 [N, 3072] as `data` in {path}, found {content}; fetch it again")
     if not isinstance(labels, list) or len(labels) != len(data) or not len(data):
-        found = f"{len(labels)}" if isinstance(labels, list) else "no list"
-        raise UserError(f"expected as many `fine_labels` as images ({len(data)}) in {path}, found {found}")
+        content = f"{len(labels)}" if isinstance(labels, list) else "no list"
+        raise UserError(
+            f"expected as many `fine_labels` as images ({len(data)}) in {path}, found {content}; fetch it again"
+        )
     wrong = [label for label in labels if type(label) is not int or not 0 <= label < len(classes)]
     if wrong:
         raise UserError(f"expected labels 0 to {len(classes) - 1} in {path}, found {wrong[0]!r}; fetch it again")

@@ -3,26 +3,27 @@ import pytest
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
-from rsd.sources.digits import DigitsOptions
-from rsd.sources.images import LabelledImages, read_record, read_split
-from rsd.sources.prepare import channel_statistics, prepare, split, stratified
+from rsd.sources.arrays import channel_statistics, stratified
+from rsd.sources.images import LabelledImages, read_record, read_split, write_record
+from rsd.sources.kinds.digits import Digits
 
-DIGITS = DigitsOptions(source="digits", size=8)
+DIGITS = Digits(size=8)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    return folder, prepare(DIGITS, folder)
+    write_record(folder, record := DIGITS.prepare(folder))
+    return folder, record
 
 
 def test_every_image_is_in_exactly_one_split(prepared):
     _, record = prepared
     assert sum(record.counts.values()) == 1797
-    parts = split(DIGITS)
+    parts = DIGITS.splits()
     images = np.concatenate([part.images[:].reshape(len(part.labels), -1) for part in parts.values()])
-    every = DigitsOptions(source="digits", size=8, test=0.01, validation=0.01)
-    again = np.concatenate([part.images[:].reshape(len(part.labels), -1) for part in split(every).values()])
+    every = Digits(size=8, test=0.01, validation=0.01)
+    again = np.concatenate([part.images[:].reshape(len(part.labels), -1) for part in every.splits().values()])
     order = lambda rows: rows[np.lexsort(rows.T)]  # noqa: E731
     assert np.array_equal(order(images), order(again))
 
@@ -47,16 +48,16 @@ def test_the_record_describes_what_is_on_disk(prepared):
 
 
 def test_the_same_options_give_the_same_bytes(prepared, tmp_path):
-    assert prepare(DIGITS, tmp_path).checksums == prepared[1].checksums
+    assert DIGITS.prepare(tmp_path).checksums == prepared[1].checksums
 
 
 def test_another_seed_is_another_split(prepared, tmp_path):
-    other = prepare(DIGITS.model_copy(update={"seed": 1}), tmp_path)
+    other = DIGITS.model_copy(update={"seed": 1}).prepare(tmp_path)
     assert other.checksums != prepared[1].checksums
 
 
 def test_fewer_training_images_leave_validation_and_test_as_they_are():
-    whole, part = split(DIGITS), split(DIGITS.model_copy(update={"train_share": 0.2}))
+    whole, part = DIGITS.splits(), DIGITS.model_copy(update={"train_share": 0.2}).splits()
     for name in ("validation", "test"):
         assert np.array_equal(whole[name].images[:], part[name].images[:])
     assert np.abs(np.bincount(part["train"].labels) - 0.2 * np.bincount(whole["train"].labels)).max() <= 1

@@ -3,52 +3,51 @@
 import gzip
 import zlib
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from rsd.machine.errors import UserError
 from rsd.machine.options import UserPath
+from rsd.sources.arrays import ArraySource
 from rsd.sources.download import download
-from rsd.sources.images import LabelledImages, SourceOptions
+from rsd.sources.images import LabelledImages
 
 CLASSES = [
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 ]  # fmt: skip
 
 
-class FashionMnistOptions(SourceOptions):
+class FashionMnist(ArraySource):
     """`data.source: fashion_mnist`."""
 
-    source: Literal["fashion_mnist"]
     root: UserPath = Path("/usr/share/datasets/fashion-mnist")
     """Folder of the four IDX files, plain or .gz; the default is where Debian's package
     `dataset-fashion-mnist` puts them."""
     download: bool = False
     """Whether torchvision may fetch the files that are missing into `root`."""
-    size: int | None = Field(None, ge=8, le=512)
-    """Side in pixels at which the images are served; null: as they are."""
 
+    @property
+    def watched(self) -> list[Path]:
+        return [] if self.download else [self.root]  # a download has a known checksum
 
-def load(options: FashionMnistOptions) -> tuple[LabelledImages, LabelledImages]:
-    """The official training and test images, uint8 `[N, 28, 28, 1]`.
+    def load(self) -> tuple[LabelledImages, LabelledImages]:
+        """The official training and test images, uint8 `[N, 28, 28, 1]`.
 
-    Raises:
-        UserError: the folder or a file of it is missing, or a file is not what its name says.
-    """
-    if options.download:
-        _download(options.root)
-    if not options.root.is_dir():
-        raise UserError(
-            f"expected Fashion-MNIST's IDX files in the folder {options.root}, found no such folder; "
-            "install Debian's package dataset-fashion-mnist, or set data.root to your own folder"
-        )
-    return _read_pair(options.root, "train"), _read_pair(options.root, "t10k")
+        Raises:
+            UserError: the folder or a file of it is missing, or a file is not what its name says.
+        """
+        if self.download:
+            _download(self.root)
+        if not self.root.is_dir():
+            raise UserError(
+                f"expected Fashion-MNIST's IDX files in the folder {self.root}, found no such folder; "
+                "install Debian's package dataset-fashion-mnist, or set data.root to your own folder"
+            )
+        return _read_pair(self.root, "train"), _read_pair(self.root, "t10k")
 
 
 def _download(root: Path) -> None:
-    """Fetch those of the four files that are missing."""
+    """Fetch the missing ones of the four files."""
     for part in ("train", "t10k"):
         for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
             if not (root / name).is_file() and not (root / f"{name}.gz").is_file():

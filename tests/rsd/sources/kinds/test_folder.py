@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from rsd.machine.errors import UserError
-from rsd.sources.folder import FolderOptions, decode, index_folder
+from rsd.sources.image_file import decode
+from rsd.sources.kinds.folder import Folder, index_folder
 
 SIDE = 8  # options.size of all tests; images of it are served as they are
 
@@ -40,7 +41,7 @@ def whole(tmp_path):
 
 
 def index(root, *, workers=None, findings_file=None, **values):
-    options = FolderOptions(source="folder", root=root, size=SIDE, **values)
+    options = Folder(root=root, size=SIDE, **values)
     return index_folder(options, workers=workers, findings_file=findings_file)
 
 

@@ -1,0 +1,212 @@
+"""Anyone's image files, one folder per class; ImageNet-1k in its usual layout is an example."""
+
+from math import sqrt
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
+from rsd.machine.files import written_aside
+from rsd.machine.options import UserPath
+from rsd.sources.base import Source
+from rsd.sources.exclusions import exclude_copies, identities, whole_classes
+from rsd.sources.file_table import FileTable, inspect_all
+from rsd.sources.images import DatasetRecord, write_index
+from rsd.sources.layout import read_layout
+
+_SHOWN = 20  # findings at the terminal; all of them are in the file
+
+
+class Folder(Source):
+    """`data.source: folder`; nothing is copied."""
+
+    root: UserPath
+    """`root/CLASS/*`, or `root/{train,val,test}/CLASS/*`. If only one of `val/` and `test/` exists, it is the test
+    split, as in ImageNet, and validation images are split off `train/`."""
+    size: int = Field(224, ge=8, le=1024)
+    """Side in pixels at which the images are served."""
+    crop_share: float = Field(0.875, gt=0, le=1)
+    """Without augmentation: the central square of this share of the shorter side."""
+    test: float = Field(0.2, gt=0, lt=0.5)
+    """Share of the images in the test split, if the folder has no test split of its own; stratified by class."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """What to do with images that cannot be used: name them all and stop, or name them and leave them out."""
+
+    @property
+    def watched(self) -> list[Path]:
+        return [self.root]
+
+    def prepare(self, out: Path) -> DatasetRecord:
+        index = index_folder(self, findings_file=(file := out / "findings.txt"))
+        if index.findings:
+            print(f"left out of {self.root}, since data.on_bad is skip:\n{numbered(index.findings, file)}")
+        if index.ignored:
+            suffixes = ", ".join(f"{count} {suffix}" for suffix, count in sorted(index.ignored.items()))
+            print(f"ignored in {self.root}, not .jpg, .jpeg, .png or .webp, or hidden: {suffixes}")
+        checksums = {
+            f"{name}/{file}": digest
+            for name, part in index.splits.items()
+            for file, digest in write_index(out / name, *part).items()
+        }
+        return DatasetRecord(
+            source=self.source,
+            kept="files",
+            root=str(self.root),
+            crop_share=self.crop_share,
+            classes=index.classes,
+            height=self.size,
+            width=self.size,
+            channels=3,
+            mean=index.mean,
+            std=index.std,
+            counts={name: len(part.labels) for name, part in index.splits.items()},
+            left_out=index.findings,
+            checksums=checksums,
+        )
+
+
+class ImageIndex(NamedTuple):
+    """Image files of one split."""
+
+    paths: list[str]
+    """Relative to the root, with slashes, sorted."""
+    labels: np.ndarray
+    """int64 `[N]`."""
+    sizes: np.ndarray
+    """int32 `[N, 2]`: height and width as shown, after EXIF's orientation."""
+    digests: np.ndarray
+    """uint8 `[N, 32]`: SHA-256 of each file."""
+
+
+class FolderIndex(NamedTuple):
+    """Which image of a folder is in which split, and what describes them."""
+
+    splits: dict[str, ImageIndex]
+    """train, validation and test."""
+    classes: list[str]
+    mean: list[float]
+    """Of red, green and blue over the training images, in [0, 1]: exact over every pixel of the images shrunk by a
+    whole factor to no less than the served size."""
+    std: list[float]
+    findings: list[str]
+    """What was left out with `on_bad: skip`, one line each."""
+    ignored: dict[str, int]
+    """Hidden files, and files that are no images, by suffix."""
+
+
+def index_folder(options: Folder, *, findings_file: Path | None = None, workers: int | None = None) -> FolderIndex:
+    """Read every image of a folder once, check it, and put it into a split.
+
+    Nothing is written below the root. A class with no usable image in a split is left out. An image in two splits
+    stays in the test split, or else in the validation split. An image with two labels is left out. Copies of an image
+    within a class stay, and a split keeps them together.
+
+    Args:
+        findings_file: where all findings are written, one per line; removed if there are none.
+        workers: threads, see `inspect_all`.
+
+    Raises:
+        UserError: the folder is laid out in another way, something in it cannot be used and `on_bad` is `stop`, or
+            less than two classes are left.
+    """
+    layout = read_layout(options.root)
+    splits = list(layout.files)
+    classes = sorted(set().union(*layout.files.values()))
+    table, faults = inspect_all(options.root, layout, classes, served=options.size, workers=workers)
+    usable = table.sums[:, 0] > 0
+    identity = identities(table.digest, usable)
+    copies = exclude_copies(table, identity, usable)
+    complete, incomplete = whole_classes(layout, classes, table, identity, usable, parts=4 - len(splits))
+    lines = [str(finding) for finding in sorted([*layout.findings, *faults, *copies, *incomplete])]
+    _write_findings(findings_file, lines)
+    if lines and options.on_bad == "stop":
+        raise UserError(
+            f"expected a folder of images that can all be used in {options.root}, found {len(lines)} to correct, or to "
+            f"leave out by data.on_bad: skip:\n{numbered(lines, findings_file)}"
+        )
+    if len(complete) < 2:
+        raise UserError(
+            f"expected at least two classes of usable images in {options.root}, found {len(complete)}; correct them"
+            + (f":\n{numbered(lines, findings_file)}" if lines else "")
+        )
+    number = np.full(len(classes), -1)
+    number[complete] = np.arange(len(complete))
+    table = table._replace(label=number[table.label])
+    rows = _split(table, identity, usable & (table.label >= 0), splits, options)
+    mean, std = _statistics(table.sums[rows["train"]])
+    return FolderIndex(
+        {name: _index(table, part) for name, part in rows.items()},
+        [classes[c] for c in complete],
+        mean,
+        std,
+        lines,
+        layout.ignored,
+    )
+
+
+def _split(
+    table: FileTable, identity: np.ndarray, usable: np.ndarray, splits: list[str], options: Folder
+) -> dict[str, np.ndarray]:
+    """Rows of train, validation and test."""
+    rows = {name: np.flatnonzero(usable & (table.split == s)) for s, name in enumerate(splits)}
+    for name, share in (("test", options.test), ("validation", options.validation)):
+        if name not in rows:
+            left, taken = _split_off(rows["train"], table.label, identity, share, options.seed)
+            rows[name] = taken
+            if name == "test" or options.hold_out:
+                rows["train"] = left
+    if options.train_share < 1:
+        rows["train"] = _split_off(rows["train"], table.label, identity, options.train_share, options.seed)[1]
+    return {name: rows[name] for name in ("train", "validation", "test")}
+
+
+def _split_off(
+    rows: np.ndarray, label: np.ndarray, identity: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that stay and rows split off: `share` of every class, at least one image of each."""
+    needs("data", "sklearn")
+    from sklearn.model_selection import train_test_split  # late, as in arrays.py
+
+    taken = []
+    # Class by class, so that new images of one class change no other class's split.
+    for members in np.split(rows, np.flatnonzero(np.diff(label[rows])) + 1):
+        different = np.unique(identity[members])
+        count = max(1, round(share * len(different)))
+        chosen = train_test_split(different, test_size=count, random_state=seed)[1]
+        taken.append(members[np.isin(identity[members], chosen)])
+    taken_rows = np.concatenate(taken)
+    return np.setdiff1d(rows, taken_rows), taken_rows
+
+
+def _index(table: FileTable, rows: np.ndarray) -> ImageIndex:
+    order = sorted(rows.tolist(), key=table.paths.__getitem__)
+    return ImageIndex([table.paths[row] for row in order], table.label[order], table.size[order], table.digest[order])
+
+
+def _statistics(sums: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, in [0, 1], from int64 `[N, 7]`; integers until the last division."""
+    pixels, *totals = (int(total) for total in sums.sum(axis=0))
+    means = [total / (255 * pixels) for total in totals[:3]]
+    variances = [
+        (pixels * square - total**2) / (255 * pixels) ** 2 for total, square in zip(totals[:3], totals[3:], strict=True)
+    ]
+    return means, [sqrt(variance) for variance in variances]
+
+
+def _write_findings(path: Path | None, lines: list[str]) -> None:
+    if path and lines:
+        with written_aside(path) as aside:
+            aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    elif path:
+        path.unlink(missing_ok=True)
+
+
+def numbered(lines: list[str], path: Path | None) -> str:
+    """Findings, numbered, one per line; cut short only if all of them are in a file."""
+    shown = lines[:_SHOWN] if path else lines
+    width = len(str(len(shown)))
+    text = "\n".join(f"  {number:{width}}. {line}" for number, line in enumerate(shown, 1))
+    return f"{text}\n  and {len(lines) - len(shown)} more, all in {path}" if len(shown) < len(lines) else text

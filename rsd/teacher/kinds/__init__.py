@@ -1,0 +1,1 @@
+"""One file per kind of teacher, named as `teacher.source` says; it defines one subclass of `TeacherOptions`."""

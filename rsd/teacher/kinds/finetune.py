@@ -1,0 +1,34 @@
+"""A teacher that starts from timm's weights, gets a new head, and is trained here."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import model_validator
+
+from rsd.machine.options import UserPath
+from rsd.sources.images import DatasetRecord
+from rsd.sources.listing import weights_file
+from rsd.teacher.base import Start, TeacherOptions
+from rsd.teacher.timm_weights import check_on_hub, start_from_timm
+
+
+class Finetune(TeacherOptions):
+    """`teacher.source: finetune`; images are normalised as the weights were trained."""
+
+    trained: ClassVar[bool] = True
+    recipe: str
+    path: UserPath | None = None
+    """A checkpoint of this model and any classes, or a folder with `model.safetensors`; null: timm's hub."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "Finetune":
+        if self.path is None:
+            check_on_hub(self)
+        return self
+
+    @property
+    def watched(self) -> list[Path]:
+        return [self.path] if self.path else []
+
+    def start(self, data: DatasetRecord) -> Start:
+        return start_from_timm(self, data, weights_file(self.path) if self.path else None)

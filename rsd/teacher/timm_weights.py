@@ -1,0 +1,130 @@
+"""Weights as timm loads them, from its hub or from a file, with the normalisation that belongs to them."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from rsd.machine.errors import UserError
+from rsd.machine.files import sha256
+from rsd.models.folder import misfits
+from rsd.models.make import ModelOptions
+from rsd.sources.images import DatasetRecord
+from rsd.teacher.base import Start, TeacherOptions
+from rsd.teacher.checkpoint_file import first_line, head_classes, head_names, read_state
+from rsd.teacher.preprocessing import read_stated
+
+
+def check_on_hub(options: TeacherOptions) -> None:
+    """Refuse a model that has no weights on timm's hub; for validators."""
+    cfg = timm.get_pretrained_cfg(options.name)
+    if not (cfg and cfg.has_weights):
+        raise ValueError(
+            f"expected a model with weights on timm's hub with source '{options.source}', found that "
+            f"'{options.name}' has none; timm.list_pretrained() names those that have"
+        )
+
+
+def start_from_timm(options: TeacherOptions, data: DatasetRecord, file: Path | None = None) -> Start:
+    """A teacher with timm's weights; where the head has another shape, a new one is drawn.
+
+    timm adapts the weights to another number of channels. Mean and std are those of timm's `pretrained_cfg`, unless a
+    `model.json` beside `file` states others.
+
+    Args:
+        file: weights in place of the hub's.
+
+    Raises:
+        UserError: the weights are missing, cannot be read safely or fetched, or do not fit the model.
+    """
+    stated = read_stated(file)
+    input_size = options.input_size or stated.input_size
+    model = options.new_model(data, input_size)
+    loaded = _loaded(options.model, model, file, channels=data.channels)
+    weights = sha256(file) if file else _digest(loaded.state_dict())
+    _adopt(model, loaded)
+    cfg = _cfg(loaded)
+    preprocessing = stated.above(list(cfg["mean"]), list(cfg["std"]), input_size, channels=data.channels)
+    return Start(model, preprocessing, weights)
+
+
+def _loaded(options: ModelOptions, model: nn.Module, file: Path | None, *, channels: int) -> nn.Module:
+    """The model as timm loads it, with the head of its weights, from the hub or from `file`.
+
+    timm knows how weights of older formats, another input size or other channels become this model's. With the
+    weights' own number of classes it loads strictly: nothing is left at random.
+    """
+    cfg = _cfg(model)
+    if file is None:
+        state: dict[str, Tensor] = {}
+        overlay: dict[str, Any] = {}
+        classes = cfg["num_classes"]
+    else:
+        state = read_state(file)
+        classes = head_classes(state, head_names(model))
+        stem = _stem(model, cfg)
+        # The default cfg's offset and channels describe the hub's file, not this one.
+        overlay = {"file": str(file), "num_classes": classes, "label_offset": 0, "first_conv": stem}
+        weight = f"{stem}.weight"
+        if weight in state and state[weight].shape == model.state_dict()[weight].shape:
+            overlay["input_size"] = (channels, *cfg["input_size"][1:])
+    try:
+        return timm.create_model(
+            options.name,
+            pretrained=True,
+            num_classes=classes,
+            in_chans=channels,
+            pretrained_cfg_overlay=overlay,
+            **options.args,
+        )
+    except Exception as error:  # whatever timm, the hub's client or the network raise
+        if file is not None:
+            head = head_names(model)
+            own = {name: tensor for name, tensor in model.state_dict().items() if name not in head}
+            rest = {name: tensor for name, tensor in state.items() if name not in head}
+            raise UserError(
+                f"the weights in {file} do not fit the teacher '{options.name}' with {options.args}: "
+                f"{misfits(own, rest) or first_line(error)}; give weights of this model, or change its name and args"
+            ) from error
+        if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
+            faults = " ".join(str(error).split())
+            raise UserError(
+                f"expected teacher.args that leave the hub's weights of '{options.name}' fitting, found "
+                f"{options.args}: {faults[:300]}; change teacher.args"
+            ) from error
+        raise UserError(
+            f"expected the weights of '{options.name}' on the hub or in its cache, found that they cannot be had "
+            f"({first_line(error)}); run this once where there is a network and set HF_HOME to a copy of that cache "
+            "here, or give a file of weights as teacher.path with source finetune or file"
+        ) from error
+
+
+def _cfg(model: nn.Module) -> dict[str, Any]:
+    """timm's description of the weights: their classes, input, normalisation."""
+    return model.pretrained_cfg  # type: ignore[return-value]
+
+
+def _stem(model: nn.Module, cfg: dict[str, Any]) -> str | None:
+    """The convolution that reads the channels: the cfg's, or the first where `args` have made another stem."""
+    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    named = cfg.get("first_conv")
+    return named if named in convolutions else next(iter(convolutions), None)
+
+
+def _adopt(model: nn.Module, loaded: nn.Module) -> None:
+    """Give `model` the weights of `loaded`; where the head has another shape, the new one stays."""
+    own, state = model.state_dict(), loaded.state_dict()
+    for name in head_names(model):
+        if name not in state or state[name].shape != own[name].shape:
+            state[name] = own[name]
+    model.load_state_dict(state)
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

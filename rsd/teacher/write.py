@@ -1,0 +1,61 @@
+"""The teacher's folder: its weights, its record, and the history of its training."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rsd.machine.files import sha256, write_json, write_table, written_aside
+from rsd.machine.unfinished import software_versions
+from rsd.models.folder import WEIGHTS, save_trained
+from rsd.models.make import parameter_count
+from rsd.models.outputs import embedding_width
+from rsd.run.paths import Run
+from rsd.run.records import Model, TeacherRecord, Validation
+from rsd.sources.images import DatasetRecord
+from rsd.teacher.base import Start, TeacherOptions
+
+
+def write_teacher(
+    run: Run,
+    options: TeacherOptions,
+    teacher: Start,
+    data: DatasetRecord,
+    *,
+    validation: Validation,
+    history: Sequence[Mapping[str, float]] | None,
+    device: str,
+) -> TeacherRecord:
+    """Write weights, timm's `config.json`, the record `model.json` and, of a teacher trained here, `history.csv`.
+
+    Args:
+        teacher: with its final weights.
+    """
+    model, preprocessing = teacher.model, teacher.preprocessing._asdict()
+    name = options.model.model_dump()
+    with written_aside(run.teacher_folder) as aside:
+        # This metadata makes the digests of two teachers differ that have the same weights but, say, another
+        # normalisation. It is one entry, because safetensors writes several in any order.
+        metadata = {"model": name, "classes": data.classes, **preprocessing}
+        text = {"teacher": json.dumps(metadata, sort_keys=True)}
+        save_trained(aside, model, model.state_dict(), data, **preprocessing, metadata=text)
+        if history is not None:
+            write_table(aside / "history.csv", history)
+        record = TeacherRecord(
+            model=Model.model_validate(name),
+            source=options.source,
+            seed=options.seed,
+            parameters=parameter_count(model),
+            embedding_width=embedding_width(model),
+            classes=data.classes,
+            height=data.height,
+            width=data.width,
+            **preprocessing,
+            origin=teacher.weights,
+            weights_sha256=sha256(aside / WEIGHTS),
+            made_from=run.digests("params/teacher.json", "data/dataset.json"),
+            validation=validation,
+            device=device,
+            versions=software_versions(),
+        )
+        write_json(aside / Path(record.place).name, record.content())
+    return record

@@ -1,0 +1,52 @@
+"""Teachers of a few thousand weights, and the data they are for."""
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+from rsd.sources.images import DatasetRecord
+from rsd.teacher.base import TeacherOptions
+
+ARGS = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+VIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+
+
+def timm_model(name="resnet18", classes=3, channels=1, args=ARGS):
+    torch.manual_seed(1)
+    return timm.create_model(name, num_classes=classes, in_chans=channels, **args).eval()
+
+
+def data(classes=3, channels=1, side=16):
+    return DatasetRecord(
+        source="any",
+        classes=[f"class {i}" for i in range(classes)],
+        height=side,
+        width=side,
+        channels=channels,
+        mean=[0.4] * channels,
+        std=[0.2] * channels,
+        counts={},
+        checksums={},
+    )
+
+
+def options(source, path=None, **more):
+    where = {"path": path} if path else {}
+    values = {"name": "resnet18", "args": ARGS, "source": source, "recipe": "any"}
+    return TeacherOptions.model_validate(values | where | more)
+
+
+def model(classes=3):
+    return options("pretrain").new_model(data(classes), None)
+
+
+def saved(path, net):
+    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
+    return path
+
+
+def same(ours, theirs, *, but=()):
+    state, expected = ours.state_dict(), theirs.state_dict()
+    return state.keys() == expected.keys() and all(
+        torch.equal(state[name], expected[name]) for name in expected if name not in but
+    )

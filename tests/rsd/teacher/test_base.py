@@ -1,0 +1,38 @@
+import pytest
+from pydantic import ValidationError
+
+from rsd.machine.errors import UserError
+from rsd.teacher.base import TeacherOptions
+from tests.rsd.teacher.small import options
+
+
+def test_a_teacher_below_min_top1_stops_the_pipeline():
+    options("pretrain", min_top1=95.0).check_accuracy(95.0)
+    with pytest.raises(UserError, match=r"at least 95.10 % validation top-1, found 95.00 %"):
+        options("pretrain", min_top1=95.1).check_accuracy(95.0)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("file", "path"), ("pretrain", "recipe"), ("finetune", "recipe")])
+def test_a_kind_refuses_a_missing_key(kind, key):
+    with pytest.raises(ValidationError, match=f"{key}\n  Field required"):
+        TeacherOptions.model_validate({"name": "resnet18", "source": kind})
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "hub"])
+def test_a_kind_refuses_a_path_it_ignores(kind):
+    with pytest.raises(ValidationError, match="path\n  Extra inputs are not permitted"):
+        options(kind, "t.pth")
+
+
+def test_only_trained_kinds_say_so():
+    trained = {kind for kind in TeacherOptions.names() if TeacherOptions.named(kind).trained}
+    assert trained == {"pretrain", "finetune"}
+
+
+def test_a_tag_or_model_without_weights_is_refused():
+    with pytest.raises(
+        ValidationError, match=r"expected a tag that timm knows \(resnet18\.a1_in1k.*found 'resnet18\.x'"
+    ):
+        options("pretrain", name="resnet18.x")
+    with pytest.raises(ValidationError, match="weights on timm's hub with source 'hub', found that '.*' has none"):
+        options("hub", name="vit_base_patch16_xp_224")
