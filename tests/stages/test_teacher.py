@@ -141,7 +141,7 @@ def test_a_stage_beside_a_living_one_is_one_sentence_that_names_it(project, monk
     monkeypatch.setattr(sys, "argv", ["distill", "scratch", "0"])
     with held(Path(".state").resolve(), "teacher", "embed", "scratch-0") as (holder, _):
         for stage in (teacher, embed, distill):
-            with pytest.raises(UserError, match=f"found process {holder.pid} on .*; wait until it is done, or end it"):
+            with pytest.raises(UserError, match=f"found process {holder.pid} on .*; wait until it ends, or end it"):
                 stage.main()
     embed.main()
     distill.main()
