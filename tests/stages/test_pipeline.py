@@ -41,7 +41,7 @@ def test_every_stage_and_cell_runs_and_writes_what_it_declares(reproduced):
 
 def test_a_second_run_looks_at_the_machine_and_at_what_lies_outside_of_the_project_only(reproduced):
     before = (reproduced.folder / "dvc.lock").read_bytes()
-    assert set(ran(reproduced.run("dvc", "repro").stdout)) == {"device", "sources"}
+    assert set(ran(reproduced.run("dvc", "repro").stdout)) == {"device", "sources", "students"}
     assert (reproduced.folder / "dvc.lock").read_bytes() == before
 
 
@@ -290,7 +290,7 @@ def test_another_number_of_workers_computes_nothing_anew(reproduced):
     before = params.read_text()
     try:
         reproduced.edit("params.yaml", compute=yaml.safe_load(before)["compute"] | {"workers": 1})
-        assert ran(reproduced.run("dvc", "repro", "evaluate", "export").stdout) == ["params", "sources"]
+        assert ran(reproduced.run("dvc", "repro", "evaluate", "export").stdout) == ["params", "sources", "students"]
     finally:
         params.write_text(before)
         reproduced.run("dvc", "repro", "embed")
