@@ -25,10 +25,7 @@ def kit(
     models: Annotated[
         list[str] | None, typer.Argument(help="timm models.", show_default="the student of the params, and a ladder")
     ] = None,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(help="May be given several times.", show_default="all"),
-    ] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="May be given again.", show_default="all")] = None,
     image: Annotated[
         tuple[int, int, int] | None,
         typer.Option(help="Of the images.", metavar="HEIGHT WIDTH CHANNELS", show_default="those of the data"),
@@ -55,7 +52,7 @@ def kit(
     if shape is None or classes is None:
         if not here.dataset.is_file():
             raise UserError(
-                "expected prepared data, whose image size and classes the candidates take, found none in out/data; "
+                f"expected prepared data, for the image size and the classes, found none in {here.data}; "
                 "run `dvc repro prepare`, or give --image 224 224 3 --classes 1000"
             )
         data = read_record(here.data)
@@ -160,7 +157,7 @@ def keep() -> None:
 @app.command()
 def show(
     p99: Annotated[float | None, typer.Option(help="The budget: milliseconds at batch 1.")] = None,
-    plot: Annotated[Path, typer.Option(help="The file for the plot.")] = OUT / "budget.svg",
+    plot: Annotated[Path | None, typer.Option(help="The file for the plot.", show_default="out/budget.svg")] = None,
 ) -> None:
     """Print what fits a budget, and plot accuracy against p99.
 
@@ -172,7 +169,8 @@ def show(
     from rsd.report.charts.style import save_svg
     from rsd.run.paths import Run
 
-    rows = choose.rows(BUDGET, Run(OUT))
+    run = Run(OUT)
+    rows = choose.rows(BUDGET, run)
     if not rows:
         raise UserError(
             "expected latencies of a device, found none; import one (`rsd budget import FILE`) or run `dvc repro`"
@@ -182,6 +180,7 @@ def show(
     else:
         print(table(choose.feasible(rows, p99)), verdict(rows, p99), sep="\n\n")
     if any(row.top1 is not None and row.p99_ms is not None for row in rows):
+        plot = plot or run.budget_plot
         save_svg(front(rows), plot)
         print(f"\nfront of accuracy against p99 -> {plot}")
     else:

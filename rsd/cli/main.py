@@ -69,7 +69,9 @@ def sustained(
     model: Annotated[Path, typer.Argument(help="An ONNX file with one uint8 input [N, H, W, C].")],
     time: Annotated[str, typer.Option("--for", metavar="TIME", help="Such as 90s.")] = "10m",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    folder: Annotated[Path, typer.Option(help="Gets every sample, the record and the plot.")] = Path("out/sustained"),
+    folder: Annotated[
+        Path | None, typer.Option(help="Gets every sample, the record and the plot.", show_default="out/sustained")
+    ] = None,
 ) -> None:
     """Time a model for minutes and plot how its latency drifts.
 
@@ -79,6 +81,7 @@ def sustained(
     from rsd.measure.latency import onnx_session
     from rsd.measure.sustained import sustained
     from rsd.report.drift import write
+    from rsd.run.paths import Run
 
     seconds = duration(time)
     if not model.is_file():
@@ -88,7 +91,7 @@ def sustained(
         progress(total=round(seconds), name=model.name, unit="s") as bar,
     ):
         windows, samples = sustained(infer, seconds, progress=bar.update)
-    print(write(folder, model, threads, seconds, windows, samples), end="")
+    print(write(folder or Run().sustained, model, threads, seconds, windows, samples), end="")
 
 
 @app.command()

@@ -200,9 +200,7 @@ def open_engine(folder: Path, *, onnx: Path | None = None) -> Iterator[Engine]:
         polygraphy = importlib.import_module("polygraphy.backend.trt")
         failed = importlib.import_module("polygraphy.exception").PolygraphyException
     except ImportError as error:
-        raise UserError(
-            "expected Polygraphy to run the engine, found none; `.venv/bin/pip install -c constraints.txt polygraphy`"
-        ) from error
+        raise UserError("expected the library polygraphy, found none; run `pip install 'rsd[engine]'`") from error
     try:
         engine = polygraphy.EngineFromBytes((folder / "model.engine").read_bytes())()
         if weights is not None:

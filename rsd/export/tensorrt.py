@@ -22,7 +22,7 @@ from rsd.machine.files import sha256, written_aside
 from rsd.machine.options import Options
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
-INSTALL = ".venv/bin/pip install -c constraints.txt tensorrt-rtx"
+INSTALL = "pip install 'rsd[engine]'"
 NO_DEVICE = "not measured: no CUDA device"
 RTX_CAPABILITIES = ["8.6", "8.9", "12.0"]
 

@@ -112,6 +112,14 @@ class Run:
         return self.folder / "report.html"
 
     @property
+    def budget_plot(self) -> Path:
+        return self.folder / "budget.svg"
+
+    @property
+    def sustained(self) -> Path:
+        return self.folder / "sustained"
+
+    @property
     def logs(self) -> Path:
         return self.folder / "logs"
 

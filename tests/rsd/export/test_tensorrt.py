@@ -278,7 +278,7 @@ def test_without_a_library_engines_are_skipped_with_the_command_that_adds_one(mo
     monkeypatch.setattr(tensorrt.importlib, "import_module", absent)
     assert available() is None
     assert skipped()["status"] == "skipped"
-    assert "pip install -c constraints.txt tensorrt-rtx" in skipped()["reason"]
+    assert "pip install 'rsd[engine]'" in skipped()["reason"]
     with pytest.raises(UserError, match="pip install"):
         build(tmp_path / "m.onnx", tmp_path / "m.engine", EngineOptions(), precision="fp32")
 
