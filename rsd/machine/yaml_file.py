@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
 
 
 def read_yaml(path: Path) -> Any:
@@ -15,6 +13,10 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UserError: it is missing, no YAML, no UTF-8, or has a key twice.
     """
+    needs("pipeline", "ruamel")
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
