@@ -51,7 +51,10 @@ def test_an_own_method_is_retrained_when_it_changes(reproduced):
         assert "COSINE" in (reproduced.out / "report.html").read_text()
         file.write_text(file.read_text().replace("1 - cosine", "2 - 2 * cosine"))
         again = ran(reproduced.run("dvc", "repro", "distill").stdout)
-        assert [stage for stage in again if stage not in ("device", "sources", "students")] == ["params", "distill@cosine-0"]
+        assert [stage for stage in again if stage not in ("device", "sources", "students")] == [
+            "params",
+            "distill@cosine-0",
+        ]
     finally:
         file.unlink()
         (reproduced.folder / "params.yaml").write_text(before)
