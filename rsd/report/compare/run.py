@@ -27,13 +27,11 @@ class ComparedRun:
 
         `gain` is top-1 over the scratch twin of the same seed, in points.
         """
-        frame = self.records.frame
-        mine = _by_seed(frame, method)
-        if metric != "gain":
-            return mine[metric].dropna() if metric in mine else mine["top1"][:0]
-        if method in ("teacher", "scratch"):
-            return mine["top1"][:0]
-        return (mine["top1"] - _by_seed(frame, "scratch")["top1"]).dropna()
+        if metric == "gain":
+            return pd.Series(self.records.evaluation.gains(method), dtype=float)
+        models = self.records.evaluation.by_method(method)
+        figures = [getattr(model, metric) for model in models]
+        return pd.Series(figures, index=[model.seed for model in models], dtype=float).dropna()
 
     @property
     def device(self) -> str | None:
@@ -47,7 +45,3 @@ class ComparedRun:
     def bytes_of(self, precision: str) -> int | None:
         """Of the exported file."""
         return next((file.bytes for file in self.records.exports if file.precision == precision), None)
-
-
-def _by_seed(frame: pd.DataFrame, method: str) -> pd.DataFrame:
-    return frame[frame["method"] == method].set_index("seed")
