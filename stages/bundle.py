@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rsd.machine.errors import UserError
 from rsd.release.bundle import BundleOptions, write_bundle
+from rsd.release.card import bundle_card
 from rsd.run.paths import Run
 from rsd.sources.images import read_record, read_split
 from stages import OUT, run
@@ -19,18 +20,21 @@ def main() -> None:
     made_from = shipped.made_from | here.digests("shipped.json", "evaluate/models.json", "export/export.json")
     for file in converted:
         made_from |= file.made_from | file.files
+    export, data = here.export(), read_record(here.data)
+    student = here.student(shipped.student.method, shipped.student.seed)
     manifest = write_bundle(
         here.bundle,
         here.section("bundle", BundleOptions),
-        export=here.export(),
+        export=export,
         converted=converted,
         engines=[here.engine(precision) for precision in precisions],
         images=read_split(here.data, "test").images,
-        record=read_record(here.data),
+        record=data,
         metrics=metrics,
         latency=here.latency(),
         licences=Path("licences"),
         made_from=made_from,
+        card=str(bundle_card(student, here.teacher(), data, export=export, converted=converted)),
     )
     print(f"{manifest['name']} release {manifest['release']}: {len(manifest['files'])} files, not signed")
 

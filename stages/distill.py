@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, set_up
-from rsd.machine.files import sha256, write_table
+from rsd.machine.files import sha256, write_table, written_aside
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
 from rsd.methods.base import Distiller, Setting
+from rsd.models.card import student_card
 from rsd.models.features import StageShape, stage_shapes
 from rsd.models.folder import load_trained, save_trained, save_weights
 from rsd.models.make import ModelOptions, create, parameter_count
@@ -144,13 +145,16 @@ def inside(
 
 
 def write(folder: Path, student: nn.Module, trained: Trained, data: DatasetRecord, record: dict[str, Any]) -> None:
-    """The student, what was trained beside it, the history, and last the record."""
+    """The student, what was trained beside it, the history, the model card, and last the record."""
     save_trained(folder, student, trained.student, data, mean=data.mean, std=data.std)
     # For resuming research, not for shipping: nothing downstream of evaluation reads it.
     save_weights(trained.scaffold, folder / "scaffold.safetensors")
     write_table(folder / "history.csv", trained.history)
     digests = {"weights_sha256": folder / "model.safetensors", "inside_sha256": folder / "inside.json"}
-    Run(OUT).write(StudentRecord.model_validate(record | {key: sha256(file) for key, file in digests.items()}))
+    whole = StudentRecord.model_validate(record | {key: sha256(file) for key, file in digests.items()})
+    with written_aside(folder / "README.md") as aside:
+        aside.write_text(str(student_card(whole, Run(OUT).teacher(), data)))
+    Run(OUT).write(whole)
 
 
 class TeacherInUse(NamedTuple):

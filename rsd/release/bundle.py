@@ -57,6 +57,7 @@ def write_bundle(
     latency: LatencyRecord,
     licences: Path,
     made_from: dict[str, str],
+    card: str,
 ) -> dict[str, Any]:
     """Copy everything a device needs under `folder` and describe it in `manifest.json`.
 
@@ -72,6 +73,7 @@ def write_bundle(
         metrics: of the shipped student.
         licences: folder of `*.txt` for every bundle, and `data/SOURCE.txt` for those of a data set.
         made_from: SHA-256 of the run's files behind the bundle; see `Origin`.
+        card: the text of README.md.
 
     Raises:
         UserError: there are no test images, or a file is of another student.
@@ -86,6 +88,7 @@ def write_bundle(
             )
     with written_aside(folder) as aside:
         aside.mkdir()
+        (aside / "README.md").write_text(card)
         write_json(aside / "labels.json", export.classes)
         write_json(aside / "preprocessing.json", export.preprocessing)
         for path in [*licences.glob("*.txt"), licences / "data" / f"{record.source}.txt"]:

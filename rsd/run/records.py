@@ -205,6 +205,11 @@ class StudentRecord(TrainedRecord):
         return super().files | inside
 
     @property
+    def taught(self) -> bool:
+        """Whether a teacher took part in its training."""
+        return "teacher/model.safetensors" in self.made_from
+
+    @property
     def name(self) -> str:
         return f"{self.method}-{self.seed}"
 
