@@ -32,11 +32,11 @@ MOST_EMBEDDED = 2048
 
 def main() -> None:
     here = Run(OUT)
-    index, shipped = here.index(), here.shipped()
     compute = on_this_machine(section("compute", ComputeOptions))
     if is_launcher(compute):
         launch("stages.evaluate", [], compute)
         return
+    index, shipped = here.index(), here.shipped()
     device = set_up(compute)
     test = read_split(OUT / "data", "test")
     labels = torch.from_numpy(test.labels)

@@ -111,7 +111,7 @@ def images(tmp_path, monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-def test_a_folder_of_jpegs_goes_through_every_stage_and_stays_as_it_is(images, monkeypatch, capsys):
+def test_a_folder_of_jpegs_passes_every_stage_unchanged(images, monkeypatch, capsys):
     def run(stage, *arguments):
         monkeypatch.setattr(sys, "argv", [stage.__name__, *arguments])
         stage.main()

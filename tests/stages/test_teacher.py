@@ -21,7 +21,7 @@ from rsd.models.outputs import outputs
 from rsd.sources.images import read_split
 from rsd.training import checkpoint
 from rsd.views.augment import AugmentOptions, views
-from stages import OUT, distill, embed, evaluate, params, prepare, sources, teacher
+from stages import OUT, distill, embed, evaluate, params, prepare, sources, students, teacher
 from tests.rsd.training.test_checkpoint import held
 from tests.stages.conftest import ROOT, TINY
 
@@ -58,7 +58,7 @@ def project(tmp_path, monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-def test_every_stage_shows_the_teacher_its_own_size_and_normalisation(project, monkeypatch):
+def test_every_stage_uses_the_teachers_own_preprocessing(project, monkeypatch):
     teacher.main()
     record = json.loads((OUT / "teacher" / "model.json").read_text())
     assert (record["source"], record["input_size"], record["height"]) == ("finetune", SIDE, 8)
@@ -87,6 +87,7 @@ def test_every_stage_shows_the_teacher_its_own_size_and_normalisation(project, m
     for method in ("scratch", "rsd"):
         monkeypatch.setattr(sys, "argv", ["distill", method, "0"])
         distill.main()
+    students.main()
     evaluate.main()
     test = read_split(OUT / "data", "test")
     judged = next(
@@ -96,7 +97,7 @@ def test_every_stage_shows_the_teacher_its_own_size_and_normalisation(project, m
     assert judged["nll"] == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_a_copy_of_a_teachers_folder_is_that_teacher(project):
+def test_a_copied_teacher_folder_is_that_teacher(project):
     teacher.main()
     before = {file.name: file.read_bytes() for file in (OUT / "teacher").iterdir()}
     (OUT / "teacher").rename("copy")
@@ -110,7 +111,7 @@ def test_a_copy_of_a_teachers_folder_is_that_teacher(project):
         assert records[0][key] == records[1][key], key
 
 
-def test_of_several_processes_each_stage_starts_those_that_it_has_work_and_gpus_for(project, monkeypatch):
+def test_stages_start_processes_for_their_work_and_gpus(project, monkeypatch):
     """On a node of four GPUs, of two that train together."""
     started: dict[str, int] = {}
 
@@ -135,7 +136,7 @@ def test_of_several_processes_each_stage_starts_those_that_it_has_work_and_gpus_
     assert (OUT / "teacher" / "model.safetensors").is_file()
 
 
-def test_a_stage_beside_a_living_one_is_one_sentence_that_names_it(project, monkeypatch):
+def test_a_second_process_of_a_stage_is_refused(project, monkeypatch):
     """As after a kill of DVC alone: both would write one checkpoint, or one store."""
     teacher.main()
     monkeypatch.setattr(sys, "argv", ["distill", "scratch", "0"])
@@ -147,7 +148,7 @@ def test_a_stage_beside_a_living_one_is_one_sentence_that_names_it(project, monk
     distill.main()
 
 
-def test_a_teacher_that_was_too_weak_is_not_trained_again_for_a_lower_bound(project, capsys):
+def test_a_lower_min_top1_does_not_train_again(project, capsys):
     file = OUT / "params" / "teacher.json"
     chosen = json.loads(file.read_text())
     file.write_text(json.dumps(chosen | {"min_top1": 100}))
@@ -158,7 +159,7 @@ def test_a_teacher_that_was_too_weak_is_not_trained_again_for_a_lower_bound(proj
     assert "resumed after epoch 1 of 1" in capsys.readouterr().err
 
 
-def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
+def test_a_live_teacher_gives_stages_at_its_size(project, monkeypatch):
     settings(views=TINY["views"] | {"count": 0}, methods=["scratch", "rsd", "fitnet"])
     teacher.main()
     monkeypatch.setattr(sys, "argv", ["distill", "fitnet", "0"])
@@ -166,7 +167,7 @@ def test_a_live_teacher_is_taken_apart_at_its_own_size(project, monkeypatch):
     assert (OUT / "students" / "fitnet-0" / "model.safetensors").is_file()
 
 
-def test_arguments_that_leave_the_weights_alone_make_another_teacher(project):
+def test_other_args_make_another_teacher(project):
     teacher.main()
     (OUT / "teacher").rename("copy")
     file = OUT / "params" / "teacher.json"
@@ -179,9 +180,7 @@ def test_arguments_that_leave_the_weights_alone_make_another_teacher(project):
     assert sha256(after) != sha256(before)  # by which a view store knows its teacher
 
 
-def test_a_killed_finetuning_goes_on_to_the_same_bytes_and_with_other_weights_starts_afresh(
-    project, monkeypatch, capsys
-):
+def test_a_killed_finetuning_resumes_to_the_same_bytes(project, monkeypatch, capsys):
     params_file = OUT / "params" / "teacher_recipe.json"
     params_file.write_text(json.dumps(json.loads(params_file.read_text()) | {"epochs": 2}))
     weights = OUT / "teacher" / "model.safetensors"

@@ -56,7 +56,7 @@ def test_another_seed_is_another_split(prepared, tmp_path):
     assert other.checksums != prepared[1].checksums
 
 
-def test_fewer_training_images_leave_validation_and_test_as_they_are():
+def test_train_share_leaves_validation_and_test_alone():
     whole, part = DIGITS.splits(), DIGITS.model_copy(update={"train_share": 0.2}).splits()
     for name in ("validation", "test"):
         assert np.array_equal(whole[name].images[:], part[name].images[:])
@@ -78,6 +78,6 @@ def test_a_class_with_one_image_is_refused():
         stratified(images, 0.2, seed=0)
 
 
-def test_a_split_that_was_not_prepared_is_one_sentence(tmp_path):
+def test_a_missing_split_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="run `dvc repro prepare`"):
         read_split(tmp_path, "train")

@@ -47,7 +47,7 @@ def test_no_network_is_one_sentence(tmp_path, nowhere):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, url):
+def test_a_folder_without_rights_is_one_sentence(tmp_path, url):
     (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(UserError, match="expected to download"):
         download(url, tmp_path / "taken" / "file.gz", md5=md5(b"content"))

@@ -61,7 +61,7 @@ BAD = {
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_used_is_refused_with_its_reason_by_both(tmp_path, name):
+def test_an_unusable_image_is_refused_with_its_reason(tmp_path, name):
     content, sentence = BAD[name]
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
@@ -71,7 +71,7 @@ def test_what_cannot_be_used_is_refused_with_its_reason_by_both(tmp_path, name):
         decode(path)
 
 
-def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path):
+def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "broken.jpg").symlink_to("nowhere")
@@ -127,7 +127,7 @@ def test_what_is_transparent_is_white(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_images_are_upright_and_their_size_is_as_shown(tmp_path, orientation, kind):
+def test_images_are_upright_and_sized_as_shown(tmp_path, orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
     values = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
@@ -144,14 +144,14 @@ def test_images_are_upright_and_their_size_is_as_shown(tmp_path, orientation, ki
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff"])
-def test_damaged_metadata_of_a_sound_image_is_no_finding(tmp_path, exif):
+def test_damaged_metadata_does_not_matter(tmp_path, exif):
     path = tmp_path / "image.jpg"
     path.write_bytes(packed(RGB, "JPEG", exif=exif))
     assert decode(path).size == (60, 40)
     assert inspect(path, served=8).size == (40, 60)
 
 
-def test_a_jpeg_with_a_second_image_is_no_animation(tmp_path):
+def test_a_jpeg_with_two_images_is_accepted(tmp_path):
     path = tmp_path / "image.jpg"
     path.write_bytes(packed(RGB, "MPO", **FRAMES))
     first = np.asarray(Image.open(io.BytesIO(packed(RGB, "JPEG"))))
@@ -160,7 +160,7 @@ def test_a_jpeg_with_a_second_image_is_no_animation(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_sums_of_an_image_no_larger_than_served_are_those_of_its_pixels(tmp_path, kind):
+def test_sums_of_a_small_image_are_exact(tmp_path, kind):
     content = packed(RGB, kind)
     (tmp_path / "image").write_bytes(content)
     found = inspect(tmp_path / "image", served=40)
@@ -170,7 +170,7 @@ def test_sums_of_an_image_no_larger_than_served_are_those_of_its_pixels(tmp_path
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_sums_of_a_larger_image_describe_it_near_its_served_size(tmp_path, kind):
+def test_sums_of_a_large_image_are_near(tmp_path, kind):
     smooth = Image.fromarray(noise(9, 13)).resize((520, 360), Image.Resampling.BICUBIC)
     (tmp_path / "image").write_bytes(packed(smooth, kind))
     found = np.array(inspect(tmp_path / "image", served=40).sums)
@@ -181,7 +181,7 @@ def test_sums_of_a_larger_image_describe_it_near_its_served_size(tmp_path, kind)
     assert np.abs(np.sqrt(found[4:] / found[0] - means**2) - served.std(0)).max() < 1.5
 
 
-def test_damage_that_decoding_does_not_see_is_found_in_a_png_file(tmp_path):
+def test_a_png_is_held_to_its_checksums(tmp_path):
     content = bytearray(packed(RGB))
     content[600] ^= 1
     (tmp_path / "image.png").write_bytes(content)
@@ -189,7 +189,7 @@ def test_damage_that_decoding_does_not_see_is_found_in_a_png_file(tmp_path):
         inspect(tmp_path / "image.png", served=8)
 
 
-def test_a_cut_file_is_refused_and_what_is_not_refused_can_be_decoded(tmp_path):
+def test_a_cut_file_is_refused_or_decodes(tmp_path):
     """What `inspect` lets through must not stop a training later."""
     path = tmp_path / "image"
     for kind in ("JPEG", "PNG", "WEBP"):

@@ -29,7 +29,7 @@ def test_slices_and_index_arrays_are_the_same_images(files):
     assert files[3:9].shape == (0, 24, 24, 3)
 
 
-def test_a_view_depends_on_its_image_only_never_on_the_batch_around_it(files):
+def test_views_do_not_depend_on_their_batch(files):
     options = AugmentOptions(
         crop=CropOptions(), flip=True, randaugment="rand-m9-mstd0.5-inc1", color_jitter=0.4, erase=0.5
     )
@@ -38,7 +38,7 @@ def test_a_view_depends_on_its_image_only_never_on_the_batch_around_it(files):
         assert np.array_equal(views(files, np.array([number]), options, seed=3, view=5)[0], whole[number])
 
 
-def test_a_large_photograph_is_served_from_a_smaller_decoding_with_the_same_look(tmp_path):
+def test_a_reduced_decoding_looks_the_same(tmp_path):
     coarse = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((1600, 1200), Image.Resampling.BICUBIC)
     for name in ("photo.jpg", "photo.png"):
@@ -51,7 +51,7 @@ def test_a_large_photograph_is_served_from_a_smaller_decoding_with_the_same_look
     assert np.abs(jpeg - png).mean() < 2
 
 
-def test_a_turned_photograph_is_cut_where_it_is_seen(tmp_path):
+def test_a_turned_photograph_is_cut_as_shown(tmp_path):
     pixels = np.zeros((400, 800, 3), np.uint8)
     pixels[:, :100] = 255
     exif = Image.Exif()

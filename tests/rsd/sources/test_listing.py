@@ -34,19 +34,19 @@ def replaced(tree):
         lambda tree: (tree / "cat").rename(tree / "lion"),
     ],
 )
-def test_a_folder_of_images_is_told_from_what_it_was_before_a_change(tree, change):
+def test_changed_images_change_the_listing(tree, change):
     before = listing(tree)
     assert listing(tree) == before
     change(tree)
     assert listing(tree) != before
 
 
-def test_a_folder_that_was_moved_whole_is_the_same(tree):
+def test_a_moved_folder_keeps_its_listing(tree):
     before = listing(tree)
     assert listing(tree.rename(tree.with_name("elsewhere"))) == before
 
 
-def test_links_are_followed_and_those_that_lead_back_or_nowhere_do_no_harm(tree, tmp_path):
+def test_links_are_followed_unless_they_lead_back(tree, tmp_path):
     (tmp_path / "more").mkdir()
     (tree / "bird").symlink_to(tmp_path / "more")
     (tree / "back").symlink_to(tree)
@@ -56,7 +56,7 @@ def test_links_are_followed_and_those_that_lead_back_or_nowhere_do_no_harm(tree,
     assert listing(tree) != before
 
 
-def test_what_cannot_be_read_is_told_from_what_can_and_stops_nothing(tree, monkeypatch):
+def test_an_unreadable_file_counts_but_stops_nothing(tree, monkeypatch):
     (tree / "self.png").symlink_to("self.png")
     before = listing(tree)
     (tree / "self.png").unlink()
@@ -85,7 +85,7 @@ def test_a_root_may_be_an_archive_or_missing(tmp_path):
 
 
 @pytest.mark.parametrize("whole_folder", [True, False])
-def test_weights_change_with_their_content_and_with_what_is_stated_beside_them_only(tmp_path, whole_folder):
+def test_weights_change_with_content_and_record_only(tmp_path, whole_folder):
     weights, stated = tmp_path / "model.safetensors", tmp_path / "model.json"
     path = tmp_path if whole_folder else weights
     assert weights_content(path) == {}
@@ -108,6 +108,6 @@ def test_a_path_without_weights_is_one_sentence(tmp_path):
         weights_file(tmp_path)
 
 
-def test_what_runs_at_every_repro_imports_nothing_heavy():
+def test_the_stage_sources_imports_nothing_heavy():
     heavy = "import sys, stages.sources; sys.exit(bool({'torch', 'timm', 'numpy', 'pandas'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", heavy], check=False).returncode == 0

@@ -52,7 +52,7 @@ def test_arrays_come_back_as_pickle_wrote_them(protocol, array):
         (getattr, "getattr"),
     ],
 )
-def test_a_call_is_refused_by_name_and_never_made(tmp_path, protocol, function, name):
+def test_a_call_is_refused_and_never_made(tmp_path, protocol, function, name):
     mark = tmp_path / "was-here"
     attack = pickle.dumps({"data": [[{"deep": Calls(function, f"touch {mark}")}]]}, protocol=protocol)
     with pytest.raises(UnsafePickleError, match=rf"the name .*{name}"):

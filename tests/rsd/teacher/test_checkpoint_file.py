@@ -11,7 +11,7 @@ from tests.rsd.teacher.small import ARGS, data, model, options, same, saved, tim
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("wrap", ["safetensors", "plain", "model", "state_dict", "state_dict_ema"])
-def test_checkpoints_as_they_are_found_in_the_wild_load(tmp_path, wrap, prefix):
+def test_checkpoints_of_every_usual_form_load(tmp_path, wrap, prefix):
     source, target = model(), model()
     state = {prefix + name: tensor.clone() for name, tensor in source.state_dict().items()}
     if wrap == "safetensors":
@@ -25,19 +25,19 @@ def test_checkpoints_as_they_are_found_in_the_wild_load(tmp_path, wrap, prefix):
     assert same(target, source)
 
 
-def test_a_checkpoint_of_other_classes_says_how_many_and_what_to_do(tmp_path):
+def test_a_head_of_other_classes_is_refused(tmp_path):
     torch.save(model(classes=4).state_dict(), tmp_path / "t.pth")
     with pytest.raises(UserError, match=r"a head for 3 classes, as the data has, .*found one for 4; .*finetune"):
         load_checkpoint(model(), tmp_path / "t.pth")
 
 
-def test_a_checkpoint_without_a_head_says_so(tmp_path):
+def test_a_checkpoint_without_a_head_is_refused(tmp_path):
     torch.save(timm_model(classes=0).state_dict(), tmp_path / "t.pth")
     with pytest.raises(UserError, match=r"a head for 3 classes, as the data has, .*, found none; .*finetune"):
         load_checkpoint(model(), tmp_path / "t.pth")
 
 
-def test_a_checkpoint_of_another_model_names_what_does_not_fit(tmp_path):
+def test_weights_of_another_model_are_named(tmp_path):
     path = saved(tmp_path / "t.safetensors", timm_model(args=ARGS | {"channels": [8, 8, 8, 16]}, classes=4))
     with pytest.raises(UserError, match=r"do not fit the teacher: .*fc\.bias is \[4\] instead of \[3\]"):
         load_checkpoint(model(), path)
@@ -54,7 +54,7 @@ class Evil:
     ids=["rubbish", "code", "text", "empty", "list", "tensor"],
 )
 @pytest.mark.parametrize("source", ["file", "finetune"])
-def test_a_file_that_cannot_be_read_safely_is_one_sentence(tmp_path, content, source):
+def test_an_unsafe_file_is_one_sentence(tmp_path, content, source):
     path = tmp_path / "t.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)

@@ -59,7 +59,7 @@ def test_the_header_says_what_is_in_it(tmp_path):
     assert not (tmp_path / "state" / "store").exists()
 
 
-def test_outputs_beyond_fp16_are_refused_and_leave_no_store(tmp_path):
+def test_outputs_beyond_fp16_leave_no_store(tmp_path):
     loud = teacher()
     with torch.no_grad():
         loud.fc.weight.mul_(1e9)
@@ -68,13 +68,13 @@ def test_outputs_beyond_fp16_are_refused_and_leave_no_store(tmp_path):
     assert not (tmp_path / "views").exists()
 
 
-def test_no_views_is_an_empty_store_with_a_header(tmp_path):
+def test_without_views_only_a_header_is_written(tmp_path):
     write(tmp_path, options=OPTIONS.model_copy(update={"count": 0}))
     assert os.listdir(tmp_path / "views") == ["header.json"]
 
 
 @pytest.mark.parametrize("augment", [AUGMENT, AugmentOptions(flip=True, mixup=0.8)], ids=["plain", "mixed"])
-def test_a_store_that_was_killed_twice_is_the_store_of_one_run(tmp_path, augment):
+def test_a_store_killed_twice_has_the_same_bytes(tmp_path, augment):
     whole = tmp_path / "whole"
     whole.mkdir()
     write(whole, augment=augment)
@@ -116,7 +116,7 @@ write(Path(sys.argv[1]))
 """
 
 
-def test_a_kill_before_a_whole_store_gets_its_place_loses_nothing(tmp_path):
+def test_a_kill_before_the_move_loses_nothing(tmp_path):
     command = [sys.executable, "-c", KILLED_AT_THE_END, str(tmp_path)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert not (tmp_path / "views").exists()
@@ -130,7 +130,7 @@ def test_a_kill_before_a_whole_store_gets_its_place_loses_nothing(tmp_path):
         assert (tmp_path / "views" / name).read_bytes() == (tmp_path / "whole" / "views" / name).read_bytes()
 
 
-def test_a_disk_without_room_for_the_store_is_one_sentence_before_the_teacher_is_asked(tmp_path, monkeypatch):
+def test_a_full_disk_stops_before_the_teacher_runs(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -149,7 +149,7 @@ def test_workers_write_the_same_store(tmp_path):
     assert first == second
 
 
-def test_mixed_views_are_stored_under_the_image_they_belong_to(tmp_path):
+def test_mixed_views_are_stored_under_their_image(tmp_path):
     from rsd.views.mix import mixed_views
 
     augment = AugmentOptions(flip=True, mixup=0.8)

@@ -36,7 +36,7 @@ def store(tmp_path):
     return tmp_path / "views"
 
 
-def test_the_store_says_what_the_live_teacher_says_of_the_same_view(store):
+def test_stored_and_live_outputs_of_a_view_agree(store):
     stored = StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
     live = LiveTeacher(teacher(), NORMALIZE)
     index = np.array([9, 2, 4])
@@ -49,14 +49,14 @@ def test_the_store_says_what_the_live_teacher_says_of_the_same_view(store):
             assert torch.allclose(ours.float(), theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_a_foreign_store_is_refused_with_what_is_foreign_about_it(store):
+def test_a_store_of_other_inputs_is_refused(store):
     with pytest.raises(UserError, match="found one with other digests of augmentation, views in .*dvc repro embed"):
         StoredTeacher(store, made_from=MADE_FROM | {"augmentation": "o", "views": "o"}, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["embedding.npy", "logits.npy", "header.json"])
 @pytest.mark.parametrize("left", [None, 0, 5, 150])
-def test_a_damaged_store_is_one_sentence_that_says_what_to_do(store, name, left):
+def test_a_damaged_store_is_one_sentence(store, name, left):
     if left is None:
         (store / name).unlink()
     else:
@@ -65,7 +65,7 @@ def test_a_damaged_store_is_one_sentence_that_says_what_to_do(store, name, left)
         StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
 
 
-def test_so_is_one_whose_arrays_are_not_those_of_its_header(store):
+def test_arrays_that_contradict_the_header_are_refused(store):
     np.save(store / "logits.npy", np.load(store / "logits.npy")[:, :9])
     with pytest.raises(UserError, match=r"logits.npy is \(3, 9, 4\), and \(3, 10, 4\) by the header"):
         StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
@@ -75,7 +75,7 @@ def test_so_is_one_whose_arrays_are_not_those_of_its_header(store):
     ("change", "name"),
     [("teacher", "teacher"), ("dataset", "images"), ("augment", "augmentation"), ("options", "views")],
 )
-def test_the_digests_tell_what_a_store_is_made_from(tmp_path, change, name):
+def test_each_input_has_a_digest_of_its_own(tmp_path, change, name):
     (tmp_path / "t").write_text("teacher")
     (tmp_path / "d").write_text("data")
     made_from = {"teacher": tmp_path / "t", "dataset": tmp_path / "d", "augment": AUGMENT, "options": OPTIONS}
@@ -101,7 +101,7 @@ def test_the_live_teacher_never_leaves_eval_mode():
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())  # batch norm statistics stand still
 
 
-def test_the_live_teacher_tells_its_stages_where_they_are_asked_for():
+def test_the_live_teacher_gives_stages_on_request():
     raw, index = torch.from_numpy(IMAGES), np.arange(10)
     plain, staged = LiveTeacher(teacher(), NORMALIZE), LiveTeacher(teacher(), NORMALIZE, staged=True)
     answers = staged(raw, index, index)

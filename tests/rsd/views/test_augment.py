@@ -15,7 +15,7 @@ IMAGES = np.random.default_rng(0).integers(1, 256, (40, 12, 10, 3), dtype=np.uin
 
 
 @pytest.mark.parametrize("options", [ALL, STRONG], ids=["arrays", "strong"])
-def test_a_view_depends_on_its_image_only_never_on_the_batch_around_it(options):
+def test_views_do_not_depend_on_their_batch(options):
     whole = views(IMAGES, np.arange(40), options, seed=3, view=5)
     order = np.random.default_rng(1).permutation(40)
     parts = [views(IMAGES, part, options, seed=3, view=5) for part in np.array_split(order, 7)]
@@ -32,7 +32,7 @@ def test_no_augmentation_serves_the_image_itself():
     assert np.array_equal(views(IMAGES, np.array([7, 3]), AugmentOptions(), seed=0, view=0), IMAGES[[7, 3]])
 
 
-def test_a_shift_moves_pixels_by_at_most_its_size_and_brings_in_black():
+def test_a_shift_stays_within_its_limit():
     image = IMAGES[:1]
     padded = np.pad(image[0], ((2, 2), (2, 2), (0, 0)))
     crops = {padded[y : y + 12, x : x + 10].tobytes() for y in range(5) for x in range(5)}
@@ -54,7 +54,7 @@ def test_a_flip_mirrors_about_half_of_the_views():
     assert 160 < sum(flipped) < 240
 
 
-def test_erasing_fills_one_rectangle_of_the_papers_area_in_the_chosen_share_of_views():
+def test_erasing_fills_a_rectangle_as_published():
     black = np.zeros((400, 24, 20, 3), np.uint8)
     changed = np.any(views(black, np.arange(400), AugmentOptions(erase=0.25), seed=0, view=0), axis=3)
     assert 0.18 < changed.any(axis=(1, 2)).mean() < 0.32
@@ -65,7 +65,7 @@ def test_erasing_fills_one_rectangle_of_the_papers_area_in_the_chosen_share_of_v
         assert 0.01 < inside.size / mask.size < 0.4
 
 
-def test_images_are_served_at_another_size_without_a_change_of_their_mean():
+def test_resizing_keeps_the_mean():
     smooth = np.tile(np.arange(0, 200, 5, dtype=np.uint8)[None, :, None, None], (3, 1, 40, 1))
     served = ArrayImages(smooth, 20)
     assert served.shape == (3, 20, 20, 1)
@@ -82,7 +82,7 @@ def test_randaugment_leaves_the_global_generators_as_they_were():
     assert torch.equal(torch.get_rng_state(), state[2])
 
 
-def test_seeds_ignore_what_was_drawn_before_even_the_second_of_a_pair_of_normal_numbers():
+def test_seeding_forgets_all_earlier_draws():
     drawn = []
     for seed in (1, 2):
         random.seed(seed)
@@ -94,7 +94,7 @@ def test_seeds_ignore_what_was_drawn_before_even_the_second_of_a_pair_of_normal_
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_randaugment_and_jitter_change_most_images_of_either_kind(channels):
+def test_randaugment_and_jitter_change_most_images(channels):
     options = AugmentOptions(randaugment="rand-m9-mstd0.5-inc1", color_jitter=0.4)
     images = IMAGES[..., :channels]
     changed = views(images, np.arange(40), options, seed=0, view=0)
@@ -131,7 +131,7 @@ def test_what_cannot_be_done_is_refused(options, sentence):
         AugmentOptions(**options)
 
 
-def test_draws_are_uniform_and_independent_over_images_views_and_seeds():
+def test_draws_are_uniform_and_independent():
     draws = np.stack([uniform(seed, np.arange(500), view, range(8)) for seed in range(4) for view in range(5)])
     histogram = np.histogram(draws, bins=20, range=(0, 1))[0] / draws.size
     assert np.abs(histogram - 0.05).max() < 0.003
@@ -143,13 +143,13 @@ def test_draws_are_uniform_and_independent_over_images_views_and_seeds():
     assert len(np.unique(draws)) == draws.size
 
 
-def test_a_number_is_the_same_whatever_else_is_drawn():
+def test_each_draw_is_independent_of_others():
     index, view = np.arange(5), np.array([3, 0, 9, 9, 1])
     every = uniform(2, index, view, range(50))
     assert np.array_equal(uniform(2, index, view, range(20, 24)), every[:, 20:24])
     assert np.array_equal(uniform(2, index[3:4], 9, range(50)), every[3:4])
 
 
-def test_view_numbers_cycle_through_the_stored_ones_or_never_repeat():
+def test_view_numbers_cycle_or_never_repeat():
     assert [ViewChoice(0, cycle=3).number(epoch) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
     assert [ViewChoice(0).number(epoch) for epoch in range(4)] == [0, 1, 2, 3]

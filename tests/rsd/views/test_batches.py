@@ -28,13 +28,13 @@ def labelled(count):
 
 @pytest.mark.parametrize("augment", [PLAIN, MIXED])
 @pytest.mark.parametrize("images", [103, 104])
-def test_an_epoch_sees_each_image_at_most_once_in_full_batches(images, augment):
+def test_an_epoch_shows_no_image_twice(images, augment):
     chosen = np.stack(plan(images, 10, augment).images)
     assert chosen.shape == (10, 10)
     assert len(np.unique(chosen)) == 100
 
 
-def test_the_order_is_a_function_of_seed_and_epoch():
+def test_seed_and_epoch_decide_the_order():
     first = np.stack(plan(50, 10).images)
     assert np.array_equal(first, np.stack(plan(50, 10).images))
     assert not np.array_equal(first, np.stack(plan(50, 10, epoch=3).images))
@@ -61,7 +61,7 @@ def test_repeats_show_fewer_images_in_several_views():
 
 
 @pytest.mark.parametrize("augment", [MIXED, AugmentOptions(mixup=0.1, repeats=3)])
-def test_images_that_are_mixed_are_in_the_same_batch(augment):
+def test_partners_are_in_the_same_batch(augment):
     chosen = plan(60, 12, augment)
     for images, views in zip(chosen.images, chosen.views, strict=True):
         for image, view in zip(images, views, strict=True):
@@ -77,7 +77,7 @@ def test_the_stores_plan_has_every_image_once(augment):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_and_a_later_start_do_not_change_a_pixel(workers):
+def test_workers_do_not_change_a_pixel(workers):
     images = labelled(40)
     chosen = partial(epoch_plan, images=40, batch_size=8, augment=STRONG, seed=1, view_choice=FRESH)
     before = torch.get_rng_state()
@@ -91,7 +91,7 @@ def test_workers_and_a_later_start_do_not_change_a_pixel(workers):
         assert np.array_equal(one.images, other.images)
 
 
-def test_batches_are_those_of_one_plan_after_the_other():
+def test_batches_follow_plan_after_plan():
     def chosen(epoch):
         return plan(40, 8, epoch=epoch)
 
@@ -103,7 +103,7 @@ def test_batches_are_those_of_one_plan_after_the_other():
     )
 
 
-def test_the_store_and_an_epoch_serve_the_same_view_of_an_image():
+def test_store_and_epoch_serve_the_same_view():
     images, choice = labelled(40), ViewChoice(7, cycle=2)
     served: dict[int, torch.Tensor] = {}
     for batch in batches(images, lambda _: store_plan(1, 40, 16, STRONG, seed=7), 3, STRONG, seed=7, numbers=range(3)):

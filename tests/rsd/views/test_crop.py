@@ -21,7 +21,7 @@ def tries(count, view=0):
     return uniform(0, np.arange(count), view, range(8, 48)).reshape(count, 10, 4)
 
 
-def test_crops_are_inside_and_spread_over_the_allowed_areas_and_ratios():
+def test_crops_cover_the_allowed_areas_and_ratios():
     boxes, fitting = crop_boxes(np.tile([[120, 200]], (3000, 1)), tries(3000), CropOptions())
     assert fitting.mean() > 0.99
     top, left, height, width = boxes.T
@@ -38,13 +38,13 @@ def test_crops_are_inside_and_spread_over_the_allowed_areas_and_ratios():
     assert np.histogram(np.log(ratio), bins=5)[0].min() > 400
 
 
-def test_a_crop_that_never_fits_is_the_largest_central_part():
+def test_a_crop_that_never_fits_is_central():
     boxes, fitting = crop_boxes(np.array([[10, 100]]), np.full((1, 10, 4), 0.999), CropOptions())
     assert not fitting
     assert np.allclose(boxes, [[0, 50 - 20 / 3, 10, 40 / 3]])
 
 
-def test_tries_that_are_drawn_one_after_the_other_decide_as_all_at_once():
+def test_tries_one_by_one_or_together_agree():
     sizes = np.tile([[60, 200]], (500, 1))
     alone = crop_boxes(sizes, tries(500, view=3)[:, :1], CropOptions())[1]
     assert 0.05 < (~alone).mean() < 0.95  # some need another try
@@ -52,7 +52,7 @@ def test_tries_that_are_drawn_one_after_the_other_decide_as_all_at_once():
     assert np.array_equal(drawn, crop_boxes(sizes, tries(500, view=3), CropOptions())[0])
 
 
-def test_a_crop_of_everything_is_the_image_and_of_a_half_is_its_pixels_twice():
+def test_a_half_crop_shows_each_pixel_twice():
     assert np.array_equal(crops(ArrayImages(IMAGES), EVERY, WHOLE, UPRIGHT), IMAGES)
     constant = ArrayImages(np.broadcast_to(IMAGES[:, :1, :1], IMAGES.shape), 24)
     expected = np.broadcast_to(IMAGES[:, :1, :1], (40, 24, 24, 3))
@@ -85,7 +85,7 @@ def test_a_crop_is_bilinear_between_pixels(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_crop_of_something_larger_is_what_pillow_makes_of_it(channels):
+def test_a_shrunk_crop_agrees_with_pillow(channels):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (6, 90, 70, channels), dtype=np.uint8)
     boxes = np.array(
@@ -129,7 +129,7 @@ def digest():
 
 
 @pytest.mark.slow
-def test_a_processor_without_vector_instructions_serves_the_same_pixels():
+def test_pixels_do_not_depend_on_vector_instructions():
     program = f"from {__name__} import digest; print(digest())"
     plain = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
     assert subprocess.check_output([sys.executable, "-c", program], env=plain, text=True).strip() == digest()

@@ -14,7 +14,7 @@ def mixed(options, index=EVERY, view=3, seed=5):
     return mixed_views(IMAGES, LABELS, 7, index, options, seed=seed, view=np.full(len(index), view))
 
 
-def test_partners_are_mutual_and_one_of_an_odd_number_is_alone():
+def test_partners_are_mutual():
     partner = partners(41, seed=5, pairing=3)
     assert np.array_equal(partner[partner], EVERY)
     assert (partner == EVERY).sum() == 1
@@ -24,7 +24,7 @@ def test_partners_are_mutual_and_one_of_an_odd_number_is_alone():
 @pytest.mark.parametrize(
     "options", [AugmentOptions(mixup=0.8), AugmentOptions(cutmix=1.0), AugmentOptions(mixup=0.8, cutmix=1.0, flip=True)]
 )
-def test_a_mixed_view_depends_on_its_image_only_never_on_the_batch_around_it(options):
+def test_mixed_views_do_not_depend_on_their_batch(options):
     pixels, target = mixed(options)
     order = np.random.default_rng(2).permutation(41)
     for part in np.array_split(order, 6):
@@ -53,7 +53,7 @@ def test_mixup_blends_pixels_as_it_blends_labels():
         assert np.isclose(target[other, LABELS[other]], share, atol=1e-6)  # one share for both
 
 
-def test_cutmix_pastes_a_rectangle_and_its_area_is_the_share_of_the_label():
+def test_cutmix_labels_by_the_pasted_area():
     pixels, target = mixed(AugmentOptions(cutmix=1.0))
     partner = partners(41, seed=5, pairing=3)
     for image, other in enumerate(partner):
@@ -71,7 +71,7 @@ def test_the_image_without_a_partner_is_left_alone():
     assert np.array_equal(target[alone], np.eye(7, dtype=np.float32)[LABELS[alone]])
 
 
-def test_shares_are_drawn_from_the_beta_distribution_and_half_of_the_pairs_are_cut():
+def test_shares_follow_beta_and_half_are_cut():
     shares, kinds = [], []
     for view in range(60):
         _, target = mixed(AugmentOptions(mixup=0.4), view=view)

@@ -15,7 +15,7 @@ class Images(Dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_is_wrong_with_an_image_is_the_same_sentence_whoever_reads_it(workers):
+def test_workers_report_a_bad_image_alike(workers):
     assert list(in_order(Images(), range(2), workers=workers)) == [0, 1]
     with pytest.raises(UserError, match="^expected a usable image in 2.png, found: empty$"):
         list(in_order(Images(), range(4), workers=workers))

@@ -122,7 +122,7 @@ def test_a_link_in_the_archive_is_not_followed(tmp_path):
         source(tmp_path).load()
 
 
-def test_an_archive_that_says_it_is_huge_is_refused(tmp_path):
+def test_an_archive_of_huge_files_is_refused(tmp_path):
     big = tarfile.TarInfo("cifar-100-python/train")
     big.size = 1 << 40
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(gzip.compress(big.tobuf()))
@@ -184,7 +184,7 @@ def test_floats_are_no_images(tmp_path):
         source(tmp_path).load()
 
 
-def test_a_malicious_file_is_refused_by_the_name_it_calls(tmp_path):
+def test_a_malicious_file_is_refused_by_name(tmp_path):
     attack = b"cos\nsystem\n(S'touch " + os.fsencode(tmp_path / "was-here") + b"'\ntR."
     fill(tmp_path / "cifar-100-python", contents(python2) | {"meta": attack})
     with pytest.raises(UserError, match="meta, found the name os.system, which has no place"):
@@ -211,7 +211,7 @@ def test_a_missing_file_or_folder_is_one_sentence(tmp_path):
         source(tmp_path).load()
 
 
-def test_a_file_larger_than_any_of_the_data_set_is_not_read(tmp_path):
+def test_a_file_too_large_is_not_read(tmp_path):
     fill(tmp_path / "cifar-100-python", contents(python2))
     with (tmp_path / "cifar-100-python" / "train").open("r+b") as file:
         file.truncate(1 << 40)
@@ -219,7 +219,7 @@ def test_a_file_larger_than_any_of_the_data_set_is_not_read(tmp_path):
         source(tmp_path).load()
 
 
-def test_download_fetches_the_archive_and_only_where_it_is_missing(tmp_path, monkeypatch):
+def test_download_fetches_only_a_missing_archive(tmp_path, monkeypatch):
     calls = []
 
     def fetch(url, path, *, md5):

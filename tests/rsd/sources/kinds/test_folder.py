@@ -141,7 +141,7 @@ def test_nothing_below_the_root_is_written_or_touched(flat):
 # --- splits ---
 
 
-def test_three_splits_of_ones_own_stay_as_they_are(whole):
+def test_three_given_splits_stay(whole):
     found = index(whole)
     for split, folder in {"train": "train", "validation": "val", "test": "test"}.items():
         assert paths(found)[split] == [f"{folder}/{c}/{i:03}.png" for c in ("cat", "dog") for i in range(4)]
@@ -156,7 +156,7 @@ def test_one_split_beside_train_is_the_test_split(tmp_path, name):
     assert all(path.startswith("train/") for path in found["train"] + found["validation"])
 
 
-def test_class_folders_alone_are_split_three_ways_each_class_alike(flat):
+def test_class_folders_are_split_three_ways_by_class(flat):
     found = index(flat, test=0.2, validation=0.25)
     counts = {split: np.bincount(part.labels).tolist() for split, part in found.splits.items()}
     assert counts == {"train": [12, 6, 3], "validation": [4, 2, 1], "test": [4, 2, 1]}
@@ -173,7 +173,7 @@ def test_every_split_has_every_class(tmp_path, count, share):
     assert len(every(found)) == count + 3
 
 
-def test_a_split_is_a_matter_of_the_seed_and_of_its_class_only(flat):
+def test_a_split_depends_on_seed_and_class_only(flat):
     first = paths(index(flat))
     assert paths(index(flat)) == first
     assert paths(index(flat, seed=1)) != first
@@ -188,7 +188,7 @@ def test_without_hold_out_train_keeps_the_validation_images(flat):
     assert paths(kept)["train"] == sorted(paths(held)["train"] + paths(held)["validation"])
 
 
-def test_fewer_training_images_leave_validation_and_test_as_they_are(flat):
+def test_train_share_leaves_validation_and_test_alone(flat):
     whole, half = index(flat), index(flat, train_share=0.5)
     for name in ("validation", "test"):
         assert paths(half)[name] == paths(whole)[name]
@@ -197,7 +197,7 @@ def test_fewer_training_images_leave_validation_and_test_as_they_are(flat):
     assert np.abs(kept - of / 2).max() <= 0.5
 
 
-def test_copies_in_a_class_are_no_finding_and_never_come_apart(tmp_path):
+def test_copies_within_a_class_stay_together(tmp_path):
     fill(tmp_path, {"cat": 10, "dog": 10})
     for i in range(10):
         for copy in "ab":
@@ -219,7 +219,7 @@ def test_a_class_may_be_named_as_a_split(tmp_path):
 # --- findings ---
 
 
-def test_every_kind_of_bad_file_is_in_one_list_and_skip_leaves_out_exactly_those(flat, tmp_path):
+def test_all_bad_files_are_listed_and_skipped(flat, tmp_path):
     good = index(flat)
     red = [Image.new("RGB", (8, 8), "red")]
     cat = flat / "cat"
@@ -280,7 +280,7 @@ def test_ordinary_names_of_all_languages_are_fine(flat):
     assert index(flat).findings == []
 
 
-def test_an_image_in_two_splits_is_a_finding_and_the_test_split_keeps_it(whole):
+def test_the_test_split_keeps_a_shared_image(whole):
     content = (whole / "test" / "cat" / "001.png").read_bytes()
     (whole / "train" / "dog" / "copy.png").write_bytes(content)
     (whole / "val" / "cat" / "copy.png").write_bytes(content)
@@ -293,7 +293,7 @@ def test_an_image_in_two_splits_is_a_finding_and_the_test_split_keeps_it(whole):
     assert len(every(found)) == 24
 
 
-def test_an_image_with_two_labels_is_a_finding_and_is_left_out_altogether(flat):
+def test_an_image_with_two_labels_is_dropped(flat):
     content = (flat / "cat" / "001.png").read_bytes()
     (flat / "dog" / "x.png").write_bytes(content)
     (flat / "dog" / "y.png").write_bytes(content)
@@ -306,7 +306,7 @@ def test_an_image_with_two_labels_is_a_finding_and_is_left_out_altogether(flat):
     assert len(every(found)) == 34
 
 
-def test_empty_classes_and_classes_of_bad_images_are_findings_and_left_out(flat):
+def test_classes_without_a_usable_image_are_dropped(flat):
     (flat / "ape").mkdir()
     fill(flat, {"bee": 2, "fox": 0}, seed=500)
     (flat / "fox" / "a.png").write_bytes(b"bad")
@@ -321,7 +321,7 @@ def test_empty_classes_and_classes_of_bad_images_are_findings_and_left_out(flat)
     assert all(set(part.labels) == {0, 1, 2} for part in found.splits.values())
 
 
-def test_classes_that_differ_between_splits_are_findings_and_left_out(whole):
+def test_classes_missing_in_a_split_are_dropped(whole):
     fill(whole, {"train/ape": 3, "val/fox": 3, "test/fox": 2}, seed=500)
     found = refused(
         whole,
@@ -339,7 +339,7 @@ def test_images_outside_of_every_class_are_one_finding(whole):
     refused(whole, "train/: 2 images in no class's folder, such as a.png")
 
 
-def test_a_folder_that_may_not_be_listed_is_a_finding(flat, monkeypatch):
+def test_an_unlistable_folder_is_a_finding(flat, monkeypatch):
     scandir = os.scandir
 
     def refuse(place):
@@ -351,13 +351,13 @@ def test_a_folder_that_may_not_be_listed_is_a_finding(flat, monkeypatch):
     refused(flat, "emu: an empty class", "emu: cannot be listed: Permission denied")
 
 
-def test_a_link_to_a_folder_elsewhere_is_a_class_as_any_other(flat, tmp_path):
+def test_a_linked_folder_is_a_class(flat, tmp_path):
     fill(tmp_path / "elsewhere", {"fox": 3}, seed=500)
     (flat / "fox").symlink_to(tmp_path / "elsewhere" / "fox")
     assert index(flat).classes == ["cat", "dog", "emu", "fox"]
 
 
-def test_a_long_list_is_cut_at_the_terminal_and_whole_in_the_file(flat, tmp_path):
+def test_a_long_list_is_whole_in_the_file(flat, tmp_path):
     for i in range(30):
         (flat / "cat" / f"bad{i:02}.png").write_bytes(b"x")
     file = tmp_path / "out" / "findings.txt"
@@ -377,7 +377,7 @@ def test_a_long_list_is_cut_at_the_terminal_and_whole_in_the_file(flat, tmp_path
     assert not file.exists()  # or a list of old would be taken for a list of now
 
 
-def test_fewer_than_two_classes_are_refused_even_with_skip(tmp_path):
+def test_fewer_than_two_classes_are_always_refused(tmp_path):
     fill(tmp_path, {"cat": 3, "dog": 1})
     with pytest.raises(UserError, match="at least two classes .* found 1; correct them:\n  1. dog: too few images"):
         index(tmp_path, on_bad="skip")

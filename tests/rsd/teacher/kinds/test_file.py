@@ -6,7 +6,7 @@ from rsd.machine.errors import UserError
 from tests.rsd.teacher.small import data, options, same, saved, timm_model
 
 
-def test_a_file_is_taken_as_the_data_is_normalised_unless_a_record_beside_it_says_otherwise(tmp_path):
+def test_a_record_beside_a_file_overrides_the_data(tmp_path):
     path = saved(tmp_path / "model.safetensors", net := timm_model())
     start = options("file", path).start(data())
     assert same(start.model, net)
@@ -29,7 +29,7 @@ def test_a_file_is_taken_as_the_data_is_normalised_unless_a_record_beside_it_say
         ([], "found: Input should be an object"),
     ],
 )
-def test_a_record_that_contradicts_the_data_or_itself_is_one_sentence(tmp_path, stated, sentence):
+def test_a_contradictory_record_is_one_sentence(tmp_path, stated, sentence):
     path = saved(tmp_path / "model.safetensors", timm_model())
     (tmp_path / "model.json").write_text(json.dumps(stated))
     with pytest.raises(UserError, match=sentence):

@@ -6,7 +6,7 @@ from rsd.teacher.checkpoint_file import head_names
 from tests.rsd.teacher.small import ARGS, VIT, data, model, options, same, saved, timm_model
 
 
-def test_finetuning_keeps_all_weights_but_the_head_which_is_the_seeds(tmp_path):
+def test_finetuning_draws_a_new_head_only(tmp_path):
     path = saved(tmp_path / "model.safetensors", net := timm_model(classes=7))
     torch.manual_seed(3)
     start = options("finetune", tmp_path).start(data())
@@ -23,7 +23,7 @@ def test_finetuning_keeps_all_weights_but_the_head_which_is_the_seeds(tmp_path):
     assert start.weights != options("finetune", path).start(data()).weights
 
 
-def test_finetuning_keeps_a_head_of_as_many_classes_and_takes_weights_without_one(tmp_path):
+def test_finetuning_keeps_a_head_that_fits(tmp_path):
     path = saved(tmp_path / "model.safetensors", net := timm_model(classes=3))
     assert same(options("finetune", path).start(data()).model, net)
     path = saved(tmp_path / "model.safetensors", net := timm_model(classes=0))
@@ -32,7 +32,7 @@ def test_finetuning_keeps_a_head_of_as_many_classes_and_takes_weights_without_on
 
 
 @pytest.mark.parametrize("stem", [{}, {"stem_type": "deep", "stem_width": 4}])
-def test_a_colour_teacher_sees_in_grey_what_it_saw_in_grey_pixels_of_three_channels(tmp_path, stem):
+def test_a_colour_teacher_is_adapted_to_grey(tmp_path, stem):
     path = saved(tmp_path / "model.safetensors", net := timm_model(channels=3, args=ARGS | stem))
     grey = torch.randn(4, 1, 16, 16)
     teacher = options("finetune", path, args=ARGS | stem).start(data()).model.eval()
@@ -42,7 +42,7 @@ def test_a_colour_teacher_sees_in_grey_what_it_saw_in_grey_pixels_of_three_chann
     assert colour.preprocessing.mean == [0.485, 0.456, 0.406]
 
 
-def test_a_transformer_of_another_image_size_keeps_all_but_its_positions(tmp_path):
+def test_another_image_size_changes_only_the_positions(tmp_path):
     name = "vit_tiny_patch16_224"
     path = saved(tmp_path / "model.safetensors", net := timm_model(name, args=VIT | {"img_size": 16}))
     start = options("finetune", path, name=name, args=VIT | {"img_size": 32}, input_size=32).start(data())
@@ -61,7 +61,7 @@ def test_models_with_two_heads_get_two_new_ones(tmp_path):
         options("file", path, name=name, args=args).start(data())
 
 
-def test_finetuning_from_weights_of_another_model_names_what_does_not_fit(tmp_path):
+def test_weights_that_do_not_fit_are_named(tmp_path):
     path = saved(tmp_path / "model.safetensors", timm_model(args=ARGS | {"channels": [8, 8, 8, 16]}))
     with pytest.raises(UserError, match=r"do not fit the teacher 'resnet18' .*of another shape \(first: layer4\.0"):
         options("finetune", path).start(data())

@@ -22,7 +22,7 @@ def hub(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k"])
-def test_a_teacher_from_the_hub_is_that_teacher_with_its_own_normalisation(hub, name):
+def test_a_hub_teacher_keeps_weights_and_normalisation(hub, name):
     hub("resnet18.a1_in1k", net := timm_model(classes=1000, channels=3))
     start = options("hub", name=name).start(data(classes=1000, channels=3))
     assert same(start.model, net)
@@ -32,18 +32,18 @@ def test_a_teacher_from_the_hub_is_that_teacher_with_its_own_normalisation(hub, 
     assert len(finetuned.weights or "") == 64
 
 
-def test_a_hub_teacher_of_other_classes_is_refused_before_it_is_fetched(hub):
+def test_a_hub_teacher_of_other_classes_is_refused(hub):
     with pytest.raises(UserError, match="a head for 3 classes, as the data has, found 1000 .*source finetune"):
         options("hub").start(data())
 
 
 @pytest.mark.parametrize("source", ["hub", "finetune"])
-def test_without_a_network_one_sentence_says_what_to_do(hub, source):
+def test_no_network_is_one_sentence(hub, source):
     with pytest.raises(UserError, match="cannot be had .*set HF_HOME .*teacher.path with source finetune or file"):
         options(source).start(data(classes=1000, channels=3))
 
 
-def test_args_that_the_hubs_weights_do_not_fit_are_named(hub):
+def test_args_that_do_not_fit_are_named(hub):
     hub("resnet18.a1_in1k", timm_model(classes=1000, channels=3, args=ARGS | {"channels": [8, 8, 8, 16]}))
     with pytest.raises(UserError, match="leave the hub's weights of 'resnet18' fitting.*; change teacher.args"):
         options("finetune").start(data())
