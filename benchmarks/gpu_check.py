@@ -26,8 +26,7 @@ import torch
 
 from benchmarks import gpu_inference, gpu_training
 from benchmarks.interleaved import markdown
-from rsd.export import precisions
-from rsd.export.tensorrt import LIBRARIES
+from rsd.export import precisions, runtimes
 from rsd.machine.cuda import NoDriverError, driver
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
@@ -130,7 +129,7 @@ def checks() -> list[Check]:
     levels: list[dict[str, Any]] = [
         {"hardware_compatibility": level} for level in ("ampere_plus", "same_compute_capability")
     ]
-    for library in LIBRARIES:
+    for library in runtimes.builders():
         variants: list[tuple[str, dict[str, Any]]] = [(precision, {}) for precision in precisions.names()]
         variants += [(precision, {"strip_weights": True}) for precision in precisions.names()]
         if library == "tensorrt":

@@ -21,7 +21,8 @@ from rsd.export import precisions
 from rsd.export.engine import open_engine
 from rsd.export.engine_parity import engine_parting
 from rsd.export.options import export_options
-from rsd.export.parity import compare, logits_of
+from rsd.export.parity import compare
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.export.tensorrt import EngineOptions, build
 from rsd.export.ungated import write_files
 from rsd.machine.compute import ComputeOptions, set_up

@@ -30,7 +30,7 @@ from rsd.measure.latency import (
     conditions,
     measured,
     onnx_candidate,
-    onnx_session,
+    session,
     take_turns,
     timed,
 )
@@ -118,12 +118,12 @@ def harness(folder: Path, rounds: int) -> pd.DataFrame:
     """CPU seconds of `CALLS` calls of the default student: a bare loop, and ours with its clock and its list."""
     path = folder / "model.onnx"
     write("default student", {"fp32": path})
-    with onnx_session(path, 1) as infer:
-        session, feed = infer.func.__self__, infer.args[1]  # type: ignore[attr-defined]
+    with session("onnxruntime", path) as infer:
+        bare_session, feed = infer.func.__self__, infer.args[1]  # type: ignore[attr-defined]
 
         def bare() -> None:
             for _ in range(CALLS):
-                session.run(None, feed)
+                bare_session.run(None, feed)
 
         def ours() -> None:
             timed(infer, 0.0, CALLS)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rsd.export.parity import logits_of
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.release import sign
 from rsd.release.bundle import BundleOptions, write_bundle
 from rsd.run.paths import Run

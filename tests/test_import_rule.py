@@ -12,7 +12,7 @@ import rsd
 from rsd import methods
 
 ROOT = Path(__file__).parents[1]
-SEAMS = [ROOT / "rsd" / "export" / "precisions"]
+SEAMS = [ROOT / "rsd" / "export" / name for name in ("precisions", "runtimes")]
 OURS = ("rsd", "stages", "pipelines", "benchmarks", "deploy")
 
 

@@ -78,7 +78,7 @@ def sustained(
     Example: rsd sustained out/convert/fp32/model.onnx --for 10m
     """
     from rsd.machine.progress import progress
-    from rsd.measure.latency import onnx_session
+    from rsd.measure.latency import session
     from rsd.measure.sustained import sustained
     from rsd.report.drift import write
     from rsd.run.paths import Run
@@ -87,7 +87,7 @@ def sustained(
     if not model.is_file():
         raise UserError(f"expected an ONNX file at {model}, found none; `dvc repro convert` writes one")
     with (
-        onnx_session(model, threads) as infer,
+        session("onnxruntime", model, threads) as infer,
         progress(total=round(seconds), name=model.name, unit="s") as bar,
     ):
         windows, samples = sustained(infer, seconds, progress=bar.update)

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from rsd.export.parity import session_of
+from rsd.export.runtimes.onnxruntime import session_of
 
 Values = Mapping[str, NDArray[np.floating]]
 """What was computed on the way, by name, in the order of computation."""

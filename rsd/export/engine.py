@@ -143,11 +143,12 @@ class Engine:
 
     Args:
         runner: an active `polygraphy.backend.trt.TrtRunner`.
+        shape: height, width and channels of an image.
         largest: images of one batch at most, as the engine's profile says; `smallest` at least.
     """
 
-    def __init__(self, runner: Any, *, smallest: int, largest: int) -> None:
-        self._runner, self._smallest, self._largest = runner, smallest, largest
+    def __init__(self, runner: Any, *, shape: tuple[int, int, int], smallest: int, largest: int) -> None:
+        self._runner, self.shape, self._smallest, self._largest = runner, shape, smallest, largest
 
     def with_copies(self, images: NDArray[np.uint8]) -> Callable[[], Any]:
         """A call from an image in the host's memory to logits in the host's memory, as an application sees it.
@@ -163,6 +164,10 @@ class Engine:
         there = device_array(shape=images.shape, dtype=images.dtype)
         there.copy_from(images)
         return lambda: self._runner.infer({"image": there}, check_inputs=False, copy_outputs_to_host=False)
+
+    def call(self, images: NDArray[np.uint8], way: str = "") -> Callable[[], Any]:
+        """`with_copies`, or `compute_only` by this name."""
+        return self.compute_only(images) if way == "compute only" else self.with_copies(images)
 
     def values(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.floating]]:
         """Every output of the engine by name, for one batch within the profile."""
@@ -213,7 +218,8 @@ def open_engine(folder: Path, *, onnx: Path | None = None) -> Iterator[Engine]:
             f"{str(error).strip().splitlines()[-1]}; look at the GPU's free memory, or build the engine again"
         ) from error
     try:
-        yield Engine(runner, smallest=record["profile"]["min"], largest=record["profile"]["max"])
+        profile, (height, width, channels) = record["profile"], record["inputs"][0]["shape"][1:]
+        yield Engine(runner, shape=(height, width, channels), smallest=profile["min"], largest=profile["max"])
     finally:
         runner.deactivate()
 

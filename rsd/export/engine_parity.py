@@ -10,7 +10,8 @@ from rsd.export import precisions
 from rsd.export.divergence import first_divergence, graph_values, in_words
 from rsd.export.engine import OtherGpuError, open_engine
 from rsd.export.parity import NEAR_TIE, compare
-from rsd.export.tensorrt import NO_DEVICE, EngineOptions, build
+from rsd.export.runtimes._tensorrt import NO_DEVICE
+from rsd.export.tensorrt import EngineOptions, build
 from rsd.machine.cuda import NoDriverError
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json

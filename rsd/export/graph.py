@@ -9,7 +9,7 @@ import onnx
 from google.protobuf import text_format
 from onnx import helper
 
-from rsd.export.parity import session_of
+from rsd.export.runtimes.onnxruntime import session_of
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
 

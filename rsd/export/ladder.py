@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from rsd.export.parity import Gate, GateError, compare, logits_of
+from rsd.export.parity import Gate, GateError, compare
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.machine.errors import UserError
 from rsd.run.records import Parity
 from rsd.sources.images import LabelledImages

@@ -3,16 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from rsd.machine.errors import UserError
 from rsd.run.records import Comparison
-from rsd.sources.images import Images
 
 # Two classes closer than this share of the logit range are a near-tie: rounding alone may swap them.
 NEAR_TIE = 0.01
@@ -27,32 +24,6 @@ class GateError(UserError):
     def __init__(self, sentence: str, images: list[int]) -> None:
         super().__init__(sentence)
         self.images = images
-
-
-def session_options(*, threads: int = 1, optimised: bool = True) -> ort.SessionOptions:
-    """Of a run that gives the same bits on every machine with the same kernels."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; fp16 graphs on a CPU warn of every cast
-    if not optimised:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return options
-
-
-def session_of(model: Path | bytes, *, threads: int = 1, optimised: bool = True) -> ort.InferenceSession:
-    """An exported graph in ONNX Runtime on the CPU, from a file or its bytes."""
-    options = session_options(threads=threads, optimised=optimised)
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def logits_of(model: Path | bytes, images: Images, *, batch: int = 128, threads: int = 1) -> NDArray[np.float32]:
-    """Run an exported graph with ONNX Runtime on the CPU: uint8 `[N, H, W, C]` -> float32 `[N, classes]`."""
-    session = session_of(model, threads=threads)
-    parts = [
-        session.run(["logits"], {"image": np.asarray(images[start : start + batch])})[0]
-        for start in range(0, len(images), batch)
-    ]
-    return np.concatenate(parts)
 
 
 def compare(

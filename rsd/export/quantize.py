@@ -20,7 +20,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from rsd.export.parity import logits_of, session_options
+from rsd.export.runtimes.onnxruntime import logits_of, session_options
 from rsd.machine.errors import UserError
 from rsd.run.records import Part
 from rsd.sources.images import Images

@@ -15,23 +15,20 @@ import numpy as np
 import onnx
 from pydantic import Field, model_validator
 
+from rsd.export import runtimes
 from rsd.export.refusals import unparsed
+from rsd.export.runtimes._tensorrt import INSTALL, TensorRT, measurable
 from rsd.machine.cuda import NoDriverError, driver
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, written_aside
-from rsd.machine.options import Options
-
-LIBRARIES = ("tensorrt", "tensorrt_rtx")
-INSTALL = "pip install 'rsd[engine]'"
-NO_DEVICE = "not measured: no CUDA device"
-RTX_CAPABILITIES = ["8.6", "8.9", "12.0"]
+from rsd.machine.options import OneOf, Options
 
 
 class EngineOptions(Options):
     """`engine` of params.yaml: what an engine is made for."""
 
-    library: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto"
-    """`auto` takes tensorrt where it is installed and finds a GPU, else tensorrt_rtx."""
+    library: Annotated[str, OneOf(lambda: ["auto", *runtimes.builders()])] = "auto"
+    """`auto` takes the first that can build here."""
     min_batch: int = Field(default=1, ge=1)
     opt_batch: int = 1
     """The batch size that kernels are chosen for."""
@@ -56,31 +53,27 @@ class EngineOptions(Options):
 
 
 def available(library: str = "auto") -> tuple[str, str] | None:
-    """(module name, version) of the library that builds engines here, or None."""
-    for name in LIBRARIES if library == "auto" else (library,):
-        try:
-            version = importlib.import_module(name).__version__
-        except ImportError:  # not installed, or its shared libraries are not
-            continue
-        if name == "tensorrt_rtx" or measurable() is None:  # tensorrt needs the GPU it builds for
-            return name, version
+    """(name, version) of the library that builds engines here, or None."""
+    for name in runtimes.builders() if library == "auto" else (library,):
+        runtime = builder(name)
+        if runtime.cannot_build() is None:
+            return name, runtime.load()
     return None
+
+
+def builder(name: str) -> TensorRT:
+    """The runtime of this name, one of `runtimes.builders()`."""
+    runtime = runtimes.get(name)
+    assert isinstance(runtime, TensorRT)
+    return runtime
 
 
 def skipped(library: str = "auto") -> dict[str, str]:
     """The sidecar of an engine that could not be built, because `available` found nothing."""
-    if library == "tensorrt":
-        return {"status": "skipped", "reason": "tensorrt, which needs the GPU it builds for, cannot build here"}
-    return {"status": "skipped", "reason": f"no TensorRT library can build here; `{INSTALL}` adds one"}
-
-
-def measurable() -> str | None:
-    """Why an engine cannot be measured on this machine; None if it can."""
-    try:
-        driver()
-    except NoDriverError:
-        return NO_DEVICE
-    return None
+    reason = f"no TensorRT library can build here; `{INSTALL}` adds one"
+    if library != "auto":
+        reason = builder(library).cannot_build() or reason
+    return {"status": "skipped", "reason": reason}
 
 
 def build(
@@ -228,7 +221,7 @@ def _target(trt: Any, config: Any, options: EngineOptions) -> list[str]:
     """Choose the GPUs to build for; the answer is what the engine is for."""
     library, own = trt.__name__, _own_gpu()
     cross = hasattr(config, "set_compute_capability")
-    wanted = options.compute_capabilities or (RTX_CAPABILITIES if cross else ["current"])
+    wanted = options.compute_capabilities or list(builder(library).capabilities)
     if "current" in wanted and not own:
         raise UserError("expected a GPU for the compute capability `current`, found none; name one, such as 8.6")
     meant = [own["compute_capability"] if capability == "current" and own else capability for capability in wanted]
@@ -272,9 +265,8 @@ def _be_compatible(trt: Any, config: Any, options: EngineOptions) -> None:
             raise UserError(
                 _lacks(trt, f"hardware_compatibility {options.hardware_compatibility}", "hardware_compatibility: none")
             )
-    # tensorrt_rtx has this flag, too, but its engines fit their own release alone (its guide, Engine Compatibility).
-    fixed = trt.__name__ == "tensorrt_rtx"
-    if options.version_compatible and (fixed or not _flagged(trt, config, "VERSION_COMPATIBLE")):
+    loadable = builder(trt.__name__).version_compatible
+    if options.version_compatible and (not loadable or not _flagged(trt, config, "VERSION_COMPATIBLE")):
         raise UserError(_lacks(trt, "engines that later versions load", "version_compatible: false"))
     if options.strip_weights and not _flagged(trt, config, "STRIP_PLAN"):
         raise UserError(_lacks(trt, "engines without weights", "strip_weights: false"))

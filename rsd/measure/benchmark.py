@@ -15,13 +15,14 @@ from typing import Annotated, Any
 from pydantic import Field
 from tqdm import tqdm
 
-from rsd.export.engine import open_engine
-from rsd.export.tensorrt import NO_DEVICE
+from rsd.export import runtimes
+from rsd.export.runtimes import readers
+from rsd.export.runtimes._tensorrt import NO_DEVICE
 from rsd.machine.cuda import NoDriverError
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, write_json, written_aside
 from rsd.machine.fingerprint import cores
-from rsd.machine.options import Options
+from rsd.machine.options import OneOf, Options
 from rsd.measure.latency import (
     Candidate,
     Infer,
@@ -52,11 +53,13 @@ class BenchmarkOptions(Options):
     """Batch sizes of the rows that state throughput, with all cores; an engine's are clipped to its profile."""
     cold_starts: int = Field(default=3, ge=0)
     """Fresh processes per file and number of threads."""
+    runtimes: list[Annotated[str, OneOf(readers)]] = Field(default=["onnxruntime"], min_length=1)
+    """Of the ONNX files."""
     baseline: bool = True
     """PyTorch, eager and compiled, as rows of the same run."""
 
     def plan(self) -> Plan:
-        return Plan(**self.model_dump(exclude={"offline_batches", "baseline"}))
+        return Plan(**self.model_dump(exclude={"offline_batches", "runtimes", "baseline"}))
 
 
 def benchmark(
@@ -84,13 +87,20 @@ def benchmark(
     began = conditions()
     candidates: list[Candidate] = []
     missing: list[Latency] = [one for one in others if isinstance(one, Latency)]
-    for precision, path in onnx.items():
-        for threads in sorted({1, cores()}):
-            single = onnx_candidate(path, precision=precision, threads=threads)
-            candidates.append(Candidate(single.row | fresh(path, threads, options.cold_starts), single.start))
-        candidates += [
-            onnx_candidate(path, precision=precision, threads=cores(), batch=batch) for batch in options.offline_batches
-        ]
+    for name in options.runtimes:
+        for precision, path in onnx.items():
+            plain = onnx_candidate(path, precision=precision, threads=1, runtime=name)
+            if reason := runtimes.get(name).missing() or _fault(plain):
+                missing.append(Latency(**plain.row, status=f"not measured: {reason}"))
+                continue
+            for threads in sorted({1, cores()}):
+                single = onnx_candidate(path, precision=precision, threads=threads, runtime=name)
+                cold = fresh(path, threads, options.cold_starts, runtime=name)
+                candidates.append(Candidate(single.row | cold, single.start))
+            candidates += [
+                onnx_candidate(path, precision=precision, threads=cores(), batch=batch, runtime=name)
+                for batch in options.offline_batches
+            ]
     for precision, engine_folder in engines.items():
         engine = read_json(engine_folder / "engine.json")
         library = engine.get("library", "tensorrt")
@@ -100,9 +110,9 @@ def benchmark(
             continue
         row["file_bytes"] = engine["bytes"]
         for batch in _batches(engine, options.offline_batches):
-            for runtime, copies in ((library, True), (f"{library} compute only", False)):
-                start = partial(_engine_session, engine, engine_folder, onnx.get(precision), batch=batch, copies=copies)
-                candidates.append(Candidate({**row, **scenario(batch), "runtime": runtime}, start))
+            for way in runtimes.get(library).titles:
+                start = partial(_engine_session, library, engine_folder, onnx.get(precision), batch=batch, way=way)
+                candidates.append(Candidate({**row, **scenario(batch), "runtime": f"{library} {way}".strip()}, start))
     candidates += [one for one in others if isinstance(one, Candidate)]
 
     with tqdm(total=options.rounds * len(candidates), desc="benchmark", unit="turn", disable=None) as bar:
@@ -121,12 +131,22 @@ def benchmark(
     return result
 
 
+def _fault(candidate: Candidate) -> str | None:
+    """Why a runtime does not take a file, or None: it was opened and ran once."""
+    try:
+        with candidate.start() as infer:
+            infer()
+    except Exception as error:  # what runtimes raise has no type in common
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return None
+
+
 def _why_not(engine: dict[str, Any], folder: Path, onnx: Path | None) -> str | None:
     """Why an engine is not measured, or None: it was opened and ran once."""
     if engine["status"] != "built":
         return f"not measured: {engine['reason']}"
     try:
-        with _engine_session(engine, folder, onnx, batch=_least(engine), copies=True) as infer:
+        with _engine_session(engine["library"], folder, onnx, batch=_least(engine)) as infer:
             infer()
     except NoDriverError:
         return NO_DEVICE
@@ -147,13 +167,10 @@ def _batches(engine: dict[str, Any], offline: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def _engine_session(
-    engine: dict[str, Any], folder: Path, onnx: Path | None, *, batch: int, copies: bool
-) -> Iterator[Infer]:
-    """A batch through an engine: from the host's memory and back, or on the GPU alone (see `Engine`)."""
-    pixels = image(engine["inputs"][0]["shape"], batch)
-    with open_engine(folder, onnx=onnx) as opened:
-        yield opened.with_copies(pixels) if copies else opened.compute_only(pixels)
+def _engine_session(library: str, folder: Path, onnx: Path | None, *, batch: int, way: str = "") -> Iterator[Infer]:
+    """A batch through an engine, in one of its runtime's ways."""
+    with runtimes.get(library).open(folder, onnx=onnx) as opened:
+        yield opened.call(image((1, *opened.shape), batch), way)
 
 
 def _samples_csv(rows: Sequence[Latency], times: Sequence[Sequence[Sequence[int]]]) -> bytes:

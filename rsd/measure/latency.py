@@ -1,6 +1,6 @@
 """Latency of ONNX files, as MLPerf measures it.
 
-onnxruntime and numpy are all this module needs: a kit holds a copy of it, so that a device and the `benchmark` stage
+A runtime and numpy are all this module needs: a kit holds a copy of it, so that a device and the `benchmark` stage
 cannot measure in different ways. Latency is from images in the host's memory to logits in the host's memory. Nothing
 is removed from the samples, and a percentile is stated only where there are enough of them.
 """
@@ -167,30 +167,33 @@ def image(shape: Sequence[Any], batch: int = 1) -> np.ndarray:
 
 
 @contextmanager
-def onnx_session(path: Path, threads: int, batch: int = 1) -> Iterator[Infer]:
-    """An ONNX file with one uint8 input `[N, H, W, C]`, in ONNX Runtime on the CPU."""
-    import onnxruntime as ort  # here, so that a fresh process can tell its own memory from the runtime's
+def session(runtime: str, path: Path, threads: int = 1, batch: int = 1) -> Iterator[Infer]:
+    """A file with one uint8 input `[N, H, W, C]`, open in a runtime of `rsd.export.runtimes`: a call on one batch."""
+    from rsd.export import runtimes  # here, so that a fresh process can tell its own memory from the runtime's
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    # A partial costs less per call than a function of our own would.
-    yield functools.partial(session.run, None, {given.name: image(given.shape, batch)})
+    with runtimes.get(runtime).open(path, threads=threads) as opened:
+        yield opened.call(image((1, *opened.shape), batch))
 
 
-def onnx_candidate(path: Path, *, precision: str, threads: int, batch: int = 1, file: str | None = None) -> Candidate:
+def onnx_candidate(
+    path: Path,
+    *,
+    precision: str,
+    threads: int,
+    batch: int = 1,
+    file: str | None = None,
+    runtime: str = "onnxruntime",
+) -> Candidate:
     """An ONNX file at batch 1 (single stream: one image after another) or more (offline: batch after batch)."""
     row = {
         "file": file or str(path),
         "precision": precision,
-        "runtime": "onnxruntime",
+        "runtime": runtime,
         "threads": threads,
         **scenario(batch),
         "file_bytes": path.stat().st_size,
     }
-    return Candidate(row, functools.partial(onnx_session, path, threads, batch))
+    return Candidate(row, functools.partial(session, runtime, path, threads, batch))
 
 
 def scenario(batch: int) -> dict[str, Any]:
@@ -198,7 +201,7 @@ def scenario(batch: int) -> dict[str, Any]:
     return {"scenario": "single stream" if batch == 1 else "offline", "batch": batch}
 
 
-def fresh(path: Path, threads: int, times: int) -> dict[str, Any]:
+def fresh(path: Path, threads: int, times: int, *, runtime: str = "onnxruntime") -> dict[str, Any]:
     """Cold start and memory of an ONNX file, each time in a process of its own that does nothing else.
 
     Returns:
@@ -210,7 +213,7 @@ def fresh(path: Path, threads: int, times: int) -> dict[str, Any]:
     paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     found = []
     for _ in range(times):
-        command = [sys.executable, "-m", "rsd.measure.latency", str(path), str(threads)]
+        command = [sys.executable, "-m", "rsd.measure.latency", runtime, str(path), str(threads)]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
         if done.returncode:
             raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it died")
@@ -225,12 +228,13 @@ def fresh(path: Path, threads: int, times: int) -> dict[str, Any]:
     }
 
 
-def _fresh(path: Path, threads: int) -> dict[str, Any]:
-    import onnxruntime  # noqa: F401 - before the clock starts
+def _fresh(runtime: str, path: Path, threads: int) -> dict[str, Any]:
+    from rsd.export import runtimes
 
+    runtimes.get(runtime).load()  # before the clock starts
     before = _peak_memory()
     started = time.perf_counter_ns()
-    with onnx_session(path, threads) as infer:
+    with session(runtime, path, threads) as infer:
         infer()
         elapsed = time.perf_counter_ns() - started
     return {
@@ -285,10 +289,11 @@ def _text(path: Path) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cold start and memory of an ONNX file in this process; see `fresh`.")
+    parser.add_argument("runtime")
     parser.add_argument("path", type=Path)
     parser.add_argument("threads", type=int)
     given = parser.parse_args()
-    print(json.dumps(_fresh(given.path, given.threads)))
+    print(json.dumps(_fresh(given.runtime, given.path, given.threads)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from rsd.export import precisions
-from rsd.export.parity import logits_of
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json, written_aside
 from rsd.machine.options import Options

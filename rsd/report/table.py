@@ -1,18 +1,17 @@
 """The short table at the end of `make repro`; `rsd table` prints it.
 
-Standard library only: it is printed after every run, also after one that had nothing to do.
+It is printed after every run, also after one that had nothing to do: nothing heavy is imported.
 """
 
 import math
 import statistics
 
+from rsd.export import runtimes
 from rsd.run.paths import Run
 from rsd.run.records import EvaluationRecord, Latency
 from rsd.run.snapshot import Snapshot, evaluated
 
-ENGINES = {"tensorrt_rtx": "TensorRT for RTX", "tensorrt": "TensorRT"}
-ENGINES |= {f"{library} compute only": f"{name}, without copies" for library, name in ENGINES.items()}
-RUNTIMES = {"onnxruntime": "ONNX Runtime", **ENGINES, "pytorch": "PyTorch", "pytorch compiled": "PyTorch compiled"}
+BASELINE = {"pytorch": "PyTorch", "pytorch compiled": "PyTorch compiled"}
 
 
 def summary(run: Run) -> str:
@@ -44,7 +43,7 @@ def size(count: float) -> str:
 
 def runs_on(runtime: str, threads: object) -> str:
     """What a file runs on, in words: "ONNX Runtime, 1 thread"; engines have no thread count."""
-    name = RUNTIMES.get(runtime, runtime)
+    name = BASELINE.get(runtime) or runtimes.title(runtime)
     if not isinstance(threads, int | float) or math.isnan(threads):
         return name
     return f"{name}, {int(threads)} thread{'' if int(threads) == 1 else 's'}"
@@ -78,7 +77,7 @@ def _files(known: Snapshot) -> str:
     timed = [row for row in known.latency.rows if row.batch == 1] if known.latency else []
     rows = [["file", "size", "agrees with PyTorch", "runs on", "p50", "p99"]]
     for file in known.converted:
-        here = [row for row in timed if (row.precision, row.runtime) == (file.precision, "onnxruntime")]
+        here = [row for row in timed if row.precision == file.precision and _runtime(row) in runtimes.readers()]
         agreement = f"{100 * file.parity.top1_agreement:.2f} %"
         rows += _timed_rows(f"{file.student} {file.precision}.onnx", file.bytes, agreement, here)
     for engine in known.engines:
@@ -86,7 +85,7 @@ def _files(known: Snapshot) -> str:
         if engine.status != "built":
             rows.append([name, "-", "-", f"skipped: {engine.reason or 'no reason recorded'}", "", ""])
             continue
-        here = [row for row in timed if row.precision == engine.precision and row.runtime in ENGINES]
+        here = [row for row in timed if row.precision == engine.precision and _runtime(row) in runtimes.builders()]
         rows += _timed_rows(name, engine.bytes, "-", here, runtime=engine.library)
     if len(rows) == 1:
         return "files   none exported yet"
@@ -94,6 +93,10 @@ def _files(known: Snapshot) -> str:
         rows += _timed_rows("(not exported)", None, "-", baseline)
     device = known.latency.device.short_name if known.latency else None
     return _aligned(rows, right={1}) + (f"\n(batch 1, on {device})" if device else "")
+
+
+def _runtime(row: Latency) -> str:
+    return row.runtime.partition(" ")[0]
 
 
 def _timed_rows(

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from benchmarks import gpu_check as module
 from benchmarks import gpu_inference, gpu_training
 from benchmarks.gpu_check import Check, carried_out, checks, gpu_check
-from rsd.export import precisions
-from rsd.export.parity import logits_of
-from rsd.export.tensorrt import LIBRARIES, EngineOptions, available
+from rsd.export import precisions, runtimes
+from rsd.export.runtimes.onnxruntime import logits_of
+from rsd.export.tensorrt import EngineOptions, available
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.cuda import Driver, Gpu, NoDriverError
 from rsd.machine.errors import UserError
@@ -44,7 +44,7 @@ def test_every_path_is_listed_once():
         for level in choices(EngineOptions, "hardware_compatibility")
     }
     for precision in precisions.names():
-        for library in LIBRARIES:
+        for library in runtimes.builders():
             engine = f"engine by {library}, {precision}"
             expected |= {engine, f"{engine}, strip_weights", f"every value of an {engine}", f"benchmark of an {engine}"}
         gpu = [name for name in gpu_inference.PROVIDERS if name != "CPUExecutionProvider"]

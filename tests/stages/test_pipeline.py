@@ -199,7 +199,7 @@ def test_the_bundles_manifest_names_every_file_with_its_digest_and_says_it_is_un
 
 
 def test_the_bundles_golden_pairs_hold_for_its_own_models(reproduced):
-    from rsd.export.parity import logits_of
+    from rsd.export.runtimes.onnxruntime import logits_of
 
     golden = reproduced.out / "bundle" / "golden"
     images = np.load(golden / "images.npy")

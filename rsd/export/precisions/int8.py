@@ -7,9 +7,10 @@ import onnx
 from pydantic import Field
 
 from rsd.export.graph import checked
-from rsd.export.parity import GateError, compare, logits_of
+from rsd.export.parity import GateError, compare
 from rsd.export.precisions.base import Converted, Exported, Precision
 from rsd.export.quantize import Harm, calibrated, harms, quantized, some, tries
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
 from rsd.run.records import Part

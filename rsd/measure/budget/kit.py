@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from rsd.export import runtimes
 from rsd.export.precisions import names
+from rsd.export.runtimes import base as runtimes_base
+from rsd.export.runtimes import onnxruntime
 from rsd.export.ungated import write_files
 from rsd.machine import cuda, errors
 from rsd.machine import fingerprint as device
@@ -109,11 +112,12 @@ def write_kit(
             {"format": runner.FORMAT, "options": asdict(plan), "candidates": packed},
         )
         shutil.copyfile(str(runner.__file__), folder / "run.py")
-        for module in (latency, device, cuda, errors):
-            target = (folder / module.__name__.replace(".", "/")).with_suffix(".py")
+        for module in (latency, device, cuda, errors, runtimes, runtimes_base, onnxruntime):
+            source = Path(str(module.__file__))
+            target = folder / source.relative_to(Path(__file__).parents[3])
             target.parent.mkdir(parents=True, exist_ok=True)
             (target.parent / "__init__.py").touch()
-            shutil.copyfile(str(module.__file__), target)
+            shutil.copyfile(source, target)
         (folder / "rsd" / "__init__.py").write_text(PART)
         if path.name.endswith(".tar.gz"):
             with written_aside(path) as aside:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from rsd.export.options import export_options
-from rsd.export.parity import AccuracyDelta, GateError, MaxDifference, compare, logits_of
+from rsd.export.parity import AccuracyDelta, GateError, MaxDifference, compare
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.machine.errors import UserError
 
 GATES = {rung: export_options()().gate(rung) for rung in ("stripped", "fp32", "fp16", "int8")}

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from rsd.export import tensorrt
 from rsd.export.graph import checked, save
 from rsd.export.options import export_options
-from rsd.export.parity import compare, logits_of
+from rsd.export.parity import compare
 from rsd.export.precisions.int8 import Int8Options
 from rsd.export.quantize import calibrated, harms, quantized, tries
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.machine.errors import UserError
 
 

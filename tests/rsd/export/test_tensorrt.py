@@ -11,7 +11,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from pydantic import ValidationError
 
 from rsd.export import tensorrt
-from rsd.export.tensorrt import EngineOptions, available, build, measurable, skipped
+from rsd.export.runtimes import _tensorrt
+from rsd.export.runtimes._tensorrt import measurable
+from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.cuda import Driver, Gpu
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
@@ -264,7 +266,7 @@ def test_an_older_tensorrt_without_an_option_says_so(data_centre, tmp_path):
 def test_the_library_that_was_asked_for_is_taken_or_nothing(data_centre, monkeypatch, no_driver):
     assert available() == available("tensorrt_rtx")
     assert available("tensorrt") is None
-    assert "needs the GPU it builds for" in skipped("tensorrt")["reason"]
+    assert "needs the GPU that it builds for" in skipped("tensorrt")["reason"]
 
 
 def test_without_a_library_engines_are_skipped_with_the_command_that_adds_one(monkeypatch, tmp_path):
@@ -275,7 +277,7 @@ def test_without_a_library_engines_are_skipped_with_the_command_that_adds_one(mo
             raise ModuleNotFoundError(name=name)
         return real(name, *rest)
 
-    monkeypatch.setattr(tensorrt.importlib, "import_module", absent)
+    monkeypatch.setattr(_tensorrt.importlib, "import_module", absent)
     assert available() is None
     assert skipped()["status"] == "skipped"
     assert "pip install 'rsd[engine]'" in skipped()["reason"]
@@ -287,10 +289,11 @@ def test_tensorrt_is_preferred_where_it_has_a_gpu(monkeypatch):
     class Library:
         __version__ = "11"
 
-    monkeypatch.setattr(tensorrt.importlib, "import_module", lambda name: Library)
-    monkeypatch.setattr(tensorrt, "measurable", lambda: None)
+    monkeypatch.setitem(sys.modules, "tensorrt", Library)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", Library)
+    monkeypatch.setattr(_tensorrt, "measurable", lambda: None)
     assert available() == ("tensorrt", "11")
-    monkeypatch.setattr(tensorrt, "measurable", lambda: "not measured: no CUDA device")
+    monkeypatch.setattr(_tensorrt, "measurable", lambda: "not measured: no CUDA device")
     assert available() == ("tensorrt_rtx", "11")
 
 

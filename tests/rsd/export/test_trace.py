@@ -18,10 +18,11 @@ from rsd.export.graph import checked, save
 from rsd.export.half import to_half
 from rsd.export.ladder import Ladder
 from rsd.export.options import ExportOptions, export_options
-from rsd.export.parity import MaxDifference, compare, logits_of
+from rsd.export.parity import MaxDifference, compare
 from rsd.export.precisions.base import Exported
 from rsd.export.precisions.int8 import Int8Options
 from rsd.export.quantize import calibrated, quantized
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.export.trace import judge_traced, trace
 from rsd.machine.errors import UserError
 from rsd.models.pixels import RawPixels

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from rsd.export import engine as engine_module
 from rsd.machine.cuda import NoDriverError
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
@@ -97,7 +98,7 @@ def test_an_engine_that_cannot_run_says_why(tmp_path, monkeypatch, error, status
     def refused(folder, *, onnx):
         raise error
 
-    monkeypatch.setattr(module, "open_engine", refused)
+    monkeypatch.setattr(engine_module, "open_engine", refused)
     engine = _engine(tmp_path / "fp16", **BUILT, library="tensorrt_rtx")
     (row,) = benchmark({}, {"fp16": engine}, QUICK, device=DEVICE, folder=tmp_path).rows
     assert (row.status, row.runtime) == (status, "tensorrt_rtx")
@@ -112,14 +113,13 @@ def test_an_engine_is_timed_with_and_without_copies_at_batches_of_its_profile(tm
     called = set()
 
     class Engine:
-        def with_copies(self, images):
+        shape = (4, 4, 1)
+
+        def call(self, images, way):
             assert images.shape[1:] == (4, 4, 1)
-            return lambda: called.add(("with", len(images)))
+            return lambda: called.add((way, len(images)))
 
-        def compute_only(self, images):
-            return lambda: called.add(("without", len(images)))
-
-    monkeypatch.setattr(module, "open_engine", lambda folder, *, onnx: nullcontext(Engine()))
+    monkeypatch.setattr(engine_module, "open_engine", lambda folder, *, onnx: nullcontext(Engine()))
     least, most = profile
     engine = _engine(tmp_path / "fp16", **BUILT | {"profile": {"min": least, "max": most}}, library="tensorrt")
     options = QUICK.model_copy(update={"offline_batches": [4, 32]})
@@ -129,7 +129,19 @@ def test_an_engine_is_timed_with_and_without_copies_at_batches_of_its_profile(tm
         (batch, runtime) for batch in batches for runtime in ("tensorrt", "tensorrt compute only")
     ]
     assert [row.scenario for row in rows[::2]] == ["single stream" if b == 1 else "offline" for b in batches]
-    assert called == {(how, batch) for how in ("with", "without") for batch in batches}
+    assert called == {(how, batch) for how in ("", "compute only") for batch in batches}
+
+
+def test_a_file_that_a_runtime_refuses_says_why(tmp_path):
+    (tmp_path / "m.onnx").write_text("no graph")
+    (row,) = benchmark({"fp32": tmp_path / "m.onnx"}, {}, QUICK, device=DEVICE, folder=tmp_path).rows
+    assert row.status.startswith("not measured: ")
+    assert row.runtime == "onnxruntime"
+
+
+def test_a_runtime_that_there_is_not_is_refused():
+    with pytest.raises(ValidationError, match="onnxruntime"):
+        BenchmarkOptions(runtimes=["ncnn"])
 
 
 def test_unknown_options_are_an_error():

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from rsd.export.parity import logits_of
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.release.bundle import BundleOptions, write_bundle
 from tests.bundles import SHAPE, ingredients
 

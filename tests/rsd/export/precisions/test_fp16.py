@@ -8,10 +8,10 @@ from rsd.export.divergence import graph_values
 from rsd.export.half import to_half
 from rsd.export.ladder import Ladder
 from rsd.export.options import export_options
-from rsd.export.parity import logits_of
 from rsd.export.precisions import fp16
 from rsd.export.precisions.base import Converted, Exported
 from rsd.export.pytorch_values import parts
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.export.trace import trace
 from rsd.machine.errors import UserError
 from rsd.sources.images import LabelledImages

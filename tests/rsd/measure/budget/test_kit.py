@@ -71,7 +71,8 @@ def test_a_kit_holds_every_student_in_every_precision_and_what_runs_it(kit):
     names = ("vit_tiny_patch16_224", "vit_tiny_patch16_224_2")
     models = {f"models/{name}-{precision}.onnx" for name in names for precision in ("fp32", "fp16", "int8")}
     machine = {f"rsd/machine/{name}.py" for name in ("__init__", "fingerprint", "cuda", "errors")}
-    modules = machine | {"rsd/__init__.py", "rsd/measure/__init__.py", "rsd/measure/latency.py"}
+    runtimes = {f"rsd/export/runtimes/{name}.py" for name in ("__init__", "base", "onnxruntime")}
+    modules = machine | runtimes | {"rsd/__init__.py", "rsd/measure/__init__.py", "rsd/measure/latency.py"}
     assert held == {"kit.json", "run.py"} | modules | models
 
 

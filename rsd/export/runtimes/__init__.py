@@ -1,0 +1,39 @@
+"""One file per runtime: whether it is here, how it runs a file, and how it builds one if it runs engines.
+
+A runtime's name is its file's name. A kit holds a copy of this file, `base.py` and `onnxruntime.py`, which import
+nothing but numpy and, when it is asked for, their own library.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rsd.export.runtimes.base import Runtime
+
+
+def names() -> list[str]:
+    """The files of this folder but `base.py` and those that start with an underscore."""
+    return sorted(file.stem for file in Path(__file__).parent.glob("[!_.]*.py") if file.stem != "base")
+
+
+def get(name: str) -> "Runtime":
+    """What the file of this name, one of `names`, holds as `RUNTIME`."""
+    runtime: Runtime = importlib.import_module(f"{__name__}.{name}").RUNTIME
+    return runtime
+
+
+def readers() -> list[str]:
+    """Runtimes of ONNX files."""
+    return [name for name in names() if not get(name).builds]
+
+
+def builders() -> list[str]:
+    """Runtimes that build an engine of an ONNX file first."""
+    return [name for name in names() if get(name).builds]
+
+
+def title(row: str) -> str:
+    """What people call the runtime of a benchmark's row, such as `TensorRT, without copies`; else `row` itself."""
+    name, _, way = row.partition(" ")
+    return get(name).titles.get(way, row) if name in names() else row
