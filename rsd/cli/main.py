@@ -51,6 +51,21 @@ def table(
 
 
 @app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="The folder of a trained model, such as out/students/rsd-0.")],
+    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
+) -> None:
+    """Print the most likely classes of images, by a trained model.
+
+    Example: rsd predict out/students/rsd-0 photo.jpg
+    """
+    from rsd.models.classify import classify
+
+    for path, best in classify(model, images):
+        print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in best))
+
+
+@app.command()
 def latency(
     record: Annotated[Path, typer.Argument(help="A latency.json: of out/benchmark, or of a kit.")],
     folder: Annotated[Path, typer.Argument(help="Gets latency.md and latency.svg.")],

@@ -91,6 +91,10 @@ class ModelConfig(BaseModel):
     mean: list[float]
     """Per channel, of pixels in [0, 1], as is `std`."""
     std: list[Annotated[float, Field(gt=0)]]
+    crop_mode: str = "center"
+    """`center` takes the central square of an image, `squash` the whole image."""
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Side of that square, as a share of the shorter side."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
