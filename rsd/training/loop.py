@@ -123,8 +123,10 @@ def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trai
                     clock = time.perf_counter()
             _end_epoch(run, stepper, data, steps, workers=session.compute.workers)
             bar.set_postfix_str(f"validation {run.history[-1]['validation_top1']:.1f} %", refresh=False)
+            log.write(
+                run.logged()
+            )  # before the checkpoint: a run that is killed between the two trains the epoch again
             saver.save(run)
-            log.write(run.logged())
     return Trained(**run.best["weights"], history=run.history, selected=run.best["row"], steps=len(run.history) * steps)
 
 

@@ -29,17 +29,19 @@ def expected_calibration_error(logits, labels):
 
 def test_metrics_equal_their_definitions(predictions):
     logits, labels, teacher = predictions
-    found = measure(logits, labels, teacher, CLASSES)
+    measured = measure(logits, labels, teacher, CLASSES)
     scores, truth = logits.double().numpy(), labels.numpy()
     ranks = (scores > scores[np.arange(300), truth][:, None]).sum(1)
     log_softmax = scores - np.log(np.exp(scores).sum(1, keepdims=True))
-    assert found["top1"] == pytest.approx(100 * (ranks == 0).mean(), abs=1e-4)
-    assert found["top5"] == pytest.approx(100 * (ranks < 5).mean(), abs=1e-4)
-    assert found["nll"] == pytest.approx(-log_softmax[np.arange(300), truth].mean())
-    assert found["ece"] == pytest.approx(100 * expected_calibration_error(logits, labels), abs=1e-3)
-    assert found["agreement"] == pytest.approx(100 * (scores.argmax(1) == teacher.numpy().argmax(1)).mean(), abs=1e-4)
-    assert found["per_class"]["c"] == pytest.approx(100 * (ranks == 0)[truth == 2].mean(), abs=1e-4)
-    assert found["images"] == 300
+    assert measured["top1"] == pytest.approx(100 * (ranks == 0).mean(), abs=1e-4)
+    assert measured["top5"] == pytest.approx(100 * (ranks < 5).mean(), abs=1e-4)
+    assert measured["nll"] == pytest.approx(-log_softmax[np.arange(300), truth].mean())
+    assert measured["ece"] == pytest.approx(100 * expected_calibration_error(logits, labels), abs=1e-3)
+    assert measured["agreement"] == pytest.approx(
+        100 * (scores.argmax(1) == teacher.numpy().argmax(1)).mean(), abs=1e-4
+    )
+    assert measured["per_class"]["c"] == pytest.approx(100 * (ranks == 0)[truth == 2].mean(), abs=1e-4)
+    assert measured["images"] == 300
 
 
 def test_top5_of_three_classes_is_everything():

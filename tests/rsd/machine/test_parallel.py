@@ -24,7 +24,7 @@ from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe
 from rsd.training.stepper import Stepper
 from rsd.views.augment import AugmentOptions, ViewChoice
-from tests.rsd.methods.tiny import BATCH, CLASSES, IMAGES, SHAPE, images, target, told, vit
+from tests.rsd.methods.tiny import BATCH, CLASSES, IMAGES, SHAPE, images, target, teacher_outputs, vit
 from tests.rsd.teacher import test_embed
 
 PROCESSES, MORE = 2, 3
@@ -46,7 +46,7 @@ def task_of(method, width=20, **options):
 
 def gradients(task, share):
     """Of every parameter, after one step on `share` of the batch, in float64."""
-    teacher = Outputs(told().embedding[share].double(), told().logits[share].double())
+    teacher = Outputs(teacher_outputs().embedding[share].double(), teacher_outputs().logits[share].double())
     task(images()[share].double(), target()[share], teacher)["loss"].backward()
     return {
         name.removeprefix("module."): p.grad.clone()
@@ -82,7 +82,7 @@ def many_steps(method, width, options, *, dtype=torch.float64, steps=STEPS):
     wide = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(3)).to(dtype)
 
     def teacher(raw, index, view):
-        return Outputs(wide[index], told().logits[index].to(dtype))
+        return Outputs(wide[index], teacher_outputs().logits[index].to(dtype))
 
     stepper = Stepper(
         task, recipe, ComputeOptions(), normalize=lambda raw: images()[share].to(dtype),  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ def trained(state=None, batch_size=8):
     task = crd(vit(drop_rate=0.1), Setting(teacher_width=20, image_count=IMAGES), options)
 
     def teacher(raw, index, view):
-        outputs = told()
+        outputs = teacher_outputs()
         return Outputs(outputs.embedding[index % BATCH], outputs.logits[index % BATCH])
 
     recipe = Recipe(epochs=2, batch_size=batch_size, optimizer="adamw", learning_rate=1e-3, ema_decay=0.5)
@@ -231,12 +231,12 @@ def embedded(out, rank):
 def embed_and_die(folder, *, after):
     real, count = embed.outputs, iter(range(100))
 
-    def told(*arguments):
+    def teacher_outputs(*arguments):
         if next(count) == after:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    embed.outputs = told
+    embed.outputs = teacher_outputs
     try:
         test_embed.write(folder, augment=MIXED, save_seconds=0)
     except KeyboardInterrupt:

@@ -33,11 +33,11 @@ def assert_equal(ours: Loss, theirs: Loss) -> None:
     """In value and gradient, in float64 and float32."""
     student, teacher = (z / 3 for z in pair(6, 7))
     expected = theirs(student.requires_grad_(), teacher)
-    wanted = gradient(expected, student)
+    expected_gradient = gradient(expected, student)
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
         own = student.detach().to(dtype).requires_grad_()
         loss = ours(own, teacher.to(dtype))
         assert loss.dtype == dtype
         assert loss.ndim == 0
         assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
-        assert (gradient(loss, own) - wanted).norm() <= tolerance * wanted.norm()
+        assert (gradient(loss, own) - expected_gradient).norm() <= tolerance * expected_gradient.norm()

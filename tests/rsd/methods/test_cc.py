@@ -3,14 +3,14 @@ import pytest
 from rsd.methods.cc import CCDistiller, cc_loss
 from rsd.models.outputs import outputs
 from tests.rsd.methods.formula import ORDER, assert_equal, pair
-from tests.rsd.methods.tiny import images, made, stepped, told
+from tests.rsd.methods.tiny import images, take_step, task_of, teacher_outputs
 
 
 def test_both_embeddings_are_mapped_to_one_width():
-    task = made(CCDistiller, width=7).eval()
-    result = stepped(task)
+    task = task_of(CCDistiller, width=7).eval()
+    result = take_step(task)
     maps = task.get_task_state()["projection"]
-    own, other = outputs(task.get_eval_model(), images()).embedding, told().embedding
+    own, other = outputs(task.get_eval_model(), images()).embedding, teacher_outputs().embedding
     mapped = [z @ maps[f"{side}.weight"].T + maps[f"{side}.bias"] for side, z in (("student", own), ("teacher", other))]
     assert mapped[0].shape[1] == 7
     assert result["cc"].item() == pytest.approx(cc_loss(*mapped).item(), rel=1e-5)

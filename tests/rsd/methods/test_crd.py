@@ -8,13 +8,13 @@ from rsd.machine.errors import UserError
 from rsd.methods.base import Setting
 from rsd.methods.crd import CRDDistiller, MemoryBank, crd_loss
 from tests.rsd.methods.formula import assert_equal
-from tests.rsd.methods.tiny import BATCH, IMAGES, made, stepped, vit
+from tests.rsd.methods.tiny import BATCH, IMAGES, take_step, task_of, vit
 
 INDEX = torch.arange(BATCH) * 3
 
 
 def test_the_banks_remember_only_the_batchs_images():
-    task = made(CRDDistiller, momentum=0.25, negatives=8)
+    task = task_of(CRDDistiller, momentum=0.25, negatives=8)
     bank = task.trainable_module.get_submodule("projection.teacher_bank")
     before = bank.vectors.clone()
     teacher = normalize(torch.randn(BATCH, bank.vectors.shape[1]))
@@ -27,9 +27,9 @@ def test_the_banks_remember_only_the_batchs_images():
 
 def test_a_step_writes_both_banks_evaluation_neither():
     for training in (True, False):
-        task = made(CRDDistiller, negatives=8).train(training)
+        task = task_of(CRDDistiller, negatives=8).train(training)
         before = {key: value.clone() for key, value in task.get_task_state()["projection"].items() if "bank" in key}
-        stepped(task)
+        take_step(task)
         after = task.get_task_state()["projection"]
         for side in ("student", "teacher"):
             assert torch.equal(before[f"{side}_bank.vectors"], after[f"{side}_bank.vectors"]) != training
@@ -51,17 +51,17 @@ def test_the_first_batch_fixes_the_partition():
 
 
 def test_an_image_is_never_its_own_negative(monkeypatch):
-    task = made(CRDDistiller, negatives=500)
-    seen = []
+    task = task_of(CRDDistiller, negatives=500)
+    contrasted = []
     real = MemoryBank.contrast
 
     def spy(self, anchor, index, others, **options):
-        seen.append(others)
+        contrasted.append(others)
         return real(self, anchor, index, others, **options)
 
     monkeypatch.setattr(MemoryBank, "contrast", spy)
-    stepped(task)
-    for row, own in zip(seen[0], INDEX, strict=True):
+    take_step(task)
+    for row, own in zip(contrasted[0], INDEX, strict=True):
         assert set(row.tolist()) == set(range(IMAGES)) - {int(own)}
 
 
@@ -79,7 +79,7 @@ def test_unknown_images_are_refused():
     with pytest.raises(UserError, match="at least 2 training images for method 'crd', found 1"):
         CRDDistiller(vit(), Setting(teacher_width=20, image_count=1))
     with pytest.raises(ValueError, match="give index"):
-        stepped(made(CRDDistiller), index=None)
+        take_step(task_of(CRDDistiller), index=None)
 
 
 def textbook_crd(scores, log_partition, temperature):

@@ -8,7 +8,7 @@ from rsd.machine.errors import UserError
 from rsd.methods import distiller, methods
 from rsd.methods.base import Distiller
 from rsd.models.outputs import Outputs, outputs
-from tests.rsd.methods.tiny import BATCH, CLASSES, cnn, images, made, stepped, target, told, vit
+from tests.rsd.methods.tiny import BATCH, CLASSES, cnn, images, take_step, target, task_of, teacher_outputs, vit
 
 TAUGHT = sorted(set(methods()) - {"scratch"})
 
@@ -21,11 +21,11 @@ def test_the_methods_are_the_papers_and_scratch():
 @pytest.mark.parametrize("method", TAUGHT)
 @pytest.mark.parametrize("student", [vit, cnn])
 def test_one_step_lowers_the_loss(method, student):
-    task = made(distiller(method), student())
+    task = task_of(distiller(method), student())
     optimizer = torch.optim.SGD(task.trainable_module.parameters(), lr=1e-3)
     buffers = {name: buffer.clone() for name, buffer in task.trainable_module.named_buffers()}
     torch.manual_seed(5)
-    before = stepped(task)
+    before = take_step(task)
     before["loss"].backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in task.trainable_module.parameters())
     assert before["loss"] > before["cross_entropy"]
@@ -33,21 +33,21 @@ def test_one_step_lowers_the_loss(method, student):
     optimizer.step()
     task.trainable_module.load_state_dict(buffers, strict=False)  # a memory bank has moved, too
     torch.manual_seed(5)
-    assert stepped(task)["loss"] < before["loss"]
+    assert take_step(task)["loss"] < before["loss"]
 
 
 @pytest.mark.parametrize("method", TAUGHT)
 def test_without_weights_a_method_is_plain_cross_entropy(method):
     weights = {name: 0.0 for name in distiller(method).Options.model_fields if name.endswith("weight")}
     weights = {name: 0.0 for name in weights if method != "rkd" or name == "weight"}
-    task = made(distiller(method), **weights).eval()
+    task = task_of(distiller(method), **weights).eval()
     expected = nn.functional.cross_entropy(task.get_eval_model()(images()), target())
-    assert stepped(task)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert take_step(task)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", TAUGHT)
 def test_the_scaffold_is_task_state_and_counted(method):
-    task = made(distiller(method))
+    task = task_of(distiller(method))
     assert set(task.get_checkpoint_state()["state_dict"]) == set(vit().state_dict())
     everything = sum(p.numel() for p in task.trainable_module.parameters())
     assert task.extra_parameters == everything - sum(p.numel() for p in vit().parameters())
@@ -56,34 +56,34 @@ def test_the_scaffold_is_task_state_and_counted(method):
 
 @pytest.mark.parametrize("method", TAUGHT)
 def test_a_checkpoint_restores_the_next_step(method):
-    first, second = made(distiller(method)), made(distiller(method))
-    stepped(first)  # a memory bank remembers, batch norm counts
+    first, second = task_of(distiller(method)), task_of(distiller(method))
+    take_step(first)  # a memory bank remembers, batch norm counts
     state = first.get_checkpoint_state()
     second.load_checkpoint_state(state["state_dict"], state.get("task_state"))
     results = []
     for task in (first, second):
         torch.manual_seed(7)
-        results.append(stepped(task)["loss"])
+        results.append(take_step(task)["loss"])
     assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("method", TAUGHT)
 def test_targets_may_be_probabilities(method):
     mixed = 0.7 * nn.functional.one_hot(target(), CLASSES) + 0.3 / CLASSES
-    result = stepped(made(distiller(method)), target=mixed)
+    result = take_step(task_of(distiller(method)), target=mixed)
     assert torch.isfinite(result["loss"])
     torch.manual_seed(0)
-    plain = stepped(made(distiller(method)))
+    plain = take_step(task_of(distiller(method)))
     torch.manual_seed(0)
-    again = stepped(made(distiller(method)), target=nn.functional.one_hot(target(), CLASSES).float())
+    again = take_step(task_of(distiller(method)), target=nn.functional.one_hot(target(), CLASSES).float())
     assert again["loss"].item() == pytest.approx(plain["loss"].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", sorted(set(TAUGHT) - {"fitnet"}))
 def test_stored_fp16_outputs_serve_every_method_but_fitnet(method):
     distiller(method).check_views(30)
-    stored = Outputs(told().embedding.half(), told().logits.half())
-    result = stepped(made(distiller(method)), teacher=stored)
+    stored = Outputs(teacher_outputs().embedding.half(), teacher_outputs().logits.half())
+    result = take_step(task_of(distiller(method)), teacher=stored)
     assert torch.isfinite(result["loss"])
     result["loss"].backward()
 
@@ -93,18 +93,18 @@ def test_a_method_without_a_teacher_is_refused(method):
     with pytest.raises(ValueError, match="needs the teacher's"):
         distiller(method)(vit())
     with pytest.raises(ValueError, match="no outputs of the teacher"):
-        stepped(made(distiller(method)), teacher=None)
+        take_step(task_of(distiller(method)), teacher=None)
 
 
 def test_a_staged_student_gives_the_same_logits():
-    task = made(distiller("ofa")).eval()
-    assert torch.equal(stepped(task)["output"], outputs(task.get_eval_model(), images()).logits)
+    task = task_of(distiller("ofa")).eval()
+    assert torch.equal(take_step(task)["output"], outputs(task.get_eval_model(), images()).logits)
 
 
 def test_kd_adds_the_weighted_loss_of_the_logits():
-    task = made(distiller("kd"), weight=0.3, temperature=4.0).eval()
-    result = stepped(task)
-    p, q = (told().logits / 4).softmax(1), (result["output"] / 4).softmax(1)
+    task = task_of(distiller("kd"), weight=0.3, temperature=4.0).eval()
+    result = take_step(task)
+    p, q = (teacher_outputs().logits / 4).softmax(1), (result["output"] / 4).softmax(1)
     expected = 0.3 * 16 * (p * (p / q).log()).sum() / BATCH
     assert (result["loss"] - result["cross_entropy"]).item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -117,7 +117,7 @@ def test_an_own_method_takes_ten_lines():
             loss = (step.student.logits - step.teacher.logits).square().mean()
             return 0.5 * loss, {"mine": loss}
 
-    result = stepped(made(Mine).eval())
+    result = take_step(task_of(Mine).eval())
     assert (result["loss"] - result["cross_entropy"]).item() == pytest.approx(0.5 * result["mine"].item(), rel=1e-4)
     del Distiller.registry["mine"]
 

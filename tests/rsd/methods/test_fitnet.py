@@ -7,15 +7,15 @@ from rsd.methods.fitnet import Aligner, FitNetDistiller, feature_loss, resize_ma
 from rsd.models.features import StageShape
 from rsd.models.outputs import Outputs
 from tests.rsd.methods.formula import assert_equal
-from tests.rsd.methods.tiny import SHAPE, cnn, made, stepped, told, vit
+from tests.rsd.methods.tiny import SHAPE, cnn, take_step, task_of, teacher_outputs, vit
 
 
 def test_a_teacher_as_student_costs_nothing_once_aligned():
-    task = made(FitNetDistiller, cnn()).eval()
+    task = task_of(FitNetDistiller, cnn()).eval()
     for aligner in task.trainable_module.get_submodule("projection").children():
         torch.nn.init.dirac_(aligner.widen.weight)
         torch.nn.init.zeros_(aligner.widen.bias)
-    result = stepped(task)
+    result = take_step(task)
     assert [result[f"fitnet_{stage}"].item() for stage in (1, 2, 3, 4)] == pytest.approx([0] * 4, abs=1e-10)
 
 
@@ -40,7 +40,7 @@ def test_a_map_shrinks_by_means_and_grows_linearly():
 
 
 def test_the_loss_is_the_stages_weighted_sum():
-    result = stepped(made(FitNetDistiller, weight=0.2))
+    result = take_step(task_of(FitNetDistiller, weight=0.2))
     total = sum(result[f"fitnet_{stage}"] for stage in (1, 2, 3, 4))
     assert (result["loss"] - result["cross_entropy"]).item() == pytest.approx(0.2 * total.item(), rel=1e-4)
 
@@ -49,14 +49,14 @@ def test_without_the_teachers_stages_it_is_refused():
     with pytest.raises(ValueError, match="give teacher_stages and image_shape"):
         FitNetDistiller(vit(), Setting(teacher_width=20, image_shape=SHAPE))
     with pytest.raises(ValueError, match="no stages of the teacher"):
-        stepped(made(FitNetDistiller), teacher=Outputs(told().embedding, told().logits))
+        take_step(task_of(FitNetDistiller), teacher=Outputs(teacher_outputs().embedding, teacher_outputs().logits))
 
 
 def test_a_student_without_stages_is_refused_before_training():
     student = cnn()
     student.feature_info = student.feature_info[:2]
     with pytest.raises(UserError, match="take apart into four stages.*a method that needs no stage features"):
-        made(FitNetDistiller, student)
+        task_of(FitNetDistiller, student)
 
 
 def test_the_loss_equals_the_papers_formula():

@@ -10,7 +10,7 @@ from rsd.methods.ofa import Branches, OFADistiller, PatchMerger, TokenBranch, of
 from rsd.methods.rsd import rsd_loss
 from rsd.models.features import Stage, StageShape
 from tests.rsd.methods.formula import TARGET, assert_equal, pair, softmax
-from tests.rsd.methods.tiny import CLASSES, SHAPE, cnn, made, stepped, target, told, vit
+from tests.rsd.methods.tiny import CLASSES, SHAPE, cnn, take_step, target, task_of, teacher_outputs, vit
 
 SMALL_SWIN: dict[str, Any] = {"depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)}
 STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,9 +46,9 @@ def test_branches_have_the_published_parameter_count(student, classes, millions)
 
 
 def test_the_loss_is_the_weighted_sum_of_parts():
-    task = made(OFADistiller, branch_weight=0.2, logits_weight=0.7, eps=1.5, temperature=2.0).eval()
-    result = stepped(task)
-    own = ofa_loss(result["output"], told().logits, target(), eps=1.5, temperature=2.0)
+    task = task_of(OFADistiller, branch_weight=0.2, logits_weight=0.7, eps=1.5, temperature=2.0).eval()
+    result = take_step(task)
+    own = ofa_loss(result["output"], teacher_outputs().logits, target(), eps=1.5, temperature=2.0)
     assert result["ofa_logits"].item() == pytest.approx(own.item(), rel=1e-5)
     branches = sum(result[f"ofa_{stage}"] for stage in (1, 2, 3, 4))
     assert (result["loss"] - result["cross_entropy"]).item() == pytest.approx(
@@ -57,19 +57,19 @@ def test_the_loss_is_the_weighted_sum_of_parts():
 
 
 def test_every_loss_can_be_rsd_instead():
-    task = made(OFADistiller, loss="rsd", kappa=0.3, rsd_weight=0.5).eval()
-    result = stepped(task)
-    expected = 0.5 * rsd_loss(result["output"], told().logits, kappa=0.3)
+    task = task_of(OFADistiller, loss="rsd", kappa=0.3, rsd_weight=0.5).eval()
+    result = take_step(task)
+    expected = 0.5 * rsd_loss(result["output"], teacher_outputs().logits, kappa=0.3)
     assert result["ofa_logits"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_each_branch_gives_logits_of_its_own():
     for student in (vit(), vit(class_token=False, global_pool="avg"), cnn()):
-        task = made(OFADistiller, student)
+        task = task_of(OFADistiller, student)
         branches = task.trainable_module.get_submodule("projection")
         assert isinstance(branches, Branches)
         assert len(branches) == 4
-        assert stepped(task)["ofa_1"] != stepped(task)["ofa_2"]
+        assert take_step(task)["ofa_1"] != take_step(task)["ofa_2"]
 
 
 def test_a_patch_merger_joins_four_neighbours():

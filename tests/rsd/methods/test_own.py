@@ -14,7 +14,7 @@ from rsd.methods import distiller, methods, own_methods, source
 from rsd.methods.base import Distiller
 from rsd.models.outputs import Outputs
 from tests.readme import block
-from tests.rsd.methods.tiny import made, stepped, told
+from tests.rsd.methods.tiny import take_step, task_of, teacher_outputs
 
 ROOT = Path(__file__).parents[3]
 CODE = block("python", holding="CosineDistiller")
@@ -52,11 +52,11 @@ def test_the_documented_method_is_short_and_trains(project):
     project("cosine")
     assert own_methods() == ["cosine"]
     assert "cosine" not in methods()
-    task = made(distiller("cosine"), weight=0.5)
+    task = task_of(distiller("cosine"), weight=0.5)
     optimizer = torch.optim.AdamW(task.trainable_module.parameters(), lr=1e-3)
     terms = []
     for _ in range(20):
-        result = stepped(task)
+        result = take_step(task)
         optimizer.zero_grad()
         result["loss"].backward()
         optimizer.step()
@@ -65,8 +65,8 @@ def test_the_documented_method_is_short_and_trains(project):
     assert last_loss < first_loss
     assert last_cosine < first_cosine
     assert result["loss"].item() == pytest.approx(result["cross_entropy"].item() + 0.5 * last_cosine)
-    stored = Outputs(told().embedding.half(), told().logits.half())
-    assert torch.isfinite(stepped(task, teacher=stored)["loss"])
+    stored = Outputs(teacher_outputs().embedding.half(), teacher_outputs().logits.half())
+    assert torch.isfinite(take_step(task, teacher=stored)["loss"])
 
 
 def test_params_check_it_as_any_other(project, tmp_path):

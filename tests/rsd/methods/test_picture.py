@@ -8,7 +8,7 @@ from rsd.methods._picture import MAX_CELLS, block_means, describe, picture
 from rsd.methods.kd import KDDistiller
 from rsd.methods.rsd import AAD, RSDDistiller, decoupled
 from rsd.models.outputs import outputs
-from tests.rsd.methods.tiny import images, made, told, vit
+from tests.rsd.methods.tiny import images, task_of, teacher_outputs, vit
 
 
 @pytest.mark.parametrize("width", [65, 100, 128, 768])
@@ -53,7 +53,7 @@ def test_a_look_leaves_the_aad_alone():
 
 @pytest.mark.parametrize(("space", "aad", "width"), [("embedding", "embedding", 20), ("logits", "none", 5)])
 def test_rsd_offers_the_first_space_that_it_correlates(space, aad, width):
-    task = made(RSDDistiller, space=space, aad=aad)
+    task = task_of(RSDDistiller, space=space, aad=aad)
     weights = {name: tensor.clone() for name, tensor in task.trainable_module.state_dict().items()}
     with torch.no_grad():
         answer = outputs(task.get_eval_model(), images())
@@ -62,12 +62,12 @@ def test_rsd_offers_the_first_space_that_it_correlates(space, aad, width):
     own = getattr(answer, space)
     assert torch.equal(side, decoupled(aads[space], own) if aad == space else own)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in task.trainable_module.state_dict().items())
-    teacher = getattr(told(), space)
-    record = task.inside(side, teacher, told())
+    teacher = getattr(teacher_outputs(), space)
+    record = task.inside(side, teacher, teacher_outputs())
     assert (record.width, record.before, record.after) == (width, picture(side, teacher), picture(teacher, teacher))
     assert ("after its AAD" in record.caption) == (aad == space)
 
 
 def test_a_method_offers_nothing_unless_it_says_so():
     answer = outputs(vit(), images())
-    assert made(KDDistiller).student_side(answer) is None
+    assert task_of(KDDistiller).student_side(answer) is None

@@ -34,13 +34,13 @@ def target():
     return torch.arange(BATCH) % CLASSES
 
 
-def told():
-    """A CNN's outputs, with its stages, as a live teacher tells them."""
+def teacher_outputs():
+    """A CNN's outputs, with its stages, as a live teacher gives them."""
     with torch.no_grad():
         return staged_outputs(cnn().eval(), images())
 
 
-def made(task_class, student=None, **options):
+def task_of(task_class, student=None, **options):
     """The task of a method, with all that a method can ask for; the teacher is `cnn()`."""
     return task_class(
         vit() if student is None else student,
@@ -49,7 +49,7 @@ def made(task_class, student=None, **options):
     )
 
 
-def stepped(task, **changes):
+def take_step(task, **changes):
     """The result of one step."""
-    given = {"input": images(), "target": target(), "teacher": told(), "index": torch.arange(BATCH) * 3}
-    return task(**given | changes)
+    arguments = {"input": images(), "target": target(), "teacher": teacher_outputs(), "index": torch.arange(BATCH) * 3}
+    return task(**arguments | changes)

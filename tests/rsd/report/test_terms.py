@@ -4,12 +4,12 @@ import pytest
 
 from rsd.methods import distiller, methods
 from rsd.report.terms import TERMS, caption
-from tests.rsd.methods.tiny import made, stepped
+from tests.rsd.methods.tiny import take_step, task_of
 
 
 @pytest.mark.parametrize("method", methods())
 def test_every_scalar_that_a_method_logs_has_a_caption(method):
-    for term in stepped(made(distiller(method))):
+    for term in take_step(task_of(distiller(method))):
         if term not in ("output", "off_diagonal_chance"):  # the logits; a line in another term's chart
             title, note = caption(term)
             assert note, term

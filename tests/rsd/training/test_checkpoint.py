@@ -58,8 +58,8 @@ def test_the_code_digest_covers_the_projects_loaded_modules():
     assert "rsd/training/loop.py" not in loaded
     # `python -m stages.x` is `__main__` in sys.modules, and counts by its file all the same.
     code = "import sys; from rsd.machine import unfinished; sys.modules['__main__'].__file__ = 'stages/distill.py'; "
-    found = subprocess.check_output([sys.executable, "-c", code + "print([*unfinished.code_digests()])"], cwd=ROOT)
-    assert b"stages/distill.py" in found
+    digests = subprocess.check_output([sys.executable, "-c", code + "print([*unfinished.code_digests()])"], cwd=ROOT)
+    assert b"stages/distill.py" in digests
 
 
 def test_other_runs_are_left_alone(tmp_path):
@@ -157,12 +157,12 @@ except UserError as error:
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     path = tmp_path / "run" / "d" / "checkpoint.pt"
-    said = subprocess.check_output([sys.executable, "-c", FULL_DISK, str(path)], cwd=ROOT, text=True)
-    assert said.startswith(f"expected to write the checkpoint {path}, found: ")
-    assert "free space and run the same command again: training goes on from the last checkpoint" in said
-    found = checkpoint.load(path)
-    assert found is not None
-    assert torch.equal(found["weights"], torch.arange(10))
+    message = subprocess.check_output([sys.executable, "-c", FULL_DISK, str(path)], cwd=ROOT, text=True)
+    assert message.startswith(f"expected to write the checkpoint {path}, found: ")
+    assert "free space and run the same command again: training goes on from the last checkpoint" in message
+    saved = checkpoint.load(path)
+    assert saved is not None
+    assert torch.equal(saved["weights"], torch.arange(10))
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]  # nothing half-written takes the room
 
 

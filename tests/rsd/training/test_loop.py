@@ -223,6 +223,20 @@ def test_a_collapsed_student_stops_after_the_warm_up():
         scratch_run(model)
 
 
+def test_a_kill_after_the_last_epoch_leaves_a_whole_log(tmp_path, monkeypatch):
+    def save_then_die(path, content):
+        save(path, content)
+        if len(content["progress"]["history"]) == RECIPE.epochs:
+            raise KeyboardInterrupt
+
+    save = checkpoint.save
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save", save_then_die)
+        rsd_run(tmp_path / "c.pt", logs=tmp_path)
+    trained = rsd_run(tmp_path / "c.pt", logs=tmp_path)
+    assert pd.read_csv(tmp_path / "t.csv").epoch.to_list() == column(trained, "epoch")
+
+
 def test_the_log_has_times_and_the_history_none(tmp_path):
     history = pd.DataFrame(scratch_run(logs=tmp_path, name="scratch-0").history)
     log = pd.read_csv(tmp_path / "scratch-0.csv")

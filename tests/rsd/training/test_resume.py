@@ -186,7 +186,7 @@ def test_the_log_is_cut_back_on_resume(runs):
 
 
 def ended(folder: Path, *ways: tuple[str, int]) -> list[tuple[str, int]]:
-    """What trainings in two processes said, and their status, by folder and step before which one dies; at once."""
+    """Messages and exit statuses of trainings in two processes, one of which dies before a step; all at once."""
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.rsd.training.test_resume", str(folder / name), str(last)],
@@ -205,12 +205,12 @@ def ended(folder: Path, *ways: tuple[str, int]) -> list[tuple[str, int]]:
 
 @pytest.mark.slow
 def test_so_does_a_run_that_lost_a_process(tmp_path):
-    (_, whole), (said, lost) = ended(tmp_path, ("undisturbed", STEPS), ("killed", 6))
+    (_, whole), (message, lost) = ended(tmp_path, ("undisturbed", STEPS), ("killed", 6))
     assert (whole, lost) == (0, 1)
-    assert "process 2 of 2 was killed (SIGKILL)" in said
-    ((said, status),) = ended(tmp_path, ("killed", STEPS))
+    assert "process 2 of 2 was killed (SIGKILL)" in message
+    ((message, status),) = ended(tmp_path, ("killed", STEPS))
     assert status == 0
-    assert "t: resumed after epoch 1 of 4 and " in said
+    assert "t: resumed after epoch 1 of 4 and " in message
     undisturbed, resumed = (
         torch.load(tmp_path / name / "result.pt", weights_only=True) for name in ("undisturbed", "killed")
     )

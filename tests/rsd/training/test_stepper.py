@@ -13,7 +13,7 @@ from rsd.models.outputs import Outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.training.stepper import Stepper
-from tests.rsd.methods.tiny import BATCH, CLASSES, IMAGES, SHAPE, cnn, made, target, told, vit
+from tests.rsd.methods.tiny import BATCH, CLASSES, IMAGES, SHAPE, cnn, target, task_of, teacher_outputs, vit
 
 TAUGHT = sorted(set(methods()) - {"scratch"})
 RAW = torch.randint(0, 256, (BATCH, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
@@ -32,7 +32,7 @@ class Normalize(PixelNormalize):
 
 def stepper(task, changes=None, compute=None):
     def teacher(raw, index, view):
-        outputs = told()
+        outputs = teacher_outputs()
         return Outputs(outputs.embedding[index].to(task.dtype), outputs.logits[index].to(task.dtype))
 
     chosen = recipe(**(changes or {}))
@@ -43,7 +43,7 @@ def stepper(task, changes=None, compute=None):
     )  # fmt: skip
 
 
-def stepped(steps, count, goal=None):
+def take_step(steps, count, goal=None):
     terms = [
         steps.step(RAW, target() if goal is None else goal, np.arange(BATCH), np.arange(BATCH), number=n)
         for n in range(count)
@@ -59,9 +59,9 @@ UNCOUPLED = ("scratch", "kd", "dkd", "ofa")
 def test_parts_make_the_whole_batchs_step(method, loss):
     results = {}
     for parts in (1, 3):
-        task = made(distiller(method), vit(class_token=False, global_pool="avg")).double()
+        task = task_of(distiller(method), vit(class_token=False, global_pool="avg")).double()
         options = {"accumulation": parts, "loss": loss, "label_smoothing": 0.1, "clip_gradient": 0.1}
-        results[parts] = stepped(stepper(task, options), 4, SOFT.double())
+        results[parts] = take_step(stepper(task, options), 4, SOFT.double())
     for a, b in zip(results[1], results[3], strict=True):
         assert a.keys() == b.keys()
         assert all(torch.allclose(a[key], b[key], rtol=1e-9, atol=1e-12) for key in a)
@@ -70,26 +70,26 @@ def test_parts_make_the_whole_batchs_step(method, loss):
 @pytest.mark.parametrize("method", sorted(set(TAUGHT) - set(UNCOUPLED) - {"fitnet"}))
 def test_a_method_that_compares_images_refuses_parts(method):
     with pytest.raises(UserError, match=f"expected 1 with method '{method}'.*found 3; set it to 1"):
-        stepper(made(distiller(method)), {"accumulation": 3})
+        stepper(task_of(distiller(method)), {"accumulation": 3})
 
 
 def test_ofa_refuses_parts_with_rsds_loss_only():
     with pytest.raises(UserError, match="method 'ofa'"):
-        stepper(made(distiller("ofa"), loss="rsd"), {"accumulation": 3})
+        stepper(task_of(distiller("ofa"), loss="rsd"), {"accumulation": 3})
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(12, 5), (12, 12), (3, 2)])
 def test_an_uneven_batch_is_refused_with_the_figures(batch_size, accumulation):
     with pytest.raises(UserError, match=f"1 x {accumulation} = {accumulation}.*found {batch_size}"):
-        stepper(made(distiller("kd")), {"batch_size": batch_size, "accumulation": accumulation})
+        stepper(task_of(distiller("kd")), {"batch_size": batch_size, "accumulation": accumulation})
 
 
 def test_bce_sums_each_classs_loss():
     logits, labels = torch.randn(6, CLASSES), torch.arange(6) % CLASSES
     criterion = make_criterion(recipe(loss="bce", label_smoothing=0.2))
-    wanted = torch.full((6, CLASSES), 0.2 / CLASSES)
-    wanted[torch.arange(6), labels] += 0.8
-    each = -(wanted * logits.sigmoid().log() + (1 - wanted) * (1 - logits.sigmoid()).log())
+    target = torch.full((6, CLASSES), 0.2 / CLASSES)
+    target[torch.arange(6), labels] += 0.8
+    each = -(target * logits.sigmoid().log() + (1 - target) * (1 - logits.sigmoid()).log())
     assert criterion(logits, labels).item() == pytest.approx(each.sum(1).mean().item(), rel=1e-5)
     hard = torch.nn.functional.one_hot(labels, CLASSES).float()
     assert torch.equal(criterion(logits, hard), criterion(logits, labels))
@@ -101,8 +101,8 @@ def test_mixed_precision_takes_about_the_same_step(method, amp):
     terms = {}
     for precision in ("none", amp):
         torch.manual_seed(0)
-        steps = stepper(made(distiller(method)), {"learning_rate": 1e-3}, {"amp": precision})
-        terms[precision], _ = stepped(steps, 1)
+        steps = stepper(task_of(distiller(method)), {"learning_rate": 1e-3}, {"amp": precision})
+        terms[precision], _ = take_step(steps, 1)
         assert all(p.dtype == torch.float32 for p in steps.task.trainable_module.parameters())
     assert terms[amp]["loss"].dtype == torch.float32
     assert terms[amp]["loss"].item() == pytest.approx(terms["none"]["loss"].item(), rel=0.05)
@@ -110,51 +110,51 @@ def test_mixed_precision_takes_about_the_same_step(method, amp):
 
 
 def test_a_gradient_beyond_fp16_skips_the_step():
-    steps = stepper(made(distiller("kd")), None, {"amp": "fp16"})
+    steps = stepper(task_of(distiller("kd")), None, {"amp": "fp16"})
     steps.scaler.load_state_dict(steps.scaler.state_dict() | {"scale": 2.0**40})
     before = {name: p.detach().clone() for name, p in steps.task.trainable_module.named_parameters()}
-    terms, after = stepped(steps, 1)
+    terms, after = take_step(steps, 1)
     assert terms["skipped_steps"] == 1
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert steps.scaler.get_scale() == 2.0**39
 
 
 def test_fp16_that_never_becomes_finite_stops():
-    steps = stepper(made(distiller("kd")), None, {"amp": "fp16"})
+    steps = stepper(task_of(distiller("kd")), None, {"amp": "fp16"})
     steps.scaler.load_state_dict(steps.scaler.state_dict() | {"scale": 0.5})
     next(steps.task.trainable_module.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(UserError, match="finite gradient norm.*set compute.amp to none or bf16"):
-        stepped(steps, 1)
+        take_step(steps, 1)
 
 
 @pytest.mark.parametrize(("amp", "hinted"), [("bf16", True), ("none", False)])
 def test_a_nan_gradient_hints_at_mixed_precision(amp, hinted):
-    steps = stepper(made(distiller("kd")), None, {"amp": amp})
+    steps = stepper(task_of(distiller("kd")), None, {"amp": amp})
     next(steps.task.trainable_module.parameters()).register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(UserError, match="finite gradient norm") as caught:
-        stepped(steps, 1)
+        take_step(steps, 1)
     assert ("set compute.amp to none" in str(caught.value)) == hinted
 
 
 def test_bf16_refuses_the_convolution_with_wrong_gradients():
     student = cnn()
-    stepped(stepper(made(distiller("kd"), student), None, {"amp": "bf16"}), 1)
+    take_step(stepper(task_of(distiller("kd"), student), None, {"amp": "bf16"}), 1)
     student.conv1.stride = (4, 4)  # so that the last stage gets maps of one pixel
-    stepped(stepper(made(distiller("kd"), student), None, {}), 1)
+    take_step(stepper(task_of(distiller("kd"), student), None, {}), 1)
     with pytest.raises(UserError, match="wider than one pixel.*stride=.2, 2.*set compute.amp to none"):
-        stepped(stepper(made(distiller("kd"), student), None, {"amp": "bf16"}), 1)
+        take_step(stepper(task_of(distiller("kd"), student), None, {"amp": "bf16"}), 1)
 
 
 def test_channels_last_changes_the_layout_only():
-    plain, laid_out = (stepper(made(distiller("rsd"), cnn()), None, {"channels_last": on}) for on in (False, True))
+    plain, laid_out = (stepper(task_of(distiller("rsd"), cnn()), None, {"channels_last": on}) for on in (False, True))
     weights = laid_out.task.get_eval_model().conv1.weight
     assert weights.is_contiguous(memory_format=torch.channels_last)
-    for a, b in zip(stepped(plain, 2), stepped(laid_out, 2), strict=True):
+    for a, b in zip(take_step(plain, 2), take_step(laid_out, 2), strict=True):
         assert all(torch.allclose(a[key], b[key], rtol=1e-3, atol=1e-4) for key in a)
 
 
 def test_the_average_of_the_weights_follows_them():
-    steps = stepper(made(distiller("rsd")), {"ema_decay": 0.75})
+    steps = stepper(task_of(distiller("rsd")), {"ema_decay": 0.75})
     expected: dict[str, torch.Tensor] = {}
     for number in range(3):
         steps.step(RAW, target(), np.arange(BATCH), np.arange(BATCH), number=number)
@@ -169,8 +169,8 @@ def test_the_average_of_the_weights_follows_them():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_step_is_the_plain_one():
-    plain, compiled = (stepper(made(distiller("rsd"), vit(depth=1)), None, {"compile": on}) for on in (False, True))
-    for a, b in zip(stepped(plain, 1), stepped(compiled, 1), strict=True):
+    plain, compiled = (stepper(task_of(distiller("rsd"), vit(depth=1)), None, {"compile": on}) for on in (False, True))
+    for a, b in zip(take_step(plain, 1), take_step(compiled, 1), strict=True):
         assert a.keys() == b.keys()
         assert all(torch.allclose(a[key], b[key], rtol=1e-3, atol=1e-4) for key in a)
     assert compiled.task.get_eval_model().state_dict().keys() == vit(depth=1).state_dict().keys()
@@ -178,16 +178,16 @@ def test_a_compiled_step_is_the_plain_one():
 
 def test_every_part_knows_its_images_numbers():
     """Each part looks up its own images: the index of part two is not that of part one."""
-    seen = []
-    steps = stepper(made(distiller("kd")), {"accumulation": 2})
+    requests = []
+    steps = stepper(task_of(distiller("kd")), {"accumulation": 2})
     real = steps.teacher
 
     def spy(raw, index, view):
-        seen.append((raw, index))
+        requests.append((raw, index))
         return real(raw, index, view)
 
     steps.teacher = spy
-    stepped(steps, 1)
-    assert np.array_equal(np.concatenate([index for _, index in seen]), np.arange(BATCH))
-    assert torch.equal(torch.cat([raw for raw, _ in seen]), RAW)
+    take_step(steps, 1)
+    assert np.array_equal(np.concatenate([index for _, index in requests]), np.arange(BATCH))
+    assert torch.equal(torch.cat([raw for raw, _ in requests]), RAW)
     assert BATCH < IMAGES
