@@ -224,10 +224,10 @@ def test_a_tilde_in_paths_is_the_home_folder(project, monkeypatch, tmp_path, dat
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     edit({"data": data, "override": {"data": {"root": "~/images"}}})
     edit({"override.teacher": {"source": "file", "path": "~/mine.safetensors"}})
-    found = resolved()
-    assert found["data"]["root"] == str(tmp_path / "home" / "images")
-    assert found["teacher"]["path"] == str(tmp_path / "home" / "mine.safetensors")
-    assert found["watched"] == {"data": [found["data"]["root"]], "teacher": [found["teacher"]["path"]]}
+    sections = resolved()
+    assert sections["data"]["root"] == str(tmp_path / "home" / "images")
+    assert sections["teacher"]["path"] == str(tmp_path / "home" / "mine.safetensors")
+    assert sections["watched"] == {"data": [sections["data"]["root"]], "teacher": [sections["teacher"]["path"]]}
     edit({"override.data.root": "~nobody-has-this-name/images"})
     with pytest.raises(UserError, match="data.root: expected ~ to stand for a user's home folder, found none"):
         resolved()
