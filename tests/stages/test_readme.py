@@ -20,7 +20,7 @@ from tests.stages.conftest import ROOT
 
 def test_the_readme_is_short_and_links_every_page():
     assert len(README.split()) <= 1300
-    assert set(re.findall(r"\(docs/(\w+)\.md\)", README)) == set(PAGES)
+    assert set(re.findall(r"\(docs/(\w+)\.md[)#]", README)) == set(PAGES)
 
 
 def test_the_onnx_snippet_runs_on_the_bundle(reproduced):
