@@ -73,7 +73,7 @@ def squares(count: int, side: int, channels: int) -> np.ndarray:
     return coarse.repeat(side // 4, axis=1).repeat(side // 4, axis=2)
 
 
-def _made(name: str) -> nn.Module:
+def tiny_model(name: str) -> nn.Module:
     return telling(lively({"resnet": _resnet, "vit": _vit}[name]()), squares(64, 16, 1), MEAN, STD)
 
 
@@ -105,7 +105,7 @@ def exported(tmp_path_factory):
 
     @cache
     def make(name: str, precision: str) -> File:
-        model = _made(name)
+        model = tiny_model(name)
         path = folder / f"{name}-{precision}.onnx"
         export(model, precision, path)
         return File(path, model)
@@ -129,7 +129,7 @@ def traced():
 
     @cache
     def make(name: str) -> Student:
-        model = _made(name)
+        model = tiny_model(name)
         options: dict[str, Any] = {"image_shape": (16, 16, 1), "classes": 10, "opset": 20, "ir_version": 10}
         return Student(model, trace(model, mean=MEAN, std=STD, **options))
 
