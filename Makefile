@@ -1,4 +1,4 @@
-# Every target sets up what it needs; nothing happens twice.
+# Every target first installs the environment, once.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,19 +27,19 @@ flow: $(READY) ## run the same graph as a Prefect flow, stages side by side
 	@python -m pipelines.reproduce
 	@rsd table
 
-server: $(READY) ## a Prefect server here, every flow as a deployment, and a worker; again: start what died
+server: $(READY) ## start a Prefect server with every flow deployed, and a worker; restart those that died
 	@python -m pipelines.server start
 
-server-stop: $(READY) ## stop them
+server-stop: $(READY) ## stop the server and the worker
 	@python -m pipelines.server stop
 
-test: $(READY) ## fast tests, under 10 minutes
+test: $(READY) ## run the fast tests, under 10 minutes
 	@python -m pytest -m "not slow"
 
-test-slow: $(READY) ## the heavier tests
+test-slow: $(READY) ## run the slow tests
 	@python -m pytest -m slow
 
-lint: $(READY) ## ruff (lint, format) and mypy
+lint: $(READY) ## check the code with ruff (lint, format) and mypy
 	@ruff check .
 	@ruff format --check .
 	@mypy
@@ -48,12 +48,12 @@ docs: $(READY) ## build the documentation site into out/site, without a warning
 	@NO_MKDOCS_2_WARNING=1 python -m mkdocs build --quiet --strict
 	@echo "out/site/index.html"
 
-study: $(READY) ## does RSD help? six small pairs, three seeds, its rivals: docs/study.md; hours, resumable
+study: $(READY) ## compare RSD with its rivals on six small pairs, three seeds: docs/study.md; hours, resumable
 	@python -m pipelines.sweep study
 	@python -m pipelines.sweep why
 	@python -m benchmarks.study
 
-sensitivity: $(READY) ## how much do its settings matter? docs/sensitivity.md; hours, resumable
+sensitivity: $(READY) ## measure what each setting of RSD changes: docs/sensitivity.md; hours, resumable
 	@python -m pipelines.sweep sensitivity
 	@python -m benchmarks.sensitivity
 
