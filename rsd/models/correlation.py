@@ -1,21 +1,24 @@
-"""How the dimensions of two embeddings correlate."""
+"""The correlation between the dimensions of two embeddings."""
 
 import torch
 from torch import Tensor
 
 
 def cross_correlation(student: Tensor, teacher: Tensor) -> Tensor:
-    """P, Pearson's r of every pair of dimensions.
+    """Pearson's r of every dimension of the teacher with every one of the student.
 
     Args:
         student: `[N, D]`, after the AAD.
         teacher: `[N, D]`.
 
     Returns:
-        float64 `[D, D]`: rows are the teacher's dimensions, columns the student's; 0 where one is constant.
+        float64 `[D, D]`: a row per dimension of the teacher, a column per dimension of the student; 0 where one of the
+        two is constant.
     """
     if student.ndim != 2 or student.shape != teacher.shape:
-        raise ValueError(f"expected two of one shape [N, D], found {list(student.shape)} and {list(teacher.shape)}")
+        raise ValueError(
+            f"expected embeddings of one shape [N, D], found {list(student.shape)} and {list(teacher.shape)}"
+        )
     return _unit_columns(teacher).T @ _unit_columns(student)
 
 

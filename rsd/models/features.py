@@ -1,4 +1,4 @@
-"""Stage features of a timm model, found at run time: no table of architectures, no shapes written by hand."""
+"""The feature maps at the ends of a timm model's four stages. timm says which layers these are."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from rsd.machine.errors import UserError
 
 DEPTHS = (1 / 6, 1 / 3, 5 / 6, 1.0)
-"""Where the stages of a model of equal blocks end: of 12, after 2, 4, 10 and 12."""
+"""Where the stages of a model of equal blocks end, as shares of its depth: after 2, 4, 10 and 12 of 12 blocks."""
 
 
 class Stage(NamedTuple):
     """The features at the end of a stage."""
 
     map: Tensor
-    """`[B, C, H, W]`, whatever the model's own layout."""
+    """`[B, C, H, W]`, also where the model itself works on tokens or channels last."""
     prefix: Tensor | None
-    """Class tokens and their like, `[B, P, C]`; None where the model has none."""
+    """Class and distillation tokens, `[B, P, C]`; None if the model has none."""
 
 
 class StageShape(NamedTuple):
@@ -28,11 +28,11 @@ class StageShape(NamedTuple):
     width: int
     prefix_tokens: int
     tokens: bool
-    """Whether the model works on tokens or channels-last maps, as transformers and MLPs do, not on `[B, C, H, W]`."""
+    """True for transformers and MLPs, which work on tokens or channels last; False for `[B, C, H, W]`."""
 
 
 class StagedOutputs(NamedTuple):
-    """`rsd.models.outputs.Outputs` and what lies before it: the four stages, shallowest first."""
+    """`rsd.models.outputs.Outputs`, and the four stages, shallowest first."""
 
     embedding: Tensor
     logits: Tensor
@@ -42,8 +42,8 @@ class StagedOutputs(NamedTuple):
 def staged_outputs(model: nn.Module, inputs: Tensor) -> StagedOutputs:
     """One forward pass that keeps the four stages: inputs `[B, C, H, W]`.
 
-    The last stage is the output of `forward_features`, which the model's head reads (1280 channels in
-    MobileNetV2, whose last block has 320); a stem that only halves the image is no stage.
+    The last stage is the output of `forward_features`, which the head reads. (In MobileNetV2 it has 1280 channels,
+    the last block only 320.) A stem that halves the image is not a stage.
 
     Raises:
         UserError: timm cannot take the model apart into four stages.
@@ -55,18 +55,17 @@ def staged_outputs(model: nn.Module, inputs: Tensor) -> StagedOutputs:
         final, between = model.forward_intermediates(inputs, indices=sorted(set(levels)), **options)  # type: ignore[operator]
     except (TypeError, AttributeError, AssertionError, NotImplementedError) as error:
         raise _cannot(model, str(error)) from error
-    found = dict(
-        zip(sorted(set(levels)), (Stage(*m) if prefix_tokens else Stage(m, None) for m in between), strict=True)
-    )
-    stages = tuple(found[level] for level in levels[:-1])
-    last = _as_stage(model, final, like=found[levels[-1]], prefix_tokens=prefix_tokens)
+    maps = (Stage(*level) if prefix_tokens else Stage(level, None) for level in between)
+    stage_at = dict(zip(sorted(set(levels)), maps, strict=True))
+    stages = tuple(stage_at[level] for level in levels[:-1])
+    last = _as_stage(model, final, like=stage_at[levels[-1]], prefix_tokens=prefix_tokens)
     embedding = model.forward_head(final, pre_logits=True)  # type: ignore[operator]
     return StagedOutputs(embedding, model.forward_head(final), (*stages, last))  # type: ignore[operator]
 
 
 @torch.no_grad()
 def stage_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[StageShape, ...]:
-    """Shapes of the four stages for images of `image_shape` (height, width, channels), from a run on zeros.
+    """Shapes of the four stages for images of `image_shape` (height, width, channels), measured on a black image.
 
     Raises:
         UserError: timm cannot take the model apart into four stages.
@@ -88,7 +87,7 @@ def stage_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[S
 
 
 def _levels(model: nn.Module) -> list[int]:
-    """Which of timm's intermediates end the four stages."""
+    """The numbers of timm's intermediates that end the four stages."""
     if not hasattr(model, "forward_intermediates"):
         raise _cannot(model, "it has no forward_intermediates")
     info = getattr(model, "feature_info", None) or []
@@ -100,12 +99,12 @@ def _levels(model: nn.Module) -> list[int]:
 
 
 def _as_stage(model: nn.Module, final: Tensor, *, like: Stage, prefix_tokens: int) -> Stage:
-    """The output of `forward_features` as a map; tokens `[B, P + H W, C]` lie on the grid of `like`."""
+    """The output of `forward_features` as a map; tokens `[B, P + H W, C]` are laid out on the grid of `like`."""
     if final.ndim == 4:
         return Stage(final.permute(0, 3, 1, 2) if _channels_last(model) else final, None)
     height, width = like.map.shape[2:]
     if final.ndim != 3 or final.shape[1] != prefix_tokens + height * width:
-        raise _cannot(model, f"its features {list(final.shape)} do not lie on a grid of {height} x {width}")
+        raise _cannot(model, f"its features {list(final.shape)} do not fill a grid of {height} x {width}")
     prefix, patches = final.split([prefix_tokens, height * width], dim=1)
     return Stage(patches.mT.unflatten(2, (height, width)), prefix if prefix_tokens else None)
 
@@ -116,6 +115,6 @@ def _channels_last(model: nn.Module) -> bool:
 
 def _cannot(model: nn.Module, why: str) -> UserError:
     return UserError(
-        f"expected a model that timm can take apart into four stages, found that it cannot with "
-        f"{type(model).__name__} ({why}); choose another model, or a method that needs no stage features (such as rsd)"
+        f"expected a model that timm can take apart into four stages, found {type(model).__name__}, which it cannot "
+        f"({why}); choose another model, or a method that needs no stage features (such as rsd)"
     )

@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import load_file, save_file
 from timm.models._hub import load_model_config_from_path, save_config_for_hf
 from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
-from rsd.models.make import ModelOptions, create
+from rsd.models.make import ModelName, ModelOptions, create
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import DatasetRecord
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 OTHERS_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
-"""What timm says of the weights that it offers for an architecture, which are not the folder's."""
+"""timm's facts about its own weights for an architecture. The folder holds other weights."""
 
 
 def save_weights(state: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
@@ -31,24 +31,27 @@ def save_weights(state: dict[str, Tensor], path: Path, *, metadata: dict[str, st
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, aside, metadata)
 
 
-def load_weights(model: nn.Module, path: Path, *, what: str) -> None:
+def load_weights(model: nn.Module, path: Path) -> None:
     """Load a safetensors file into `model`, strictly.
 
     Raises:
-        UserError: the file is missing, is not safetensors, or does not fit the model; `what` names
-            the model in the sentence.
+        UserError: the file is missing, is not safetensors, or does not fit the model.
     """
     if not path.is_file():
-        raise UserError(f"expected the weights of {what} at {path}, found no such file; check the path")
+        raise UserError(f"expected weights at {path}, found no such file; check the path")
     try:
         state = load_file(path)
     except Exception as error:  # safetensors raises its own type, which it does not export
         raise UserError(f"expected a safetensors file at {path}, found something else ({error})") from error
-    load_state(model, state, path=path, what=what)
+    load_state(model, state, path=path, what="the model")
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], *, path: Path, what: str) -> None:
-    """Load `state` into `model`; every name and shape must fit, or a `UserError` says which do not."""
+    """Load `state`, which was read from `path`, into `model`, strictly.
+
+    Raises:
+        UserError: names or shapes do not fit; the sentence says which, and calls the model `what`.
+    """
     if faults := misfits(model.state_dict(), state):
         raise UserError(
             f"the weights in {path} do not fit {what}: {faults}; "
@@ -58,7 +61,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], *, path: Path, what: 
 
 
 def misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
-    """What of `state` does not fit a model whose state dict is `own`, in words; empty if all fits."""
+    """The names and shapes of `state` that differ from `own`, in words; empty if none does."""
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     reshaped = [
         f"{name} is {list(state[name].shape)} instead of {list(own[name].shape)}"
@@ -80,8 +83,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
-    architecture: str
-    """The timm name, without a tag."""
+    architecture: ModelName
     model_args: dict[str, Any]
     num_classes: int = Field(ge=1)
     label_names: list[str] | None = None
@@ -96,6 +98,13 @@ class ModelConfig(BaseModel):
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Side of that square, as a share of the shorter side."""
 
+    @model_validator(mode="after")
+    def _by_channel(self) -> "ModelConfig":
+        channels = self.input_size[0]
+        if {len(self.mean), len(self.std)} != {channels}:
+            raise ValueError(f"expected {channels} values each in mean and std, one per channel of input_size")
+        return self
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
@@ -103,13 +112,13 @@ class ModelConfig(BaseModel):
 
     @property
     def options(self) -> ModelOptions:
-        """The model without what the images and the classes decide."""
+        """The model; the numbers of classes and channels are not among its arguments."""
         args = {key: value for key, value in self.model_args.items() if key not in ("num_classes", "in_chans")}
         return ModelOptions(name=self.architecture, args=args)
 
 
 class LoadedModel(NamedTuple):
-    """A trained model, in eval mode, and what makes its input out of raw pixels."""
+    """A trained model in eval mode, and the module that makes its input from raw pixels."""
 
     model: nn.Module
     normalize: PixelNormalize
@@ -127,7 +136,7 @@ def save_trained(
     input_size: int | None = None,
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write the weights of a timm model, and what timm needs to make and to feed it.
+    """Write the weights of a timm model, and the `config.json` that says how to make the model and its input.
 
     Args:
         mean, std: per channel, of pixels in [0, 1].
@@ -142,7 +151,7 @@ def save_trained(
         "std": tuple(std),
         "interpolation": "bicubic" if input_size else resize,
         "crop_pct": crop or 1.0,
-        "crop_mode": "center" if crop else "squash",  # of files a central square, of arrays the whole
+        "crop_mode": "center" if crop else "squash",  # a file gives its central square, an array all of it
     }
     with written_aside(folder / CONFIG) as aside:
         save_config_for_hf(model, str(aside), model_config={"label_names": data.classes}, data_config=pixels)
@@ -160,7 +169,7 @@ def load_trained(folder: Path) -> LoadedModel:
     """
     config = read_config(folder)
     model = create(config.options, classes=config.num_classes, image_shape=config.image_shape)
-    load_weights(model, folder / WEIGHTS, what=str(folder))
+    load_weights(model, folder / WEIGHTS)
     return LoadedModel(model.eval(), PixelNormalize(config.mean, config.std, size=config.image_shape[:2]), config)
 
 
@@ -173,7 +182,6 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         pretrained_cfg, architecture, args = load_model_config_from_path(folder)
         config = ModelConfig.model_validate(pretrained_cfg | {"architecture": architecture, "model_args": args})
-        config.options  # noqa: B018  refuses a name that timm does not know
     except FileNotFoundError as error:
         raise UserError(
             f"expected {CONFIG} in {folder}, found none; give a folder that rsd or timm.models.save_for_hf wrote"

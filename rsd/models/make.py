@@ -1,40 +1,41 @@
-"""Teachers and students by timm name: made, untrained."""
+"""Making untrained teachers and students by their timm names."""
 
 import difflib
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import nn
 
-import rsd.models.mlp  # noqa: F401  timm knows its models from here on
+import rsd.models.mlp  # noqa: F401  registers its models with timm
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
 from rsd.models.outputs import outputs
 
 
+def _known(name: str) -> str:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them all"
+        raise ValueError(f"expected the name of a timm model, found '{name}'; {hint}")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # the model has no such tag (resnet18.a1_in1k has the tag a1_in1k)
+        tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        raise ValueError(f"expected a tag that timm knows ({', '.join(tagged) or 'none'}), found '{name}'") from error
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_known)]
+"""A timm name, with or without a tag."""
+
+
 class ModelOptions(Options):
     """A model by its timm name; `args` go to `timm.create_model` as they are."""
 
-    name: str
+    name: ModelName
     args: dict[str, Any] = Field({})
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them all"
-            raise ValueError(f"expected the name of a timm model, found '{name}'; {hint}")
-        try:
-            timm.get_pretrained_cfg(name)
-        except RuntimeError as error:  # a tag, as in resnet18.a1_in1k, that is none of this model's
-            tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
-            raise ValueError(
-                f"expected a tag that timm knows ({', '.join(tagged) or 'none'}), found '{name}'"
-            ) from error
-        return name
 
 
 def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -56,7 +57,7 @@ def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, 
             outputs(model.eval(), torch.zeros(1, channels, height, width))
     except (ValueError, AssertionError, RuntimeError) as error:
         raise UserError(
-            f"expected a model for images of {height} x {width}, found that '{options.name}' with {options.args} "
+            f"expected a model for images of {height} x {width}, found '{options.name}' with {options.args}, which "
             f"cannot take them: {error}; change `args` of this model (such as img_size), data.size, or for a teacher "
             "alone teacher.input_size"
         ) from error

@@ -1,8 +1,8 @@
-"""MLPs of any size for timm's registry.
+"""MLPs of any size for timm: importing this module registers `resmlp` and `mlp_mixer`.
 
 timm's own entries, such as `resmlp_12_224` and `mixer_b16_224`, fix patch size, depth and width. These two take all
-arguments of `timm.models.mlp_mixer.MlpMixer`, so that small images and small devices have MLPs, too. There are no
-pretrained weights for them.
+arguments of `timm.models.mlp_mixer.MlpMixer`, so they can be made for small images and small devices. They have no
+pretrained weights.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock
 
 _CFG = {"fixed_input_size": True, "first_conv": "stem.proj", "classifier": "head"}
 default_cfgs = generate_default_cfgs({"mlp_mixer.untrained": _CFG, "resmlp.untrained": _CFG})
-"""Where `register_model` looks for what it has to know of each."""
+"""`register_model` looks here for the description of each."""
 
 
 @register_model

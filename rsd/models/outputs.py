@@ -1,4 +1,4 @@
-"""What distilling reads of a timm model in one forward pass."""
+"""The embedding and the logits of a timm model, from one forward pass."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Outputs(NamedTuple):
-    """What a model says of a batch: penultimate embedding `[B, D]` and logits `[B, classes]`."""
+    """Penultimate embedding `[B, D]` and logits `[B, classes]` of a batch."""
 
     embedding: Tensor
     logits: Tensor

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class PixelNormalize(nn.Module):
     """Raw pixels to model input: uint8 `[N, H, W, C]` -> standardised float32 `[N, C, H, W]`.
 
-    Training, evaluation and the exported graph share this module, so they cannot drift apart.
+    Training, evaluation and the exported graph all use this module, so they feed the model the same.
 
     Args:
         mean, std: per channel, of pixels in [0, 1].
@@ -29,7 +29,7 @@ class PixelNormalize(nn.Module):
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        # The cast comes first: TensorRT refuses every other operation on uint8.
+        # The cast comes first: TensorRT allows no other operation on uint8.
         pixels = image.float() / 255.0
         if self.size is not None and pixels.shape[1:3] != self.size:
             planes = pixels.permute(0, 3, 1, 2)
@@ -39,7 +39,7 @@ class PixelNormalize(nn.Module):
 
 
 class RawPixels(nn.Module):
-    """A model with its normalisation inside: uint8 `[N, H, W, C]` -> float32 logits `[N, classes]`."""
+    """A model that normalises its input itself: uint8 `[N, H, W, C]` -> float32 logits `[N, classes]`."""
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a model makes of a whole split, in one process or shared out over all."""
+"""Embeddings and logits of a whole split, in one process or in several."""
 
 import numpy as np
 import torch
@@ -24,19 +24,19 @@ def predict(
 ) -> Outputs:
     """Embeddings and logits of a model in eval mode, float32 on the CPU, for raw images `[N, H, W, C]`.
 
-    Runs where `normalize` lives; the model's training mode is restored.
+    Runs on the device of `normalize`. A model in training mode is in training mode again afterwards.
 
     Args:
-        workers: processes that read and decode the images; they do not change a pixel.
-        numbers: which batches, at least one; all if None.
+        workers: processes that read and decode the images; the pixels do not depend on them.
+        numbers: the batches to take, at least one; None takes all.
     """
     was_training = model.training
     model.eval()
     parts = []
     batches = _Raw(images, batch_size)
     for raw in in_order(batches, range(len(batches)) if numbers is None else numbers, workers=workers):
-        told = outputs(model, normalize(raw.to(normalize.mean.device)))
-        parts.append(Outputs(*(part.float().cpu() for part in told)))
+        batch = outputs(model, normalize(raw.to(normalize.mean.device)))
+        parts.append(Outputs(*(tensor.float().cpu() for tensor in batch)))
     model.train(was_training)
     return Outputs(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -46,8 +46,8 @@ def predict_together(
 ) -> Tensor:
     """Logits `[N, classes]`, float32 on the CPU, of raw images `[N, H, W, C]`; the same in all processes.
 
-    Every process calls it. Each takes whole batches, those that one process alone would make, so the bits are that
-    one's, too. The model's buffers become the leading process's.
+    Every process calls it and takes some of the batches that one process alone would make: the bits are the same.
+    The model gets the leading process's buffers.
     """
     if parallel.processes() == 1:
         return predict(model, normalize, images, batch_size=batch_size, workers=workers).logits
@@ -56,10 +56,10 @@ def predict_together(
     own = parallel.own_share(-(-count // batch_size))
     logits = torch.zeros(count, int(model.num_classes))  # type: ignore[arg-type]
     if own.start < own.stop:
-        told = predict(
+        own_logits = predict(
             model, normalize, images, batch_size=batch_size, workers=workers, numbers=range(own.start, own.stop)
-        )
-        logits[own.start * batch_size : own.stop * batch_size] = told.logits
+        ).logits
+        logits[own.start * batch_size : own.stop * batch_size] = own_logits
     return torch.stack(parallel.all_of(logits)).sum(dim=0)
 
 

@@ -29,6 +29,6 @@ def test_a_constant_dimension_correlates_with_nothing():
     assert torch.isfinite(correlation).all()
 
 
-def test_shapes_that_do_not_belong_together_are_refused():
+def test_unequal_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         cross_correlation(torch.randn(5, 3), torch.randn(5, 4))

@@ -38,14 +38,14 @@ def tiny(name):
 
 
 @pytest.mark.parametrize("name", [*TINY, "mlp"])
-def test_logits_embedding_and_last_stage_are_what_the_model_says_without_being_taken_apart(name):
+def test_stages_change_neither_logits_nor_embedding(name):
     model, images = tiny(name).eval(), torch.randn(2, 3, 64, 64)
-    told = staged_outputs(model, images)
+    staged = staged_outputs(model, images)
     plain = outputs(model, images)
-    assert torch.equal(told.logits, plain.logits)
-    assert torch.equal(told.embedding, plain.embedding)
+    assert torch.equal(staged.logits, plain.logits)
+    assert torch.equal(staged.embedding, plain.embedding)
     final = model.forward_features(images)
-    last = told.stages[-1]
+    last = staged.stages[-1]
     tokens = last.map.flatten(2).mT if last.prefix is None else torch.cat([last.prefix, last.map.flatten(2).mT], 1)
     whole = {3: lambda: final, 4: lambda: (final if name == "swin" else final.permute(0, 2, 3, 1)).flatten(1, 2)}
     assert torch.equal(tokens, whole[final.ndim]())
@@ -64,7 +64,7 @@ EXPECTED = {  # channels, side, prefix tokens; tokens or not
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_shapes_are_those_of_the_features_and_the_halved_stem_is_no_stage(name):
+def test_shapes_are_those_of_the_four_stages(name):
     model = tiny(name).train()
     shapes = stage_shapes(model, SHAPE)
     stages, tokens = EXPECTED[name]
@@ -75,7 +75,7 @@ def test_shapes_are_those_of_the_features_and_the_halved_stem_is_no_stage(name):
         assert (0 if stage.prefix is None else stage.prefix.shape[1]) == shape.prefix_tokens
 
 
-def test_twelve_equal_blocks_end_their_stages_after_2_4_10_and_12():
+def test_twelve_blocks_end_stages_after_2_4_10_12():
     model, images = tiny("vit").eval(), torch.randn(2, 3, 64, 64)
     _, every = model.forward_intermediates(images)
     stages = staged_outputs(model, images).stages
@@ -92,13 +92,13 @@ def test_gradients_flow_through_every_stage():
 
 
 @pytest.mark.parametrize(("name", "why"), [("levit_128s", "3 levels"), ("nest_tiny", "0 levels|3 levels|no forward")])
-def test_a_model_that_timm_cannot_take_apart_is_one_sentence(name, why):
+def test_a_model_without_four_stages_is_refused(name, why):
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=5)
     with pytest.raises(UserError, match=f"expected a model that timm can take apart into four stages.*({why})"):
         stage_shapes(model, (224, 224, 3))
 
 
-def test_a_module_from_elsewhere_is_one_sentence():
-    with pytest.raises(UserError, match="found that it cannot with Linear .it has no forward_intermediates"):
+def test_a_module_that_is_not_timms_is_refused():
+    with pytest.raises(UserError, match="found Linear, which it cannot .it has no forward_intermediates"):
         stage_shapes(torch.nn.Linear(2, 2), (8, 8, 3))

@@ -131,6 +131,7 @@ def test_images_of_another_size_become_the_models(tmp_path):
             {"pretrained_cfg": {"mean": [0.3], "std": [0.2], "input_size": [1, 1 << 62, 16]}},
             "input_size.1: Input should",
         ),
+        ({"pretrained_cfg": PIXELS | {"mean": [0.1, 0.2]}}, "expected 1 values each in mean and std"),
         ({"pretrained_cfg": []}, "AttributeError"),
         ({"model_args": {"widht": 3}}, "expected arguments that timm's 'resnet18' takes"),
     ],
@@ -155,7 +156,7 @@ def test_misfitting_weights_are_named(tmp_path):
     state["extra"] = state.pop("conv1.weight")
     save_file(state, path)
     with pytest.raises(UserError) as caught:
-        load_weights(model, path, what="the teacher")
+        load_weights(model, path)
     for part in ("missing (first: conv1.weight)", "unknown (first: extra)", "fc.weight is [3, 16] instead of [2, 16]"):
         assert part in str(caught.value)
 
@@ -163,7 +164,7 @@ def test_misfitting_weights_are_named(tmp_path):
 def test_missing_and_damaged_weights_are_explained(tmp_path):
     model = create(RESNET, classes=2, image_shape=SHAPE)
     with pytest.raises(UserError, match="found no such file"):
-        load_weights(model, tmp_path / "none.safetensors", what="x")
+        load_weights(model, tmp_path / "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(UserError, match="expected a safetensors file"):
-        load_weights(model, tmp_path / "bad.safetensors", what="x")
+        load_weights(model, tmp_path / "bad.safetensors")

@@ -6,14 +6,14 @@ from tests.rsd.models.small import SHAPE
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         (ModelOptions(name="resnet18", args={"widht": 3}), "expected arguments that timm's 'resnet18' takes"),
         (ModelOptions(name="vit_tiny_patch16_224"), "cannot take them"),
     ],
 )
-def test_a_model_that_cannot_be_made_is_explained(options, sentence):
-    with pytest.raises(UserError, match=sentence):
+def test_a_model_that_cannot_be_made_is_explained(options, message):
+    with pytest.raises(UserError, match=message):
         create(options, classes=5, image_shape=SHAPE)
 
 

@@ -1,4 +1,4 @@
-"""MLPs of any size are timm's own, beside the few sizes that timm names."""
+"""MLPs of any size, made of timm's own parts."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_at_the_size_that_timm_names_it_is_that_model(name: str) -> None:
+def test_at_a_size_of_timms_it_is_timms_model(name: str) -> None:
     theirs, args = NAMED[name]
     with torch.device("meta"):
         ours, named = timm.create_model(name, **args), timm.create_model(theirs)
@@ -29,7 +29,7 @@ def test_at_the_size_that_timm_names_it_is_that_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_small_one_takes_small_images_and_has_four_stages(name: str) -> None:
+def test_a_small_one_has_four_stages(name: str) -> None:
     args = {"img_size": 16, "patch_size": 4, "num_blocks": 4, "embed_dim": 8}
     model = create(ModelOptions(name=name, args=args), classes=3, image_shape=(16, 16, 1))
 
@@ -38,6 +38,6 @@ def test_a_small_one_takes_small_images_and_has_four_stages(name: str) -> None:
     assert [(shape.channels, shape.height, shape.width) for shape in shapes] == [(8, 4, 4)] * 4
 
 
-def test_an_argument_that_it_does_not_have_is_one_sentence() -> None:
+def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(UserError, match="expected arguments that timm's 'resmlp' takes, found {'embed': 8}"):
         create(ModelOptions(name="resmlp", args={"embed": 8}), classes=3, image_shape=(16, 16, 1))
