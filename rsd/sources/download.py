@@ -1,4 +1,4 @@
-"""Fetch one file of a public data set by torchvision's downloader."""
+"""Fetch one file of a public data set, by torchvision's downloader."""
 
 from http.client import HTTPException
 from pathlib import Path
@@ -8,10 +8,10 @@ from rsd.machine.files import written_aside
 
 
 def download(url: str, path: Path, *, md5: str) -> None:
-    """Fetch `url` to `path`, which is there only once it is whole and its MD5 is right.
+    """Fetch `url` to `path`; the file appears only once it is whole and has the right MD5.
 
     Raises:
-        UserError: no network, no such address, another content, or `path` cannot be written.
+        UserError: there is no network or no such address, the content is another, or `path` cannot be written.
     """
     from torchvision.datasets.utils import download_url  # seconds to import, and rarely needed
 

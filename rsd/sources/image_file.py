@@ -1,4 +1,4 @@
-"""One image file: what makes it unusable, and the one way it is opened everywhere."""
+"""How an image file is checked and opened, everywhere in the project."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ MOST_PIXELS = 1 << 26  # 67 million; ImageNet's largest has 61
 MOST_BYTES = 1 << 28
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
-# What undoes each value of EXIF's orientation (CIPA DC-008, "Orientation"); 1 is upright.
+# The transposition that turns an image upright, by EXIF's orientation (CIPA DC-008, "Orientation"); 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,28 +34,28 @@ class BadImageError(Exception):
 
 
 class Inspected(NamedTuple):
-    """What is kept of one image."""
+    """What `inspect` reads from one image file."""
 
     size: tuple[int, int]
     """Height and width as shown."""
     digest: bytes
     """SHA-256 of the file."""
     sums: tuple[int, ...]
-    """Of the shrunk image: pixels; the sums of red, green and blue; the sums of their squares."""
+    """Of the shrunk image: number of pixels; sums of red, green and blue; sums of their squares."""
 
 
 def decode(path: Path, *, reduce: float = 1.0) -> Image.Image:
-    """The image as it is shown: RGB, 8 bits, upright by its EXIF orientation, whatever is transparent over white.
+    """The image as it is shown: RGB, 8 bits, upright by its EXIF orientation, transparent pixels over white.
 
-    Grey and paletted images become RGB; those of CMYK or 16 bits, animations and images of more than
-    67 million pixels are refused, as `inspect` refuses them.
+    Grey and paletted images become RGB. CMYK, 16 bits, animations and more than 67 million pixels are refused, as by
+    `inspect`.
 
     Args:
-        reduce: how much smaller the image may be than its file says. A JPEG is then decoded at an eighth, a quarter
-            or a half of its size, which takes a fraction of the time.
+        reduce: factor by which the image may be smaller than in the file. A JPEG is then decoded at an eighth, a
+            quarter or a half of its size, which takes a fraction of the time.
 
     Raises:
-        UserError: it is not such an image (any more).
+        UserError: the file is no usable image, or no longer.
     """
     try:
         image = _opened(_content(path))
@@ -69,14 +69,14 @@ def decode(path: Path, *, reduce: float = 1.0) -> Image.Image:
 
 
 def inspect(path: Path, *, served: int) -> Inspected:
-    """Read the whole image once, and say what is kept of it.
+    """Read the whole image file once.
 
     Args:
         served: side in pixels at which images are served. The sums are of the image shrunk by a whole factor to no
-            less than that: they describe what is served, and a JPEG file is decoded several times as fast.
+            less than that side: they describe what is served, and a JPEG is decoded several times as fast.
 
     Raises:
-        BadImageError: it cannot be used.
+        BadImageError: the image cannot be used.
     """
     content = _content(path)
     image = _opened(content)
@@ -97,28 +97,28 @@ def inspect(path: Path, *, served: int) -> Inspected:
 
 def _content(path: Path) -> bytes:
     try:
-        found = path.stat()  # before it is opened: a pipe would keep us waiting
-        if not stat.S_ISREG(found.st_mode):
+        facts = path.stat()  # before it is opened: opening a pipe would wait for ever
+        if not stat.S_ISREG(facts.st_mode):
             raise BadImageError("not a file but a folder, a pipe or a device")
-        if not found.st_size:
+        if not facts.st_size:
             raise BadImageError("empty: 0 bytes")
-        if found.st_size > MOST_BYTES:
-            raise BadImageError(f"huge: {found.st_size} bytes, more than {MOST_BYTES}")
+        if facts.st_size > MOST_BYTES:
+            raise BadImageError(f"huge: {facts.st_size} bytes, more than {MOST_BYTES}")
         return path.read_bytes()
     except OSError as error:
         raise BadImageError(f"cannot be read: {os.strerror(error.errno) if error.errno else error}") from error
 
 
 def _opened(content: bytes) -> Image.Image:
-    """The image before its pixels are decoded, with everything checked that its header says."""
+    """The image with its header checked and its pixels not yet decoded."""
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise BadImageError(f"huge: more than {MOST_PIXELS} pixels") from error
-    except Exception as error:  # a damaged file can run into anything
+    except Exception as error:  # a damaged file can raise anything
         if content.startswith((b"\xff\xd8\xff", b"\x89PNG")) or content[8:12] == b"WEBP":
             raise BadImageError("truncated or damaged, at its start") from error
-        raise BadImageError("not an image of JPEG, PNG or WebP, whatever its name") from error
+        raise BadImageError("not a JPEG, PNG or WebP image, whatever its name") from error
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise BadImageError(f"huge: {width} x {height} pixels, more than {MOST_PIXELS} in all")
@@ -129,17 +129,17 @@ def _opened(content: bytes) -> Image.Image:
     # Pillow would cut colours of 16 bits to 8 without a word. The depth is the 25th byte of every PNG file.
     if image.mode.startswith(("I", "F")) or (image.format == "PNG" and content[24] == 16):
         raise BadImageError("16 bits per channel; save it with 8")
-    # A JPEG file may hold a second image, for depth or brightness, that is no animation.
+    # A JPEG file may hold a second image, for depth or brightness; that is no animation.
     if image.format in ("PNG", "WEBP") and (frames := getattr(image, "n_frames", 1)) > 1:
         raise BadImageError(f"animated: {frames} frames; save one of them")
     return image
 
 
 def _check_png(content: bytes) -> None:
-    """Hold every part of a PNG file to its checksum and the file to its end, neither of which decoding asks for."""
+    """Check the checksum of every part of a PNG file, and its end; decoding checks neither."""
     try:
         Image.open(io.BytesIO(content), formats=("PNG",)).verify()
-    except Exception as error:  # a damaged file can run into anything
+    except Exception as error:  # a damaged file can raise anything
         raise BadImageError(f"truncated or damaged: {error}") from error
 
 
@@ -160,9 +160,9 @@ def _rgb(image: Image.Image) -> Image.Image:
             white.paste(with_alpha, mask=with_alpha)
             return white
         return image if image.mode == "RGB" else image.convert("RGB")
-    except MemoryError:  # of this machine, at these sizes; the image may be fine
+    except MemoryError:  # this machine lacks memory; the image may be fine
         raise
-    except Exception as error:  # a damaged file can run into anything
+    except Exception as error:  # a damaged file can raise anything
         raise BadImageError(f"truncated or damaged: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Where the images of a folder lie: its splits, its classes, and what is in the way of reading them."""
+"""How a folder of images is laid out: its splits, its classes, and what cannot be used."""
 
 import os
 import unicodedata
@@ -13,7 +13,7 @@ _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "valida
 
 
 class Finding(NamedTuple):
-    """Something that cannot be used, and why. The path is relative to the root."""
+    """A file or folder that cannot be used, and why. The path is relative to the root."""
 
     path: str
     reason: str
@@ -23,7 +23,7 @@ class Finding(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The image files of a folder, by split and class; nothing of them has been read."""
+    """The image files of a folder, by split and class; they are listed, not read."""
 
     files: dict[str, dict[str, list[str]]]
     """Split (train, validation, test; or only train) -> class -> paths relative to the root, sorted."""
@@ -31,7 +31,7 @@ class Layout(NamedTuple):
     """Split -> its folder below the root, with a slash at its end; empty where the root holds the classes."""
     findings: list[Finding]
     ignored: dict[str, int]
-    """Files that are none of images, by suffix; hidden files and folders under the name `hidden`."""
+    """Number of other files by suffix; hidden files and folders count as `hidden`."""
 
 
 class _Listed(NamedTuple):
@@ -53,10 +53,10 @@ def read_layout(root: Path) -> Layout:
     """List `root/CLASS/*` or `root/{train,val,test}/CLASS/*`.
 
     A folder named train, val, validation, valid or test (in any case) is a split if it holds folders, and a class
-    if it does not. Of val and test one alone is the test split.
+    if it does not. If only one of `val/` and `test/` exists, it is the test split.
 
     Raises:
-        UserError: the root is none of the two.
+        UserError: the root is laid out in another way.
     """
     return _Reader(root).read()
 
@@ -113,7 +113,7 @@ class _Reader:
             )
         if "train" not in by_split:
             raise UserError(f"expected train/ in {self.root}, found only {', '.join(by_split.values())}; add it")
-        if "test" not in by_split:  # ImageNet's layout: what it calls validation is what everyone tests on
+        if "test" not in by_split:  # as in ImageNet, whose validation images everyone tests on
             by_split["test"] = by_split.pop("validation")
         return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
 
@@ -121,9 +121,8 @@ class _Reader:
         """The images of one split, by class."""
         listed = self._list(folder) if folder else top
         if listed.images:
-            self.findings.append(
-                Finding(folder or ".", f"{len(listed.images)} images in no class's folder, such as {listed.images[0]}")
-            )
+            count, example = len(listed.images), listed.images[0]
+            self.findings.append(Finding(folder or ".", f"{count} images outside of any class, such as {example}"))
         classes = {}
         for name in listed.folders:
             inside = self._list(f"{folder}{name}/")
@@ -138,12 +137,16 @@ class _Reader:
         return classes
 
     def _peek(self, name: str) -> _Listed:
-        """What a folder holds, without remarks on it."""
+        """The content of a folder, without findings."""
         other = _Reader(self.root)
         return other._list(f"{name}/")
 
     def _list(self, folder: str) -> _Listed:
-        """The folders and images directly in a folder (relative, empty or with a slash at its end), sorted."""
+        """The folders and images directly in a folder, sorted.
+
+        Args:
+            folder: relative to the root: empty, or with a slash at its end.
+        """
         folders: list[str] = []
         images: list[str] = []
         place = self.root / folder

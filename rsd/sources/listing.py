@@ -1,4 +1,4 @@
-"""Files outside the project, which DVC does not watch: which they are, and what tells that they have changed."""
+"""Digests of files outside the project, which DVC does not watch."""
 
 import hashlib
 import os
@@ -8,49 +8,49 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What a folder of weights holds, as this project, timm and the hub name it; the first that is there counts."""
+"""Names of a file of weights in this project, timm and the hub; in a folder the first one that exists counts."""
 STATED = "model.json"
-"""What lies beside the weights and says how they are to be used."""
+"""Beside the weights: how they are to be used."""
 
 
 def weights_file(path: Path) -> Path:
-    """The file of weights that `path` means: itself, or the one in the folder that it is.
+    """The file of weights: `path` itself, or the file in the folder `path`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     for file in (path / name for name in WEIGHTS) if path.is_dir() else (path,):
         if file.is_file():
             return file
-    found = "a folder without one" if path.is_dir() else "no such file"
+    content = "a folder without one" if path.is_dir() else "no such file"
     raise UserError(
-        f"expected a teacher checkpoint at {path}, found {found}; correct teacher.path "
+        f"expected a teacher checkpoint at {path}, found {content}; correct teacher.path "
         f"(a file, or a folder with {' or '.join(WEIGHTS)})"
     )
 
 
 def weights_content(path: Path) -> dict[str, str]:
-    """SHA-256 by name of the weights that `path` means and of what is stated beside them; empty if there are none."""
+    """SHA-256 of the weights at `path` and of the record beside them, by file name; empty without weights."""
     try:
         file = weights_file(path)
     except UserError:
-        return {}  # the stage that reads it says so
+        return {}  # the stage that reads them reports it
     return {part.name: sha256(part) for part in (file, file.with_name(STATED)) if part.is_file()}
 
 
 def listing(root: Path) -> str:
-    """SHA-256 of the names, sizes and times of change of all files under `root`, links followed; fast, nothing is read.
+    """SHA-256 of the names, sizes and times of change of all files under `root`; links are followed, no file is read.
 
-    A file stands for itself; what is not there has the digest of nothing. What cannot be read is a line like any
-    other: the stage that reads the images says what is wrong with it.
+    `root` may be a file, or missing. An unreadable file counts like any other: the stage that reads the images
+    reports it.
     """
     lines = [_line(root.name, root)] if root.is_file() else []
-    waiting, seen = [""] if root.is_dir() else [], set()
+    waiting, visited = [""] if root.is_dir() else [], set()
     while waiting:
         folder = waiting.pop()
-        if (real := os.path.realpath(root / folder)) in seen:
+        if (real := os.path.realpath(root / folder)) in visited:
             continue  # a link that leads back up
-        seen.add(real)
+        visited.add(real)
         try:
             with os.scandir(root / folder) as entries:
                 for entry in entries:

@@ -1,7 +1,7 @@
-"""Read a pickle of arrays, bytes, strings, numbers, lists and dicts; nothing that could run code.
+"""Reads a pickle of arrays, bytes, strings, numbers, lists and dicts; it runs no code of the file.
 
-`pickle` calls whatever a file names. Here a file can name a few things, and each stands for a class below that
-checks what it is given: no function of NumPy's or of the file's choice is ever called.
+`pickle` calls whatever function a file names. Here a file can name a few functions of NumPy, and a class below takes
+the place of each and checks its arguments: neither NumPy's functions nor any others are called.
 """
 
 import io
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-_MOST_VALUES = 2_000_000  # a byte in a file can stand for a dict of 64; CIFAR-100 has some 200,000 values
+_MOST_VALUES = 2_000_000  # one byte in a file can make a dict of 64; CIFAR-100 has some 200,000 values
 
 
 class UnsafePickleError(Exception):
-    """Not a whole pickle of plain values; the message says what was found."""
+    """Not a whole pickle of plain values; the message says what it is instead."""
 
 
 class _DType:
@@ -37,7 +37,7 @@ class _DType:
 
 
 class _Array(np.ndarray):
-    """Stands for `numpy.ndarray` and for `_reconstruct`: empty until given as many bytes as its shape asks for."""
+    """Stands for `numpy.ndarray` and `_reconstruct`: empty until it gets exactly the bytes that its shape needs."""
 
     def __new__(cls, *_: object) -> "_Array":
         return super().__new__(cls, (0,), np.uint8)
@@ -53,7 +53,7 @@ class _Array(np.ndarray):
 
 
 class _Bytes:
-    """Stands for `_codecs.encode` and `bytes`, by which Python 3 writes bytes in protocol 2: a text, or none."""
+    """Stands for `_codecs.encode` and `bytes`, as which Python 3 writes bytes in protocol 2."""
 
     def __new__(cls, text: str = "", encoding: str = "latin1") -> bytes:  # type: ignore[misc]
         if type(text) is not str or encoding not in ("latin1", b"latin1"):
@@ -74,7 +74,7 @@ _ADMITTED = {
 }
 
 
-# The reader written in Python: the one written in C sets aside as much memory as a number in the file says.
+# The reader in Python: the one in C allocates as much memory as a number in the file asks for.
 class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> type:
         try:
@@ -84,12 +84,12 @@ class _Reader(pickle._Unpickler):
 
 
 def loads(content: bytes) -> Any:
-    """The value in `content`, of any pickle protocol; strings written by Python 2 come as bytes.
+    """The value in `content`, of any pickle protocol; strings of Python 2 become bytes.
 
     Takes no more memory than the size of `content` and some 200 MB.
 
     Raises:
-        UnsafePickleError: it names anything that is not an array, is damaged, or does not end.
+        UnsafePickleError: `content` names anything but arrays and bytes, is damaged, or does not end.
     """
     try:
         if any(number == _MOST_VALUES for number, _ in enumerate(pickletools.genops(content))):
@@ -97,5 +97,5 @@ def loads(content: bytes) -> Any:
         return _Reader(io.BytesIO(content), encoding="bytes").load()
     except UnsafePickleError:
         raise
-    except Exception as error:  # a damaged stream can run into anything
+    except Exception as error:  # a damaged stream can raise anything
         raise UnsafePickleError(f"a damaged pickle ({type(error).__name__}: {error})") from error

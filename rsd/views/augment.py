@@ -14,27 +14,27 @@ from rsd.views.perturb import erased, perturbed, understands
 
 
 class AugmentOptions(Options):
-    """How a view differs from its image, in this order. The defaults change nothing."""
+    """How a view differs from its image; the changes are made in this order. The defaults change nothing."""
 
     shift: int = Field(0, ge=0)
-    """Largest shift in pixels, each way in both directions; what comes in is black."""
+    """Largest shift in pixels, in all four directions; the uncovered border is black."""
     crop: CropOptions | None = None
     """`{}` is the usual random resized crop; null serves the whole image."""
     flip: bool = False
     """Mirror half of the views left to right."""
     randaugment: str | None = None
-    """timm's words for RandAugment, such as rand-m9-mstd0.5-inc1; null for none."""
+    """RandAugment as timm writes it, such as rand-m9-mstd0.5-inc1; null for none."""
     color_jitter: float = Field(0.0, ge=0, le=1)
     """Largest change of brightness, contrast and saturation, as a share."""
     erase: float = Field(0.0, ge=0, le=1)
-    """Share of the views in which a random rectangle is noise (Zhong et al., AAAI 2020)."""
+    """Share of the views in which noise covers a random rectangle (Zhong et al., AAAI 2020)."""
     mixup: float = Field(0.0, ge=0)
     """Alpha of the Beta distribution of mixup's shares (Zhang et al., ICLR 2018); 0 for none."""
     cutmix: float = Field(0.0, ge=0)
-    """Alpha of CutMix (Yun et al., ICCV 2019); with mixup as well, each mixes half of the pairs."""
+    """Alpha of CutMix (Yun et al., ICCV 2019). If mixup is on too, each mixes half of the pairs."""
     repeats: int = Field(1, gt=0)
-    """Each image comes in so many views per epoch (Hoffer et al., CVPR 2020); an epoch then holds that much fewer
-    different images."""
+    """Views of each image in an epoch (Hoffer et al., CVPR 2020); an epoch then has that many times fewer different
+    images."""
 
     @model_validator(mode="after")
     def _one_way_to_cut(self) -> "AugmentOptions":
@@ -46,7 +46,7 @@ class AugmentOptions(Options):
     @classmethod
     def _understood(cls, words: str | None) -> str | None:
         if words is not None and not understands(words):
-            raise ValueError(f"expected timm's words for RandAugment, such as rand-m9-mstd0.5-inc1, found '{words}'")
+            raise ValueError(f"expected RandAugment as timm writes it, such as rand-m9-mstd0.5-inc1, found '{words}'")
         return words
 
     @property
@@ -56,7 +56,7 @@ class AugmentOptions(Options):
 
 
 class ViewChoice(NamedTuple):
-    """Which views are served: those of `seed`, `cycle` of them in turn, or new ones each epoch if 0."""
+    """Which views of `seed` are served: `cycle` of them in turn, or new views in each epoch if 0."""
 
     seed: int
     cycle: int = 0
@@ -66,7 +66,7 @@ class ViewChoice(NamedTuple):
         return view % self.cycle if self.cycle else view
 
 
-# What a view's first uniform numbers decide; the next belong to crops.
+# What a view's first uniform numbers decide; the next ones decide crops.
 _DRAWN = range(8)
 _SHIFT, _FLIP, _ERASE = slice(0, 2), 2, slice(3, 8)
 
@@ -74,7 +74,7 @@ _SHIFT, _FLIP, _ERASE = slice(0, 2), 2, slice(3, 8)
 def views(
     images: Images, index: np.ndarray, options: AugmentOptions, *, seed: int, view: int | np.ndarray
 ) -> np.ndarray:
-    """Views of `images[index]`, not mixed yet.
+    """Views of `images[index]` before mixing.
 
     Args:
         images: the whole split.

@@ -1,4 +1,4 @@
-"""Which views make up which batch, a pure function of seed and epoch, and how batches are served."""
+"""Which views are in which batch, as a pure function of seed and epoch, and how batches are served."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from rsd.views.workers import in_order
 
 
 class Batch(NamedTuple):
-    """What a step sees."""
+    """The input of one training step."""
 
     raw: Tensor
     """Views, uint8 `[B, H, W, C]`."""
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
 
 def batch_count(images: int, batch_size: int) -> int:
-    """Full batches per epoch; the rest is dropped, so that a correlation always sees a whole batch.
+    """Full batches per epoch; the rest is dropped, so that a correlation is always over a whole batch.
 
     Raises:
         UserError: there are fewer images than one batch.
@@ -52,7 +52,7 @@ def batch_count(images: int, batch_size: int) -> int:
 def epoch_plan(
     epoch: int, images: int, batch_size: int, augment: AugmentOptions, *, seed: int, view_choice: ViewChoice
 ) -> Plan:
-    """An epoch's batches, shuffled by (seed, epoch); images that are mixed with each other stay side by side."""
+    """An epoch's batches, shuffled by (seed, epoch); partners that are mixed stay side by side."""
     count = batch_count(images, batch_size)
     repeats = augment.repeats
     number = [view_choice.number(epoch, repeats, repeat) for repeat in range(repeats)]
@@ -67,7 +67,7 @@ def epoch_plan(
 
 
 def store_plan(view: int, images: int, batch_size: int, augment: AugmentOptions, *, seed: int) -> Plan:
-    """Every image once, in one view; images that are mixed with each other stay side by side."""
+    """Every image once, in one view; partners that are mixed stay side by side."""
     order = np.arange(images)
     if augment.mixes:
         order = _paired(order, partners(images, seed=seed, pairing=view // augment.repeats))
@@ -88,13 +88,13 @@ class _Batches(Dataset[Batch]):
         self, images: LabelledImages, plan: Callable[[int], Plan], per_plan: int, augment: AugmentOptions, seed: int
     ) -> None:
         self.images, self.plan, self.per_plan, self.augment, self.seed = images, plan, per_plan, augment, seed
-        self.made: tuple[int, Plan] | None = None
+        self.latest: tuple[int, Plan] | None = None
 
     def __getitem__(self, number: int) -> Batch:
         which, place = divmod(number, self.per_plan)
-        if self.made is None or self.made[0] != which:
-            self.made = which, self.plan(which)
-        plan = self.made[1]
+        if self.latest is None or self.latest[0] != which:
+            self.latest = which, self.plan(which)
+        plan = self.latest[1]
         index, view = plan.images[place], plan.views[place]
         images, labels, classes = self.images
         raw, target = mixed_views(images, labels, len(classes), index, self.augment, seed=self.seed, view=view)
@@ -111,12 +111,12 @@ def batches(
     numbers: range,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches in the order of their numbers, over all plans: worker processes need not begin anew with each epoch.
+    """Batches in the order of their numbers, over all plans: worker processes live on from one epoch to the next.
 
     Args:
-        plan: of an epoch or a view, by its number.
-        per_plan: batches of each; batch `n` is number `n % per_plan` of `plan(n // per_plan)`.
+        plan: gives the plan of an epoch, or of a view, by its number.
+        per_plan: batches in each plan; batch `n` is number `n % per_plan` of `plan(n // per_plan)`.
         numbers: which batches.
-        workers: other processes that prepare them ahead of time, with the same pixels.
+        workers: processes that prepare batches ahead of time, with the same pixels.
     """
     return in_order(_Batches(images, plan, per_plan, augment, seed), numbers, workers=workers)

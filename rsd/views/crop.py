@@ -9,7 +9,7 @@ from rsd.machine.options import Options
 from rsd.sources.images import ArrayImages, ImageFiles
 from rsd.views.draws import uniform
 
-# The uniform numbers of a view that decide its crop: area, ratio and place of each of ten tries.
+# The uniform numbers of a view that decide its crop: area, ratio, row and column of each of ten tries.
 _FIRST_TRY, _TRIES = range(8, 12), range(8, 48)
 
 
@@ -25,19 +25,19 @@ class CropOptions(Options):
 def drawn_boxes(
     sizes: np.ndarray, options: CropOptions, *, seed: int, index: np.ndarray, view: np.ndarray
 ) -> np.ndarray:
-    """A random part of each image, as `crop_boxes` says; sizes `[B, 2]`, `index` and `view` int64 `[B]`."""
+    """A random part of each image, see `crop_boxes`; sizes `[B, 2]`, `index` and `view` int64 `[B]`."""
     boxes, fitting = crop_boxes(sizes, uniform(seed, index, view, _FIRST_TRY)[:, None], options)
-    if len(others := np.flatnonzero(~fitting)):  # few need more than their first try
+    if len(others := np.flatnonzero(~fitting)):  # few images need more than the first try
         tries = uniform(seed, index[others], view[others], _TRIES).reshape(len(others), -1, 4)
         boxes[others] = crop_boxes(sizes[others], tries, options)[0]
     return boxes
 
 
 def crop_boxes(sizes: np.ndarray, tries: np.ndarray, options: CropOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Random parts of images: top, left, height, width, float64 `[B, 4]`; and whether a try has fitted, bool `[B]`.
+    """Random parts of images: top, left, height, width, float64 `[B, 4]`; and whether a try fits, bool `[B]`.
 
-    Area and log aspect ratio are uniform; the first of the tries that fits into its image is taken, as
-    torchvision does, and the largest central part of an allowed ratio where none fits.
+    Area and log aspect ratio are uniform. As in torchvision, the first try that fits into the image is taken; if none
+    fits, the largest central part of an allowed ratio is.
 
     Args:
         sizes: height and width of each image, `[B, 2]`.
@@ -67,7 +67,7 @@ def crops(images: ArrayImages | ImageFiles, index: np.ndarray, boxes: np.ndarray
 
     Args:
         boxes: top, left, height, width in the original's pixels, float64 `[B, 4]`.
-        mirrored: bool `[B]`, which are turned left to right.
+        mirrored: bool `[B]`, which parts are flipped left to right.
     """
     side = images.shape[1:3]
     if isinstance(images, ImageFiles):
@@ -80,17 +80,17 @@ def crops(images: ArrayImages | ImageFiles, index: np.ndarray, boxes: np.ndarray
     picked = np.asarray(images.array[index])
     if picked.shape[1] > side[0] or picked.shape[2] > side[1]:
         parts = [pixels[_whole_pixels(box, pixels.shape)] for pixels, box in zip(picked, boxes, strict=True)]
-        return np.stack([_resized(part, side, turn) for part, turn in zip(parts, mirrored, strict=True)])
+        return np.stack([_resized(part, side, flip) for part, flip in zip(parts, mirrored, strict=True)])
     rows, columns = (
         boxes[:, [start]] + (np.arange(length) + 0.5) / length * boxes[:, [extent]] - 0.5
         for start, extent, length in ((0, 2, side[0]), (1, 3, side[1]))
     )
     columns[mirrored] = columns[mirrored, ::-1]
-    return _turned(_interpolated(_turned(_interpolated(picked, rows)), columns))
+    return _transposed(_interpolated(_transposed(_interpolated(picked, rows)), columns))
 
 
 def flipped(images: np.ndarray) -> np.ndarray:
-    """Images `[B, H, W, C]` turned left to right, by torch: numpy moves a pixel's bytes one by one."""
+    """Images `[B, H, W, C]` flipped left to right; by torch, because numpy moves a pixel's bytes one by one."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1).numpy()
 
 
@@ -107,26 +107,27 @@ def _whole_pixels(box: np.ndarray, size: tuple[int, ...]) -> tuple[slice, slice]
 def _resized(pixels: np.ndarray, side: tuple[int, ...], mirrored: bool) -> np.ndarray:
     """Pixels uint8 `[h, w, C]` at another size, bicubic with antialiasing.
 
-    By torch, which computes bytes in integers, so that every processor gives the same, in a third of Pillow's time.
+    torch computes bytes in integers, so every processor gives the same result; it takes a third of Pillow's time.
     """
     planes = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     planes = interpolate(planes, side, mode="bicubic", antialias=True)
     return (planes.flip(3) if mirrored else planes)[0].permute(1, 2, 0).numpy()
 
 
-def _turned(images: np.ndarray) -> np.ndarray:
+def _transposed(images: np.ndarray) -> np.ndarray:
     """Rows and columns of `[B, H, W, C]` exchanged; channel by channel takes an eighth of the time of all at once."""
     count, height, width, channels = images.shape
-    turned = np.empty((count, width, height, channels), np.uint8)
+    transposed = np.empty((count, width, height, channels), np.uint8)
     for channel in range(channels):
-        turned[..., channel] = images[..., channel].swapaxes(1, 2)
-    return turned
+        transposed[..., channel] = images[..., channel].swapaxes(1, 2)
+    return transposed
 
 
 def _interpolated(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Linear between rows: uint8 `[B, H, ...]` at positions `[B, S]` -> uint8 `[B, S, ...]`. Only enlarges well.
+    """Linear interpolation between rows: uint8 `[B, H, ...]` at positions `[B, S]` -> uint8 `[B, S, ...]`.
 
-    A whole batch at once and in 16-bit integers: several times as fast as one image after the other.
+    There is no antialiasing, so it serves to enlarge. It takes a whole batch at once, in 16-bit integers, which is
+    several times as fast as one image after the other.
     """
     count, height, *rest = images.shape
     rows = rows.clip(0, height - 1)

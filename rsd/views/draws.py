@@ -1,4 +1,4 @@
-"""Randomness as a pure function of what it is for."""
+"""Random numbers as a pure function of seed, image and view."""
 
 import math
 import random
@@ -13,8 +13,9 @@ import torch
 def uniform(seed: int, index: np.ndarray, view: int | np.ndarray, numbers: range) -> np.ndarray:
     """Uniform numbers in [0, 1) for each image, float64 `[B, len(numbers)]`.
 
-    They are a hash, so no order, batch or worker matters, and number k is the same whatever else is asked for. The
-    finaliser of SplitMix64 (Steele et al., OOPSLA 2014) is applied after each of the four words.
+    They are a hash of seed, image, view and number, so order, batch and workers do not matter, and number k does not
+    depend on which others are asked for. The finaliser of SplitMix64 (Steele et al., OOPSLA 2014) is applied after
+    each of the four words.
     """
     views = np.asarray(view, np.uint64)
     words = (seed, index.astype(np.uint64)[:, None], views[..., None], np.array(numbers, np.uint64)[None])
@@ -55,15 +56,15 @@ def beta(alpha: float, quantile: np.ndarray) -> np.ndarray:
 
 
 def seed_all(seed: int) -> None:
-    """Seed the global generators of Python, numpy and torch; a tenth of what it costs to keep and restore them."""
+    """Seed the global generators of Python, numpy and torch; saving and restoring them takes ten times as long."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed would touch a GPU's, too
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which also seeds GPUs
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """The global generators of Python, numpy and torch are afterwards what they were before."""
+    """Restore the global generators of Python, numpy and torch after the block."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Mixup and CutMix under the rule of views: who is mixed with whom, and how, is a pure function too."""
+"""Mixup and CutMix: the partner of an image and their shares are a pure function of seed, image and view."""
 
 from functools import lru_cache
 
@@ -9,12 +9,12 @@ from rsd.views.augment import AugmentOptions, views
 from rsd.views.draws import beta, uniform
 
 _DRAWN = range(64, 68)  # the numbers of a pair's draws: kind, share, row, column
-_BLENDED = 1 << 17  # bytes that are blended at once, as floats no more than the processor's cache holds
+_BLENDED = 1 << 17  # bytes that are blended at once; as floats they fit into the processor's cache
 
 
 @lru_cache(maxsize=8)
 def partners(images: int, *, seed: int, pairing: int) -> np.ndarray:
-    """Each image's partner, int64 `[N]`: a random matching, mutual; of an odd number one is left to itself."""
+    """Each image's partner, int64 `[N]`: partners are random and mutual; with an odd N one image is its own partner."""
     order = np.random.default_rng([seed, pairing, 1]).permutation(images)
     partner = np.arange(images)
     first, second = order[: images // 2 * 2].reshape(-1, 2).T
@@ -33,12 +33,12 @@ def mixed_views(
     seed: int,
     view: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Views of `images[index]`, mixed with their partners' if the options say so.
+    """Views of `images[index]`, mixed with their partners' views if the options mix.
 
-    Partners that are asked for together are decoded once. A row depends on its own index and view only.
+    Partners in the same batch are decoded once. A row depends on its own index and view only.
 
     Args:
-        labels: int64 `[N]`, of the whole split.
+        labels: of the whole split, int64 `[N]`.
         view: view numbers, int64 `[B]`.
 
     Returns:
@@ -49,8 +49,8 @@ def mixed_views(
     pairings = view // options.repeats  # views of one image in one epoch share their partner
     other = np.empty_like(index)
     for pairing in np.unique(pairings).tolist():
-        those = pairings == pairing
-        other[those] = partners(len(images), seed=seed, pairing=pairing)[index[those]]
+        rows = pairings == pairing
+        other[rows] = partners(len(images), seed=seed, pairing=pairing)[index[rows]]
     most = view.max() + 1
     wanted, places = np.unique(np.concatenate([index, other]) * most + np.tile(view, 2), return_inverse=True)
     pixels = views(images, wanted // most, options, seed=seed, view=wanted % most)
@@ -81,6 +81,6 @@ def mixed_views(
 
 
 def _spans(share: np.ndarray, centre: np.ndarray, side: int) -> np.ndarray:
-    """Rows, or columns, of CutMix's rectangles, bool `[B, side]`: sqrt(1 - share) of the side, cut off at its ends."""
+    """Rows, or columns, of CutMix's rectangles, bool `[B, side]`: sqrt(1 - share) of the side, within the image."""
     half = np.sqrt(1 - share) * side / 2
     return np.abs(np.arange(side) + 0.5 - centre[:, None] * side) < half[:, None]

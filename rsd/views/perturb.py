@@ -1,4 +1,4 @@
-"""What changes the pixels of a view after it is cut out: RandAugment, colour jitter, erasing."""
+"""Changes to a view's pixels after the crop: RandAugment, colour jitter, erasing."""
 
 from functools import lru_cache
 from typing import Any
@@ -21,7 +21,7 @@ def perturbed(
 
     Grey images pass through RGB.
     """
-    # Both draw from global generators: each image and view has its own seed, and the generators are put back.
+    # Both draw from global generators, which are seeded for each image and view, and restored at the end.
     seeds = (uniform(seed, index, view, _SEED)[:, 0] * 2**32).astype(np.int64)
     transforms = _transforms(randaugment, jitter, min(images.shape[1:3]))
     changed = np.empty_like(images)
@@ -48,7 +48,7 @@ def _transforms(randaugment: str | None, jitter: float, side: int) -> list[Any]:
 
 
 def understands(words: str) -> bool:
-    """Whether timm can make a RandAugment of them."""
+    """Whether timm can make a RandAugment of these words."""
     try:
         rand_augment_transform(words, {})
     except (AssertionError, ValueError, KeyError, NotImplementedError):
@@ -62,7 +62,7 @@ def erased(
     """A rectangle of noise in `share` of the images `[B, H, W, C]`.
 
     Args:
-        draw: uniform numbers `[B, 5]`: area, aspect ratio, row, column, and whether at all.
+        draw: uniform numbers `[B, 5]`: area, aspect ratio, row, column, and whether there is a rectangle.
     """
     height, width, channels = images.shape[1:]
     changed = np.array(images)

@@ -1,4 +1,4 @@
-"""Work ahead in other processes: what they make comes in the same order, and is the same."""
+"""Items that other processes prepare ahead of time, in the same order and with the same content."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
@@ -12,27 +12,27 @@ Item = TypeVar("Item")
 
 
 def in_order(dataset: Dataset[Item], numbers: range, *, workers: int = 0) -> Iterator[Item]:
-    """`dataset[number]` for each of the numbers; `workers` other processes make them ahead of time.
+    """`dataset[number]` for each of the numbers; `workers` other processes prepare them ahead of time.
 
     Raises:
-        UserError: as `dataset` does, whoever makes it.
+        UserError: as `dataset` does, in whichever process.
     """
     if not workers:
         return (dataset[number] for number in numbers)
     loader = DataLoader(
-        _Told(dataset),
+        _ErrorsAsItems(dataset),
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # the loader draws a seed: not from the stream that dropout uses
+        generator=torch.Generator(),  # the loader draws a seed, which must not come from the stream that dropout uses
     )
     return _raised(iter(loader))
 
 
-class _Told(Dataset[Item | UserError], Generic[Item]):
-    """Hands a `UserError` over like any item: the loader would wrap what is raised into its worker's traceback."""
+class _ErrorsAsItems(Dataset[Item | UserError], Generic[Item]):
+    """Returns a `UserError` as an item: the loader would hide a raised one in its worker's traceback."""
 
     def __init__(self, dataset: Dataset[Item]) -> None:
         self.dataset = dataset
@@ -51,5 +51,5 @@ def _raised(items: Iterable[Item | UserError]) -> Iterator[Item]:
         yield item
 
 
-def _as_it_is(item: Any) -> Any:
+def _unchanged(item: Any) -> Any:
     return item

@@ -119,10 +119,10 @@ def test_a_folder_of_jpegs_passes_every_stage_unchanged(images, monkeypatch, cap
     before = state(images)
     for stage in (device, params, sources, prepare):
         run(stage)
-    said = capsys.readouterr().out
-    assert f"left out of {images}, since data.on_bad is skip:\n  1. frame/07.jpg: truncated or damaged" in said
-    assert f"ignored in {images}, not .jpg, .jpeg, .png or .webp, or hidden: 1 .txt, 1 hidden\n" in said
-    assert "folder: 65 train, 6 validation, 18 test images of 32 x 32, 3 classes" in said
+    output = capsys.readouterr().out
+    assert f"left out of {images}, since data.on_bad is skip:\n  1. frame/07.jpg: truncated or damaged" in output
+    assert f"ignored in {images}, not .jpg, .jpeg, .png or .webp, or hidden: 1 .txt, 1 hidden\n" in output
+    assert "folder: 65 train, 6 validation, 18 test images of 32 x 32, 3 classes" in output
 
     run(teacher)
     run(embed)

@@ -79,8 +79,8 @@ def test_every_stage_uses_the_teachers_own_preprocessing(project, monkeypatch):
 
     images = read_split(OUT / "data", "train").images
     augment = AugmentOptions.model_validate_json((OUT / "params" / "augment.json").read_text())
-    seen = views(images, np.arange(64), augment, seed=0, view=1)
-    for name, expected in by_hand(seen)._asdict().items():
+    shown = views(images, np.arange(64), augment, seed=0, view=1)
+    for name, expected in by_hand(shown)._asdict().items():
         stored = torch.from_numpy(np.load(OUT / "views" / f"{name}.npy")[1, :64]).double()
         assert torch.allclose(stored, expected, rtol=2e-3, atol=2e-3), name  # stored as fp16
 
@@ -90,11 +90,11 @@ def test_every_stage_uses_the_teachers_own_preprocessing(project, monkeypatch):
     students.main()
     evaluate.main()
     test = read_split(OUT / "data", "test")
-    judged = next(
+    evaluated = next(
         model for model in json.loads((OUT / "evaluate" / "models.json").read_text()) if model["model"] == "teacher"
     )
     expected = torch.nn.functional.cross_entropy(by_hand(test.images[:]).logits, torch.from_numpy(test.labels))
-    assert judged["nll"] == pytest.approx(float(expected), abs=1e-5)
+    assert evaluated["nll"] == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_a_copied_teacher_folder_is_that_teacher(project):

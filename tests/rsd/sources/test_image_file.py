@@ -41,8 +41,8 @@ def png16(colour):
 
 BAD = {
     "empty": (b"", "empty: 0 bytes"),
-    "text": (b"not an image", "not an image of JPEG, PNG or WebP, whatever its name"),
-    "gif": (packed(RGB, "GIF"), "not an image of JPEG, PNG or WebP"),
+    "text": (b"not an image", "not a JPEG, PNG or WebP image, whatever its name"),
+    "gif": (packed(RGB, "GIF"), "not a JPEG, PNG or WebP image"),
     "cut jpeg": (packed(RGB, "JPEG")[:-400], "truncated or damaged: .*truncated"),
     "cut png": (packed(RGB)[:-400], "truncated or damaged"),
     "cut webp": (packed(RGB, "WEBP")[:-400], "truncated or damaged"),
@@ -163,22 +163,22 @@ def test_a_jpeg_with_two_images_is_accepted(tmp_path):
 def test_sums_of_a_small_image_are_exact(tmp_path, kind):
     content = packed(RGB, kind)
     (tmp_path / "image").write_bytes(content)
-    found = inspect(tmp_path / "image", served=40)
+    inspected = inspect(tmp_path / "image", served=40)
     pixels = np.asarray(decode(tmp_path / "image")).astype(int)
-    assert found.sums == (2400, *pixels.sum((0, 1)), *(pixels**2).sum((0, 1)))
-    assert found.digest == hashlib.sha256(content).digest()
+    assert inspected.sums == (2400, *pixels.sum((0, 1)), *(pixels**2).sum((0, 1)))
+    assert inspected.digest == hashlib.sha256(content).digest()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_sums_of_a_large_image_are_near(tmp_path, kind):
     smooth = Image.fromarray(noise(9, 13)).resize((520, 360), Image.Resampling.BICUBIC)
     (tmp_path / "image").write_bytes(packed(smooth, kind))
-    found = np.array(inspect(tmp_path / "image", served=40).sums)
+    inspected = np.array(inspect(tmp_path / "image", served=40).sums)
     served = np.asarray(smooth.resize((58, 40), Image.Resampling.BOX)).reshape(-1, 3)
-    assert 40 * 40 <= found[0] <= 4 * 58 * 40
-    means = found[1:4] / found[0]
+    assert 40 * 40 <= inspected[0] <= 4 * 58 * 40
+    means = inspected[1:4] / inspected[0]
     assert np.abs(means - served.mean(0)).max() < 1.5
-    assert np.abs(np.sqrt(found[4:] / found[0] - means**2) - served.std(0)).max() < 1.5
+    assert np.abs(np.sqrt(inspected[4:] / inspected[0] - means**2) - served.std(0)).max() < 1.5
 
 
 def test_a_png_is_held_to_its_checksums(tmp_path):

@@ -35,10 +35,10 @@ class Calls:
 )
 def test_arrays_come_back_as_pickle_wrote_them(protocol, array):
     content = pickle.dumps({"data": array, b"more": [1, 2.5, "x", None]}, protocol=protocol)
-    found, usual = loads(content), pickle.loads(content)
-    assert np.array_equal(found["data"], array)
-    assert (found["data"].dtype, found["data"].shape) == (usual["data"].dtype, array.shape)
-    assert found[b"more"] == [1, 2.5, "x", None]
+    value, usual = loads(content), pickle.loads(content)
+    assert np.array_equal(value["data"], array)
+    assert (value["data"].dtype, value["data"].shape) == (usual["data"].dtype, array.shape)
+    assert value[b"more"] == [1, 2.5, "x", None]
 
 
 @pytest.mark.parametrize("protocol", range(6))

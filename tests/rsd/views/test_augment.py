@@ -36,8 +36,8 @@ def test_a_shift_stays_within_its_limit():
     image = IMAGES[:1]
     padded = np.pad(image[0], ((2, 2), (2, 2), (0, 0)))
     crops = {padded[y : y + 12, x : x + 10].tobytes() for y in range(5) for x in range(5)}
-    seen = {views(image, np.array([0]), AugmentOptions(shift=2), seed=0, view=v).tobytes() for v in range(400)}
-    assert seen == crops  # every one of the 25 shifts occurs, and nothing else
+    shifted = {views(image, np.array([0]), AugmentOptions(shift=2), seed=0, view=v).tobytes() for v in range(400)}
+    assert shifted == crops  # every one of the 25 shifts occurs, and nothing else
 
 
 def test_a_shift_may_be_larger_than_the_image():
@@ -113,9 +113,9 @@ def test_no_view_number_comes_back_as_another_one():
     image = np.arange(144, dtype=np.uint8).reshape(1, 12, 12, 1)
     corners = [views(image, np.array([0]), AugmentOptions(shift=5), seed=0, view=v)[0, 6, 6, 0] for v in range(2420)]
     counts = np.bincount(np.array(corners), minlength=144)
-    seen = counts[counts > 0]
-    assert len(seen) == 121  # 11 x 11 shifts
-    chi_square = ((seen - 20) ** 2 / 20).sum()
+    occurring = counts[counts > 0]
+    assert len(occurring) == 121  # 11 x 11 shifts
+    chi_square = ((occurring - 20) ** 2 / 20).sum()
     assert 80 < chi_square < 170  # 120 degrees of freedom: mean 120, standard deviation 15.5
 
 
@@ -123,7 +123,7 @@ def test_no_view_number_comes_back_as_another_one():
     ("options", "sentence"),
     [
         ({"shift": 1, "crop": {}}, "expected crop or shift"),
-        ({"randaugment": "wild-m9"}, "expected timm's words for RandAugment"),
+        ({"randaugment": "wild-m9"}, "expected RandAugment as timm writes it"),
     ],
 )
 def test_what_cannot_be_done_is_refused(options, sentence):

@@ -67,7 +67,7 @@ def test_a_crop_is_bilinear_between_pixels(channels):
     mirrored = EVERY % 2 == 1
     served = crops(ArrayImages(images), EVERY, boxes, mirrored)
     assert served.shape == images.shape
-    for image, (top, left, height, width), turned, seen in zip(images, boxes, mirrored, served, strict=True):
+    for image, (top, left, height, width), flip, crop in zip(images, boxes, mirrored, served, strict=True):
         expected = np.empty(image.shape)
         for y in range(12):
             for x in range(10):
@@ -79,7 +79,7 @@ def test_a_crop_is_bilinear_between_pixels(channels):
                 expected[y, x] = (1 - a) * ((1 - b) * image[row, column] + b * image[row, beside]) + a * (
                     (1 - b) * image[below, column] + b * image[below, beside]
                 )
-        difference = np.abs((expected[:, ::-1] if turned else expected) - seen)
+        difference = np.abs((expected[:, ::-1] if flip else expected) - crop)
         assert difference.max() < 2.1
         assert difference.mean() < 0.5
 
@@ -93,13 +93,13 @@ def test_a_shrunk_crop_agrees_with_pillow(channels):
     )
     mirrored = np.arange(6) % 2 == 1
     served = crops(ArrayImages(images, 30), np.arange(6), boxes.astype(float), mirrored)
-    for image, (top, left, height, width), turned, seen in zip(images, boxes, mirrored, served, strict=True):
+    for image, (top, left, height, width), flip, crop in zip(images, boxes, mirrored, served, strict=True):
         pixels = image[top : top + height, left : left + width]
         pillow = Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels).resize(
             (30, 30), Image.Resampling.BICUBIC
         )
         expected = np.asarray(pillow, np.int64).reshape(30, 30, channels)
-        difference = np.abs((expected[:, ::-1] if turned else expected) - seen)
+        difference = np.abs((expected[:, ::-1] if flip else expected) - crop)
         assert difference.max() <= 3
         assert (difference > 0).mean() < 0.02
 

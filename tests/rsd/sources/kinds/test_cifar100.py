@@ -79,8 +79,8 @@ def source(root, **values):
     return Cifar100(root=root, **values)
 
 
-def check(found):
-    train, test = found
+def check(splits):
+    train, test = splits
     for images, wanted in ((train, part(30, 0)), (test, part(7, 1))):
         assert images.images.shape == (len(wanted["data"]), 32, 32, 3)
         # Channel c, row y, column x of an image is value 1024 c + 32 y + x of its row.

@@ -45,12 +45,12 @@ def index(root, *, workers=None, findings_file=None, **values):
     return index_folder(options, workers=workers, findings_file=findings_file)
 
 
-def paths(found):
-    return {split: part.paths for split, part in found.splits.items()}
+def paths(result):
+    return {split: part.paths for split, part in result.splits.items()}
 
 
-def every(found):
-    return [path for part in found.splits.values() for path in part.paths]
+def every(result):
+    return [path for part in result.splits.values() for path in part.paths]
 
 
 def equal(one, other):
@@ -70,9 +70,9 @@ def refused(root, *sentences, **values):
     assert f"found {len(sentences)} to correct, or to leave out by data.on_bad: skip" in str(stopped.value)
     for line, sentence in zip(lines, sorted(sentences, key=lambda s: s.split(": ")), strict=True):
         assert line.startswith(sentence)
-    found = index(root, on_bad="skip", **values)
-    assert found.findings == lines
-    return found
+    result = index(root, on_bad="skip", **values)
+    assert result.findings == lines
+    return result
 
 
 # --- what an index holds ---
@@ -82,25 +82,25 @@ def test_an_index_describes_every_file_as_it_is(whole):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.new("RGB", (12, 9)).save(whole / "train" / "cat" / "turned.jpg", exif=exif)
-    found = index(whole)
-    assert found.classes == ["cat", "dog"]
-    assert (found.findings, found.ignored) == ([], {})
-    for part in found.splits.values():
+    result = index(whole)
+    assert result.classes == ["cat", "dog"]
+    assert (result.findings, result.ignored) == ([], {})
+    for part in result.splits.values():
         assert part.paths == sorted(part.paths)
-        assert part.labels.tolist() == [found.classes.index(path.split("/")[1]) for path in part.paths]
+        assert part.labels.tolist() == [result.classes.index(path.split("/")[1]) for path in part.paths]
         for path, size, digest in zip(part.paths, part.sizes, part.digests, strict=True):
             image = decode(whole / path)
             assert size.tolist() == [image.height, image.width]
             assert bytes(digest) == hashlib.sha256((whole / path).read_bytes()).digest()
         assert (part.labels.dtype, part.sizes.dtype, part.digests.dtype) == (np.int64, np.int32, np.uint8)
-    assert found.splits["train"].sizes[found.splits["train"].paths.index("train/cat/turned.jpg")].tolist() == [12, 9]
+    assert result.splits["train"].sizes[result.splits["train"].paths.index("train/cat/turned.jpg")].tolist() == [12, 9]
 
 
 def test_statistics_are_those_of_the_training_pixels(flat):
-    found = index(flat)
-    pixels = np.concatenate([np.asarray(decode(flat / p)).reshape(-1, 3) for p in found.splits["train"].paths]) / 255
-    np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.std, pixels.std(0), rtol=1e-12)
+    result = index(flat)
+    pixels = np.concatenate([np.asarray(decode(flat / p)).reshape(-1, 3) for p in result.splits["train"].paths]) / 255
+    np.testing.assert_allclose(result.mean, pixels.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(result.std, pixels.std(0), rtol=1e-12)
 
 
 def test_the_number_of_workers_changes_nothing(flat):
@@ -142,25 +142,25 @@ def test_nothing_below_the_root_is_written_or_touched(flat):
 
 
 def test_three_given_splits_stay(whole):
-    found = index(whole)
+    result = index(whole)
     for split, folder in {"train": "train", "validation": "val", "test": "test"}.items():
-        assert paths(found)[split] == [f"{folder}/{c}/{i:03}.png" for c in ("cat", "dog") for i in range(4)]
+        assert paths(result)[split] == [f"{folder}/{c}/{i:03}.png" for c in ("cat", "dog") for i in range(4)]
 
 
 @pytest.mark.parametrize("name", ["val", "test", "valid", "validation", "Val"])
 def test_one_split_beside_train_is_the_test_split(tmp_path, name):
     fill(tmp_path, {f"{s}/{c}": 10 for s in ("train", name) for c in ("cat", "dog")})
-    found = paths(index(tmp_path, validation=0.2))
-    assert found["test"] == [f"{name}/{c}/{i:03}.png" for c in ("cat", "dog") for i in range(10)]
-    assert {split: len(part) for split, part in found.items()} == {"train": 16, "validation": 4, "test": 20}
-    assert all(path.startswith("train/") for path in found["train"] + found["validation"])
+    result = paths(index(tmp_path, validation=0.2))
+    assert result["test"] == [f"{name}/{c}/{i:03}.png" for c in ("cat", "dog") for i in range(10)]
+    assert {split: len(part) for split, part in result.items()} == {"train": 16, "validation": 4, "test": 20}
+    assert all(path.startswith("train/") for path in result["train"] + result["validation"])
 
 
 def test_class_folders_are_split_three_ways_by_class(flat):
-    found = index(flat, test=0.2, validation=0.25)
-    counts = {split: np.bincount(part.labels).tolist() for split, part in found.splits.items()}
+    result = index(flat, test=0.2, validation=0.25)
+    counts = {split: np.bincount(part.labels).tolist() for split, part in result.splits.items()}
     assert counts == {"train": [12, 6, 3], "validation": [4, 2, 1], "test": [4, 2, 1]}
-    together = sorted(every(found))
+    together = sorted(every(result))
     assert together == sorted(f"{p.parent.name}/{p.name}" for p in flat.glob("*/*"))
 
 
@@ -168,9 +168,9 @@ def test_class_folders_are_split_three_ways_by_class(flat):
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.49])
 def test_every_split_has_every_class(tmp_path, count, share):
     fill(tmp_path, {"cat": count, "dog": 3})
-    found = index(tmp_path, test=share, validation=share)
-    assert all(set(part.labels) == {0, 1} for part in found.splits.values())
-    assert len(every(found)) == count + 3
+    result = index(tmp_path, test=share, validation=share)
+    assert all(set(part.labels) == {0, 1} for part in result.splits.values())
+    assert len(every(result)) == count + 3
 
 
 def test_a_split_depends_on_seed_and_class_only(flat):
@@ -193,7 +193,7 @@ def test_train_share_leaves_validation_and_test_alone(flat):
     for name in ("validation", "test"):
         assert paths(half)[name] == paths(whole)[name]
     assert set(paths(half)["train"]) < set(paths(whole)["train"])
-    kept, of = (np.bincount(found.splits["train"].labels) for found in (half, whole))
+    kept, of = (np.bincount(result.splits["train"].labels) for result in (half, whole))
     assert np.abs(kept - of / 2).max() <= 0.5
 
 
@@ -203,12 +203,12 @@ def test_copies_within_a_class_stay_together(tmp_path):
         for copy in "ab":
             (tmp_path / "cat" / f"{i:03}{copy}.png").write_bytes((tmp_path / "cat" / f"{i:03}.png").read_bytes())
     for seed in range(5):
-        found = index(tmp_path, seed=seed)
-        kinds = {split: {bytes(d) for d in part.digests} for split, part in found.splits.items()}
+        result = index(tmp_path, seed=seed)
+        kinds = {split: {bytes(d) for d in part.digests} for split, part in result.splits.items()}
         assert not kinds["train"] & kinds["test"]
         assert not kinds["train"] & kinds["validation"]
         assert not kinds["validation"] & kinds["test"]
-        assert len(every(found)) == 40
+        assert len(every(result)) == 40
 
 
 def test_a_class_may_be_named_as_a_split(tmp_path):
@@ -240,7 +240,7 @@ def test_all_bad_files_are_listed_and_skipped(flat, tmp_path):
     (cat / "new\nline.png").write_bytes(png(1001))
     (flat / "dog" / os.fsdecode(b"\xff.png")).write_bytes(png(1002))
     (flat / "dog" / "007.png").write_bytes(b"\x89PNG then nothing")
-    found = refused(
+    result = refused(
         flat,
         "cat/cmyk.jpg: CMYK",
         "cat/cut.png: truncated or damaged",
@@ -253,13 +253,13 @@ def test_all_bad_files_are_listed_and_skipped(flat, tmp_path):
         "cat/none.jpg: empty: 0 bytes",
         "cat/round: a link to a folder that holds it",
         "cat/self: cannot be read: Too many levels of symbolic links",
-        "cat/text.JPEG: not an image of JPEG, PNG or WebP",
+        "cat/text.JPEG: not a JPEG, PNG or WebP image",
         "cat/thin.png: tiny: 9 x 1 pixels",
         "cat/wide.png: huge: 8192 x 8193 pixels",
         "dog/007.png: truncated or damaged",
         "dog/\\udcff.png: a name with control characters or not in UTF-8",
     )
-    assert set(every(found)) == set(every(good)) - {"dog/007.png"}
+    assert set(every(result)) == set(every(good)) - {"dog/007.png"}
 
 
 def test_other_files_are_ignored_and_counted(flat):
@@ -269,9 +269,9 @@ def test_other_files_are_ignored_and_counted(flat):
     (flat / "dog" / "moving.gif").write_bytes(b"GIF89a")
     (flat / "dog" / ".DS_Store").write_bytes(b"")
     (flat / ".cache").mkdir()
-    found = index(flat)
-    assert found.ignored == {"no suffix": 1, ".txt": 2, ".gif": 1, "hidden": 2}
-    assert found.findings == []
+    result = index(flat)
+    assert result.ignored == {"no suffix": 1, ".txt": 2, ".gif": 1, "hidden": 2}
+    assert result.findings == []
 
 
 def test_ordinary_names_of_all_languages_are_fine(flat):
@@ -284,59 +284,59 @@ def test_the_test_split_keeps_a_shared_image(whole):
     content = (whole / "test" / "cat" / "001.png").read_bytes()
     (whole / "train" / "dog" / "copy.png").write_bytes(content)
     (whole / "val" / "cat" / "copy.png").write_bytes(content)
-    found = refused(
+    result = refused(
         whole,
         "train/dog/copy.png: the same image as test/cat/001.png, in another split",
         "val/cat/copy.png: the same image as test/cat/001.png, in another split",
     )
-    assert "test/cat/001.png" in paths(found)["test"]
-    assert len(every(found)) == 24
+    assert "test/cat/001.png" in paths(result)["test"]
+    assert len(every(result)) == 24
 
 
 def test_an_image_with_two_labels_is_dropped(flat):
     content = (flat / "cat" / "001.png").read_bytes()
     (flat / "dog" / "x.png").write_bytes(content)
     (flat / "dog" / "y.png").write_bytes(content)
-    found = refused(
+    result = refused(
         flat,
         "cat/001.png: the same image as dog/x.png, of another class",
         "dog/x.png: the same image as cat/001.png, of another class",
         "dog/y.png: the same image as cat/001.png, of another class",
     )
-    assert len(every(found)) == 34
+    assert len(every(result)) == 34
 
 
 def test_classes_without_a_usable_image_are_dropped(flat):
     (flat / "ape").mkdir()
     fill(flat, {"bee": 2, "fox": 0}, seed=500)
     (flat / "fox" / "a.png").write_bytes(b"bad")
-    found = refused(
+    result = refused(
         flat,
         "ape: an empty class: no image in it",
         "bee: too few images: 2 different ones, at least 3 are needed",
-        "fox/a.png: not an image",
+        "fox/a.png: not a JPEG, PNG or WebP image",
         "fox: no usable image among 1",
     )
-    assert found.classes == ["cat", "dog", "emu"]
-    assert all(set(part.labels) == {0, 1, 2} for part in found.splits.values())
+    assert result.classes == ["cat", "dog", "emu"]
+    assert all(set(part.labels) == {0, 1, 2} for part in result.splits.values())
 
 
 def test_classes_missing_in_a_split_are_dropped(whole):
     fill(whole, {"train/ape": 3, "val/fox": 3, "test/fox": 2}, seed=500)
-    found = refused(
+    result = refused(
         whole,
         "val/ape: no such class in val/, but in another split",
         "test/ape: no such class in test/, but in another split",
         "train/fox: no such class in train/, but in another split",
     )
-    assert found.classes == ["cat", "dog"]
-    assert len(every(found)) == 24
+    assert result.classes == ["cat", "dog"]
+    assert len(every(result)) == 24
 
 
 def test_images_outside_of_every_class_are_one_finding(whole):
     (whole / "train" / "a.png").write_bytes(png(600))
     (whole / "train" / "b.png").write_bytes(png(601))
-    refused(whole, "train/: 2 images in no class's folder, such as a.png")
+    refused(whole, "train/: 2 images outside of any class, such as a.png")
 
 
 def test_an_unlistable_folder_is_a_finding(flat, monkeypatch):
