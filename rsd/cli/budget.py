@@ -37,6 +37,8 @@ def kit(
 
     Example: rsd budget kit kit.tar.gz
     """
+    from pydantic import ValidationError
+
     from rsd.export import precisions
     from rsd.measure.budget.kit import LADDER, arguments, write_kit
     from rsd.measure.latency import Plan
@@ -59,7 +61,10 @@ def kit(
         shape, classes = shape or data.image_shape, classes or len(data.classes)
         if shape == tuple(data.image_shape):
             calibration = read_split(here.data, "train").images[:32]
-    students = [ModelOptions(name=name, args=arguments(name, shape[0])) for name in models or LADDER]
+    try:
+        students = [ModelOptions(name=name, args=arguments(name, shape[0])) for name in models or LADDER]
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     ready = {}
     if not models and (here.params / "student.json").is_file():
         from rsd.measure.budget.records import shipped

@@ -1,0 +1,26 @@
+"""What the commands refuse; what they do is tested with kits, in tests/rsd/measure/budget."""
+
+import pytest
+
+from tests.command import rsd
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["kit", "kit"], "expected prepared data, for the image size and the classes, found none in out/data"),
+        (["kit", "kit", "--precision", "fp4"], "found 'fp4'"),
+        (["kit", "kit", "no_such_model", "--image", "8", "8", "1", "--classes", "2"], "the name of a timm model"),
+        (["run", "kit"], "expected a kit, a folder or a .tar.gz, at kit"),
+        (["import", "none.json"], "error: expected "),
+        (["keep"], "found none; run `dvc repro params`"),
+        (["show"], "expected latencies of a device, found none"),
+    ],
+)
+def test_a_wrong_call_is_a_sentence(arguments, sentence):
+    assert sentence in rsd("budget", *arguments)
