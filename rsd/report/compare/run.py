@@ -31,7 +31,8 @@ class ComparedRun:
             return pd.Series(self.records.evaluation.gains(method), dtype=float)
         models = self.records.evaluation.by_method(method)
         figures = [getattr(model, metric) for model in models]
-        return pd.Series(figures, index=[model.seed for model in models], dtype=float).dropna()
+        seeds = [-1 if model.seed is None else model.seed for model in models]  # the teacher has no seed
+        return pd.Series(figures, index=seeds, dtype=float).dropna()
 
     @property
     def device(self) -> str | None:
