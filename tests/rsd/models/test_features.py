@@ -75,7 +75,7 @@ def test_shapes_are_those_of_the_four_stages(name):
         assert (0 if stage.prefix is None else stage.prefix.shape[1]) == shape.prefix_tokens
 
 
-def test_twelve_blocks_end_stages_after_2_4_10_12():
+def test_twelve_blocks_make_four_stages():
     model, images = tiny("vit").eval(), torch.randn(2, 3, 64, 64)
     _, every = model.forward_intermediates(images)
     stages = staged_outputs(model, images).stages

@@ -73,7 +73,7 @@ def test_timm_learns_pixels_and_classes_of_the_folder(tmp_path):
     assert config["label_names"] == ["class 0", "class 1"]
 
 
-def test_a_new_head_for_other_classes_keeps_the_rest(tmp_path):
+def test_a_new_head_keeps_the_rest(tmp_path):
     ours = saved(tmp_path, RESNET, dataset())
 
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=5)

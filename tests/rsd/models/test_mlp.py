@@ -17,7 +17,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_at_a_size_of_timms_it_is_timms_model(name: str) -> None:
+def test_timms_sizes_give_timms_models(name: str) -> None:
     theirs, args = NAMED[name]
     with torch.device("meta"):
         ours, named = timm.create_model(name, **args), timm.create_model(theirs)
