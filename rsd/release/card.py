@@ -2,6 +2,7 @@
 
 from huggingface_hub import ModelCard
 
+from rsd.export.options import NO_LICENSE
 from rsd.models.card import model_card
 from rsd.run.records import ConvertRecord, ExportRecord, StudentRecord, TeacherRecord
 from rsd.sources.images import DatasetRecord
@@ -29,13 +30,14 @@ logits = session.run(["logits"], {{"image": images}})[0]  # images: uint8 [N, H,
     rows = "\n".join(
         f"| `{one.precision}/model.onnx` | {one.bytes / 1e6:.2f} MB | {one.test_top1:.2f} % |" for one in converted
     )
+    stated = "none is stated" if export.license == NO_LICENSE else export.license
     files = f"""## Files
 
 | file | size | test top-1 |
 |---|---|---|
 {rows}
 
-Licence of the weights: {export.license}. `licences/` holds those of the code and data behind them.
+Licence of the weights: {stated}. `licences/` holds those of the code and data behind them.
 
 """
     return model_card(
@@ -52,7 +54,7 @@ Licence of the weights: {export.license}. `licences/` holds those of the code an
 
 def _licence(spdx: str) -> dict[str, str]:
     """The hub's fields for an SPDX expression; its own names are SPDX's in small letters."""
-    if spdx == "NOASSERTION":
+    if spdx == NO_LICENSE:
         return {"license": "unknown"}
     if spdx.startswith("LicenseRef-") or " " in spdx:
         return {"license": "other", "license_name": spdx}

@@ -9,15 +9,18 @@ import re
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 import vl_convert
 import yaml
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rsd.export import tensorrt
 from rsd.export.precisions.int8 import Int8Options
 from rsd.export.quantize import calibrated, quantized
+from rsd.models.folder import load_trained
 from rsd.sources.images import read_split
 from tests.stages.conftest import TINY
 
@@ -55,6 +58,17 @@ def test_the_students_weights_hold_no_aad_and_are_those_of_the_plain_model(repro
     record = json.loads((students / "rsd-0" / "student.json").read_text())
     assert record["parameters"] == sum(int(np.prod(shape)) for shape in names["rsd"].values())
     assert record["extra_parameters"] == 16 * 32 + 2 * 32 + 32 * 16
+
+
+def test_timm_and_the_hub_read_students_and_teacher(reproduced):
+    folders = [reproduced.out / "teacher", *(reproduced.out / "students").iterdir()]
+    for folder in folders:
+        model, _, config = load_trained(folder)
+        images = torch.randn(4, *config.input_size)
+        of_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        assert torch.equal(of_timm(images), model(images))
+    cards = {folder: ModelCard.load(folder / "README.md") for folder in [*folders[1:], reproduced.out / "bundle"]}
+    assert [card.data.library_name for card in cards.values()] == ["timm", "timm", "onnx"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

@@ -125,7 +125,7 @@ def killed_in_training(project):
 
 
 # The undisturbed history goes into the comparison too: it shows every epoch.
-FILES = ("model.safetensors", "scaffold.safetensors", "history.csv", "student.json")
+FILES = ("model.safetensors", "config.json", "README.md", "scaffold.safetensors", "history.csv", "student.json")
 
 
 def test_a_killed_training_leaves_no_student_and_resumes_to_the_same_bytes(reproduced, project):
