@@ -21,23 +21,19 @@ def main() -> None:
         launch("stages.embed", [], compute)
         return
     device = set_up(compute)
-    teacher, normalize, _ = load_trained(Run(OUT).teacher_folder)
-    record = Run(OUT).teacher()
-    images = read_split(OUT / "data", "train")
+    here = Run(OUT)
+    teacher, normalize, _ = load_trained(here.teacher_folder)
+    record = here.teacher()
+    images = read_split(here.data, "train")
     size = options.count * len(images.labels) * 2 * (record.embedding_width + len(record.classes))
     if options.count and leads():
         print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB", flush=True)
     elif not options.count:
         print("view store: none (views.count is 0), the teacher will run live")
-    made_from = store_digests(
-        teacher=OUT / "teacher" / "model.safetensors",
-        dataset=OUT / "data" / "dataset.json",
-        augment=augment,
-        options=options,
-    )
+    made_from = store_digests(teacher=record.weights, dataset=here.dataset, augment=augment, options=options)
     state = unfinished.state_file("embed", {"made_from": made_from, "device": device.type, "threads": compute.threads})
     header = write_store(
-        OUT / "views",
+        here.views,
         teacher.to(device),
         normalize.to(device),
         images,

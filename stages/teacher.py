@@ -26,13 +26,14 @@ def main() -> None:
     if options.trained and is_launcher(compute):
         launch("stages.teacher", sys.argv[1:], compute)
         return
-    data = read_record(OUT / "data")
+    here = Run(OUT)
+    data = read_record(here.data)
     device = set_up(compute)
     torch.manual_seed(options.seed)
     start = options.start(data)
     model = start.model.to(device)
     normalize = start.preprocessing.module().to(device)
-    validation = read_split(OUT / "data", "validation")
+    validation = read_split(here.data, "validation")
     state, history = None, None
 
     if options.trained:
@@ -51,9 +52,9 @@ def main() -> None:
             },
         )
         session = Session(
-            options.seed, ViewChoice(options.seed), compute=compute, state=state, logs=OUT / "logs", name="teacher"
+            options.seed, ViewChoice(options.seed), compute=compute, state=state, logs=here.logs, name="teacher"
         )
-        images = Data(read_split(OUT / "data", "train"), validation, normalize)
+        images = Data(read_split(here.data, "train"), validation, normalize)
         trained = train(ScratchDistiller(model, criterion=make_criterion(recipe)).to(device), images, recipe, session)
         model.load_state_dict(trained.student)
         history = trained.history
@@ -63,7 +64,7 @@ def main() -> None:
     options.check_accuracy(top1)
     if leads():
         write_teacher(
-            Run(OUT),
+            here,
             options,
             start,
             data,

@@ -19,6 +19,7 @@ from rsd.machine.options import OneOf, Options
 from rsd.measure.benchmark import BenchmarkOptions
 from rsd.models.make import ModelOptions
 from rsd.release.bundle import BundleOptions
+from rsd.run.records import Watched
 from rsd.sources.base import Source
 from rsd.teacher.base import TeacherOptions
 from rsd.teacher.store import ViewOptions
@@ -134,11 +135,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         resolved[name] = _check(kind, values, prefix, files.get(name, params), override.get(name), errors)
     # A section of its own, so that another number of epochs does not make another view store.
     resolved["augment"] = (resolved["recipe"] or {}).get("augment")
-    resolved["watched"] = {
-        name: [str(path) for path in SECTIONS[name].model_validate(resolved[name]).watched]
-        for name in ("data", "teacher")
-        if resolved[name]
-    }
+    resolved["watched"] = _watched(resolved)
     paper = chosen.get("protocol") == "paper"
     resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors, paper=paper)
     for name in ("recipe", "teacher_recipe"):
@@ -246,6 +243,14 @@ def _kind_of(thing: Any, values: Any) -> type[Any] | None:
 def _is_trained(teacher: dict[str, Any]) -> bool:
     kind = _kind_of(TeacherOptions, teacher)
     return kind is not None and kind.trained
+
+
+def _watched(resolved: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What the source of images and the teacher read outside the project; of a faulty section, nothing."""
+    paths = {
+        name: SECTIONS[name].model_validate(resolved[name]).watched for name in ("data", "teacher") if resolved[name]
+    }
+    return Watched(**paths).model_dump(mode="json")
 
 
 def _sentence(fault: Mapping[str, Any], kind: Any) -> str:

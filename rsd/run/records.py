@@ -69,6 +69,15 @@ class Choice(Part):
         return [f"{method}-{seed}" for method in self.methods for seed in self.seeds]
 
 
+class Watched(Part):
+    """`params/watched.json`: what the params name outside of the project; the stage `sources` digests it."""
+
+    data: list[Path] = []
+    """Images, as files and folders."""
+    teacher: list[Path] = []
+    """Weights."""
+
+
 class Fingerprinted(BaseModel):
     """What a machine says of itself, perhaps by another version of the project: unknown keys are ignored."""
 
@@ -173,7 +182,7 @@ class TeacherRecord(TrainedRecord):
     input_size: int | None = None
     """Side to which the teacher resizes images; None takes them as they are."""
     origin: str | None = None
-    """Where weights from elsewhere came from."""
+    """SHA-256 of the weights from elsewhere that it started from; None for random ones."""
 
     @property
     def place(self) -> str:
