@@ -1,20 +1,19 @@
 """Typed, validated params: named files of conf/ below, params.yaml above."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from rsd import methods as distillers
+from rsd.config.section import checked, kind_of, mapping, unknown_keys
 from rsd.export import precisions as known_precisions
 from rsd.export.options import export_options
 from rsd.export.tensorrt import EngineOptions
 from rsd.machine.compute import ComputeOptions
-from rsd.machine.errors import UserError
-from rsd.machine.kinds import Kind
+from rsd.machine.errors import UserError, near
 from rsd.machine.options import OneOf, Options
 from rsd.measure.benchmark import BenchmarkOptions
 from rsd.models.make import ModelOptions
@@ -91,13 +90,13 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         UserError: everything that is wrong, one line each, with the key's path and the file it stands in.
     """
     chosen = _read(params)
-    errors = _unknown(chosen, _TOP, "", params)
-    override = _mapping(chosen.get("override"), "override", params, errors)
-    errors += _unknown(override, set(_NAMED), "override.", params)
-    override = {name: _mapping(values, f"override.{name}", params, errors) for name, values in override.items()}
+    errors = unknown_keys(chosen, _TOP, "", params)
+    override = mapping(chosen.get("override"), "override", params, errors)
+    errors += unknown_keys(override, set(_NAMED), "override.", params)
+    override = {name: mapping(values, f"override.{name}", params, errors) for name, values in override.items()}
 
     pair_file, pair = _named(conf, "pair", chosen.get("pair"), errors, params)
-    errors += _unknown(pair, {"data", "recipe", "teacher", "student", "published"}, "", pair_file)
+    errors += unknown_keys(pair, {"data", "recipe", "teacher", "student", "published"}, "", pair_file)
     names = {kind: chosen.get(kind) or pair.get(kind) for kind in ("data", "recipe")}
     data_file, data = _named(conf, "data", names["data"], errors, params)
     recipe_file, recipe = _named(conf, "recipe", names["recipe"], errors, params)
@@ -106,10 +105,10 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         | {key: chosen.get(key) for key in ("pair", "methods", "seeds", "precisions")}
         | {key: chosen[key] for key in ("protocol",) if key in chosen},
         "data": data,
-        "teacher": _mapping(pair.get("teacher"), "teacher", pair_file, errors),
-        "student": _mapping(pair.get("student"), "student", pair_file, errors),
+        "teacher": mapping(pair.get("teacher"), "teacher", pair_file, errors),
+        "student": mapping(pair.get("student"), "student", pair_file, errors),
         "recipe": recipe,
-        **{name: _mapping(chosen.get(name), name, params, errors) for name in _OWN},
+        **{name: mapping(chosen.get(name), name, params, errors) for name in _OWN},
     }
     files = {"data": data_file, "teacher": pair_file, "student": pair_file, "recipe": recipe_file}
     for name in ("data", "teacher", "student", "recipe"):
@@ -119,7 +118,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
             conf, "recipe", sections["teacher"]["recipe"], errors, pair_file
         )
         sections["teacher_recipe"] = _merge(teacher_recipe, override.get("teacher_recipe", {}))
-    method = _mapping(chosen.get("method"), "method", params, errors)
+    method = mapping(chosen.get("method"), "method", params, errors)
     if chosen.get("protocol") == "paper":
         errors += _contradicted(override, PAPER, "override", params)
         sections |= {name: _merge(sections[name], values) for name, values in PAPER.items() if name in sections}
@@ -132,7 +131,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     for name, values in sections.items():
         kind = SECTIONS[name]
         prefix = "" if name == "run" else f"{name}."
-        resolved[name] = _check(kind, values, prefix, files.get(name, params), override.get(name), errors)
+        resolved[name] = checked(kind, values, prefix, files.get(name, params), override.get(name), errors)
     # A section of its own, so that another number of epochs does not make another view store.
     resolved["augment"] = (resolved["recipe"] or {}).get("augment")
     resolved["watched"] = _watched(resolved)
@@ -173,19 +172,19 @@ def _methods(
             "beside its plainly trained twin"
         )
     errors += [
-        f"{file}: methods: expected names out of {', '.join(known)}, found {name!r}{_near(name, known)}"
+        f"{file}: methods: expected names out of {', '.join(known)}, found {name!r}{near(name, known)}"
         for name in chosen or []
         if name not in known
     ]
-    errors += _unknown(options, set(known), "method.", file)
+    errors += unknown_keys(options, set(known), "method.", file)
     resolved = {}
     for name in dict.fromkeys(known):
         if name in options or name in (chosen or []):
-            values = _mapping(options.get(name), f"method.{name}", file, errors)
+            values = mapping(options.get(name), f"method.{name}", file, errors)
             try:
                 kind = distillers.distiller(name)
                 values = _merge(values, kind.paper) if paper else values
-                resolved[name] = _check(kind.Options, values, f"method.{name}.", file, None, errors)
+                resolved[name] = checked(kind.Options, values, f"method.{name}.", file, None, errors)
             except UserError as error:
                 errors.append(f"{file}: methods: {error}")
                 continue
@@ -216,32 +215,8 @@ def _not_in_parts(name: str, resolved: Mapping[str, Any], file: Path) -> list[st
     return errors
 
 
-def _check(kind: Any, values: Any, prefix: str, file: Path, override: Any, errors: list[str]) -> Any:
-    """The section with its defaults filled in; what is wrong with it goes into `errors`."""
-    try:
-        checked = TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        for fault in error.errors():
-            path = [str(part) for part in fault["loc"]]
-            above = f" or override in {Path('params.yaml')}" if override else ""
-            sentence = _sentence(fault, _kind_of(kind, values) or kind)
-            errors.append(f"{file}{above}: {(prefix + '.'.join(path)).rstrip('.')}: {sentence}")
-        return None
-    return checked.model_dump(mode="json")
-
-
-def _kind_of(thing: Any, values: Any) -> type[Any] | None:
-    """The kind of a thing that a section's `source` names; None if the section has no kinds, or names none of them."""
-    if not (isinstance(thing, type) and issubclass(thing, Kind) and isinstance(values, dict)):
-        return None
-    try:
-        return thing.named(values.get("source", thing.model_fields["source"].default))
-    except UserError:
-        return None
-
-
 def _is_trained(teacher: dict[str, Any]) -> bool:
-    kind = _kind_of(TeacherOptions, teacher)
+    kind = kind_of(TeacherOptions, teacher)
     return kind is not None and kind.trained
 
 
@@ -251,27 +226,6 @@ def _watched(resolved: Mapping[str, Any]) -> dict[str, list[str]]:
         name: SECTIONS[name].model_validate(resolved[name]).watched for name in ("data", "teacher") if resolved[name]
     }
     return Watched(**paths).model_dump(mode="json")
-
-
-def _sentence(fault: Mapping[str, Any], kind: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        known = sorted(getattr(kind, "model_fields", {}))
-        return f"unknown key{_near(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return "missing; give it a value"
-    if fault["type"] == "value_error":  # our own sentence, which says what was found
-        return str(fault["msg"]).removeprefix("Value error, ")
-    expected = fault["msg"].removeprefix("Input should be ")
-    return f"expected {expected}, found {fault['input']!r}"
-
-
-def _unknown(values: Mapping[str, Any], known: set[str], prefix: str, file: Path) -> list[str]:
-    return [f"{file}: {prefix}{key}: unknown key{_near(key, known)}" for key in values if key not in known]
-
-
-def _near(word: Any, known: Any) -> str:
-    near = difflib.get_close_matches(str(word), sorted(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _contradicted(above: Mapping[str, Any], paper: Mapping[str, Any], path: str, file: Path) -> list[str]:
@@ -297,16 +251,9 @@ def _named(conf: Path, kind: str, name: Any, errors: list[str], named_in: Path) 
     if name in known:
         return file, _read(file)
     errors.append(
-        f"{named_in}: {kind}: expected a name out of {folder} ({', '.join(known)}), found {name!r}{_near(name, known)}"
+        f"{named_in}: {kind}: expected a name out of {folder} ({', '.join(known)}), found {name!r}{near(name, known)}"
     )
     return file, {}
-
-
-def _mapping(values: Any, name: str, file: Path, errors: list[str]) -> dict[str, Any]:
-    """`values` if they are keys and values, else an empty section and an error; an empty section may be null."""
-    if values is not None and not isinstance(values, dict):
-        errors.append(f"{file}: {name}: expected keys and values, found {values!r}")
-    return values if isinstance(values, dict) else {}
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

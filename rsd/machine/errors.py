@@ -1,8 +1,17 @@
 """The exception whose text is for the person at the terminal."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """One clear sentence: what was expected, what was found, and what to do.
 
     Stages and commands print it without a traceback and exit with status 1.
     """
+
+
+def near(word: object, known: Iterable[str]) -> str:
+    """A hint at the known word that is most like `word`, to end a sentence with; empty if none is alike."""
+    words = get_close_matches(str(word), sorted(known), n=1)
+    return f"; did you mean {words[0]}?" if words else ""

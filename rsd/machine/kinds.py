@@ -1,6 +1,5 @@
 """Kinds of a thing, one file each: the key `source` of a section names the file that defines the section's options."""
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -8,7 +7,7 @@ from typing import Any, ClassVar, Self
 from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from rsd.machine.errors import UserError
+from rsd.machine.errors import UserError, near
 from rsd.machine.options import Options
 
 
@@ -41,11 +40,7 @@ class Kind(Options):
         """
         names = cls.names()
         if not isinstance(name, str) or name not in names:
-            near = difflib.get_close_matches(str(name), names, n=1)
-            raise UserError(
-                f"expected {cls.thing} out of {', '.join(names)}, found {name!r}"
-                + (f"; did you mean {near[0]}?" if near else "")
-            )
+            raise UserError(f"expected {cls.thing} out of {', '.join(names)}, found {name!r}{near(name, names)}")
         module = importlib.import_module(f"{cls.package}.{name}")
         here = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
         kinds = [value for value in here if isinstance(value, type) and issubclass(value, cls)]
