@@ -67,7 +67,7 @@ def rows(students: list[str], precisions: list[str], options: EngineOptions) -> 
                 except UserError as error:
                     yield row(student, precision, str(error).replace(str(folder), ""))
                 else:
-                    yield row(student, precision, record | {"cpu_seconds": time.process_time() - start})
+                    yield row(student, precision, record.model_dump() | {"cpu_seconds": time.process_time() - start})
 
 
 def row(student: str, precision: str, record: dict[str, Any] | str) -> dict[str, str]:

@@ -33,7 +33,7 @@ from rsd.measure.benchmark import BenchmarkOptions, benchmark
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
-from rsd.run.records import Comparison, DeviceRecord
+from rsd.run.records import Comparison, DeviceRecord, EngineRecord
 from rsd.sources.images import ArrayImages
 from rsd.sources.kinds.digits import Digits
 from rsd.training.loop import Data, Session, train
@@ -120,7 +120,7 @@ def median_ms(call: Callable[[], Any]) -> float:
 
 def _built(
     folder: Path, library: str, precision: str, options: dict[str, Any]
-) -> tuple[Path, EngineOptions, dict[str, Any]]:
+) -> tuple[Path, EngineOptions, EngineRecord]:
     """An engine for this machine's GPU: its folder, what it was built with, and its record."""
     place = folder / f"{library}-{precision}-{'-'.join(map(str, options.values())) or 'plain'}"
     place.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def _built(
     record = build(
         folder / f"{precision}.onnx", place / "model.engine", wanted, precision=precision, log=place / "build.log"
     )
-    write_json(place / "engine.json", record)
+    write_json(place / "engine.json", record.content())
     return place, wanted, record
 
 
@@ -182,9 +182,9 @@ def engine(folder: Path, library: str, precision: str, options: dict[str, Any]) 
                 "with copies, ms": median_ms(ready.with_copies(images[:size])),
                 "compute only, ms": median_ms(ready.compute_only(images[:size])),
             }
-            for size in (1, record["profile"]["max"])
+            for size in (1, record.batches[1])
         }
-    facts = {key: record[key] for key in ("version", "bytes", "build_seconds", "compute_capabilities")}
+    facts = record.model_dump(include={"version", "bytes", "build_seconds", "compute_capabilities"})
     return {**facts, "parity": parity, "latency": latency}
 
 

@@ -15,7 +15,7 @@ from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json, written_aside
 from rsd.run.paths import Run
-from rsd.run.records import Comparison, EngineRecord
+from rsd.run.records import Comparison
 from rsd.sources.images import read_split
 from stages import OUT, run
 
@@ -28,22 +28,19 @@ def main() -> None:
     options = here.section("engine", EngineOptions)
     with written_aside(here.engine_folder(precision)) as aside:
         aside.mkdir()
-        made_from = here.digests(f"convert/{precision}/model.onnx")
-        if available(options.library) is None:
-            record = EngineRecord(**skipped(options.library), precision=precision, library=options.library)
-            print(record.reason)
-            write_json(aside / "engine.json", record.content() | {"made_from": made_from})
-            return
         onnx = here.onnx(precision)
         log = here.logs / f"engine-{precision}.log"  # stays there if the build fails
-        built = build(onnx, aside / "model.engine", options, precision=precision, log=log)
-        shutil.move(log, aside / "build.log")
-        write_json(aside / "engine.json", built)
-        record = EngineRecord.model_validate(
-            built | {"parity": parity(aside, precision, options), "made_from": made_from}
-        )
+        if available(options.library) is None:
+            record = skipped(options.library, precision)
+            print(record.reason)
+        else:
+            record = build(onnx, aside / "model.engine", options, precision=precision, log=log)
+            shutil.move(log, aside / "build.log")
+            write_json(aside / "engine.json", record.content())  # which loading the engine reads
+            record.parity = parity(aside, precision, options)
+            print(f"{precision}: engine of {(record.bytes or 0) / 1e6:.2f} MB by {record.library} {record.version}")
+        record.made_from = here.digests(f"convert/{precision}/model.onnx")
         write_json(aside / "engine.json", record.content())
-    print(f"{precision}: engine of {(record.bytes or 0) / 1e6:.2f} MB by {record.library} {record.version}")
 
 
 def parity(folder: Path, precision: str, options: EngineOptions) -> Comparison | str:

@@ -15,6 +15,7 @@ from rsd.export.tensorrt import cuda_major, known_capabilities
 from rsd.machine.cuda import Driver, NoDriverError, driver
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, sha256
+from rsd.run.records import EngineRecord
 from rsd.sources.images import Images
 
 # Across major versions NVIDIA promises these alone to version-compatible engines (its support matrix): built -> runs.
@@ -29,7 +30,7 @@ class OtherGpuError(WrongEngineError):
     """The engine is for other GPUs than this machine's."""
 
 
-def check_engine(folder: Path) -> dict[str, Any]:
+def check_engine(folder: Path) -> EngineRecord:
     """Make sure that the engine in `folder` can run here, before a byte of it is loaded.
 
     Checked in this order: there is one; its SHA-256 is the sidecar's; the library that built it is here, in a
@@ -55,24 +56,24 @@ def check_engine(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _sidecar(folder: Path) -> dict[str, Any]:
+def _sidecar(folder: Path) -> EngineRecord:
     sidecar, path = folder / "engine.json", folder / "model.engine"
     if not sidecar.is_file():
         raise WrongEngineError(f"expected the record of an engine in {sidecar}, found none; run the stage `engine`")
-    record: dict[str, Any] = read_json(sidecar)
-    if record["status"] != "built":
-        raise WrongEngineError(f"expected an engine in {folder}, found that it was not built: {record['reason']}")
-    found = sha256(path) if path.is_file() else "no file"
-    if found != record["engine_sha256"]:
+    record = EngineRecord.model_validate(read_json(sidecar))
+    if record.status != "built":
+        raise WrongEngineError(f"expected an engine in {folder}, found that it was not built: {record.reason}")
+    digest, expected = sha256(path) if path.is_file() else "no file", record.engine_sha256 or ""
+    if digest != expected:
         raise WrongEngineError(
-            f"expected {path} with the SHA-256 {record['engine_sha256'][:12]}… that its sidecar states, found "
-            f"{found[:12]}…; copy both files again, or build the engine again"
+            f"expected {path} with the SHA-256 {expected[:12]}… that its sidecar states, found "
+            f"{digest[:12]}…; copy both files again, or build the engine again"
         )
     return record
 
 
-def _check_library(record: dict[str, Any]) -> None:
-    library, built = record["library"], record["version"]
+def _check_library(record: EngineRecord) -> None:
+    library, built = record.library, record.version or ""
     try:
         here = importlib.import_module(library).__version__
     except ImportError as error:
@@ -82,7 +83,7 @@ def _check_library(record: dict[str, Any]) -> None:
         ) from error
     if here == built:
         return
-    if not record.get("version_compatible"):
+    if not record.version_compatible:
         raise WrongEngineError(
             f"expected {library} {built}, which built the engine, found {here}; install that version, or build the "
             "engine again"
@@ -101,31 +102,31 @@ def _check_library(record: dict[str, Any]) -> None:
         )
 
 
-def _check_machine(record: dict[str, Any], found: Driver) -> None:
-    made_with = cuda_major(record["library"]) or record.get("cuda")
-    if made_with and found.cuda[0] < made_with:
+def _check_machine(record: EngineRecord, here: Driver) -> None:
+    cuda = cuda_major(record.library) or record.cuda
+    if cuda and here.cuda[0] < cuda:
         raise NoDriverError(
-            f"expected a driver for CUDA {made_with}, which {record['library']} is made with, found one for CUDA "
-            f"{found.cuda[0]}.{found.cuda[1]}; update the driver"
+            f"expected a driver for CUDA {cuda}, which {record.library} is made with, found one for CUDA "
+            f"{here.cuda[0]}.{here.cuda[1]}; update the driver"
         )
-    own, made_for = found.gpus[0].compute_capability, record["compute_capabilities"]
-    above_ampere = record.get("hardware_compatibility") == "ampere_plus" and int(own.split(".")[0]) >= 8
-    if own not in made_for and not above_ampere:
-        known = known_capabilities(importlib.import_module(record["library"]))
-        lacking = known is not None and own not in known
+    own, targets = here.gpus[0].compute_capability, record.compute_capabilities
+    above_ampere = record.hardware_compatibility == "ampere_plus" and int(own.split(".")[0]) >= 8
+    if own not in targets and not above_ampere:
+        supported = known_capabilities(importlib.import_module(record.library))
+        lacking = supported is not None and own not in supported
         raise OtherGpuError(
-            f"expected a GPU of compute capability {' or '.join(made_for)}, which the engine is for, found "
-            f"{found.gpus[0].name} with {own}; "
+            f"expected a GPU of compute capability {' or '.join(targets)}, which the engine is for, found "
+            f"{here.gpus[0].name} with {own}; "
             + (
-                f"{record['library']} builds none for it: take `library: tensorrt` of the engine"
+                f"{record.library} builds none for it: take `library: tensorrt` of the engine"
                 if lacking
                 else f"build the engine with `compute_capabilities: [{own}]`"
             )
         )
 
 
-def _ask_library(record: dict[str, Any], path: Path) -> None:
-    trt = importlib.import_module(record["library"])
+def _ask_library(record: EngineRecord, path: Path) -> None:
+    trt = importlib.import_module(record.library)
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     if not hasattr(runtime, "get_engine_validity"):
         return
@@ -133,7 +134,7 @@ def _ask_library(record: dict[str, Any], path: Path) -> None:
     if validity == trt.EngineValidity.INVALID:
         causes = [n for n, flag in trt.EngineInvalidityDiagnostics.__members__.items() if int(flag) & int(why)]
         raise WrongEngineError(
-            f"expected an engine that {record['library']} takes, found that it says {' and '.join(causes) or why} of "
+            f"expected an engine that {record.library} takes, found that it says {' and '.join(causes) or why} of "
             f"{path}; build the engine again on this machine"
         )
 
@@ -200,7 +201,7 @@ def open_engine(folder: Path, *, onnx: Path | None = None) -> Iterator[Engine]:
     record = check_engine(folder)
     weights = _weights(record, onnx)
     # Read by Polygraphy once, when it is imported: the engines of one process come from one library.
-    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if record["library"] == "tensorrt_rtx" else "0"
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if record.library == "tensorrt_rtx" else "0"
     try:
         polygraphy = importlib.import_module("polygraphy.backend.trt")
         failed = importlib.import_module("polygraphy.exception").PolygraphyException
@@ -209,31 +210,31 @@ def open_engine(folder: Path, *, onnx: Path | None = None) -> Iterator[Engine]:
     try:
         engine = polygraphy.EngineFromBytes((folder / "model.engine").read_bytes())()
         if weights is not None:
-            _refit(record["library"], engine, weights)
+            _refit(record.library, engine, weights)
         runner = polygraphy.TrtRunner(engine)
         runner.activate()
     except failed as error:
         raise UserError(
-            f"expected {record['library']} to load {folder / 'model.engine'}, found: "
+            f"expected {record.library} to load {folder / 'model.engine'}, found: "
             f"{str(error).strip().splitlines()[-1]}; look at the GPU's free memory, or build the engine again"
         ) from error
     try:
-        profile, (height, width, channels) = record["profile"], record["inputs"][0]["shape"][1:]
-        yield Engine(runner, shape=(height, width, channels), smallest=profile["min"], largest=profile["max"])
+        (height, width, channels), (least, most) = record.inputs[0].shape[1:], record.batches
+        yield Engine(runner, shape=(height, width, channels), smallest=least, largest=most)
     finally:
         runner.deactivate()
 
 
-def _weights(record: dict[str, Any], onnx: Path | None) -> bytes | None:
+def _weights(record: EngineRecord, onnx: Path | None) -> bytes | None:
     """The graph that a weight-stripped engine is filled from; None for an engine with weights."""
-    if not record.get("weights_stripped"):
+    if not record.weights_stripped:
         return None
     if onnx is None or not onnx.is_file():
         raise WrongEngineError(
             f"expected the ONNX file that the weight-stripped engine was built from, found {onnx or 'none'}; put it "
             "beside the engine"
         )
-    if sha256(onnx) != record["onnx_sha256"]:
+    if sha256(onnx) != record.onnx_sha256:
         raise WrongEngineError(
             f"expected the ONNX file that the weight-stripped engine was built from, found another one in {onnx}; "
             "take the one that was shipped with the engine"

@@ -71,7 +71,7 @@ def engine_parting(
     expected = graph_values(proto, batch)
     try:
         record = build(onnx, folder / "model.engine", plain, precision=precision, every_value=True)
-        write_json(folder / "engine.json", record)
+        write_json(folder / "engine.json", record.content())
         with open_engine(folder) as engine:
             values = engine.values(batch)
     except UserError as error:

@@ -22,6 +22,7 @@ from rsd.machine.cuda import NoDriverError, driver
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, written_aside
 from rsd.machine.options import OneOf, Options
+from rsd.run.records import EngineRecord, Port
 
 
 class EngineOptions(Options):
@@ -68,12 +69,12 @@ def builder(name: str) -> TensorRT:
     return runtime
 
 
-def skipped(library: str = "auto") -> dict[str, str]:
-    """The sidecar of an engine that could not be built, because `available` found nothing."""
+def skipped(library: str, precision: str) -> EngineRecord:
+    """The record of an engine that could not be built, because `available` names no library."""
     reason = f"no TensorRT library can build here; `{INSTALL}` adds one"
     if library != "auto":
         reason = builder(library).cannot_build() or reason
-    return {"status": "skipped", "reason": reason}
+    return EngineRecord(status="skipped", precision=precision, library=library, reason=reason)
 
 
 def build(
@@ -84,12 +85,11 @@ def build(
     precision: str,
     log: Path | None = None,
     every_value: bool = False,
-) -> dict[str, Any]:
+) -> EngineRecord:
     """Build a strongly typed engine: every precision is the one written in the ONNX graph, float32 included.
 
     Args:
-        onnx_path: a graph with one input and a dynamic first dimension, as `export_onnx` writes it; int8 as
-            explicit Q/DQ.
+        onnx_path: a graph with one input and a dynamic first dimension; int8 as explicit Q/DQ.
         engine_path: where the raw engine goes, without any header.
         precision: noted in the record.
         log: where the library's messages go, of a failed build, too.
@@ -97,25 +97,19 @@ def build(
             is fused then.
 
     Returns:
-        The record to be kept beside the engine: `status` "built", library, version and the CUDA it is made with,
-        compute capabilities, hardware and version compatibility, whether weights are stripped, the GPU it was
-        built on, precision, inputs and outputs (name, dtype, shape), batch profile, what the ONNX file says of
-        itself (classes, preprocessing, accuracy, licence ...), SHA-256 of both files, size in bytes, build seconds,
-        and the builder's warnings.
+        The record to be kept beside the engine.
 
     Raises:
         UserError: no library is installed, the graph holds something TensorRT does not take, this library
             does not know a compute capability or has not what was asked for, or the build failed.
     """
-    found = available(options.library)
-    if found is None:
+    usable = available(options.library)
+    if usable is None:
         raise UserError(f"expected a TensorRT library that can build here, found none; run `{INSTALL}`")
-    library, version = found
-    trt = importlib.import_module(library)
+    trt = importlib.import_module(usable[0])
     messages: list[str] = []
     try:
-        record = _build(trt, messages, onnx_path, engine_path, options, every_value=every_value)
-        return record | {"version": version, "precision": precision}
+        return _build(trt, messages, onnx_path, engine_path, options, precision, every_value=every_value)
     except UserError as error:
         raise UserError(f"{error}; see {log}" if log else str(error)) from error
     finally:
@@ -125,8 +119,15 @@ def build(
 
 
 def _build(
-    trt: Any, messages: list[str], onnx_path: Path, engine_path: Path, options: EngineOptions, *, every_value: bool
-) -> dict[str, Any]:
+    trt: Any,
+    messages: list[str],
+    onnx_path: Path,
+    engine_path: Path,
+    options: EngineOptions,
+    precision: str,
+    *,
+    every_value: bool,
+) -> EngineRecord:
     library = trt.__name__
     started = time.perf_counter()
     logger = _logger(trt, messages)
@@ -156,25 +157,27 @@ def _build(
         raise UserError(_failure(f"no engine came of {onnx_path}", library, messages) + hint)
     with written_aside(engine_path) as aside:
         aside.write_bytes(engine)
-    return {
-        "status": "built",
-        "library": library,
-        "cuda": cuda_major(library),
-        "compute_capabilities": capabilities,
-        "hardware_compatibility": options.hardware_compatibility,
-        "version_compatible": options.version_compatible,
-        "weights_stripped": options.strip_weights,
-        "built_on": _own_gpu(),
-        "inputs": [_port(trt, network.get_input(i)) for i in range(network.num_inputs)],
-        "outputs": [_port(trt, network.get_output(i)) for i in range(network.num_outputs)],
-        "profile": {"min": options.min_batch, "opt": options.opt_batch, "max": options.max_batch},
-        "metadata": {entry.key: entry.value for entry in model.metadata_props},
-        "onnx_sha256": sha256(onnx_path),
-        "engine_sha256": sha256(engine_path),
-        "bytes": engine_path.stat().st_size,
-        "build_seconds": round(time.perf_counter() - started, 3),
-        "warnings": [message for message in messages if not message.startswith("INFO")],
-    }
+    return EngineRecord(
+        status="built",
+        precision=precision,
+        library=library,
+        version=trt.__version__,
+        cuda=cuda_major(library),
+        compute_capabilities=capabilities,
+        hardware_compatibility=options.hardware_compatibility,
+        version_compatible=options.version_compatible,
+        weights_stripped=options.strip_weights,
+        built_on=_own_gpu(),
+        inputs=[_port(trt, network.get_input(i)) for i in range(network.num_inputs)],
+        outputs=[_port(trt, network.get_output(i)) for i in range(network.num_outputs)],
+        profile={"min": options.min_batch, "opt": options.opt_batch, "max": options.max_batch},
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        onnx_sha256=sha256(onnx_path),
+        engine_sha256=sha256(engine_path),
+        bytes=engine_path.stat().st_size,
+        build_seconds=round(time.perf_counter() - started, 3),
+        warnings=[message for message in messages if not message.startswith("INFO")],
+    )
 
 
 def cuda_major(library: str) -> int | None:
@@ -182,9 +185,9 @@ def cuda_major(library: str) -> int | None:
 
     A driver must know at least this one.
     """
-    names = {found.metadata["Name"].lower().replace("-", "_") for found in metadata.distributions()}
-    made = [name.removeprefix(f"{library}_cu") for name in names if name.startswith(f"{library}_cu")]
-    return max((int(number) for number in made if number.isdecimal()), default=None)
+    names = {package.metadata["Name"].lower().replace("-", "_") for package in metadata.distributions()}
+    majors = [name.removeprefix(f"{library}_cu") for name in names if name.startswith(f"{library}_cu")]
+    return max((int(major) for major in majors if major.isdecimal()), default=None)
 
 
 def _logger(trt: Any, messages: list[str]) -> Any:
@@ -221,30 +224,30 @@ def _target(trt: Any, config: Any, options: EngineOptions) -> list[str]:
     """Choose the GPUs to build for; the answer is what the engine is for."""
     library, own = trt.__name__, _own_gpu()
     cross = hasattr(config, "set_compute_capability")
-    wanted = options.compute_capabilities or list(builder(library).capabilities)
-    if "current" in wanted and not own:
+    targets = options.compute_capabilities or list(builder(library).capabilities)
+    if "current" in targets and not own:
         raise UserError("expected a GPU for the compute capability `current`, found none; name one, such as 8.6")
-    meant = [own["compute_capability"] if capability == "current" and own else capability for capability in wanted]
+    resolved = [own["compute_capability"] if capability == "current" and own else capability for capability in targets]
     if not cross:
-        if own and meant != [own["compute_capability"]]:
+        if own and resolved != [own["compute_capability"]]:
             raise UserError(
                 f"expected compute_capabilities of `current`, since {library} builds for the GPU of this machine "
-                f"({own['compute_capability']}) alone, found {', '.join(wanted)}; build on the device itself, or with "
+                f"({own['compute_capability']}) alone, found {', '.join(targets)}; build on the device itself, or with "
                 "tensorrt_rtx"
             )
-        return meant
-    config.num_compute_capabilities = len(wanted)
-    known = known_capabilities(trt) or []
-    for index, (capability, own_name) in enumerate(zip(wanted, meant, strict=True)):
+        return resolved
+    config.num_compute_capabilities = len(targets)
+    supported = known_capabilities(trt) or []
+    for index, (capability, own_name) in enumerate(zip(targets, resolved, strict=True)):
         name = "CURRENT" if capability == "current" else f"SM{capability.replace('.', '')}"
         # An unknown target is refused by the return value alone; the build would go on for another GPU. `current` is
         # taken of any GPU, and the engine refused when it is loaded.
-        if own_name not in known or not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
+        if own_name not in supported or not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
             raise UserError(
-                f"expected compute capabilities that {library} {trt.__version__} builds for ({', '.join(known)}), "
+                f"expected compute capabilities that {library} {trt.__version__} builds for ({', '.join(supported)}), "
                 f"found {own_name}; change `compute_capabilities` of the engine, or take another library"
             )
-    return meant
+    return resolved
 
 
 def known_capabilities(trt: Any) -> list[str] | None:
@@ -290,22 +293,22 @@ def _lacks(trt: Any, what: str, instead: str) -> str:
 def _own_gpu() -> dict[str, str] | None:
     """This machine's first GPU: what `current` will have meant elsewhere. None without one."""
     try:
-        found = driver()
+        here = driver()
     except NoDriverError:
         return None
-    gpu = found.gpus[0]
+    gpu = here.gpus[0]
     return {
         "gpu": gpu.name,
         "compute_capability": gpu.compute_capability,
-        "driver": "CUDA {}.{}".format(*found.cuda),
+        "driver": "CUDA {}.{}".format(*here.cuda),
     }
 
 
-def _port(trt: Any, tensor: Any) -> dict[str, Any]:
+def _port(trt: Any, tensor: Any) -> Port:
     dtype = np.dtype(trt.nptype(tensor.dtype)).name
-    return {"name": tensor.name, "dtype": dtype, "shape": list(tensor.shape)}
+    return Port(name=tensor.name, dtype=dtype, shape=list(tensor.shape))
 
 
 def _failure(what: str, library: str, messages: list[str]) -> str:
-    said = next((line for line in reversed(messages) if "ERROR" in line), "no reason was given")
-    return f"expected {library} to build an engine, but {what} ({said.strip()}); check driver and GPU memory"
+    reason = next((line for line in reversed(messages) if "ERROR" in line), "no reason was given")
+    return f"expected {library} to build an engine, but {what} ({reason.strip()}); check driver and GPU memory"

@@ -13,6 +13,7 @@ import numpy as np
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, sha256, written_aside
+from rsd.run.records import EngineRecord
 
 MAX_BATCH = 8
 QUEUE_DELAY_MICROSECONDS = 100
@@ -33,22 +34,22 @@ def write_repository(bundle: Path, repository: Path, *, max_batch: int = MAX_BAT
         UserError: there is no bundle, or a file of it is not what the manifest says.
     """
     manifest = _manifest(bundle)
-    found: dict[str, str] = {}
+    outcomes: dict[str, str] = {}
     for precision, model in manifest["models"].items():
         name = f"{manifest['name']}-{precision}"
         _write_model(
             bundle, repository / f"{name}-onnx", manifest, bundle / model["onnx"], "onnxruntime", (1, max_batch)
         )
-        found[f"{name}-onnx"] = "written"
-        record = read_json(bundle / precision / "engine.json") if "engine" in model else None
+        outcomes[f"{name}-onnx"] = "written"
+        path = bundle / precision / "engine.json"
+        record = EngineRecord.model_validate(read_json(path)) if "engine" in model else None
         reason = _not_for_triton(record)
         if reason is None and record:
-            batches = record["profile"]["min"], record["profile"]["max"]
             _write_model(
-                bundle, repository / f"{name}-tensorrt", manifest, bundle / model["engine"], "tensorrt", batches
+                bundle, repository / f"{name}-tensorrt", manifest, bundle / model["engine"], "tensorrt", record.batches
             )
-        found[f"{name}-tensorrt"] = reason or "written"
-    return found
+        outcomes[f"{name}-tensorrt"] = reason or "written"
+    return outcomes
 
 
 def _manifest(bundle: Path) -> dict[str, Any]:
@@ -64,13 +65,13 @@ def _manifest(bundle: Path) -> dict[str, Any]:
     return manifest
 
 
-def _not_for_triton(record: dict[str, Any] | None) -> str | None:
+def _not_for_triton(record: EngineRecord | None) -> str | None:
     """Why Triton's TensorRT back end does not take the engine of this record; None if it does."""
     if record is None:
         return "not written: the bundle has no engine of it"
-    if record["library"] != "tensorrt":
-        return f"not written: Triton's TensorRT back end does not load engines by {record['library']}"
-    if record.get("weights_stripped"):
+    if record.library != "tensorrt":
+        return f"not written: Triton's TensorRT back end does not load engines by {record.library}"
+    if record.weights_stripped:
         return "not written: Triton does not fill in the weights of a weight-stripped engine"
     return None
 

@@ -35,7 +35,7 @@ from rsd.measure.latency import (
     scenario,
     take_turns,
 )
-from rsd.run.records import DeviceRecord, Latency, LatencyRecord
+from rsd.run.records import DeviceRecord, EngineRecord, Latency, LatencyRecord
 
 SAMPLE_COLUMNS = ("file", "runtime", "precision", "threads", "batch", "round", "nanoseconds")
 
@@ -102,17 +102,20 @@ def benchmark(
                 for batch in options.offline_batches
             ]
     for precision, engine_folder in engines.items():
-        engine = read_json(engine_folder / "engine.json")
-        library = engine.get("library", "tensorrt")
-        row = {"file": str(engine_folder / "model.engine"), "precision": precision, "threads": None}
+        engine = EngineRecord.model_validate(read_json(engine_folder / "engine.json"))
+        least, most = engine.batches
+        row: dict[str, Any] = {"file": str(engine_folder / "model.engine"), "precision": precision, "threads": None}
         if reason := _why_not(engine, engine_folder, onnx.get(precision)):
-            missing.append(Latency(**row, **scenario(_least(engine)), runtime=library, status=reason))
+            missing.append(Latency(**row, **scenario(least), runtime=engine.library, status=reason))
             continue
-        row["file_bytes"] = engine["bytes"]
-        for batch in _batches(engine, options.offline_batches):
-            for way in runtimes.get(library).titles:
-                start = partial(_engine_session, library, engine_folder, onnx.get(precision), batch=batch, way=way)
-                candidates.append(Candidate({**row, **scenario(batch), "runtime": f"{library} {way}".strip()}, start))
+        row["file_bytes"] = engine.bytes
+        for batch in sorted({least, *(min(max(batch, least), most) for batch in options.offline_batches)}):
+            for way in runtimes.get(engine.library).titles:
+                start = partial(
+                    _engine_session, engine.library, engine_folder, onnx.get(precision), batch=batch, way=way
+                )
+                name = f"{engine.library} {way}".strip()
+                candidates.append(Candidate({**row, **scenario(batch), "runtime": name}, start))
     candidates += [one for one in others if isinstance(one, Candidate)]
 
     with tqdm(total=options.rounds * len(candidates), desc="benchmark", unit="turn", disable=None) as bar:
@@ -141,29 +144,18 @@ def _fault(candidate: Candidate) -> str | None:
     return None
 
 
-def _why_not(engine: dict[str, Any], folder: Path, onnx: Path | None) -> str | None:
+def _why_not(engine: EngineRecord, folder: Path, onnx: Path | None) -> str | None:
     """Why an engine is not measured, or None: it was opened and ran once."""
-    if engine["status"] != "built":
-        return f"not measured: {engine['reason']}"
+    if engine.status != "built":
+        return f"not measured: {engine.reason}"
     try:
-        with _engine_session(engine["library"], folder, onnx, batch=_least(engine)) as infer:
+        with _engine_session(engine.library, folder, onnx, batch=engine.batches[0]) as infer:
             infer()
     except NoDriverError:
         return NO_DEVICE
     except UserError as error:
         return f"not measured: {error}"
     return None
-
-
-def _least(engine: dict[str, Any]) -> int:
-    """Images of the smallest batch that an engine takes; 1 if it was not built."""
-    return int(engine["profile"]["min"]) if engine["status"] == "built" else 1
-
-
-def _batches(engine: dict[str, Any], offline: Sequence[int]) -> list[int]:
-    """The smallest batch of an engine's profile, and the offline ones, clipped to that profile."""
-    least, most = _least(engine), engine["profile"]["max"]
-    return sorted({least, *(min(max(batch, least), most) for batch in offline)})
 
 
 @contextmanager

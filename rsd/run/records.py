@@ -471,26 +471,54 @@ class ConvertRecord(Record):
         return {f"convert/{self.precision}/model.onnx": self.sha256}
 
 
+class Port(Part):
+    """An input or output of an engine."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    """-1: any batch size."""
+
+
 class EngineRecord(Record):
     """`engines/PRECISION/engine.json`: an engine that was built, or why there is none. Devices read it, too."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
-    """A library adds what only it knows of its build."""
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     status: str
     """`built` or `skipped`."""
     precision: str
     library: str
     version: str | None = None
+    cuda: int | None = None
+    """Major version that the library is made with."""
     reason: str | None = None
     """Why there is none."""
-    bytes: int | None = None
-    onnx_sha256: str | None = None
-    engine_sha256: str | None = None
+    compute_capabilities: list[str] = []
+    """GPU generations that it is for."""
+    hardware_compatibility: str = "none"
+    version_compatible: bool = False
+    weights_stripped: bool = False
+    built_on: dict[str, str] | None = None
+    """The GPU of the machine that built it."""
+    inputs: list[Port] = []
+    outputs: list[Port] = []
     profile: dict[str, int] | None = None
     """Batch sizes: `min`, `opt` (which kernels are chosen for) and `max`."""
+    metadata: dict[str, str] = {}
+    """What the ONNX file says of itself."""
+    onnx_sha256: str | None = None
+    engine_sha256: str | None = None
+    bytes: int | None = None
+    build_seconds: float | None = None
+    warnings: list[str] = []
     parity: Comparison | str | None = None
     """Against its ONNX file; a sentence where the engine could not be run here."""
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """The smallest and the largest batch that it takes; one image where there is no engine."""
+        return (self.profile["min"], self.profile["max"]) if self.profile else (1, 1)
 
     @property
     def place(self) -> str:

@@ -47,24 +47,23 @@ class OnnxSession:
 
     def __init__(self, model: Path | bytes, threads: int = 1) -> None:
         self.session = session_of(model, threads=threads)
-        (self.image,) = self.session.get_inputs()
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        height, width, channels = self.image.shape[1:]
+        height, width, channels = self.session.get_inputs()[0].shape[1:]
         return height, width, channels
 
     def logits(self, images: "Images", *, batch: int = 128) -> "NDArray[np.float32]":
         return np.concatenate(
             [
-                self.session.run(None, {self.image.name: np.asarray(images[start : start + batch])})[0]
+                self.session.run(["logits"], {"image": np.asarray(images[start : start + batch])})[0]
                 for start in range(0, len(images), batch)
             ]
         )
 
     def call(self, images: "NDArray[np.uint8]", way: str = "") -> Callable[[], Any]:
         # A partial costs less per call than a function of our own would.
-        return partial(self.session.run, None, {self.image.name: images})
+        return partial(self.session.run, None, {self.session.get_inputs()[0].name: images})
 
 
 class OnnxRuntime(Runtime):

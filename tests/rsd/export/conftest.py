@@ -175,7 +175,7 @@ def built(exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("engine")
     onnx = exported("vit", "fp32").path
     options = EngineOptions(min_batch=2, opt_batch=4, max_batch=8)
-    write_json(folder / "engine.json", build(onnx, folder / "model.engine", options, precision="fp32"))
+    write_json(folder / "engine.json", build(onnx, folder / "model.engine", options, precision="fp32").content())
     return folder, onnx
 
 

@@ -38,7 +38,7 @@ def changed(folder, **facts):
 
 def test_an_engine_for_this_gpu_version_and_driver_passes(folder, gpus, trusted):
     gpus("8.9", version=13000)
-    assert check_engine(folder)["precision"] == "fp32"
+    assert check_engine(folder).precision == "fp32"
 
 
 def test_no_driver_is_told_apart_from_a_wrong_engine(folder, no_driver):

@@ -81,6 +81,6 @@ def test_every_value_of_a_graph_can_be_an_output_of_its_engine(traced, images, t
     proto = to_half(proto) if precision == "fp16" else quantized(proto, calibrated(proto, images, Int8Options()))
     save(checked(proto), tmp_path / "m.onnx", metadata={"student": "rsd-0"})
     record = build(tmp_path / "m.onnx", tmp_path / "e", EngineOptions(), precision=precision, every_value=True)
-    told = {port["name"] for port in record["outputs"]}
+    told = {port.name for port in record.outputs}
     assert told == set(graph_values(onnx.load(tmp_path / "m.onnx"), images[:1]))
-    assert record["metadata"] == {"student": "rsd-0"}
+    assert record.metadata == {"student": "rsd-0"}

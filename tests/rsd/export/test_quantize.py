@@ -164,4 +164,4 @@ def test_the_same_graph_builds_an_engine(traced, images, tmp_path, name):
     _, proto = int8_of(traced(name).traced, images)
     save(proto, tmp_path / "m.onnx", metadata={})
     record = tensorrt.build(tmp_path / "m.onnx", tmp_path / "e", tensorrt.EngineOptions(), precision="int8")
-    assert record["status"] == "built"
+    assert record.status == "built"

@@ -17,6 +17,7 @@ from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.cuda import Driver, Gpu
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
+from rsd.run.records import Port
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -31,19 +32,19 @@ needs_rtx = pytest.mark.skipif(
 def test_an_engine_is_built_without_a_gpu_and_described(exported, tmp_path, precision):
     source, engine = exported("vit", precision).path, tmp_path / "model.engine"
     record = build(source, engine, EngineOptions(), precision=precision)
-    assert record["status"] == "built"
-    assert record["inputs"] == [{"name": "image", "dtype": "uint8", "shape": [-1, 16, 16, 1]}]
-    assert record["outputs"] == [{"name": "logits", "dtype": "float32", "shape": [-1, 10]}]
-    assert record["compute_capabilities"] == ["8.6", "8.9", "12.0"]
-    assert (record["onnx_sha256"], record["engine_sha256"]) == (sha256(source), sha256(engine))
-    assert record["bytes"] == engine.stat().st_size > 1000
+    assert record.status == "built"
+    assert record.inputs == [Port(name="image", dtype="uint8", shape=[-1, 16, 16, 1])]
+    assert record.outputs == [Port(name="logits", dtype="float32", shape=[-1, 10])]
+    assert record.compute_capabilities == ["8.6", "8.9", "12.0"]
+    assert (record.onnx_sha256, record.engine_sha256) == (sha256(source), sha256(engine))
+    assert record.bytes == engine.stat().st_size > 1000
 
 
 @needs_rtx
 def test_two_builds_give_the_same_engine(tmp_path):
     source = _graph(tmp_path, "Relu")
     records = [build(source, tmp_path / f"{i}.engine", EngineOptions(), precision="fp32") for i in range(2)]
-    assert records[0]["engine_sha256"] == records[1]["engine_sha256"]
+    assert records[0].engine_sha256 == records[1].engine_sha256
 
 
 @needs_rtx
@@ -53,7 +54,7 @@ def test_the_log_is_kept_of_a_build_and_of_a_failed_one(tmp_path):
     )
     lines = (tmp_path / "log").read_text().splitlines()
     assert any(line.startswith("INFO: ") for line in lines)
-    assert not any(line.startswith("INFO") for line in record["warnings"])
+    assert not any(line.startswith("INFO") for line in record.warnings)
     assert str(tmp_path) not in "".join(lines)
     with pytest.raises(UserError, match="see .*/failed.log$"):
         build(
@@ -87,8 +88,8 @@ def test_an_int8_graph_of_onnx_runtimes_quantiser_builds_in_the_same_way(exporte
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
     )
     record = build(quantised, tmp_path / "m.engine", EngineOptions(), precision="int8")
-    assert record["precision"] == "int8"
-    assert record["outputs"] == [{"name": "logits", "dtype": "float32", "shape": [-1, 10]}]
+    assert record.precision == "int8"
+    assert record.outputs == [Port(name="logits", dtype="float32", shape=[-1, 10])]
 
 
 def _node(operator, inputs, output, **attributes):
@@ -184,7 +185,7 @@ def test_weights_can_be_left_out_or_it_is_said_that_they_cannot_here(exported, t
     try:
         options = EngineOptions(strip_weights=True)
         record = build(exported("vit", "fp32").path, tmp_path / "m.engine", options, precision="fp32")
-        assert record["weights_stripped"]
+        assert record.weights_stripped
     except UserError as error:
         assert "set strip_weights to false" in str(error)  # noqa: PT017
         assert "\n" not in str(error)  # noqa: PT017
@@ -230,9 +231,9 @@ def data_centre(monkeypatch, gpus):
 
 def test_tensorrt_builds_in_the_same_way_for_the_gpu_that_it_finds(data_centre, tmp_path):
     record = build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", EngineOptions(), precision="fp32")
-    assert (record["library"], record["version"], record["compute_capabilities"]) == ("tensorrt", "11.4.0", ["8.7"])
-    assert record["built_on"] == {"gpu": "NVIDIA Fake", "compute_capability": "8.7", "driver": "CUDA 13.0"}
-    assert (tmp_path / "m.engine").stat().st_size == record["bytes"]
+    assert (record.library, record.version, record.compute_capabilities) == ("tensorrt", "11.4.0", ["8.7"])
+    assert record.built_on == {"gpu": "NVIDIA Fake", "compute_capability": "8.7", "driver": "CUDA 13.0"}
+    assert (tmp_path / "m.engine").stat().st_size == record.bytes
 
 
 def test_tensorrt_is_asked_for_every_compatibility(data_centre, tmp_path):
@@ -242,7 +243,7 @@ def test_tensorrt_is_asked_for_every_compatibility(data_centre, tmp_path):
     record = build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
     assert data_centre[0].hardware_compatibility_level == trt.HardwareCompatibilityLevel.AMPERE_PLUS
     assert data_centre[0].flags == {trt.BuilderFlag.VERSION_COMPATIBLE, trt.BuilderFlag.STRIP_PLAN}
-    assert (record["hardware_compatibility"], record["version_compatible"]) == ("ampere_plus", True)
+    assert (record.hardware_compatibility, record.version_compatible) == ("ampere_plus", True)
 
 
 def test_another_gpu_than_its_own_is_refused_by_tensorrt(data_centre, tmp_path):
@@ -266,7 +267,7 @@ def test_an_older_tensorrt_without_an_option_says_so(data_centre, tmp_path):
 def test_the_library_that_was_asked_for_is_taken_or_nothing(data_centre, monkeypatch, no_driver):
     assert available() == available("tensorrt_rtx")
     assert available("tensorrt") is None
-    assert "needs the GPU that it builds for" in skipped("tensorrt")["reason"]
+    assert "needs the GPU that it builds for" in (skipped("tensorrt", "fp32").reason or "")
 
 
 def test_without_a_library_engines_are_skipped_with_the_command_that_adds_one(monkeypatch, tmp_path):
@@ -279,8 +280,8 @@ def test_without_a_library_engines_are_skipped_with_the_command_that_adds_one(mo
 
     monkeypatch.setattr(_tensorrt.importlib, "import_module", absent)
     assert available() is None
-    assert skipped()["status"] == "skipped"
-    assert "pip install 'rsd[engine]'" in skipped()["reason"]
+    assert skipped("auto", "fp32").status == "skipped"
+    assert "pip install 'rsd[engine]'" in (skipped("auto", "fp32").reason or "")
     with pytest.raises(UserError, match="pip install"):
         build(tmp_path / "m.onnx", tmp_path / "m.engine", EngineOptions(), precision="fp32")
 

@@ -16,6 +16,8 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json
 from tests.command import rsd
 
+ENGINE = {"status": "built", "precision": "fp32"}
+
 
 @pytest.fixture(scope="module")
 def schema() -> ModuleType:
@@ -47,7 +49,8 @@ def bundle(tmp_path):
         if library:
             (folder / precision / "model.engine").write_bytes(b"engine")
             write_json(
-                folder / precision / "engine.json", {"library": library, "profile": {"min": 2, "opt": 4, "max": 16}}
+                folder / precision / "engine.json",
+                ENGINE | {"library": library, "profile": {"min": 2, "opt": 4, "max": 16}},
             )
             models[precision]["engine"] = f"{precision}/model.engine"
     manifest = {"name": "digits", "release": 3, "models": models, "files": {}}
@@ -125,7 +128,7 @@ def test_an_engine_that_triton_does_not_load_is_left_out_with_a_reason(bundle, t
     found = write_repository(bundle, tmp_path / "models")
     assert found["digits-fp16-tensorrt"].endswith("does not load engines by tensorrt_rtx")
     assert found["digits-int8-tensorrt"].endswith("the bundle has no engine of it")
-    record = {"library": "tensorrt", "profile": {"min": 1, "max": 16}, "weights_stripped": True}
+    record = ENGINE | {"library": "tensorrt", "profile": {"min": 1, "max": 16}, "weights_stripped": True}
     write_json(bundle / "fp32" / "engine.json", record)
     _described(bundle, json.loads((bundle / "manifest.json").read_text()))
     assert "weight-stripped" in write_repository(bundle, tmp_path / "other")["digits-fp32-tensorrt"]

@@ -25,7 +25,7 @@ DEVICE = DeviceRecord.model_validate({"cpu": {"name": "x", "logical_cores": 2}, 
 
 
 def _engine(folder, **record):
-    write_json(folder / "engine.json", record)
+    write_json(folder / "engine.json", {"precision": "fp16", "library": "tensorrt"} | record)
     return folder
 
 
