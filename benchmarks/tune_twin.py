@@ -27,20 +27,20 @@ from stages import OUT, section
 
 def validation_top1(method: str, seed: int, recipe: Recipe) -> float:
     """Train one student as the `distill` stage would; its selected validation top-1 in per cent."""
-    data = read_record(OUT / "data")
+    data = read_record(OUT.data)
     torch.manual_seed(seed)
     student = create(section("student", ModelOptions), classes=len(data.classes), image_shape=data.image_shape)
     task_class = distiller(method)
     teacher, width, views = None, None, ViewChoice(seed)
     if task_class.needs:
-        header = read_json(OUT / "views" / "header.json")
-        teacher = StoredTeacher(OUT / "views", made_from=header["made_from"], device=torch.device("cpu"))
+        header = read_json(OUT.views / "header.json")
+        teacher = StoredTeacher(OUT.views, made_from=header["made_from"], device=torch.device("cpu"))
         width = teacher.embedding.shape[2]
         options = section("views", ViewOptions)
         views = ViewChoice(options.seed, options.count)
     method_options = section(f"method/{method}", task_class.Options)
     task = task_class(student, Setting(teacher_width=width), method_options, make_criterion(recipe))
-    train_split, validation = read_split(OUT / "data", "train"), read_split(OUT / "data", "validation")
+    train_split, validation = read_split(OUT.data, "train"), read_split(OUT.data, "validation")
     name = f"{method}-{seed} lr {recipe.learning_rate} {recipe.epochs} epochs"
     session = Session(seed, views, teacher, name=name)
     trained = train(task, Data(train_split, validation, PixelNormalize(data.mean, data.std)), recipe, session)

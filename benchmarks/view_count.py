@@ -37,7 +37,7 @@ from stages import OUT, section
 VIEW_SEED = 0
 
 
-def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT) -> pd.DataFrame:
+def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT.folder) -> pd.DataFrame:
     """Columns views (an epoch's worth each; 0 for the scratch twin), seed and top1 in per cent."""
     record = read_record(out / "data")
     train_split, validation = read_split(out / "data", "train"), read_split(out / "data", "validation")

@@ -12,9 +12,10 @@ from typing import NoReturn, TypeVar
 from pydantic import BaseModel
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json
+from rsd.run.paths import Run
 
-OUT = Path("out")
+OUT = Run("out")
+"""The folder that the stages fill."""
 Section = TypeVar("Section", bound=BaseModel)
 
 
@@ -25,7 +26,7 @@ def run(stage: Callable[[], None]) -> None:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"expected to read and write under {OUT}, found: {error}; free space or mend rights, run again")
+        _fail(f"expected to read and write under {OUT.folder}, found: {error}; free space or mend rights, run again")
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on")
     except Exception:
@@ -50,4 +51,4 @@ def _fail(sentence: str) -> NoReturn:
 
 def section(name: str, kind: type[Section]) -> Section:
     """A section of the resolved params, which the `params` stage has checked, as its type."""
-    return kind.model_validate(read_json(OUT / "params" / f"{name}.json"))
+    return OUT.section(name, kind)

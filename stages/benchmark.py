@@ -5,19 +5,17 @@ import torch
 from rsd.measure.baseline import baseline
 from rsd.measure.benchmark import BenchmarkOptions, benchmark
 from rsd.models.folder import load_trained
-from rsd.run.paths import Run
 from stages import OUT, run, section
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    here = Run(OUT)
-    precisions = here.choice().precisions
+    precisions = OUT.choice().precisions
     options = section("benchmark", BenchmarkOptions)
     others = []
     if options.baseline:
-        name = here.shipped().student.name
-        model, _, config = load_trained(here.student_folder(name))
+        name = OUT.shipped().student.name
+        model, _, config = load_trained(OUT.student_folder(name))
         others = baseline(
             model,
             config.mean,
@@ -27,13 +25,13 @@ def main() -> None:
             threads=[1],  # two threads make a small model slower, and the stage longer
         )
     benchmark(
-        {precision: here.onnx(precision) for precision in precisions},
-        {precision: here.engine_folder(precision) for precision in precisions},
+        {precision: OUT.onnx(precision) for precision in precisions},
+        {precision: OUT.engine_folder(precision) for precision in precisions},
         options,
-        device=here.device(),
-        folder=here.benchmark_folder,
+        device=OUT.device(),
+        folder=OUT.benchmark_folder,
         others=others,
-        made_from=here.digests(*(f"convert/{precision}/model.onnx" for precision in precisions)),
+        made_from=OUT.digests(*(f"convert/{precision}/model.onnx" for precision in precisions)),
     )
 
 

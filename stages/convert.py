@@ -14,7 +14,6 @@ from rsd.export.options import export_options
 from rsd.export.precisions.base import Exported
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.files import sha256, write_array
-from rsd.run.paths import Run
 from rsd.run.records import ConvertRecord
 from rsd.sources.images import read_split
 from stages import OUT, run, section
@@ -25,20 +24,19 @@ def main() -> None:
     parser.add_argument("precision", choices=precisions.names())
     name = parser.parse_args().precision
     options, threads = section("export", export_options()), section("compute", ComputeOptions).threads
-    here = Run(OUT)
-    exported = here.export()
-    graph = onnx.load(here.export_folder / "model.onnx")
+    exported = OUT.export()
+    graph = onnx.load(OUT.export_folder / "model.onnx")
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
-    expected = np.load(here.export_folder / "logits.npy", allow_pickle=False)
-    ladder = Ladder(expected, read_split(here.data, "test"), threads=threads)
-    source = Exported(graph, exported.parts, ladder, options.gate(name), partial(read_split, here.data))
+    expected = np.load(OUT.export_folder / "logits.npy", allow_pickle=False)
+    ladder = Ladder(expected, read_split(OUT.data, "test"), threads=threads)
+    source = Exported(graph, exported.parts, ladder, options.gate(name), partial(read_split, OUT.data))
     converted = precisions.get(name).convert(source, options.of(name))
 
-    parity, path = converted.parity, here.onnx(name)
+    parity, path = converted.parity, OUT.onnx(name)
     test_top1 = round(100 * parity.accuracy, 2)
     save(converted.graph, path, metadata=metadata | {"precision": name, "test_top1": json.dumps(test_top1)})
     write_array(path.with_name("logits.npy"), converted.logits)
-    here.write(
+    OUT.write(
         ConvertRecord(
             student=exported.student,
             precision=name,

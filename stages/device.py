@@ -6,7 +6,7 @@ from stages import OUT, run
 
 
 def main() -> None:
-    write_json(OUT / "device.json", fingerprint())
+    write_json(OUT.device_file, fingerprint())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from rsd.models.make import ModelOptions, create, parameter_count
 from rsd.models.outputs import embedding_width
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
-from rsd.run.paths import Run
 from rsd.run.records import InsideRecord, StudentRecord
 from rsd.sources.images import DatasetRecord, read_record, read_split, sample
 from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
@@ -48,7 +47,7 @@ def main() -> None:
         launch("stages.distill", sys.argv[1:], compute)
         return
 
-    data = read_record(OUT / "data")
+    data = read_record(OUT.data)
     recipe = section("recipe", Recipe)
     student_options = section("student", ModelOptions)
     distiller_class = distiller(method)
@@ -87,9 +86,9 @@ def main() -> None:
         "std": data.std,
     }
     state = unfinished.state_file(name, {"record": record, "data": data.model_dump(), "teacher": teacher_digests})
-    train_split, validation = read_split(OUT / "data", "train"), read_split(OUT / "data", "validation")
+    train_split, validation = read_split(OUT.data, "train"), read_split(OUT.data, "validation")
     normalize = PixelNormalize(data.mean, data.std).to(device)
-    session = Session(seed, views, teacher, compute, state, logs=OUT / "logs", name=name)
+    session = Session(seed, views, teacher, compute, state, logs=OUT.logs, name=name)
     glance = sample(validation.images, MOST_IMAGES)
     before = student_side(task, normalize, glance) if leads() else None
     trained = train(task, Data(train_split, validation, normalize), recipe, session)
@@ -111,9 +110,9 @@ def main() -> None:
         places = [f"params/{section}.json" for section in (f"method/{method}", "recipe", "student")]
         places += ["data/dataset.json"]
         places += ["params/views.json", "teacher/model.safetensors"] if teacher_digests else []
-        record["made_from"] = Run(OUT).digests(*places)
-        Run(OUT).write(inside(name, task, trained, before, normalize, glance))
-        write(Run(OUT).student_folder(name), student, trained, data, record)
+        record["made_from"] = OUT.digests(*places)
+        OUT.write(inside(name, task, trained, before, normalize, glance))
+        write(OUT.student_folder(name), student, trained, data, record)
         unfinished.forget(state)
     leave()
 
@@ -139,7 +138,7 @@ def inside(
     task.load_scaffold(trained.scaffold)
     after = student_side(task, normalize, images)
     assert after is not None  # as before training
-    teacher, of_teacher, _ = load_trained(Run(OUT).teacher_folder)
+    teacher, of_teacher, _ = load_trained(OUT.teacher_folder)
     answers = predict(teacher.to(task.device), of_teacher.to(task.device), images, batch_size=256)
     return InsideRecord(student=name, correlation=task.inside(before, after, answers))
 
@@ -153,8 +152,8 @@ def write(folder: Path, student: nn.Module, trained: Trained, data: DatasetRecor
     digests = {"weights_sha256": folder / "model.safetensors", "inside_sha256": folder / "inside.json"}
     whole = StudentRecord.model_validate(record | {key: sha256(file) for key, file in digests.items()})
     with written_aside(folder / "README.md") as aside:
-        aside.write_text(str(student_card(whole, Run(OUT).teacher(), data)))
-    Run(OUT).write(whole)
+        aside.write_text(str(student_card(whole, OUT.teacher(), data)))
+    OUT.write(whole)
 
 
 class TeacherInUse(NamedTuple):
@@ -172,14 +171,12 @@ class TeacherInUse(NamedTuple):
 
 def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -> TeacherInUse:
     options = section("views", ViewOptions)
-    weights = OUT / "teacher" / "model.safetensors"
+    weights = OUT.teacher_folder / "model.safetensors"
     if options.count:
-        made_from = store_digests(
-            teacher=weights, dataset=OUT / "data" / "dataset.json", augment=recipe.augment, options=options
-        )
-        stored = StoredTeacher(OUT / "views", made_from=made_from, device=device)
+        made_from = store_digests(teacher=weights, dataset=OUT.dataset, augment=recipe.augment, options=options)
+        stored = StoredTeacher(OUT.views, made_from=made_from, device=device)
         return TeacherInUse(stored, stored.embedding.shape[2], None, ViewChoice(options.seed, options.count), made_from)
-    model, normalize, config = load_trained(Run(OUT).teacher_folder)
+    model, normalize, config = load_trained(OUT.teacher_folder)
     shapes = stage_shapes(model, config.image_shape) if staged else None
     live = LiveTeacher(model.to(device), normalize.to(device), staged=staged)
     return TeacherInUse(live, embedding_width(model), shapes, ViewChoice(seed), {"teacher": sha256(weights)})

@@ -5,7 +5,6 @@ from rsd.machine.compute import ComputeOptions, on_this_machine, set_up
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.models.folder import load_trained
-from rsd.run.paths import Run
 from rsd.sources.images import read_split
 from rsd.teacher.embed import check_store, write_store
 from rsd.teacher.store import ViewOptions, store_digests
@@ -21,19 +20,18 @@ def main() -> None:
         launch("stages.embed", [], compute)
         return
     device = set_up(compute)
-    here = Run(OUT)
-    teacher, normalize, _ = load_trained(here.teacher_folder)
-    record = here.teacher()
-    images = read_split(here.data, "train")
+    teacher, normalize, _ = load_trained(OUT.teacher_folder)
+    record = OUT.teacher()
+    images = read_split(OUT.data, "train")
     size = options.count * len(images.labels) * 2 * (record.embedding_width + len(record.classes))
     if options.count and leads():
         print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB", flush=True)
     elif not options.count:
         print("view store: none (views.count is 0), the teacher will run live")
-    made_from = store_digests(teacher=record.weights, dataset=here.dataset, augment=augment, options=options)
+    made_from = store_digests(teacher=record.weights, dataset=OUT.dataset, augment=augment, options=options)
     state = unfinished.state_file("embed", {"made_from": made_from, "device": device.type, "threads": compute.threads})
     header = write_store(
-        here.views,
+        OUT.views,
         teacher.to(device),
         normalize.to(device),
         images,

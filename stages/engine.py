@@ -14,7 +14,6 @@ from rsd.export.parity import GateError
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json, written_aside
-from rsd.run.paths import Run
 from rsd.run.records import Comparison
 from rsd.sources.images import read_split
 from stages import OUT, run
@@ -24,12 +23,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("precision", choices=precisions.names())
     precision = parser.parse_args().precision
-    here = Run(OUT)
-    options = here.section("engine", EngineOptions)
-    with written_aside(here.engine_folder(precision)) as aside:
+    options = OUT.section("engine", EngineOptions)
+    with written_aside(OUT.engine_folder(precision)) as aside:
         aside.mkdir()
-        onnx = here.onnx(precision)
-        log = here.logs / f"engine-{precision}.log"  # stays there if the build fails
+        onnx = OUT.onnx(precision)
+        log = OUT.logs / f"engine-{precision}.log"  # stays there if the build fails
         if available(options.library) is None:
             record = skipped(options.library, precision)
             print(record.reason)
@@ -39,15 +37,14 @@ def main() -> None:
             write_json(aside / "engine.json", record.content())  # which loading the engine reads
             record.parity = parity(aside, precision, options)
             print(f"{precision}: engine of {(record.bytes or 0) / 1e6:.2f} MB by {record.library} {record.version}")
-        record.made_from = here.digests(f"convert/{precision}/model.onnx")
+        record.made_from = OUT.digests(f"convert/{precision}/model.onnx")
         write_json(aside / "engine.json", record.content())
 
 
 def parity(folder: Path, precision: str, options: EngineOptions) -> Comparison | str:
     """The engine beside its ONNX graph on the test images, held to the gate of its precision where it can run."""
-    here = Run(OUT)
-    onnx, test = here.onnx(precision), read_split(here.data, "test")
-    gate = here.section("export", export_options()).gate(precision)
+    onnx, test = OUT.onnx(precision), read_split(OUT.data, "test")
+    gate = OUT.section("export", export_options()).gate(precision)
     what = f"{precision} engine"
     try:
         compared = engine_parity(

@@ -19,7 +19,6 @@ from rsd.models.folder import load_trained
 from rsd.models.make import parameter_count
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict, predict_together
-from rsd.run.paths import Run
 from rsd.run.records import Evaluation, EvaluationRecord, StudentIndex
 from rsd.sources.images import LabelledImages, read_split, sample
 from stages import OUT, run, section
@@ -31,18 +30,17 @@ MOST_EMBEDDED = 2048
 
 
 def main() -> None:
-    here = Run(OUT)
     compute = on_this_machine(section("compute", ComputeOptions))
     if is_launcher(compute):
         launch("stages.evaluate", [], compute)
         return
-    index, shipped = here.index(), here.shipped()
+    index, shipped = OUT.index(), OUT.shipped()
     device = set_up(compute)
-    test = read_split(OUT / "data", "test")
+    test = read_split(OUT.data, "test")
     labels = torch.from_numpy(test.labels)
-    models: list[tuple[str, int | None, Path]] = [("teacher", None, here.teacher_folder)]
-    models += [(one.method, one.seed, here.student_folder(one.name)) for one in index.students]
-    digests = {one.name: one.weights_sha256 for one in index.students} | {"teacher": here.teacher().weights_sha256}
+    models: list[tuple[str, int | None, Path]] = [("teacher", None, OUT.teacher_folder)]
+    models += [(one.method, one.seed, OUT.student_folder(one.name)) for one in index.students]
+    digests = {one.name: one.weights_sha256 for one in index.students} | {"teacher": OUT.teacher().weights_sha256}
     rows: list[Evaluation] = []
     curves, bins, confusion = [], [], {}
     teacher_logits, leader, inside = None, leads(), sample(test.images, MOST_EMBEDDED)
@@ -79,13 +77,13 @@ def main() -> None:
 
     record = EvaluationRecord(models=rows)
     likeness = _likeness(["scratch", shipped.student.method], index, test, device)
-    with written_aside(OUT / "evaluate") as aside:
+    with written_aside(OUT.evaluation_folder) as aside:
         write_json(aside / "metrics.json", summary(record))
         write_json(aside / "models.json", record.content())
         pd.concat(curves).to_csv(aside / "curves.csv", index=False)
         pd.concat(bins).to_csv(aside / "calibration.csv", index=False)
         likeness.to_csv(aside / "cka.csv", index=False, float_format="%.6f")
-        write_json(aside / "correlation.json", _correlation(here, index))
+        write_json(aside / "correlation.json", _correlation(index))
         (aside / "confusion").mkdir()
         for name, frame in confusion.items():
             frame.to_csv(aside / "confusion" / f"{name}.csv", index=False)
@@ -100,10 +98,10 @@ def _likeness(methods: list[str], index: StudentIndex, test: LabelledImages, dev
     """CKA of these methods' students of the first seed with the teacher; a sentence where it cannot be had."""
     columns = ["student", "method", "student_layer", "teacher_layer", "cka"]
     tables, images = [pd.DataFrame(columns=columns)], sample(test.images, MOST_IMAGES)
-    teacher, of_teacher = _loaded(Run(OUT).teacher_folder, device)
+    teacher, of_teacher = _loaded(OUT.teacher_folder, device)
     for method in dict.fromkeys(methods):
         name = next(one.name for one in index.students if one.method == method)
-        student, of_student = _loaded(Run(OUT).student_folder(name), device)
+        student, of_student = _loaded(OUT.student_folder(name), device)
         try:
             table = compare_layers(student, of_student, teacher, of_teacher, images)
         except UserError as error:
@@ -113,10 +111,10 @@ def _likeness(methods: list[str], index: StudentIndex, test: LabelledImages, dev
     return pd.concat(tables[1:] or tables)
 
 
-def _correlation(here: Run, index: StudentIndex) -> dict[str, Any]:
+def _correlation(index: StudentIndex) -> dict[str, Any]:
     """What the first student whose method offers a look inside shows; or why none does."""
     for student in index.students:
-        if correlation := here.inside(student.name).correlation:
+        if correlation := OUT.inside(student.name).correlation:
             return {"student": student.name, **correlation.model_dump()}
     return {"skipped": "no method of this run offers a look inside its student"}
 

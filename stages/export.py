@@ -16,7 +16,6 @@ from rsd.machine.files import sha256, write_array
 from rsd.models.folder import load_trained
 from rsd.models.make import parameter_count
 from rsd.models.predict import predict
-from rsd.run.paths import Run
 from rsd.run.records import ExportRecord
 from rsd.sources.images import read_record, read_split
 from stages import OUT, run, section
@@ -26,14 +25,13 @@ def main() -> None:
     options = section("export", export_options())
     threads = section("compute", ComputeOptions).threads
     torch.set_num_threads(threads)
-    here = Run(OUT)
-    shipped = here.shipped()
-    record = here.student(shipped.student.method, shipped.student.seed)
+    shipped = OUT.shipped()
+    record = OUT.student(shipped.student.method, shipped.student.seed)
     model, normalize, _ = load_trained(record.folder)
-    data, test = read_record(here.data), read_split(here.data, "test")
+    data, test = read_record(OUT.data), read_split(OUT.data, "test")
     expected = predict(model, normalize, test.images, batch_size=256).logits.numpy()
     ladder = Ladder(expected, test, threads=threads)
-    as_trained = AsTrained(record, here.teacher_folder, image_count=data.counts["train"])
+    as_trained = AsTrained(record, OUT.teacher_folder, image_count=data.counts["train"])
     stripped = judge_stripped(ladder, options.gate("stripped"), model, normalize, as_trained)
     traced = trace(
         model,
@@ -46,8 +44,8 @@ def main() -> None:
     )
     parity = judge_traced(ladder, options.gate("fp32"), traced)
 
-    path = here.export_folder / "model.onnx"
-    made_from = shipped.made_from | here.digests("data/dataset.json")
+    path = OUT.export_folder / "model.onnx"
+    made_from = shipped.made_from | OUT.digests("data/dataset.json")
     about: dict[str, Any] = {
         "student": record.name,
         "license": options.license,
@@ -62,8 +60,8 @@ def main() -> None:
     }
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
     save(traced.proto, path, metadata={"model": record.model.name, "precision": "fp32", **origin, **texts})
-    write_array(here.export_folder / "logits.npy", expected)
-    here.write(
+    write_array(OUT.export_folder / "logits.npy", expected)
+    OUT.write(
         ExportRecord(
             **about,
             parameters=parameter_count(model),

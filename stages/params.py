@@ -11,7 +11,7 @@ from stages import OUT, run
 def main() -> None:
     resolved = resolve(Path("params.yaml"), Path("conf"))
     sections = resolved.pop("method")
-    with written_aside(OUT / "params") as aside:
+    with written_aside(OUT.params) as aside:
         (aside / "code").mkdir(parents=True)
         for name, values in resolved.items():
             write_json(aside / f"{name}.json", values)

@@ -1,13 +1,12 @@
 """A source of images -> out/data/: train, validation and test splits, and dataset.json."""
 
-from rsd.run.paths import Run
 from rsd.sources.base import Source
 from rsd.sources.images import write_record
 from stages import OUT, run, section
 
 
 def main() -> None:
-    folder = Run(OUT).data
+    folder = OUT.data
     record = section("data", Source).prepare(folder)
     write_record(folder, record)
     counts = ", ".join(f"{count} {split}" for split, count in record.counts.items())

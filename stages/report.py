@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from rsd.report.page import write_page
-from rsd.run.paths import Run
 from stages import OUT, run
 
 
 def main() -> None:
     write_page(
-        Run(OUT).report,
-        Run(OUT),
+        OUT.report,
+        OUT,
         chosen=Path("params.yaml"),
         budget=Path("budget"),
     )

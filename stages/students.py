@@ -3,19 +3,17 @@
 Runs at every `dvc repro`, so that what another choice of methods and seeds left behind is gone before it is counted in.
 """
 
-from rsd.run.paths import Run
 from rsd.run.selection import forget_others, index, shipped
 from stages import OUT, run
 
 
 def main() -> None:
-    here = Run(OUT)
-    choice = here.choice()
-    forget_others(here, choice)
-    students = index(here)
-    here.write(students)
+    choice = OUT.choice()
+    forget_others(OUT, choice)
+    students = index(OUT)
+    OUT.write(students)
     chosen = shipped(students.students, choice.ships)
-    here.write(chosen)
+    OUT.write(chosen)
     print(f"{len(students.students)} students; {chosen.student.name} ships: {chosen.reason}")
 
 

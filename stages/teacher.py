@@ -9,7 +9,6 @@ from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.methods.scratch import ScratchDistiller
-from rsd.run.paths import Run
 from rsd.run.records import Validation
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.base import TeacherOptions
@@ -26,14 +25,13 @@ def main() -> None:
     if options.trained and is_launcher(compute):
         launch("stages.teacher", sys.argv[1:], compute)
         return
-    here = Run(OUT)
-    data = read_record(here.data)
+    data = read_record(OUT.data)
     device = set_up(compute)
     torch.manual_seed(options.seed)
     start = options.start(data)
     model = start.model.to(device)
     normalize = start.preprocessing.module().to(device)
-    validation = read_split(here.data, "validation")
+    validation = read_split(OUT.data, "validation")
     state, history = None, None
 
     if options.trained:
@@ -52,9 +50,9 @@ def main() -> None:
             },
         )
         session = Session(
-            options.seed, ViewChoice(options.seed), compute=compute, state=state, logs=here.logs, name="teacher"
+            options.seed, ViewChoice(options.seed), compute=compute, state=state, logs=OUT.logs, name="teacher"
         )
-        images = Data(read_split(here.data, "train"), validation, normalize)
+        images = Data(read_split(OUT.data, "train"), validation, normalize)
         trained = train(ScratchDistiller(model, criterion=make_criterion(recipe)).to(device), images, recipe, session)
         model.load_state_dict(trained.student)
         history = trained.history
@@ -64,7 +62,7 @@ def main() -> None:
     options.check_accuracy(top1)
     if leads():
         write_teacher(
-            here,
+            OUT,
             options,
             start,
             data,

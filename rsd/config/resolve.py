@@ -36,7 +36,7 @@ class Run(Options):
     precisions: list[Annotated[str, OneOf(known_precisions.names)]] = Field(min_length=1)
     protocol: Literal["ours", "paper"] = "ours"
     """`paper` sets what `PAPER` says."""
-    ships: str = "rsd"
+    ships: str
     """`export.method` of params.yaml: the method whose student ships. The stage `students` chooses it."""
 
     @field_validator("methods", "seeds", "precisions")
@@ -126,6 +126,8 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     if "method" in sections["export"]:
         sections["export"] = dict(sections["export"])
         sections["run"]["ships"] = sections["export"].pop("method")
+    elif isinstance(methods := sections["run"]["methods"], list) and methods:
+        sections["run"]["ships"] = methods[-1]
 
     resolved: dict[str, Any] = {"teacher_recipe": None}  # stays None where the teacher is not trained here
     for name, values in sections.items():
@@ -139,7 +141,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors, paper=paper)
     for name in ("recipe", "teacher_recipe"):
         errors += _not_in_parts(name, resolved, files.get(name, params))
-    ships = sections["run"].get("ships", Run.model_fields["ships"].default)
+    ships = sections["run"].get("ships")
     if isinstance(methods := sections["run"]["methods"], list) and ships not in methods:
         errors.append(f"{params}: export.method: expected one of methods {methods}, found {ships!r}")
     opset = (resolved["export"] or {}).get("opset", 0)

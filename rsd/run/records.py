@@ -60,7 +60,7 @@ class Choice(Part):
     seeds: list[int]
     precisions: list[str]
     protocol: str = "ours"
-    ships: str = "rsd"
+    ships: str
     """`export.method`: the method whose best student ships."""
 
     @property

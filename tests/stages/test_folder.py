@@ -15,6 +15,7 @@ from stages import (
     OUT,
     benchmark,
     bundle,
+    convert,
     device,
     distill,
     embed,
@@ -24,6 +25,7 @@ from stages import (
     params,
     prepare,
     sources,
+    students,
     teacher,
 )
 from tests.stages.conftest import ROOT
@@ -128,22 +130,24 @@ def test_a_folder_of_jpegs_passes_every_stage_unchanged(images, monkeypatch, cap
     run(embed)
     for method in ("scratch", "rsd"):
         run(distill, method, "0")
+    run(students)
     run(evaluate)
-    metrics = json.loads((OUT / "evaluate" / "metrics.json").read_text())
+    metrics = json.loads((OUT.folder / "evaluate" / "metrics.json").read_text())
     assert metrics["teacher"]["top1"] > 60  # chance is 33 %
-    alone = contents(OUT / "evaluate")
-    compute = OUT / "params" / "compute.json"
+    alone = contents(OUT.folder / "evaluate")
+    compute = OUT.folder / "params" / "compute.json"
     compute.write_text(json.dumps(json.loads(compute.read_text()) | {"workers": 1}))
     run(evaluate)
-    assert contents(OUT / "evaluate") == alone  # whoever decodes
+    assert contents(OUT.folder / "evaluate") == alone  # whoever decodes
 
-    for stage in (export, engine):
+    run(export)
+    for stage in (convert, engine):
         run(stage, "fp32")
     run(benchmark)
     run(bundle)
-    assert json.loads((OUT / "bundle" / "labels.json").read_text()) == sorted(CLASSES)
-    golden = np.load(OUT / "bundle" / "golden" / "images.npy")
+    assert json.loads((OUT.folder / "bundle" / "labels.json").read_text()) == sorted(CLASSES)
+    golden = np.load(OUT.folder / "bundle" / "golden" / "images.npy")
     assert golden.shape[1:] == (32, 32, 3)
     # But for the bundle's golden files, which are drawn anew from a few test images, no image is copied.
-    assert not [path for path in OUT.rglob("*.jpg") if path.parent != OUT / "bundle" / "golden" / "files"]
+    assert not [path for path in OUT.folder.rglob("*.jpg") if path.parent != OUT.folder / "bundle" / "golden" / "files"]
     assert state(images) == before

@@ -60,14 +60,14 @@ def project(tmp_path, monkeypatch):
 
 def test_every_stage_uses_the_teachers_own_preprocessing(project, monkeypatch):
     teacher.main()
-    record = json.loads((OUT / "teacher" / "model.json").read_text())
+    record = json.loads((OUT.folder / "teacher" / "model.json").read_text())
     assert (record["source"], record["input_size"], record["height"]) == ("finetune", SIDE, 8)
     assert record["mean"] == [pytest.approx(0.449)]
     assert record["std"] == [pytest.approx(0.226)]
 
     embed.main()
     reference = timm.create_model("resnet18", num_classes=10, in_chans=1, **ARGS)
-    reference.load_state_dict(load_file(OUT / "teacher" / "model.safetensors"))
+    reference.load_state_dict(load_file(OUT.folder / "teacher" / "model.safetensors"))
     reference.double().eval()
 
     def by_hand(images):
@@ -77,11 +77,11 @@ def test_every_stage_uses_the_teachers_own_preprocessing(project, monkeypatch):
         with torch.no_grad():
             return outputs(reference, exact)
 
-    images = read_split(OUT / "data", "train").images
-    augment = AugmentOptions.model_validate_json((OUT / "params" / "augment.json").read_text())
+    images = read_split(OUT.folder / "data", "train").images
+    augment = AugmentOptions.model_validate_json((OUT.folder / "params" / "augment.json").read_text())
     shown = views(images, np.arange(64), augment, seed=0, view=1)
     for name, expected in by_hand(shown)._asdict().items():
-        stored = torch.from_numpy(np.load(OUT / "views" / f"{name}.npy")[1, :64]).double()
+        stored = torch.from_numpy(np.load(OUT.folder / "views" / f"{name}.npy")[1, :64]).double()
         assert torch.allclose(stored, expected, rtol=2e-3, atol=2e-3), name  # stored as fp16
 
     for method in ("scratch", "rsd"):
@@ -89,9 +89,11 @@ def test_every_stage_uses_the_teachers_own_preprocessing(project, monkeypatch):
         distill.main()
     students.main()
     evaluate.main()
-    test = read_split(OUT / "data", "test")
+    test = read_split(OUT.folder / "data", "test")
     evaluated = next(
-        model for model in json.loads((OUT / "evaluate" / "models.json").read_text()) if model["model"] == "teacher"
+        model
+        for model in json.loads((OUT.folder / "evaluate" / "models.json").read_text())
+        if model["model"] == "teacher"
     )
     expected = torch.nn.functional.cross_entropy(by_hand(test.images[:]).logits, torch.from_numpy(test.labels))
     assert evaluated["nll"] == pytest.approx(float(expected), abs=1e-5)
@@ -99,14 +101,14 @@ def test_every_stage_uses_the_teachers_own_preprocessing(project, monkeypatch):
 
 def test_a_copied_teacher_folder_is_that_teacher(project):
     teacher.main()
-    before = {file.name: file.read_bytes() for file in (OUT / "teacher").iterdir()}
-    (OUT / "teacher").rename("copy")
-    file = OUT / "params" / "teacher.json"
+    before = {file.name: file.read_bytes() for file in (OUT.folder / "teacher").iterdir()}
+    (OUT.folder / "teacher").rename("copy")
+    file = OUT.folder / "params" / "teacher.json"
     changes = {"source": "file", "path": "copy", "input_size": None}
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     teacher.main()
-    assert (OUT / "teacher" / "model.safetensors").read_bytes() == before["model.safetensors"]
-    records = [json.loads(before["model.json"]), json.loads((OUT / "teacher" / "model.json").read_text())]
+    assert (OUT.folder / "teacher" / "model.safetensors").read_bytes() == before["model.safetensors"]
+    records = [json.loads(before["model.json"]), json.loads((OUT.folder / "teacher" / "model.json").read_text())]
     for key in ("mean", "std", "input_size", "validation", "classes"):
         assert records[0][key] == records[1][key], key
 
@@ -121,8 +123,8 @@ def test_stages_start_processes_for_their_work_and_gpus(project, monkeypatch):
     for stage in (teacher, embed, evaluate):
         monkeypatch.setattr(stage, "launch", launched)
     teacher.main()
-    (OUT / "teacher").rename("copy")
-    compute, chosen = OUT / "params" / "compute.json", OUT / "params" / "teacher.json"
+    (OUT.folder / "teacher").rename("copy")
+    compute, chosen = OUT.folder / "params" / "compute.json", OUT.folder / "params" / "teacher.json"
     compute.write_text(json.dumps(json.loads(compute.read_text()) | {"processes": 8}))
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: True)
@@ -133,7 +135,7 @@ def test_stages_start_processes_for_their_work_and_gpus(project, monkeypatch):
     changes = {"source": "file", "path": "copy", "input_size": None}
     chosen.write_text(json.dumps(json.loads(chosen.read_text()) | changes))
     teacher.main()  # trains nothing, and does it alone
-    assert (OUT / "teacher" / "model.safetensors").is_file()
+    assert (OUT.folder / "teacher" / "model.safetensors").is_file()
 
 
 def test_a_second_process_of_a_stage_is_refused(project, monkeypatch):
@@ -149,7 +151,7 @@ def test_a_second_process_of_a_stage_is_refused(project, monkeypatch):
 
 
 def test_a_lower_min_top1_does_not_train_again(project, capsys):
-    file = OUT / "params" / "teacher.json"
+    file = OUT.folder / "params" / "teacher.json"
     chosen = json.loads(file.read_text())
     file.write_text(json.dumps(chosen | {"min_top1": 100}))
     with pytest.raises(UserError, match=r"or lower teacher\.min_top1"):
@@ -164,26 +166,26 @@ def test_a_live_teacher_gives_stages_at_its_size(project, monkeypatch):
     teacher.main()
     monkeypatch.setattr(sys, "argv", ["distill", "fitnet", "0"])
     distill.main()
-    assert (OUT / "students" / "fitnet-0" / "model.safetensors").is_file()
+    assert (OUT.folder / "students" / "fitnet-0" / "model.safetensors").is_file()
 
 
 def test_other_args_make_another_teacher(project):
     teacher.main()
-    (OUT / "teacher").rename("copy")
-    file = OUT / "params" / "teacher.json"
+    (OUT.folder / "teacher").rename("copy")
+    file = OUT.folder / "params" / "teacher.json"
     changes = {"source": "file", "path": "copy", "input_size": None, "args": ARGS | {"act_layer": "gelu"}}
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     teacher.main()
-    before, after = (Path(folder, "model.safetensors") for folder in ("copy", OUT / "teacher"))
+    before, after = (Path(folder, "model.safetensors") for folder in ("copy", OUT.folder / "teacher"))
     state = load_file(after)
     assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(before).items())
     assert sha256(after) != sha256(before)  # by which a view store knows its teacher
 
 
 def test_a_killed_finetuning_resumes_to_the_same_bytes(project, monkeypatch, capsys):
-    params_file = OUT / "params" / "teacher_recipe.json"
+    params_file = OUT.folder / "params" / "teacher_recipe.json"
     params_file.write_text(json.dumps(json.loads(params_file.read_text()) | {"epochs": 2}))
-    weights = OUT / "teacher" / "model.safetensors"
+    weights = OUT.folder / "teacher" / "model.safetensors"
     teacher.main()
     undisturbed = weights.read_bytes()
     save = checkpoint.save
@@ -214,7 +216,7 @@ def test_a_killed_finetuning_resumes_to_the_same_bytes(project, monkeypatch, cap
 def test_replaced_weights_and_images_change_the_watched_digests(project):
     def digests():
         sources.main()
-        return [(OUT / "sources" / f"{name}.json").read_bytes() for name in ("teacher", "data")]
+        return [(OUT.folder / "sources" / f"{name}.json").read_bytes() for name in ("teacher", "data")]
 
     first = digests()
     assert digests() == first
@@ -222,7 +224,7 @@ def test_replaced_weights_and_images_change_the_watched_digests(project):
     second = digests()
     assert second[0] != first[0]
     assert second[1] == first[1]
-    (OUT / "params" / "watched.json").write_text(json.dumps({"data": ["images"], "teacher": ["theirs"]}))
+    (OUT.folder / "params" / "watched.json").write_text(json.dumps({"data": ["images"], "teacher": ["theirs"]}))
     third = digests()
     (project / "images").mkdir()
     (project / "images" / "1.png").write_text("new")

@@ -342,6 +342,7 @@ def _params(folder: Path, seeds: list[int]) -> None:
             "methods": ["scratch", "rsd"],
             "seeds": seeds,
             "precisions": ["fp32", "fp16"],
+            "ships": "rsd",
         },
         "data": {"source": "digits", "size": 16, "split": {"validation": 0.2, "test": 0.2, "seed": 0}},
         "teacher": {"name": "resnet18", "args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}},

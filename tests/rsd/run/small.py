@@ -31,6 +31,7 @@ CHOICE = {
     "methods": ["scratch", "rsd"],
     "seeds": [0],
     "precisions": ["fp32", "int8"],
+    "ships": "rsd",
 }
 TRAINED: dict[str, Any] = {
     "model": Model(name="resnet18"),
