@@ -59,10 +59,10 @@ class ExportOptions(Options):
 @cache
 def export_options() -> type[ExportOptions]:
     """The whole section, with a part and a gate for each precision that there is."""
-    known = {name: precisions.get(name) for name in precisions.names()}
+    kinds = {name: precisions.get(name) for name in precisions.names()}
     limits: dict[str, Any] = {
-        f"{name}_{one.gate.key}": (float, Field(default=one.limit, ge=0)) for name, one in known.items()
+        f"{name}_{kind.gate.key}": (float, Field(default=kind.limit, ge=0)) for name, kind in kinds.items()
     }
     gates = create_model("Gates", __base__=Gates, **limits)
-    parts: dict[str, Any] = {name: (one.section, one.section()) for name, one in known.items()}
+    parts: dict[str, Any] = {name: (kind.section, kind.section()) for name, kind in kinds.items()}
     return create_model("ExportOptions", __base__=ExportOptions, gates=(gates, gates()), **parts)

@@ -57,7 +57,8 @@ def parts(program: torch.export.ExportedProgram) -> dict[str, str]:
     """Which part of the PyTorch model each value comes from, such as `blocks.0.attn.qkv`."""
     named = {}
     for node in program.graph.nodes:
-        if stack := node.meta.get("nn_module_stack"):
+        stack = node.meta.get("nn_module_stack")
+        if stack and isinstance(node.meta.get("val"), Tensor):
             path = str(next(reversed(stack.values()))[0])
             named[node.name] = path.removeprefix("model").removeprefix(".") or "the model itself"
     return named

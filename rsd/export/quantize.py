@@ -39,7 +39,8 @@ BATCH = 16
 class Calibrated(NamedTuple):
     """What quantising needs to know, found once for any number of graphs."""
 
-    ranges: TensorsData
+    values: TensorsData
+    """The range of each value."""
     nodes: list[str]
     """Names of all nodes that can be quantised, in the graph's order."""
     options: "Int8Options"
@@ -95,7 +96,7 @@ class _Reader(CalibrationDataReader):
         return next(self.batches, None)
 
 
-def quantized(proto: onnx.ModelProto, known: Calibrated, *, in_float: Collection[str] = ()) -> onnx.ModelProto:
+def quantized(proto: onnx.ModelProto, ranges: Calibrated, *, in_float: Collection[str] = ()) -> onnx.ModelProto:
     """A copy of the graph in int8, not checked yet.
 
     Args:
@@ -104,10 +105,10 @@ def quantized(proto: onnx.ModelProto, known: Calibrated, *, in_float: Collection
     quantizer = QDQQuantizer(
         copy.deepcopy(proto),
         per_channel=True,
-        reduce_range=known.options.reduce_range,
+        reduce_range=ranges.options.reduce_range,
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8,
-        tensors_range=known.ranges,
+        tensors_range=ranges.values,
         nodes_to_quantize=[],
         nodes_to_exclude=list(in_float),
         op_types_to_quantize=OPERATORS,
@@ -115,21 +116,21 @@ def quantized(proto: onnx.ModelProto, known: Calibrated, *, in_float: Collection
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
-    made: onnx.ModelProto = quantizer.model.model
-    made.ir_version = proto.ir_version
-    _logits_in_float(made)
-    return made
+    result: onnx.ModelProto = quantizer.model.model
+    result.ir_version = proto.ir_version
+    _logits_in_float(result)
+    return result
 
 
 def _logits_in_float(proto: onnx.ModelProto) -> None:
     """Take the Q/DQ pair off the logits: rounded to 255 steps, near classes would become equal."""
     graph = proto.graph
-    made_by = {name: node for node in graph.node for name in node.output}
-    last = made_by["logits"]
+    producers = {name: node for node in graph.node for name in node.output}
+    last = producers["logits"]
     if last.op_type != "DequantizeLinear":
         return
-    rounded = made_by[last.input[0]]
-    source = made_by[rounded.input[0]]
+    rounded = producers[last.input[0]]
+    source = producers[rounded.input[0]]
     source.output[:] = ["logits" if name == rounded.input[0] else name for name in source.output]
     for node in (last, rounded):
         graph.node.remove(node)
@@ -148,7 +149,7 @@ class Harm(Part):
     """Root mean square of what it changes in the logits, as a share of their standard deviation."""
 
 
-def harms(proto: onnx.ModelProto, known: Calibrated, images: NDArray[np.uint8], *, threads: int = 1) -> list[Harm]:
+def harms(proto: onnx.ModelProto, ranges: Calibrated, images: NDArray[np.uint8], *, threads: int = 1) -> list[Harm]:
     """Measure every node that can be quantised, with all others in float; the most harmful first.
 
     Args:
@@ -157,13 +158,13 @@ def harms(proto: onnx.ModelProto, known: Calibrated, images: NDArray[np.uint8], 
     exact = logits_of(proto.SerializeToString(), images, threads=threads)
     spread = float(exact.std()) or 1.0
     operators = {node.name: node.op_type for node in proto.graph.node}
-    found = []
-    for name in known.nodes:
-        alone = quantized(proto, known, in_float=[other for other in known.nodes if other != name])
+    measured = []
+    for name in ranges.nodes:
+        alone = quantized(proto, ranges, in_float=[other for other in ranges.nodes if other != name])
         logits = logits_of(alone.SerializeToString(), images, threads=threads)
         error = float(np.sqrt(np.square(logits - exact).mean())) / spread
-        found.append(Harm(node=name, operator=operators[name], error=error))
-    return sorted(found, key=lambda harm: -harm.error)
+        measured.append(Harm(node=name, operator=operators[name], error=error))
+    return sorted(measured, key=lambda harm: -harm.error)
 
 
 def tries(count: int, least_share: float) -> list[int]:

@@ -19,17 +19,17 @@ OTHERWISE = "export with another opset, or choose another student"
 def unparsed(parser: Any, onnx_path: Path, library: str) -> str:
     """The sentence for a graph that `parser`, a `trt.OnnxParser`, has refused; of several faults the first."""
     error = parser.get_error(0)
-    operator, found = error.node_operator(), _essence(error.desc())
+    operator, fault = error.node_operator(), _essence(error.desc())
     node = f" at node '{error.node_name()}' ({operator})" if operator else ""
-    what = f"{operator} {error.code().name} {found}"
+    what = f"{operator} {error.code().name} {fault}"
     hint = next((hint for pattern, hint in HINTS if re.search(pattern, what)), OTHERWISE)
     more = f" (and {parser.num_errors - 1} more)" if parser.num_errors > 1 else ""
-    return f"expected a graph that {library} takes, found a fault in {onnx_path}{node}: {found}{more}; {hint}"
+    return f"expected a graph that {library} takes, found a fault in {onnx_path}{node}: {fault}{more}; {hint}"
 
 
 def _essence(text: str) -> str:
     """What matters of some lines of a C++ library: what the API complains of, else the first line."""
     usage = re.search(r"API Usage Error \((.*?)\.? In \w+ at ", text, re.S)
-    found = usage.group(1) if usage else (text.strip().splitlines() or ["no reason was given"])[0]
+    essence = usage.group(1) if usage else (text.strip().splitlines() or ["no reason was given"])[0]
     # Checks of the parser that only return false say so.
-    return "it is not supported" if found == "false" else " ".join(found.split())
+    return "it is not supported" if essence == "false" else " ".join(essence.split())

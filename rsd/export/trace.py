@@ -119,10 +119,10 @@ def _exported(
     assert program is not None  # None comes from the exporter that preceded dynamo
     assert program.exported_program is not None
     proto = program.model_proto
-    found = [(entry.domain, entry.version) for entry in proto.opset_import]
-    if found != [("", opset)]:  # the exporter keeps its own opset where it cannot convert, and says so only in a log
+    written = [(entry.domain, entry.version) for entry in proto.opset_import]
+    if written != [("", opset)]:  # the exporter keeps its own opset where it cannot convert, and says so only in a log
         raise UserError(
-            f"expected a graph in opset {opset} of ONNX, found {found}: the exporter cannot write {opset}; "
+            f"expected a graph in opset {opset} of ONNX, found {written}: the exporter cannot write {opset}; "
             "choose an opset from 18 to 23"
         )
     return proto, program.exported_program
@@ -167,16 +167,16 @@ def _check_size(proto: onnx.ModelProto, model: nn.Module) -> None:
         widths = [p.shape[-1] for p in module.parameters(recurse=False) if p.ndim]
         index = [b.numel() for b in module.buffers(recurse=False) if not b.is_floating_point()]
         expected += sum(index) * max(widths, default=0)
-    found = sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type == TensorProto.FLOAT)
-    if found > 1.01 * expected + 1000:
+    exported = sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type == TensorProto.FLOAT)
+    if exported > 1.01 * expected + 1000:
         raise UserError(
             f"expected at most {expected:,} numbers in the exported graph, as in the plain model, found "
-            f"{found:,}; export a model whose forward pass uses its own weights only"
+            f"{exported:,}; export a model whose forward pass uses its own weights only"
         )
 
 
 def _check_interface(proto: onnx.ModelProto, image_shape: tuple[int, int, int], classes: int) -> None:
-    found = [
+    ports = [
         (value.name, value.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in _dims(value)])
         for value in [*proto.graph.input, *proto.graph.output]
     ]
@@ -184,10 +184,10 @@ def _check_interface(proto: onnx.ModelProto, image_shape: tuple[int, int, int], 
         ("image", TensorProto.UINT8, ["N", *image_shape]),
         ("logits", TensorProto.FLOAT, ["N", classes]),
     ]
-    if found != expected:
+    if ports != expected:
         raise UserError(
             f"expected a graph from image, uint8 {['N', *image_shape]}, to logits, float32 {['N', classes]}, "
-            f"found (name, type, shape) {found}; check the number of classes and the image size"
+            f"found (name, type, shape) {ports}; check the number of classes and the image size"
         )
 
 

@@ -38,20 +38,20 @@ def baseline(
     """
     plain = RawPixels(model, mean, std).eval()
     rows = [_row(name, "pytorch", count) for count in threads]
-    found: list[Candidate | Latency] = [Candidate(r, partial(_session, plain, r["threads"], image_shape)) for r in rows]
+    eager: list[Candidate | Latency] = [Candidate(r, partial(_session, plain, r["threads"], image_shape)) for r in rows]
     row = _row(name, "pytorch compiled", 1)
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(compiler):
         reason = f"torch.compile needs a C++ compiler, and there is no {compiler} here"
-        return [*found, Latency(**row, status=f"not measured: {reason}")]
+        return [*eager, Latency(**row, status=f"not measured: {reason}")]
     try:
         compiled = torch.compile(plain)
         with _session(compiled, 1, image_shape) as infer:
             infer()
     except Exception as error:  # the compiler's exceptions have no public type in common
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        return [*found, Latency(**row, status=f"not measured: torch.compile failed here ({reason})")]
-    return [*found, Candidate(row, partial(_session, compiled, 1, image_shape))]
+        return [*eager, Latency(**row, status=f"not measured: torch.compile failed here ({reason})")]
+    return [*eager, Candidate(row, partial(_session, compiled, 1, image_shape))]
 
 
 def _row(name: str, runtime: str, threads: int) -> dict[str, Any]:

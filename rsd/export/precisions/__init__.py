@@ -26,5 +26,5 @@ def get(name: str) -> "Precision[Any]":
     """
     if name not in names():
         raise UserError(f"expected a precision out of {', '.join(names())}, found {name!r}")
-    made: Precision[Any] = importlib.import_module(f"{__name__}.{name}").PRECISION
-    return made
+    precision: Precision[Any] = importlib.import_module(f"{__name__}.{name}").PRECISION
+    return precision

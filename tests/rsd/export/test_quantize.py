@@ -65,7 +65,7 @@ def test_other_calibrations_take_narrower_ranges(traced, images, capfd, calibrat
     student = traced("resnet")
     known, proto = int8_of(student.traced, images, calibration=calibration, percentile=99.0)
     widest, _ = int8_of(student.traced, images)
-    widths = [[float(np.abs(of.ranges[name].range_value).max()) for of in (known, widest)] for name in known.ranges]
+    widths = [[float(np.abs(of.values[name].range_value).max()) for of in (known, widest)] for name in known.values]
     assert all(own <= whole * 1.01 for own, whole in widths)
     assert any(own < whole * 0.99 for own, whole in widths)
     assert logits_of(proto.SerializeToString(), images).shape == (64, 10)
@@ -77,10 +77,10 @@ def test_only_so_many_images_are_used_and_always_the_same(traced, images):
     few, many = (calibrated(student.traced.proto, images, Int8Options(calibration_images=n)) for n in (4, 64))
     again = calibrated(student.traced.proto, images, Int8Options(calibration_images=4))
     ends = [
-        {name: np.ravel(known.ranges[name].range_value).tolist() for name in known.ranges} for known in (few, again)
+        {name: np.ravel(known.values[name].range_value).tolist() for name in known.values} for known in (few, again)
     ]
     assert ends[0] == ends[1]
-    assert any(many.ranges[name].highest > few.ranges[name].highest for name in few.ranges)
+    assert any(many.values[name].highest > few.values[name].highest for name in few.values)
 
 
 SAME_BYTES = """
