@@ -12,7 +12,7 @@ ONES = np.ones((2, 3), np.float32)
 
 
 @pytest.mark.parametrize("name", ["resnet", "vit"])
-def test_a_graph_has_the_values_of_the_model_it_was_made_from(traced, images, name):
+def test_a_graph_has_the_values_of_its_model(traced, images, name):
     student = traced(name)
     in_torch = torch_values(student.traced.program, images[:3])
     in_onnx = graph_values(student.traced.proto, images[:3])
@@ -25,7 +25,7 @@ def test_a_graph_has_the_values_of_the_model_it_was_made_from(traced, images, na
 @pytest.mark.parametrize(
     ("name", "node", "part"), [("resnet", "node_relu_3", "layer2.0.act1"), ("vit", "node_gelu", "blocks.0.mlp.act")]
 )
-def test_the_first_node_of_a_broken_graph_that_strays_from_pytorch_is_named(traced, images, name, node, part):
+def test_the_first_node_that_strays_is_named(traced, images, name, node, part):
     student = traced(name)
     proto = broken(student.traced.proto, node)
     found = first_divergence(torch_values(student.traced.program, images[:3]), graph_values(proto, images[:3]), 1e-4)
@@ -36,7 +36,7 @@ def test_the_first_node_of_a_broken_graph_that_strays_from_pytorch_is_named(trac
     assert "all before agree up to" in words
 
 
-def test_an_fp16_graph_is_compared_with_the_fp32_graph(traced, images):
+def test_fp16_is_compared_with_the_fp32_graph(traced, images):
     student = traced("vit")
     below = graph_values(student.traced.proto, images[:3])
     half = checked(to_half(student.traced.proto))
@@ -49,7 +49,7 @@ def test_an_fp16_graph_is_compared_with_the_fp32_graph(traced, images):
     assert "'node_gelu'" in in_words(found, broken(half, "node_gelu"))
 
 
-def test_the_order_is_that_of_computation_and_other_shapes_are_left_out():
+def test_values_are_compared_in_order_of_computation():
     found = first_divergence(
         {"a": ONES, "b": ONES, "c": ONES}, {"x": ONES, "a": ONES, "b": 2 * ONES, "c": 3 * ONES, "d": ONES}, 0.1
     )
@@ -64,12 +64,12 @@ def test_a_value_that_is_not_finite_diverges():
     assert "is not finite" in in_words(found)
 
 
-def test_where_all_values_agree_the_runtime_is_at_fault():
+def test_equal_values_put_the_runtime_at_fault():
     assert first_divergence({"a": ONES}, {"a": ONES}, 0.0) is None
     assert "how the runtime optimises it" in in_words(None)
 
 
-def test_parts_of_a_pytorch_model_are_compared_by_name():
+def test_parts_of_a_model_are_compared_by_name():
     first, last, last_of_other = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     last_of_other.load_state_dict(last.state_dict())
     one, other = (torch.nn.Sequential(first, torch.nn.ReLU(), end) for end in (last, last_of_other))

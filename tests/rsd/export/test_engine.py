@@ -36,12 +36,12 @@ def changed(folder, **facts):
     return folder
 
 
-def test_an_engine_for_this_gpu_version_and_driver_passes(folder, gpus, trusted):
+def test_an_engine_for_this_machine_passes(folder, gpus, trusted):
     gpus("8.9", version=13000)
     assert check_engine(folder).precision == "fp32"
 
 
-def test_no_driver_is_told_apart_from_a_wrong_engine(folder, no_driver):
+def test_no_driver_is_no_wrong_engine(folder, no_driver):
     with pytest.raises(NoDriverError, match="install the driver"):
         check_engine(folder)
     with (folder / "model.engine").open("ab") as file:
@@ -50,7 +50,7 @@ def test_no_driver_is_told_apart_from_a_wrong_engine(folder, no_driver):
         check_engine(folder)
 
 
-def test_an_engine_that_is_not_there_or_was_not_built_is_refused(folder):
+def test_a_missing_engine_is_refused(folder):
     (folder / "model.engine").unlink()
     with pytest.raises(WrongEngineError, match="found no file"):
         check_engine(folder)
@@ -79,7 +79,7 @@ def test_another_version_of_the_library_is_refused(folder, gpus):
         ("10.0.1", "10.0.1rc1", False),
     ],
 )
-def test_a_version_compatible_engine_is_read_by_the_versions_that_nvidia_names(
+def test_version_compatible_engines_run_in_the_named_versions(
     folder, gpus, trusted, monkeypatch, built_by, here, reads
 ):
     gpus("8.9")
@@ -111,20 +111,20 @@ def test_an_old_driver_is_the_machines_fault(folder, gpus, trusted):
         check_engine(folder)
 
 
-def test_an_engine_for_other_gpus_is_refused_with_the_param_that_helps(folder, gpus, trusted):
+def test_an_engine_for_other_gpus_is_refused(folder, gpus, trusted):
     gpus("7.5")
     with pytest.raises(OtherGpuError, match=r"8\.6 or 8\.9 or 12\.0, .* found NVIDIA Fake with 7\.5; .*\[7\.5\]"):
         check_engine(folder)
 
 
-def test_a_gpu_that_the_library_builds_for_by_no_option_is_told_the_other_library(folder, gpus, trusted):
+def test_a_gpu_without_option_needs_the_other_library(folder, gpus, trusted):
     gpus("9.0")
     with pytest.raises(OtherGpuError, match=r"with 9\.0; tensorrt_rtx builds none for it: take `library: tensorrt`"):
         check_engine(folder)
 
 
 @pytest.mark.parametrize(("capability", "runs"), [("7.5", False), ("8.7", True), ("9.0", True), ("12.0", True)])
-def test_an_ampere_plus_engine_runs_on_ampere_and_later(folder, gpus, trusted, capability, runs):
+def test_an_ampere_plus_engine_runs_on_later_gpus(folder, gpus, trusted, capability, runs):
     gpus(capability)
     changed(folder, compute_capabilities=["8.0"], hardware_compatibility="ampere_plus")
     if runs:
@@ -134,7 +134,7 @@ def test_an_ampere_plus_engine_runs_on_ampere_and_later(folder, gpus, trusted, c
             check_engine(folder)
 
 
-def test_what_the_library_itself_says_of_the_bytes_counts(folder, gpus):
+def test_the_librarys_own_verdict_counts(folder, gpus):
     gpus("8.9")
     (folder / "model.engine").write_bytes(b"no engine" * 100)
     changed(folder, engine_sha256=sha256(folder / "model.engine"))
@@ -143,7 +143,7 @@ def test_what_the_library_itself_says_of_the_bytes_counts(folder, gpus):
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 33])
-def test_any_number_of_images_goes_through_in_batches_of_the_profile(built, polygraphy, images, count):
+def test_any_number_of_images_goes_through(built, polygraphy, images, count):
     folder, onnx = built
     expected = ort.InferenceSession(onnx).run(None, {"image": images[:count]})[0]
     with open_engine(folder) as engine:
@@ -151,7 +151,7 @@ def test_any_number_of_images_goes_through_in_batches_of_the_profile(built, poly
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_call_with_copies_and_one_of_computation_alone_are_two_calls(built, polygraphy, images):
+def test_copies_and_computation_alone_are_two_calls(built, polygraphy, images):
     with open_engine(built[0]) as engine:
         assert engine.with_copies(images[:2])()["logits"].shape == (2, 10)
         engine.compute_only(images[:4])()
@@ -177,9 +177,7 @@ def test_polygraphys_absence_and_its_failure_are_sentences(folder, polygraphy, m
         open_engine(folder).__enter__()
 
 
-def test_a_stripped_engine_gets_its_weights_from_the_graph_it_came_from_and_no_other(
-    folder, built, polygraphy, monkeypatch, tmp_path
-):
+def test_a_stripped_engine_takes_its_own_graphs_weights(folder, built, polygraphy, monkeypatch, tmp_path):
     changed(folder, weights_stripped=True)
     filled = []
     monkeypatch.setattr(module, "_refit", lambda library, engine, graph: filled.append(graph))

@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 
-def test_parity_on_images_is_recorded_where_the_engine_runs(built, polygraphy, images):
+def test_parity_is_recorded_where_the_engine_runs(built, polygraphy, images):
     folder, onnx = built
     reference = ort.InferenceSession(onnx).run(None, {"image": images})[0]
     record = engine_parity(folder, onnx=onnx, images=images, labels=reference.argmax(axis=1), reference=reference)
@@ -53,9 +53,7 @@ def test_logits_that_are_not_finite_are_the_engines(built, polygraphy, images, m
 
 
 @pytest.mark.parametrize("count", [1, 5, 20])
-def test_the_first_node_where_an_engine_strays_from_its_graph_is_named(
-    built, polygraphy, images, monkeypatch, tmp_path, count
-):
+def test_the_first_node_that_strays_is_named(built, polygraphy, images, monkeypatch, tmp_path, count):
     """A second engine is built for it, whose runner says what a broken graph says."""
     path = built[1]
     wrong = broken(onnx.load(path), "node_gelu")
@@ -70,13 +68,13 @@ def test_the_first_node_where_an_engine_strays_from_its_graph_is_named(
     assert "the first node where the two part is node 'node_gelu' (Gelu)" in said
 
 
-def test_where_the_second_engine_cannot_be_had_the_sentence_says_so(built, images, no_driver, tmp_path):
+def test_without_a_second_engine_the_sentence_tells(built, images, no_driver, tmp_path):
     said = engine_parting(built[1], images[:2], EngineOptions(), precision="fp32", folder=tmp_path)
     assert said.startswith("the first node where the two part could not be found: expected an NVIDIA driver")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_every_value_of_a_graph_can_be_an_output_of_its_engine(traced, images, tmp_path, precision):
+def test_every_value_can_be_an_engines_output(traced, images, tmp_path, precision):
     proto = traced("vit").traced.proto
     proto = to_half(proto) if precision == "fp16" else quantized(proto, calibrated(proto, images, Int8Options()))
     save(checked(proto), tmp_path / "m.onnx", metadata={"student": "rsd-0"})

@@ -34,7 +34,7 @@ def test_int8_says_about_what_pytorch_says(traced, images, name):
 
 
 @pytest.mark.parametrize("name", ["resnet", "vit"])
-def test_what_tensorrt_asks_for_symmetric_per_channel_and_biases_in_float(traced, images, name):
+def test_int8_is_symmetric_per_channel_with_float_biases(traced, images, name):
     known, proto = int8_of(traced(name).traced, images)
     values = {tensor.name: tensor for tensor in proto.graph.initializer}
     for node in proto.graph.node:
@@ -72,7 +72,7 @@ def test_other_calibrations_take_narrower_ranges(traced, images, capfd, calibrat
     assert capfd.readouterr().out == ""
 
 
-def test_only_so_many_images_are_used_and_always_the_same(traced, images):
+def test_the_same_few_images_are_always_used(traced, images):
     student = traced("resnet")
     few, many = (calibrated(student.traced.proto, images, Int8Options(calibration_images=n)) for n in (4, 64))
     again = calibrated(student.traced.proto, images, Int8Options(calibration_images=4))
@@ -107,7 +107,7 @@ def test_another_process_makes_the_same_bytes(traced, images, tmp_path):
     assert len(digests) == 1
 
 
-def test_the_node_that_hurts_most_is_found_and_can_be_kept_in_float(traced, images):
+def test_the_most_harmful_node_is_kept_in_float(traced, images):
     """One value in a thousand that is far outside ruins the range of the matrix product that reads it."""
     student = traced("resnet")
     proto = onnx.ModelProto()
@@ -131,7 +131,7 @@ def test_the_node_that_hurts_most_is_found_and_can_be_kept_in_float(traced, imag
 
 
 @pytest.mark.parametrize(("count", "least"), [(14, 0.5), (74, 0.5), (3, 0.9), (5, 0.0), (100, 1.0), (1, 0.0)])
-def test_tries_keep_more_and_more_in_float_and_no_more_than_the_stated_share(count, least):
+def test_tries_stay_within_the_stated_share(count, least):
     kept = tries(count, least)
     assert kept == sorted(set(kept))
     assert all(0 < number <= (1 - least) * count + 1e-6 for number in kept)

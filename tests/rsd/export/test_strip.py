@@ -56,7 +56,7 @@ def trained(folder: Path, method: str) -> tuple[StudentRecord, Path]:
 
 
 @pytest.mark.parametrize("method", ["scratch", "rsd", "kd", "cc", "crd", "fitnet", "ofa"])
-def test_a_stripped_student_says_exactly_what_it_said_beside_its_scaffold(tmp_path, images, method):
+def test_a_stripped_student_gives_exactly_the_same_logits(tmp_path, images, method):
     student, teacher = trained(tmp_path, method)
     within = AsTrained(student, teacher, image_count=100)
     model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()
@@ -68,7 +68,7 @@ def test_a_stripped_student_says_exactly_what_it_said_beside_its_scaffold(tmp_pa
     assert np.ptp(ladder.expected) > 0.1
 
 
-def test_a_student_that_was_not_stripped_cleanly_is_refused_with_the_part_that_differs(tmp_path, images):
+def test_a_changed_student_is_refused_with_its_part(tmp_path, images):
     student, teacher = trained(tmp_path, "rsd")
     within = AsTrained(student, teacher, image_count=100)
     model = create(ModelOptions(**VIT), classes=10, image_shape=(16, 16, 1)).eval()

@@ -29,7 +29,7 @@ needs_rtx = pytest.mark.skipif(
 
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_engine_is_built_without_a_gpu_and_described(exported, tmp_path, precision):
+def test_an_engine_is_built_without_a_gpu(exported, tmp_path, precision):
     source, engine = exported("vit", precision).path, tmp_path / "model.engine"
     record = build(source, engine, EngineOptions(), precision=precision)
     assert record.status == "built"
@@ -48,7 +48,7 @@ def test_two_builds_give_the_same_engine(tmp_path):
 
 
 @needs_rtx
-def test_the_log_is_kept_of_a_build_and_of_a_failed_one(tmp_path):
+def test_the_log_of_a_failed_build_is_kept(tmp_path):
     record = build(
         _graph(tmp_path, "Relu"), tmp_path / "m.engine", EngineOptions(), precision="fp32", log=tmp_path / "log"
     )
@@ -68,7 +68,7 @@ def test_the_log_is_kept_of_a_build_and_of_a_failed_one(tmp_path):
 
 
 @needs_rtx
-def test_an_int8_graph_of_onnx_runtimes_quantiser_builds_in_the_same_way(exported, images, tmp_path):
+def test_an_int8_graph_builds_in_the_same_way(exported, images, tmp_path):
     class Reader(CalibrationDataReader):
         batches = iter([{"image": images}])
 
@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], str, str]]
 
 @needs_rtx
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_graph_it_does_not_take_is_refused_with_node_operator_and_hint(tmp_path, what):
+def test_a_refused_graph_names_node_operator_and_hint(tmp_path, what):
     nodes, constants, operator, hint = REFUSED[what]
     constants = {"scale": np.array(0.1, np.float32), **constants}
     inits = [numpy_helper.from_array(value, name) for name, value in constants.items()]
@@ -143,14 +143,14 @@ def test_a_graph_it_does_not_take_is_refused_with_node_operator_and_hint(tmp_pat
 
 
 @needs_rtx
-def test_an_unknown_compute_capability_is_refused_with_those_that_exist(tmp_path):
+def test_an_unknown_compute_capability_is_refused(tmp_path):
     options = EngineOptions(compute_capabilities=["8.6", "5.0"])
     with pytest.raises(UserError, match=r"8\.9.*found 5\.0"):
         build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
 
 
 @needs_rtx
-def test_the_gpu_of_this_machine_is_refused_where_the_library_does_not_know_it(tmp_path, monkeypatch):
+def test_a_gpu_unknown_to_the_library_is_refused(tmp_path, monkeypatch):
     """The library itself builds for it, and refuses the engine when it is loaded."""
     monkeypatch.setattr(tensorrt, "driver", lambda: Driver((13, 0), [Gpu("NVIDIA Fake", "9.0", 1)]))
     options = EngineOptions(library="tensorrt_rtx", compute_capabilities=["current"])
@@ -160,20 +160,20 @@ def test_the_gpu_of_this_machine_is_refused_where_the_library_does_not_know_it(t
 
 @needs_rtx
 @pytest.mark.parametrize("level", ["ampere_plus", "same_compute_capability"])
-def test_hardware_compatibility_that_tensorrt_rtx_lacks_is_one_sentence(tmp_path, level):
+def test_lacking_hardware_compatibility_is_one_sentence(tmp_path, level):
     options = EngineOptions(hardware_compatibility=level)
     with pytest.raises(UserError, match=f"builds with hardware_compatibility {level}, found tensorrt_rtx .* set"):
         build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
 
 
 @needs_rtx
-def test_version_compatibility_that_tensorrt_rtx_lacks_is_one_sentence(tmp_path):
+def test_lacking_version_compatibility_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="that later versions load, found tensorrt_rtx .*`version_compatible: false`"):
         build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", EngineOptions(version_compatible=True), precision="fp32")
 
 
 @needs_rtx
-def test_the_gpu_of_a_machine_without_one_cannot_be_built_for(tmp_path, no_driver):
+def test_current_gpu_needs_a_gpu(tmp_path, no_driver):
     with pytest.raises(UserError, match="expected a GPU for the compute capability `current`, found none; name one"):
         options = EngineOptions(compute_capabilities=["current"])
         build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", options, precision="fp32")
@@ -181,7 +181,7 @@ def test_the_gpu_of_a_machine_without_one_cannot_be_built_for(tmp_path, no_drive
 
 @needs_rtx
 @pytest.mark.skipif(measurable() is None, reason="with a GPU it may well be built")
-def test_weights_can_be_left_out_or_it_is_said_that_they_cannot_here(exported, tmp_path):
+def test_weights_are_left_out_or_a_sentence_tells(exported, tmp_path):
     try:
         options = EngineOptions(strip_weights=True)
         record = build(exported("vit", "fp32").path, tmp_path / "m.engine", options, precision="fp32")
@@ -229,7 +229,7 @@ def data_centre(monkeypatch, gpus):
     return configs
 
 
-def test_tensorrt_builds_in_the_same_way_for_the_gpu_that_it_finds(data_centre, tmp_path):
+def test_tensorrt_builds_for_the_gpu_of_the_machine(data_centre, tmp_path):
     record = build(_graph(tmp_path, "Relu"), tmp_path / "m.engine", EngineOptions(), precision="fp32")
     assert (record.library, record.version, record.compute_capabilities) == ("tensorrt", "11.4.0", ["8.7"])
     assert record.built_on == {"gpu": "NVIDIA Fake", "compute_capability": "8.7", "driver": "CUDA 13.0"}
@@ -246,7 +246,7 @@ def test_tensorrt_is_asked_for_every_compatibility(data_centre, tmp_path):
     assert (record.hardware_compatibility, record.version_compatible) == ("ampere_plus", True)
 
 
-def test_another_gpu_than_its_own_is_refused_by_tensorrt(data_centre, tmp_path):
+def test_tensorrt_refuses_another_gpu_than_its_own(data_centre, tmp_path):
     options = EngineOptions(compute_capabilities=["8.6", "8.9"])
     with pytest.raises(
         UserError, match=r"\(8\.7\) alone, found 8\.6, 8\.9; build on the device itself, or with tensorrt"
@@ -264,13 +264,13 @@ def test_an_older_tensorrt_without_an_option_says_so(data_centre, tmp_path):
             build(_graph(tmp_path, "Relu"), tmp_path / "m", EngineOptions.model_validate(options), precision="fp32")
 
 
-def test_the_library_that_was_asked_for_is_taken_or_nothing(data_centre, monkeypatch, no_driver):
+def test_the_named_library_is_taken_or_none(data_centre, monkeypatch, no_driver):
     assert available() == available("tensorrt_rtx")
     assert available("tensorrt") is None
     assert "needs the GPU that it builds for" in (skipped("tensorrt", "fp32").reason or "")
 
 
-def test_without_a_library_engines_are_skipped_with_the_command_that_adds_one(monkeypatch, tmp_path):
+def test_without_a_library_engines_are_skipped(monkeypatch, tmp_path):
     real = importlib.import_module
 
     def absent(name, *rest):

@@ -93,7 +93,7 @@ def test_every_config_is_one_in_tritons_own_schema(bundle, tmp_path, schema):
             assert file.stat().st_size == np.prod(warm.dims)
 
 
-def test_each_back_end_gets_its_file_under_the_release_as_version(bundle, tmp_path, schema):
+def test_each_back_end_gets_its_own_file(bundle, tmp_path, schema):
     models = tmp_path / "models"
     write_repository(bundle, models)
     read = {
@@ -109,7 +109,7 @@ def test_each_back_end_gets_its_file_under_the_release_as_version(bundle, tmp_pa
     assert (models / "digits-fp32-tensorrt" / "3" / "model.plan").read_bytes() == b"engine"
 
 
-def test_the_names_and_types_are_those_of_the_onnx_file(bundle, tmp_path, schema):
+def test_names_and_types_are_the_onnx_files(bundle, tmp_path, schema):
     write_repository(bundle, tmp_path / "models")
     folder = tmp_path / "models" / "digits-fp32-onnx"
     read = text_format.Parse((folder / "config.pbtxt").read_text(), schema.ModelConfig())
@@ -119,12 +119,12 @@ def test_the_names_and_types_are_those_of_the_onnx_file(bundle, tmp_path, schema
     assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim][1:] == list(read.input[0].dims)
 
 
-def test_a_label_stands_on_the_line_of_its_class(bundle, tmp_path):
+def test_a_label_stands_on_its_classs_line(bundle, tmp_path):
     write_repository(bundle, tmp_path / "models")
     assert (tmp_path / "models/digits-fp32-onnx/labels.txt").read_text().splitlines() == ["a cat", "a dog", "…"]
 
 
-def test_an_engine_that_triton_does_not_load_is_left_out_with_a_reason(bundle, tmp_path):
+def test_an_engine_triton_cannot_load_is_left_out(bundle, tmp_path):
     found = write_repository(bundle, tmp_path / "models")
     assert found["digits-fp16-tensorrt"].endswith("does not load engines by tensorrt_rtx")
     assert found["digits-int8-tensorrt"].endswith("the bundle has no engine of it")
@@ -145,7 +145,7 @@ def test_a_later_release_stands_beside_the_earlier_one(bundle, tmp_path):
     assert (models / "someone-elses").is_dir()
 
 
-def test_a_bundle_that_is_not_there_or_not_whole_is_refused(bundle, tmp_path):
+def test_a_missing_or_broken_bundle_is_refused(bundle, tmp_path):
     with pytest.raises(UserError, match="expected a bundle, found no .*manifest.json; run"):
         write_repository(tmp_path / "nowhere", tmp_path / "models")
     (bundle / "fp16" / "model.onnx").write_bytes(b"another")
@@ -159,7 +159,7 @@ def test_one_image_a_batch_is_warmed_up_once(schema):
     assert [s.batch_size for s in text_format.Parse(text, schema.ModelConfig()).model_warmup] == [1]
 
 
-def test_the_command_writes_it_and_its_errors_are_sentences(bundle, tmp_path, capsys):
+def test_the_commands_errors_are_sentences(bundle, tmp_path, capsys):
     assert not rsd("triton", str(bundle), str(tmp_path / "models"))
     assert "digits-fp32-onnx: written\n" in capsys.readouterr().out
     assert rsd("triton", str(tmp_path), str(tmp_path / "m")).startswith("error: expected a bundle")

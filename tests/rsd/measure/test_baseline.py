@@ -19,7 +19,7 @@ def rows(model, **options):
     return baseline(model, [0.5], [0.25], name="m", image_shape=SHAPE, threads=[1], **options)
 
 
-def test_without_a_compiler_one_sentence_says_so_and_eager_is_timed(model, monkeypatch):
+def test_without_a_compiler_eager_alone_is_timed(model, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     eager, compiled = rows(model)
     assert isinstance(eager, Candidate)
@@ -38,7 +38,7 @@ def test_a_compiler_that_fails_is_a_sentence_too(model, monkeypatch):
     assert rows(model)[1].status == "not measured: torch.compile failed here (the linker is missing)"
 
 
-def test_the_compiled_row_is_timed_beside_eager_and_threads_are_given_back(model, monkeypatch):
+def test_the_compiled_row_gives_threads_back(model, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: "/bin/true")
     monkeypatch.setattr(torch, "compile", lambda module: module)
     found = rows(model)

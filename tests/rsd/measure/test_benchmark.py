@@ -29,7 +29,7 @@ def _engine(folder, **record):
     return folder
 
 
-def test_every_model_is_timed_with_one_thread_with_all_and_offline(tiny_onnx, tmp_path, monkeypatch):
+def test_every_model_is_timed_in_three_ways(tiny_onnx, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 2)
     result = benchmark({"fp32": tiny_onnx, "fp16": tiny_onnx}, {}, QUICK, device=DEVICE, folder=tmp_path / "out")
     assert LatencyRecord.model_validate_json((tmp_path / "out" / "latency.json").read_text()) == result
@@ -64,7 +64,7 @@ def test_every_sample_is_kept(tiny_onnx, tmp_path):
     assert mean == pytest.approx(result.rows[0].mean_ms)
 
 
-def test_the_samples_file_depends_on_nothing_but_the_samples():
+def test_the_samples_file_depends_on_samples_only():
     args = ([ROW], [[[1, 2], [3]]])
     assert module._samples_csv(*args) == module._samples_csv(*args)
     assert gzip.decompress(module._samples_csv(*args)).splitlines()[1] == b"m.onnx,onnxruntime,fp32,1,1,0,1"
@@ -108,7 +108,7 @@ def test_an_engine_that_cannot_run_says_why(tmp_path, monkeypatch, error, status
     ("profile", "batches"),
     [((1, 8), [1, 4, 8]), ((1, 3), [1, 3]), ((1, 1), [1]), ((2, 8), [2, 4, 8]), ((5, 6), [5, 6])],
 )
-def test_an_engine_is_timed_with_and_without_copies_at_batches_of_its_profile(tmp_path, monkeypatch, profile, batches):
+def test_an_engine_is_timed_with_and_without_copies(tmp_path, monkeypatch, profile, batches):
     """At its smallest batch, and offline at those of the options that it takes; other batches would be refused."""
     called = set()
 

@@ -45,7 +45,7 @@ def test_it_holds_what_a_device_needs_and_says_it_is_unsigned(made, tmp_path):
 
 
 @pytest.mark.parametrize("precisions", [("fp32",), ("fp32", "fp16", "int8")])
-def test_the_golden_logits_are_those_of_the_shipped_models(tmp_path, precisions):
+def test_golden_logits_are_those_of_shipped_models(tmp_path, precisions):
     made = ingredients(tmp_path, precisions=precisions)
     golden = write_bundle(tmp_path / "bundle", OPTIONS, **made)["golden"]
     images = np.load(tmp_path / "bundle" / golden["images"])

@@ -22,14 +22,14 @@ def convert(exported: Exported) -> Converted:
     return precisions.get("fp16").convert(exported, export_options()().of("fp16"))
 
 
-def test_a_file_has_a_parity_record_on_real_images(traced, images):
+def test_a_file_has_a_record_on_real_images(traced, images):
     converted = convert(to_convert(traced("resnet"), images, "fp16"))
     assert (converted.parity.rung, converted.parity.images) == ("fp16", 64)
     assert converted.graph.graph.output[0].name == "logits"
     assert converted.logits.shape == (64, 10)
 
 
-def test_a_failed_rung_names_rung_images_node_and_part(traced, images, monkeypatch):
+def test_a_failed_gate_names_images_node_and_part(traced, images, monkeypatch):
     monkeypatch.setattr(fp16, "to_half", lambda graph: broken(to_half(graph), "node_relu_3"))
     sentence = r"^the fp16 export loses .*: \d+, .*'node_relu_3' \(Tanh\), .* in PyTorch"
     with pytest.raises(UserError, match=sentence) as error:
@@ -57,7 +57,7 @@ class Loud(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def test_an_activation_beyond_fp16_fails_the_rung_on_a_cpu(images):
+def test_an_activation_beyond_fp16_fails_on_a_cpu(images):
     torch.manual_seed(0)
     model = Loud().eval()
     made = trace(model, mean=MEAN, std=STD, image_shape=(16, 16, 1), classes=10, opset=20, ir_version=10)

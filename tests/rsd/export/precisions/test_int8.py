@@ -22,7 +22,7 @@ def test_int8_that_passes_keeps_nothing_in_float(traced, images):
     assert (details.in_float, details.nodes, details.calibration_images) == ([], 14, 64)
 
 
-def test_int8_takes_its_ranges_from_the_training_split_alone(traced, images):
+def test_int8_is_calibrated_on_the_training_split_alone(traced, images):
     """With other validation and test images it is the same graph, with other training images another."""
     student, others = traced("resnet"), images[::-1] // 2
 
@@ -82,7 +82,7 @@ def test_validation_images_choose_and_test_images_judge(
     assert [harm.node for harm in details.in_float] == order[: len(in_float[-1])] == in_float[-1]
 
 
-def test_int8_that_cannot_pass_says_where_most_is_lost(traced, images):
+def test_failing_int8_says_where_most_is_lost(traced, images):
     student = traced("resnet")
     split = labelled(student, images)
     exported = to_convert(student, images, "int8", train=split, validation=split)
