@@ -39,7 +39,7 @@ def test_what_changed_is_counted_and_located():
     assert record.max_difference_share == pytest.approx(1)
 
 
-def test_a_swap_of_close_classes_is_a_near_tie():
+def test_swapped_close_classes_are_a_near_tie():
     reference, logits = REFERENCE.copy(), REFERENCE.copy()
     reference[0, 1] = 9.99
     logits[0, 1] = 10.01

@@ -211,7 +211,7 @@ def test_a_licence_is_an_spdx_expression():
         ExportOptions(license="free for all")
 
 
-def test_a_graph_that_does_not_load_is_not_written(traced, tmp_path):
+def test_an_unloadable_graph_is_not_written(traced, tmp_path):
     proto = onnx.ModelProto()
     proto.CopyFrom(traced("resnet").traced.proto)
     proto.graph.node[3].op_type = "NoSuchOperator"
