@@ -18,6 +18,7 @@ from pipelines.outcome import StageRun
 from pipelines.process_group import run_group
 from rsd.machine.errors import UserError
 from rsd.report.table import method_name
+from rsd.run.paths import Run
 
 if TYPE_CHECKING:
     from rsd.report.records import Records
@@ -38,12 +39,13 @@ def publish(folder: Path, runs: Sequence[StageRun]) -> None:
         if status:
             raise UserError(reason(lines))
         create_markdown_artifact("\n".join(lines), key="metrics", description="`dvc metrics show`")
-    if (folder / "out" / "evaluate" / "models.json").is_file():
+    run = Run.of(folder)
+    if run.evaluation_file.is_file():
         with warn_only("results"):
-            _publish_results(folder / "out", budget=folder / "budget")
+            _publish_results(run, budget=folder / "budget")
     with warn_only("report"):
-        if (folder / "out" / "report.html").is_file():
-            _publish_report(folder)
+        if run.report.is_file():
+            _publish_report(folder, run.report)
 
 
 def picture(svg: str, name: str) -> str:
@@ -65,16 +67,17 @@ def warn_only(what: str) -> Iterator[None]:
         get_run_logger().warning("not published: %s: %s", what, error)
 
 
-def _publish_report(folder: Path) -> None:
+def _publish_report(folder: Path, report: Path) -> None:
     served, url = os.environ.get(SERVED), os.environ.get(OUT_URL)
     if url and served and Path(served).resolve() == folder.resolve():
-        create_link_artifact(f"{url}/report.html", link_text="out/report.html", key="report", description="Report")
+        text = str(report.relative_to(folder))
+        create_link_artifact(f"{url}/{report.name}", link_text=text, key="report", description="Report")
     else:  # a link would open the report of another project
-        where = f"`{folder / 'out' / 'report.html'}` on {socket.gethostname()}"
+        where = f"`{report}` on {socket.gethostname()}"
         create_markdown_artifact(where, key="report", description="Report")
 
 
-def _publish_results(out: Path, *, budget: Path) -> None:
+def _publish_results(run: Run, *, budget: Path) -> None:
     # Late: they take seconds to import, and a run that fails early draws nothing.
     from rsd.measure.budget import choose
     from rsd.report import latency_table as latency
@@ -82,38 +85,36 @@ def _publish_results(out: Path, *, budget: Path) -> None:
     from rsd.report.charts import style, training
     from rsd.report.charts.accuracy import accuracy_side_by_side
     from rsd.report.charts.speed import front, latencies
-    from rsd.run.paths import Run
 
-    here = Run(out)
-    run = records.read(here)
-    facts = [f"- **{fact.label}** {fact.value} ({fact.note})" for fact in verdict.facts(run)]
-    pictures = [picture(style.svg(accuracy_side_by_side(run.frame)), "test top-1")]
+    known = records.read(run)
+    facts = [f"- **{fact.label}** {fact.value} ({fact.note})" for fact in verdict.facts(known)]
+    pictures = [picture(style.svg(accuracy_side_by_side(known.frame)), "test top-1")]
     create_markdown_artifact(
-        "\n\n".join([f"### {verdict.headline(run)}", "\n".join(facts), *pictures]),
+        "\n\n".join([f"### {verdict.headline(known)}", "\n".join(facts), *pictures, *known.left_out]),
         key="verdict",
         description="The run in one sentence, five numbers and a picture",
     )
-    if rows := _parity(run):
+    if rows := _parity(known):
         create_table_artifact(rows, key="parity", description="Exported files against PyTorch, on test images")
-    if run.benchmark:
+    if known.benchmark:
         with warn_only("latency"):
             create_markdown_artifact(
-                picture(style.svg(latencies(run.benchmark)), "latency") + "\n\n" + latency.markdown(run.benchmark),
+                picture(style.svg(latencies(known.benchmark)), "latency") + "\n\n" + latency.markdown(known.benchmark),
                 key="latency",
                 description="Latency on this machine",
             )
-    if run.curves is not None:
-        drawn = [training.learning_curve(run.curves, "validation_top1", title="validation top-1, %")]
-        drawn += [training.learning_curve(run.curves, term, title=term) for term in training.loss_terms(run.curves)]
-        legend = " ".join(_legend(name, style.colour(name)) for name in style.method_order(run.curves["method"]))
+    if known.curves is not None:
+        drawn = [training.learning_curve(known.curves, "validation_top1", title="validation top-1, %")]
+        drawn += [training.learning_curve(known.curves, term, title=term) for term in training.loss_terms(known.curves)]
+        legend = " ".join(_legend(name, style.colour(name)) for name in style.method_order(known.curves["method"]))
         create_markdown_artifact(
             "\n\n".join([legend, *(picture(style.svg(chart), "curve") for chart in drawn)]),
             key="curves",
             description="Validation accuracy and every loss term over the epochs",
         )
-    if known := [row for row in choose.rows(budget, here) if row.top1 is not None and row.p99_ms is not None]:
+    if points := [row for row in choose.rows(budget, run) if row.top1 is not None and row.p99_ms is not None]:
         create_markdown_artifact(
-            picture(style.svg(front(known)), "Pareto front"),
+            picture(style.svg(front(points)), "Pareto front"),
             key="pareto",
             description="Test accuracy against p99; the line joins what nothing else beats",
         )
@@ -127,7 +128,7 @@ def _legend(method: str, colour: str) -> str:
     return picture(box.format(width=34 + 9 * len(name), line=line, text=text), name)
 
 
-def _parity(run: "Records") -> list[dict[str, Any]]:
+def _parity(known: "Records") -> list[dict[str, Any]]:
     return [
         {
             "precision": file.precision,
@@ -137,5 +138,5 @@ def _parity(run: "Records") -> list[dict[str, Any]]:
             "largest difference": f"{file.parity.max_difference:.2g}",
             "accuracy, points": round(file.parity.accuracy_delta_points, 2),
         }
-        for file in run.exports
+        for file in known.exports
     ]

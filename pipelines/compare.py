@@ -22,19 +22,12 @@ from rsd.machine.errors import UserError
 from rsd.report.compare.page import write_page
 from rsd.report.compare.run import ComparedRun
 from rsd.report.records import Records, read
-from rsd.run.paths import Run
+from rsd.run.paths import MissingError, Run
 
 WORKSPACE = "workspace"
-PAGE = Path("out/compare.html")
+PAGE = Run().compare_page
 CODE = ("rsd", "stages", "methods", ":!rsd/report")
 """What makes the numbers; how they are shown does not."""
-FILES = (
-    *("out/evaluate/*.json", "out/evaluate/curves.cs?", "out/students/*/student.json", "out/*.json"),
-    *("out/teacher/model.json", "out/export/export.json", "out/data/dataset.json"),
-    *("out/convert/*/convert.json", "out/engines/*/engine.json", "out/benchmark/*.json"),
-    *("out/params/*.json", "out/params/method/*.json"),
-)
-"""The records that are compared, where a run has them. A pattern makes DVC list the folder, or raise."""
 
 
 def compare(root: Path, revisions: Sequence[str], page: Path) -> None:
@@ -83,9 +76,13 @@ def run(root: Path, name: str, commit: str | None, code: tuple[str, ...] = ()) -
                 f"expected the records of {name} in DVC's cache or its default remote, found no {names}; run "
                 "`dvc fetch --all-commits` (an experiment: `dvc exp pull REMOTE NAME`), or check it out and `dvc repro`"
             )
-        records = parsed(name, Path(folder) / "out")
-    bundle, test = (_recorded(files, path) for path in ("out/bundle", "out/data/test"))
-    return ComparedRun(name, commit, records, bundle and bundle[1], test and test[0], code)
+        copy = Run.of(Path(folder))
+        if not copy.evaluation_file.is_file():
+            raise UserError(f"expected an evaluated run at {name}, found none; check it out and run `dvc repro`")
+        records, bundle_is_stale = parsed(name, copy), _bundle_is_stale(copy)
+    bundle, test = (_recorded(files, str(path)) for path in (Run().bundle, Run().data / "test"))
+    bundle_bytes = None if bundle_is_stale or bundle is None else bundle[1]
+    return ComparedRun(name, commit, records, bundle_bytes, test and test[0], code)
 
 
 def opened(root: Path, commit: str | None) -> DVCFileSystem:
@@ -96,9 +93,9 @@ def opened(root: Path, commit: str | None) -> DVCFileSystem:
 
 
 def fetched(files: DVCFileSystem, folder: Path) -> list[str]:
-    """Copy `FILES` of a revision below `folder`; returns those that dvc.lock names but that are nowhere."""
+    """Copy the records of a revision below `folder`; returns those that dvc.lock names but that are nowhere."""
     missing = []
-    for pattern in FILES:
+    for pattern in Run().shown:
         try:
             for path in files.glob(pattern):
                 target = folder / path
@@ -113,10 +110,10 @@ def fetched(files: DVCFileSystem, folder: Path) -> list[str]:
     return missing
 
 
-def parsed(name: str, out: Path) -> Records:
-    """The records below `out`; those of another version of the project may be of another form."""
+def parsed(name: str, run: Run) -> Records:
+    """The records of a run; those of another version of the project may be of another form."""
     try:
-        return read(Run(out))
+        return read(run)
     except UserError as error:
         raise UserError(
             f"expected an evaluated run of this version of the project at {name}: {error}; check it out and run "
@@ -130,6 +127,15 @@ def changed_code(root: Path, first: str | None, other: str | None) -> tuple[str,
     if first == other or not commits:
         return ()
     return tuple(git(root, "diff", "--name-only", *commits, "--", *CODE).splitlines())
+
+
+def _bundle_is_stale(run: Run) -> bool:
+    """Whether the bundle is of another student, as in a run that stopped before it."""
+    try:
+        bundle = run.bundled()
+    except MissingError:
+        return False
+    return bundle.place in run.stale(bundle)
 
 
 def _recorded(files: DVCFileSystem, path: str) -> tuple[str, int] | None:

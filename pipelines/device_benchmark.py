@@ -38,11 +38,12 @@ from pipelines.workspace import one_writer
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
 from rsd.machine.fingerprint import cores
+from rsd.run.paths import Run
+from rsd.run.snapshot import snapshot
 
 if TYPE_CHECKING:
     from rsd.measure.budget.records import Trained
 
-RECORD = Path("out/benchmark/latency.json")
 HISTORY = Path("history")
 BUSY_LOAD = 0.5
 """Load per core above which a benchmark waits."""
@@ -113,17 +114,16 @@ def record(folder: Path, margin: float) -> tuple[str, list[str]]:
     from rsd.measure.budget.records import shipped
     from rsd.report import trend  # late: the import takes seconds, which a run that fails early saves
     from rsd.report.charts.style import svg
-    from rsd.run.paths import Run
-    from rsd.run.snapshot import snapshot
 
+    run = Run.of(folder)
     points = trend.points(
-        Run(folder / "out").latency(),
+        run.latency(),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=_architecture(shipped(snapshot(Run(folder / "out")))),
+        model=_architecture(shipped(snapshot(run))),
         revision=git(folder, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"),
     )
     if not points:
-        raise UserError(f"expected a measured row at batch 1 in {folder / RECORD}, found none")
+        raise UserError(f"expected a measured row at batch 1 in {run.benchmark_folder}, found none")
     everything = trend.append(folder / HISTORY / "latency.csv", points)
     judged = trend.judge(everything)
     drawn = svg(trend.chart([point for point in everything if point.device == points[0].device]))

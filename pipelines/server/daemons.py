@@ -17,6 +17,7 @@ import psutil  # type: ignore[import-untyped]
 
 from pipelines.server.connection import RETRIES
 from rsd.machine.files import read_json, write_json
+from rsd.run.paths import Run
 
 POOL = "rsd"
 PORT = 4200
@@ -144,7 +145,7 @@ class Site:
 
     @property
     def reports(self) -> Daemon:
-        where = [str(self.port + 1), "--bind", "127.0.0.1", "--directory", str(self.project / "out")]
+        where = [str(self.port + 1), "--bind", "127.0.0.1", "--directory", str(Run.of(self.project).folder)]
         return self.daemon("reports", "-m", "http.server", *where)
 
 

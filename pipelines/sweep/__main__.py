@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.server.connection import one_sentence, server_that_answers
-from pipelines.sweep.flows import OUT, sweep
+from pipelines.sweep.flows import sweep
 from pipelines.sweep.grid import check_words, grids_of
 from pipelines.sweep.prepare import remote_url
 from pipelines.sweep.units import PARAMS
 from rsd.machine.errors import UserError
+from rsd.run.paths import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_words(grids_of(name, own, Path()), Path(PARAMS))  # now, not after the server's start-up
         if options.git_remote is not None:
             remote_url(Path(), options.git_remote)  # refused before the server gets to know it
-        table = OUT / name / "table.md"
+        table = Run().sweeps / name / "table.md"
         try:
             with server_that_answers():
                 sweep(name, **own, **where)

@@ -23,8 +23,8 @@ from pipelines.sweep.places import Place, on_dask, on_threads, run_unit
 from pipelines.sweep.prepare import Prepared, prepare
 from pipelines.sweep.units import Unit
 from rsd.machine.errors import UserError
+from rsd.run.paths import Run
 
-OUT = Path("out/sweeps")
 MOST_FAILURES = 20
 
 
@@ -169,7 +169,7 @@ def collect(ready: Prepared) -> None:
     if not any(students for _, students in cells):
         get_run_logger().warning("no table: no cell has trained a student")
         return
-    folder = ready.root / OUT / ready.name
+    folder = Run.of(ready.root).sweeps / ready.name
     missing = [unit.display_name for unit in ready.cells if unit.name not in refs]
     text = results.write(folder, results.frame(cells), missing)
     with warn_only("table"):

@@ -1,6 +1,5 @@
 """The results of a cell, and the table and the plot of a sweep: means and 95 % intervals over seeds."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from pipelines.sweep.units import varying
 from rsd.machine.files import written_aside
 from rsd.report.charts.style import colour, method_order, svg
 from rsd.report.interval import Interval, interval
+from rsd.run.paths import MissingError, Run
+from rsd.run.snapshot import snapshot
 
 KEPT = ("top1", "nll", "ece", "agreement", "effective_rank", "correlation_rms", "parameters")
 """The measurements of `evaluate` that a sweep keeps."""
@@ -23,28 +24,24 @@ LEAST_NUMBERS = 3
 
 
 def students(folder: Path) -> list[dict[str, Any]]:
-    """A record for each student of the run in `folder`: method, seed, validation top-1.
+    """A row for each student of the DVC project in `folder`: method, seed, validation top-1.
 
-    If the run was evaluated: also `KEPT` and the teacher's top-1, on the test split, and no student that the run did
-    not evaluate.
+    A student that was evaluated has `KEPT` and the teacher's top-1, too, on the test split. Figures of students that
+    were trained anew since are left out.
     """
-    evaluated = folder / "out" / "evaluate" / "models.json"
-    models = json.loads(evaluated.read_text()) if evaluated.is_file() else []
-    teacher = next((model.get("top1") for model in models if model.get("method") == "teacher"), None)
-    test = {
-        model["model"]: {f"test_{key}" if key != "parameters" else key: model.get(key) for key in KEPT}
-        | {"teacher_top1": teacher}
-        for model in models
-    }
-    records = []
-    for file in sorted((folder / "out" / "students").glob("*/student.json")):
-        validation = json.loads(file.read_text()).get("validation") or {}
-        method, _, seed = file.parent.name.rpartition("-")
-        if test and file.parent.name not in test:
-            continue  # left over from another choice of methods and seeds
-        record = {"method": method, "seed": int(seed), "validation_top1": validation.get("top1")}
-        records.append(record | test.get(file.parent.name, {}))
-    return records
+    try:
+        known = snapshot(Run.of(folder))
+    except MissingError:  # the targets of this cell do not reach the params
+        return []
+    teacher = known.evaluation and known.evaluation.of("teacher")
+    rows = []
+    for student in known.students:
+        row = {"method": student.method, "seed": student.seed, "validation_top1": student.validation.top1}
+        if evaluation := known.evaluation and known.evaluation.of(student.name):
+            row |= {f"test_{key}" if key != "parameters" else key: getattr(evaluation, key) for key in KEPT}
+            row["teacher_top1"] = teacher.top1 if teacher else None
+        rows.append(row)
+    return rows
 
 
 def frame(cells: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]]) -> pd.DataFrame:

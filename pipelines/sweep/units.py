@@ -24,8 +24,9 @@ from pipelines.dvc_graph import StageNode, needs_graph, stages
 from pipelines.git import objects
 from pipelines.sweep.grid import GridPoint
 from rsd.machine.errors import UserError
+from rsd.run.paths import Run
 
-PARAMS, RESOLVED = "params.yaml", "out/params"
+PARAMS, RESOLVED = "params.yaml", str(Run().params)
 MOST_FAULTS = 10
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's, where it is there, is ten times as fast; a sweep reads the params of every cell."""

@@ -11,7 +11,7 @@ import typer
 from rsd.cli.options import app_of
 from rsd.machine.errors import UserError
 
-OUT, BUDGET = Path("out"), Path("budget")
+BUDGET = Path("budget")
 
 app = app_of(
     "Find the best student that is fast enough on a device. Write a kit, run it there, import what it measured, "
@@ -47,7 +47,7 @@ def kit(
     from rsd.run.paths import Run
     from rsd.sources.images import read_record, read_split
 
-    here, chosen = Run(OUT), precision or precisions.names()
+    here, chosen = Run(), precision or precisions.names()
     for name in chosen:
         precisions.get(name)  # or a sentence
     shape, calibration = image, None
@@ -147,11 +147,12 @@ def keep() -> None:
     from rsd.run.paths import Run
     from rsd.run.snapshot import snapshot
 
-    known = snapshot(Run(OUT))
+    run = Run()
+    known = snapshot(run)
     student = shipped(known)
     if student is None:
         cause = "; ".join(known.left_out) or "run `dvc repro`"
-        raise UserError(f"expected a trained, evaluated and exported student in {OUT}, found none ({cause})")
+        raise UserError(f"expected a trained, evaluated and exported student in {run.folder}, found none ({cause})")
     path = BUDGET / "trained.json"
     others = [other for other in read_trained(path) if not (other.same(student) and other.data == student.data)]
     write_json(path, {"students": [trained.model_dump(mode="json") for trained in [*others, student]]})
@@ -174,7 +175,7 @@ def show(
     from rsd.report.charts.style import save_svg
     from rsd.run.paths import Run
 
-    run = Run(OUT)
+    run = Run()
     rows = choose.rows(BUDGET, run)
     if not rows:
         raise UserError(

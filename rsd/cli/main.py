@@ -38,7 +38,7 @@ def options(
 
 @app.command()
 def table(
-    out: Annotated[Path, typer.Argument(help="The folder of a run.")] = Path("out"),
+    folder: Annotated[Path | None, typer.Argument(help="The folder of a run.", show_default="out")] = None,
 ) -> None:
     """Print the accuracies, sizes and latencies of the last run.
 
@@ -47,7 +47,7 @@ def table(
     from rsd.report.table import summary
     from rsd.run.paths import Run
 
-    print(summary(Run(out)))
+    print(summary(Run(folder) if folder else Run()))
 
 
 @app.command()

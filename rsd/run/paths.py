@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json
 from rsd.run.records import (
+    BundleRecord,
     Choice,
     ConvertRecord,
     DeviceRecord,
@@ -42,6 +43,11 @@ class Run:
 
     def __init__(self, folder: Path | str = "out") -> None:
         self.folder = Path(folder)
+
+    @classmethod
+    def of(cls, project: Path) -> "Run":
+        """The run of a DVC project."""
+        return cls(project / "out")
 
     # Where things lie.
 
@@ -86,6 +92,10 @@ class Run:
         return self.folder / "evaluate"
 
     @property
+    def evaluation_file(self) -> Path:
+        return self.evaluation_folder / "models.json"
+
+    @property
     def export_folder(self) -> Path:
         return self.folder / "export"
 
@@ -112,6 +122,15 @@ class Run:
         return self.folder / "report.html"
 
     @property
+    def compare_page(self) -> Path:
+        return self.folder / "compare.html"
+
+    @property
+    def sweeps(self) -> Path:
+        """The tables and plots of each sweep, in a folder of its name."""
+        return self.folder / "sweeps"
+
+    @property
     def budget_plot(self) -> Path:
         return self.folder / "budget.svg"
 
@@ -122,6 +141,17 @@ class Run:
     @property
     def logs(self) -> Path:
         return self.folder / "logs"
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Patterns of the small files that tables and pages read.
+
+        None is a plain path: DVC says that such a file is missing where it is only not in the cache.
+        """
+        patterns = ["evaluate/*.json", "evaluate/curves.cs?", "students/*/student.json", "*.json", "params/*.json"]
+        patterns += ["params/method/*.json", "data/*.json", "teacher/*.json", "export/*.json", "convert/*/convert.json"]
+        patterns += ["engines/*/engine.json", "benchmark/*.json", "bundle/manifest.jso?"]
+        return tuple(str(self.folder / pattern) for pattern in patterns)
 
     # Params.
 
@@ -168,6 +198,9 @@ class Run:
     def latency(self) -> LatencyRecord:
         return self._read("benchmark/latency.json", LatencyRecord, "benchmark")
 
+    def bundled(self) -> BundleRecord:
+        return self._read("bundle/manifest.json", BundleRecord, "bundle")
+
     def records(self) -> Iterator[Record]:
         """The records of what `Choice` asks for, in the order in which the stages write them; those that are there."""
         choice = self.choice()
@@ -185,14 +218,16 @@ class Run:
             except MissingError:
                 continue
 
-    def stale(self) -> dict[str, str]:
+    def stale(self, *more: Record) -> dict[str, str]:
         """Records that no longer agree with the rest of the run, by their places; each with the cause in a sentence.
+
+        Those of `records()` are judged, and `more`, such as the bundle's.
 
         A record is stale if a file that it was made from is another by now, or belongs to a stale record; of a file
         that is missing nothing is known. Digests are those of the records; of files without one, such as the params,
         they are taken anew.
         """
-        records = list(self.records())
+        records = [*self.records(), *more]
         digests = {path: (digest, record.place) for record in records for path, digest in record.files.items()}
         digests |= {record.place: (sha256(self.folder / record.place), record.place) for record in records}
         causes: dict[str, str] = {}

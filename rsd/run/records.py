@@ -579,6 +579,23 @@ class Origin(Part):
     """SHA-256 of the files of the run, by their paths below its folder."""
 
 
+class BundleRecord(Record):
+    """`bundle/manifest.json`, of which the run knows what it was made from; `rsd.release` writes and reads the rest."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    origin: Origin = Origin()
+
+    @model_validator(mode="after")
+    def _bundled(self) -> "BundleRecord":
+        self.made_from = self.origin.made_from
+        return self
+
+    @property
+    def place(self) -> str:
+        return "bundle/manifest.json"
+
+
 class LatencyRecord(Record):
     """`benchmark/latency.json`: what was measured, on which device, under which conditions."""
 

@@ -90,7 +90,7 @@ def evaluated(run: Run) -> tuple[Snapshot, EvaluationRecord]:
     Raises:
         UserError: they were not, or have been trained anew since.
     """
-    if not (run.evaluation_folder / "models.json").is_file():
+    if not run.evaluation_file.is_file():
         raise UserError(f"expected evaluated models in {run.folder}, found none; run `make repro`")
     known = snapshot(run)
     if known.evaluation is None:

@@ -13,7 +13,9 @@ import pytest
 
 from pipelines import compare
 from rsd.machine.errors import UserError
-from tests.rsd.report.conftest import write, write_records
+from rsd.run.records import BundleRecord, Origin
+from tests.rsd.report.conftest import DEVICE, write, write_records
+from tests.rsd.run.small import evaluate, index, student, whole_run
 
 OUTS = ("evaluate", "students", "convert", "engines", "benchmark", "params", "device.json", "data/test", "bundle")
 
@@ -60,6 +62,13 @@ class Recorded:
         self.do("dvc", "exp", "save", "-q", "-f", "-n", experiment)
         self.do("git", "reset", "-q", "--hard")
         self.do("dvc", "checkout", "-q", "--force")
+
+    def commit(self, tag: str) -> None:
+        """Keep the outputs as they lie in DVC and in a commit."""
+        self.do("dvc", "commit", "-q", "-f")
+        self.do("git", "add", "-A")
+        self.do("git", "commit", "-qm", tag)
+        self.do("git", "tag", tag)
 
     def do(self, *command: str) -> str:
         program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
@@ -123,6 +132,32 @@ def test_a_run_is_what_its_revision_recorded(recorded):
     strong = compare.run(recorded.path, "exp-strong", compare.commit_of(recorded.path, "exp-strong"))
     assert strong.records.params["method.rsd"] == {"weight": 0.2}
     assert compare.run(recorded.path, "workspace", None).records.params["method.rsd"] == {"weight": 0.1}
+
+
+def test_a_cell_that_stopped_at_evaluate_shows_no_older_files(copy, tmp_path):
+    shutil.rmtree(copy.path / "out")
+    run = whole_run(copy.path / "out")
+    write(run.device_file, DEVICE)
+    write(run.data / "test" / "labels.json", [1, 2, 3])
+    digests = run.digests("evaluate/models.json", "export/export.json")
+    run.write(BundleRecord(origin=Origin(made_from=run.shipped().made_from | digests)))
+    copy.commit("whole")
+    run.write(student(run, "rsd", "trained anew"))
+    index(run)
+    evaluate(run)
+    copy.commit("cell")
+
+    whole, cell = (compare.run(copy.path, name, compare.commit_of(copy.path, name)) for name in ("whole", "cell"))
+
+    assert len(whole.records.exports) == 2
+    assert whole.records.benchmark is not None
+    assert whole.bundle_bytes == (copy.path / "out" / "bundle" / "manifest.json").stat().st_size
+    assert cell.records.evaluation.of("rsd-0") is not None
+    assert (cell.records.shipped, cell.records.exports, cell.records.benchmark) == (None, [], None)
+    assert cell.bundle_bytes is None
+    page = tmp_path / "page.html"
+    compare.compare(copy.path, ["whole", "cell"], page)
+    assert "Of cell, export/export.json is left out: students/rsd-0/model.safetensors, which" in page.read_text()
 
 
 @pytest.mark.parametrize(

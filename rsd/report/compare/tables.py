@@ -48,31 +48,34 @@ METRICS = (
 
 def warnings(runs: Sequence[ComparedRun]) -> list[str]:
     """What a reader must know before the numbers, in sentences."""
-    first, said = runs[0], []
+    first, sentences = runs[0], []
     if not same_test_data(runs):
-        said.append(
+        sentences.append(
             "Test data differ or are not recorded: accuracies were measured on other images and cannot be compared."
         )
     if not same_device(runs):
         where = "; ".join(f"{run.name} on {run.device or 'no recorded device'}" for run in runs)
-        said.append(f"Devices differ, so latencies cannot be compared: {where}.")
+        sentences.append(f"Devices differ, so latencies cannot be compared: {where}.")
     for run in runs:
+        if left_out := run.records.left_out:
+            more = f" (and {len(left_out) - 1} more records)" if len(left_out) > 1 else ""
+            sentences.append(f"Of {run.name}, {left_out[0]}{more}.")
         rows = [row for row in run.records.latency if row.status == "measured"]
         if noisy := sum(bool(row.noisy) for row in rows):
-            said.append(f"The machine was noisy while {run.name} was timed: {noisy} of {len(rows)} rows.")
+            sentences.append(f"The machine was noisy while {run.name} was timed: {noisy} of {len(rows)} rows.")
     for run in runs[1:]:
         if run.seeds != first.seeds:
             seeds = [", ".join(map(str, one.seeds)) or "none" for one in (run, first)]
-            said.append(f"Seeds differ: {run.name} has {seeds[0]}, {first.name} has {seeds[1]}.")
+            sentences.append(f"Seeds differ: {run.name} has {seeds[0]}, {first.name} has {seeds[1]}.")
         ours, theirs = first.records.versions, run.records.versions
         changed = [name for name in sorted(ours.keys() & theirs.keys()) if ours[name] != theirs[name]]
         if changed:
             pairs = ", ".join(f"{name} {theirs[name] or 'none'} for {ours[name] or 'none'}" for name in changed)
-            said.append(f"Versions differ: {run.name} has {pairs}.")
+            sentences.append(f"Versions differ: {run.name} has {pairs}.")
         if run.code:
             names = ", ".join(run.code[:5]) + (f" and {len(run.code) - 5} more" if len(run.code) > 5 else "")
-            said.append(f"Code differs between {first.name} and {run.name}: {names}.")
-    return said
+            sentences.append(f"Code differs between {first.name} and {run.name}: {names}.")
+    return sentences
 
 
 def same_test_data(runs: Sequence[ComparedRun]) -> bool:

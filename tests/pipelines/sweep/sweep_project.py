@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.pipelines.conftest import ToyRepo
+from tests.rsd.run.small import CHOICE, EVALUATED, STUDENT
 
 DVC_YAML = """
 stages:
@@ -29,7 +30,7 @@ stages:
     cmd: python work.py evaluate
     deps: [work.py, out/students, out/teacher.json]
     params: [methods, seeds]
-    outs: [out/evaluate/models.json]
+    outs: [out/params/run.json, out/evaluate/models.json]
     metrics: [out/evaluate/metrics.json]
 """
 
@@ -50,6 +51,7 @@ from pathlib import Path
 import yaml
 
 params = yaml.safe_load(Path("params.yaml").read_text())
+whole = json.loads(Path("records.json").read_text())
 stage, *cell = sys.argv[1:]
 name = "-".join([stage, *cell])
 weight = params["method"].get(cell[0], {}).get("weight", 0) if cell else 0
@@ -84,18 +86,26 @@ if stage == "teacher":
 elif stage == "distill":
     time.sleep(float(os.environ.get("SECONDS_EACH", "0")))
     top1 = 90 + int(cell[1]) / 10 + (10 * weight if cell[0] == "rsd" else 0)
-    write(f"out/students/{'-'.join(cell)}/student.json", {"validation": {"top1": top1}})
+    who = {"method": cell[0], "seed": int(cell[1]), "weights_sha256": f"{params['pair']} {what}"}
+    record = whole["student"] | who | {"validation": {"top1": top1, "loss": 0.5}}
+    write(f"out/students/{'-'.join(cell)}/student.json", record)
 else:
     models = []
     for method in params["methods"]:
         for seed in params["seeds"]:
-            top1 = json.loads(Path(f"out/students/{method}-{seed}/student.json").read_text())["validation"]["top1"] - 1
-            models.append({"model": f"{method}-{seed}", "method": method, "seed": seed, "top1": top1, "parameters": 5})
+            student = json.loads(Path(f"out/students/{method}-{seed}/student.json").read_text())
+            who = {"model": f"{method}-{seed}", "method": method, "seed": seed}
+            who |= {"top1": student["validation"]["top1"] - 1, "weights_sha256": student["weights_sha256"]}
+            models.append(whole["evaluation"] | who)
     write("out/evaluate/models.json", models)
+    write("out/params/run.json", whole["choice"] | {key: params[key] for key in ("pair", "methods", "seeds")})
     write("out/evaluate/metrics.json", {model["model"]: model["top1"] for model in models})
 state.unlink()
 note(event="end")
 """
+
+RECORDS = {"student": STUDENT, "evaluation": EVALUATED, "choice": CHOICE}
+"""What the stages write, but for the figures that they make."""
 
 
 class SweepRepo(ToyRepo):
@@ -109,6 +119,7 @@ class SweepRepo(ToyRepo):
             "dvc.yaml": DVC_YAML,
             "params.yaml": PARAMS,
             "work.py": WORK,
+            "records.json": json.dumps(RECORDS),
             ".gitignore": "/out/\n",
         }.items():
             (path / name).write_text(text)

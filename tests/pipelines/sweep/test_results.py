@@ -1,12 +1,14 @@
 """The table of a sweep: what it counts, pairs and leaves out."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from pipelines.sweep import results
+from rsd.machine.files import write_json
+from tests.rsd.run.small import student as student_record
+from tests.rsd.run.small import whole_run
 
 TWO = 12.706204736  # half-width of a 95 % t interval of two values, in standard errors
 
@@ -106,21 +108,23 @@ def test_every_shape_of_sweep_is_written_and_drawn(
 
 
 def test_students_are_of_this_run_with_its_measurements(tmp_path: Path) -> None:
-    for name in ("rsd-0", "rsd-1", "my-own-7"):
-        (tmp_path / "out/students" / name).mkdir(parents=True)
-        (tmp_path / "out/students" / name / "student.json").write_text(json.dumps({"validation": {"top1": 90.0}}))
+    run = whole_run(tmp_path / "out")
+    write_json(run.params / "method" / "my-own.json", {})
+    run.write(student_record(run, "my-own", "left by another choice of params"))
 
-    assert [(one["method"], one["seed"]) for one in results.students(tmp_path)] == [
-        ("my-own", 7),
-        ("rsd", 0),
-        ("rsd", 1),
-    ]
+    scratch, rsd = results.students(tmp_path)
 
-    (tmp_path / "out/evaluate").mkdir()
-    models = [{"model": "teacher", "top1": 99.0}, {"model": "rsd-0", "top1": 88.0, "nll": 0.1, "parameters": 3}]
-    (tmp_path / "out/evaluate/models.json").write_text(json.dumps(models))
+    assert (scratch["method"], rsd["method"], rsd["seed"]) == ("scratch", "rsd", 0)
+    assert (rsd["validation_top1"], rsd["test_top1"], rsd["test_nll"]) == (90.0, 95.0, 0.1)
+    assert (rsd["parameters"], rsd["teacher_top1"]) == (10, 95.0)
 
-    [one] = results.students(tmp_path)
-    assert one["validation_top1"] == 90.0
-    assert one["test_top1"] == 88.0
-    assert one["parameters"] == 3
+
+def test_a_student_trained_anew_has_no_test_figures(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "out")
+    run.write(student_record(run, "rsd", "trained anew"))  # by a cell that stops there
+
+    assert results.students(tmp_path)[1] == {"method": "rsd", "seed": 0, "validation_top1": 90.0}
+
+
+def test_a_cell_without_params_has_no_students(tmp_path: Path) -> None:
+    assert results.students(tmp_path) == []

@@ -66,6 +66,31 @@ PARITY: dict[str, Any] = {
 }
 
 
+STUDENT: dict[str, Any] = TRAINED | {
+    "model": {"name": "resnet18"},
+    "options": {},
+    "recipe": {},
+    "compute": {},
+    "views": 2,
+    "extra_parameters": 0,
+    "effective_batch_size": 4,
+    "steps": 1,
+}
+"""A student's record, without who it is, its weights and its figures."""
+EVALUATED: dict[str, Any] = {
+    "parameters": 10,
+    "top1": 95.0,
+    "top5": 100.0,
+    "nll": 0.1,
+    "ece": 1.0,
+    "agreement": 99.0,
+    "per_class": {},
+    "images": 4,
+    "embedding_width": 4,
+}
+"""A model on the test split, without who it is and its weights."""
+
+
 def teacher(weights: str = "t") -> TeacherRecord:
     return TeacherRecord(
         **TRAINED, seed=0, source="pretrain", weights_sha256=weights, validation=Validation(top1=99.0, loss=0.1)
@@ -75,16 +100,9 @@ def teacher(weights: str = "t") -> TeacherRecord:
 def student(run: Run, method: str, weights: str) -> StudentRecord:
     made_from = run.digests(f"params/method/{method}.json") | {"teacher/model.safetensors": "t"}
     return StudentRecord(
-        **TRAINED,
+        **STUDENT,
         method=method,
         seed=0,
-        options={},
-        recipe={},
-        compute={},
-        views=2,
-        extra_parameters=0,
-        effective_batch_size=4,
-        steps=1,
         validation=Validation(top1=90.0, loss=0.5, epoch=1),
         weights_sha256=weights,
         made_from=made_from,
@@ -115,21 +133,7 @@ def evaluate(run: Run) -> None:
     rows: list[tuple[str, str, int | None, str]] = [("teacher", "teacher", None, "t")]
     rows += [(one.name, one.method, one.seed, one.weights_sha256) for one in run.index().students]
     models = [
-        Evaluation(
-            model=name,
-            method=method,
-            seed=seed,
-            parameters=10,
-            top1=95.0,
-            top5=100.0,
-            nll=0.1,
-            ece=1.0,
-            agreement=99.0,
-            per_class={},
-            images=4,
-            embedding_width=4,
-            weights_sha256=weights,
-        )
+        Evaluation(**EVALUATED, model=name, method=method, seed=seed, weights_sha256=weights)
         for name, method, seed, weights in rows
     ]
     run.write(EvaluationRecord(models=models))

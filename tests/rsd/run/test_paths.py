@@ -9,6 +9,7 @@ import yaml
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
 from rsd.run.paths import Run
+from rsd.run.records import BundleRecord, Origin
 from tests.rsd.run.small import convert, evaluate, export, index, measure, student, teacher, whole_run
 
 ROOT = Path(__file__).parents[3]
@@ -100,3 +101,21 @@ def test_the_graph_and_the_run_name_the_same_records(tmp_path):
     for record in whole_run(tmp_path).records():
         if not record.place.startswith("convert/"):
             assert any(out.fullmatch(f"out/{record.place}") for out in outs), record.place
+
+
+def test_a_bundle_of_another_evaluation_is_stale(tmp_path):
+    run = whole_run(tmp_path)
+    bundle = BundleRecord(origin=Origin(made_from=run.shipped().made_from | run.digests("evaluate/models.json")))
+    run.write(bundle)
+    assert run.stale(bundle) == {}
+    run.write(student(run, "rsd", "other"))
+    index(run)
+    evaluate(run)
+    assert "bundle/manifest.json" in run.stale(bundle)
+
+
+def test_every_record_is_among_the_files_shown(tmp_path):
+    run = whole_run(tmp_path)
+    places = {tmp_path / record.place for record in run.records()}
+    shown = {path for pattern in run.shown for path in tmp_path.glob(str(Path(pattern).relative_to(tmp_path)))}
+    assert places < shown
