@@ -25,7 +25,7 @@ from rsd.teacher.store import ViewOptions
 from rsd.training.recipe import Recipe, part_size
 
 
-class Run(Options):
+class RunOptions(Options):
     """What is run: the names at the top of params.yaml."""
 
     pair: str
@@ -48,7 +48,7 @@ class Run(Options):
 
 
 SECTIONS: dict[str, Any] = {
-    "run": Run,
+    "run": RunOptions,
     "data": Source,
     "teacher": TeacherOptions,
     "teacher_recipe": Recipe,
