@@ -1,0 +1,60 @@
+"""What the stages write down: one type per record, each with one writer, which is a stage, and one reader, `Run`.
+
+Every record says where it lies below the run's folder, and what it was made from.
+"""
+
+from rsd.run.records.base import Name, Part, Record
+from rsd.run.records.device import CPU, GPU, DeviceRecord, Fingerprinted
+from rsd.run.records.files import Comparison, ConvertRecord, EngineRecord, ExportRecord, Origin, Parity, Port, Rounded
+from rsd.run.records.judged import Evaluation, EvaluationRecord
+from rsd.run.records.params import Choice, Watched
+from rsd.run.records.timed import Latency, LatencyRecord
+from rsd.run.records.trained import (
+    CorrelationChange,
+    CorrelationPicture,
+    IndexedStudent,
+    InsideRecord,
+    Model,
+    ShippedRecord,
+    StudentIndex,
+    StudentRecord,
+    TeacherRecord,
+    TrainedRecord,
+    Validation,
+)
+
+__all__ = [
+    "CPU",
+    "GPU",
+    "BundleRecord",
+    "Choice",
+    "Comparison",
+    "ConvertRecord",
+    "CorrelationChange",
+    "CorrelationPicture",
+    "DeviceRecord",
+    "EngineRecord",
+    "Evaluation",
+    "EvaluationRecord",
+    "ExportRecord",
+    "Fingerprinted",
+    "IndexedStudent",
+    "InsideRecord",
+    "Latency",
+    "LatencyRecord",
+    "Model",
+    "Name",
+    "Origin",
+    "Parity",
+    "Part",
+    "Port",
+    "Record",
+    "Rounded",
+    "ShippedRecord",
+    "StudentIndex",
+    "StudentRecord",
+    "TeacherRecord",
+    "TrainedRecord",
+    "Validation",
+    "Watched",
+]

@@ -1,0 +1,45 @@
+"""What all records have in common: where one lies, and what it was made from."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+# What is printed on terminals and pages: no control characters, no novels.
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+
+
+class Part(BaseModel):
+    """A part of a record: unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Record(Part):
+    """A file of JSON that a stage writes."""
+
+    made_from: dict[str, str] = {}
+    """SHA-256 of each file that the record's stage read, by the file's path below the run's folder."""
+
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of what lies beside the record and is read by later stages, by its path below the run's folder."""
+        return {}
+
+    @property
+    def place(self) -> str:
+        """Path below the run's folder."""
+        raise NotImplementedError
+
+    def content(self) -> Any:
+        """What is written."""
+        return self.model_dump(mode="json")
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the record was read from, or written to."""
+        if self._folder is None:
+            raise ValueError(f"expected {self.place} as it was read or written by a run, found it in memory only")
+        return self._folder

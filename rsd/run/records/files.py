@@ -1,0 +1,184 @@
+"""Records of the files for devices: the exported graph, its precisions, their engines, the origin of a bundle."""
+
+from typing import Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from rsd.run.records.base import Part, Record
+
+
+class Comparison(Part):
+    """How far the logits of one form of a model lie from those of another, on the same images."""
+
+    images: int
+    max_difference: float
+    mean_difference: float
+    logit_range: float
+    max_difference_share: float
+    """Of the logit range."""
+    min_cosine: float
+    top1_agreement: float
+    """Share of the images, 0 to 1, as are the accuracies."""
+    disagreements: int
+    disagreements_beyond_near_ties: int
+    near_tie_share: float
+    reference_accuracy: float
+    accuracy: float
+    accuracy_delta_points: float
+    accuracy_delta_images: int
+    worst_images: list[int]
+
+
+class Rounded(Part):
+    """A part of a comparison, with every value rounded to fp16, as a runtime in half precision computes."""
+
+    images: int
+    max_difference: float
+    accuracy_delta_images: int
+
+
+class Parity(Comparison):
+    """A rung of the ladder from the trained student to a file."""
+
+    rung: str
+    """`stripped`, or a precision."""
+    against: str
+    """`as trained`: the student in its training-only module; `stripped`: out of it, in PyTorch."""
+    rounded: Rounded | None = None
+    """Of fp16."""
+
+
+class ExportRecord(Record):
+    """`export/export.json`: the shipped student as an ONNX graph in float32."""
+
+    student: str
+    license: str
+    classes: list[str]
+    preprocessing: dict[str, Any]
+    validation_top1: float
+    """Per cent, as is `test_top1`, which is the graph's."""
+    test_top1: float
+    parameters: int
+    opset: int
+    ir_version: int
+    bytes: int
+    sha256: str
+    ladder: list[Parity]
+    parts: dict[str, str] = Field({})
+    """Which part of the PyTorch model a value of the graph comes from, such as `blocks.0.attn.qkv`."""
+
+    @property
+    def place(self) -> str:
+        return "export/export.json"
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {"export/model.onnx": self.sha256}
+
+
+class ConvertRecord(Record):
+    """`convert/PRECISION/convert.json`: the file of one precision, held to its gate."""
+
+    student: str
+    precision: str
+    test_top1: float
+    """Per cent."""
+    bytes: int
+    sha256: str
+    parity: Parity
+    """Of this file against the trained student."""
+    ladder: list[Parity]
+    details: dict[str, Any] = Field({})
+    """What the precision says of its conversion, such as the nodes that int8 left in float."""
+
+    @property
+    def place(self) -> str:
+        return f"convert/{self.precision}/convert.json"
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {f"convert/{self.precision}/model.onnx": self.sha256}
+
+
+class Port(Part):
+    """An input or output of an engine."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    """-1: any batch size."""
+
+
+class EngineRecord(Record):
+    """`engines/PRECISION/engine.json`: an engine that was built, or why there is none. Devices read it, too."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    status: str
+    """`built` or `skipped`."""
+    precision: str
+    library: str
+    version: str | None = None
+    cuda: int | None = None
+    """Major version that the library is made with."""
+    reason: str | None = None
+    """Why there is none."""
+    compute_capabilities: list[str] = Field([])
+    """GPU generations that it is for."""
+    hardware_compatibility: str = "none"
+    version_compatible: bool = False
+    weights_stripped: bool = False
+    built_on: dict[str, str] | None = None
+    """The GPU of the machine that built it."""
+    inputs: list[Port] = Field([])
+    outputs: list[Port] = Field([])
+    profile: dict[str, int] | None = None
+    """Batch sizes: `min`, `opt` (which kernels are chosen for) and `max`."""
+    metadata: dict[str, str] = Field({})
+    """What the ONNX file says of itself."""
+    onnx_sha256: str | None = None
+    engine_sha256: str | None = None
+    bytes: int | None = None
+    build_seconds: float | None = None
+    warnings: list[str] = Field([])
+    parity: Comparison | str | None = None
+    """Against its ONNX file; a sentence where the engine could not be run here."""
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """The smallest and the largest batch that it takes; one image where there is no engine."""
+        return (self.profile["min"], self.profile["max"]) if self.profile else (1, 1)
+
+    @property
+    def place(self) -> str:
+        return f"engines/{self.precision}/engine.json"
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {f"engines/{self.precision}/model.engine": self.engine_sha256} if self.engine_sha256 else {}
+
+
+class Origin(Part):
+    """What a bundle was made from."""
+
+    git_revision: str | None = None
+    """The commit that a release was signed of; None until it is signed."""
+    made_from: dict[str, str] = Field({})
+    """SHA-256 of the files of the run, by their paths below its folder."""
+
+
+class BundleRecord(Record):
+    """`bundle/manifest.json`, of which the run knows what it was made from; `rsd.release` writes and reads the rest."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    origin: Origin = Origin()
+
+    @model_validator(mode="after")
+    def _bundled(self) -> "BundleRecord":
+        self.made_from = self.origin.made_from
+        return self
+
+    @property
+    def place(self) -> str:
+        return "bundle/manifest.json"

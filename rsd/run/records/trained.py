@@ -1,0 +1,186 @@
+"""Records of what was trained: the teacher, the students, the index of a run's students and the one that ships."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from rsd.run.records.base import Part, Record
+
+
+class Model(Part):
+    """A model by its timm name, and the arguments that make it."""
+
+    name: str
+    args: dict[str, Any] = Field({})
+
+
+class Validation(Part):
+    """What a model reaches on the validation split."""
+
+    top1: float
+    """Per cent."""
+    loss: float
+    """Mean cross-entropy, in nats."""
+    epoch: int | None = None
+    """The selected one."""
+
+
+class TrainedRecord(Record):
+    """What the records of a teacher and of a student have in common: how to make the model and what to feed it."""
+
+    model: Model
+    seed: int
+    parameters: int
+    embedding_width: int
+    classes: list[str]
+    height: int
+    """Of the images, in pixels, as is `width`."""
+    width: int
+    mean: list[float]
+    """Per channel, of pixels in [0, 1], as is `std`."""
+    std: list[float]
+    validation: Validation
+    device: str
+    versions: dict[str, str]
+    weights_sha256: str
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {str(Path(self.place).with_name("model.safetensors")): self.weights_sha256}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.height, self.width, len(self.mean)
+
+    @property
+    def weights(self) -> Path:
+        """The file of weights."""
+        return self.folder / "model.safetensors"
+
+
+class TeacherRecord(TrainedRecord):
+    """`teacher/model.json`."""
+
+    source: str
+    """The kind of teacher."""
+    input_size: int | None = None
+    """Side to which the teacher resizes images; None takes them as they are."""
+    origin: str | None = None
+    """SHA-256 of the weights from elsewhere that it started from; None for random ones."""
+
+    @property
+    def place(self) -> str:
+        return "teacher/model.json"
+
+
+class StudentRecord(TrainedRecord):
+    """`students/METHOD-SEED/student.json`."""
+
+    method: str
+    options: dict[str, Any]
+    """The method's section of the params."""
+    recipe: dict[str, Any]
+    compute: dict[str, Any]
+    """Settings that change the numbers."""
+    views: int | None
+    """Stored views that training cycles through; None: fresh views at every step."""
+    extra_parameters: int
+    """Trained beside the student and thrown away."""
+    effective_batch_size: int
+    steps: int
+    warnings: list[str] = Field([])
+    inside_sha256: str | None = None
+    """Of `inside.json`; None in records of older versions."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        inside = {f"students/{self.name}/inside.json": self.inside_sha256} if self.inside_sha256 else {}
+        return super().files | inside
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher took part in its training."""
+        return "teacher/model.safetensors" in self.made_from
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.seed}"
+
+    @property
+    def place(self) -> str:
+        return f"students/{self.name}/student.json"
+
+
+class CorrelationPicture(Part):
+    """The cross-correlation of two embeddings, teacher's dimensions in rows and student's in columns."""
+
+    diagonal_mean: float
+    off_diagonal_rms: float
+    matrix: list[list[float]]
+    """Means of near-equal blocks where the embeddings are wide; rounded."""
+
+
+class CorrelationChange(Part):
+    """The cross-correlation of a student's dimensions with its teacher's, before and after training."""
+
+    caption: str
+    """What is correlated, and what the method draws it to; whole sentences."""
+    images: int
+    width: int
+    cells: int
+    """Rows of the drawn matrices, at most `width`."""
+    chance: float
+    """About what unrelated dimensions show off the diagonal."""
+    teacher_rms: float
+    """Off the diagonal of the teacher's correlation with itself, which a perfect copy of the teacher would show."""
+    before: CorrelationPicture
+    after: CorrelationPicture
+
+
+class InsideRecord(Record):
+    """`students/METHOD-SEED/inside.json`: what the student's method offers to look at."""
+
+    student: str
+    correlation: CorrelationChange | None = None
+    skipped: str | None = None
+    """Why there is nothing, without a full stop."""
+
+    @property
+    def place(self) -> str:
+        return f"students/{self.student}/inside.json"
+
+
+class IndexedStudent(Part):
+    """A student of this run."""
+
+    name: str
+    method: str
+    seed: int
+    validation_top1: float
+    """Per cent, as is `validation_loss` in nats."""
+    validation_loss: float
+    weights_sha256: str
+    record_sha256: str
+
+
+class StudentIndex(Record):
+    """`students.json`: the students of this run and no others."""
+
+    students: list[IndexedStudent]
+
+    @property
+    def place(self) -> str:
+        return "students.json"
+
+
+class ShippedRecord(Record):
+    """`shipped.json`: the student that is exported, and why it."""
+
+    student: IndexedStudent
+    reason: str
+
+    @property
+    def place(self) -> str:
+        return "shipped.json"
