@@ -5,7 +5,17 @@ Every record says where it lies below the run's folder, and what it was made fro
 
 from rsd.run.records.base import Name, Part, Record
 from rsd.run.records.device import CPU, GPU, DeviceRecord, Fingerprinted
-from rsd.run.records.files import Comparison, ConvertRecord, EngineRecord, ExportRecord, Origin, Parity, Port, Rounded
+from rsd.run.records.files import (
+    BundleRecord,
+    Comparison,
+    ConvertRecord,
+    EngineRecord,
+    ExportRecord,
+    Origin,
+    Parity,
+    Port,
+    Rounded,
+)
 from rsd.run.records.judged import Evaluation, EvaluationRecord
 from rsd.run.records.params import Choice, Watched
 from rsd.run.records.timed import Latency, LatencyRecord
