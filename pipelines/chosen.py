@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rsd.machine.errors import UserError
 from rsd.machine.fingerprint import cores
+from rsd.machine.yaml_file import read_yaml
 
 
 def params(folder: Path) -> dict[str, Any]:
     """The values of `folder`/params.yaml; empty if it is missing or wrong, which DVC will report."""
     try:
-        content = yaml.safe_load((folder / "params.yaml").read_text())
-    except (OSError, yaml.YAMLError):
+        content = read_yaml(folder / "params.yaml")
+    except (OSError, UserError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_table_artifact
 from prefect.blocks.system import Secret
@@ -45,6 +44,7 @@ from pipelines.server.automations import begin
 from pipelines.server.connection import one_sentence, server_that_answers
 from pipelines.workspace import one_writer
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 
 SECRET = "dvc-remote"  # noqa: S105 - a block's name
 FETCH = ["git", "fetch", "--quiet"]
@@ -135,7 +135,7 @@ def pull(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
     if not files:
         get_run_logger().info("DVC keeps no data here; the stage `sources` checks data that lies elsewhere")
         return
-    if imported := [file for file in files if "deps" in (yaml.safe_load((folder / file).read_text()) or {})]:
+    if imported := [file for file in files if "deps" in (read_yaml(folder / file) or {})]:
         _over_the_network([*DVC, "update", *map(str, imported)], folder, lock, variables)
     _over_the_network([*DVC, "pull", "--force", *map(str, files)], folder, lock, variables)
 

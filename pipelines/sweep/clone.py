@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from configobj import ConfigObj  # DVC's own reader of its settings
+from dvc.utils.serialize import dump_yaml, load_yaml, parse_yaml
 
 from pipelines import chosen
 from pipelines.dvc_command import DVC, reason
@@ -164,11 +164,11 @@ def _restore_lock(folder: Path, unit: Unit, needs: Iterable[str]) -> None:
     """
     locks = contents(folder, {name: f"refs/shared/{name}:dvc.lock" for name in needs})
     file = folder / "dvc.lock"
-    lock: Any = yaml.safe_load(file.read_text()) if file.is_file() else {"schema": "2.0", "stages": {}}
+    lock: Any = load_yaml(file) if file.is_file() else {"schema": "2.0", "stages": {}}
     for text in locks.values():
-        entries = yaml.safe_load(text)["stages"]
+        entries = parse_yaml(text, file)["stages"]
         lock["stages"] |= {address: entries[address] for address in unit.shared if address in entries}
-    file.write_text(yaml.safe_dump(lock, sort_keys=False))
+    dump_yaml(file, lock)
 
 
 def forget_others(workspaces: Path, kept: Collection[str]) -> None:

@@ -9,13 +9,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from dvc.exceptions import DvcException
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from hydra.errors import HydraException  # DVC reads `-S` with Hydra's grammar, and lets its errors through
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 
 AXIS_VALUE = re.compile(r"[^][,\s]+")
 """`a/b,c/d` has two values, and so has `[0,1]`."""
@@ -69,10 +69,8 @@ def read_grids(file: Path) -> list[Grid]:
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml"))) or "none"
         raise UserError(f"expected a sweep out of {file.parent} ({known}), found {file.stem!r}")
     try:
-        content = yaml.safe_load(file.read_text())
+        content = read_yaml(file)
         return [Grid.model_validate(part) for part in (content if isinstance(content, list) else [content])]
-    except yaml.YAMLError as error:
-        raise UserError(f"expected YAML in {file}, found: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise UserError(f"{file}: {_sentence(error)}") from error
 
@@ -127,13 +125,13 @@ def _changed(base: Path, overrides: list[str]) -> str:
         try:
             apply_overrides(file, overrides)
         except (DvcException, HydraException) as error:
-            raise UserError(_refusal(error, yaml.safe_load(original))) from error
+            raise UserError(_refusal(error, read_yaml(file))) from error
         return file.read_text()
 
 
 def _overrides(grid: Grid, params: Path) -> list[list[str]]:
     """The overrides of each cell of a grid, as `-S` takes them."""
-    base: dict[str, Any] = (yaml.safe_load(params.read_text()) if params.is_file() else None) or {}
+    base: dict[str, Any] = (read_yaml(params) if params.is_file() else None) or {}
     for axis in grid.grid:
         if "=" not in axis and not axis.startswith("~"):
             raise UserError(f"the grid: expected PARAM=VALUE,VALUE as in `dvc exp run -S`, found {axis!r}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import networkx
-import yaml
+from dvc.utils.serialize import parse_yaml
 
 from pipelines import chosen
 from pipelines.dvc_graph import StageNode, needs_graph, stages
@@ -28,8 +28,6 @@ from rsd.run.paths import Run
 
 PARAMS, RESOLVED = "params.yaml", str(Run().params)
 MOST_FAULTS = 10
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's, where it is there, is ten times as fast; a sweep reads the params of every cell."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Unit:
 
     def title(self, otherwise: str) -> str:
         """Of its task: `LABEL of PAIR: METHODS; SEEDS`, for shared stages `LABEL of PAIR`; `otherwise` for no pair."""
-        values = yaml.load(self.params, LOADER)  # noqa: S506 - a safe one
+        values = parse_yaml(self.params, PARAMS)
         values = values if isinstance(values, dict) else {}
         what = chosen.words(values if self.cell else {"pair": values.get("pair")}, otherwise)
         return f"{self.label} of {what}" if self.label else what
@@ -161,7 +159,7 @@ def _cells(root: Path, points: Sequence[GridPoint], commit: str) -> list[CellGra
     cells = []
     ids: dict[str, str] = {}
     for point, resolved in zip(points, sections, strict=True):
-        params = yaml.load(point.params, LOADER) or {}  # noqa: S506 - a safe one
+        params = parse_yaml(point.params, PARAMS)
         shape = json.dumps([[_value(params, name) for name in templated], point.targets])
         if shape not in loaded:
             loaded[shape] = _stages(dvc_yaml, point)

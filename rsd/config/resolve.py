@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, field_validator
 
 from rsd import methods as distillers
@@ -15,6 +14,7 @@ from rsd.export.tensorrt import EngineOptions
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError, near
 from rsd.machine.options import OneOf, Options
+from rsd.machine.yaml_file import read_yaml
 from rsd.measure.benchmark import BenchmarkOptions
 from rsd.models.make import ModelOptions
 from rsd.release.bundle import BundleOptions
@@ -268,12 +268,7 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"expected the file {file}, found none; restore it from version control") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"expected YAML in {file}, found: {' '.join(str(error).split())}") from error
+    content = read_yaml(file)
     if content is None:
         return {}
     if not isinstance(content, dict):

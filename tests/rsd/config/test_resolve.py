@@ -131,6 +131,22 @@ def test_every_method_has_a_section_with_every_option(project):
     assert resolved()["method"] == written
 
 
+def test_params_are_read_as_dvc_reads_them(project, tmp_path):
+    _, resolved = project
+    file = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    file.write_text(
+        text.replace("weight: 0.1 # of the RSD", "weight: 1e-5 # of the RSD").replace(
+            "seeds: [0, 1, 2]", "seeds: [010]"
+        )
+    )
+    assert resolved()["method"]["rsd"]["weight"] == 1e-5
+    assert resolved()["run"]["seeds"] == [10]
+    file.write_text(text + "\nseeds: [3]\n")
+    with pytest.raises(UserError, match="expected YAML in .*duplicate key"):
+        resolved()
+
+
 def test_broken_yaml_or_no_file_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="expected the file"):
         resolve(tmp_path / "params.yaml", ROOT / "conf")
