@@ -31,7 +31,11 @@ def main() -> None:
         device=OUT.device(),
         folder=OUT.benchmark_folder,
         others=others,
-        made_from=OUT.digests(*(f"convert/{precision}/model.onnx" for precision in precisions)),
+        made_from=OUT.digests(
+            *("shipped.json", "params/benchmark.json"),
+            *(f"convert/{precision}/model.onnx" for precision in precisions),
+            *(f"engines/{precision}/engine.json" for precision in precisions),
+        ),
     )
 
 

@@ -37,7 +37,7 @@ def main() -> None:
             write_json(aside / "engine.json", record.content())  # which loading the engine reads
             record.parity = parity(aside, precision, options)
             print(f"{precision}: engine of {(record.bytes or 0) / 1e6:.2f} MB by {record.library} {record.version}")
-        record.made_from = OUT.digests(f"convert/{precision}/model.onnx")
+        record.made_from = OUT.digests(f"convert/{precision}/model.onnx", "params/engine.json")
         write_json(aside / "engine.json", record.content())
 
 

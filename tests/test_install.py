@@ -139,7 +139,7 @@ def test_the_command_needs_hard_requirements_only():
         ("pipeline", "import rsd.evaluation.accuracy"),
         ("pipeline", "import pipelines.reproduce"),
         ("data", "from rsd.sources.kinds.digits import Digits; Digits().load()"),
-        ("export", "import rsd.export.onnx"),
+        ("export", "import rsd.export.trace"),
         ("report", "import rsd.report.page"),
         ("sign", "from pathlib import Path; from rsd.release.sign import verify; verify(Path('a'), Path('b'))"),
         ("dask", "from pipelines.sweep.places import on_dask; on_dask('local', 1).__enter__()"),

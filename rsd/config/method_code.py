@@ -25,7 +25,7 @@ def method_code(method: str) -> str:
         file = _file(module)
         if module not in texts and file:
             texts[module] = file.read_text()
-            waiting += _imports(ast.parse(texts[module]))
+            waiting += _imports(ast.parse(texts[module]), module.rpartition(".")[0])
     order = [own, *sorted(texts.keys() - {own})]
     return "\n\n".join(f"# {module.replace('.', '/')}.py\n{texts[module]}" for module in order)
 
@@ -38,17 +38,20 @@ def _file(module: str) -> Path | None:
     return file if file and file.is_file() else None
 
 
-def _imports(code: ast.Module) -> Iterator[str]:
-    """Names of all modules that the code may import, also inside functions."""
+def _imports(code: ast.Module, room: str) -> Iterator[str]:
+    """Names of all modules that the code of a module in `room` may import, also inside functions."""
     for node in ast.walk(code):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _homes(alias.name, ["*"]) if alias.name in HANDED_ON else [alias.name]
         elif isinstance(node, ast.ImportFrom):
+            module = f"{room}.{node.module}" if node.level and node.module else node.module or room
             names = [alias.name for alias in node.names]
-            yield from [str(node.module), *(f"{node.module}.{name}" for name in names)]
-            if node.module in HANDED_ON:
-                yield from _homes(node.module, names)
+            yield from [module, *(f"{module}.{name}" for name in names)]
+            if module in HANDED_ON:
+                yield from _homes(module, names)
+            for handing in {f"{module}.{name}" for name in names} & set(HANDED_ON):  # from rsd import losses
+                yield from _homes(handing, ["*"])
 
 
 def _homes(module: str, names: list[str]) -> Iterator[str]:

@@ -12,8 +12,6 @@ from rsd.machine.extras import needs
 from rsd.machine.files import read_json, sha256, write_json, written_aside
 from rsd.machine.revision import git_revision
 from rsd.release.state import check_state
-from rsd.run.paths import Run
-from rsd.run.records import Origin
 
 SIGNATURE = "model.sig"
 
@@ -65,8 +63,7 @@ def commit_of(bundle: Path) -> str:
         )
     if not (bundle / "manifest.json").is_file():
         raise UserError(f"expected a bundle in {bundle}, found no manifest.json; run `dvc repro bundle`")
-    origin = Origin.model_validate(read_json(bundle / "manifest.json")["origin"])
-    check_state(Run(bundle.parent), origin, lock=Path("dvc.lock"), params=Path("params.yaml"))
+    check_state(bundle.parent.parent)
     return str(git_revision())
 
 
@@ -165,11 +162,11 @@ def _checked(bundle: Path) -> dict[str, Any]:
     if wrong := found ^ {*manifest["files"], "manifest.json"}:
         raise UserError(
             f"expected the files of its manifest in {bundle}, found another set (first: {min(wrong)}); "
-            "run `dvc repro -f bundle`"
+            "run `dvc repro bundle`"
         )
     for name, facts in manifest["files"].items():
         if sha256(bundle / name) != facts["sha256"]:
-            raise UserError(f"expected {name} as the manifest has it, found it changed; run `dvc repro -f bundle`")
+            raise UserError(f"expected {name} as the manifest has it, found it changed; run `dvc repro bundle`")
     return manifest
 
 

@@ -1,67 +1,73 @@
-"""Whether a bundle is of the state that dvc.lock records: same student, same export, same evaluation, same params."""
+"""Whether a bundle is of the state that dvc.lock records: same student, export, evaluation, engines and params."""
 
 import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import sha256
+from rsd.machine.files import read_json
 from rsd.machine.yaml_file import read_yaml
-from rsd.run.paths import Run
-from rsd.run.records import Origin
 
 MEND = "run `dvc repro bundle` and commit, or sign a release that has no commit with --allow-dirty"
+LARGE = ("out/data/train", "out/data/validation", "out/data/test", "out/views")
+"""Folders of images and of their views: they are not read again. Records that dvc.lock does hold say their digests."""
 
 
-def check_state(run: Run, origin: Origin, *, lock: Path, params: Path) -> None:
-    """Refuse a bundle that was made from anything but what dvc.lock and the run's folder hold now.
+def check_state(project: Path) -> None:
+    """Refuse a bundle that was made from anything but what lies in the project and in its dvc.lock now.
+
+    Every stage on the way to the bundle must have read and written, by dvc.lock, what lies in `out/`, with the params
+    as they are.
 
     Args:
-        origin: what the bundle's manifest says that it was made from.
-        lock: dvc.lock.
-        params: params.yaml.
+        project: the folder with dvc.lock, params.yaml and `out/`.
 
     Raises:
         UserError: what is another, and the command that mends it.
     """
-    stages = _stages(lock)
-    recorded = stages.get("params", {}).get("params", {}).get(params.name)
-    if recorded and recorded != read_yaml(params):
-        raise UserError(f"expected a run of {params} as it is, found that it has changed since; {MEND}")
-    if broken := _broken_link(stages):
-        raise UserError(f"expected one run in {lock}, found that {broken}; {MEND}")
-    digests = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
-    for place, digest in origin.made_from.items():
-        path = run.folder / place
-        if not path.is_file() or sha256(path) != digest:
-            raise UserError(f"expected the {path} that the bundle was made from, found another or none; {MEND}")
-        locked = digests.get(f"out/{place}")
-        if locked and locked != hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest():
-            raise UserError(f"expected {path} as {lock} has it, found another; {MEND}")
-    if stale := run.stale():
-        place, cause = next(iter(stale.items()))
-        raise UserError(f"expected one run in {run.folder}, found that {place} is stale ({cause}); {MEND}")
-
-
-def _stages(lock: Path) -> dict[str, Any]:
-    if not lock.is_file():
-        raise UserError(f"expected {lock} beside the bundle's run, found none; {MEND}")
-    return (read_yaml(lock) or {}).get("stages") or {}
-
-
-def _broken_link(stages: dict[str, Any]) -> str | None:
-    """The first stage that ran on something else than what dvc.lock says that the stage before it wrote."""
-    written = {out["path"]: (out.get("md5"), name) for name, stage in stages.items() for out in stage.get("outs", [])}
-    waiting, seen = ["bundle"], set[str]()
+    lock = project / "dvc.lock"
+    stages = ((read_yaml(lock) if lock.is_file() else None) or {}).get("stages") or {}
     if "bundle" not in stages:
-        return "the stage bundle has not run"
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
+        raise UserError(f"expected the stage bundle in {lock}, found that it has not run; {MEND}")
+    for name in _upstream(stages, "bundle"):
+        for file, recorded in stages[name].get("params", {}).items():
+            if not _same_params(project / file, recorded):
+                raise UserError(f"expected {file} as the stage {name} read it, found that it has changed since; {MEND}")
+        for kind, verb in (("deps", "read"), ("outs", "wrote")):
+            for entry in stages[name].get(kind, []):
+                path = str(entry["path"])
+                if path.startswith("out/") and path not in LARGE and digest(project / path) != entry.get("md5"):
+                    raise UserError(f"expected the {path} that the stage {name} {verb}, found another; {MEND}")
+
+
+def digest(path: Path) -> str | None:
+    """MD5 of a file or a folder, as DVC takes it; None where there is neither."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if not path.is_dir():
+        return None
+    files = sorted(file.relative_to(path).parts for file in path.rglob("*") if file.is_file())
+    listing = [{"md5": digest(path.joinpath(*parts)), "relpath": "/".join(parts)} for parts in files]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _upstream(stages: dict[str, Any], goal: str) -> Iterator[str]:
+    """The goal, then the stages that it depends on, also indirectly; each once, the nearest first."""
+    makers = {str(out["path"]): name for name, stage in stages.items() for out in stage.get("outs", [])}
+    names = [goal]
+    for name in names:
+        yield name
         for dep in stages[name].get("deps", []):
-            digest, maker = written.get(dep["path"], (None, None))
-            if maker and digest != dep.get("md5"):
-                return f"{name} ran before {maker} wrote another {dep['path']}"
-            if maker and maker not in seen:
-                waiting.append(maker)
-    return None
+            path = str(dep["path"])
+            related = (out for out in makers if path == out or path.startswith(f"{out}/") or out.startswith(f"{path}/"))
+            names += [maker for maker in dict.fromkeys(makers[out] for out in related) if maker not in names]
+
+
+def _same_params(file: Path, recorded: dict[str, Any]) -> bool:
+    """Whether a params file still has the recorded values. Of params.yaml all are recorded, of a section its keys."""
+    if file.suffix == ".yaml":
+        return bool(read_yaml(file) == recorded)
+    content = read_json(file) if file.is_file() else {}
+    return all(content.get(key) == value for key, value in recorded.items())

@@ -61,5 +61,5 @@ def forget_others(run: Run, choice: Choice) -> None:
     }
     for folder, names in kept.items():
         for path in folder.glob("[!.]*"):
-            if path.name not in names:
+            if path.name not in names and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

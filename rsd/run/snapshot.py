@@ -69,13 +69,16 @@ def snapshot(run: Run) -> Snapshot:
     def one(kind: type[Kind]) -> Kind | None:
         return next(iter(each(kind)), None)
 
+    evaluation = one(EvaluationRecord)
+    if evaluation:  # of a larger choice, perhaps
+        evaluation.models = [row for row in evaluation.models if row.seed is None or row.model in choice.students]
     return Snapshot(
         choice=choice,
         device=run.device() if run.device_file.is_file() else None,
         teacher=one(TeacherRecord),
         students=each(StudentRecord),
         shipped=one(ShippedRecord),
-        evaluation=one(EvaluationRecord),
+        evaluation=evaluation,
         export=one(ExportRecord),
         converted=each(ConvertRecord),
         engines=each(EngineRecord),

@@ -64,7 +64,8 @@ def decode(path: Path, *, reduce: float = 1.0) -> Image.Image:
         return _upright(_rgb(image), _orientation(image))
     except BadImageError as error:
         raise UserError(
-            f"expected a usable image in {path}, found: {error}; run `dvc repro -f prepare` after images were changed"
+            f"expected a usable image in {path}, found: {error}; after images were changed, run "
+            "`dvc repro -f -s prepare`"
         ) from error
 
 

@@ -52,7 +52,7 @@ def write_teacher(
             **preprocessing,
             origin=teacher.weights,
             weights_sha256=sha256(aside / WEIGHTS),
-            made_from=run.digests("params/teacher.json", "data/dataset.json"),
+            made_from=run.digests("params/teacher.json", "params/teacher_recipe.json", "data/dataset.json"),
             validation=validation,
             device=device,
             versions=software_versions(),

@@ -49,6 +49,7 @@ def test_an_edit_shows_in_the_methods_importing_it(files, file, expected):
         "from rsd.methods import ofa",
         "from rsd.losses import ofa_loss",
         "import rsd.losses",
+        "from rsd import losses",
         "def late():\n    from rsd.methods.ofa import GRID",
         "from methods._helper import helper",
     ],
@@ -57,6 +58,12 @@ def test_an_own_method_holds_what_it_imports_indirectly(files, statement):
     (files / "methods" / "mine.py").write_text(statement + "\n")
     (files / "methods" / "_helper.py").write_text("from rsd.methods.ofa import ofa_loss as helper\n")
     assert holders(files, "package/rsd.py", among=["kd", "mine"]) == {"mine"}
+
+
+@pytest.mark.parametrize("statement", ["from .kd import kd_loss", "from . import kd"])
+def test_a_relative_import_counts_too(files, statement):
+    (files / "package" / "new.py").write_text(statement + "\n")
+    assert holders(files, "package/kd.py", among=["new", "rsd"]) == {"new"}
 
 
 def test_a_handed_on_name_brings_its_file_only(files):
