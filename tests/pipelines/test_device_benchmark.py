@@ -16,6 +16,7 @@ from pipelines.device_benchmark import device_benchmark
 from rsd.machine.errors import UserError
 from rsd.report import trend
 from tests.pipelines.conftest import ToyRepo
+from tests.rsd.run.small import CHOICE
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ stages:
   benchmark:
     cmd: python timing.py
     deps: [timing.py]
-    outs: [out/benchmark/latency.json]
+    outs: [out/params/run.json, out/benchmark/latency.json]
     meta: {alone: true, measured: true}
 """
 # The clock is a file that DVC knows nothing of, as a real one is.
@@ -38,6 +39,8 @@ device = {"cpu": {"name": "a CPU", "logical_cores": 2}, "gpus": []}
 Path("out/benchmark").mkdir(parents=True, exist_ok=True)
 record = {"device": device, "conditions": {}, "options": {}, "rows": [row]}
 Path("out/benchmark/latency.json").write_text(json.dumps(record))
+Path("out/params").mkdir(parents=True, exist_ok=True)
+Path("out/params/run.json").write_text(Path("choice.json").read_text())
 """
 
 
@@ -48,6 +51,7 @@ class Device:
         self.folder = repo.path
         (repo.path / "dvc.yaml").write_text(STAGE)
         (repo.path / "timing.py").write_text(TIMING)
+        (repo.path / "choice.json").write_text(json.dumps(CHOICE))
         subprocess.run(["git", "add", "."], cwd=repo.path, check=True)
         commit = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a device"]
         subprocess.run(commit, cwd=repo.path, check=True)
