@@ -32,7 +32,7 @@ def main() -> None:
         folder=OUT.benchmark_folder,
         others=others,
         made_from=OUT.digests(
-            *("shipped.json", "params/benchmark.json"),
+            "params/benchmark.json",
             *(f"convert/{precision}/model.onnx" for precision in precisions),
             *(f"engines/{precision}/engine.json" for precision in precisions),
         ),

@@ -85,12 +85,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(project):
 def test_cells_that_are_no_longer_chosen_are_forgotten(project):
     """What they left would be counted in by the stages that read a whole folder, and by the report."""
     assert (project.out / "convert" / "fp16").is_dir()
-    project.edit("params.yaml", precisions=["fp32"], seeds=[1])
+    project.edit("params.yaml", precisions=["fp32"], methods=["scratch"], export={"method": "scratch"})
     project.stage("params")
+    assert "fp16" not in project.run("rsd", "table").stdout
+    project.stage("students")
     assert [path.name for path in (project.out / "convert").iterdir()] == ["fp32"]
     assert [path.name for path in (project.out / "engines").iterdir()] == ["fp32"]
-    assert not list((project.out / "students").iterdir())
-    assert "fp16" not in project.run("rsd", "table").stdout
+    assert [path.name for path in (project.out / "students").iterdir()] == ["scratch-0"]
+    assert "RSD" not in project.run("rsd", "table").stdout
 
 
 def test_a_view_store_of_another_augmentation_is_refused(project):
