@@ -52,9 +52,18 @@ def test_a_wheel_holds_one_package_with_its_data(clone, tmp_path):
     assert (info / "entry_points.txt").read_text().split("\n")[:2] == ["[console_scripts]", "rsd = rsd.cli.main:main"]
 
 
+WITHOUT_RSD = """
+import site, sys
+from pathlib import Path
+sys.path = [folder for folder in sys.path if not (Path(folder) / "rsd" / "__init__.py").is_file()]
+sys.meta_path = [finder for finder in sys.meta_path if "__editable__" not in str(getattr(finder, "__module__", ""))]
+"""
+"""As if rsd were not installed where the tests run."""
+
+
 def test_a_clone_named_rsd_hides_no_package(clone, tmp_path):
     site = built(clone, "build_editable", tmp_path)
-    program = f"import site; site.addsitedir({str(site)!r}); from rsd import AAD, __file__ as file; print(file)"
+    program = f"{WITHOUT_RSD}site.addsitedir({str(site)!r}); from rsd import AAD, __file__ as file; print(file)"
     answer = subprocess.check_output([sys.executable, "-c", program], cwd=clone.parent, text=True)
     assert answer == f"{clone / 'rsd' / '__init__.py'}\n"
 
