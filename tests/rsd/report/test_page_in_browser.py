@@ -174,7 +174,7 @@ def test_every_picture_loads_and_paper_shows_what_is_folded_away(tab: Tab, page:
 
 def test_it_still_draws_when_only_the_evaluation_is_there(tab: Tab, tmp_path: Path) -> None:
     write_records(tmp_path / "one", seeds=(0,))
-    for name in ("students", "convert", "engines", "benchmark", "params"):
+    for name in ("students", "convert", "engines", "benchmark"):
         shutil.rmtree(tmp_path / "one" / name)
     page = tmp_path / "one" / "report.html"
     write_page(page, **page_arguments(tmp_path / "one"))
