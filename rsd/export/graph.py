@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from onnx import helper
 
 from rsd.export.runtimes.onnxruntime import session_of
-from rsd.machine.errors import UserError
+from rsd.machine.errors import UserError, first_line
 from rsd.machine.files import written_aside
 
 
@@ -69,8 +69,3 @@ def _refuse_paths(proto: onnx.ModelProto) -> None:
             raise UserError(
                 f"expected no path of this machine in the exported file, found {folder}; take it out of the metadata"
             )
-
-
-def first_line(error: Exception) -> str:
-    """Of its message, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,11 +16,11 @@ from torch import nn
 
 from rsd.export import precisions
 from rsd.export.divergence import first_divergence, graph_values, in_words
-from rsd.export.graph import checked, first_line
+from rsd.export.graph import checked
 from rsd.export.ladder import Ladder
 from rsd.export.parity import Gate
 from rsd.export.pytorch_values import parts, torch_values
-from rsd.machine.errors import UserError
+from rsd.machine.errors import UserError, first_line
 from rsd.models.pixels import RawPixels
 from rsd.run.records import Parity
 

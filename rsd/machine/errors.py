@@ -15,3 +15,8 @@ def near(word: object, known: Iterable[str]) -> str:
     """A hint at the known word that is most like `word`, to end a sentence with; empty if none is alike."""
     words = get_close_matches(str(word), sorted(known), n=1)
     return f"; did you mean {words[0]}?" if words else ""
+
+
+def first_line(error: Exception) -> str:
+    """Of the error's message; its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

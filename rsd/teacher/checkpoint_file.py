@@ -5,7 +5,7 @@ from pathlib import Path
 import timm.models
 from torch import Tensor, nn
 
-from rsd.machine.errors import UserError
+from rsd.machine.errors import UserError, first_line
 from rsd.models.folder import load_state, misfits
 from rsd.sources.listing import weights_file
 
@@ -63,7 +63,3 @@ def head_classes(state: dict[str, Tensor], head: list[str]) -> int:
     """Classes of the head in `state`: the outputs of its last layer, 0 without a head."""
     present = [name for name in head if name in state]
     return len(state[present[-1]]) if present and state[present[-1]].ndim else 0
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,13 +7,13 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from rsd.machine.errors import UserError
+from rsd.machine.errors import UserError, first_line
 from rsd.machine.files import sha256
 from rsd.models.folder import misfits
 from rsd.models.make import ModelOptions
 from rsd.sources.images import DatasetRecord
 from rsd.teacher.base import Start, TeacherOptions
-from rsd.teacher.checkpoint_file import first_line, head_classes, head_names, read_state
+from rsd.teacher.checkpoint_file import head_classes, head_names, read_state
 from rsd.teacher.preprocessing import read_stated
 
 
