@@ -22,23 +22,23 @@ from rsd.teacher.store import StoredTeacher, ViewOptions
 from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
-from stages import OUT, section
+from stages import OUT
 
 
 def validation_top1(method: str, seed: int, recipe: Recipe) -> float:
     """Train one student as the `distill` stage would; its selected validation top-1 in per cent."""
     data = read_record(OUT.data)
     torch.manual_seed(seed)
-    student = create(section("student", ModelOptions), classes=len(data.classes), image_shape=data.image_shape)
+    student = create(OUT.section("student", ModelOptions), classes=len(data.classes), image_shape=data.image_shape)
     task_class = distiller(method)
     teacher, width, views = None, None, ViewChoice(seed)
     if task_class.needs:
         header = read_json(OUT.views / "header.json")
         teacher = StoredTeacher(OUT.views, made_from=header["made_from"], device=torch.device("cpu"))
         width = teacher.embedding.shape[2]
-        options = section("views", ViewOptions)
+        options = OUT.section("views", ViewOptions)
         views = ViewChoice(options.seed, options.count)
-    method_options = section(f"method/{method}", task_class.Options)
+    method_options = OUT.section(f"method/{method}", task_class.Options)
     task = task_class(student, Setting(teacher_width=width), method_options, make_criterion(recipe))
     train_split, validation = read_split(OUT.data, "train"), read_split(OUT.data, "validation")
     name = f"{method}-{seed} lr {recipe.learning_rate} {recipe.epochs} epochs"
@@ -53,8 +53,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="+", default=[30])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    set_up(section("compute", ComputeOptions))
-    recipe = section("recipe", Recipe)
+    set_up(OUT.section("compute", ComputeOptions))
+    recipe = OUT.section("recipe", Recipe)
     rows = []
     for epochs in arguments.epochs:
         for rate in arguments.learning_rates:

@@ -32,7 +32,7 @@ from rsd.teacher.store import StoredTeacher, ViewOptions
 from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
-from stages import OUT, section
+from stages import OUT
 
 VIEW_SEED = 0
 
@@ -42,7 +42,7 @@ def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT
     record = read_record(out / "data")
     train_split, validation = read_split(out / "data", "train"), read_split(out / "data", "validation")
     data = Data(train_split, validation, PixelNormalize(record.mean, record.std))
-    student = section("student", ModelOptions)
+    student = OUT.section("student", ModelOptions)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model, normalize, _ = load_trained(out / "teacher")
@@ -66,7 +66,7 @@ def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT
                     RSDDistiller(
                         fresh,
                         Setting(teacher_width=teacher.embedding.shape[2]),
-                        section("method/rsd", RSDDistiller.Options),
+                        OUT.section("method/rsd", RSDDistiller.Options),
                         criterion,
                     )
                     if count
@@ -130,8 +130,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plot", type=Path, default=Path("docs/view_count.png"))
     arguments = parser.parse_args()
-    set_up(section("compute", ComputeOptions))
-    recipe = section("recipe", Recipe)
+    set_up(OUT.section("compute", ComputeOptions))
+    recipe = OUT.section("recipe", Recipe)
     found = measure(sorted(arguments.counts or {1, 4, 16, recipe.epochs}), arguments.seeds, recipe)
     print(f"{len(arguments.seeds)} seeds, {recipe.epochs} epochs\n\n{table(found, recipe.epochs)}")
     chart(found, recipe.epochs).save(arguments.plot, scale_factor=2)

@@ -7,16 +7,13 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
-
-from pydantic import BaseModel
+from typing import NoReturn
 
 from rsd.machine.errors import UserError
 from rsd.run.paths import Run
 
 OUT = Run("out")
 """The folder that the stages fill."""
-Section = TypeVar("Section", bound=BaseModel)
 
 
 def run(stage: Callable[[], None]) -> None:
@@ -47,8 +44,3 @@ def _fail(sentence: str) -> NoReturn:
         Path(file).write_text(json.dumps({"message": sentence, "timestamp": int(time.time())}))
         sys.exit(1)
     sys.exit(f"error: {sentence}")
-
-
-def section(name: str, kind: type[Section]) -> Section:
-    """A section of the resolved params, which the `params` stage has checked, as its type."""
-    return OUT.section(name, kind)

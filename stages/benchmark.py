@@ -5,13 +5,13 @@ import torch
 from rsd.measure.baseline import baseline
 from rsd.measure.benchmark import BenchmarkOptions, benchmark
 from rsd.models.folder import load_trained
-from stages import OUT, run, section
+from stages import OUT, run
 
 
 def main() -> None:
     torch.set_num_threads(1)
     precisions = OUT.choice().precisions
-    options = section("benchmark", BenchmarkOptions)
+    options = OUT.section("benchmark", BenchmarkOptions)
     others = []
     if options.baseline:
         name = OUT.shipped().student.name

@@ -16,14 +16,14 @@ from rsd.machine.compute import ComputeOptions
 from rsd.machine.files import sha256, write_array
 from rsd.run.records import ConvertRecord
 from rsd.sources.images import read_split
-from stages import OUT, run, section
+from stages import OUT, run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("precision", choices=precisions.names())
     name = parser.parse_args().precision
-    options, threads = section("export", export_options()), section("compute", ComputeOptions).threads
+    options, threads = OUT.section("export", export_options()), OUT.section("compute", ComputeOptions).threads
     exported = OUT.export()
     graph = onnx.load(OUT.export_folder / "model.onnx")
     metadata = {entry.key: entry.value for entry in graph.metadata_props}

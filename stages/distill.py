@@ -29,7 +29,7 @@ from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_dig
 from rsd.training.loop import Data, Session, Teacher, Trained, train
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
-from stages import OUT, run, section
+from stages import OUT, run
 
 MOST_IMAGES = 512
 """Validation images that a look inside takes."""
@@ -42,16 +42,16 @@ def main() -> None:
     arguments = parser.parse_args()
     method, seed = arguments.method, arguments.seed
     name = f"{method}-{seed}"
-    compute = section("compute", ComputeOptions)
+    compute = OUT.section("compute", ComputeOptions)
     if is_launcher(compute):
         launch("stages.distill", sys.argv[1:], compute)
         return
 
     data = read_record(OUT.data)
-    recipe = section("recipe", Recipe)
-    student_options = section("student", ModelOptions)
+    recipe = OUT.section("recipe", Recipe)
+    student_options = OUT.section("student", ModelOptions)
     distiller_class = distiller(method)
-    options = section(f"method/{method}", distiller_class.Options)
+    options = OUT.section(f"method/{method}", distiller_class.Options)
     device = set_up(compute)
 
     torch.manual_seed(seed)  # twins of one seed start from the same student
@@ -59,7 +59,7 @@ def main() -> None:
     setting = Setting(image_shape=data.image_shape, image_count=data.counts["train"])
     teacher, views, teacher_digests = None, ViewChoice(seed), None
     if distiller_class.needs:
-        distiller_class.check_views(section("views", ViewOptions).count)
+        distiller_class.check_views(OUT.section("views", ViewOptions).count)
         teacher, width, stages, views, teacher_digests = _teacher(
             seed, recipe, device, staged="stages" in distiller_class.needs
         )
@@ -107,7 +107,7 @@ def main() -> None:
             "warnings": advice,
             "versions": unfinished.software_versions(),
         }
-        places = [f"params/{section}.json" for section in (f"method/{method}", "recipe", "student")]
+        places = [f"params/{part}.json" for part in (f"method/{method}", "recipe", "student")]
         places += ["data/dataset.json"]
         places += ["params/views.json", "teacher/model.safetensors"] if teacher_digests else []
         record["made_from"] = OUT.digests(*places)
@@ -170,7 +170,7 @@ class TeacherInUse(NamedTuple):
 
 
 def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -> TeacherInUse:
-    options = section("views", ViewOptions)
+    options = OUT.section("views", ViewOptions)
     weights = OUT.teacher_folder / "model.safetensors"
     if options.count:
         made_from = store_digests(teacher=weights, dataset=OUT.dataset, augment=recipe.augment, options=options)

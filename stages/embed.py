@@ -9,13 +9,13 @@ from rsd.sources.images import read_split
 from rsd.teacher.embed import check_store, write_store
 from rsd.teacher.store import ViewOptions, store_digests
 from rsd.views.augment import AugmentOptions
-from stages import OUT, run, section
+from stages import OUT, run
 
 
 def main() -> None:
-    options = section("views", ViewOptions)
-    augment = section("augment", AugmentOptions)
-    compute = on_this_machine(section("compute", ComputeOptions))
+    options = OUT.section("views", ViewOptions)
+    augment = OUT.section("augment", AugmentOptions)
+    compute = on_this_machine(OUT.section("compute", ComputeOptions))
     if options.count and is_launcher(compute):
         launch("stages.embed", [], compute)
         return

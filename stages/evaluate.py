@@ -21,7 +21,7 @@ from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict, predict_together
 from rsd.run.records import Evaluation, EvaluationRecord, StudentIndex
 from rsd.sources.images import LabelledImages, read_split, sample
-from stages import OUT, run, section
+from stages import OUT, run
 
 MOST_IMAGES = 512
 """A look inside takes no more images than this, drawn by a fixed seed."""
@@ -30,7 +30,7 @@ MOST_EMBEDDED = 2048
 
 
 def main() -> None:
-    compute = on_this_machine(section("compute", ComputeOptions))
+    compute = on_this_machine(OUT.section("compute", ComputeOptions))
     if is_launcher(compute):
         launch("stages.evaluate", [], compute)
         return

@@ -18,12 +18,12 @@ from rsd.models.make import parameter_count
 from rsd.models.predict import predict
 from rsd.run.records import ExportRecord
 from rsd.sources.images import read_record, read_split
-from stages import OUT, run, section
+from stages import OUT, run
 
 
 def main() -> None:
-    options = section("export", export_options())
-    threads = section("compute", ComputeOptions).threads
+    options = OUT.section("export", export_options())
+    threads = OUT.section("compute", ComputeOptions).threads
     torch.set_num_threads(threads)
     shipped = OUT.shipped()
     record = OUT.student(shipped.student.method, shipped.student.seed)

@@ -2,12 +2,12 @@
 
 from rsd.sources.base import Source
 from rsd.sources.images import write_record
-from stages import OUT, run, section
+from stages import OUT, run
 
 
 def main() -> None:
     folder = OUT.data
-    record = section("data", Source).prepare(folder)
+    record = OUT.section("data", Source).prepare(folder)
     write_record(folder, record)
     counts = ", ".join(f"{count} {split}" for split, count in record.counts.items())
     print(f"{record.source}: {counts} images of {record.height} x {record.width}, {len(record.classes)} classes")

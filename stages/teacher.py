@@ -16,12 +16,12 @@ from rsd.teacher.write import write_teacher
 from rsd.training.loop import Data, Session, train, validate
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
-from stages import OUT, run, section
+from stages import OUT, run
 
 
 def main() -> None:
-    options = section("teacher", TeacherOptions)
-    compute = section("compute", ComputeOptions)
+    options = OUT.section("teacher", TeacherOptions)
+    compute = OUT.section("compute", ComputeOptions)
     if options.trained and is_launcher(compute):
         launch("stages.teacher", sys.argv[1:], compute)
         return
@@ -35,7 +35,7 @@ def main() -> None:
     state, history = None, None
 
     if options.trained:
-        recipe = section("teacher_recipe", Recipe)
+        recipe = OUT.section("teacher_recipe", Recipe)
         state = unfinished.state_file(
             "teacher",
             {
