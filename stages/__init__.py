@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from rsd.machine.errors import UserError
@@ -44,3 +45,19 @@ def _fail(sentence: str) -> NoReturn:
         Path(file).write_text(json.dumps({"message": sentence, "timestamp": int(time.time())}))
         sys.exit(1)
     sys.exit(f"error: {sentence}")
+
+
+def _print_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The sentence of a fault that comes before `run`: a library of the pipeline is not installed."""
+    if isinstance(error, ModuleNotFoundError) and not isinstance(error, UserError):
+        print(
+            f"error: expected the library {error.name}, found none; run `pip install 'rsd[pipeline]'`", file=sys.stderr
+        )
+    elif isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if sys.argv[:1] == ["-m"]:  # while Python looks for the module of `python -m stages.NAME`
+    sys.excepthook = _print_sentence
