@@ -211,20 +211,20 @@ def fresh(path: Path, threads: int, times: int, *, runtime: str = "onnxruntime")
     """
     home = str(Path(__file__).parents[2])
     paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
-    found = []
+    answers = []
     for _ in range(times):
         command = [sys.executable, "-m", "rsd.measure.latency", runtime, str(path), str(threads)]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
         if done.returncode:
             raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it died")
-        found.append(json.loads(done.stdout))
-    if not found:
+        answers.append(json.loads(done.stdout))
+    if not answers:
         return {}
-    peaks = [one["peak_memory_bytes"] for one in found]
+    peaks = [one["peak_memory_bytes"] for one in answers]
     return {
-        "cold_start_ms": [one["cold_start_ms"] for one in found],
+        "cold_start_ms": [one["cold_start_ms"] for one in answers],
         "peak_memory_bytes": None if None in peaks else max(peaks),
-        "runtime_memory_bytes": found[0]["runtime_memory_bytes"],
+        "runtime_memory_bytes": answers[0]["runtime_memory_bytes"],
     }
 
 

@@ -33,7 +33,7 @@ def markdown(record: LatencyRecord) -> str:
 def notes(record: LatencyRecord) -> list[str]:
     """How it was measured and whether the machine was quiet, in sentences."""
     options, before, after = record.options, record.conditions.get("before", {}), record.conditions.get("after", {})
-    said = [
+    sentences = [
         f"On {record.device.short_name}; times are per call, all samples kept, none removed. Each row ran for at "
         f"least {options['min_seconds']:g} s and {options['min_samples']} calls (above batch 1: "
         f"{min(options['min_samples'], SAMPLES_NEEDED[90])}) in {options['rounds']} interleaved rounds, each after a "
@@ -45,17 +45,21 @@ def notes(record: LatencyRecord) -> list[str]:
     measured = [row for row in record.rows if row.status == "measured"]
     if noisy := [row for row in measured if row.noisy]:
         worst = max(noisy, key=lambda row: row.spread or 0.0)
-        said.append(
+        sentences.append(
             f"The machine was noisy: the medians of the rounds differ by more than {NOISY_SPREAD:.0%} in {len(noisy)} "
             f"of {len(measured)} rows, by {worst.spread:.0%} at worst ({worst.file}). Measure again on a quiet one."
         )
     if unsettled := [row for row in measured if row.settled is False]:
-        said.append(f"The warm-up never settled in {len(unsettled)} of {len(measured)} rows.")
+        sentences.append(f"The warm-up never settled in {len(unsettled)} of {len(measured)} rows.")
     if any(row.precision == "int8" for row in measured):
-        found = sorted(set(record.device.cpu.flags) & INT8_FLAGS)
-        which = f"int8 dot products ({', '.join(found)})" if found else "no int8 dot product, so int8 saves memory only"
-        said.append(f"This CPU has {which}.")
-    return said
+        instructions = sorted(set(record.device.cpu.flags) & INT8_FLAGS)
+        which = (
+            f"int8 dot products ({', '.join(instructions)})"
+            if instructions
+            else "no int8 dot product, so int8 saves memory only"
+        )
+        sentences.append(f"This CPU has {which}.")
+    return sentences
 
 
 INT8_FLAGS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"}

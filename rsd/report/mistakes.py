@@ -77,11 +77,11 @@ def worst(records: Records, data: Path, *, most: int = MOST) -> list[Mistake]:
     wrong = np.flatnonzero(answers != test.labels)
     shares = _softmax(np.asarray(logits[wrong], np.float64))
     sure = shares[np.arange(len(wrong)), answers[wrong]]
-    found = []
+    mistakes = []
     for place in np.argsort(-sure, kind="stable")[:most]:
         number = int(wrong[place])
         pixels = test.images[np.array([number])][0]
-        found.append(
+        mistakes.append(
             Mistake(
                 number,
                 _png(pixels),
@@ -93,20 +93,20 @@ def worst(records: Records, data: Path, *, most: int = MOST) -> list[Mistake]:
                 _others(records, shipped, number, len(test.labels)),
             )
         )
-    return found
+    return mistakes
 
 
 def _others(records: Records, shipped: Evaluation, number: int, images: int) -> list[Answer]:
     """What the teacher and the shipped student's twin said of test image `number`."""
     if records.confusion is None:
         return []
-    found = []
+    answers = []
     for method, name in (("teacher", "teacher"), ("scratch", f"scratch-{shipped.seed}")):
-        said: pd.DataFrame = records.confusion[records.confusion["model"] == name]
-        if len(said) == images and name != shipped.model:
-            row = said.iloc[number]
-            found.append(Answer(method_name(method), row["predicted"], row["predicted"] == row["actual"]))
-    return found
+        rows: pd.DataFrame = records.confusion[records.confusion["model"] == name]
+        if len(rows) == images and name != shipped.model:
+            row = rows.iloc[number]
+            answers.append(Answer(method_name(method), row["predicted"], row["predicted"] == row["actual"]))
+    return answers
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

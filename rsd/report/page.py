@@ -99,11 +99,11 @@ def _budget(found: list[choose.Row]) -> dict[str, Any]:
     """The trained students on every device that is known of, and their front of accuracy against p99."""
     best = set(map(id, choose.pareto(found)))
     trained = sorted((row for row in found if row.top1 is not None), key=lambda row: (row.device, row.p99_ms or 0.0))
-    drawn = [row for row in trained if row.p99_ms is not None]
+    timed = [row for row in trained if row.p99_ms is not None]
     return {
         "budget_rows": [{"row": row, "front": id(row) in best} for row in trained],
         "budget_untrained": len(found) - len(trained),
-        "budget_front": figure("budget", latency.front(drawn)) if drawn else None,
+        "budget_front": figure("budget", latency.front(timed)) if timed else None,
     }
 
 
@@ -139,24 +139,24 @@ def _stripped(records: Records) -> Parity | None:
 def _figures(records: Records) -> dict[str, Figure]:
     """The single charts by name; one whose records are missing is left out, and the template says so."""
     shipped, frame, timed = records.shipped, records.frame, _timed(records)
-    drawn = {"accuracy": accuracy.accuracy_side_by_side(frame)}
+    charts = {"accuracy": accuracy.accuracy_side_by_side(frame)}
     if records.curves is not None and records.curves["validation_top1"].notna().any():
-        drawn["validation"] = training.learning_curve(
+        charts["validation"] = training.learning_curve(
             records.curves, "validation_top1", title="validation top-1, %", height=260
         )
     if all(model.per_class for model in records.models):
-        drawn["classes"] = accuracy.per_class_accuracy(frame)
+        charts["classes"] = accuracy.per_class_accuracy(frame)
     if shipped and records.confusion is not None:
-        drawn["confusion"] = accuracy.confusion_matrix(records.confusion, shipped.model, list(shipped.per_class))
+        charts["confusion"] = accuracy.confusion_matrix(records.confusion, shipped.model, list(shipped.per_class))
     if records.calibration is not None:
-        drawn["calibration"] = accuracy.reliability(records.calibration, shipped=shipped.model if shipped else None)
+        charts["calibration"] = accuracy.reliability(records.calibration, shipped=shipped.model if shipped else None)
     if len(timed):
-        drawn["latency"] = latency.latency_against_accuracy(timed)
+        charts["latency"] = latency.latency_against_accuracy(timed)
     if records.exports:
-        drawn["size"] = cost.size_against_accuracy(_sizes(records))
+        charts["size"] = cost.size_against_accuracy(_sizes(records))
     if records.samples is not None:
-        drawn["distribution"] = latency.latency_distribution(records.samples[records.samples["batch"] == 1])
-    return {name: figure(name, chart) for name, chart in drawn.items()}
+        charts["distribution"] = latency.latency_distribution(records.samples[records.samples["batch"] == 1])
+    return {name: figure(name, chart) for name, chart in charts.items()}
 
 
 def _terms(records: Records) -> list[Figure]:
@@ -183,8 +183,8 @@ def _likeness(records: Records) -> list[Figure]:
 
 def _correlations(records: Records) -> list[Figure]:
     """P before and after training, on one scale."""
-    found = records.correlation
-    pictures = {when: found[when] for when in ("before", "after") if found.get(when)}
+    correlation = records.correlation
+    pictures = {when: correlation[when] for when in ("before", "after") if correlation.get(when)}
     most = max((abs(value) for one in pictures.values() for row in one["matrix"] for value in row), default=1.0)
     return [
         figure(

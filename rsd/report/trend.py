@@ -104,13 +104,13 @@ def judge(everything: Sequence[Point]) -> list[Judged]:
     for point in everything:
         by_series.setdefault(point.series, []).append(point)
     newest = max((point.when for point in everything), default="")
-    judged = []
+    judgements = []
     for *before, point in by_series.values():
         if point.when != newest:  # a file that is not made any more
             continue
         quiet = [one.p50_ms for one in before if not one.noisy][-REMEMBERED:]
-        judged.append(Judged(point, statistics.median(quiet) if len(quiet) >= LEAST else None))
-    return judged
+        judgements.append(Judged(point, statistics.median(quiet) if len(quiet) >= LEAST else None))
+    return judgements
 
 
 def slower(judged: Iterable[Judged], margin: float) -> list[Judged]:

@@ -47,16 +47,16 @@ def rows(budget: Path, run: Run) -> list[Row]:
     here = shipped(known_run) if known_run else None
     noted = [one for one in read_trained(budget / "trained.json") if here is None or one.data == here.data]
     trained = [one for one in noted if here is None or not one.same(here)] + ([here] if here else [])
-    found = []
+    results = []
     for path in sorted((budget / "devices").glob("*.json")):
         record = read_device(path)
         device = record.device.full_name
         for candidate in record.candidates:
-            known = next((one for one in trained if one.same(candidate)), None)
+            match = next((one for one in trained if one.same(candidate)), None)
             for precision, file in candidate.files.items():
                 timed = [row for row in record.rows if (row.file, row.precision) == (file.path, precision)]
                 if timed:
-                    found.append(_row(device, candidate.name, candidate.parameters, precision, timed, known))
+                    results.append(_row(device, candidate.name, candidate.parameters, precision, timed, match))
     if here and known_run and known_run.latency:
         here_timed = known_run.latency
         device = here_timed.device.full_name
@@ -67,10 +67,10 @@ def rows(budget: Path, run: Run) -> list[Row]:
                 if (row.precision, row.runtime, row.batch) == (precision, "onnxruntime", 1)
             ]
             if timed and not any(
-                (r.device, r.precision, r.student) == (device, precision, here.student) for r in found
+                (r.device, r.precision, r.student) == (device, precision, here.student) for r in results
             ):
-                found.append(_row(device, here.model, here.parameters, precision, timed, here))
-    return found
+                results.append(_row(device, here.model, here.parameters, precision, timed, here))
+    return results
 
 
 def pareto(found: Iterable[Row]) -> list[Row]:

@@ -133,9 +133,9 @@ def _checked(path: Path, kind: type[Kind], what: str, then: str) -> Kind:
 
 def shipped(known: Snapshot) -> Trained | None:
     """The student that a run ships, or None where the run has not come that far or its records do not fit together."""
-    judged = known.shipped_evaluation
-    student = next((one for one in known.students if judged and one.name == judged.model), None)
-    if judged is None or student is None or not known.converted:
+    evaluation = known.shipped_evaluation
+    student = next((one for one in known.students if evaluation and one.name == evaluation.model), None)
+    if evaluation is None or student is None or not known.converted:
         return None
     return Trained(
         model=student.model.name,
@@ -145,8 +145,8 @@ def shipped(known: Snapshot) -> Trained | None:
         data=known.choice.data,
         student=student.name,
         # The test accuracy of PyTorch, moved by what the parity record says of the file.
-        top1={file.precision: judged.top1 + file.parity.accuracy_delta_points for file in known.converted},
-        images=judged.images,
+        top1={file.precision: evaluation.top1 + file.parity.accuracy_delta_points for file in known.converted},
+        images=evaluation.images,
         parameters=student.parameters,
     )
 

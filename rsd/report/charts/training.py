@@ -27,9 +27,9 @@ _NOT_A_TERM = {
 
 def loss_terms(curves: pd.DataFrame) -> list[str]:
     """The columns of the history worth a curve, in its order: the total, its terms, the step's vitals."""
-    wanted = [name for name in curves.columns if name not in _NOT_A_TERM and bool(curves[name].notna().any())]
-    vitals = [name for name in ("gradient_norm", "learning_rate") if name in wanted]
-    return [name for name in wanted if name not in vitals] + vitals
+    terms = [name for name in curves.columns if name not in _NOT_A_TERM and bool(curves[name].notna().any())]
+    vitals = [name for name in ("gradient_norm", "learning_rate") if name in terms]
+    return [name for name in terms if name not in vitals] + vitals
 
 
 def points_drawn(curves: pd.DataFrame) -> int:

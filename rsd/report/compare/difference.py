@@ -43,5 +43,5 @@ def difference(first: pd.Series, other: pd.Series) -> Difference | None:
         return Difference(Interval(mean, None, None, seeds), paired=False)
     if np.ptp(first) == 0 and np.ptp(other) == 0:  # the t test has no answer where nothing varies
         return Difference(Interval(mean, mean, mean, seeds), paired=False)
-    found = stats.ttest_ind(other, first, equal_var=False).confidence_interval(0.95)
-    return Difference(Interval(mean, float(found.low), float(found.high), seeds), paired=False)
+    bounds = stats.ttest_ind(other, first, equal_var=False).confidence_interval(0.95)
+    return Difference(Interval(mean, float(bounds.low), float(bounds.high), seeds), paired=False)

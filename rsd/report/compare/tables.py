@@ -177,11 +177,11 @@ def _metric(metric: Metric, method: str, run: ComparedRun, first: ComparedRun) -
         return Cell("-")
     mean = values.mean()
     text = _signed(mean, metric.digits) if metric.key == "gain" else f"{mean:.{metric.digits}f}"
-    found = difference(first.scores(method, metric.key), values) if run is not first else None
-    if found is None:
+    change = difference(first.scores(method, metric.key), values) if run is not first else None
+    if change is None:
         return Cell(text, _bounds(interval(values), metric.digits))
-    state = {1: "good", -1: "bad", 0: ""}[found.sign * metric.better]
-    return Cell(text, _difference(found, metric.digits), state)
+    state = {1: "good", -1: "bad", 0: ""}[change.sign * metric.better]
+    return Cell(text, _difference(change, metric.digits), state)
 
 
 def headline(runs: Sequence[ComparedRun]) -> str:
@@ -193,14 +193,14 @@ def headline(runs: Sequence[ComparedRun]) -> str:
         return f"{first.name} and {len(runs) - 1} other runs."
     shipped = other.records.shipped
     method = shipped.method if shipped else "scratch"
-    found = difference(first.scores(method, "top1"), other.scores(method, "top1"))
-    if found is None:
+    change = difference(first.scores(method, "top1"), other.scores(method, "top1"))
+    if change is None:
         return f"{other.name} beside {first.name}: they have no {method_name(method)} student in common."
-    mean, seeds = found.interval.mean, found.interval.seeds
+    mean, seeds = change.interval.mean, change.interval.seeds
     how_far = f"{abs(mean):.2f} points {'above' if mean >= 0 else 'below'}"
-    if found.sign:
+    if change.sign:
         return f"The {method_name(method)} students of {other.name} are {how_far} those of {first.name}."
-    if found.interval.low is None:
+    if change.interval.low is None:
         return f"The {method_name(method)} student of {other.name} is {how_far} that of {first.name}, on one seed."
     better = f"whether {other.name} is more accurate than {first.name}"
     return f"{better[0].upper()}{better[1:]}, {seeds} seeds cannot tell."
