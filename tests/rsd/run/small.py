@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rsd.machine.files import write_json
+from rsd.run import selection
 from rsd.run.paths import Run
 from rsd.run.records import (
     ConvertRecord,
@@ -12,13 +13,10 @@ from rsd.run.records import (
     Evaluation,
     EvaluationRecord,
     ExportRecord,
-    IndexedStudent,
     Latency,
     LatencyRecord,
     Model,
     Parity,
-    ShippedRecord,
-    StudentIndex,
     StudentRecord,
     TeacherRecord,
     Validation,
@@ -111,22 +109,9 @@ def student(run: Run, method: str, weights: str) -> StudentRecord:
 
 def index(run: Run) -> None:
     """As the stage `students` does it."""
-    students = [
-        IndexedStudent(
-            name=one.name,
-            method=one.method,
-            seed=one.seed,
-            validation_top1=one.validation.top1,
-            validation_loss=one.validation.loss,
-            weights_sha256=one.weights_sha256,
-            record_sha256=run.digests(one.place)[one.place],
-        )
-        for one in (run.student("scratch", 0), run.student("rsd", 0))
-    ]
-    run.write(StudentIndex(students=students))
-    chosen = students[1]
-    made_from = {f"students/{chosen.name}/model.safetensors": chosen.weights_sha256}
-    run.write(ShippedRecord(student=chosen, reason="because", made_from=made_from))
+    students = selection.index(run)
+    run.write(students)
+    run.write(selection.shipped(students.students, run.choice().ships))
 
 
 def evaluate(run: Run) -> None:
