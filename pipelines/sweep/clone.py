@@ -34,6 +34,8 @@ from rsd.machine.errors import UserError
 
 RECORD = "sweep.json"
 """A file in the experiment's commit: what the unit set, and the students that it trained."""
+GONE = ".gone"
+"""Ending of a clone's folder while it is removed."""
 LINKED = ("datasets",)
 """Folders that neither git nor DVC keeps. A clone on the same machine gets links to them."""
 
@@ -176,17 +178,30 @@ def forget_others(workspaces: Path, kept: Collection[str]) -> None:
     stopped = threading.Event()
     stopped.set()  # do not wait for a clone that somebody works in
     for folder in [*workspaces.iterdir()] if workspaces.is_dir() else []:
-        if folder.name not in kept:
-            with suppress(StoppedError), _alone(folder, stopped):
-                _remove(folder)
+        # What is left of a removal belongs to the clone that is being removed.
+        clone = folder.with_name(folder.stem[1:]) if folder.suffix == GONE else folder
+        with suppress(StoppedError), _alone(clone, stopped):
+            _finish_removal(clone)
+            if clone.name not in kept:
+                _remove(clone)
     with suppress(OSError):  # there is none, or it is not empty
         workspaces.rmdir()
 
 
-def _remove(folder: Path) -> None:
-    gone = folder.with_name(f".{folder.name}.gone")
-    folder.rename(gone)  # a clone that is half removed must not be found again
-    shutil.rmtree(gone)
+def _remove(clone: Path) -> None:
+    _finish_removal(clone)
+    if clone.exists():
+        clone.rename(_gone(clone))  # a clone that is half removed must not be found again
+        _finish_removal(clone)
+
+
+def _finish_removal(clone: Path) -> None:
+    if _gone(clone).exists():
+        shutil.rmtree(_gone(clone))
+
+
+def _gone(clone: Path) -> Path:
+    return clone.with_name(f".{clone.name}{GONE}")
 
 
 @contextmanager

@@ -251,6 +251,23 @@ def test_a_sweep_started_twice_runs_cells_once(repo: SweepRepo, prefect_server: 
     assert not (repo.path / ".state/sweeps/weights").exists()
 
 
+def test_a_clone_being_removed_is_left_to_its_remover(tmp_path: Path) -> None:
+    half_removed = tmp_path / "cells" / ".weights-1-d1935t.gone"
+    half_removed.mkdir(parents=True)
+    new = tmp_path / "cells" / UNIT.name
+    new.mkdir()
+
+    with clone._alone(new, threading.Event()):
+        clone.forget_others(tmp_path / "cells", ())
+        assert half_removed.exists()
+        assert new.exists()
+    clone.forget_others(tmp_path / "cells", {UNIT.name})
+    assert not half_removed.exists()
+    assert new.exists()
+    clone.forget_others(tmp_path / "cells", ())
+    assert not (tmp_path / "cells").exists()
+
+
 def test_a_wrong_grid_is_refused_before_the_server(repo: SweepRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repo.path)
     monkeypatch.setattr(connection, "_started_server", lambda: pytest.fail("started a server"))
