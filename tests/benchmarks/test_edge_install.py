@@ -9,7 +9,7 @@ from benchmarks.edge_install import filled, table
 from tests.bundles import Workshop
 
 
-def test_a_filled_bundle_has_the_size_and_is_installed(tmp_path: Path) -> None:
+def test_a_filled_bundle_of_that_size_is_installed(tmp_path: Path) -> None:
     workshop = Workshop(tmp_path / "workshop")
     signed = filled(workshop.unsigned(precisions=("fp32",)), tmp_path, 2.0, workshop.key)
     size = sum(path.stat().st_size for path in signed.rglob("*") if path.is_file())

@@ -9,7 +9,7 @@ from benchmarks.edge_server import Client, requests
 from tests.deploy.edge.serving import NAME, SHAPE, Tiny, always, ask, images, served
 
 
-def test_every_way_of_sending_an_image_is_answered_on_one_kept_connection() -> None:
+def test_every_request_is_answered_on_one_connection() -> None:
     (image,) = images(1)
     asked = requests(NAME, image)
     with served(always(Tiny())) as address:

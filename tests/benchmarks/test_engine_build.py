@@ -14,7 +14,7 @@ def test_the_students_are_those_of_the_paper():
     assert built == of_the_paper
 
 
-def test_a_line_holds_time_size_and_library_or_why_there_is_none():
+def test_a_line_holds_the_build_or_its_error():
     record = {"build_seconds": 1.26, "cpu_seconds": 1.0, "bytes": 2_500_000, "library": "tensorrt", "version": "11"}
     assert row("resnet18", "fp16", record | {"compute_capabilities": ["8.7"]}) == {
         "student": "resnet18",
@@ -31,7 +31,7 @@ def test_a_line_holds_time_size_and_library_or_why_there_is_none():
 
 @pytest.mark.slow
 @pytest.mark.skipif((available() or ("",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here")
-def test_a_student_of_the_paper_builds_in_every_precision_at_224():
+def test_the_papers_student_builds_in_every_precision():
     found = list(rows(["mobilenetv2"], names(), EngineOptions()))
     assert [line["precision"] for line in found] == names()
     assert all(float(line["engine, MB"]) > 1 for line in found), found

@@ -29,7 +29,7 @@ def test_a_stage_that_fails_is_an_error(tmp_path):
         peak_of([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 
 
-def test_the_run_that_it_measures_is_valid_and_takes_all_images(tmp_path):
+def test_the_measured_run_is_valid_with_all_images(tmp_path):
     copy_of_the_project(tmp_path, settings(1, 2))
     resolved = resolve(tmp_path / "params.yaml", tmp_path / "conf")
     assert (resolved["data"]["source"], resolved["views"]["count"]) == ("fashion_mnist", 2)

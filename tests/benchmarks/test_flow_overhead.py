@@ -8,7 +8,7 @@ from benchmarks.flow_overhead import chain, fresh
 from pipelines.dvc_graph import stages
 
 
-def test_it_is_a_chain_that_runs_anew_in_every_round(tmp_path: Path) -> None:
+def test_the_chain_runs_anew_in_every_round(tmp_path: Path) -> None:
     folder = tmp_path / "chain"
     chain(folder, stages=2, seconds=0)
     assert [(node.address, node.upstream) for node in stages(folder)] == [("s0", ()), ("s1", ("s0",))]

@@ -54,7 +54,7 @@ def test_every_path_is_listed_once():
         assert any(words in name for name in names), words
 
 
-def test_a_generation_of_gpus_that_tensorrt_rtx_does_not_know_is_no_failure(monkeypatch):
+def test_a_gpu_unknown_to_tensorrt_is_no_failure(monkeypatch):
     pytest.importorskip("tensorrt_rtx")
     machine = [Gpu("NVIDIA Fake", "9.0", 1)]
     monkeypatch.setattr(module, "driver", lambda: Driver((13, 0), machine))
@@ -66,7 +66,7 @@ def test_a_generation_of_gpus_that_tensorrt_rtx_does_not_know_is_no_failure(monk
     assert {check.missing() for check in rtx} == {None}
 
 
-def test_an_engine_is_held_to_the_gates_of_the_pipeline(tmp_path):
+def test_an_engine_meets_the_gates_of_the_pipeline(tmp_path):
     """Not to the hundredth of the logit range that providers of ONNX Runtime are allowed."""
     logits = np.random.default_rng(0).normal(size=(600, 10)).astype(np.float32)
     np.save(tmp_path / "fp32.npy", logits)
@@ -78,7 +78,7 @@ def test_an_engine_is_held_to_the_gates_of_the_pipeline(tmp_path):
     assert gpu_inference.held(logits + 5e-3 * share, tmp_path, "fp32")["top1_agreement"] == 1
 
 
-def test_without_a_gpu_every_check_is_in_the_record_as_not_run_and_the_command_fails(monkeypatch, tmp_path, capsys):
+def test_without_a_gpu_the_command_fails(monkeypatch, tmp_path, capsys):
     def absent():
         raise NoDriverError("expected an NVIDIA driver, found none; install the driver")
 
@@ -92,7 +92,7 @@ def test_without_a_gpu_every_check_is_in_the_record_as_not_run_and_the_command_f
     assert f"0 passed, 0 failed, {len(checks())} not run, on " in said.out
 
 
-def test_a_check_passes_fails_with_its_sentence_or_is_not_run_and_none_hides_the_next(monkeypatch, tmp_path):
+def test_a_failed_check_does_not_hide_the_next(monkeypatch, tmp_path):
     def refuse(device, folder):
         raise UserError("expected sense, found none")
 
@@ -159,7 +159,7 @@ def test_kernels_of_other_bits_that_are_taken_fail():
         gpu_training.refused(CPU)  # a CPU has no others
 
 
-def test_a_provider_that_lacks_what_it_is_built_on_is_no_failure(monkeypatch, tmp_path):
+def test_a_provider_without_its_library_is_no_failure(monkeypatch, tmp_path):
     monkeypatch.setattr(module.ort, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
     monkeypatch.setattr(module.ort, "__file__", str(tmp_path / "__init__.py"))
     (tensorrt,) = (c for c in checks() if c.name == "ONNX Runtime, TensorrtExecutionProvider, fp32")
@@ -188,7 +188,7 @@ def test_parity_is_on_images_that_the_student_knows(digits):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", precisions.names())
-def test_a_provider_of_onnx_runtime_is_held_to_the_cpu_and_timed_both_ways(digits, monkeypatch, precision):
+def test_a_provider_is_timed_and_matches_the_cpu(digits, monkeypatch, precision):
     monkeypatch.setattr(gpu_inference, "RUNS", 3)
     found = gpu_inference.provider(digits, "CPUExecutionProvider", precision, device="cpu")
     assert found["parity"]["top1_agreement"] > 0.99
@@ -205,7 +205,7 @@ def test_a_provider_that_falls_back_fails(digits):
 @pytest.mark.slow
 @pytest.mark.skipif((available() or ("",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here")
 @pytest.mark.parametrize("precision", precisions.names())
-def test_an_engine_is_built_held_to_the_cpu_and_timed_both_ways(digits, monkeypatch, precision):
+def test_an_engine_is_timed_and_matches_the_cpu(digits, monkeypatch, precision):
     class Engine:
         def logits(self, images):
             return logits_of(digits / f"{precision}.onnx", images)
@@ -230,14 +230,14 @@ def test_an_engine_is_built_held_to_the_cpu_and_timed_both_ways(digits, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.skipif((available() or ("",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here")
-def test_an_engine_that_cannot_be_run_says_why_out_of_its_own_process(digits):
+def test_an_engines_process_says_why_it_cannot_run(digits):
     if torch.cuda.is_available():
         pytest.skip("it can be run")
     with pytest.raises(UserError, match="^expected an NVIDIA driver, found none"):
         gpu_inference.engine_apart(digits, "tensorrt_rtx", "fp32", {"compute_capabilities": ["8.6"]})
 
 
-def test_the_page_on_gpus_counts_what_its_record_holds():
+def test_the_page_on_gpus_counts_its_records_checks():
     docs = Path(__file__).parents[2] / "docs"
     results = json.loads((docs / "gpu" / "check.json").read_text())["checks"]
     count = {word: sum(r["status"].startswith(word) for r in results) for word in ("passed", "failed", "not run")}

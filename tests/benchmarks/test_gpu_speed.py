@@ -21,13 +21,13 @@ TOY = Case(
 CPU = torch.device("cpu")
 
 
-def test_only_the_ways_with_a_teacher_know_its_loss(tmp_path: Path) -> None:
+def test_only_ways_with_a_teacher_know_its_loss(tmp_path: Path) -> None:
     terms = {name: step() for name, step in ways(TOY, ComputeOptions(device="cpu"), CPU, tmp_path).items()}
 
     assert {name for name, said in terms.items() if "invariance" in said} == {"stored", "live"}
 
 
-def test_a_row_has_rates_and_ratios_of_every_way() -> None:
+def test_a_row_has_every_ways_rate_and_ratio() -> None:
     row = step_row(TOY, "float32", CPU, rounds=2, steps=1)
 
     assert list(row) == [
@@ -41,7 +41,7 @@ def test_a_row_has_rates_and_ratios_of_every_way() -> None:
     assert float(row["live / (scratch + teacher)"].split()[0]) > 0
 
 
-def test_the_loop_is_measured_for_every_source_and_number_of_workers() -> None:
+def test_every_source_and_number_of_workers_is_measured() -> None:
     rows = list(loop_rows(TOY, "float32", CPU, workers=[0, 1], images=16))
 
     assert [(row["images"], row["workers"]) for row in rows] == [

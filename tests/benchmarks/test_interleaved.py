@@ -5,7 +5,7 @@ import pandas as pd
 from benchmarks.interleaved import interleaved, markdown, print_rows, spread
 
 
-def test_every_round_runs_everything_once_and_the_order_rotates():
+def test_every_round_rotates_the_order():
     calls: list[str] = []
     times = interleaved({name: partial(calls.append, name) for name in "abc"}, rounds=3, warmup=1)
     assert times.shape == (3, 3)

@@ -6,7 +6,7 @@ from rsd.machine.errors import UserError
 PAGE = "# Title\n\n<!-- one -->\nold\n<!-- /one -->\nwords | <!-- two -->\nx\n<!-- /two -->\nend\n"
 
 
-def test_parts_come_back_as_they_were_put_and_the_rest_of_the_page_stays(tmp_path):
+def test_parts_are_read_back_and_the_page_stays(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(PAGE)
     put(page, {"one": "| a \\1 |\n| b |", "two": "new\n"})

@@ -7,13 +7,13 @@ from benchmarks import method_pictures as pictures
 from rsd.machine.errors import UserError
 
 
-def test_more_kappa_leaves_less_off_the_diagonal_and_less_on_it():
+def test_more_kappa_shrinks_the_diagonal_and_the_rest():
     found = pictures.kappas(60, (1e-3, 10.0)).pivot(index="kappa", columns="what", values="value")
     for what in ("P, mean of the diagonal", "P, RMS off the diagonal"):
         assert found[what].iloc[0] > found[what].iloc[1]
 
 
-def test_the_pull_grows_with_the_width_and_is_as_published_at_the_paper_s():
+def test_the_pull_grows_with_width_as_published():
     found = pictures.pulls()
     paper = found[(found.scale == "the paper's sums") & (found.batch == "batch 128")].set_index("width").pull
     assert paper.is_monotonic_increasing
@@ -28,7 +28,7 @@ def test_both_ways_are_timed_and_give_a_ratio():
     assert found.faster[0] > 0
 
 
-def test_without_a_record_there_is_a_sentence_and_with_one_two_matrices(tmp_path):
+def test_a_record_gives_two_matrices_none_a_sentence(tmp_path):
     with pytest.raises(UserError, match="run `dvc repro evaluate`"):
         pictures.correlations(tmp_path / "correlation.json")
     side = {"diagonal_mean": 0.5, "off_diagonal_rms": 0.1, "matrix": [[1.0, 0.0], [0.0, 1.0]]}

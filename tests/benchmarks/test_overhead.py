@@ -20,7 +20,7 @@ def millions(count: int, *, like: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_published_overheads_are_reproduced_to_the_digit_for_all_27_pairs():
+def test_all_27_published_overheads_are_reproduced():
     found = {(line.data, line.pair): line.extra for line in overheads()}
     assert len(found) == 27
     for pair, (rsd, ofa) in PUBLISHED.items():
@@ -30,7 +30,7 @@ def test_the_published_overheads_are_reproduced_to_the_digit_for_all_27_pairs():
     assert millions(found["imagenet", "swin_t-resnet18"]["RSD, gamma 4"], like="2.63") == "2.63"
 
 
-def test_a_line_holds_each_methods_millions_and_their_share_of_the_student():
+def test_a_line_holds_each_methods_millions_and_share():
     line = row(overhead(PAIRS / "cifar100" / "swin_t-resnet18.yaml"))
     assert line == {
         "data": "cifar100",

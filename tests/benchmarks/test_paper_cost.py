@@ -20,7 +20,7 @@ def test_a_run_costs_its_images_times_its_epochs():
     assert cost(PAIRS / "imagenet" / "swin_t-resnet18.yaml", views=1).finetuning == 0
 
 
-def test_hours_are_flops_by_the_throughput_of_each_model():
+def test_hours_are_flops_by_each_models_throughput():
     found = cost(FILE, views=30)
     line = row(found, teacher=found.live / 3600, student=found.student / 7200)
     assert (line["scratch, h"], line["RSD, live teacher, h"], line["RSD, stored views, h"]) == ("2.0", "3.0", "2.1")

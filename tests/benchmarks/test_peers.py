@@ -59,7 +59,7 @@ def furthest(one, other):
 
 
 @pytest.mark.parametrize("way", PEERS)
-def test_a_peer_with_our_loss_leaves_the_student_where_ours_does_after_three_steps(bench, way):
+def test_a_peer_with_our_loss_trains_our_student(bench, way):
     own, other = trainer(bench.copy(), Way(way.method, "ours")), trainer(bench.copy(), way)
     for step in range(3):
         for one in (own, other):
@@ -70,7 +70,7 @@ def test_a_peer_with_our_loss_leaves_the_student_where_ours_does_after_three_ste
         assert (furthest(own.student, other.student) < 1e-3 * moved) == (way != compare.OTHER_LOSS), step
 
 
-def test_every_way_trains_the_student_and_leaves_the_teacher_and_other_copies_alone(bench):
+def test_every_way_trains_its_own_student_only(bench):
     for way in ways(["timm"]):
         own = bench.copy()
         made = trainer(own, way)
@@ -86,7 +86,7 @@ def test_a_peer_with_another_loss_voids_the_comparison(bench, monkeypatch):
         check_agreement(bench, Way("kd", "timm"))
 
 
-def test_every_way_is_timed_and_peers_of_one_loss_are_checked():
+def test_ways_are_timed_and_equal_losses_are_checked():
     wanted = ways(["timm"])
     assert [way for way in wanted if way.method == "kd"] == [Way("kd", by) for by in ("ours", "stored", "timm")]
     assert {way.method for way in wanted} == {"kd", "rsd"}
@@ -97,7 +97,7 @@ def test_every_way_is_timed_and_peers_of_one_loss_are_checked():
     assert list(differs) == [Way("kd", "timm")]
 
 
-def test_a_row_says_how_many_times_as_long_the_peer_takes():
+def test_a_row_holds_the_peers_slowdown():
     wanted = [Way("rsd", by) for by in ("ours", "stored", "timm")]
     times = pd.DataFrame(np.array([[2.0, 1.0, 3.0], [4.0, 2.0, 6.0]]), columns=[" ".join(way) for way in wanted])
     (row,) = rows("a pair", times, {}, dict(zip(wanted, (500.0, 400.0, 600.0), strict=True)))
@@ -120,7 +120,7 @@ def test_the_peak_is_that_of_the_process():
     assert peak("tiny", Way("kd", "ours"), CPU) > 100
 
 
-def test_without_torchdistill_one_sentence_says_how_to_install_it_or_do_without(monkeypatch):
+def test_without_torchdistill_a_sentence_says_what_to_do(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["peers"])
     with pytest.raises(SystemExit, match=r"expected torchdistill, found none; `pip install .*`, .* --peers timm"):

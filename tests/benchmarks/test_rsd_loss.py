@@ -10,7 +10,7 @@ def test_both_versions_compute_the_same_loss():
     assert textbook(student, teacher).item() == pytest.approx(rsd_loss(student, teacher).item(), rel=1e-4)
 
 
-def test_memory_is_the_peak_of_what_is_held_and_not_the_sum_of_what_was_asked_for():
+def test_memory_is_the_peak_not_the_sum():
     def run():
         first = torch.ones(250_000)
         del first
@@ -20,7 +20,7 @@ def test_memory_is_the_peak_of_what_is_held_and_not_the_sum_of_what_was_asked_fo
     assert peak_bytes(run) == pytest.approx(3_000_000, rel=0.01)
 
 
-def test_a_row_holds_what_was_measured_beside_its_target():
+def test_a_row_holds_the_measurement_and_its_target():
     row = compare(128, 768, rounds=2)
     assert row["target"] == f"{TARGETS[128, 768][0]:g}x"
     assert float(row["rsd_loss, MB"]) < float(row["textbook, MB"])

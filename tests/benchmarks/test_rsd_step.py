@@ -7,7 +7,7 @@ from rsd.models.make import ModelOptions, create
 from rsd.models.outputs import embedding_width
 
 
-def test_every_way_to_train_makes_a_whole_step_from_the_same_student(monkeypatch, tmp_path):
+def test_every_way_steps_from_the_same_student(monkeypatch, tmp_path):
     monkeypatch.setattr(rsd_step, "SHAPE", (32, 32, 3))
     tiny = ModelOptions(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
     student, teacher = (create(tiny, classes=rsd_step.CLASSES, image_shape=(32, 32, 3)) for _ in range(2))

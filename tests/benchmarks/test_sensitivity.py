@@ -65,7 +65,7 @@ def found(tmp_path):
     return students.students(read(tmp_path / "students.csv"))
 
 
-def test_what_a_cell_does_not_set_is_the_default(found):
+def test_what_a_cell_leaves_out_is_the_default(found):
     assert set(found.width) == {64, 128, 256, 1024}
     assert set(found.batch) == {128, 512}
     assert set(found.kappa) == {0, 0.01, 0.1}
@@ -74,12 +74,12 @@ def test_what_a_cell_does_not_set_is_the_default(found):
     assert set(found[found.gamma != 2].weight) == {0.1}
 
 
-def test_gains_are_over_the_twin_of_the_same_batch_size_and_seed(found):
+def test_gains_are_over_the_twin_of_equal_settings(found):
     own = found[found.batch == 512].set_index("seed").validation_gain
     assert own.to_dict() == pytest.approx({0: 5.0, 1: 5.1})
 
 
-def test_the_test_split_is_known_of_the_pairs_alone_that_nothing_is_chosen_on(found):
+def test_only_held_out_pairs_know_the_test_split(found):
     assert found[found.pair.isin(students.CHOSEN_ON)].test_gain.isna().all()
     others = found[found.pair.isin(OTHERS)]
     assert others.test_gain.to_numpy() == pytest.approx([peak(weight, 0.3) for weight in others.weight])
@@ -95,7 +95,7 @@ def test_one_setting_at_a_time_leaves_the_defaults(found):
     assert widths == {"fashion/cnn-mlp": {64, 256, 1024}, "fashion/vit-cnn": {64, 128}}
 
 
-def test_the_grid_is_weight_by_kappa_with_all_else_as_usual(found):
+def test_the_grid_varies_weight_and_kappa_only(found):
     part = students.grid(found)
     assert set(part.pair) == set(students.CHOSEN_ON)
     assert len(part) == len(WEIGHTS) * len(KAPPAS) * 2 * 2
@@ -104,7 +104,7 @@ def test_the_grid_is_weight_by_kappa_with_all_else_as_usual(found):
     assert set(part.width) == {128, 256}
 
 
-def test_a_setting_loses_what_the_best_of_the_grid_is_ahead(found):
+def test_a_settings_loss_is_the_best_settings_lead(found):
     lost = students.setting_losses(found, 0.1, 0.1).set_index(["pair", "seed"]).loss
     for pair, width in (("fashion/cnn-mlp", 256), ("fashion/vit-cnn", 128)):
         best = 0.3 * (768 / width) ** 0.5
@@ -112,7 +112,7 @@ def test_a_setting_loses_what_the_best_of_the_grid_is_ahead(found):
         assert lost[pair].to_dict() == pytest.approx({0: ahead, 1: ahead})
 
 
-def test_the_best_is_chosen_on_other_seeds_than_it_is_judged_on():
+def test_choosing_and_judging_use_different_seeds():
     lucky = pd.DataFrame(
         {
             "pair": "fashion/cnn-mlp",
@@ -130,7 +130,7 @@ def test_the_best_is_chosen_on_other_seeds_than_it_is_judged_on():
     assert lost.to_dict() == pytest.approx({0: 0.0, 1: -5.0})
 
 
-def test_on_other_pairs_the_best_is_chosen_on_validation_and_judged_on_test(found):
+def test_held_out_pairs_choose_on_validation_only(found):
     lost = students.held_out_losses(found, 0.3, 0.01)
     assert set(lost.pair) == set(OTHERS)
     assert len(lost) == 6
@@ -138,7 +138,7 @@ def test_on_other_pairs_the_best_is_chosen_on_validation_and_judged_on_test(foun
     assert lost.loss.to_numpy() == pytest.approx(peak(3.0, 0.3) - peak(0.3, 0.3))
 
 
-def test_the_held_out_intervals_are_students_t_over_pairs_and_seeds_and_over_pairs(found):
+def test_held_out_intervals_are_students_t(found):
     found.loc[found.pair.isin(OTHERS), "test_top1"] += np.random.default_rng(0).uniform(
         0, 1, found.pair.isin(OTHERS).sum()
     )
@@ -163,7 +163,7 @@ def test_pictures_can_be_drawn(found):
         assert draw(found).to_dict()
 
 
-def test_the_tables_of_the_page_are_those_of_the_students_beside_it():
+def test_the_pages_tables_follow_from_its_students():
     found = pd.read_csv(ROOT / FOLDER / "students.csv")
     shown = parts((ROOT / PAGE).read_text())
     for name, table in tables.tables(found).items():

@@ -51,7 +51,7 @@ def found(rows, tmp_path):
     return students.students(students.read(tmp_path / "students.csv"))
 
 
-def test_every_student_is_there_once_under_the_name_of_its_method(found):
+def test_every_student_stands_once_under_its_method(found):
     assert not found.duplicated([*students.TWIN, "method"]).any()
     assert set(found[found.pair == PAIRS[0]].method) == {"scratch", "KD", "OFA", "RSD"}
     assert set(found[found.pair == PAIRS[1]].method) == {
@@ -61,13 +61,13 @@ def test_every_student_is_there_once_under_the_name_of_its_method(found):
     assert len(found) == 3 * (4 + 2 * (5 + len(students.VARIANTS)))
 
 
-def test_gains_are_over_the_twin_of_the_same_pair_and_seed(rows, found):
+def test_gains_are_over_the_pair_and_seeds_twin(rows, found):
     taught = students.gains(found).set_index([*students.TWIN, "method"]).gain
     plain = rows[(rows.pair == PAIRS[1]) & (rows.seed == 2)].drop_duplicates("method").set_index("method").test_top1
     assert taught[PAIRS[1], 2, "RSD"] == pytest.approx(plain["rsd"] - plain["scratch"])
 
 
-def test_the_intervals_of_the_tables_are_students_t_over_pairs_and_seeds(found):
+def test_the_tables_intervals_are_students_t(found):
     top1 = found.set_index(["pair", "seed", "method"]).test_top1.unstack()
     for line, values in (
         ("| 95 % interval, 9 pairs x seeds |", top1.RSD - top1.scratch),
@@ -81,7 +81,7 @@ def test_the_intervals_of_the_tables_are_students_t_over_pairs_and_seeds(found):
     assert f"| KD | 9 | {apart.mean():+.2f} | {low:+.2f} to {high:+.2f} |" in tables.direct_table(found)
 
 
-def test_a_teachers_lead_is_over_the_mean_of_its_scratch_twins(found):
+def test_a_teachers_lead_is_over_its_mean_twin(found):
     twins = found[(found.pair == PAIRS[1]) & (found.method == "scratch")].test_top1
     taught = found[(found.pair == PAIRS[1]) & (found.method == "OFA")].test_top1
     table = students.leads(found)
@@ -89,7 +89,7 @@ def test_a_teachers_lead_is_over_the_mean_of_its_scratch_twins(found):
     assert table.gain[PAIRS[1], "OFA"] == pytest.approx(taught.mean() - twins.mean())
 
 
-def test_methods_are_compared_on_the_pairs_where_all_of_them_ran(found):
+def test_methods_are_compared_on_their_shared_pairs(found):
     head, _, scratch, *lines = tables.method_table(found).splitlines()
     assert head == "| method | ViT -> CNN | MLP -> CNN | mean gain | 95 % interval |"
     assert scratch.startswith("| scratch | ")
@@ -98,13 +98,13 @@ def test_methods_are_compared_on_the_pairs_where_all_of_them_ran(found):
     assert means == sorted(means, reverse=True)
 
 
-def test_a_study_of_the_main_methods_alone_has_the_main_tables(tmp_path):
+def test_the_main_methods_alone_give_the_main_tables(tmp_path):
     results.frame([cell(pair, ["kd", "ofa", "rsd"]) for pair in PAIRS]).to_csv(tmp_path / "students.csv", index=False)
     found = students.students(students.read(tmp_path / "students.csv"))
     assert list(tables.tables(found)) == ["pairs", "methods", "direct", "inside"]
 
 
-def test_likeness_is_that_of_the_embeddings_and_the_mean_over_all_layers():
+def test_likeness_of_embeddings_and_mean_over_layers():
     layers = [(a, b, m) for m in ("scratch", "rsd") for a in ("blocks.0", "embedding") for b in ("layer1", "embedding")]
     likeness = pd.DataFrame(layers, columns=["student_layer", "teacher_layer", "method"])
     likeness["cka"] = [0.1, 0.2, 0.3, 0.6, 0.1, 0.4, 0.6, 0.9]
@@ -121,7 +121,7 @@ def test_pictures_can_be_drawn(found):
         assert charts.svg(draw(found)).startswith("<svg")
 
 
-def test_the_tables_of_the_page_are_those_of_the_students_beside_it():
+def test_the_pages_tables_follow_from_its_students():
     found = pd.read_csv(ROOT / FOLDER / "students.csv")
     shown = parts((ROOT / PAGE).read_text())
     for name, table in tables.tables(found).items():

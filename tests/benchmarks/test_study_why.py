@@ -41,13 +41,13 @@ def found(tmp_path):
     return why.students(read(tmp_path / "students.csv"))
 
 
-def test_every_student_is_there_once_beside_a_twin_of_its_own(found):
+def test_every_student_stands_once_beside_its_twin(found):
     assert not found.duplicated([*why.TWIN, "method"]).any()
     assert gains(found, why.TWIN).gain.notna().all()
     assert len(found) == 3 * (3 + 3 + 3 + 2 + 2 * 3)
 
 
-def test_the_aads_part_is_what_rsd_loses_without_it_under_the_same_teacher(found):
+def test_the_aads_part_is_rsds_loss_without_it(found):
     under = found[found.width == 64].set_index(["method", "pair", "seed"]).test_top1
     apart = under["RSD"] - under["RSD without AAD"]
     low, high = stats.t.interval(0.95, 5, apart.mean(), stats.sem(apart))
@@ -55,7 +55,7 @@ def test_the_aads_part_is_what_rsd_loses_without_it_under_the_same_teacher(found
     assert last.endswith(f"| **{apart.mean():+.2f}** | {low:+.2f} to {high:+.2f} |")
 
 
-def test_sizes_are_compared_at_as_many_steps_and_lengths_at_as_many_images(found):
+def test_sizes_share_their_steps_lengths_their_images(found):
     assert set(why.same_steps(found).images) == {2_850, 11_400, 57_000}
     assert set(why.same_steps(found).method) == {"scratch", "KD", "RSD"}
     assert set(why.longer(found).epochs) == {15, 60}
@@ -67,7 +67,7 @@ def test_the_picture_can_be_drawn(found):
     assert svg(why.size_chart(found)).startswith("<svg")
 
 
-def test_the_tables_of_the_page_are_those_of_the_students_beside_it():
+def test_the_pages_tables_follow_from_its_students():
     found = pd.read_csv(ROOT / FOLDER / "why.csv")
     shown = parts((ROOT / PAGE).read_text())
     for name, table in why.tables(found).items():

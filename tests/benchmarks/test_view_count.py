@@ -18,7 +18,7 @@ FOUND = pd.DataFrame(
 )
 
 
-def test_each_count_and_the_twin_are_trained_for_each_seed(tmp_path, monkeypatch):
+def test_each_seed_trains_every_count_and_the_twin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = Path("out")
     params = yaml.safe_load((ROOT / "params.yaml").read_text()) | TINY
@@ -44,14 +44,14 @@ def test_each_count_and_the_twin_are_trained_for_each_seed(tmp_path, monkeypatch
     assert found.top1.between(0, 100).all()
 
 
-def test_the_table_compares_within_a_seed_with_the_most_views():
+def test_the_table_compares_seeds_with_the_most_views():
     lines = view_count.table(FOUND, epochs=4).splitlines()
     assert lines[2] == "| scratch, new views each epoch | 90.50 ± 0.71 |  |"
     assert lines[3] == "| RSD, V = 1 | 91.50 ± 0.71 | -3.00 |"
     assert lines[4] == "| RSD, V = 4 (all) | 94.50 ± 0.71 |  |"
 
 
-def test_the_picture_has_a_point_per_seed_and_the_twin_as_a_rule():
+def test_the_picture_has_every_seed_and_the_twin():
     drawn = view_count.chart(FOUND, epochs=4).to_dict()
     assert [layer["mark"]["type"] for layer in drawn["layer"]] == ["line", "circle", "rule", "text"]
     assert sorted(len(rows) for rows in drawn["datasets"].values()) == [1, 4]

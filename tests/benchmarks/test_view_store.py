@@ -5,7 +5,7 @@ from rsd.teacher.store import LiveTeacher
 TINY = ModelOptions(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
 
 
-def test_both_ways_make_a_step_and_only_the_live_one_runs_the_teacher(tmp_path, monkeypatch):
+def test_only_the_live_way_runs_the_teacher(tmp_path, monkeypatch):
     asked: list[int] = []
     real = LiveTeacher.__call__
 

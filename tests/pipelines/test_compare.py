@@ -134,7 +134,7 @@ def test_a_run_is_what_its_revision_recorded(recorded):
     assert compare.run(recorded.path, "workspace", None).records.params["method.rsd"] == {"weight": 0.1}
 
 
-def test_a_cell_that_stopped_at_evaluate_shows_no_older_files(copy, tmp_path):
+def test_a_cell_stopped_at_evaluate_shows_no_files(copy, tmp_path):
     shutil.rmtree(copy.path / "out")
     run = whole_run(copy.path / "out")
     write(run.device_file, DEVICE)

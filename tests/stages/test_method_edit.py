@@ -25,7 +25,7 @@ def distilled(tmp_path_factory) -> Project:
 
 
 @pytest.mark.slow
-def test_a_method_that_is_one_more_file_is_trained_and_judged(distilled):
+def test_a_method_in_one_file_is_trained(distilled):
     with (distilled.out / "students" / "cosine-0" / "history.csv").open() as file:
         assert "cosine" in next(csv.reader(file))
     assert json.loads((distilled.out / "evaluate" / "metrics.json").read_text()).keys() == {"teacher", *METHODS}

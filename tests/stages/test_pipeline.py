@@ -29,7 +29,7 @@ def ran(output: str) -> list[str]:
     return re.findall(r"Running stage '(.+?)'", output)
 
 
-def test_every_stage_and_cell_runs_and_writes_what_it_declares(reproduced):
+def test_every_cell_writes_what_it_declares(reproduced):
     cells = {"distill@scratch-0", "distill@rsd-0"}
     cells |= {f"{stage}@{precision}" for stage in ("convert", "engine") for precision in ("fp32", "fp16", "int8")}
     alone = {"device", "params", "sources", "prepare", "teacher", "embed", "students", "evaluate", "export"}
@@ -42,13 +42,13 @@ def test_every_stage_and_cell_runs_and_writes_what_it_declares(reproduced):
             assert (reproduced.folder / output["path"]).exists()
 
 
-def test_a_second_run_looks_at_the_machine_and_at_what_lies_outside_of_the_project_only(reproduced):
+def test_a_second_run_checks_the_outside_only(reproduced):
     before = (reproduced.folder / "dvc.lock").read_bytes()
     assert set(ran(reproduced.run("dvc", "repro").stdout)) == {"device", "sources", "students"}
     assert (reproduced.folder / "dvc.lock").read_bytes() == before
 
 
-def test_the_students_weights_hold_no_aad_and_are_those_of_the_plain_model(reproduced):
+def test_the_students_weights_hold_no_aad(reproduced):
     students = reproduced.out / "students"
     names = {}
     for method in ("scratch", "rsd"):
@@ -72,7 +72,7 @@ def test_timm_and_the_hub_read_students_and_teacher(reproduced):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_the_exported_graph_has_no_aad_and_no_path_of_this_machine(reproduced, precision):
+def test_the_exported_graph_has_no_aad_or_path(reproduced, precision):
     path = reproduced.out / "convert" / precision / "model.onnx"
     assert str(reproduced.folder).encode() not in path.read_bytes()
     graph = onnx.load(path).graph
@@ -103,7 +103,7 @@ def test_every_student_is_judged_beside_its_scratch_twin(reproduced):
     assert metrics["rsd"]["gain_over_scratch"] == pytest.approx(metrics["rsd"]["top1"] - metrics["scratch"]["top1"])
 
 
-def test_the_first_seeds_students_are_compared_with_the_teacher_layer_by_layer(reproduced):
+def test_first_students_are_compared_layer_by_layer(reproduced):
     rows = list(csv.DictReader((reproduced.out / "evaluate" / "cka.csv").open()))
     assert list(rows[0]) == ["student", "method", "student_layer", "teacher_layer", "cka"]
     assert {(row["student"], row["method"]) for row in rows} == {("scratch-0", "scratch"), ("rsd-0", "rsd")}
@@ -112,7 +112,7 @@ def test_the_first_seeds_students_are_compared_with_the_teacher_layer_by_layer(r
     assert all(-0.5 < float(row["cka"]) <= 1 for row in rows)
 
 
-def test_the_cross_correlation_after_training_is_closer_to_the_teacher_than_before(reproduced):
+def test_training_brings_the_cross_correlation_closer(reproduced):
     record = json.loads((reproduced.out / "evaluate" / "correlation.json").read_text())
     assert record["student"] == "rsd-0"
     assert record["after"]["diagonal_mean"] > record["before"]["diagonal_mean"] + 0.1
@@ -121,7 +121,7 @@ def test_the_cross_correlation_after_training_is_closer_to_the_teacher_than_befo
     assert record["images"] == min(validation, 512)
 
 
-def test_where_no_method_offers_a_look_inside_the_evaluation_says_so(project):
+def test_without_a_look_inside_evaluation_says_so(project):
     offered = json.loads((project.out / "students" / "scratch-0" / "inside.json").read_text())
     assert offered["skipped"] == "the method 'scratch' offers nothing to look at"
     project.edit("out/students/rsd-0/inside.json", correlation=None)
@@ -157,7 +157,7 @@ def test_engines_are_built_or_say_why_not(reproduced):
             assert "pip install" in record["reason"]
 
 
-def test_what_is_measured_depends_on_the_fingerprint_of_the_machine_which_is_taken_anew_each_time(reproduced):
+def test_measurements_depend_on_a_fresh_fingerprint(reproduced):
     stages = yaml.safe_load((reproduced.folder / "dvc.yaml").read_text())["stages"]
     assert stages["device"]["always_changed"]
     for name in ("engine", "benchmark"):
@@ -178,7 +178,7 @@ importlib.metadata.version = version
 
 @pytest.mark.slow
 @pytest.mark.skipif(tensorrt.available() is None, reason="no TensorRT library to hide")
-def test_without_a_library_the_graph_completes_and_after_installing_it_the_engine_is_built(reproduced, tmp_path):
+def test_a_library_installed_later_brings_the_engine(reproduced, tmp_path):
     """As if tensorrt were not installed, then installed: `sitecustomize` hides it from every stage."""
     engine = reproduced.out / "engines" / "fp32"
     (tmp_path / "sitecustomize.py").write_text(HIDDEN)
@@ -191,7 +191,7 @@ def test_without_a_library_the_graph_completes_and_after_installing_it_the_engin
     assert (engine / "model.engine").is_file()
 
 
-def test_latency_rows_are_measured_here_or_say_why_not(reproduced):
+def test_latency_rows_are_measured_or_say_why(reproduced):
     latency = json.loads((reproduced.out / "benchmark" / "latency.json").read_text())
     assert latency["device"] == json.loads((reproduced.out / "device.json").read_text())
     for row in latency["rows"]:
@@ -202,7 +202,7 @@ def test_latency_rows_are_measured_here_or_say_why_not(reproduced):
             assert row["status"] == "measured" or row["status"].startswith("not measured: ")
 
 
-def test_the_bundles_manifest_names_every_file_with_its_digest_and_says_it_is_unsigned(reproduced):
+def test_the_unsigned_manifest_names_every_files_digest(reproduced):
     bundle = reproduced.out / "bundle"
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["signed"] is False
@@ -212,7 +212,7 @@ def test_the_bundles_manifest_names_every_file_with_its_digest_and_says_it_is_un
         assert hashlib.sha256(on_disk[name].read_bytes()).hexdigest() == facts["sha256"]
 
 
-def test_the_bundles_golden_pairs_hold_for_its_own_models(reproduced):
+def test_the_golden_pairs_hold_for_the_bundle(reproduced):
     from rsd.export.runtimes.onnxruntime import logits_of
 
     golden = reproduced.out / "bundle" / "golden"
@@ -222,7 +222,7 @@ def test_the_bundles_golden_pairs_hold_for_its_own_models(reproduced):
         assert np.allclose(found, np.load(golden / f"logits.{precision}.npy"), atol=1e-3)
 
 
-def test_the_closing_table_and_the_report_show_teacher_students_and_files(reproduced):
+def test_table_and_report_show_teacher_students_and_files(reproduced):
     table = reproduced.run("rsd", "table").stdout
     for word in ("teacher", "scratch", "rsd", "fp32", "fp16", "int8", "out/report.html"):
         assert word in table, table
@@ -258,7 +258,7 @@ def test_every_plot_that_dvc_shows_is_drawn(reproduced):
             assert {f">{digit}<" for digit in range(10)} <= set(re.findall(r">\d<", svg))
 
 
-def test_a_pair_with_a_teacher_from_a_file_runs_and_needs_no_recipe_for_it(reproduced):
+def test_a_teacher_from_a_file_needs_no_recipe(reproduced):
     params = reproduced.folder / "params.yaml"
     before = params.read_text()
     weights = reproduced.out / "teacher" / "model.safetensors"
@@ -287,7 +287,7 @@ def test_a_pair_with_a_teacher_from_a_file_runs_and_needs_no_recipe_for_it(repro
         reproduced.run("dvc", "repro", "embed")
 
 
-def test_another_number_of_epochs_makes_no_other_view_store(reproduced):
+def test_other_epochs_keep_the_view_store(reproduced):
     params = reproduced.folder / "params.yaml"
     before = params.read_text()
     try:
@@ -310,7 +310,7 @@ def test_another_number_of_workers_computes_nothing_anew(reproduced):
         reproduced.run("dvc", "repro", "embed")
 
 
-def test_another_weight_reruns_the_rsd_student_and_not_its_scratch_twin(reproduced):
+def test_another_weight_reruns_the_rsd_student_only(reproduced):
     reproduced.run("git", "add", "-A")
     reproduced.run("git", "commit", "-qm", "first run")
     try:

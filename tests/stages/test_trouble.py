@@ -32,7 +32,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_an_unknown_param_stops_dvc_repro_before_anything_runs(reproduced):
+def test_an_unknown_param_stops_dvc_repro_first(reproduced):
     params = reproduced.folder / "params.yaml"
     before, lock = params.read_text(), (reproduced.folder / "dvc.lock").read_bytes()
     student = digest(reproduced.out / "students" / "rsd-0" / "model.safetensors")
@@ -58,7 +58,7 @@ def test_a_missing_dataset_folder_is_one_sentence(project):
     assert digest(project.out / "data" / "dataset.json") == before
 
 
-def test_a_teacher_checkpoint_that_does_not_fit_is_one_sentence(project):
+def test_a_misfit_teacher_checkpoint_is_one_sentence(project):
     torch.save({"state_dict": {"conv1.weight": torch.zeros(3, 3)}}, project.folder / "other.pth")
     project.edit("out/params/teacher.json", source="file", path="other.pth")
     before = digest(project.out / "teacher" / "model.safetensors")
@@ -66,7 +66,7 @@ def test_a_teacher_checkpoint_that_does_not_fit_is_one_sentence(project):
     assert digest(project.out / "teacher" / "model.safetensors") == before
 
 
-def test_a_teacher_read_from_a_file_is_that_teacher(project):
+def test_a_teachers_file_gives_that_teacher(project):
     before = digest(project.out / "teacher" / "model.safetensors")
     (project.out / "teacher" / "model.safetensors").rename(project.folder / "mine.safetensors")
     project.edit("out/params/teacher.json", source="file", path="mine.safetensors")
@@ -74,7 +74,7 @@ def test_a_teacher_read_from_a_file_is_that_teacher(project):
     assert digest(project.out / "teacher" / "model.safetensors") == before
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step(project):
+def test_a_loss_not_finite_stops_with_the_step(project):
     project.edit("out/params/recipe.json", learning_rate=1e30)
     before = digest(project.out / "students" / "scratch-0" / "model.safetensors")
     assert "expected a finite loss, found" in (text := sentence(project.stage("distill", "scratch", "0", check=False)))
@@ -101,7 +101,7 @@ def test_a_view_store_of_another_augmentation_is_refused(project):
     assert "run `dvc repro embed`" in sentence(project.stage("distill", "rsd", "0", check=False))
 
 
-def test_a_failed_parity_gate_stops_the_export_and_leaves_no_file(project):
+def test_a_failed_parity_gate_leaves_no_file(project):
     options = yaml.safe_load((project.out / "params" / "export.json").read_text())
     project.edit("out/params/export.json", gates=options["gates"] | {"fp32_max_difference": 1e-12})
     before = digest(project.out / "export" / "model.onnx")
@@ -130,7 +130,7 @@ def killed_in_training(project):
 FILES = ("model.safetensors", "config.json", "README.md", "scaffold.safetensors", "history.csv", "student.json")
 
 
-def test_a_killed_training_leaves_no_student_and_resumes_to_the_same_bytes(reproduced, project):
+def test_a_killed_training_resumes_to_the_same_bytes(reproduced, project):
     project.edit("out/params/recipe.json", epochs=40)
     project.stage("distill", "rsd", "0")
     undisturbed = {name: digest(project.out / "students" / "rsd-0" / name) for name in FILES}
@@ -143,7 +143,7 @@ def test_a_killed_training_leaves_no_student_and_resumes_to_the_same_bytes(repro
 
 
 @pytest.mark.slow
-def test_dvc_repro_after_a_kill_goes_on_by_itself_to_the_same_bytes(reproduced):
+def test_dvc_repro_resumes_a_kill_to_equal_bytes(reproduced):
     """DVC deletes a stage's outputs before it runs: the unfinished training must not be among them."""
     params = reproduced.folder / "params.yaml"
     before = params.read_text()
@@ -169,7 +169,7 @@ def test_dvc_repro_after_a_kill_goes_on_by_itself_to_the_same_bytes(reproduced):
 
 
 @pytest.mark.slow
-def test_a_stage_in_two_processes_trains_the_student_of_one(project):
+def test_two_processes_train_the_student_of_one(project):
     """And writes each file once; the numbers differ by the rounding of sums, which training magnifies."""
     project.stage("distill", "rsd", "0")
     alone = pd.read_csv(project.out / "students" / "rsd-0" / "history.csv")
@@ -186,7 +186,7 @@ def test_a_stage_in_two_processes_trains_the_student_of_one(project):
 
 
 @pytest.mark.slow
-def test_two_nodes_train_the_student_of_two_processes_on_one(project):
+def test_two_nodes_train_the_student_of_one(project):
     """Two agents of torchrun on loopback, by the command of docs/training.md with the counts of this machine."""
     project.edit("out/params/compute.json", processes=2)
     files = [project.out / "students" / "rsd-0" / name for name in FILES]
@@ -212,7 +212,7 @@ def test_two_nodes_train_the_student_of_two_processes_on_one(project):
 
 
 @pytest.mark.slow
-def test_two_processes_embed_and_evaluate_what_one_does_and_say_it_once(project):
+def test_two_processes_embed_and_evaluate_like_one(project):
     def written():
         folders = (project.out / "views", project.out / "evaluate")
         return {str(file): digest(file) for folder in folders for file in folder.rglob("*") if file.is_file()}

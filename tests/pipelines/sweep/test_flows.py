@@ -251,7 +251,7 @@ def test_a_sweep_started_twice_runs_cells_once(repo: SweepRepo, prefect_server: 
     assert not (repo.path / ".state/sweeps/weights").exists()
 
 
-def test_a_clone_being_removed_is_left_to_its_remover(tmp_path: Path) -> None:
+def test_a_clone_under_removal_is_left_alone(tmp_path: Path) -> None:
     half_removed = tmp_path / "cells" / ".weights-1-d1935t.gone"
     half_removed.mkdir(parents=True)
     new = tmp_path / "cells" / UNIT.name

@@ -16,7 +16,7 @@ def made(tmp_path):
     return ingredients(tmp_path)
 
 
-def test_every_file_is_listed_with_its_digest_and_there_is_no_other(made, tmp_path):
+def test_every_file_is_listed_with_its_digest(made, tmp_path):
     manifest = write_bundle(tmp_path / "bundle", OPTIONS, **made)
     files = {str(p.relative_to(tmp_path / "bundle")): p for p in (tmp_path / "bundle").rglob("*") if p.is_file()}
     assert json.loads(files.pop("manifest.json").read_text()) == manifest
@@ -34,7 +34,7 @@ def test_links_become_files(made, tmp_path):
     assert not any(path.is_symlink() for path in (tmp_path / "bundle").rglob("*"))
 
 
-def test_it_holds_what_a_device_needs_and_says_it_is_unsigned(made, tmp_path):
+def test_an_unsigned_bundle_holds_what_a_device_needs(made, tmp_path):
     manifest = write_bundle(tmp_path / "bundle", OPTIONS, **made)
     assert (manifest["name"], manifest["release"], manifest["signed"]) == ("digits", 3, False)
     assert manifest["models"]["fp32"]["engine"] == "fp32/model.engine"
@@ -57,7 +57,7 @@ def test_golden_logits_are_those_of_shipped_models(tmp_path, precisions):
         assert np.abs(found - np.load(tmp_path / "bundle" / golden["logits"][precision])).max() <= 1e-5 < allowed
 
 
-def test_the_golden_files_are_jpeg_and_png_of_several_sizes_and_the_first_is_served_as_it_is(made, tmp_path):
+def test_golden_files_vary_in_size_and_format(made, tmp_path):
     from PIL import Image
 
     bundle = tmp_path / "bundle"
@@ -82,6 +82,6 @@ def test_a_failure_leaves_the_last_bundle_whole(made, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "../up", "With Space", "-x"])
-def test_a_name_that_is_no_folder_name_is_refused(name):
+def test_a_name_unfit_for_a_folder_is_refused(name):
     with pytest.raises(ValueError, match="pattern"):
         BundleOptions(name=name, release=1)

@@ -25,7 +25,7 @@ def workshop(tmp_path):
     return Workshop(tmp_path)
 
 
-def test_a_signed_copy_verifies_and_says_it_is_signed_and_the_bundle_stays_as_dvc_knows_it(workshop):
+def test_a_signed_copy_verifies_and_the_bundle_stays(workshop):
     bundle = workshop.unsigned()
     before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     signed = workshop.sign(bundle)
@@ -34,7 +34,7 @@ def test_a_signed_copy_verifies_and_says_it_is_signed_and_the_bundle_stays_as_dv
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
 
 
-def test_signing_twice_gives_the_same_bytes_but_for_the_signature(workshop, tmp_path):
+def test_signing_twice_changes_only_the_signature(workshop, tmp_path):
     bundle = workshop.unsigned()
     for name in ("one", "two"):
         sign.sign(bundle, tmp_path / name, workshop.key)
@@ -46,14 +46,14 @@ def test_signing_twice_gives_the_same_bytes_but_for_the_signature(workshop, tmp_
     assert one.keys() == two.keys()
 
 
-def test_the_private_key_can_be_read_by_its_owner_only_and_is_never_overwritten(workshop):
+def test_the_private_key_is_private_and_never_overwritten(workshop):
     assert stat.S_IMODE(workshop.key.stat().st_mode) == 0o600
     with pytest.raises(UserError, match="found one; choose another name"):
         sign.make_key(workshop.key.with_suffix(""))
 
 
 @pytest.mark.parametrize("mark", [".git", ".dvc", "dvc.yaml"])
-def test_a_key_below_a_repository_is_neither_made_nor_used(workshop, tmp_path, mark):
+def test_a_key_in_a_repository_is_refused(workshop, tmp_path, mark):
     project = tmp_path / "project"
     (project / "below").mkdir(parents=True)
     (project / mark).mkdir()
@@ -71,7 +71,7 @@ def test_a_key_below_a_repository_is_neither_made_nor_used(workshop, tmp_path, m
     assert not (tmp_path / "signed").exists()
 
 
-def test_a_key_in_the_bundle_or_among_its_files_is_refused(workshop, tmp_path):
+def test_a_key_in_the_bundle_is_refused(workshop, tmp_path):
     bundle = workshop.unsigned()
     key = bundle / "golden" / "key.pem"
     key.write_bytes(workshop.key.read_bytes())
@@ -86,7 +86,7 @@ def test_a_key_in_the_bundle_or_among_its_files_is_refused(workshop, tmp_path):
     assert not (tmp_path / "signed").exists()
 
 
-def test_a_bundle_that_is_not_what_its_manifest_says_is_not_signed(workshop, tmp_path):
+def test_a_bundle_unlike_its_manifest_is_not_signed(workshop, tmp_path):
     bundle = workshop.unsigned()
     (bundle / "extra").touch()
     with pytest.raises(UserError, match="another set"):
@@ -99,7 +99,7 @@ def test_a_bundle_that_is_not_what_its_manifest_says_is_not_signed(workshop, tmp
         sign.sign(tmp_path / "nothing", tmp_path / "signed", workshop.key)
 
 
-def test_no_key_and_no_free_place_are_refused_in_a_sentence(workshop, tmp_path):
+def test_no_key_and_no_free_place_are_refused(workshop, tmp_path):
     bundle = workshop.unsigned()
     with pytest.raises(UserError, match="found no file"):
         sign.sign(bundle, tmp_path / "signed", tmp_path / "none.pem")
@@ -110,7 +110,7 @@ def test_no_key_and_no_free_place_are_refused_in_a_sentence(workshop, tmp_path):
         sign.sign(bundle, tmp_path / "taken", workshop.key)
 
 
-def test_an_unsigned_bundle_and_one_of_another_key_do_not_verify(workshop, tmp_path):
+def test_unsigned_and_foreign_bundles_do_not_verify(workshop, tmp_path):
     bundle = workshop.unsigned()
     with pytest.raises(UserError, match="found no model.sig"):
         sign.verify(bundle, workshop.public)
@@ -255,7 +255,7 @@ def test_what_no_commit_holds_needs_allow_dirty(workshop, project, capsys, chang
     assert json.loads((workshop.folder / "release" / "manifest.json").read_text())["origin"]["git_revision"] is None
 
 
-def test_the_advice_mends_what_is_stale_and_forces_nothing(workshop, project, capsys):
+def test_the_advice_mends_stale_stages_without_force(workshop, project, capsys):
     commit("release 1")
     another_student()
     refused = signed_by_command(workshop, capsys)

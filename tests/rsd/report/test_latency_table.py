@@ -39,13 +39,13 @@ def record(**changes):
     )
 
 
-def test_too_few_samples_are_said_and_no_number_stands_in_for_them():
+def test_too_few_samples_are_named_without_a_number():
     text = markdown(record())
     assert "| 1.00 ms | too few samples (63 of 64) | too few samples (63 of 662) | 1.00 ms |" in text
     assert "not measured: no CUDA device" in text
 
 
-def test_what_it_takes_to_judge_the_table_stands_below_it():
+def test_the_tables_conditions_stand_below_it():
     text = markdown(record())
     for said in (
         "at least 2 s and 662 calls",
@@ -59,7 +59,7 @@ def test_what_it_takes_to_judge_the_table_stands_below_it():
     assert "2.00 ms | 5.0 MB | 1 kB" in text  # the median cold start
 
 
-def test_a_noisy_machine_and_a_warm_up_without_end_are_said():
+def test_noise_and_an_endless_warm_up_are_named():
     assert "noisy" not in markdown(record())
     text = markdown(record(noisy=True, spread=0.42, settled=False))
     assert (
@@ -86,7 +86,7 @@ def a_kits() -> KitRecord:
 
 
 @pytest.mark.parametrize("made", [record, a_kits], ids=["benchmark", "kit"])
-def test_the_command_renders_the_record_of_a_benchmark_and_of_a_kit(made, tmp_path, capsys):
+def test_the_command_renders_benchmark_and_kit_records(made, tmp_path, capsys):
     (tmp_path / "latency.json").write_text(made().model_dump_json())
     assert not rsd("latency", str(tmp_path / "latency.json"), str(tmp_path / "out"))
     assert (tmp_path / "out" / "latency.md").read_text() == markdown(made())
@@ -98,7 +98,7 @@ def test_the_command_renders_the_record_of_a_benchmark_and_of_a_kit(made, tmp_pa
     ("text", "words"),
     [(None, "found none"), ("{}", "found another JSON"), ('{"candidates": []}', "that a kit's run.py wrote, found")],
 )
-def test_what_is_no_record_is_refused_in_a_sentence(tmp_path, text, words):
+def test_a_file_that_is_no_record_is_refused(tmp_path, text, words):
     if text:
         (tmp_path / "latency.json").write_text(text)
     with pytest.raises(UserError, match=words):

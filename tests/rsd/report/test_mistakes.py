@@ -25,7 +25,7 @@ def picture(one: Mistake) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(one.picture.removeprefix("data:image/png;base64,"))))
 
 
-def test_they_are_the_wrong_answers_with_the_largest_probability(out: Path) -> None:
+def test_mistakes_are_the_most_probable_wrong_answers(out: Path) -> None:
     logits = np.load(out / "convert" / "fp32" / "logits.npy").astype(np.float64)
     labels = np.load(out / "data" / "test" / "labels.npy")
     shares = softmax(logits, axis=1)
@@ -37,7 +37,7 @@ def test_they_are_the_wrong_answers_with_the_largest_probability(out: Path) -> N
     assert [one.actual for one in found] == [str(labels[one.number]) for one in found]
 
 
-def test_a_picture_has_the_pixels_that_the_student_was_served(out: Path) -> None:
+def test_a_picture_shows_the_pixels_the_student_saw(out: Path) -> None:
     one = mistakes(out)[0]
     served = np.load(out / "data" / "test" / "images.npy")[one.number, ..., 0]
     assert np.array_equal(np.asarray(picture(one)), served)

@@ -88,7 +88,7 @@ def test_charts_that_are_compared_share_one_scale(out: Path) -> None:
         assert any(opacity and opacity["scale"]["domain"][0] == 0 for opacity in one)
 
 
-def test_the_correlation_stands_beside_chance_and_the_teachers_own(out: Path) -> None:
+def test_the_correlation_stands_beside_chance_and_teacher(out: Path) -> None:
     text = seen(out)
     assert "Mean of the diagonal 0.90; RMS off the diagonal 0.050" in text
     assert "By chance alone the diagonal is near 0 and the RMS beside it 0.053" in text
@@ -96,7 +96,7 @@ def test_the_correlation_stands_beside_chance_and_the_teachers_own(out: Path) ->
     assert "is the mean of a block" not in text
 
 
-def test_the_rank_of_every_methods_embedding_stands_beside_its_width(out: Path) -> None:
+def test_every_embeddings_rank_stands_beside_its_width(out: Path) -> None:
     text = seen(out)
     assert "scratch 32 12.5 39 % 0.250 RSD 32 21.8 68 % 0.125" in text
     path = out / "evaluate" / "models.json"
@@ -110,11 +110,11 @@ def test_a_matrix_that_was_made_smaller_says_so(out: Path) -> None:
     assert "Each of the 16 by 16 cells is the mean of a block of the 768 by 768 matrix" in seen(out)
 
 
-def test_the_number_of_images_behind_the_likeness_is_the_stages_own(out: Path) -> None:
+def test_the_likeness_names_its_stages_number_of_images(out: Path) -> None:
     assert f"on at most {MOST_IMAGES} test images" in seen(out)
 
 
-def test_what_was_not_looked_into_is_said_in_words(out: Path) -> None:
+def test_what_was_not_examined_is_named(out: Path) -> None:
     write(out / "evaluate" / "correlation.json", {"skipped": "no RSD student was trained in this run"})
     (out / "evaluate" / "cka.csv").write_text("student,method,student_layer,teacher_layer,cka\n")
     text = seen(out)
@@ -122,7 +122,7 @@ def test_what_was_not_looked_into_is_said_in_words(out: Path) -> None:
     assert "No likeness of layers was recorded" in text
 
 
-def test_the_verdict_comes_first_with_the_gain_and_its_interval(out: Path) -> None:
+def test_the_verdict_leads_with_gain_and_interval(out: Path) -> None:
     text = seen(out)
     models = {model["model"]: model for model in json.loads((out / "evaluate" / "models.json").read_text())}
     gains = [models[f"rsd-{seed}"]["top1"] - models[f"scratch-{seed}"]["top1"] for seed in range(3)]
@@ -134,7 +134,7 @@ def test_the_verdict_comes_first_with_the_gain_and_its_interval(out: Path) -> No
     assert text.index("Parity gates") < text.index("Accuracy, side by side")
 
 
-def test_an_interval_that_holds_zero_is_not_called_a_gain(out: Path) -> None:
+def test_an_interval_with_zero_is_no_gain(out: Path) -> None:
     path = out / "evaluate" / "models.json"
     models = json.loads(path.read_text())
     for model in models:
@@ -176,7 +176,7 @@ def test_no_distilled_student_means_no_gain(out: Path) -> None:
     assert "the shipped student is the plainly trained one" in seen(out)
 
 
-def test_the_surest_mistakes_are_pictures_with_what_the_teacher_and_the_twin_said(out: Path) -> None:
+def test_surest_mistakes_show_the_teachers_and_twins_answers(out: Path) -> None:
     html = written(out)
     pictures = [address for address in Text(html).addresses if address.startswith("data:image/png;base64,")]
     answers = pd.read_csv(out / "evaluate" / "confusion" / "rsd-2.csv")
@@ -191,7 +191,7 @@ def test_without_the_images_it_says_what_to_run(out: Path) -> None:
     assert "No images are shown: expected the student's logits" in seen(out)
 
 
-def test_hundreds_of_classes_and_dozens_of_models_stay_below_5_mb(tmp_path: Path) -> None:
+def test_a_large_page_stays_below_5_mb(tmp_path: Path) -> None:
     write_records(tmp_path, seeds=tuple(range(4)), epochs=300)
     evaluate = tmp_path / "evaluate"
     names = [f"a rather long name of class {i}" for i in range(1000)]
@@ -213,7 +213,7 @@ def test_hundreds_of_classes_and_dozens_of_models_stay_below_5_mb(tmp_path: Path
     assert len(written(tmp_path).encode()) < 5_000_000
 
 
-def test_a_skipped_engine_and_a_missing_device_are_said_in_words(out: Path) -> None:
+def test_a_skipped_engine_and_missing_device_are_named(out: Path) -> None:
     reason = "no TensorRT library can build here; install tensorrt-rtx"
     write(
         out / "engines" / "fp16" / "engine.json",
@@ -224,7 +224,7 @@ def test_a_skipped_engine_and_a_missing_device_are_said_in_words(out: Path) -> N
     assert "not measured: no CUDA device" in text
 
 
-def test_a_tail_without_enough_samples_is_said_in_words(out: Path) -> None:
+def test_a_tail_without_enough_samples_is_named(out: Path) -> None:
     path = out / "benchmark" / "latency.json"
     record = json.loads(path.read_text())
     for row in record["rows"]:
@@ -233,7 +233,7 @@ def test_a_tail_without_enough_samples_is_said_in_words(out: Path) -> None:
     assert "not measured too few samples for a tail" in seen(out)
 
 
-def test_how_it_was_timed_and_whether_the_machine_was_quiet_stands_below_the_latencies(out: Path) -> None:
+def test_below_the_latencies_stand_their_conditions(out: Path) -> None:
     text = seen(out)
     assert "at least 2 s and 662 calls" in text
     assert "Cores 0, 1; clock 2600 MHz before" in text
@@ -241,7 +241,7 @@ def test_how_it_was_timed_and_whether_the_machine_was_quiet_stands_below_the_lat
     assert "12.0 ms 91.0 MB" in text  # cold start and peak memory
 
 
-def test_an_engine_stands_beside_what_its_onnx_file_says(out: Path) -> None:
+def test_an_engine_stands_beside_its_onnx_file(out: Path) -> None:
     assert seen(out).count("not measured: no CUDA device") == 4  # two engines, and their latencies
     path = out / "engines" / "fp16" / "engine.json"
     parity = json.loads((out / "convert" / "fp16" / "convert.json").read_text())["parity"]
@@ -251,20 +251,20 @@ def test_an_engine_stands_beside_what_its_onnx_file_says(out: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["data", "students", "export", "convert", "engines", "benchmark", "device.json"])
-def test_it_is_written_without_the_records_of_any_other_stage(out: Path, missing: str) -> None:
+def test_the_page_needs_no_other_stages_records(out: Path, missing: str) -> None:
     path = out / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert "Accuracy, side by side" in seen(out)
 
 
 @pytest.mark.parametrize("missing", ["curves.csv", "calibration.csv", "confusion", "cka.csv", "correlation.json"])
-def test_it_is_written_without_a_part_of_the_evaluation(out: Path, missing: str) -> None:
+def test_the_page_needs_no_whole_evaluation(out: Path, missing: str) -> None:
     path = out / "evaluate" / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert "recorded" in seen(out)
 
 
-def test_without_an_evaluated_model_it_says_what_to_run_and_keeps_the_old_page(out: Path) -> None:
+def test_without_an_evaluation_the_old_page_stays(out: Path) -> None:
     before = written(out)
     (out / "evaluate" / "models.json").unlink()
     with pytest.raises(UserError, match="evaluate"):
@@ -293,7 +293,7 @@ def test_it_imports_no_torch() -> None:
     assert answer.stdout == "False\n"
 
 
-def test_the_ladder_says_that_stripping_was_exact_and_what_int8_keeps_in_float(out: Path) -> None:
+def test_the_ladder_names_exact_stripping_and_float_layers(out: Path) -> None:
     path = out / "convert" / "fp16" / "convert.json"
     record = json.loads(path.read_text())
     stripped = {"rung": "stripped", "against": "as trained", "images": 512}

@@ -130,7 +130,7 @@ def page(out: Path) -> Path:
     return out / "report.html"
 
 
-def test_it_draws_every_chart_without_a_complaint_or_a_request(tab: Tab, page: Path) -> None:
+def test_every_chart_draws_without_complaint_or_request(tab: Tab, page: Path) -> None:
     tab.open(page, width=1200)
     drawn = tab.run("document.querySelectorAll('.chart svg').length")
     assert drawn == tab.run("document.querySelectorAll('script[data-chart]').length")
@@ -147,7 +147,7 @@ def test_it_never_scrolls_sideways(tab: Tab, page: Path, width: int) -> None:
     assert tab.run(widest) <= width
 
 
-def test_charts_take_the_colours_of_the_scheme_and_of_paper(tab: Tab, page: Path) -> None:
+def test_charts_follow_the_colour_scheme_and_paper(tab: Tab, page: Path) -> None:
     label = "getComputedStyle(document.querySelector('#chart-accuracy .role-axis-label text')).fill"
     tab.open(page, width=1200, scheme="light")
     light = tab.run(label)
@@ -161,7 +161,7 @@ def test_charts_take_the_colours_of_the_scheme_and_of_paper(tab: Tab, page: Path
     assert tab.run(label) == light
 
 
-def test_every_picture_loads_and_paper_shows_what_is_folded_away(tab: Tab, page: Path, tmp_path: Path) -> None:
+def test_every_picture_loads_and_paper_unfolds_all(tab: Tab, page: Path, tmp_path: Path) -> None:
     tab.open(page, width=1200)
     pictures = "[...document.querySelectorAll('.pictures img')].map(one => one.naturalWidth)"
     assert set(tab.run(pictures)) == {16}
@@ -172,7 +172,7 @@ def test_every_picture_loads_and_paper_shows_what_is_folded_away(tab: Tab, page:
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_it_still_draws_when_only_the_evaluation_is_there(tab: Tab, tmp_path: Path) -> None:
+def test_the_evaluation_alone_is_still_drawn(tab: Tab, tmp_path: Path) -> None:
     write_records(tmp_path / "one", seeds=(0,))
     for name in ("students", "convert", "engines", "benchmark"):
         shutil.rmtree(tmp_path / "one" / name)

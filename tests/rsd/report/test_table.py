@@ -13,7 +13,7 @@ from rsd.run.paths import Run
 from .conftest import write, write_records
 
 
-def test_it_holds_every_model_with_parameters_accuracy_and_gain(out: Path) -> None:
+def test_every_model_has_parameters_accuracy_and_gain(out: Path) -> None:
     lines = summary(Run(out)).splitlines()
     teacher, scratch, rsd = lines[2:5]
     assert teacher.split()[:2] == ["teacher", "77,354"]
@@ -23,7 +23,7 @@ def test_it_holds_every_model_with_parameters_accuracy_and_gain(out: Path) -> No
     assert "points over scratch" in rsd
 
 
-def test_it_holds_every_file_with_size_latency_and_agreement(out: Path) -> None:
+def test_every_file_has_size_latency_and_agreement(out: Path) -> None:
     text = summary(Run(out))
     (fp16,) = [line for line in text.splitlines() if line.startswith("rsd-2 fp16.onnx")]
     assert "61 kB" in fp16
@@ -48,7 +48,7 @@ def test_a_skipped_engine_says_why(out: Path) -> None:
     assert "skipped: no TensorRT library can build here" in summary(Run(out))
 
 
-def test_a_tail_without_enough_samples_is_not_a_number(out: Path) -> None:
+def test_a_tail_without_enough_samples_stays_empty(out: Path) -> None:
     path = out / "benchmark" / "latency.json"
     record = json.loads(path.read_text())
     for row in record["rows"]:
@@ -63,7 +63,7 @@ def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     assert "1 seed," in summary(Run(tmp_path))
 
 
-def test_it_prints_what_there_is_when_later_stages_did_not_run(out: Path) -> None:
+def test_it_prints_without_the_later_stages(out: Path) -> None:
     for name in ("export", "convert", "engines", "benchmark"):
         shutil.rmtree(out / name)
     assert "none exported yet" in summary(Run(out))
@@ -73,7 +73,7 @@ def test_no_line_is_wider_than_a_terminal(out: Path) -> None:
     assert max(map(len, summary(Run(out)).splitlines())) <= 110
 
 
-def test_before_the_first_run_it_says_what_to_do(tmp_path: Path) -> None:
+def test_before_the_first_run_it_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `make repro`"):
         summary(Run(tmp_path / "out"))
 
@@ -100,11 +100,11 @@ def test_sizes_are_decimal(count: int, words: str) -> None:
         ("tensorrt", None, "TensorRT"),
     ],
 )
-def test_what_a_file_runs_on_is_said_in_words(runtime: str, threads: object, words: str) -> None:
+def test_a_files_runtime_is_named_in_words(runtime: str, threads: object, words: str) -> None:
     assert runs_on(runtime, threads) == words
 
 
-def test_figures_of_another_student_are_left_out_with_the_cause(out: Path) -> None:
+def test_another_students_figures_are_left_out_with_cause(out: Path) -> None:
     path = out / "students" / "rsd-2" / "student.json"
     write(path, json.loads(path.read_text()) | {"weights_sha256": "other"})  # trained anew, but no more
     path = out / "evaluate" / "models.json"

@@ -28,11 +28,11 @@ def points(*p50: float, noisy: tuple[int, ...] = (), model: str = "a") -> list[P
         ([*points(1, 1, 1), *points(1, 1, 1, 1.2, model="b")[3:]], 0),  # another architecture
     ],
 )
-def test_slower_than_the_median_of_the_quiet_runs_before(series: list[Point], told: int) -> None:
+def test_slowness_is_against_the_median_quiet_run(series: list[Point], told: int) -> None:
     assert len(slower(judge(series), 0.1)) == told
 
 
-def test_a_history_that_is_none_is_refused_with_a_sentence(tmp_path: Path) -> None:
+def test_a_malformed_history_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latency.csv").write_text("when,p50\nnow,fast\n")
 
     with pytest.raises(UserError, match="expected latencies in .*latency.csv"):

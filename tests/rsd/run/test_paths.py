@@ -31,7 +31,7 @@ def test_nothing_is_stale_in_a_whole_run(tmp_path):
     assert whole_run(tmp_path).stale() == {}
 
 
-def test_another_student_makes_all_that_follows_stale_and_nothing_else(tmp_path):
+def test_another_student_makes_only_its_followers_stale(tmp_path):
     run = whole_run(tmp_path)
     run.write(student(run, "rsd", "other"))
     index(run)
@@ -62,7 +62,7 @@ def test_each_stage_that_runs_again_mends_its_own(tmp_path):
     assert run.stale() == {}
 
 
-def test_a_changed_section_of_a_method_names_that_methods_students(tmp_path):
+def test_a_changed_section_names_its_methods_students(tmp_path):
     run = whole_run(tmp_path)
     write_json(run.params / "method" / "scratch.json", {"weight": 1})
     stale = run.stale()
@@ -78,19 +78,19 @@ def test_another_teacher_is_seen_in_every_student(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', "[" * 100_000, "\x00"])
-def test_a_damaged_record_is_one_sentence_with_the_command(tmp_path, content):
+def test_a_damaged_record_names_the_command(tmp_path, content):
     run = whole_run(tmp_path)
     (tmp_path / "export" / "export.json").write_text(content)
     with pytest.raises(UserError, match="expected a record in .*export.json, found: .*; run `dvc repro -f -s export`"):
         run.export()
 
 
-def test_a_missing_record_names_the_stage_that_writes_it(tmp_path):
+def test_a_missing_record_names_its_stage(tmp_path):
     with pytest.raises(UserError, match="found none; run `dvc repro distill@rsd-3`"):
         Run(tmp_path).student("rsd", 3)
 
 
-def test_the_graph_and_the_run_name_the_same_records(tmp_path):
+def test_graph_and_run_name_the_same_records(tmp_path):
     """Each record lies in an output of a stage of dvc.yaml."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     outs = []

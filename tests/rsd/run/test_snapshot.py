@@ -15,7 +15,7 @@ def test_a_whole_run_is_shown_whole(tmp_path):
     assert known.shipped_evaluation.model == "rsd-0"
 
 
-def test_nothing_of_an_older_student_stands_beside_a_newer_one(tmp_path):
+def test_older_and_newer_students_never_mix(tmp_path):
     run = whole_run(tmp_path)
     run.write(student(run, "rsd", "other"))
     index(run)

@@ -223,7 +223,7 @@ def test_a_collapsed_student_stops_after_the_warm_up():
         scratch_run(model)
 
 
-def test_a_kill_after_the_last_epoch_leaves_a_whole_log(tmp_path, monkeypatch):
+def test_a_kill_after_the_last_epoch_loses_nothing(tmp_path, monkeypatch):
     def save_then_die(path, content):
         save(path, content)
         if len(content["progress"]["history"]) == RECIPE.epochs:

@@ -29,18 +29,18 @@ def names(rows):
     return [one.name for one in rows]
 
 
-def test_the_best_is_the_most_accurate_that_fits_and_the_faster_of_two():
+def test_the_best_is_the_most_accurate_then_fastest():
     found = [row("slow", 9.0, 99.0), row("good", 4.0, 97.0), row("also good", 3.0, 97.0), row("fast", 1.0, 90.0)]
     assert chosen(found, 5.0) == {"board": "also good"}
     assert chosen(found, 0.5) == {"board": None}
     assert chosen(found, 100.0) == {"board": "slow"}
 
 
-def test_what_has_too_few_samples_for_a_p99_does_not_fit():
+def test_too_few_samples_for_a_p99_never_fit():
     assert feasible([row("unknown", None, 99.0, samples=100)], 1e9) == []
 
 
-def test_untrained_students_are_never_the_best_but_stay_candidates_the_largest_first():
+def test_untrained_students_are_candidates_the_largest_first():
     found = [row("small", 1.0, None, parameters=1), row("large", 2.0, None, parameters=9), row("mine", 3.0, 90.0)]
     assert chosen(found, 5.0) == {"board": "mine"}
     assert names(feasible(found, 5.0)) == ["mine", "large", "small"]
@@ -53,7 +53,7 @@ def test_each_device_has_its_own_front_and_best():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_nothing_on_the_front_is_beaten_and_everything_off_it_is(seed):
+def test_only_what_is_off_the_front_is_beaten(seed):
     random = np.random.default_rng(seed)
     found = [row(str(i), float(random.integers(1, 9)), float(random.integers(90, 99))) for i in range(30)]
     front = pareto(found)

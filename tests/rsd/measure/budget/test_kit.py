@@ -66,7 +66,7 @@ def answer(kit, tmp_path_factory):
     return home / "latency.json"
 
 
-def test_a_kit_holds_every_student_in_every_precision_and_what_runs_it(kit):
+def test_a_kit_holds_every_student_in_every_precision(kit):
     held = {str(path.relative_to(kit)) for path in kit.rglob("*") if path.is_file()}
     names = ("vit_tiny_patch16_224", "vit_tiny_patch16_224_2")
     models = {f"models/{name}-{precision}.onnx" for name in names for precision in ("fp32", "fp16", "int8")}
@@ -76,13 +76,13 @@ def test_a_kit_holds_every_student_in_every_precision_and_what_runs_it(kit):
     assert held == {"kit.json", "run.py"} | modules | models
 
 
-def test_the_runner_needs_onnxruntime_and_numpy_only_and_its_json_is_taken(answer):
+def test_the_runner_needs_onnxruntime_and_numpy_only(answer):
     record = read_device(answer)
     assert [row.status for row in record.rows] == ["measured"] * 6
     assert all(row.p99_ms and (row.samples or 0) >= 662 and row.cold_start_ms for row in record.rows)
 
 
-def test_an_older_python_is_refused_in_one_sentence_before_anything_of_the_kit_is_used(kit):
+def test_an_older_python_is_refused_first(kit):
     part, runner = (kit / "rsd" / "__init__.py").read_text(), (kit / "run.py").read_text()
     for text in (part, runner):
         ast.parse(text, feature_version=(3, 8))  # it comes as far as that
@@ -110,7 +110,7 @@ def test_untrained_students_answer_with_finite_and_different_logits(kit):
     assert logits.std() > 1e-3
 
 
-def test_a_file_that_was_damaged_on_the_way_is_not_timed(kit, tmp_path):
+def test_a_damaged_file_is_not_timed(kit, tmp_path):
     moved = shutil.copytree(kit, tmp_path / "kit")
     (moved / "models" / "vit_tiny_patch16_224-fp32.onnx").write_bytes(b"half")
     command = [sys.executable, str(moved / "run.py"), "--out", str(tmp_path / "latency.json")]
@@ -120,7 +120,7 @@ def test_a_file_that_was_damaged_on_the_way_is_not_timed(kit, tmp_path):
     assert not (tmp_path / "latency.json").exists()
 
 
-def test_the_same_kit_has_the_same_bytes_as_an_archive_too(tmp_path):
+def test_the_same_kit_gives_the_same_archive(tmp_path):
     plan, one = replace(PLAN, min_samples=1), STUDENTS[:1]
     first, second = tmp_path / "a.tar.gz", tmp_path / "b.tar.gz"
     for path in (first, second):
@@ -142,14 +142,14 @@ def test_an_archive_cannot_write_outside(tmp_path, name):
     assert not (tmp_path.parent / "escaped").exists()
 
 
-def test_the_ladder_holds_students_of_a_third_of_a_million_to_ten_million_parameters():
+def test_the_ladder_spans_third_to_ten_million_parameters():
     assert len(LADDER) == len(set(LADDER)) >= 8
     assert [ModelOptions(name=name, args=arguments(name, 32)).name for name in LADDER] == list(LADDER)
     assert arguments("vit_tiny_patch16_224", 224) == {"img_size": 224, "patch_size": 16}
 
 
 @pytest.mark.slow
-def test_every_student_of_the_default_ladder_is_packed_for_the_smallest_images(tmp_path):
+def test_the_default_ladder_packs_for_the_smallest_images(tmp_path):
     said: list[str] = []
     students = [ModelOptions(name=name, args=arguments(name, 16)) for name in LADDER]
     packed = write_kit(tmp_path / "kit", students, image_shape=(16, 16, 1), classes=10, plan=PLAN, say=said.append)
@@ -188,7 +188,7 @@ def _row(record, **changes):
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_malformed_device_json_is_refused_in_a_sentence(answer, tmp_path, fault):
+def test_a_malformed_device_json_is_refused(answer, tmp_path, fault):
     broken = BROKEN[fault](json.loads(answer.read_text()))
     path = tmp_path / "latency.json"
     path.write_bytes(broken if isinstance(broken, bytes) else json.dumps(broken).encode())
@@ -196,7 +196,7 @@ def test_a_malformed_device_json_is_refused_in_a_sentence(answer, tmp_path, faul
         read_device(path)
 
 
-def test_the_commands_take_a_device_and_say_what_fits(answer, tmp_path, monkeypatch, capsys):
+def test_the_commands_say_what_fits_a_device(answer, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "error: expected latencies of a device, found none" in rsd("budget", "show", "--p99", "5")
     assert not rsd("budget", "import", str(answer), "--name", "board")

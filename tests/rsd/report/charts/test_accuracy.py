@@ -12,7 +12,7 @@ def models() -> pd.DataFrame:
     return frame.assign(model=[f"{method}-{seed}" for method, seed, _ in rows])
 
 
-def test_a_method_keeps_its_colour_whatever_stands_beside_it(models: pd.DataFrame) -> None:
+def test_a_method_keeps_its_colour_in_any_company(models: pd.DataFrame) -> None:
     alone = models[models["method"] == "rsd"]
     both = scale(accuracy.accuracy_side_by_side(models), "color")
     one = scale(accuracy.accuracy_side_by_side(alone), "color")
@@ -40,7 +40,7 @@ def test_the_confusion_matrix_counts_every_answer() -> None:
     assert counts == {("a", "a"): (1, 0.5), ("a", "b"): (1, 0.5), ("b", "a"): (0, 0), ("b", "b"): (1, 1)}
 
 
-def test_many_classes_are_cut_to_those_with_the_most_errors() -> None:
+def test_many_classes_are_cut_to_the_worst() -> None:
     names = [f"class {i}" for i in range(100)]
     answers = pd.DataFrame({"model": "m", "actual": names, "predicted": names[:98] + names[:97:-1]})
     (rows,) = datasets(accuracy.confusion_matrix(answers, "m", names))
@@ -49,7 +49,7 @@ def test_many_classes_are_cut_to_those_with_the_most_errors() -> None:
     assert {"class 98", "class 99"} <= drawn
 
 
-def test_calibration_is_in_per_cent_whether_the_record_holds_shares_or_not() -> None:
+def test_calibration_is_in_per_cent_from_any_record() -> None:
     shares = pd.DataFrame(
         {"model": "m", "method": "rsd", "confidence": [0.5, 0.9], "accuracy": [0.4, 1.0], "count": [3, 7]}
     )

@@ -5,7 +5,7 @@ from rsd.report.charts import inside
 from tests.rsd.report.charts.drawn import datasets, scale
 
 
-def test_a_layer_without_a_cka_is_left_out_of_the_heat_map_and_the_scale_is_0_to_1() -> None:
+def test_the_heat_map_leaves_out_layers_without_cka() -> None:
     likeness = pd.DataFrame(
         {"student_layer": ["a", "a", "b", "b"], "teacher_layer": ["c", "d"] * 2, "cka": [0.2, np.nan, -0.01, 0.9]}
     )
@@ -23,7 +23,7 @@ def test_many_layers_are_drawn_without_numbers() -> None:
     assert [layer["mark"]["type"] for layer in inside.layer_likeness(likeness).to_dict()["layer"]] == ["rect"]
 
 
-def test_a_correlation_has_a_colour_for_its_sign_and_a_shade_for_its_size() -> None:
+def test_a_correlations_colour_shows_sign_and_size() -> None:
     chart = inside.correlation_matrix([[0.9, -0.1], [0.2, 0.8]], most=0.9)
     assert {(row["teacher"], row["student"]): row["r"] for row in datasets(chart)[0]} == {
         (0, 0): 0.9, (0, 1): -0.1, (1, 0): 0.2, (1, 1): 0.8

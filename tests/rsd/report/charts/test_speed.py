@@ -6,7 +6,7 @@ from rsd.report.charts import speed as latency
 from tests.rsd.report.charts.drawn import datasets
 
 
-def test_many_samples_are_drawn_at_quantiles_that_keep_the_slowest_and_are_the_same_each_time() -> None:
+def test_many_samples_are_drawn_at_quantiles_and_slowest() -> None:
     random = np.random.default_rng(0)
     samples = pd.DataFrame(
         {
@@ -24,13 +24,13 @@ def test_many_samples_are_drawn_at_quantiles_that_keep_the_slowest_and_are_the_s
     assert rows[-1]["share"] == 1
 
 
-def test_latency_is_drawn_without_a_tail_that_was_not_measured() -> None:
+def test_an_unmeasured_tail_is_not_drawn() -> None:
     row = {"precision": "fp32", "runtime": "onnxruntime", "threads": 1, "p50_ms": 0.2, "p99_ms": None, "accuracy": 97.0}
     assert len(latency.latency_against_accuracy(pd.DataFrame([row])).to_dict()["layer"]) == 2
     assert len(latency.latency_against_accuracy(pd.DataFrame([row | {"p99_ms": 0.3}])).to_dict()["layer"]) == 3
 
 
-def test_runtimes_with_the_same_number_of_threads_are_lines_of_their_own() -> None:
+def test_every_runtime_has_its_own_line() -> None:
     columns = ["runtime", "precision", "threads", "nanoseconds"]
     samples = pd.DataFrame(
         [(runtime, "fp32", 1, 1000 * i) for runtime in ("onnxruntime", "pytorch") for i in range(1, 9)], columns=columns

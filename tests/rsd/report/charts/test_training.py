@@ -29,7 +29,7 @@ def curves(epochs: int, models: int = 2) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def test_loss_terms_are_the_columns_with_values_and_the_vitals_come_last() -> None:
+def test_loss_terms_have_values_and_vitals_come_last() -> None:
     assert training.loss_terms(curves(3)) == [
         "loss",
         "cross_entropy",
@@ -39,14 +39,14 @@ def test_loss_terms_are_the_columns_with_values_and_the_vitals_come_last() -> No
     ]
 
 
-def test_a_long_history_is_thinned_to_its_first_last_and_evenly_spaced_epochs() -> None:
+def test_a_long_history_is_thinned_evenly() -> None:
     (rows,) = datasets(training.learning_curve(curves(1000), "loss"))
     epochs = sorted({row["epoch"] for row in rows})
     assert len(epochs) == training.LEARNING_CURVE_POINTS
     assert (epochs[0], epochs[-1]) == (1, 1000)
 
 
-def test_a_term_over_orders_of_magnitude_gets_a_logarithmic_axis() -> None:
+def test_a_wide_ranging_term_gets_a_logarithmic_axis() -> None:
     assert scale(training.learning_curve(curves(50), "loss"), "y")["type"] == "log"
     assert "type" not in scale(training.learning_curve(curves(50), "cross_entropy"), "y")
 

@@ -18,7 +18,7 @@ def test_runs_of_the_same_seeds_are_paired() -> None:
     assert found.sign == 1
 
 
-def test_two_shared_seeds_are_enough_for_pairs_and_the_others_are_left_out() -> None:
+def test_two_shared_seeds_are_enough_for_pairs() -> None:
     found = difference(pd.Series({0: 1.0, 1: 2.0, 7: 99.0}), pd.Series({0: 1.5, 1: 2.7, 8: -50.0}))
     assert found is not None
     assert found.paired
@@ -44,7 +44,7 @@ def test_other_seeds_are_compared_by_welchs_interval() -> None:
     assert found.sign == 0
 
 
-def test_values_that_do_not_vary_differ_by_what_they_differ() -> None:
+def test_values_without_variance_differ_exactly() -> None:
     found = difference(pd.Series({0: 1.0, 1: 1.0}), pd.Series({2: 3.0, 3: 3.0}))
     assert found is not None
     assert found.interval == (2.0, 2.0, 2.0, 2)

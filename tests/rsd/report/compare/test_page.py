@@ -4,7 +4,7 @@ from tests.rsd.report.test_page import Text, charts_of
 from .conftest import better_by
 
 
-def test_the_page_needs_nothing_but_itself_and_names_every_run(make_run, tmp_path):
+def test_the_page_stands_alone_and_names_every_run(make_run, tmp_path):
     page = tmp_path / "compare.html"
     write_page(page, [make_run("main"), make_run("exp-<b>", better_by(0.5)), make_run("third")])
     html = page.read_text()

@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_three_runs_are_drawn_without_a_complaint_a_request_or_a_sideways_scroll(
+def test_three_runs_draw_without_complaint_request_or_scroll(
     tab: Tab, make_run, tmp_path: Path, width: int, scheme: str
 ) -> None:
     page = tmp_path / "compare.html"

@@ -10,7 +10,7 @@ from tests.rsd.report.conftest import write
 from .conftest import better_by, on_another_machine
 
 
-def test_a_constant_gain_over_every_seed_is_stated_and_coloured(make_run):
+def test_a_gain_on_every_seed_is_coloured(make_run):
     runs = [make_run("main"), make_run("new", better_by(0.5))]
     rows = dict(tables.metrics(runs))["RSD"]
     (_, first), (_, second) = rows
@@ -37,14 +37,14 @@ def test_the_teacher_has_no_seeds_and_no_interval(make_run):
     assert cells[1].note == "+1.00"
 
 
-def test_methods_that_nothing_reached_are_named_instead_of_tabled(make_run):
+def test_methods_without_any_result_are_only_named(make_run):
     runs = [make_run("main"), make_run("new", better_by(0.5))]
     assert tables.unchanged(runs) == ["teacher", "scratch"]
     assert [method for method, _ in tables.metrics(runs)] == ["RSD"]
     assert "scratch" not in tables.unchanged([*runs, make_run("fewer", seeds=(0, 1))])
 
 
-def test_seeds_that_cannot_tell_are_not_called_a_gain(make_run):
+def test_seeds_that_disagree_are_not_a_gain(make_run):
     def mixed(out: Path) -> None:
         path = out / "evaluate" / "models.json"
         models = json.loads(path.read_text())
@@ -54,7 +54,7 @@ def test_seeds_that_cannot_tell_are_not_called_a_gain(make_run):
     assert tables.headline(runs) == "Whether new is more accurate than main, 3 seeds cannot tell."
 
 
-def test_only_params_that_differ_are_listed_in_the_order_of_the_work(make_run):
+def test_differing_params_stand_in_the_stages_order(make_run):
     def change(out: Path) -> None:
         write(out / "params" / "method" / "rsd.json", {"weight": 0.2, "kappa": 0.01, "gamma": 2, "space": "embedding"})
         write(out / "params" / "method" / "kd.json", {"weight": 1.0})
@@ -70,7 +70,7 @@ def test_only_params_that_differ_are_listed_in_the_order_of_the_work(make_run):
     assert rows[0][1][1].state == "changed"
 
 
-def test_other_devices_are_named_and_their_latencies_get_no_ratio(make_run):
+def test_latencies_of_other_devices_get_no_ratio(make_run):
     runs = [make_run("main"), make_run("new", on_another_machine)]
     assert "Devices differ, so latencies cannot be compared" in " ".join(tables.warnings(runs))
     assert not tables.same_device(runs)
@@ -78,7 +78,7 @@ def test_other_devices_are_named_and_their_latencies_get_no_ratio(make_run):
     assert "times" not in tables.glance(runs)[1][1][5].note
 
 
-def test_on_one_device_latencies_are_ratios_to_the_first_run(make_run):
+def test_one_devices_latencies_are_ratios_to_the_first(make_run):
     def slower(out: Path) -> None:
         path = out / "benchmark" / "latency.json"
         record = json.loads(path.read_text())
@@ -92,7 +92,7 @@ def test_on_one_device_latencies_are_ratios_to_the_first_run(make_run):
     assert tables.glance(runs)[1][1][5].note.endswith("3.00 times")
 
 
-def test_other_test_data_are_warned_of_before_any_number(make_run):
+def test_other_test_data_bring_a_warning_first(make_run):
     main = make_run("main")
     for other in (make_run("new", better_by(3), test_data="other"), make_run("old", test_data=None)):
         assert "Test data differ" in tables.warnings([main, other])[0]
@@ -123,7 +123,7 @@ def test_sizes_stand_beside_the_first_runs(make_run):
     assert [cell.text for cell in rows["fp32.onnx"]] == ["118 kB", "118 kB"]
 
 
-def test_a_metric_that_an_older_run_did_not_measure_is_left_open(make_run):
+def test_a_metric_missing_in_older_runs_stays_empty(make_run):
     def older(out: Path) -> None:
         path = out / "evaluate" / "models.json"
         write(path, [{k: v for k, v in m.items() if k != "effective_rank"} for m in json.loads(path.read_text())])
@@ -134,7 +134,7 @@ def test_a_metric_that_an_older_run_did_not_measure_is_left_open(make_run):
 
 
 @pytest.mark.parametrize("missing", ["benchmark", "export", "convert", "students", "engines"])
-def test_a_run_without_a_record_is_compared_in_the_others(make_run, missing):
+def test_a_missing_record_leaves_the_others_compared(make_run, missing):
     runs = [make_run("main"), make_run("new", lambda out: shutil.rmtree(out / missing))]
     assert len(tables.glance(runs)) == 2
     assert tables.unchanged(runs) == ["teacher", "scratch", "rsd"]
