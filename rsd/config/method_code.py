@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rsd import methods
 
+SUM = "rsd.methods._sum"
+"""The module that adds methods up; the cell of a sum depends on it."""
 EVERY_CELL = ("rsd.methods", "rsd.methods.base")
 """Modules that every cell depends on anyway."""
 HANDED_ON = ("rsd", "rsd.losses")
@@ -16,17 +18,18 @@ HANDED_ON = ("rsd", "rsd.losses")
 def method_code(method: str) -> str:
     """The text of a method's file, then of each file in `rsd/methods/` and `methods/` that it imports, also indirectly.
 
-    Other files are left out: `distill` depends on their rooms.
+    Of a sum, the texts of all its methods. Other files are left out: `distill` depends on their rooms.
     """
-    own = f"{'methods' if method in methods.own_methods() else 'rsd.methods'}.{method}"
-    texts, waiting = dict[str, str](), [own]
+    own = [f"{'methods' if part in methods.own_methods() else 'rsd.methods'}.{part}" for part in methods.parts(method)]
+    own += [SUM] if len(own) > 1 else []
+    texts, waiting = dict[str, str](), [*own]
     while waiting:
         module = waiting.pop()
         file = _file(module)
         if module not in texts and file:
             texts[module] = file.read_text()
             waiting += _imports(ast.parse(texts[module]), module.rpartition(".")[0])
-    order = [own, *sorted(texts.keys() - {own})]
+    order = [*own, *sorted(texts.keys() - {*own})]
     return "\n\n".join(f"# {module.replace('.', '/')}.py\n{texts[module]}" for module in order)
 
 

@@ -168,20 +168,22 @@ def _methods(
     """
     known = distillers.methods() + distillers.own_methods()
     chosen = chosen if isinstance(chosen, list) else None
+    names = [name for name in chosen or [] if isinstance(name, str)]
     if chosen is not None and "scratch" not in chosen:
         errors.append(
             f"{file}: methods: expected scratch among them, found {chosen}; a distilled student is judged "
             "beside its plainly trained twin"
         )
+    terms = {part: name for name in reversed(names) for part in distillers.parts(name)}
     errors += [
-        f"{file}: methods: expected names out of {', '.join(known)}, found {name!r}{near(name, known)}"
-        for name in chosen or []
-        if name not in known
+        f"{file}: methods: expected names out of {', '.join(known)}, found {name!r}{near(part, known)}"
+        for part, name in terms.items()
+        if part not in known
     ]
     errors += unknown_keys(options, set(known), "method.", file)
-    resolved = {}
+    resolved: dict[str, Any] = {}
     for name in dict.fromkeys(known):
-        if name in options or name in (chosen or []):
+        if name in options or name in terms:
             values = mapping(options.get(name), f"method.{name}", file, errors)
             try:
                 kind = distillers.distiller(name)
@@ -189,12 +191,20 @@ def _methods(
                 resolved[name] = checked(kind.Options, values, f"method.{name}.", file, None, errors)
             except UserError as error:
                 errors.append(f"{file}: methods: {error}")
+    for name in names:
+        parts = distillers.parts(name)
+        if all(part in resolved for part in parts):
+            try:
+                kind = distillers.distiller(name)
+            except UserError as error:  # of a sum; a method's own was told above
+                errors.append(f"{file}: methods: {error}")
                 continue
-            if views and name in (chosen or []):
-                try:
-                    kind.check_views(views["count"])
-                except UserError as error:
-                    errors.append(f"{file}: views.count: {error}")
+            if len(parts) > 1:
+                resolved[name] = None if None in map(resolved.get, parts) else {part: resolved[part] for part in parts}
+            try:
+                kind.check_views(views["count"] if views else 0)
+            except UserError as error:
+                errors.append(f"{file}: views.count: {error}")
     return resolved
 
 

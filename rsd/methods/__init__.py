@@ -33,13 +33,20 @@ def source(method: str) -> Path:
     return OWN / f"{method}.py" if method in own_methods() else Path(__file__).with_name(f"{method}.py")
 
 
+def parts(method: str) -> list[str]:
+    """The methods that a sum such as `rsd+kd` adds up; of any other method, itself."""
+    return method.split("+")
+
+
 def distiller(method: str) -> type[Distiller]:
-    """The class of a method; this runs the method's file.
+    """The class of a method, or of a sum of methods; this runs the methods' files.
 
     Raises:
-        UserError: no such method; or one of the user's own whose file cannot be imported, does not define
-            it, or has the name of another.
+        UserError: no such method; one of the user's own whose file cannot be imported, does not define it, or has the
+            name of another; or a sum that names a method twice, or `scratch`, which adds nothing.
     """
+    if "+" in method:
+        return _of_sum(method)
     package, own = methods(), own_methods()
     if method in own and method in (*package, "teacher"):
         raise UserError(
@@ -53,6 +60,23 @@ def distiller(method: str) -> type[Distiller]:
             _import_own(method)
         else:
             raise UserError(f"expected a method out of {', '.join([*package, *own])}, found '{method}'")
+    return Distiller.registry[method]
+
+
+def _of_sum(method: str) -> type[Distiller]:
+    names = parts(method)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"expected each method of a sum once, found '{method}'; name {', '.join(repeated)} once, and set its "
+            "weight in its section"
+        )
+    if "scratch" in names:
+        others = "+".join(name for name in names if name != "scratch")
+        raise UserError(f"expected methods that add a term to the loss, found '{method}'; write '{others}'")
+    kinds = [distiller(name) for name in names]
+    if method not in Distiller.registry:
+        # By its name, like a method: an edit of sums retrains sums only.
+        importlib.import_module(f"{__name__}._sum").sum_of(kinds)
     return Distiller.registry[method]
 
 

@@ -110,8 +110,10 @@ class Distiller(TrainingTask):
     amp: torch.dtype | None = None
     """Precision of student and scaffold under automatic mixed precision; None: float32. Losses are float32."""
 
-    def __init_subclass__(cls, *, method: str, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, method: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if method is None:  # what several methods share
+            return
         if (taken := Distiller.registry.get(method)) and taken.__module__ != cls.__module__:
             raise ValueError(
                 f"expected a name of its own for the method {cls.__name__}, found '{method}', which is "

@@ -28,10 +28,10 @@ def summary(run: Run) -> str:
 
 
 def method_name(method: str) -> str:
-    """A method as the field spells it: `rsd` is RSD, `scratch` stays a word."""
+    """A method as the field spells it: `rsd` is RSD, `rsd+kd` RSD + KD, `scratch` stays a word."""
     if method in ("teacher", "scratch"):
         return method
-    return {"fitnet": "FitNet"}.get(method, method.upper())
+    return " + ".join({"fitnet": "FitNet"}.get(part, part.upper()) for part in method.split("+"))
 
 
 def size(count: float) -> str:

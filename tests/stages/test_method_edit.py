@@ -10,7 +10,7 @@ from rsd.methods import __file__ as package
 from tests.readme import block
 from tests.stages.conftest import Project, copy_of_the_project
 
-METHODS = ["scratch", "rsd", "kd", "ofa", "cosine"]
+METHODS = ["scratch", "rsd", "kd", "ofa", "cosine", "rsd+kd"]
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,16 @@ def distilled(tmp_path_factory) -> Project:
 
 @pytest.mark.slow
 def test_a_method_in_one_file_is_trained(distilled):
-    with (distilled.out / "students" / "cosine-0" / "history.csv").open() as file:
-        assert "cosine" in next(csv.reader(file))
+    for method, terms in {"cosine": {"cosine"}, "rsd+kd": {"invariance", "redundancy", "kd"}}.items():
+        with (distilled.out / "students" / f"{method}-0" / "history.csv").open() as file:
+            assert terms <= set(next(csv.reader(file)))
     assert json.loads((distilled.out / "evaluate" / "metrics.json").read_text()).keys() == {"teacher", *METHODS}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "holders"), [("kd", {"kd"}), ("rsd", {"rsd", "ofa"}), ("cosine", {"cosine"})])
+@pytest.mark.parametrize(
+    ("method", "holders"), [("kd", {"kd", "rsd+kd"}), ("rsd", {"rsd", "ofa", "rsd+kd"}), ("cosine", {"cosine"})]
+)
 def test_an_edited_method_makes_its_own_cells_stale(distilled, method, holders):
     file = distilled.folder / "rsd" / "methods" / f"{method}.py"
     before = file.read_text()

@@ -4,10 +4,12 @@ A chart carries its own data, rounded, and no colour of the page: ink, grid and 
 `theme`, so that one chart serves a dark page, a light one and paper.
 """
 
+import colorsys
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import altair as alt
 import numpy as np
@@ -49,7 +51,11 @@ def method_order(methods: Iterable[str]) -> list[str]:
 
 
 def colour(method: str) -> str:
-    return METHOD_COLOURS.get(method, NEUTRAL)
+    """Of a sum of methods and of a user's own, a hue that its name decides."""
+    if method in METHOD_COLOURS:
+        return METHOD_COLOURS[method]
+    red, green, blue = colorsys.hls_to_rgb(crc32(method.encode()) / 2**32, 0.47, 0.4)
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
 def theme(*, ink: str, muted: str, line: str) -> dict[str, Any]:

@@ -33,12 +33,26 @@ def holders(files: Path, edited: str, *, among: list[str]) -> set[str]:
         ("scratch", {"scratch"}),
         ("rsd", {"rsd", "ofa"}),
         ("_linear_embeddings", {"cc", "crd"}),
+        ("_sum", set()),
         ("base", set()),
         ("__init__", set()),
     ],
 )
 def test_an_edit_shows_in_the_methods_importing_it(files, file, expected):
     assert holders(files, f"package/{file}.py", among=methods.methods()) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("kd", {"kd+dkd", "rsd+kd"}),
+        ("rsd", {"rsd+kd", "cc+ofa"}),
+        ("_sum", {"kd+dkd", "rsd+kd", "cc+ofa"}),
+        ("scratch", set()),
+    ],
+)
+def test_a_sums_code_is_its_parts_code(files, file, expected):
+    assert holders(files, f"package/{file}.py", among=["kd+dkd", "rsd+kd", "cc+ofa"]) == expected
 
 
 @pytest.mark.parametrize(

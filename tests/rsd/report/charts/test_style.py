@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -5,9 +6,10 @@ import pandas as pd
 from rsd.report.charts import style, training
 
 
-def test_known_methods_have_colours_of_their_own() -> None:
-    assert len(set(style.METHOD_COLOURS.values())) == len(style.METHOD_COLOURS)
-    assert style.colour("a method of tomorrow") == style.NEUTRAL
+def test_every_method_has_its_own_colour() -> None:
+    methods = [*style.METHOD_COLOURS, "rsd+kd", "rsd+dkd", "rsd+kd+crd", "a method of tomorrow"]
+    assert len({style.colour(method) for method in methods}) == len(methods)
+    assert all(re.fullmatch("#[0-9a-f]{6}", style.colour(method)) for method in methods)
 
 
 def test_charts_hold_no_colour_of_the_page(out: Path) -> None:
