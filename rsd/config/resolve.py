@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, field_validator
+from typing import Any
 
 from rsd import methods as distillers
 from rsd.config.section import checked, kind_of, mapping, unknown_keys
@@ -13,42 +11,18 @@ from rsd.export.options import export_options
 from rsd.export.tensorrt import EngineOptions
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError, near
-from rsd.machine.options import OneOf, Options
 from rsd.machine.yaml_file import read_yaml
 from rsd.measure.benchmark import BenchmarkOptions
 from rsd.models.make import ModelOptions
 from rsd.release.bundle import BundleOptions
-from rsd.run.records import Watched
+from rsd.run.records import Choice, Watched
 from rsd.sources.base import Source
 from rsd.teacher.base import TeacherOptions
 from rsd.teacher.store import ViewOptions
 from rsd.training.recipe import Recipe, part_size
 
-
-class RunOptions(Options):
-    """What is run: the names at the top of params.yaml."""
-
-    pair: str
-    data: str
-    recipe: str
-    methods: list[str] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    precisions: list[Annotated[str, OneOf(known_precisions.names)]] = Field(min_length=1)
-    protocol: Literal["ours", "paper"] = "ours"
-    """`paper` sets what `PAPER` says."""
-    ships: str
-    """`export.method` of params.yaml: the method whose student ships. The stage `students` chooses it."""
-
-    @field_validator("methods", "seeds", "precisions")
-    @classmethod
-    def _each_once(cls, names: list[Any]) -> list[Any]:
-        if len(set(names)) < len(names):
-            raise ValueError(f"expected each of them once, found {names}")
-        return names
-
-
 SECTIONS: dict[str, Any] = {
-    "run": RunOptions,
+    "run": Choice,
     "data": Source,
     "teacher": TeacherOptions,
     "teacher_recipe": Recipe,
@@ -145,7 +119,13 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     if isinstance(methods := sections["run"]["methods"], list) and ships not in methods:
         errors.append(f"{params}: export.method: expected one of methods {methods}, found {ships!r}")
     opset = (resolved["export"] or {}).get("opset", 0)
-    for name in (resolved["run"] or {}).get("precisions", ()):
+    known, precisions = known_precisions.names(), sections["run"]["precisions"]
+    for name in precisions if isinstance(precisions, list) else ():
+        if name not in known:
+            errors.append(
+                f"{params}: precisions: expected names out of {', '.join(known)}, found {name!r}{near(name, known)}"
+            )
+            continue
         largest, reason = known_precisions.get(name).largest_opset or (opset, "")
         if opset > largest:
             errors.append(

@@ -1,24 +1,33 @@
 """Records of the params: the choice of what is run, and what lies outside of the project."""
 
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from rsd.machine.options import Options
 from rsd.run.records.base import Part
 
 
-class Choice(Part):
-    """`params/run.json`: the names at the top of params.yaml."""
+class Choice(Options):
+    """`params/run.json`: what is run, the names at the top of params.yaml."""
 
     pair: str
     data: str
     recipe: str
-    methods: list[str]
-    seeds: list[int]
-    precisions: list[str]
-    protocol: str = "ours"
+    methods: list[str] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    precisions: list[str] = Field(min_length=1)
+    protocol: Literal["ours", "paper"] = "ours"
     ships: str
     """`export.method`: the method whose best student ships."""
+
+    @field_validator("methods", "seeds", "precisions")
+    @classmethod
+    def _each_once(cls, names: list[Any]) -> list[Any]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"expected each of them once, found {names}")
+        return names
 
     @property
     def students(self) -> list[str]:

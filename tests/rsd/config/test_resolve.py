@@ -94,7 +94,7 @@ def test_all_errors_are_listed_at_once_with_places(project):
         "recipe.epochs: expected a valid integer",
         "found 'ten'",
         "views.count: expected a valid integer",
-        "precisions.1: expected 'fp16', 'fp32' or 'int8', found 'fp8'",
+        "precisions: expected names out of fp16, fp32, int8, found 'fp8'",
         "digits_vit.yaml",
     ):
         assert part in text, text
