@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from benchmarks.interleaved import markdown
 from benchmarks.overhead import CLASSES, PAIRS, SHAPE
@@ -26,6 +25,7 @@ from rsd.export import precisions as known
 from rsd.export.tensorrt import EngineOptions, build
 from rsd.export.ungated import write_files
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 from rsd.models.make import ModelOptions, create
 from rsd.sources.images import ArrayImages
 
@@ -43,7 +43,7 @@ STUDENTS = {
 def graphs(student: str, folder: Path) -> dict[str, Path]:
     """The student's ONNX file in each precision, under `folder`."""
     pair = STUDENTS[student]
-    described = yaml.safe_load((PAIRS / f"{pair}.yaml").read_text())["student"]
+    described = read_yaml(PAIRS / f"{pair}.yaml")["student"]
     torch.manual_seed(0)
     classes = CLASSES[pair.split("/")[0]]
     options = ModelOptions(name=described["name"], args=described.get("args", {}))

@@ -13,6 +13,7 @@ the kernel takes back when it needs the room. It never says less than what this 
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -22,9 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.interleaved import markdown
+from rsd.machine.yaml_file import read_yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = (
@@ -69,8 +69,8 @@ def copy_of_the_project(folder: Path, changes: dict[str, Any]) -> None:
     """What the stages need of it, with other params."""
     for name in ("conf", "methods", "rsd", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    chosen = yaml.safe_load((ROOT / "params.yaml").read_text()) | changes
-    (folder / "params.yaml").write_text(yaml.safe_dump(chosen))
+    chosen = read_yaml(ROOT / "params.yaml") | changes
+    (folder / "params.yaml").write_text(json.dumps(chosen))
 
 
 def main() -> None:

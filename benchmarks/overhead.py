@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import yaml
 from torch import nn
 
 from benchmarks.interleaved import markdown
+from rsd.machine.yaml_file import read_yaml
 from rsd.methods.base import Setting
 from rsd.methods.ofa import OFADistiller
 from rsd.methods.rsd import RSDDistiller, RSDOptions
@@ -45,7 +45,7 @@ def built(options: str, classes: int) -> nn.Module:
 
 def overhead(file: Path) -> Overhead:
     """The overhead of the pair that `file` describes."""
-    pair = yaml.safe_load(file.read_text())
+    pair = read_yaml(file)
     classes = CLASSES[pair["data"]]
     teacher, student = (
         built(ModelOptions(name=pair[role]["name"], args=pair[role].get("args", {})).model_dump_json(), classes)

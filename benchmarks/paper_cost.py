@@ -18,13 +18,13 @@ from typing import NamedTuple
 import altair as alt
 import pandas as pd
 import torch
-import yaml
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.interleaved import markdown
 from benchmarks.overhead import CLASSES, PAIRS, SHAPE, built
 from rsd.machine.fingerprint import fingerprint, short_name
+from rsd.machine.yaml_file import read_yaml
 from rsd.models.make import ModelOptions, create
 from rsd.models.outputs import embedding_width
 from rsd.report.charts.style import METHOD_COLOURS
@@ -73,9 +73,9 @@ def cost(file: Path, views: int) -> Cost:
     """The cost of the pair that `file` describes, with so many stored views."""
 
     def epochs(recipe: str) -> int:
-        return int(yaml.safe_load((ROOT / "conf" / "recipe" / f"{recipe}.yaml").read_text())["epochs"])
+        return int(read_yaml(ROOT / "conf" / "recipe" / f"{recipe}.yaml")["epochs"])
 
-    pair = yaml.safe_load(file.read_text())
+    pair = read_yaml(file)
     classes, images = CLASSES[pair["data"]], IMAGES[pair["data"]]
     teacher, student = (forward_flops(options(pair, role), classes) for role in ("teacher", "student"))
     length = epochs(pair["recipe"])
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="a .png or .svg of training and live teacher")
     parser.add_argument("--batch", type=int, help="images of a step that is timed; default: 128, on a CPU 8")
     arguments = parser.parse_args()
-    views = arguments.views or yaml.safe_load((ROOT / "params.yaml").read_text())["views"]["count"]
+    views = arguments.views or read_yaml(ROOT / "params.yaml")["views"]["count"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = arguments.batch or (128 if device == "cuda" else 8)
     rows, bars, total = [], list[dict[str, object]](), 0.0
@@ -179,7 +179,7 @@ def main() -> None:
         if arguments.tflops:
             teacher = student = arguments.tflops * 1e12
         else:
-            pair = yaml.safe_load((PAIRS / found.data / f"{found.pair}.yaml").read_text())
+            pair = read_yaml(PAIRS / found.data / f"{found.pair}.yaml")
             teacher, student = (
                 throughput(
                     options(pair, role), CLASSES[found.data], training=role == "student", device=device, batch=batch

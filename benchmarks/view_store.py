@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 
 from benchmarks.interleaved import interleaved, markdown, spread
 from benchmarks.random_store import random_store
 from rsd.machine.compute import ComputeOptions
+from rsd.machine.yaml_file import read_yaml
 from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.models.make import ModelOptions, create
@@ -37,7 +37,7 @@ from rsd.training.recipe import Recipe
 from rsd.training.stepper import Stepper
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-DIGITS = yaml.safe_load((Path(__file__).parents[1] / "conf" / "pair" / "digits" / "resnet-vit.yaml").read_text())
+DIGITS = read_yaml(Path(__file__).parents[1] / "conf" / "pair" / "digits" / "resnet-vit.yaml")
 
 
 class Case(NamedTuple):

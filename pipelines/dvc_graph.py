@@ -16,9 +16,9 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.stage import PipelineStage, Stage
-from dvc.utils.serialize import load_yaml
 
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def lock_entries(root: Path) -> dict[str, dict[str, Any]]:
             lock = Path(stage.path).with_suffix(".lock")
             if not isinstance(stage, PipelineStage) or _marked(stage, "measured") or not lock.exists():
                 continue
-            locked = load_yaml(lock)["stages"]
+            locked = read_yaml(lock)["stages"]
             if stage.name in locked:
                 entries[_address(root, stage)] = locked[stage.name]
     return entries

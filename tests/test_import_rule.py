@@ -1,15 +1,16 @@
 """Who may import whom, and that dvc.yaml lists the rooms a stage imports: no more, no less."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 import rsd
 from rsd import methods
+from rsd.machine.yaml_file import read_yaml
 
 ROOT = Path(__file__).parents[1]
 SEAMS = [ROOT / "rsd" / "export" / name for name in ("precisions", "runtimes")]
@@ -136,8 +137,14 @@ def test_each_room_imports_only_what_it_may(folder):
         assert not wrong, f"{file.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
+def test_yaml_is_read_in_one_dialect():
+    for file in (file for folder in (*OURS, "tests") for file in (ROOT / folder).rglob("*.py")):
+        pyyaml = re.search(r"^ *(import|from) yaml\b", file.read_text(), re.M)
+        assert not pyyaml, f"{file.relative_to(ROOT)} imports PyYAML, whose dialect is not DVC's; take read_yaml"
+
+
 def stages() -> dict[str, dict]:
-    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    content = read_yaml(ROOT / "dvc.yaml")
     return content["stages"]
 
 

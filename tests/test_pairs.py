@@ -1,15 +1,16 @@
 """The 27 pairs of the paper: each composes, and each student learns a step from its teacher."""
 
+import json
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
 from rsd.config.resolve import resolve
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 from rsd.methods.base import Distiller, Setting
 from rsd.methods.ofa import OFADistiller
 from rsd.methods.rsd import RSDDistiller
@@ -61,8 +62,8 @@ PUBLISHED = {
 
 
 def composed(folder: Path, **changes: object) -> dict:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | changes
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    params = read_yaml(ROOT / "params.yaml") | changes
+    (folder / "params.yaml").write_text(json.dumps(params))
     return resolve(folder / "params.yaml", ROOT / "conf")
 
 
@@ -123,7 +124,7 @@ def test_a_pair_composes_under_both_protocols(tmp_path, data, teacher, student):
 
 @pytest.mark.parametrize(("data", "teacher", "student"), PAIRS)
 def test_a_pair_states_its_published_accuracies(data, teacher, student):
-    content = yaml.safe_load((ROOT / "conf" / "pair" / data / f"{teacher}-{student}.yaml").read_text())
+    content = read_yaml(ROOT / "conf" / "pair" / data / f"{teacher}-{student}.yaml")
     of_teacher = {"teacher": TEACHER_TOP1[teacher]} if data == "cifar100" else {}
     assert content.get("published", {}) == of_teacher | PUBLISHED.get((data, teacher, student), {})
 
@@ -139,7 +140,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_of_the_paper_is_as_published(name):
-    recipe = Recipe.model_validate(yaml.safe_load((ROOT / "conf" / "recipe" / f"{name}.yaml").read_text()))
+    recipe = Recipe.model_validate(read_yaml(ROOT / "conf" / "recipe" / f"{name}.yaml"))
     settings = (
         recipe.epochs,
         recipe.batch_size,

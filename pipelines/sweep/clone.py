@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configobj import ConfigObj  # DVC's own reader of its settings
-from dvc.utils.serialize import dump_yaml, load_yaml, parse_yaml
+from dvc.utils.serialize import dump_yaml, parse_yaml
 
 from pipelines import chosen
 from pipelines.dvc_command import DVC, reason
@@ -31,6 +31,7 @@ from pipelines.sweep.results import students
 from pipelines.sweep.units import PARAMS, Unit
 from pipelines.workspace import locked
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 
 RECORD = "sweep.json"
 """A file in the experiment's commit: what the unit set, and the students that it trained."""
@@ -166,7 +167,7 @@ def _restore_lock(folder: Path, unit: Unit, needs: Iterable[str]) -> None:
     """
     locks = contents(folder, {name: f"refs/shared/{name}:dvc.lock" for name in needs})
     file = folder / "dvc.lock"
-    lock: Any = load_yaml(file) if file.is_file() else {"schema": "2.0", "stages": {}}
+    lock: Any = read_yaml(file) if file.is_file() else {"schema": "2.0", "stages": {}}
     for text in locks.values():
         entries = parse_yaml(text, file)["stages"]
         lock["stages"] |= {address: entries[address] for address in unit.shared if address in entries}

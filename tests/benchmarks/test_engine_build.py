@@ -1,16 +1,16 @@
 import pytest
-import yaml
 
 from benchmarks.engine_build import STUDENTS, row, rows
 from benchmarks.overhead import PAIRS
 from rsd.export.precisions import names
 from rsd.export.tensorrt import EngineOptions, available
+from rsd.machine.yaml_file import read_yaml
 
 
 def test_the_students_are_those_of_the_paper():
     pairs = [*(PAIRS / "cifar100").glob("*.yaml"), *(PAIRS / "imagenet").glob("*.yaml")]
     described = [PAIRS / f"{pair}.yaml" for pair in STUDENTS.values()]
-    of_the_paper, built = ({str(yaml.safe_load(f.read_text())["student"]) for f in fs} for fs in (pairs, described))
+    of_the_paper, built = ({str(read_yaml(f)["student"]) for f in fs} for fs in (pairs, described))
     assert built == of_the_paper
 
 

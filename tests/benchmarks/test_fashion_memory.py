@@ -2,10 +2,10 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 from benchmarks.fashion_memory import ROOT, copy_of_the_project, peak_of, settings
 from rsd.config.resolve import resolve
+from rsd.machine.yaml_file import read_yaml
 
 HELD = """
 import sys
@@ -34,5 +34,5 @@ def test_the_measured_run_is_valid_with_all_images(tmp_path):
     resolved = resolve(tmp_path / "params.yaml", tmp_path / "conf")
     assert (resolved["data"]["source"], resolved["views"]["count"]) == ("fashion_mnist", 2)
     assert resolved["recipe"]["epochs"] == resolved["teacher_recipe"]["epochs"] == 1
-    original = yaml.safe_load((ROOT / "params.yaml").read_text())
+    original = read_yaml(ROOT / "params.yaml")
     assert resolved["run"]["methods"] == original["methods"]

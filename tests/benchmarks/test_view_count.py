@@ -1,12 +1,13 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from benchmarks import view_count
 from rsd.config.resolve import resolve
 from rsd.machine.files import write_json
+from rsd.machine.yaml_file import read_yaml
 from rsd.models.folder import save_trained
 from rsd.models.make import ModelOptions, create
 from rsd.sources.images import DatasetRecord, write_arrays
@@ -21,8 +22,8 @@ FOUND = pd.DataFrame(
 def test_each_seed_trains_every_count_and_the_twin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = Path("out")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | TINY
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+    params = read_yaml(ROOT / "params.yaml") | TINY
+    Path("params.yaml").write_text(json.dumps(params))
     resolved = resolve(Path("params.yaml"), ROOT / "conf")
     write_json(out / "params" / "student.json", resolved["student"])
     write_json(out / "params" / "method" / "rsd.json", resolved["method"]["rsd"])

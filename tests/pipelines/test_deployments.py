@@ -4,16 +4,16 @@ import importlib
 from typing import Any
 
 import pytest
-import yaml
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.utilities.callables import parameter_schema
 
 from pipelines.server.connection import RETRIES
 from pipelines.server.lifecycle import LOST_SECONDS
+from rsd.machine.yaml_file import read_yaml
 from tests.pipelines.conftest import PROJECT
 
-DEPLOYMENTS = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+DEPLOYMENTS = read_yaml(PROJECT / "prefect.yaml")["deployments"]
 
 
 def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:

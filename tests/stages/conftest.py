@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+
+from rsd.machine.yaml_file import read_yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,7 +62,7 @@ class Project:
     def edit(self, file: str, **changes: object) -> None:
         """Change top-level keys of a YAML or JSON file; what is written is JSON, which both readers take."""
         path = self.folder / file
-        path.write_text(json.dumps(yaml.safe_load(path.read_text()) | changes))
+        path.write_text(json.dumps(read_yaml(path) | changes))
 
 
 def environment() -> dict[str, str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import typer
-import yaml
 
 from rsd.cli.main import app
 from rsd.machine.fingerprint import fingerprint, short_name
+from rsd.machine.yaml_file import read_yaml
 from tests.readme import PAGES, README, blocks
 from tests.stages.conftest import ROOT, Project, copy_of_the_project
 from tests.stages.test_folder import CLASSES, draw
@@ -143,7 +143,7 @@ def test_the_published_accuracies_are_those_of_the_pairs():
     rows = re.findall(r"^\| ((?:cifar100|imagenet)/\S+) \|(.*) \|$", PAGES["paper"], re.M)
     accuracies = {pair: [cell.strip() for cell in cells.split("|")] for pair, cells in rows}
     published = {
-        f"{file.parent.name}/{file.stem}": yaml.safe_load(file.read_text()).get("published", {})
+        f"{file.parent.name}/{file.stem}": read_yaml(file).get("published", {})
         for file in [*PAIRS.glob("cifar100/*.yaml"), *PAIRS.glob("imagenet/*.yaml")]
     }
     assert accuracies == {
@@ -183,7 +183,7 @@ def test_every_command_and_its_options_exist(commands):
         assert importlib.util.find_spec(module), module
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"^make ([a-z-]+)", commands, re.M)) <= targets
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = read_yaml(ROOT / "params.yaml")
     for key in re.findall(r"-S '?([a-z_.]+)=", commands):
         place = params
         for part in key.split("."):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image, ImageDraw
 
+from rsd.machine.yaml_file import read_yaml
 from stages import (
     OUT,
     benchmark,
@@ -99,8 +99,8 @@ def images(tmp_path, monkeypatch):
         "student": {"name": "vit_tiny_patch16_224", "args": VIT},
     }
     for kind, content in (("data", data), ("recipe", RECIPE), ("pair", pair)):
-        (project / "conf" / kind / "mine.yaml").write_text(yaml.safe_dump(content))
-    chosen = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
+        (project / "conf" / kind / "mine.yaml").write_text(json.dumps(content))
+    chosen = read_yaml(ROOT / "params.yaml") | {
         "pair": "mine",
         "seeds": [0],
         "precisions": ["fp32"],
@@ -108,7 +108,7 @@ def images(tmp_path, monkeypatch):
         "override": {"teacher_recipe": {"epochs": 12}},
         "benchmark": {"warmup_seconds": 0.01, "min_seconds": 0.01, "min_samples": 10, "rounds": 2},
     }
-    (project / "params.yaml").write_text(yaml.safe_dump(chosen))
+    (project / "params.yaml").write_text(json.dumps(chosen))
     yield root
     torch.use_deterministic_algorithms(False)
 

@@ -5,9 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-import yaml
 from safetensors.torch import load_file
 
+from rsd.machine.yaml_file import read_yaml
 from rsd.sources.images import read_record, read_split
 from tests.stages.conftest import ROOT, TINY, Project
 
@@ -66,11 +66,11 @@ def project(tmp_path_factory) -> Project:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "rsd" / "sources" / "kinds" / "halves.py").write_text(HALVES)
     (folder / "rsd" / "teacher" / "kinds" / "untrained.py").write_text(UNTRAINED)
-    (folder / "conf" / "data" / "halves.yaml").write_text(yaml.safe_dump({"source": "halves", "contrast": 20}))
+    (folder / "conf" / "data" / "halves.yaml").write_text(json.dumps({"source": "halves", "contrast": 20}))
     override = TINY["override"] | {"data": {"validation": 0.2}}
     override["teacher"] = override["teacher"] | {"source": "untrained", "grey": 0.4}
-    chosen = yaml.safe_load((ROOT / "params.yaml").read_text()) | TINY | {"data": "halves", "override": override}
-    (folder / "params.yaml").write_text(yaml.safe_dump(chosen))
+    chosen = read_yaml(ROOT / "params.yaml") | TINY | {"data": "halves", "override": override}
+    (folder / "params.yaml").write_text(json.dumps(chosen))
     project = Project(folder)
     for stage in ("params", "sources", "prepare", "teacher"):
         project.stage(stage)

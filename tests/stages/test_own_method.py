@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
+from dvc.utils.serialize import parse_yaml
 
 from rsd.config.method_code import method_code
+from rsd.machine.yaml_file import read_yaml
 from rsd.methods import distiller, methods
 from rsd.methods.base import Distiller
 from stages import params
@@ -22,15 +23,15 @@ def test_params_writes_each_chosen_methods_code(tmp_path, monkeypatch):
     monkeypatch.setattr(Distiller, "registry", dict(Distiller.registry))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "conf", "conf")
-    chosen = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"methods": ["scratch", "rsd", "cosine"]}
-    Path("params.yaml").write_text(yaml.safe_dump(chosen))
+    chosen = read_yaml(ROOT / "params.yaml") | {"methods": ["scratch", "rsd", "cosine"]}
+    Path("params.yaml").write_text(json.dumps(chosen))
     Path("methods").mkdir()
     Path("methods/cosine.py").write_text(block("python", holding="CosineDistiller"))
     params.main()
     written = {file.stem: file.read_text() for file in Path("out/params/code").iterdir()}
     assert written == {name: method_code(name) for name in chosen["methods"]}
     assert written["cosine"].endswith(Path("methods/cosine.py").read_text())
-    distill = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["distill"]
+    distill = read_yaml(ROOT / "dvc.yaml")["stages"]["distill"]
     assert "out/params/code/${item.method}.py" in distill["deps"]
 
 
@@ -38,10 +39,10 @@ def test_params_writes_each_chosen_methods_code(tmp_path, monkeypatch):
 def test_an_own_method_is_retrained_when_it_changes(reproduced):
     file = reproduced.folder / "methods" / "cosine.py"
     before = (reproduced.folder / "params.yaml").read_text()
-    choice = yaml.safe_load(block("yaml", holding="cosine"))
+    choice = parse_yaml(block("yaml", holding="cosine"), "the page")
     try:
         file.write_text(block("python", holding="CosineDistiller"))
-        choice["method"] |= yaml.safe_load(before)["method"]
+        choice["method"] |= parse_yaml(before, "params.yaml")["method"]
         reproduced.edit("params.yaml", **choice)
         first = ran(reproduced.run("dvc", "repro").stdout)
         assert "distill@cosine-0" in first

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 import vl_convert
-import yaml
+from dvc.utils.serialize import parse_yaml
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from rsd.export import tensorrt
 from rsd.export.precisions.int8 import Int8Options
 from rsd.export.quantize import calibrated, quantized
+from rsd.machine.yaml_file import read_yaml
 from rsd.models.folder import load_trained
 from rsd.sources.images import read_split
 from tests.stages.conftest import TINY
@@ -35,7 +36,7 @@ def test_every_cell_writes_what_it_declares(reproduced):
     alone = {"device", "params", "sources", "prepare", "teacher", "embed", "students", "evaluate", "export"}
     alone |= {"benchmark", "bundle", "report"}
     assert set(ran(reproduced.first_run)) == cells | alone
-    lock = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())["stages"]
+    lock = read_yaml(reproduced.folder / "dvc.lock")["stages"]
     assert set(lock) == cells | alone
     for stage in lock.values():
         for output in stage["outs"]:
@@ -158,7 +159,7 @@ def test_engines_are_built_or_say_why_not(reproduced):
 
 
 def test_measurements_depend_on_a_fresh_fingerprint(reproduced):
-    stages = yaml.safe_load((reproduced.folder / "dvc.yaml").read_text())["stages"]
+    stages = read_yaml(reproduced.folder / "dvc.yaml")["stages"]
     assert stages["device"]["always_changed"]
     for name in ("engine", "benchmark"):
         assert "out/device.json" in stages[name]["deps"]
@@ -263,11 +264,11 @@ def test_a_teacher_from_a_file_needs_no_recipe(reproduced):
     before = params.read_text()
     weights = reproduced.out / "teacher" / "model.safetensors"
     (reproduced.folder / "mine.safetensors").write_bytes(weights.read_bytes())
-    pair = yaml.safe_load((reproduced.folder / "conf" / "pair" / "digits" / "resnet-vit.yaml").read_text())
+    pair = read_yaml(reproduced.folder / "conf" / "pair" / "digits" / "resnet-vit.yaml")
     pair["teacher"] |= {"source": "file", "path": "mine.safetensors"}
     del pair["teacher"]["recipe"]
     try:
-        (reproduced.folder / "conf" / "pair" / "mine.yaml").write_text(yaml.safe_dump(pair))
+        (reproduced.folder / "conf" / "pair" / "mine.yaml").write_text(json.dumps(pair))
         override = {name: values for name, values in TINY["override"].items() if name != "teacher_recipe"}
         reproduced.edit("params.yaml", pair="mine", override=override)
         reproduced.run("dvc", "repro", "teacher")
@@ -303,7 +304,7 @@ def test_another_number_of_workers_computes_nothing_anew(reproduced):
     params = reproduced.folder / "params.yaml"
     before = params.read_text()
     try:
-        reproduced.edit("params.yaml", compute=yaml.safe_load(before)["compute"] | {"workers": 1})
+        reproduced.edit("params.yaml", compute=parse_yaml(before, "params.yaml")["compute"] | {"workers": 1})
         assert ran(reproduced.run("dvc", "repro", "evaluate", "export").stdout) == ["params", "sources", "students"]
     finally:
         params.write_text(before)

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import yaml
 
 from rsd.export.graph import save
 from rsd.export.trace import trace
 from rsd.machine.files import sha256, write_array, write_json
+from rsd.machine.yaml_file import read_yaml
 from rsd.run.paths import Run
 from rsd.run.records import EngineRecord, ExportRecord
 from rsd.sources.images import write_arrays
@@ -106,11 +106,11 @@ def project(tmp_path_factory) -> Project:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "rsd" / "export" / "precisions" / "bf16.py").write_text(BF16)
     (folder / "rsd" / "export" / "runtimes" / "reference.py").write_text(REFERENCE)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | deepcopy(TINY)
+    params = read_yaml(ROOT / "params.yaml") | deepcopy(TINY)
     params |= {"precisions": ["fp32", "bf16"]}
     params["export"] |= {"bf16": {"kept_bits": 14}}
     params["benchmark"] |= {"runtimes": ["onnxruntime", "reference"], "min_samples": 3, "min_seconds": 0.01}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "params.yaml").write_text(json.dumps(params))
     project = Project(folder)
     project.stage("params")
     export(Run(project.out))

@@ -1,5 +1,6 @@
 """The README and the pages show what happens."""
 
+import json
 import re
 import shutil
 import sys
@@ -8,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from rsd.config.resolve import resolve
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 from rsd.sources.kinds.folder import Folder, index_folder
 from tests.readme import PAGES, README, block
 from tests.stages.conftest import ROOT
@@ -40,8 +41,8 @@ def test_the_pair_with_your_own_teacher_is_valid(tmp_path):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     (tmp_path / "conf" / "pair" / "mine").mkdir()
     (tmp_path / "conf" / "pair" / "mine" / "my-teacher.yaml").write_text(block("yaml", holding="my_teacher"))
-    params = yaml.safe_load((tmp_path / "params.yaml").read_text()) | {"pair": "mine/my-teacher"}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    params = read_yaml(tmp_path / "params.yaml") | {"pair": "mine/my-teacher"}
+    (tmp_path / "params.yaml").write_text(json.dumps(params))
     assert resolve(tmp_path / "params.yaml", tmp_path / "conf")["teacher"]["source"] == "file"
 
 
@@ -51,8 +52,8 @@ def test_the_images_and_their_large_pair_are_valid(tmp_path, monkeypatch):
     (tmp_path / "conf" / "data" / "mine.yaml").write_text(block("yaml", holding="my-images", page=PAGES["data"]))
     (tmp_path / "conf" / "pair" / "mine").mkdir()
     (tmp_path / "conf" / "pair" / "mine" / "swin-resnet.yaml").write_text(block("yaml", holding="mine/swin-resnet"))
-    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"pair": "mine/swin-resnet"}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    params = read_yaml(ROOT / "params.yaml") | {"pair": "mine/swin-resnet"}
+    (tmp_path / "params.yaml").write_text(json.dumps(params))
     resolved = resolve(tmp_path / "params.yaml", tmp_path / "conf")
     assert resolved["data"]["root"] == str(tmp_path / "my-images")
     assert (resolved["teacher"]["source"], resolved["student"]["name"]) == ("finetune", "resnet18")
@@ -79,10 +80,10 @@ def test_a_folder_with_faults_gets_the_list_shown(tmp_path):
 
 
 def test_wrong_params_get_the_refusal_shown(tmp_path, monkeypatch):
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = read_yaml(ROOT / "params.yaml")
     params["method"]["rsd"]["kappa"], params["views"]["count"] = -1, "many"
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+    Path("params.yaml").write_text(json.dumps(params))
     shutil.copytree(ROOT / "conf", "conf")
     with pytest.raises(UserError) as caught:
         resolve(Path("params.yaml"), Path("conf"))
@@ -100,7 +101,7 @@ def test_every_make_target_and_option_named_exists():
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", everything, re.M)) <= targets
     keys = {key for key in re.findall(r"-S '?([a-z_.]+)=", everything) if not key.startswith("+")}
     for key in keys:
-        place = yaml.safe_load((ROOT / "params.yaml").read_text())
+        place = read_yaml(ROOT / "params.yaml")
         for part in key.split("."):
             assert part in place, key
             place = place[part]

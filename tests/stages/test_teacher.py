@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
+from rsd.machine.yaml_file import read_yaml
 from rsd.models.outputs import outputs
 from rsd.sources.images import read_split
 from rsd.training import checkpoint
@@ -31,16 +31,16 @@ SIDE = 12  # of the teacher's input; the images are served at 8
 
 def settings(**changes):
     """Run what comes before the teacher, for a pair whose teacher is fine-tuned from `theirs/`."""
-    pair = yaml.safe_load((ROOT / "conf" / "pair" / "digits" / "resnet-vit.yaml").read_text())
+    pair = read_yaml(ROOT / "conf" / "pair" / "digits" / "resnet-vit.yaml")
     pair["teacher"] |= {"source": "finetune", "path": "theirs", "args": ARGS, "input_size": SIDE, "min_top1": 0}
     with open("conf/pair/mine.yaml", "w") as file:
-        yaml.safe_dump(pair, file)
+        json.dump(pair, file)
     override = {name: values for name, values in TINY["override"].items() if name != "teacher"}
     override["teacher_recipe"] = {"epochs": 1, "warmup_epochs": 0}
     override["recipe"] = {"epochs": 1, "warmup_epochs": 0}
-    chosen = yaml.safe_load((ROOT / "params.yaml").read_text()) | TINY | {"pair": "mine", "override": override}
+    chosen = read_yaml(ROOT / "params.yaml") | TINY | {"pair": "mine", "override": override}
     with open("params.yaml", "w") as file:
-        yaml.safe_dump(chosen | changes, file)
+        json.dump(chosen | changes, file)
     params.main()
 
 

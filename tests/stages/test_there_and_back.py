@@ -4,8 +4,8 @@ import re
 import shutil
 
 import pytest
-import yaml
 
+from rsd.machine.yaml_file import read_yaml
 from tests.stages.conftest import Project
 
 
@@ -18,8 +18,8 @@ def tracked(reproduced, tmp_path):
 
 def reproducible(project: Project) -> dict:
     """The entries of dvc.lock, without the stages whose numbers are this machine's at this moment."""
-    graph = yaml.safe_load((project.folder / "dvc.yaml").read_text())["stages"]
-    lock = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
+    graph = read_yaml(project.folder / "dvc.yaml")["stages"]
+    lock = read_yaml(project.folder / "dvc.lock")["stages"]
     measured = {name for name, stage in graph.items() if stage.get("meta", {}).get("measured")}
     return {name: entry for name, entry in lock.items() if name.split("@")[0] not in measured}
 

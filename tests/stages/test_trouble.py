@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
+from dvc.utils.serialize import parse_yaml
 
+from rsd.machine.files import read_json
 from tests.stages.conftest import environment
 
 
@@ -96,13 +97,13 @@ def test_cells_that_are_no_longer_chosen_are_forgotten(project):
 
 
 def test_a_view_store_of_another_augmentation_is_refused(project):
-    recipe = yaml.safe_load((project.out / "params" / "recipe.json").read_text())
+    recipe = read_json(project.out / "params" / "recipe.json")
     project.edit("out/params/recipe.json", augment=recipe["augment"] | {"flip": True})
     assert "run `dvc repro embed`" in sentence(project.stage("distill", "rsd", "0", check=False))
 
 
 def test_a_failed_parity_gate_leaves_no_file(project):
-    options = yaml.safe_load((project.out / "params" / "export.json").read_text())
+    options = read_json(project.out / "params" / "export.json")
     project.edit("out/params/export.json", gates=options["gates"] | {"fp32_max_difference": 1e-12})
     before = digest(project.out / "export" / "model.onnx")
     assert "the fp32 export differs from PyTorch" in sentence(project.stage("export", check=False))
@@ -149,7 +150,7 @@ def test_dvc_repro_resumes_a_kill_to_equal_bytes(reproduced):
     before = params.read_text()
     command = ["dvc", "repro", "distill@rsd-0"]
     try:
-        method = yaml.safe_load(before)["method"]
+        method = parse_yaml(before, "params.yaml")["method"]
         reproduced.edit("params.yaml", method=method | {"rsd": {"weight": 0.3}})  # which DVC has not in its cache
         process = subprocess.Popen(command, cwd=reproduced.folder, env=environment(), start_new_session=True)
         deadline = time.monotonic() + 120

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rsd_edge.releases import Releases
 
 from tests.bundles import Workshop
@@ -60,7 +59,7 @@ class Fleet:
         first, *others = [(name, host.variables) for name, host in self.hosts.items()]
         groups = {"canary": {"hosts": dict([first])}, "devices": {"children": {"canary": {}}, "hosts": dict(others)}}
         path = self.folder / "inventory.yml"
-        path.write_text(yaml.safe_dump(groups))
+        path.write_text(json.dumps(groups))
         return path
 
     def roll_out(self, bundle: Path, *arguments: str, status: int = 0, **extra: Any) -> dict[str, Any]:

@@ -48,9 +48,9 @@ WORK = """
 import json, os, sys, time
 from pathlib import Path
 
-import yaml
+from ruamel.yaml import YAML
 
-params = yaml.safe_load(Path("params.yaml").read_text())
+params = YAML(typ="safe", pure=True).load(Path("params.yaml"))
 whole = json.loads(Path("records.json").read_text())
 stage, *cell = sys.argv[1:]
 name = "-".join([stage, *cell])

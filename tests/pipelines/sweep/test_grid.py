@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-import yaml
+from dvc.utils.serialize import parse_yaml
 
 from pipelines.sweep.grid import Grid, covers, points, read_grids
 from rsd.machine.errors import UserError
@@ -26,7 +26,7 @@ def base(tmp_path: Path) -> Path:
 def chosen(base: Path, *names: str, **grid: object) -> list[tuple[object, ...]]:
     cells = []
     for point in points([Grid.model_validate(grid)], base):
-        values = yaml.safe_load(point.params)
+        values = parse_yaml(point.params, "params.yaml")
         row = []
         for name in names:
             value = values
@@ -43,6 +43,10 @@ def test_a_grid_is_its_axes_product_in_order(base: Path) -> None:
     cells = chosen(base, "method.rsd.weight", "override.recipe.epochs", grid=grid)
 
     assert cells == [(weight, epochs) for weight in (0.1, 0.2) for epochs in (5, 6, 7)]
+
+
+def test_small_numbers_of_an_axis_stay_numbers(base: Path) -> None:
+    assert chosen(base, "method.rsd.weight", grid=["method.rsd.weight=0.1,1e-5"]) == [(0.1,), (1e-5,)]
 
 
 def test_a_cell_holds_methods_and_seeds_unless_split(base: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
+from rsd.machine.yaml_file import read_yaml
 from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.models.make import ModelOptions, create
@@ -49,7 +49,7 @@ def teacher(raw, index, view):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_published_recipe_trains_to_its_end(name):
-    stated = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    stated = read_yaml(CONF / f"{name}.yaml")
     epochs = stated["warmup_epochs"] + 1
     recipe = Recipe.model_validate(stated | {"epochs": epochs, "batch_size": BATCH})
     student = create(STUDENTS[name], classes=CLASSES, image_shape=(SIDE, SIDE, 3))

@@ -2,10 +2,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import dump_yaml
 
 from rsd.config.resolve import SECTIONS, resolve
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 from rsd.methods import distiller, methods
 
 ROOT = Path(__file__).parents[3]
@@ -19,14 +21,14 @@ def project(tmp_path):
 
     def edit(changes=None, file="params.yaml"):
         path = tmp_path / file
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path)
         for key, value in (changes or {}).items():
             *above, last = key.split(".")
             place = content
             for part in above:
                 place = place.setdefault(part, {})
             place[last] = value
-        path.write_text(yaml.safe_dump(content))
+        dump_yaml(path, content)
 
     def resolved():
         return resolve(tmp_path / "params.yaml", tmp_path / "conf")
@@ -126,7 +128,7 @@ def test_a_method_that_needs_live_views_is_refused(project):
 
 def test_every_method_has_a_section_with_every_option(project):
     _, resolved = project
-    written = yaml.safe_load((ROOT / "params.yaml").read_text())["method"]
+    written = read_yaml(ROOT / "params.yaml")["method"]
     assert written.keys() == set(methods())
     assert resolved()["method"] == written
 
@@ -144,6 +146,33 @@ def test_params_are_read_as_dvc_reads_them(project, tmp_path):
     assert resolved()["run"]["seeds"] == [10]
     file.write_text(text + "\nseeds: [3]\n")
     with pytest.raises(UserError, match="expected YAML in .*duplicate key"):
+        resolved()
+
+
+@pytest.mark.parametrize(("setting", "number"), [("1e-5", 1e-5), ("0.0000001", 1e-7), ("1E+2", 100.0), ("2", 2.0)])
+def test_a_number_that_dvc_sets_stays_a_number(project, tmp_path, setting, number):
+    _, resolved = project
+    apply_overrides(tmp_path / "params.yaml", [f"method.rsd.weight={setting}"])  # as `dvc exp run -S` does
+    assert resolved()["method"]["rsd"]["weight"] == number
+
+
+def test_yes_is_a_word(project, tmp_path):
+    edit, resolved = project
+    edit({"compute": {}})
+    file = tmp_path / "params.yaml"
+    file.write_text(file.read_text().replace("compute: {}", "compute: {compile: yes}"))
+    with pytest.raises(UserError, match="compute.compile: expected .*, found 'yes'"):
+        resolved()
+
+
+@pytest.mark.parametrize("kind", ["data/digits", "pair/digits/resnet-vit", "recipe/digits_vit"])
+@pytest.mark.parametrize(
+    ("content", "problem"), [(b"a: 1\na: 2\n", "duplicate key"), (b"a: \xff\n", "can't decode byte 0xff")]
+)
+def test_a_faulty_named_choice_is_refused(project, tmp_path, kind, content, problem):
+    _, resolved = project
+    (tmp_path / "conf" / f"{kind}.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=f"expected YAML in .*{kind}.yaml, found: .*{problem}"):
         resolved()
 
 

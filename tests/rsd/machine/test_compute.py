@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from rsd.machine.compute import ComputeOptions, on_this_machine, set_up, training_kernels
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 
 ROOT = Path(__file__).parents[3]
 FILE = "out/params/compute.json"
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 KEYS = {
     name: keys
     for name, stage in STAGES.items()

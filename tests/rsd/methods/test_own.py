@@ -1,15 +1,17 @@
 """A method from outside the package: the README's own, and what can be wrong with one."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from dvc.utils.serialize import parse_yaml
 
 from rsd.config.resolve import resolve
 from rsd.machine import unfinished
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 from rsd.methods import distiller, methods, own_methods, source
 from rsd.methods.base import Distiller
 from rsd.models.outputs import Outputs
@@ -18,7 +20,7 @@ from tests.rsd.methods.tiny import take_step, task_of, teacher_outputs
 
 ROOT = Path(__file__).parents[3]
 CODE = block("python", holding="CosineDistiller")
-CHOICE = yaml.safe_load(block("yaml", holding="cosine"))
+CHOICE = parse_yaml(block("yaml", holding="cosine"), "the page")
 
 
 @pytest.fixture
@@ -41,9 +43,9 @@ def project(tmp_path, monkeypatch):
 
 
 def chosen(folder: Path, **changes):
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = read_yaml(ROOT / "params.yaml")
     choice = CHOICE | {"method": params["method"] | CHOICE["method"]}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params | choice | changes))
+    (folder / "params.yaml").write_text(json.dumps(params | choice | changes))
     return resolve(folder / "params.yaml", ROOT / "conf")
 
 

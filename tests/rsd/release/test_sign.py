@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json
 from rsd.machine.revision import git_revision
+from rsd.machine.yaml_file import read_yaml
 from rsd.release import sign
 from rsd.release.state import digest
 from rsd.run.paths import Run
@@ -135,7 +135,7 @@ def project(workshop, tmp_path, monkeypatch):
     return folder
 
 
-GRAPH = yaml.safe_load((Path(__file__).parents[3] / "dvc.yaml").read_text())["stages"]
+GRAPH = read_yaml(Path(__file__).parents[3] / "dvc.yaml")["stages"]
 ITEMS = [{"method": method, "seed": 0, "precision": "fp32"} for method in ("scratch", "rsd")]
 ITEMS += [{"method": "rsd", "seed": 0, "precision": "int8"}]
 

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
+from rsd.machine.yaml_file import read_yaml
 from rsd.run.paths import Run
 from rsd.run.records import BundleRecord, Origin
 from tests.rsd.run.small import convert, evaluate, export, index, measure, student, teacher, whole_run
@@ -92,7 +92,7 @@ def test_a_missing_record_names_its_stage(tmp_path):
 
 def test_graph_and_run_name_the_same_records(tmp_path):
     """Each record lies in an output of a stage of dvc.yaml."""
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
     outs = []
     for stage in stages.values():
         for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
