@@ -1,11 +1,13 @@
 """A sum of methods: the terms of each part, as each would give them alone."""
 
+import json
+
 import pytest
 import torch
-import yaml
 
 from rsd.config.resolve import resolve
 from rsd.machine.errors import UserError
+from rsd.machine.yaml_file import read_yaml
 from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.models.features import stage_shapes
@@ -94,8 +96,8 @@ def test_a_sums_picture_and_advice_are_its_parts():
 
 
 def params_with(folder, **changes):
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    (folder / "params.yaml").write_text(yaml.safe_dump(params | changes))
+    params = read_yaml(ROOT / "params.yaml")
+    (folder / "params.yaml").write_text(json.dumps(params | changes))
     return resolve(folder / "params.yaml", ROOT / "conf")
 
 
