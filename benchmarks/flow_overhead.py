@@ -167,11 +167,11 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=0.5, help="that a stage sleeps")
     parser.add_argument("--port", type=int, default=4741, help="of the benchmark's own server; the next is used, too")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary) / "home"
-        place = Site(PROJECT, home, given.port, elsewhere=None)
-        chain(Path(temporary) / "chain", stages=given.stages, seconds=given.seconds)
+        place = Site(PROJECT, home, arguments.port, elsewhere=None)
+        chain(Path(temporary) / "chain", stages=arguments.stages, seconds=arguments.seconds)
         _project(
             Path(temporary) / "train", "stages:\n  train: {cmd: python train.py 600, deps: [train.py], outs: [trained]}"
         )
@@ -181,10 +181,11 @@ def main() -> None:
                 start = time.monotonic()
                 lifecycle.start(place, say=lambda _: None)
                 print(f"`make server` took {time.monotonic() - start:.0f} s\n")
-                rows = overhead(Path(temporary) / "chain", place, rounds=given.rounds, stages=given.stages)
+                rows = overhead(Path(temporary) / "chain", place, rounds=arguments.rounds, stages=arguments.stages)
                 print(
-                    f"{given.stages} stages of {given.seconds:g} s, one after the other; {os.cpu_count()} cores, load "
-                    f"{psutil.getloadavg()[0]:.1f}; median and quartiles of {given.rounds} rounds\n\n{markdown(rows)}\n"
+                    f"{arguments.stages} stages of {arguments.seconds:g} s, one after the other; {os.cpu_count()} "
+                    f"cores, load {psutil.getloadavg()[0]:.1f}; median and quartiles of {arguments.rounds} rounds\n\n"
+                    f"{markdown(rows)}\n"
                 )
                 print(markdown(resumption(Path(temporary) / "train", place)))
             finally:

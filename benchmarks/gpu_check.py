@@ -105,7 +105,7 @@ def _provider(device: torch.device, folder: Path, *, name: str, precision: str) 
 
 def checks() -> list[Check]:
     """All of them, in the order in which they run."""
-    found = [
+    all_checks = [
         Check("training, float32", lambda device, _: gpu_training.training(device)),
         Check("training, amp bf16", lambda device, _: gpu_training.training(device, amp="bf16")),
         Check("training, amp fp16", lambda device, _: gpu_training.training(device, amp="fp16")),
@@ -125,7 +125,7 @@ def checks() -> list[Check]:
         Check("evaluate, CKA, correlation", lambda device, _: gpu_training.looked_into(device)),
     ]
     for method in methods():
-        found.append(Check(f"distiller {method}", partial(_distiller, method=method)))
+        all_checks.append(Check(f"distiller {method}", partial(_distiller, method=method)))
     levels: list[dict[str, Any]] = [
         {"hardware_compatibility": level} for level in ("ampere_plus", "same_compute_capability")
     ]
@@ -135,22 +135,24 @@ def checks() -> list[Check]:
         if library == "tensorrt":
             variants += [("fp32", options) for options in (*levels, {"version_compatible": True})]
         for precision, options in variants:
-            said = [key if value is True else f"{key} {value}" for key, value in options.items()]
-            name = ", ".join([f"engine by {library}", precision, *said])
+            settings = [key if value is True else f"{key} {value}" for key, value in options.items()]
+            name = ", ".join([f"engine by {library}", precision, *settings])
             run = partial(_engine, library=library, precision=precision, options=options)
-            found.append(Check(name, run, missing=partial(_no_library, library)))
+            all_checks.append(Check(name, run, missing=partial(_no_library, library)))
         for precision in precisions.names():
             for what in sorted(set(gpu_inference.APART) - {"engine"}):
                 run = partial(_engine, library=library, precision=precision, options={}, what=what)
                 name = f"{what} of an engine by {library}, {precision}"
-                found.append(Check(name, run, missing=partial(_no_library, library)))
+                all_checks.append(Check(name, run, missing=partial(_no_library, library)))
     for provider in gpu_inference.PROVIDERS:
         for precision in precisions.names():
             run = partial(_provider, name=provider, precision=precision)
-            found.append(Check(f"ONNX Runtime, {provider}, {precision}", run, missing=partial(_no_provider, provider)))
+            all_checks.append(
+                Check(f"ONNX Runtime, {provider}, {precision}", run, missing=partial(_no_provider, provider))
+            )
     for precision in precisions.names():
-        found.append(Check(f"edge session, {precision}", partial(_edge, precision=precision), missing=_no_edge))
-    return found
+        all_checks.append(Check(f"edge session, {precision}", partial(_edge, precision=precision), missing=_no_edge))
+    return all_checks
 
 
 def _distiller(device: torch.device, folder: Path, *, method: str) -> dict[str, Any]:
@@ -189,14 +191,14 @@ def carried_out(check: Check, device: torch.device, folder: Path) -> dict[str, A
     return {"check": check.name, "status": status, "seconds": round(time.perf_counter() - start, 1), "facts": facts}
 
 
-def gpu_check(found: list[Check], record: Path) -> bool:
+def gpu_check(selection: list[Check], record: Path) -> bool:
     """Run all checks, write the record and print the table; whether there is a GPU and none has failed."""
     lacking = without_gpu()
     if lacking:
-        results = [{"check": check.name, "status": f"not run: {NO_DEVICE}"} for check in found]
+        results = [{"check": check.name, "status": f"not run: {NO_DEVICE}"} for check in selection]
     else:
         with tempfile.TemporaryDirectory() as folder:
-            results = [carried_out(check, torch.device("cuda"), Path(folder)) for check in found]
+            results = [carried_out(check, torch.device("cuda"), Path(folder)) for check in selection]
     device = fingerprint()
     write_json(
         record, {"device": device, "revision": git_revision(), "torch_cuda": torch.version.cuda, "checks": results}

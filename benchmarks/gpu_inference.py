@@ -85,25 +85,25 @@ def _test(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return test["images"], test["labels"]
 
 
-def held(logits: np.ndarray, folder: Path, precision: str) -> dict[str, Any]:
+def near_cpu(logits: np.ndarray, folder: Path, precision: str) -> dict[str, Any]:
     """The record of parity with ONNX Runtime on the CPU; a UserError where they are further apart than allowed."""
     record = compare(np.load(folder / f"{precision}.npy", allow_pickle=False), logits, _test(folder)[1])
     share, allowed = record.max_difference_share, TOLERANCE[precision]
     if share > allowed:
         raise UserError(f"expected logits within {allowed:.0%} of ONNX Runtime's on the CPU, found {share:.2%}")
-    return _told(record)
+    return _facts(record)
 
 
-def gated(logits: np.ndarray, folder: Path, precision: str) -> dict[str, Any]:
+def through_gate(logits: np.ndarray, folder: Path, precision: str) -> dict[str, Any]:
     """The record of parity of an engine with its ONNX file; a UserError where it misses the pipeline's own gate."""
     gate = export_options()().gate(precision)
     reference = np.load(folder / f"{precision}.npy", allow_pickle=False)
     record = compare(reference, logits, _test(folder)[1], near_tie=gate.near_tie)
     gate.check(record, what=f"{precision} engine")
-    return _told(record)
+    return _facts(record)
 
 
-def _told(record: Comparison) -> dict[str, Any]:
+def _facts(record: Comparison) -> dict[str, Any]:
     return record.model_dump(include={"max_difference_share", "top1_agreement", "accuracy", "images"})
 
 
@@ -124,34 +124,34 @@ def _built(
     """An engine for this machine's GPU: its folder, what it was built with, and its record."""
     place = folder / f"{library}-{precision}-{'-'.join(map(str, options.values())) or 'plain'}"
     place.mkdir(parents=True, exist_ok=True)
-    wanted = EngineOptions.model_validate({"library": library, "compute_capabilities": ["current"], **options})
+    settings = EngineOptions.model_validate({"library": library, "compute_capabilities": ["current"], **options})
     record = build(
-        folder / f"{precision}.onnx", place / "model.engine", wanted, precision=precision, log=place / "build.log"
+        folder / f"{precision}.onnx", place / "model.engine", settings, precision=precision, log=place / "build.log"
     )
     write_json(place / "engine.json", record.content())
-    return place, wanted, record
+    return place, settings, record
 
 
 def every_value(folder: Path, library: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
     """Build an engine all of whose values are outputs, run it, and compare them with ONNX Runtime's."""
-    place, wanted, _ = _built(folder, library, precision, options)
-    onnx, images = folder / f"{precision}.onnx", _test(folder)[0][: wanted.max_batch]
-    said = engine_parting(onnx, images, wanted, precision=precision, folder=place)
-    if "could not be found" in said:
-        raise UserError(said)
-    return {"said": said}
+    place, settings, _ = _built(folder, library, precision, options)
+    onnx, images = folder / f"{precision}.onnx", _test(folder)[0][: settings.max_batch]
+    message = engine_parting(onnx, images, settings, precision=precision, folder=place)
+    if "could not be found" in message:
+        raise UserError(message)
+    return {"message": message}
 
 
 def rows(folder: Path, library: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
     """The rows that the stage `benchmark` makes of an engine."""
     place, _, _ = _built(folder, library, precision, options)
     quick = BenchmarkOptions(min_seconds=0, min_samples=64, rounds=2, offline_batches=[4], baseline=False)
-    found = benchmark(
+    latencies = benchmark(
         {}, {precision: place}, quick, device=DeviceRecord.model_validate(fingerprint()), folder=place
     ).rows
-    if lacking := [row.status for row in found if row.status != "measured"]:
+    if lacking := [row.status for row in latencies if row.status != "measured"]:
         raise UserError(lacking[0])
-    return {"p50, ms": {f"{row.runtime}, batch {row.batch}": row.p50_ms for row in found}}
+    return {"p50, ms": {f"{row.runtime}, batch {row.batch}": row.p50_ms for row in latencies}}
 
 
 def edge_session(folder: Path, precision: str) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def edge_session(folder: Path, precision: str) -> dict[str, Any]:
     engines.mkdir(parents=True, exist_ok=True)
     model = Model.open(folder, precision=precision, engines=engines)
     model.warm_up()  # which says so where TensorRT was not taken
-    return {"provider": model.provider, "parity": held(model.infer(images), folder, precision)}
+    return {"provider": model.provider, "parity": near_cpu(model.infer(images), folder, precision)}
 
 
 def engine(folder: Path, library: str, precision: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def engine(folder: Path, library: str, precision: str, options: dict[str, Any]) 
     place, _, record = _built(folder, library, precision, options)
     onnx, images = folder / f"{precision}.onnx", _test(folder)[0]
     with open_engine(place, onnx=onnx) as ready:
-        parity = gated(ready.logits(images), folder, precision)
+        parity = through_gate(ready.logits(images), folder, precision)
         latency = {
             f"batch {size}": {
                 "with copies, ms": median_ms(ready.with_copies(images[:size])),
@@ -196,13 +196,13 @@ def engine_apart(
     folder: Path, library: str, precision: str, options: dict[str, Any], what: str = "engine"
 ) -> dict[str, Any]:
     """One of `APART` in a process of its own."""
-    given = [what, str(folder), library, precision, json.dumps(options)]
-    command = [sys.executable, "-m", "benchmarks.gpu_inference", *given]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError((done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1])
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    arguments = [what, str(folder), library, precision, json.dumps(options)]
+    command = [sys.executable, "-m", "benchmarks.gpu_inference", *arguments]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise UserError((process.stderr.strip().splitlines() or [f"it ended with status {process.returncode}"])[-1])
+    facts: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
+    return facts
 
 
 def provider(folder: Path, name: str, precision: str, device: str = "cuda") -> dict[str, Any]:
@@ -214,7 +214,7 @@ def provider(folder: Path, name: str, precision: str, device: str = "cuda") -> d
     if session.get_providers()[0] != name:  # it falls back to the CPU and says so in a log only
         raise UserError(f"expected a session of {name}, found that ONNX Runtime took {session.get_providers()[0]}")
     parts = [session.run(["logits"], {"image": images[s : s + 8]})[0] for s in range(0, len(images), 8)]
-    parity = held(np.concatenate(parts), folder, precision)
+    parity = near_cpu(np.concatenate(parts), folder, precision)
     one = images[:1]
     bound = session.io_binding()
     bound.bind_ortvalue_input("image", ort.OrtValue.ortvalue_from_numpy(one, device, 0))
@@ -235,8 +235,8 @@ def main() -> None:
     """One engine."""
     what, folder, library, precision, options = sys.argv[1:]
     try:
-        found = APART[what](Path(folder), library, precision, json.loads(options))
-        print(json.dumps(found))
+        facts = APART[what](Path(folder), library, precision, json.loads(options))
+        print(json.dumps(facts))
     except UserError as error:
         sys.exit(str(error))
 

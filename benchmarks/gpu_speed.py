@@ -127,9 +127,9 @@ def ways(
     live = LiveTeacher(teacher, normalized)
     stored = random_store(folder, images=case.batch, width=width, classes=CLASSES, device=device)
 
-    def step(task: Distiller, told: Teacher | None) -> Callable[[], dict[str, Tensor]]:
+    def step(task: Distiller, teacher: Teacher | None) -> Callable[[], dict[str, Tensor]]:
         task.to(device).train()
-        stepper = Stepper(task, recipe(case), compute, normalize=normalized, teacher=told, steps_per_epoch=1000)
+        stepper = Stepper(task, recipe(case), compute, normalize=normalized, teacher=teacher, steps_per_epoch=1000)
         return lambda: stepper.step(raw, target, index, view, number=0)
 
     # The plain step asks whatever teacher it is given, and makes nothing of the answer.
@@ -145,8 +145,8 @@ def step_row(case: Case, setting: str, device: torch.device, *, rounds: int, ste
     """What a step takes in a setting of `compute`."""
     compute = ComputeOptions.model_validate({"device": device.type, **SETTINGS[setting]})
     with tempfile.TemporaryDirectory() as folder:
-        made = {name: waiting(step, steps, device) for name, step in ways(case, compute, device, Path(folder)).items()}
-        times = interleaved(made, rounds=rounds, warmup=2)
+        turns = {name: waiting(step, steps, device) for name, step in ways(case, compute, device, Path(folder)).items()}
+        times = interleaved(turns, rounds=rounds, warmup=2)
     rates = {name: spread(steps * case.batch / times[name], digits=4) for name in times}
     return {
         "compute": setting,
@@ -178,10 +178,10 @@ def loop_rate(case: Case, images: Images, compute: ComputeOptions, device: torch
     few = LabelledImages(np.asarray(images[: case.batch]), labels[: case.batch], split.classes)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        told = random_store(folder, images=len(images), width=width, classes=CLASSES, device=device)
+        views = random_store(folder, images=len(images), width=width, classes=CLASSES, device=device)
         task = RSDDistiller(student, Setting(teacher_width=width))
         data = Data(split, few, normalize(case).to(device))
-        session = Session(0, ViewChoice(0, 1), told, compute, logs=folder, name="loop")
+        session = Session(0, ViewChoice(0, 1), views, compute, logs=folder, name="loop")
         train(task.to(device), data, recipe(case), session)
         return float(pd.read_csv(folder / "loop.csv").images_per_second.iloc[-1])
 

@@ -161,15 +161,15 @@ def attention_repeated(device: torch.device, folder: Path, *, case: Case = ATTEN
 
     Its fast backward kernels add up in another order in every run, unless they are told not to.
     """
-    compute, told = options(device, **changes), []
+    compute, losses_of_runs = options(device, **changes), []
     set_up(compute)
     for run in range(2):
         place = folder / f"attention-{compute.amp}-{run}"
         place.mkdir()
         step = ways(case, compute, device, place)["stored"]
-        told.append([{name: float(value) for name, value in step().items()} for _ in range(4)])
-    if told[0] != told[1]:
-        raise UserError(f"expected the same steps twice, found {told[0][-1]} beside {told[1][-1]}")
+        losses_of_runs.append([{name: float(value) for name, value in step().items()} for _ in range(4)])
+    if losses_of_runs[0] != losses_of_runs[1]:
+        raise UserError(f"expected the same steps twice, found {losses_of_runs[0][-1]} beside {losses_of_runs[1][-1]}")
     return {}
 
 
@@ -186,7 +186,7 @@ def refused(device: torch.device) -> dict[str, Any]:
     except UserError as error:
         with training_kernels(options(device, deterministic=False), device):
             backward()
-        return {"said": str(error)}
+        return {"message": str(error)}
     raise UserError("expected adaptive_max_pool2d to be refused, found that it was taken")
 
 
@@ -227,7 +227,7 @@ def distilling(device: torch.device, method: str, name: str = "vit") -> dict[str
 
 def looked_into(device: torch.device) -> dict[str, Any]:
     """What the stage `evaluate` says of a student and its teacher on the device is what it says on the CPU."""
-    told, test = [], images(64, 1)
+    values, test = [], images(64, 1)
     labels = torch.from_numpy(test.labels)
     for where in (torch.device("cpu"), device):
         normalize = PixelNormalize([0.5] * 3, [0.25] * 3).to(where)
@@ -242,8 +242,8 @@ def looked_into(device: torch.device) -> dict[str, Any]:
         likeness = compare_layers(of_student, normalize, of_teacher, normalize, np.asarray(test.images))
         correlation = picture(after, target).matrix
         figures = [measure(logits, labels, logits, test.classes)["nll"], redundancy(embedding)["correlation_rms"]]
-        told.append(np.array([*figures, *likeness["cka"], *np.ravel(correlation)]))
-    apart = float(np.abs(told[0] - told[1]).max())
+        values.append(np.array([*figures, *likeness["cka"], *np.ravel(correlation)]))
+    apart = float(np.abs(values[0] - values[1]).max())
     if not apart <= 0.02:
         raise UserError(f"expected what the CPU says of student and teacher within 0.02, found {apart:.3g}")
     return {"apart": apart}
@@ -275,12 +275,12 @@ def in_two_processes(device: torch.device, folder: Path) -> dict[str, Any]:
     """Two processes, over NCCL on GPUs and gloo on a CPU, end with the student of one with the whole batch."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "benchmarks.gpu_training", str(folder), device.type]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"expected two processes to train, found: {done.stderr.strip()[-500:]}")
-    found = torch.load(folder / "two.pt", weights_only=True)
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise UserError(f"expected two processes to train, found: {process.stderr.strip()[-500:]}")
+    weights = torch.load(folder / "two.pt", weights_only=True)
     alone = trained(options(device), name="vit").student
-    apart = max(float((found[key].cpu() - alone[key].cpu()).abs().max()) for key in alone)
+    apart = max(float((weights[key].cpu() - alone[key].cpu()).abs().max()) for key in alone)
     if not apart <= 1e-2:
         raise UserError(f"expected the weights of one process within 0.01, found {apart:.3g}")
     return {"apart": apart}
@@ -289,9 +289,9 @@ def in_two_processes(device: torch.device, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """One of the two processes."""
     folder, device = Path(sys.argv[1]), sys.argv[2]
-    found = trained(ComputeOptions.model_validate({"device": device, "processes": 2}), name="vit")
+    result = trained(ComputeOptions.model_validate({"device": device, "processes": 2}), name="vit")
     if leads():
-        torch.save(found.student, folder / "two.pt")
+        torch.save(result.student, folder / "two.pt")
     leave()
 
 

@@ -71,16 +71,16 @@ def candidates(name: str, folder: Path) -> list[Candidate | Latency]:
 
 def compare(plan: Plan, names: list[str]) -> LatencyRecord:
     """One run per model, its rows interleaved."""
-    began, rows = conditions(), []
+    before, rows = conditions(), []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            found = candidates(name, Path(folder))
-            timing = [one for one in found if isinstance(one, Candidate)]
+            rows_of_model = candidates(name, Path(folder))
+            timing = [one for one in rows_of_model if isinstance(one, Candidate)]
             with tqdm(total=plan.rounds * len(timing), desc=name, unit="turn", disable=None) as bar:
                 turns = take_turns(timing, plan, progress=partial(_advance, bar))
             rows += [Latency(**measured(one.row, t)) for one, t in zip(timing, turns, strict=True)]
-            rows += [one for one in found if isinstance(one, Latency)]
-    state = {"before": began, "after": conditions()}
+            rows += [one for one in rows_of_model if isinstance(one, Latency)]
+    state = {"before": before, "after": conditions()}
     options = {"min_seconds": plan.min_seconds, "min_samples": plan.min_samples, "rounds": plan.rounds}
     return LatencyRecord(device=fingerprint(), conditions=state, options=options, rows=rows)
 
@@ -141,19 +141,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="least time per row")
     parser.add_argument("--samples", type=int, default=64, help="least number of calls per row; a p99 needs 662")
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if given.harness:
+    if arguments.harness:
         with tempfile.TemporaryDirectory() as folder:
-            found = harness(Path(folder), 40)
-        ratio = found["ours"] / found["bare"] - 1
-        print(f"bare session.run: {spread(found['bare'] / CALLS * 1e6)} us of CPU per call")
-        print(f"ours: {spread(found['ours'] / CALLS * 1e6)} us")
+            seconds = harness(Path(folder), 40)
+        ratio = seconds["ours"] / seconds["bare"] - 1
+        print(f"bare session.run: {spread(seconds['bare'] / CALLS * 1e6)} us of CPU per call")
+        print(f"ours: {spread(seconds['ours'] / CALLS * 1e6)} us")
         low, high = ratio.quantile(0.25), ratio.quantile(0.75)
         print(f"overhead: median {np.median(ratio):+.2%} (quartiles {low:+.2%}, {high:+.2%})")
         return
-    plan = Plan(min_seconds=given.seconds, min_samples=given.samples, rounds=given.rounds)
-    record = compare(plan, given.models)
+    plan = Plan(min_seconds=arguments.seconds, min_samples=arguments.samples, rounds=arguments.rounds)
+    record = compare(plan, arguments.models)
     print(table(record))
     print(*[f"- {line}" for line in notes(record)], sep="\n")
 

@@ -19,14 +19,14 @@ def parts(text: str) -> dict[str, str]:
     return {name: part.strip("\n") for name, part in re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", text, re.DOTALL)}
 
 
-def put(page: Path, found: Mapping[str, str]) -> None:
+def put(page: Path, contents: Mapping[str, str]) -> None:
     """Write each part between its marks; the rest of the page stays.
 
     Raises:
         UserError: the page has no such marks; it is then left as it was.
     """
     text = page.read_text()
-    for name, part in found.items():
+    for name, part in contents.items():
         first, last = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if not text.count(first) == text.count(last) == 1 or text.index(first) > text.index(last):
             raise UserError(f"expected the marks <!-- {name} --> and {last}, in this order and once each, in {page}")

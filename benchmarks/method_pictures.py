@@ -46,15 +46,15 @@ def correlations(record: Path) -> alt.HConcatChart:
     return before_and_after(read_json(record))
 
 
-def before_and_after(found: Mapping[str, Any]) -> alt.HConcatChart:
+def before_and_after(record: Mapping[str, Any]) -> alt.HConcatChart:
     """P before and after training in one colour scale, from the record that `evaluate` writes."""
-    most = max(abs(value) for when in ("before", "after") for line in found[when]["matrix"] for value in line)
+    most = max(abs(value) for when in ("before", "after") for line in record[when]["matrix"] for value in line)
     sides = [
-        correlation_matrix(found[when]["matrix"], most=most).properties(
+        correlation_matrix(side["matrix"], most=most).properties(
             width=300,
-            title=f"{when}: diagonal {found[when]['diagonal_mean']:.2f}, off it {found[when]['off_diagonal_rms']:.2f}",
+            title=f"{when}: diagonal {side['diagonal_mean']:.2f}, off it {side['off_diagonal_rms']:.2f}",
         )
-        for when in ("before", "after")
+        for when, side in ((when, record[when]) for when in ("before", "after"))
     ]
     return alt.hconcat(*sides)
 
@@ -75,11 +75,11 @@ def gram(rounds: int, batches: tuple[int, ...] = BATCHES, widths: tuple[int, ...
     return pd.DataFrame(rows)
 
 
-def gram_chart(found: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+def gram_chart(rows: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     x = alt.X("batch:Q", scale=alt.Scale(type="log", base=2), title="batch B")
     y = alt.Y("faster:Q", scale=alt.Scale(type="log"), title="times faster than the D x D matrix and its mask")
     colour = alt.Color("width:N", title="width D", scale=SCHEME)
-    lines = alt.Chart(found).mark_line(point=True).encode(x=x, y=y, color=colour)
+    lines = alt.Chart(rows).mark_line(point=True).encode(x=x, y=y, color=colour)
     even = alt.Chart(pd.DataFrame({"faster": [1.0]})).mark_rule(strokeDash=[4, 4], color=NEUTRAL).encode(y=y)
     return alt.layer(even, lines).properties(width=420, height=260)
 
@@ -93,12 +93,12 @@ def kappas(steps: int, choices: tuple[float, ...] = KAPPAS) -> pd.DataFrame:
     torch.manual_seed(0)
     mixing, view = torch.randn(LATENT, TEACHER_WIDTH), torch.randn(LATENT, STUDENT_WIDTH)
 
-    def drawn(count: int) -> tuple[Tensor, Tensor]:
+    def samples(count: int) -> tuple[Tensor, Tensor]:
         latent = torch.randn(count, LATENT)
         return torch.tanh(latent @ view / LATENT**0.5) + 0.3 * torch.randn(count, STUDENT_WIDTH), latent @ mixing
 
-    inputs, told = drawn(4096)
-    own = off_diagonal_rms(cross_correlation(told, told))
+    inputs, targets = samples(4096)
+    own = off_diagonal_rms(cross_correlation(targets, targets))
     rows = [{"kappa": kappa, "what": "RMS of the teacher with itself", "value": own} for kappa in choices]
     for kappa in choices:
         torch.manual_seed(1)
@@ -106,12 +106,12 @@ def kappas(steps: int, choices: tuple[float, ...] = KAPPAS) -> pd.DataFrame:
         aad = AAD(STUDENT_WIDTH, TEACHER_WIDTH)
         optimizer = torch.optim.AdamW([*student.parameters(), *aad.parameters()], lr=2e-3)
         for _ in range(steps):
-            batch, wanted = drawn(BATCH)
+            batch, target = samples(BATCH)
             optimizer.zero_grad()
-            rsd_loss(aad(student(batch)), wanted, kappa=kappa).backward()
+            rsd_loss(aad(student(batch)), target, kappa=kappa).backward()
             optimizer.step()
         with torch.no_grad():
-            correlation = cross_correlation(decoupled(aad, student(inputs)), told)
+            correlation = cross_correlation(decoupled(aad, student(inputs)), targets)
         rows += [
             {"kappa": kappa, "what": "P, mean of the diagonal", "value": float(correlation.diagonal().mean())},
             {"kappa": kappa, "what": "P, RMS off the diagonal", "value": off_diagonal_rms(correlation)},
@@ -119,9 +119,9 @@ def kappas(steps: int, choices: tuple[float, ...] = KAPPAS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def kappa_chart(found: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+def kappa_chart(rows: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     lines = (
-        alt.Chart(found)
+        alt.Chart(rows)
         .mark_line(point=True)
         .encode(
             x=alt.X("kappa:Q", scale=alt.Scale(type="log"), title="kappa", axis=alt.Axis(format="~g", tickCount=5)),
@@ -149,10 +149,10 @@ def pulls() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pull_chart(found: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+def pull_chart(rows: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     y = alt.Y("pull:Q", scale=alt.Scale(type="log"), title="gradient at the embedding / that of the cross-entropy")
     lines = (
-        alt.Chart(found)
+        alt.Chart(rows)
         .mark_line()
         .encode(
             x=alt.X("width:Q", scale=alt.Scale(type="log", base=2, domain=[64, 2048]), title="width D of the teacher"),
@@ -173,20 +173,20 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=Path("docs"))
     parser.add_argument("--rounds", type=int, default=9, help="of the timing")
     parser.add_argument("--steps", type=int, default=600, help="of each training with a kappa")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        matrices = correlations(given.record)
+        matrices = correlations(arguments.record)
     except UserError as error:
         sys.exit(f"error: {error}")
     charts = {
         "method_p.png": matrices,
-        "method_gram.png": gram_chart(gram(given.rounds)),
-        "method_kappa.png": kappa_chart(kappas(given.steps)),
+        "method_gram.png": gram_chart(gram(arguments.rounds)),
+        "method_kappa.png": kappa_chart(kappas(arguments.steps)),
         "method_pull.png": pull_chart(pulls()),
     }
     for name, chart in charts.items():
-        chart.save(given.into / name, scale_factor=1.5)
-        print(given.into / name)
+        chart.save(arguments.into / name, scale_factor=1.5)
+        print(arguments.into / name)
 
 
 if __name__ == "__main__":

@@ -68,15 +68,18 @@ def overheads() -> list[Overhead]:
     return [overhead(file) for data in CLASSES for file in sorted((PAIRS / data).glob("*.yaml"))]
 
 
-def row(found: Overhead) -> dict[str, str]:
+def row(overhead_of_pair: Overhead) -> dict[str, str]:
     """A line of the table: millions, and the share of the student's own parameters."""
     return {
-        "data": found.data,
-        "teacher-student": found.pair,
-        "student, M": f"{found.student / 1e6:.2f}",
-        **{f"{name}, M": f"{count / 1e6:.2f} ({count / found.student:.0%})" for name, count in found.extra.items()},
+        "data": overhead_of_pair.data,
+        "teacher-student": overhead_of_pair.pair,
+        "student, M": f"{overhead_of_pair.student / 1e6:.2f}",
+        **{
+            f"{name}, M": f"{count / 1e6:.2f} ({count / overhead_of_pair.student:.0%})"
+            for name, count in overhead_of_pair.extra.items()
+        },
     }
 
 
 if __name__ == "__main__":
-    print(markdown([row(found) for found in overheads()]))
+    print(markdown([row(pair) for pair in overheads()]))

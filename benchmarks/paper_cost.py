@@ -109,9 +109,9 @@ def throughput(model: str, classes: int, *, training: bool, device: str, batch: 
 
     def step() -> None:
         with torch.set_grad_enabled(training), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            said = module(images)
+            logits = module(images)
         if training:
-            nn.functional.cross_entropy(said.float(), said.argmax(dim=1)).backward()
+            nn.functional.cross_entropy(logits.float(), logits.argmax(dim=1)).backward()
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -126,24 +126,24 @@ def throughput(model: str, classes: int, *, training: bool, device: str, batch: 
     return best
 
 
-def row(found: Cost, *, teacher: float, student: float) -> dict[str, str]:
+def row(cost_of_pair: Cost, *, teacher: float, student: float) -> dict[str, str]:
     """A line of the table, in hours of one device at these FLOP/s of the two models."""
-    twin, live, stored = found.student / student, found.live / teacher, found.stored / teacher
+    twin, live, stored = cost_of_pair.student / student, cost_of_pair.live / teacher, cost_of_pair.stored / teacher
 
     def hours(seconds: float) -> str:
         return f"{seconds / 3600:.1f}" if seconds < 360_000 else f"{seconds / 3600:.0f}"
 
     return {
-        "data": found.data,
-        "teacher-student": found.pair,
-        "epochs": str(found.epochs),
-        "teacher, GFLOP": f"{found.forward['teacher'] / 1e9:.1f}",
-        "student, GFLOP": f"{found.forward['student'] / 1e9:.1f}",
-        "teacher's fine-tuning, h": hours(found.finetuning / teacher) if found.finetuning else "-",
+        "data": cost_of_pair.data,
+        "teacher-student": cost_of_pair.pair,
+        "epochs": str(cost_of_pair.epochs),
+        "teacher, GFLOP": f"{cost_of_pair.forward['teacher'] / 1e9:.1f}",
+        "student, GFLOP": f"{cost_of_pair.forward['student'] / 1e9:.1f}",
+        "teacher's fine-tuning, h": hours(cost_of_pair.finetuning / teacher) if cost_of_pair.finetuning else "-",
         "scratch, h": hours(twin),
         "RSD, live teacher, h": hours(twin + live),
         "RSD, stored views, h": hours(twin + stored),
-        "store, GB": f"{found.store / 1e9:.1f}",
+        "store, GB": f"{cost_of_pair.store / 1e9:.1f}",
     }
 
 
@@ -175,21 +175,25 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = arguments.batch or (128 if device == "cuda" else 8)
     rows, bars, total = [], list[dict[str, object]](), 0.0
-    for found in costs(views):
+    for pair_cost in costs(views):
         if arguments.tflops:
             teacher = student = arguments.tflops * 1e12
         else:
+<<<<<<< HEAD
             pair = read_yaml(PAIRS / found.data / f"{found.pair}.yaml")
+=======
+            pair = yaml.safe_load((PAIRS / pair_cost.data / f"{pair_cost.pair}.yaml").read_text())
+>>>>>>> f2e9f18 (Variables of benchmarks, report and release by the field's nouns, held by a test)
             teacher, student = (
                 throughput(
-                    options(pair, role), CLASSES[found.data], training=role == "student", device=device, batch=batch
+                    options(pair, role), CLASSES[pair_cost.data], training=role == "student", device=device, batch=batch
                 )
                 for role in ("teacher", "student")
             )
-        rows.append(row(found, teacher=teacher, student=student))
-        for what, seconds in (("student", found.student / student), ("live teacher", found.live / teacher)):
-            bars.append({"data": found.data, "pair": found.pair, "what": what, "hours": seconds / 3600})
-        total += (found.finetuning + found.live) / teacher + 2 * found.student / student
+        rows.append(row(pair_cost, teacher=teacher, student=student))
+        for what, seconds in (("student", pair_cost.student / student), ("live teacher", pair_cost.live / teacher)):
+            bars.append({"data": pair_cost.data, "pair": pair_cost.pair, "what": what, "hours": seconds / 3600})
+        total += (pair_cost.finetuning + pair_cost.live) / teacher + 2 * pair_cost.student / student
     print(markdown(rows))
     where = (
         f"assumed, not measured: {arguments.tflops:g} TFLOP/s kept up"

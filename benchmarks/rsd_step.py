@@ -71,10 +71,12 @@ def steps(student: nn.Module, optimizer: str, teacher: nn.Module, store: StoredT
     view = np.zeros_like(index)
     live, width = LiveTeacher(teacher, normalize), embedding_width(teacher)
 
-    def ours(task: Distiller, told: Teacher | None) -> Step:
+    def ours(task: Distiller, teacher: Teacher | None) -> Step:
         task.train()
         return updated(
-            task, optimizer, lambda: task(normalize(raw), target, told(raw, index, view) if told is not None else None)
+            task,
+            optimizer,
+            lambda: task(normalize(raw), target, teacher(raw, index, view) if teacher is not None else None),
         )
 
     theirs = FeatureDistillationTask(copy.deepcopy(student), teacher, criterion=nn.CrossEntropyLoss(), verbose=False)

@@ -134,8 +134,10 @@ def scale(sizes: list[int]) -> pd.DataFrame:
                 "PREFECT_API_URL": str(PREFECT_API_URL.value()),
                 "PREFECT_LOGGING_LEVEL": "ERROR",
             }
-            done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            process = subprocess.run(
+                command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+            )
+            rows.append(json.loads(process.stdout.splitlines()[-1]))
             print(rows[-1], file=sys.stderr, flush=True)
     return pd.DataFrame(rows)
 

@@ -83,9 +83,9 @@ def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT
     return pd.DataFrame(rows)
 
 
-def table(found: pd.DataFrame, epochs: int) -> str:
+def table(frame: pd.DataFrame, epochs: int) -> str:
     """Mean and standard deviation over the seeds, and the mean difference to V = all within a seed."""
-    by_seed = found.pivot(index="seed", columns="views", values="top1")
+    by_seed = frame.pivot(index="seed", columns="views", values="top1")
     most = by_seed[by_seed.columns.max()]
     rows = []
     for count in by_seed.columns:
@@ -101,22 +101,22 @@ def table(found: pd.DataFrame, epochs: int) -> str:
     return markdown(rows)
 
 
-def chart(found: pd.DataFrame, epochs: int) -> alt.LayerChart | alt.FacetChart:
+def chart(frame: pd.DataFrame, epochs: int) -> alt.LayerChart | alt.FacetChart:
     """A point per seed, a line through the means, and the scratch twin's mean as a rule."""
-    found = found.assign(label=[_label(count, epochs) for count in found.views])
-    rsd = found[found.views > 0]
+    frame = frame.assign(label=[_label(count, epochs) for count in frame.views])
+    rsd = frame[frame.views > 0]
     order = list(dict.fromkeys(rsd.sort_values("views").label))
     x = alt.X("label:N", sort=order, title="stored views of each image, V", axis=alt.Axis(labelAngle=0))
     y = alt.Y("top1:Q", title="validation top-1 %", scale=alt.Scale(zero=False))
     base = alt.Chart(rsd).encode(x=x)
     line = base.mark_line(color=METHOD_COLOURS["rsd"]).encode(y=alt.Y("mean(top1):Q", title="validation top-1 %"))
     points = base.mark_circle(size=60, opacity=0.7, color=METHOD_COLOURS["rsd"]).encode(y=y)
-    twin = pd.DataFrame({"top1": [found[found.views == 0].top1.mean()], "text": ["scratch twin, mean"]})
+    twin = pd.DataFrame({"top1": [frame[frame.views == 0].top1.mean()], "text": ["scratch twin, mean"]})
     rule = alt.Chart(twin).mark_rule(strokeDash=[4, 4], color=METHOD_COLOURS["scratch"]).encode(y=y)
     text = alt.Chart(twin).mark_text(align="left", dy=-7, color=METHOD_COLOURS["scratch"])
     labelled = text.encode(x=alt.value(4), y=y, text="text:N")
     return alt.layer(line, points, rule, labelled).properties(
-        width=420, height=240, title=f"RSD, {found.seed.nunique()} seeds, {epochs} epochs"
+        width=420, height=240, title=f"RSD, {frame.seed.nunique()} seeds, {epochs} epochs"
     )
 
 
@@ -132,9 +132,9 @@ def main() -> None:
     arguments = parser.parse_args()
     set_up(OUT.section("compute", ComputeOptions))
     recipe = OUT.section("recipe", Recipe)
-    found = measure(sorted(arguments.counts or {1, 4, 16, recipe.epochs}), arguments.seeds, recipe)
-    print(f"{len(arguments.seeds)} seeds, {recipe.epochs} epochs\n\n{table(found, recipe.epochs)}")
-    chart(found, recipe.epochs).save(arguments.plot, scale_factor=2)
+    frame = measure(sorted(arguments.counts or {1, 4, 16, recipe.epochs}), arguments.seeds, recipe)
+    print(f"{len(arguments.seeds)} seeds, {recipe.epochs} epochs\n\n{table(frame, recipe.epochs)}")
+    chart(frame, recipe.epochs).save(arguments.plot, scale_factor=2)
 
 
 if __name__ == "__main__":

@@ -83,22 +83,18 @@ def steps(case: Case, folder: Path) -> dict[str, Callable[[], object]]:
     teacher = create(case.teacher, classes=case.classes, image_shape=case.shape)
     student = create(case.student, classes=case.classes, image_shape=case.shape)
     live = LiveTeacher(teacher, normalize)
-    stored = random_store(
-        folder, images=case.images, width=embedding_width(teacher), classes=case.classes, device=torch.device("cpu")
-    )
+    width = embedding_width(teacher)
+    stored = random_store(folder, images=case.images, width=width, classes=case.classes, device=torch.device("cpu"))
 
-    def step(told: Teacher, student: nn.Module) -> Callable[[], object]:
+    def step(teacher: Teacher, student: nn.Module) -> Callable[[], object]:
         recipe = Recipe(
             epochs=1, batch_size=case.batch, optimizer="adamw", learning_rate=1e-4, weight_decay=0.05, clip_gradient=5.0
         )
-        task = RSDDistiller(student, Setting(teacher_width=embedding_width(teacher))).train()
-        stepper = Stepper(task, recipe, ComputeOptions(), normalize=normalize, teacher=told, steps_per_epoch=1000)
+        task = RSDDistiller(student, Setting(teacher_width=width)).train()
+        stepper = Stepper(task, recipe, ComputeOptions(), normalize=normalize, teacher=teacher, steps_per_epoch=1000)
         return lambda: stepper.step(raw, target, index, view, number=0)
 
-    return {
-        "stored": step(stored, copy.deepcopy(student)),
-        "live": step(live, copy.deepcopy(student)),
-    }
+    return {"stored": step(stored, copy.deepcopy(student)), "live": step(live, copy.deepcopy(student))}
 
 
 def main() -> None:
@@ -111,8 +107,8 @@ def main() -> None:
     rows = []
     for name, case in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
-            made = steps(case, Path(folder))
-            times = interleaved(made, rounds=arguments.rounds, warmup=1, clock=CLOCKS[arguments.clock])
+            steps_of_case = steps(case, Path(folder))
+            times = interleaved(steps_of_case, rounds=arguments.rounds, warmup=1, clock=CLOCKS[arguments.clock])
         rows.append(
             {
                 "pair": name,

@@ -57,11 +57,11 @@ def main() -> None:
     device, wanted = torch.device(arguments.device), ways(arguments.peers)
     # First, while this process is small: a child's peak is never less than what the parent of all of them held.
     cells: list[tuple[str, Way | None]] = [("", None), *((name, way) for name in CASES for way in wanted)]
-    idle, *found = peaks(cells, device)
+    idle, *peaks_of_cells = peaks(cells, device)
     table = []
     try:
         for position, name in enumerate(CASES):
-            own = dict(zip(wanted, found[position * len(wanted) :], strict=False))
+            own = dict(zip(wanted, peaks_of_cells[position * len(wanted) :], strict=False))
             times, differs = compared(
                 name, wanted, device, rounds=TURNS[name] * arguments.rounds, clock=CLOCKS[arguments.clock]
             )

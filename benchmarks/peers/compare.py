@@ -115,9 +115,9 @@ def peak(name: str, way: Way | None, device: torch.device) -> float:
     torch.set_num_threads(1)
     if way is not None:
         with TemporaryDirectory() as folder:
-            made = trainer(bench(CASES[name], Path(folder), device), way)
-            made.step()
-            made.step()  # with all that the optimiser keeps
+            stepper = trainer(bench(CASES[name], Path(folder), device), way)
+            stepper.step()
+            stepper.step()  # with all that the optimiser keeps
     return peak_megabytes(device)
 
 
@@ -136,13 +136,13 @@ def rows(name: str, times: pd.DataFrame, differs: dict[Way, float], peaks: dict[
         times, differs: see `compared`.
         peaks: MB.
     """
-    made = []
+    lines = []
     for way in peaks:
         if way.by in ("ours", "stored"):
             continue
         own, stored = Way(way.method, "ours"), Way(way.method, "stored")
         seconds = {one: times[" ".join(one)] for one in (own, stored, way)}
-        made.append(
+        lines.append(
             {
                 "pair": name,
                 "loss": way.method,
@@ -157,4 +157,4 @@ def rows(name: str, times: pd.DataFrame, differs: dict[Way, float], peaks: dict[
                 "gradients differ by": f"{differs[way]:.0e}" if way in differs else "another loss",
             }
         )
-    return made
+    return lines

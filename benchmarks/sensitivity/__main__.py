@@ -24,11 +24,11 @@ PAGE, FOLDER = Path("docs/sensitivity.md"), Path("docs/sensitivity")
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    found = kept(students(read_sweep("sensitivity")), FOLDER / "students.csv")
-    put(PAGE, tables(found))
+    frame = kept(students(read_sweep("sensitivity")), FOLDER / "students.csv")
+    put(PAGE, tables(frame))
     for name, draw in {"grid": grid_chart, "settings": along_chart}.items():
-        save(draw(found), FOLDER / f"{name}.png")
-    print(held_out_table(found))
+        save(draw(frame), FOLDER / f"{name}.png")
+    print(held_out_table(frame))
 
 
 if __name__ == "__main__":

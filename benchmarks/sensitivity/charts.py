@@ -10,9 +10,9 @@ from rsd.report.charts.style import NEGATIVE, POSITIVE, Figure
 GAIN = "gain on validation, points"
 
 
-def grid_chart(found: pd.DataFrame) -> Figure:
+def grid_chart(frame: pd.DataFrame) -> Figure:
     """Mean gain over weight and kappa, a panel per pair."""
-    part = grid(found)
+    part = grid(frame)
     panels = []
     for pair in CHOSEN_ON:
         means = part[part.pair == pair].groupby(["weight", "kappa"], as_index=False).validation_gain.mean()
@@ -28,11 +28,11 @@ def grid_chart(found: pd.DataFrame) -> Figure:
     return alt.hconcat(*panels).resolve_scale(color="independent")
 
 
-def along_chart(found: pd.DataFrame) -> Figure:
+def along_chart(frame: pd.DataFrame) -> Figure:
     """Gain over scratch along every setting, a line per pair, a dot per seed."""
     panels = []
     for column in ("weight", "kappa", "gamma", "batch"):
-        part = along(found, column).assign(pair=lambda rows: [pair_name(pair) for pair in rows.pair])
+        part = along(frame, column).assign(pair=lambda rows: [pair_name(pair) for pair in rows.pair])
         scale = (
             alt.Scale(type="symlog", constant=1e-3)
             if column == "kappa"

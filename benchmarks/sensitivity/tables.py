@@ -17,58 +17,57 @@ from benchmarks.study.tables import bounds, pair_name
 from rsd.report.interval import interval
 
 
-def tables(found: pd.DataFrame) -> dict[str, str]:
+def tables(frame: pd.DataFrame) -> dict[str, str]:
     """The parts of the page, by the name of their marks."""
-    made = {name: along_table(found, name) for name in ("gamma", "batch")}
     return {
-        "grid": grid_table(found),
-        **made,
-        "width": width_table(found),
-        "choice": choice_table(found),
-        "others": held_out_table(found),
+        "grid": grid_table(frame),
+        **{name: along_table(frame, name) for name in ("gamma", "batch")},
+        "width": width_table(frame),
+        "choice": choice_table(frame),
+        "others": held_out_table(frame),
     }
 
 
-def grid_table(found: pd.DataFrame) -> str:
+def grid_table(frame: pd.DataFrame) -> str:
     """Mean gain on validation for each weight and kappa."""
-    part = grid(found)
+    part = grid(frame)
     kappas = sorted(part.kappa.unique())
     lines = [["teacher -> student", "weight", *(f"kappa {kappa:g}" for kappa in kappas)]]
-    for (pair, weight), some in part.groupby(["pair", "weight"]):
-        means = some.groupby("kappa").validation_gain.mean()
+    for (pair, weight), group in part.groupby(["pair", "weight"]):
+        means = group.groupby("kappa").validation_gain.mean()
         lines.append([pair_name(str(pair)), f"{weight:g}", *(f"{means[kappa]:+.2f}" for kappa in kappas)])
     return table(lines)
 
 
-def along_table(found: pd.DataFrame, column: str) -> str:
+def along_table(frame: pd.DataFrame, column: str) -> str:
     """Mean gain on validation for each value of one setting."""
-    part = along(found, column)
+    part = along(frame, column)
     values = sorted(part[column].unique())
     lines = [["teacher -> student", *(f"{column} {value:g}" for value in values)]]
-    for pair, some in part.groupby("pair", sort=False):
-        means = some.groupby(column).validation_gain.mean()
+    for pair, group in part.groupby("pair", sort=False):
+        means = group.groupby(column).validation_gain.mean()
         lines.append([pair_name(str(pair)), *(f"{means[value]:+.2f}" if value in means else "" for value in values)])
     return table(lines)
 
 
-def width_table(found: pd.DataFrame) -> str:
+def width_table(frame: pd.DataFrame) -> str:
     """Mean gain on validation for teachers of several widths, with the sums as they are and width-free."""
-    plain = along(found, "width").assign(scaling="the sums as they are")
-    own = found[found.reference_width == PUBLISHED_WIDTH].assign(scaling=f"reference_width {PUBLISHED_WIDTH}")
+    plain = along(frame, "width").assign(scaling="the sums as they are")
+    own = frame[frame.reference_width == PUBLISHED_WIDTH].assign(scaling=f"reference_width {PUBLISHED_WIDTH}")
     part = pd.concat([plain, own[own.pair.isin(plain.pair)]])
     widths = sorted(part.width.unique())
     lines = [["teacher -> student", "scaling", *(f"D {width:,}" for width in widths)]]
-    for (pair, scaling), some in part.groupby(["pair", "scaling"], sort=False):
-        means = some.groupby("width").validation_gain.mean()
+    for (pair, scaling), group in part.groupby(["pair", "scaling"], sort=False):
+        means = group.groupby("width").validation_gain.mean()
         cells = [f"{means[width]:+.2f}" if width in means else "" for width in widths]
         lines.append([pair_name(str(pair)), str(scaling), *cells])
     return table(lines)
 
 
-def choice_table(found: pd.DataFrame) -> str:
+def choice_table(frame: pd.DataFrame) -> str:
     """Mean loss of each weight and kappa against the best of the grid, the least first."""
-    settings = grid(found)[WEIGHT_AND_KAPPA].drop_duplicates()
-    losses = {(weight, kappa): setting_losses(found, weight, kappa) for weight, kappa in settings.to_numpy()}
+    settings = grid(frame)[WEIGHT_AND_KAPPA].drop_duplicates()
+    losses = {(weight, kappa): setting_losses(frame, weight, kappa) for weight, kappa in settings.to_numpy()}
     lines = [["weight", "kappa", *map(pair_name, CHOSEN_ON), "mean loss", "95 % interval"]]
     for weight, kappa in sorted(losses, key=lambda setting: losses[setting].loss.mean()):
         lost = losses[weight, kappa]
@@ -78,16 +77,16 @@ def choice_table(found: pd.DataFrame) -> str:
     return table(lines)
 
 
-def held_out_table(found: pd.DataFrame) -> str:
+def held_out_table(frame: pd.DataFrame) -> str:
     """What each of `JUDGED` loses to the best setting of each pair that nothing was chosen on."""
-    lost = {setting: held_out_losses(found, *setting) for setting in JUDGED}
+    lost = {setting: held_out_losses(frame, *setting) for setting in JUDGED}
     names = [f"weight {weight:g}, kappa {kappa:g}" for weight, kappa in lost]
     head = ["teacher -> student", "best on validation", "its test top-1"]
     lines = [[*head, *(cell for name in names for cell in (name, "it loses"))]]
     first = next(iter(lost.values()))
-    for pair, some in first.groupby("pair", sort=False):
-        cells = [pair_name(str(pair)), f"weight {some.best_weight.iloc[0]:g}, kappa {some.best_kappa.iloc[0]:g}"]
-        cells.append(f"{some.best.mean():.2f}")
+    for pair, group in first.groupby("pair", sort=False):
+        cells = [pair_name(str(pair)), f"weight {group.best_weight.iloc[0]:g}, kappa {group.best_kappa.iloc[0]:g}"]
+        cells.append(f"{group.best.mean():.2f}")
         for one in lost.values():
             own = one[one.pair == pair]
             cells += [f"{own.own.mean():.2f}", f"{own.loss.mean():+.2f}"]

@@ -50,21 +50,21 @@ def read_inside(root: Path) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    found = kept(students(read_sweep(NAME)), FOLDER / "students.csv")
+    frame = kept(students(read_sweep(NAME)), FOLDER / "students.csv")
     parts = kept(why.students(read_sweep("why")), FOLDER / "why.csv")
     likeness, records = read_inside(Path())
-    put(PAGE, {**tables(found), **why.tables(parts), "likeness": likeness_table(likeness, records)})
+    put(PAGE, {**tables(frame), **why.tables(parts), "likeness": likeness_table(likeness, records)})
     figures: dict[str, Figure] = {
-        "gains": gain_chart(found),
-        "leads": lead_chart(found),
-        "rank": rank_chart(found),
+        "gains": gain_chart(frame),
+        "leads": lead_chart(frame),
+        "rank": rank_chart(frame),
         "sizes": why.size_chart(parts),
     }
     if SHOWN in likeness:
         figures |= {"cka": likeness_chart(likeness[SHOWN]), "p": before_and_after(records[SHOWN])}
     for name, figure in figures.items():
         save(figure, FOLDER / f"{name}.png")
-    print(pair_table(found))
+    print(pair_table(frame))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from rsd.report.charts.style import METHOD_COLOURS, Figure, svg
 from rsd.report.table import method_name
 
 
-def gain_chart(found: pd.DataFrame) -> Figure:
+def gain_chart(frame: pd.DataFrame) -> Figure:
     """Every pair's gains: a dot per seed, a bar for the mean."""
-    taught = gains(found)
-    shown = taught[taught.method.isin(MAIN)].assign(
-        pair=[pair_name(pair) for pair in taught[taught.method.isin(MAIN)].pair]
+    with_gain = gains(frame)
+    data = with_gain[with_gain.method.isin(MAIN)].assign(
+        pair=[pair_name(pair) for pair in with_gain[with_gain.method.isin(MAIN)].pair]
     )
-    base = alt.Chart(shown[["pair", "method", "seed", "gain"]]).encode(
+    base = alt.Chart(data[["pair", "method", "seed", "gain"]]).encode(
         y=alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=300)),
         yOffset=alt.YOffset("method:N", sort=list(MAIN)),
         color=method_colours(MAIN),
@@ -31,10 +31,10 @@ def gain_chart(found: pd.DataFrame) -> Figure:
     return (bars + base.mark_circle(size=45, opacity=1).encode(x=alt.X("gain:Q", title=title))).properties(width=420)
 
 
-def lead_chart(found: pd.DataFrame) -> Figure:
+def lead_chart(frame: pd.DataFrame) -> Figure:
     """Gain over the lead that the teacher has: a dot per pair and method."""
-    shown = leads(found).reset_index().assign(pair=lambda rows: [pair_name(pair) for pair in rows.pair])
-    base = alt.Chart(shown[["pair", "method", "lead", "gain"]]).encode(
+    data = leads(frame).reset_index().assign(pair=lambda rows: [pair_name(pair) for pair in rows.pair])
+    base = alt.Chart(data[["pair", "method", "lead", "gain"]]).encode(
         x=alt.X("lead:Q", title="teacher's lead over the scratch twin, points of test top-1"),
         y=alt.Y("gain:Q", title="mean gain over the scratch twin, points"),
         color=method_colours(MAIN),
@@ -43,12 +43,12 @@ def lead_chart(found: pd.DataFrame) -> Figure:
     return (base.mark_circle(size=70, opacity=1) + names.encode(text="pair:N")).properties(width=420, height=240)
 
 
-def rank_chart(found: pd.DataFrame) -> Figure:
+def rank_chart(frame: pd.DataFrame) -> Figure:
     """The effective rank of the embeddings, a dot per seed."""
     methods = ["scratch", *MAIN]
-    shown = found[found.method.isin(methods)]
-    shown = shown.assign(pair=[pair_name(pair) for pair in shown.pair])
-    base = alt.Chart(shown[["pair", "method", "seed", "test_effective_rank"]])
+    data = frame[frame.method.isin(methods)]
+    data = data.assign(pair=[pair_name(pair) for pair in data.pair])
+    base = alt.Chart(data[["pair", "method", "seed", "test_effective_rank"]])
     x = alt.X("test_effective_rank:Q", title="effective rank of the embedding", scale=alt.Scale(zero=False))
     y = alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=300))
     return (

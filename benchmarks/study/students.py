@@ -48,10 +48,10 @@ def read(file: Path) -> pd.DataFrame:
 
 def students(rows: pd.DataFrame, twin: Sequence[str] = TWIN) -> pd.DataFrame:
     """One row per student from those of a sweep: its twin's columns, method in the tables' words, figures."""
-    found = rows.assign(method=[_called(row) for row in rows.to_dict("records")])
-    figures = [name for name in map(str, found) if name == "validation_top1" or name.startswith(("test_", "teacher_"))]
+    frame = rows.assign(method=[_called(row) for row in rows.to_dict("records")])
+    figures = [name for name in map(str, frame) if name == "validation_top1" or name.startswith(("test_", "teacher_"))]
     # The twins of a pair are in each of its cells.
-    return found[[*twin, "method", *figures, "parameters"]].drop_duplicates([*twin, "method"], ignore_index=True)
+    return frame[[*twin, "method", *figures, "parameters"]].drop_duplicates([*twin, "method"], ignore_index=True)
 
 
 def _called(row: dict[Any, Any]) -> str:
@@ -62,38 +62,40 @@ def _called(row: dict[Any, Any]) -> str:
     return own[0] if own else method_name(row["method"])
 
 
-def kept(found: pd.DataFrame, file: Path) -> pd.DataFrame:
+def kept(frame: pd.DataFrame, file: Path) -> pd.DataFrame:
     """Write students to a file of four digits, and read them again: what is shown can then be had from it."""
     file.parent.mkdir(exist_ok=True)
     with written_aside(file) as aside:
-        found.to_csv(aside, index=False, float_format="%.4f")
+        frame.to_csv(aside, index=False, float_format="%.4f")
     return pd.read_csv(file)
 
 
-def gains(found: pd.DataFrame, twin: Sequence[str] = TWIN, figure: str = "test_top1") -> pd.DataFrame:
+def gains(frame: pd.DataFrame, twin: Sequence[str] = TWIN, figure: str = "test_top1") -> pd.DataFrame:
     """The students that a teacher taught, with `gain` in a figure over the twin that differs by the teacher alone."""
-    twins = found[found.method == "scratch"].drop_duplicates(twin).set_index([*twin])[figure]
-    taught = found[found.method != "scratch"]
-    return taught.assign(
-        gain=taught[figure].to_numpy() - twins.reindex(pd.MultiIndex.from_frame(taught[[*twin]])).to_numpy()
+    twins = frame[frame.method == "scratch"].drop_duplicates(twin).set_index([*twin])[figure]
+    with_teacher = frame[frame.method != "scratch"]
+    return with_teacher.assign(
+        gain=with_teacher[figure].to_numpy() - twins.reindex(pd.MultiIndex.from_frame(with_teacher[[*twin]])).to_numpy()
     )
 
 
 def teacher_widths(rows: pd.DataFrame) -> list[int]:
     """Of the teachers' embeddings: the last stage's channels or a transformer's width, where a cell sets them."""
-    told = pd.Series("", index=rows.index, dtype="string")
+    widths = pd.Series("", index=rows.index, dtype="string")
     for name in WIDTH_SETTINGS:
         if name in rows:
-            told = told.mask(rows[name].notna(), rows[name].astype("string"))
+            widths = widths.mask(rows[name].notna(), rows[name].astype("string"))
     usual = [WIDTHS[pair.rpartition("/")[2].split("-")[0]] for pair in rows.pair]
     return [
-        int(float(own.strip("[]").split(",")[-1])) if own else width for own, width in zip(told, usual, strict=True)
+        int(float(own.strip("[]").split(",")[-1])) if own else width for own, width in zip(widths, usual, strict=True)
     ]
 
 
-def leads(found: pd.DataFrame) -> pd.DataFrame:
+def leads(frame: pd.DataFrame) -> pd.DataFrame:
     """By pair and method of the main comparison: mean gain, and the teacher's `lead` over the scratch twins."""
-    scratch = found[found.method == "scratch"].groupby("pair").test_top1.mean()
-    taught = gains(found[found.method.isin(["scratch", *MAIN])])
-    table = taught.groupby(["pair", "method"], sort=False).agg(gain=("gain", "mean"), teacher=("teacher_top1", "first"))
+    scratch = frame[frame.method == "scratch"].groupby("pair").test_top1.mean()
+    with_gain = gains(frame[frame.method.isin(["scratch", *MAIN])])
+    table = with_gain.groupby(["pair", "method"], sort=False).agg(
+        gain=("gain", "mean"), teacher=("teacher_top1", "first")
+    )
     return table.assign(lead=table.teacher - scratch.reindex(table.index.get_level_values("pair")).to_numpy())

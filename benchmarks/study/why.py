@@ -22,35 +22,35 @@ TWIN = ("pair", "width", "images", "epochs", "seed")
 def students(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per student: the width of its teacher, its training images and epochs, and what the study's has."""
     rows = rows.reindex(columns=[*rows, *(name for name in (SHARE, EPOCHS) if name not in rows)])
-    told = rows.assign(
+    rows = rows.assign(
         width=teacher_widths(rows),
         images=(ALL_IMAGES * pd.to_numeric(rows[SHARE])).fillna(USUAL_IMAGES).round().astype(int),
         epochs=pd.to_numeric(rows[EPOCHS]).fillna(USUAL_EPOCHS).astype(int),
     )
-    return of_study.students(told, TWIN)
+    return of_study.students(rows, TWIN)
 
 
-def tables(found: pd.DataFrame) -> dict[str, str]:
+def tables(frame: pd.DataFrame) -> dict[str, str]:
     """The parts of the page, by the name of their marks."""
     return {
-        "aad": aad_table(found),
-        "sizes": along_table(same_steps(found), "images", "training images"),
-        "longer": along_table(longer(found), "epochs", "epochs"),
+        "aad": aad_table(frame),
+        "sizes": along_table(same_steps(frame), "images", "training images"),
+        "longer": along_table(longer(frame), "epochs", "epochs"),
     }
 
 
-def aad_table(found: pd.DataFrame) -> str:
+def aad_table(frame: pd.DataFrame) -> str:
     """RSD with and without its AAD under teachers as wide as their students, and the difference."""
-    pairs = found[found.method == "RSD without AAD"][["pair", "width"]].drop_duplicates()
-    part = found.merge(pairs, on=["pair", "width"])
+    pairs = frame[frame.method == "RSD without AAD"][["pair", "width"]].drop_duplicates()
+    part = frame.merge(pairs, on=["pair", "width"])
     top1 = part.pivot_table(index=["pair", "seed"], columns="method", values="test_top1", sort=False)
     apart = top1["RSD"] - top1["RSD without AAD"]
     lines = [["teacher -> student", "teacher", "scratch", "RSD", "without AAD", "the AAD's part", "95 % interval"]]
-    for pair, some in part.groupby("pair", sort=False):
+    for pair, group in part.groupby("pair", sort=False):
         methods = ("scratch", "RSD", "RSD without AAD")
-        cells = [mean_and_deviation(some[some.method == name].test_top1) for name in methods]
+        cells = [mean_and_deviation(group[group.method == name].test_top1) for name in methods]
         own = interval(apart[pair])
-        head = [pair_name(str(pair)), f"{some.teacher_top1.iloc[0]:.2f}"]
+        head = [pair_name(str(pair)), f"{group.teacher_top1.iloc[0]:.2f}"]
         lines.append([*head, *cells, f"{own.mean:+.2f}", bounds(own)])
     whole = interval(apart)
     lines.append([f"mean, {whole.seeds} pairs x seeds", "", "", "", "", f"**{whole.mean:+.2f}**", bounds(whole)])
@@ -61,41 +61,41 @@ def along_table(part: pd.DataFrame, column: str, title: str) -> str:
     """Test top-1 along a column, and what RSD gains there."""
     methods = [name for name in ("scratch", *MAIN) if name in set(part.method)]
     lines = [[title, "seeds", "teacher", *methods, "gain of RSD", "95 % interval"]]
-    for value, some in part.groupby(column):
-        taught = of_study.gains(some, TWIN)
-        gain = interval(taught[taught.method == "RSD"].gain)
-        cells = [mean_and_deviation(some[some.method == method].test_top1) for method in methods]
-        head = [f"{value:,}", str(some.seed.nunique()), f"{some.teacher_top1.iloc[0]:.2f}"]
+    for value, group in part.groupby(column):
+        with_gain = of_study.gains(group, TWIN)
+        gain = interval(with_gain[with_gain.method == "RSD"].gain)
+        cells = [mean_and_deviation(group[group.method == method].test_top1) for method in methods]
+        head = [f"{value:,}", str(group.seed.nunique()), f"{group.teacher_top1.iloc[0]:.2f}"]
         lines.append([*head, *cells, f"{gain.mean:+.2f}", bounds(gain)])
     return table(lines)
 
 
-def same_steps(found: pd.DataFrame) -> pd.DataFrame:
+def same_steps(frame: pd.DataFrame) -> pd.DataFrame:
     """The students of the usual teacher in as many steps each, on whatever count of images."""
-    own = _usual(found)
+    own = _usual(frame)
     return own[own.images * own.epochs == USUAL_IMAGES * USUAL_EPOCHS]
 
 
-def longer(found: pd.DataFrame) -> pd.DataFrame:
+def longer(frame: pd.DataFrame) -> pd.DataFrame:
     """The methods of the usual teacher and images that ran for several counts of epochs."""
-    own = _usual(found)
-    some = own[own.images == USUAL_IMAGES]
-    lengths = some.groupby(["pair", "method"]).epochs.transform("nunique")
-    return some[lengths > 1]
+    own = _usual(frame)
+    group = own[own.images == USUAL_IMAGES]
+    lengths = group.groupby(["pair", "method"]).epochs.transform("nunique")
+    return group[lengths > 1]
 
 
-def _usual(found: pd.DataFrame) -> pd.DataFrame:
-    return found[(found.width == WIDTHS["cnn"]) & (found.pair == "fashion/cnn-vit")]
+def _usual(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[(frame.width == WIDTHS["cnn"]) & (frame.pair == "fashion/cnn-vit")]
 
 
-def size_chart(found: pd.DataFrame) -> Figure:
+def size_chart(frame: pd.DataFrame) -> Figure:
     """Test top-1 over the count of training images: a line for the means, a dot per seed."""
-    part = same_steps(found)
+    part = same_steps(frame)
     methods = [name for name in ("teacher", "scratch", *MAIN) if name in {"teacher", *part.method}]
     teachers = part.drop_duplicates("images").assign(method="teacher", test_top1=lambda rows: rows.teacher_top1)
-    shown = pd.concat([part, teachers])[["images", "method", "test_top1"]]
-    ticks = alt.Axis(values=sorted(shown.images.unique()), format=",d")
-    base = alt.Chart(shown).encode(
+    data = pd.concat([part, teachers])[["images", "method", "test_top1"]]
+    ticks = alt.Axis(values=sorted(data.images.unique()), format=",d")
+    base = alt.Chart(data).encode(
         x=alt.X("images:Q", title="training images", scale=alt.Scale(type="log", nice=False, padding=20), axis=ticks),
         color=method_colours(methods),
     )

@@ -114,8 +114,10 @@ def layer_features(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
             f"expected a model that timm can take apart, found that {type(model).__name__} cannot be: {error}; "
             "choose another model to compare layers"
         ) from error
-    told = getattr(model, "feature_info", [])
-    names = [info["module"] for info in told] if len(told) == len(layers) else [str(i + 1) for i in range(len(layers))]
+    stages = getattr(model, "feature_info", [])
+    names = (
+        [info["module"] for info in stages] if len(stages) == len(layers) else [str(i + 1) for i in range(len(layers))]
+    )
     features = {}
     for name, layer in zip(names, layers, strict=True):
         parts = layer if isinstance(layer, tuple) else (layer,)

@@ -28,8 +28,8 @@ def make_key(stem: Path) -> tuple[Path, Path]:
 
     private, public = (stem.with_name(stem.name + suffix) for suffix in (".pem", ".pub"))
     _refuse_near(private)
-    if found := [path for path in (private, public) if path.exists()]:
-        raise UserError(f"expected no key at {found[0]}, found one; choose another name, and keep the old key")
+    if existing := [path for path in (private, public) if path.exists()]:
+        raise UserError(f"expected no key at {existing[0]}, found one; choose another name, and keep the old key")
     key = ec.generate_private_key(ec.SECP256R1())
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -135,10 +135,10 @@ def _changed_files() -> list[str] | None:
     """Files of the current folder's repository that are changed or new, those that git ignores aside; None outside."""
     status = ["git", "status", "--porcelain", "-z", "--no-renames"]
     try:
-        found = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return [line[3:] for line in found.split("\0") if line]
+    return [line[3:] for line in output.split("\0") if line]
 
 
 def _library(name: str) -> Any:
@@ -158,8 +158,8 @@ def _checked(bundle: Path) -> dict[str, Any]:
     if not (bundle / "manifest.json").is_file():
         raise UserError(f"expected a bundle in {bundle}, found no manifest.json; run `dvc repro bundle`")
     manifest: dict[str, Any] = read_json(bundle / "manifest.json")
-    found = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if not path.is_dir()}
-    if wrong := found ^ {*manifest["files"], "manifest.json"}:
+    files = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if not path.is_dir()}
+    if wrong := files ^ {*manifest["files"], "manifest.json"}:
         raise UserError(
             f"expected the files of its manifest in {bundle}, found another set (first: {min(wrong)}); "
             "run `dvc repro bundle`"

@@ -71,7 +71,7 @@ def _spec(chart: alt.LayerChart) -> Markup:
     text = str(_json(spec))
     # Altair numbers its views over the life of the process.
     views = list(dict.fromkeys(re.findall(r'"view_\d+"', text)))
-    return Markup(re.sub(r'"view_\d+"', lambda found: f'"view_{views.index(found.group())}"', text))  # noqa: S704
+    return Markup(re.sub(r'"view_\d+"', lambda match: f'"view_{views.index(match.group())}"', text))  # noqa: S704
 
 
 def _json(value: Any) -> Markup:

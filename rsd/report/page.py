@@ -95,14 +95,14 @@ def _content(records: Records) -> dict[str, Any]:
     }
 
 
-def _budget(found: list[choose.Row]) -> dict[str, Any]:
+def _budget(rows: list[choose.Row]) -> dict[str, Any]:
     """The trained students on every device that is known of, and their front of accuracy against p99."""
-    best = set(map(id, choose.pareto(found)))
-    trained = sorted((row for row in found if row.top1 is not None), key=lambda row: (row.device, row.p99_ms or 0.0))
+    best = set(map(id, choose.pareto(rows)))
+    trained = sorted((row for row in rows if row.top1 is not None), key=lambda row: (row.device, row.p99_ms or 0.0))
     timed = [row for row in trained if row.p99_ms is not None]
     return {
         "budget_rows": [{"row": row, "front": id(row) in best} for row in trained],
-        "budget_untrained": len(found) - len(trained),
+        "budget_untrained": len(rows) - len(trained),
         "budget_front": figure("budget", latency.front(timed)) if timed else None,
     }
 
@@ -110,10 +110,10 @@ def _budget(found: list[choose.Row]) -> dict[str, Any]:
 def _mistakes(records: Records, data: Path) -> dict[str, Any]:
     """The shipped student's worst errors as pictures, or why there are none."""
     try:
-        found: list[Mistake] | None = worst(records, data)
+        mistakes: list[Mistake] | None = worst(records, data)
     except UserError as error:
         return {"mistakes": None, "no_mistakes": str(error)}
-    return {"mistakes": found, "no_mistakes": ""}
+    return {"mistakes": mistakes, "no_mistakes": ""}
 
 
 def _export(export: ConvertRecord) -> dict[str, Any]:

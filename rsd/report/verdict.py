@@ -23,16 +23,16 @@ def headline(records: Records) -> str:
     if shipped is None:
         return "No student was exported in this run."
     gain = records.gain(shipped.method)
-    said = f"The shipped student reaches {percent(shipped.top1, 1)} on the test split"
+    sentence = f"The shipped student reaches {percent(shipped.top1, 1)} on the test split"
     if gain is None:
-        return f"{said}."
+        return f"{sentence}."
     if gain.low is None or gain.high is None:
-        return f"{said}, {points(gain.mean, 1)} against its plainly trained twin."
+        return f"{sentence}, {points(gain.mean, 1)} against its plainly trained twin."
     if gain.low > 0:
-        return f"{said}; its method is {gain.mean:.1f} points ahead of plain training."
+        return f"{sentence}; its method is {gain.mean:.1f} points ahead of plain training."
     if gain.high < 0:
-        return f"{said}; its method is {-gain.mean:.1f} points behind plain training."
-    return f"{said}; whether its method beats plain training, {gain.seeds} seeds cannot tell."
+        return f"{sentence}; its method is {-gain.mean:.1f} points behind plain training."
+    return f"{sentence}; whether its method beats plain training, {gain.seeds} seeds cannot tell."
 
 
 def facts(records: Records) -> list[Fact]:

@@ -72,10 +72,10 @@ def test_an_engine_meets_the_gates_of_the_pipeline(tmp_path):
     np.save(tmp_path / "fp32.npy", logits)
     np.savez(tmp_path / "test.npz", images=np.zeros(600), labels=logits.argmax(axis=1))
     share = float(np.ptp(logits))
-    assert gpu_inference.gated(logits + 5e-5 * share, tmp_path, "fp32")["images"] == 600
+    assert gpu_inference.through_gate(logits + 5e-5 * share, tmp_path, "fp32")["images"] == 600
     with pytest.raises(UserError, match=r"^the fp32 engine differs from its ONNX file by 5\.\d+e-03"):
-        gpu_inference.gated(logits + 5e-3 * share, tmp_path, "fp32")
-    assert gpu_inference.held(logits + 5e-3 * share, tmp_path, "fp32")["top1_agreement"] == 1
+        gpu_inference.through_gate(logits + 5e-3 * share, tmp_path, "fp32")
+    assert gpu_inference.near_cpu(logits + 5e-3 * share, tmp_path, "fp32")["top1_agreement"] == 1
 
 
 def test_without_a_gpu_the_command_fails(monkeypatch, tmp_path, capsys):

@@ -73,19 +73,19 @@ def rows(budget: Path, run: Run) -> list[Row]:
     return results
 
 
-def pareto(found: Iterable[Row]) -> list[Row]:
+def pareto(rows: Iterable[Row]) -> list[Row]:
     """The trained rows that no other on the same device beats in accuracy and p99; the fastest first."""
-    known = [row for row in found if row.top1 is not None and row.p99_ms is not None]
+    known = [row for row in rows if row.top1 is not None and row.p99_ms is not None]
     return sorted(
         (row for row in known if not any(_beats(other, row) for other in known if other.device == row.device)),
         key=lambda row: (row.device, row.p99_ms or 0.0),
     )
 
 
-def best(found: Iterable[Row], p99_ms: float) -> dict[str, Row | None]:
+def best(rows: Iterable[Row], p99_ms: float) -> dict[str, Row | None]:
     """For each device the most accurate trained student that fits, the faster of two; None where none does."""
     answer: dict[str, Row | None] = {}
-    for row in found:
+    for row in rows:
         current = answer.setdefault(row.device, None)
         fits = row.fits(p99_ms) and row.top1 is not None
         if fits and (current is None or _merit(row) > _merit(current)):
@@ -93,9 +93,9 @@ def best(found: Iterable[Row], p99_ms: float) -> dict[str, Row | None]:
     return answer
 
 
-def feasible(found: Iterable[Row], p99_ms: float) -> list[Row]:
+def feasible(rows: Iterable[Row], p99_ms: float) -> list[Row]:
     """What fits: the trained by accuracy, then the untrained by size, since nothing else is known of them."""
-    fitting = [row for row in found if row.fits(p99_ms)]
+    fitting = [row for row in rows if row.fits(p99_ms)]
     return sorted(fitting, key=lambda row: (row.device, row.top1 is None, -(row.top1 or 0), -(row.parameters or 0)))
 
 

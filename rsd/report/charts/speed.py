@@ -156,9 +156,9 @@ def latencies(record: LatencyRecord) -> alt.LayerChart:
     return layered(line, points, height=24 * len(rows) + 20)
 
 
-def front(found: Sequence[Row]) -> alt.LayerChart:
+def front(rows: Sequence[Row]) -> alt.LayerChart:
     """Test accuracy against p99 of the trained students, a colour per device; the front of each is a line."""
-    known = [row for row in found if row.top1 is not None and row.p99_ms is not None]
+    known = [row for row in rows if row.top1 is not None and row.p99_ms is not None]
     devices = list(dict.fromkeys(row.device for row in known))
     best = set(map(id, pareto(known)))
     values = [

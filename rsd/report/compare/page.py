@@ -15,7 +15,7 @@ CURVES = {"validation_top1": "validation top-1, %", "loss": "total loss"}
 
 def write_page(path: Path, runs: Sequence[ComparedRun]) -> None:
     """Write the comparison of two or more runs with the first of them to `path`, whole or not at all."""
-    paint, drawn = charts.colours(runs), charts.latency(runs)
+    paint, latency = charts.colours(runs), charts.latency(runs)
     html.write(
         path,
         "page.html",
@@ -35,7 +35,7 @@ def write_page(path: Path, runs: Sequence[ComparedRun]) -> None:
         curves=_curves(runs),
         sizes=tables.sizes(runs),
         latencies=tables.latencies(runs),
-        latency=None if drawn is None else figure("latency", drawn),
+        latency=None if latency is None else figure("latency", latency),
         comparable=tables.same_device(runs),
         commands=tables.commands(runs),
     )
@@ -43,10 +43,10 @@ def write_page(path: Path, runs: Sequence[ComparedRun]) -> None:
 
 def _curves(runs: Sequence[ComparedRun]) -> list[Figure]:
     """Validation accuracy and loss of each method that differs."""
-    found, same = list[Figure](), tables.unchanged(runs)
+    figures, same = list[Figure](), tables.unchanged(runs)
     methods = method_order(model.method for run in runs for model in run.records.models)
     for method in [method for method in methods if method not in same]:
         for column, title in CURVES.items():
-            if (drawn := charts.curve(runs, method, column)) is not None:
-                found.append(figure(f"{method}-{column}", drawn, f"{method_name(method)}, {title}"))
-    return found
+            if (chart := charts.curve(runs, method, column)) is not None:
+                figures.append(figure(f"{method}-{column}", chart, f"{method_name(method)}, {title}"))
+    return figures

@@ -268,18 +268,18 @@ def _time(value: float | None, before: float | None, note: str) -> Cell:
     return Cell(milliseconds(value), "\n".join(filter(None, [note, ratio])))
 
 
-def _difference(found: Difference, digits: int) -> str:
-    mean = _signed(found.interval.mean, digits)
-    if found.interval.low is None or found.interval.high is None:
+def _difference(difference: Difference, digits: int) -> str:
+    mean = _signed(difference.interval.mean, digits)
+    if difference.interval.low is None or difference.interval.high is None:
         return mean
-    how = "" if found.paired else "\nunpaired"
-    return f"{mean}\n{_signed(found.interval.low, digits)} to {_signed(found.interval.high, digits)}{how}"
+    how = "" if difference.paired else "\nunpaired"
+    return f"{mean}\n{_signed(difference.interval.low, digits)} to {_signed(difference.interval.high, digits)}{how}"
 
 
-def _bounds(found: Interval, digits: int) -> str:
-    if found.low is None or found.high is None:
+def _bounds(span: Interval, digits: int) -> str:
+    if span.low is None or span.high is None:
         return ""
-    return f"{found.low:.{digits}f} to {found.high:.{digits}f}".replace("-", MINUS)
+    return f"{span.low:.{digits}f} to {span.high:.{digits}f}".replace("-", MINUS)
 
 
 def _signed(value: float, digits: int) -> str:

@@ -101,7 +101,7 @@ def params_with(folder, **changes):
     return resolve(folder / "params.yaml", ROOT / "conf")
 
 
-def test_the_params_of_a_sum_are_its_parts_sections(tmp_path):
+def test_a_sums_params_are_its_parts_sections(tmp_path):
     choice = {"methods": ["scratch", "rsd+kd"], "export": {"method": "rsd+kd"}}
     resolved = params_with(tmp_path, **choice, method={"kd": {"weight": 3}})
     assert resolved["method"]["rsd+kd"] == {part: resolved["method"][part] for part in ("rsd", "kd")}
