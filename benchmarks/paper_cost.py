@@ -179,11 +179,7 @@ def main() -> None:
         if arguments.tflops:
             teacher = student = arguments.tflops * 1e12
         else:
-<<<<<<< HEAD
-            pair = read_yaml(PAIRS / found.data / f"{found.pair}.yaml")
-=======
-            pair = yaml.safe_load((PAIRS / pair_cost.data / f"{pair_cost.pair}.yaml").read_text())
->>>>>>> f2e9f18 (Variables of benchmarks, report and release by the field's nouns, held by a test)
+            pair = read_yaml(PAIRS / pair_cost.data / f"{pair_cost.pair}.yaml")
             teacher, student = (
                 throughput(
                     options(pair, role), CLASSES[pair_cost.data], training=role == "student", device=device, batch=batch
