@@ -42,7 +42,7 @@ from rsd.run.paths import Run
 from rsd.run.snapshot import snapshot
 
 if TYPE_CHECKING:
-    from rsd.measure.budget.records import Trained
+    from rsd.measure.budget.records import TrainedStudent
 
 HISTORY = Path("history")
 BUSY_LOAD = 0.5
@@ -162,7 +162,7 @@ def _time_again(nodes: Sequence[StageNode], folder: Path, lock: int) -> None:
         raise UserError("\n".join(failures))
 
 
-def _architecture(student: "Trained | None") -> str:
+def _architecture(student: "TrainedStudent | None") -> str:
     if student is None:
         return ""
     arguments = json.dumps([student.args, student.image, student.classes], sort_keys=True)

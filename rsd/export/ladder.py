@@ -19,11 +19,6 @@ Explain = Callable[[NDArray[np.uint8]], str]
 """Where a rung and the one below it part for these images, as a clause."""
 
 
-def sample(images: int, most: int = SAMPLE) -> NDArray[np.integer]:
-    """The indices of at most `most` of so many images, always the same."""
-    return np.sort(np.random.default_rng(0).permutation(images)[:most])
-
-
 class Ladder:
     """Compares the rungs with the trained student; a gate that is missed stops with the node where the two part.
 

@@ -10,7 +10,7 @@ import math
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from pydantic import Field
 
 from rsd.export.runtimes.onnxruntime import logits_of, session_options
 from rsd.machine.errors import UserError
+from rsd.machine.options import Options
 from rsd.run.records import Part
-from rsd.sources.images import Images
-
-if TYPE_CHECKING:
-    from rsd.export.precisions.int8 import Int8Options
+from rsd.sources.images import Images, sample_indices
 
 OPERATORS = ["Conv", "MatMul", "Gemm"]
 """What is quantised; with the quantiser's default set TensorRT refuses Swin."""
@@ -36,6 +35,22 @@ BATCH = 16
 """Of calibration: all values between the layers are held for so many images."""
 
 
+class Int8Options(Options):
+    """`export.int8` of params.yaml."""
+
+    calibration: Literal["min_max", "percentile", "entropy"] = "min_max"
+    """How the range of a value is taken from what it was for the calibration images: all of it, all but the
+    outermost, or what keeps most of the information."""
+    calibration_images: int = Field(256, ge=1)
+    """Drawn from the training split, as they are served without augmentation."""
+    percentile: float = Field(99.99, gt=50, le=100)
+    """Share of a value's magnitudes that its range holds, in per cent; of `calibration: percentile`."""
+    least_share: float = Field(0.5, ge=0, le=1)
+    """Where the gate fails, the nodes that hurt most go back to float, until it passes or this share is left."""
+    reduce_range: bool = False
+    """Weights of 7 bits, for x86 CPUs without VNNI, whose sums of 8-bit products overflow."""
+
+
 class Calibrated(NamedTuple):
     """What quantising needs to know, found once for any number of graphs."""
 
@@ -43,15 +58,10 @@ class Calibrated(NamedTuple):
     """The range of each value."""
     nodes: list[str]
     """Names of all nodes that can be quantised, in the graph's order."""
-    options: "Int8Options"
+    options: Int8Options
 
 
-def some(images: Images, count: int) -> NDArray[np.uint8]:
-    """`count` images drawn by a fixed seed, all where there are no more: uint8 `[count, H, W, C]`."""
-    return images[np.sort(np.random.default_rng(0).permutation(len(images))[:count])]
-
-
-def calibrated(proto: onnx.ModelProto, images: Images, options: "Int8Options", *, threads: int = 1) -> Calibrated:
+def calibrated(proto: onnx.ModelProto, images: Images, options: Int8Options, *, threads: int = 1) -> Calibrated:
     """Take the range of every value that is to be quantised.
 
     Args:
@@ -72,7 +82,7 @@ def calibrated(proto: onnx.ModelProto, images: Images, options: "Int8Options", *
         # With onnxruntime's own 128 bins entropy has one candidate only, the whole range.
         "entropy": (CalibrationMethod.Entropy, {"num_bins": 512, "symmetric": True}),
     }[options.calibration]
-    chosen = some(images, options.calibration_images)
+    sample = images[sample_indices(len(images), options.calibration_images)]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         source, augmented = Path(folder) / "graph.onnx", Path(folder) / "augmented.onnx"
         onnx.save(proto, source)
@@ -81,8 +91,8 @@ def calibrated(proto: onnx.ModelProto, images: Images, options: "Int8Options", *
         calibrator.infer_session = ort.InferenceSession(
             str(augmented), session_options(threads=threads, optimised=False), providers=["CPUExecutionProvider"]
         )
-        for start in range(0, len(chosen), BATCH):
-            calibrator.collect_data(_Reader(chosen[start : start + BATCH]))
+        for start in range(0, len(sample), BATCH):
+            calibrator.collect_data(_Reader(sample[start : start + BATCH]))
         return Calibrated(calibrator.compute_data(), nodes, options)
 
 
@@ -135,9 +145,9 @@ def _logits_in_float(proto: onnx.ModelProto) -> None:
     for node in (last, rounded):
         graph.node.remove(node)
     used = {name for node in graph.node for name in node.input}
-    kept = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name in used]
+    initializers = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(initializers)
 
 
 class Harm(Part):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rsd.export.divergence import first_divergence, in_words
-from rsd.export.ladder import Ladder, sample
+from rsd.export.ladder import SAMPLE, Ladder
 from rsd.export.parity import Gate
 from rsd.export.pytorch_values import module_values
 from rsd.methods import distiller
@@ -19,6 +19,7 @@ from rsd.models.folder import load_trained
 from rsd.models.outputs import Outputs, embedding_width, outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.run.records import Parity, StudentRecord
+from rsd.sources.images import sample_indices
 
 
 class AsTrained:
@@ -70,7 +71,7 @@ def judge_stripped(
     Raises:
         UserError: they differ; the sentence names the part where.
     """
-    index = sample(len(ladder.test.images))
+    index = sample_indices(len(ladder.test.images), SAMPLE)
     # The same batches for both: a kernel may take another path for another size.
     pieces = [index[start : start + 64] for start in range(0, len(index), 64)]
     raw = [torch.from_numpy(np.array(ladder.test.images[piece])) for piece in pieces]

@@ -8,6 +8,7 @@ from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from rsd.machine.errors import UserError, near
+from rsd.machine.modules import module_names
 from rsd.machine.options import Options
 
 
@@ -28,8 +29,7 @@ class Kind(Options):
     @classmethod
     def names(cls) -> list[str]:
         """All kinds there are."""
-        folder = Path(*importlib.import_module(cls.package).__path__)
-        return sorted(file.stem for file in folder.glob("[!_.]*.py"))
+        return module_names(Path(*importlib.import_module(cls.package).__path__))
 
     @classmethod
     def named(cls, name: object) -> type[Self]:

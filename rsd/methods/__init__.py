@@ -12,6 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from rsd.machine.errors import UserError
+from rsd.machine.modules import module_names
 from rsd.methods.base import Distiller
 
 OWN = Path("methods")
@@ -19,13 +20,13 @@ OWN = Path("methods")
 
 
 def methods() -> list[str]:
-    """Names of the methods of this package: its files but `base.py` and those that start with an underscore."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("[!_.]*.py") if file.stem != "base")
+    """Names of the methods of this package."""
+    return module_names(Path(__file__).parent)
 
 
 def own_methods() -> list[str]:
-    """Names of the methods in `OWN`; a file that starts with an underscore or a dot is no method."""
-    return sorted(file.stem for file in OWN.glob("[!_.]*.py"))
+    """Names of the methods in `OWN`."""
+    return module_names(OWN)
 
 
 def source(method: str) -> Path:

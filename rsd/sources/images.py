@@ -34,6 +34,11 @@ def sample(images: Images, count: int) -> np.ndarray:
     return images[np.random.default_rng(0).permutation(len(images))[:count]]
 
 
+def sample_indices(images: int, count: int) -> np.ndarray:
+    """The indices of at most `count` of so many images, int64 `[N]`, in order and the same at each call."""
+    return np.sort(np.random.default_rng(0).permutation(images)[:count])
+
+
 class ArrayImages:
     """Images in an array uint8 `[N, H, W, C]`, served at `size` x `size` pixels; None serves them as they are."""
 

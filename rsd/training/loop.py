@@ -25,7 +25,7 @@ from rsd.training.recipe import Recipe
 from rsd.training.resume import Saver, TrainingState
 from rsd.training.stepper import Stepper
 from rsd.views.augment import ViewChoice
-from rsd.views.batches import Batch, Plan, batch_count, batches, epoch_plan
+from rsd.views.batches import Batch, EpochPlan, batch_count, batches, epoch_plan
 
 Teacher = Callable[[Tensor, np.ndarray, np.ndarray], Outputs | StagedOutputs]
 """The teacher's outputs for a batch of raw views `[B, H, W, C]`, given their indices and view numbers `[B]`."""
@@ -144,10 +144,10 @@ def _served(images: LabelledImages, recipe: Recipe, session: Session, steps: int
     return batches(images, plan, steps, recipe.augment, seed=seed, numbers=numbers, workers=workers)
 
 
-def _own_plan(epoch: int, *, images: int, recipe: Recipe, seed: int, views: ViewChoice, share: slice) -> Plan:
+def _own_plan(epoch: int, *, images: int, recipe: Recipe, seed: int, views: ViewChoice, share: slice) -> EpochPlan:
     """This process's share of every batch of an epoch."""
     whole = epoch_plan(epoch, images, recipe.batch_size, recipe.augment, seed=seed, view_choice=views)
-    return Plan([part[share] for part in whole.images], [part[share] for part in whole.views])
+    return EpochPlan([part[share] for part in whole.images], [part[share] for part in whole.views])
 
 
 def _end_epoch(run: TrainingState, stepper: Stepper, data: Data, steps: int, *, workers: int) -> None:

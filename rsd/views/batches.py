@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     """Which views of them, int64 `[B]`."""
 
 
-class Plan(NamedTuple):
+class EpochPlan(NamedTuple):
     """Images and views of each batch, int64 `[B]` each."""
 
     images: Sequence[np.ndarray]
@@ -51,7 +51,7 @@ def batch_count(images: int, batch_size: int) -> int:
 
 def epoch_plan(
     epoch: int, images: int, batch_size: int, augment: AugmentOptions, *, seed: int, view_choice: ViewChoice
-) -> Plan:
+) -> EpochPlan:
     """An epoch's batches, shuffled by (seed, epoch); partners that are mixed stay side by side."""
     count = batch_count(images, batch_size)
     repeats = augment.repeats
@@ -63,16 +63,16 @@ def epoch_plan(
     index = np.repeat(units[:, None], repeats, axis=1)
     view = np.broadcast_to(np.array(number)[None, :, None], index.shape)
     chosen, numbers = (np.resize(values, (count, batch_size)) for values in (index, view))
-    return Plan(list(chosen), list(numbers))
+    return EpochPlan(list(chosen), list(numbers))
 
 
-def store_plan(view: int, images: int, batch_size: int, augment: AugmentOptions, *, seed: int) -> Plan:
+def store_plan(view: int, images: int, batch_size: int, augment: AugmentOptions, *, seed: int) -> EpochPlan:
     """Every image once, in one view; partners that are mixed stay side by side."""
     order = np.arange(images)
     if augment.mixes:
         order = _paired(order, partners(images, seed=seed, pairing=view // augment.repeats))
     chosen = np.split(order, range(batch_size, images, batch_size))
-    return Plan(chosen, [np.full(len(part), view) for part in chosen])
+    return EpochPlan(chosen, [np.full(len(part), view) for part in chosen])
 
 
 def _paired(order: np.ndarray, partner: np.ndarray) -> np.ndarray:
@@ -85,10 +85,15 @@ def _paired(order: np.ndarray, partner: np.ndarray) -> np.ndarray:
 
 class _Batches(Dataset[Batch]):
     def __init__(
-        self, images: LabelledImages, plan: Callable[[int], Plan], per_plan: int, augment: AugmentOptions, seed: int
+        self,
+        images: LabelledImages,
+        plan: Callable[[int], EpochPlan],
+        per_plan: int,
+        augment: AugmentOptions,
+        seed: int,
     ) -> None:
         self.images, self.plan, self.per_plan, self.augment, self.seed = images, plan, per_plan, augment, seed
-        self.latest: tuple[int, Plan] | None = None
+        self.latest: tuple[int, EpochPlan] | None = None
 
     def __getitem__(self, number: int) -> Batch:
         which, place = divmod(number, self.per_plan)
@@ -103,7 +108,7 @@ class _Batches(Dataset[Batch]):
 
 def batches(
     images: LabelledImages,
-    plan: Callable[[int], Plan],
+    plan: Callable[[int], EpochPlan],
     per_plan: int,
     augment: AugmentOptions,
     *,

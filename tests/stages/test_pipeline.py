@@ -18,8 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rsd.export import tensorrt
-from rsd.export.precisions.int8 import Int8Options
-from rsd.export.quantize import calibrated, quantized
+from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.machine.yaml_file import read_yaml
 from rsd.models.folder import load_trained
 from rsd.sources.images import read_split

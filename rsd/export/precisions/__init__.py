@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsd.machine.errors import UserError
+from rsd.machine.modules import module_names
 
 if TYPE_CHECKING:
     from rsd.export.precisions.base import Precision
 
 
 def names() -> list[str]:
-    """The files of this folder but `base.py` and those that start with an underscore."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("[!_.]*.py") if file.stem != "base")
+    """All that there are."""
+    return module_names(Path(__file__).parent)
 
 
 def get(name: str) -> "Precision[Any]":

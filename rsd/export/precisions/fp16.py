@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from rsd.export.divergence import Divergence, Values, graph_values, in_words, listening
 from rsd.export.graph import checked
 from rsd.export.half import to_half
-from rsd.export.ladder import sample
+from rsd.export.ladder import SAMPLE
 from rsd.export.precisions.base import Converted, Exported, Precision
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
 from rsd.run.records import Rounded
-from rsd.sources.images import Images
+from rsd.sources.images import Images, sample_indices
 
 ROUNDED, FEW = 256, 4
 """Test images whose values are all looked at, and how many at once: all their values are held in memory."""
@@ -34,7 +34,7 @@ class Fp16(Precision[Options]):
         """
         graph = checked(to_half(exported.graph))
         ladder, explain = exported.ladder, exported.explained(graph, self.tolerance)
-        index = sample(len(ladder.test.images))[:ROUNDED]
+        index = sample_indices(len(ladder.test.images), SAMPLE)[:ROUNDED]
         rounded = ladder.judge(exported.gate, rounded_logits(exported, graph, index), explain, index=index)
         logits = ladder.run(graph)
         parity = ladder.judge(exported.gate, logits, explain)

@@ -1,39 +1,19 @@
 """Convolutions and matrix products in int8, calibrated; the nodes that hurt most stay in float where the gate fails."""
 
-from typing import Literal
-
 import numpy as np
 import onnx
-from pydantic import Field
 
 from rsd.export.graph import checked
 from rsd.export.parity import GateError, compare
 from rsd.export.precisions.base import Converted, Exported, Precision
-from rsd.export.quantize import Harm, calibrated, harms, quantized, some, tries
+from rsd.export.quantize import Harm, Int8Options, calibrated, harms, quantized, tries
 from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.machine.errors import UserError
-from rsd.machine.options import Options
 from rsd.run.records import Part
-from rsd.sources.images import Images
+from rsd.sources.images import Images, sample_indices
 
 SEARCH_IMAGES = 256
 """Validation images that say which nodes int8 hurts most."""
-
-
-class Int8Options(Options):
-    """`export.int8` of params.yaml."""
-
-    calibration: Literal["min_max", "percentile", "entropy"] = "min_max"
-    """How the range of a value is taken from what it was for the calibration images: all of it, all but the
-    outermost, or what keeps most of the information."""
-    calibration_images: int = Field(256, ge=1)
-    """Drawn from the training split, as they are served without augmentation."""
-    percentile: float = Field(99.99, gt=50, le=100)
-    """Share of a value's magnitudes that its range holds, in per cent; of `calibration: percentile`."""
-    least_share: float = Field(0.5, ge=0, le=1)
-    """Where the gate fails, the nodes that hurt most go back to float, until it passes or this share is left."""
-    reduce_range: bool = False
-    """Weights of 7 bits, for x86 CPUs without VNNI, whose sums of 8-bit products overflow."""
 
 
 class Int8Details(Part):
@@ -76,8 +56,8 @@ class Int8(Precision[Int8Options]):
         expected = logits_of(exported.graph.SerializeToString(), validation.images, threads=threads)
         harmful: list[Harm] = []
         refused: list[int] = []
-        for kept in [0, *tries(len(ranges.nodes), options.least_share)]:
-            in_float = harmful[:kept]
+        for count in [0, *tries(len(ranges.nodes), options.least_share)]:
+            in_float = harmful[:count]
             graph = checked(quantized(exported.graph, ranges, in_float=[harm.node for harm in in_float]))
             judge = validation
             try:
@@ -88,7 +68,7 @@ class Int8(Precision[Int8Options]):
             except GateError as error:
                 missed = error
                 if judge is ladder.test:
-                    refused.append(kept)
+                    refused.append(count)
             else:
                 details = Int8Details(
                     **options.model_dump(exclude={"calibration_images"}),
@@ -100,11 +80,12 @@ class Int8(Precision[Int8Options]):
                 note = f"kept in float: {', '.join(harm.node for harm in in_float)}" if in_float else ""
                 return Converted(graph, logits, parity, details, note)
             if not harmful:
-                harmful = harms(exported.graph, ranges, some(validation.images, SEARCH_IMAGES), threads=threads)
+                index = sample_indices(len(validation.images), SEARCH_IMAGES)
+                harmful = harms(exported.graph, ranges, validation.images[index], threads=threads)
         most = ", ".join(f"'{harm.node}' ({harm.operator})" for harm in harmful[:3])
         where = exported.explained(graph, self.tolerance)(judge.images[np.array(missed.images)])
         raise UserError(
-            f"with {kept} of {len(ranges.nodes)} nodes kept in float {missed}; most is lost at {most}; {where}"
+            f"with {count} of {len(ranges.nodes)} nodes kept in float {missed}; most is lost at {most}; {where}"
         ) from missed
 
 

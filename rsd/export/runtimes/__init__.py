@@ -1,20 +1,22 @@
 """One file per runtime: whether it is here, how it runs a file, and how it builds one if it runs engines.
 
 A runtime's name is its file's name. A kit holds a copy of this file, `base.py` and `onnxruntime.py`, which import
-nothing but numpy and, when it is asked for, their own library.
+nothing but numpy, `rsd.machine.modules` and, when it is asked for, their own library.
 """
 
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rsd.machine.modules import module_names
+
 if TYPE_CHECKING:
     from rsd.export.runtimes.base import Runtime
 
 
 def names() -> list[str]:
-    """The files of this folder but `base.py` and those that start with an underscore."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("[!_.]*.py") if file.stem != "base")
+    """All that there are."""
+    return module_names(Path(__file__).parent)
 
 
 def get(name: str) -> "Runtime":

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rsd.sources.images import Images
 
 
-class Session(Protocol):
+class InferenceSession(Protocol):
     """A file that is open and ready: raw pixels in, logits out."""
 
     @property
@@ -49,7 +49,9 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def open(self, path: Path, *, threads: int = 1, onnx: Path | None = None) -> AbstractContextManager[Session]:
+    def open(
+        self, path: Path, *, threads: int = 1, onnx: Path | None = None
+    ) -> AbstractContextManager[InferenceSession]:
         """Open an ONNX file, or the folder of an engine.
 
         Args:

@@ -43,7 +43,7 @@ def logits_of(model: Path | bytes, images: "Images", *, batch: int = 128, thread
 
 
 class OnnxSession:
-    """A graph with one uint8 input `[N, H, W, C]`; see `Session`."""
+    """A graph with one uint8 input `[N, H, W, C]`; see `rsd.export.runtimes.base.InferenceSession`."""
 
     def __init__(self, model: Path | bytes, threads: int = 1) -> None:
         self.session = session_of(model, threads=threads)

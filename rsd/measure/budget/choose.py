@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsd.measure.budget.records import Trained, read_device, read_trained, shipped
+from rsd.export.runtimes import readers
+from rsd.measure.budget.records import TrainedStudent, read_device, read_trained, shipped
 from rsd.run.paths import Run
 from rsd.run.records import Latency
 from rsd.run.snapshot import snapshot
@@ -57,15 +58,10 @@ def rows(budget: Path, run: Run) -> list[Row]:
                 timed = [row for row in record.rows if (row.file, row.precision) == (file.path, precision)]
                 if timed:
                     results.append(_row(device, candidate.name, candidate.parameters, precision, timed, match))
-    if here and known_run and known_run.latency:
-        here_timed = known_run.latency
-        device = here_timed.device.full_name
+    if here and known_run and (measured := known_run.latency):
+        device, onnx_rows = measured.device.full_name, [row for row in measured.rows if row.runtime in readers()]
         for precision in here.top1:
-            timed = [
-                row
-                for row in here_timed.rows
-                if (row.precision, row.runtime, row.batch) == (precision, "onnxruntime", 1)
-            ]
+            timed = [row for row in onnx_rows if (row.precision, row.batch) == (precision, 1)]
             if timed and not any(
                 (r.device, r.precision, r.student) == (device, precision, here.student) for r in results
             ):
@@ -109,7 +105,12 @@ def _beats(other: Row, row: Row) -> bool:
 
 
 def _row(
-    device: str, name: str, parameters: int | None, precision: str, timed: Sequence[Latency], known: Trained | None
+    device: str,
+    name: str,
+    parameters: int | None,
+    precision: str,
+    timed: Sequence[Latency],
+    known: TrainedStudent | None,
 ) -> Row:
     tailed = [row for row in timed if row.p99_ms is not None] or [row for row in timed if row.p50_ms is not None]
     fastest = min(tailed, key=lambda row: row.p99_ms or row.p50_ms or 0.0) if tailed else timed[0]

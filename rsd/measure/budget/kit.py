@@ -19,7 +19,7 @@ from rsd.export.precisions import names
 from rsd.export.runtimes import base as runtimes_base
 from rsd.export.runtimes import onnxruntime
 from rsd.export.ungated import write_files
-from rsd.machine import cuda, errors
+from rsd.machine import cuda, errors, modules
 from rsd.machine import fingerprint as device
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json, written_aside
@@ -112,7 +112,7 @@ def write_kit(
             {"format": runner.FORMAT, "options": asdict(plan), "candidates": packed},
         )
         shutil.copyfile(str(runner.__file__), folder / "run.py")
-        for module in (latency, device, cuda, errors, runtimes, runtimes_base, onnxruntime):
+        for module in (latency, device, cuda, errors, modules, runtimes, runtimes_base, onnxruntime):
             source = Path(str(module.__file__))
             target = folder / source.relative_to(Path(__file__).parents[3])
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Model(_Strict):
+class Architecture(_Strict):
     """An architecture for images of one shape: latency belongs to it, whatever its weights are."""
 
     model: Name
@@ -34,8 +34,8 @@ class Model(_Strict):
     """Height, width, channels."""
     classes: int = Field(ge=1)
 
-    def same(self, other: "Model") -> bool:
-        return all(getattr(self, key) == getattr(other, key) for key in Model.model_fields)
+    def same(self, other: "Architecture") -> bool:
+        return all(getattr(self, key) == getattr(other, key) for key in Architecture.model_fields)
 
 
 class Packed(_Strict):
@@ -46,7 +46,7 @@ class Packed(_Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class Candidate(Model):
+class KitStudent(Architecture):
     """A student of a kit, in each precision."""
 
     name: Name
@@ -58,7 +58,7 @@ class KitRecord(LatencyRecord):
     """A benchmark's record with the candidates that it timed and every raw sample."""
 
     format: int
-    candidates: list[Candidate]
+    candidates: list[KitStudent]
     samples: list[list[list[Annotated[int, Field(ge=1)]]]]
     """Nanoseconds per measured row, round and call."""
 
@@ -82,7 +82,7 @@ class KitRecord(LatencyRecord):
         return self
 
 
-class Trained(Model):
+class TrainedStudent(Architecture):
     """A student that was trained and shipped here, with its accuracy on the test split."""
 
     data: Name
@@ -104,7 +104,7 @@ def read_device(path: Path) -> KitRecord:
     return _checked(path, KitRecord, "the JSON that a kit's run.py wrote", "run the kit again and copy the file")
 
 
-def read_trained(path: Path) -> list[Trained]:
+def read_trained(path: Path) -> list[TrainedStudent]:
     """The noted students, or none where nothing was noted; UserError as `read_device`."""
     if not path.is_file():
         return []
@@ -112,7 +112,7 @@ def read_trained(path: Path) -> list[Trained]:
 
 
 class _Ledger(_Strict):
-    students: list[Trained]
+    students: list[TrainedStudent]
 
 
 def _checked(path: Path, kind: type[Kind], what: str, then: str) -> Kind:
@@ -131,13 +131,13 @@ def _checked(path: Path, kind: type[Kind], what: str, then: str) -> Kind:
         raise UserError(f"expected {what}, found no JSON in {path} ({type(error).__name__}); {then}") from error
 
 
-def shipped(known: Snapshot) -> Trained | None:
+def shipped(known: Snapshot) -> TrainedStudent | None:
     """The student that a run ships, or None where the run has not come that far or its records do not fit together."""
     evaluation = known.shipped_evaluation
     student = next((one for one in known.students if evaluation and one.name == evaluation.model), None)
     if evaluation is None or student is None or not known.converted:
         return None
-    return Trained(
+    return TrainedStudent(
         model=student.model.name,
         args=student.model.args,
         image=student.image_shape,

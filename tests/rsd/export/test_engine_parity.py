@@ -10,8 +10,7 @@ from rsd.export.engine_parity import engine_parity, engine_parting
 from rsd.export.graph import checked, save
 from rsd.export.half import to_half
 from rsd.export.parity import GateError
-from rsd.export.precisions.int8 import Int8Options
-from rsd.export.quantize import calibrated, quantized
+from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.export.tensorrt import EngineOptions, available, build
 from rsd.run.records import Comparison
 from tests.rsd.export.conftest import Runner, broken

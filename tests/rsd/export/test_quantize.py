@@ -12,8 +12,7 @@ from rsd.export import tensorrt
 from rsd.export.graph import checked, save
 from rsd.export.options import export_options
 from rsd.export.parity import compare
-from rsd.export.precisions.int8 import Int8Options
-from rsd.export.quantize import calibrated, harms, quantized, tries
+from rsd.export.quantize import Int8Options, calibrated, harms, quantized, tries
 from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.machine.errors import UserError
 
@@ -86,8 +85,7 @@ def test_the_same_few_images_are_always_used(traced, images):
 SAME_BYTES = """
 import hashlib, sys
 import numpy as np, onnx
-from rsd.export.precisions.int8 import Int8Options
-from rsd.export.quantize import calibrated, quantized
+from rsd.export.quantize import Int8Options, calibrated, quantized
 proto, images = onnx.load(sys.argv[1]), np.load(sys.argv[2])
 made = quantized(proto, calibrated(proto, images, Int8Options()))
 print(hashlib.sha256(made.SerializeToString(deterministic=True)).hexdigest())

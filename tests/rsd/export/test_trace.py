@@ -20,8 +20,7 @@ from rsd.export.ladder import Ladder
 from rsd.export.options import ExportOptions, export_options
 from rsd.export.parity import MaxDifference, compare
 from rsd.export.precisions.base import Exported
-from rsd.export.precisions.int8 import Int8Options
-from rsd.export.quantize import calibrated, quantized
+from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.export.trace import judge_traced, trace
 from rsd.machine.errors import UserError

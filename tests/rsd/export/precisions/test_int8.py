@@ -5,7 +5,8 @@ from rsd.export import precisions
 from rsd.export.parity import AccuracyDelta, GateError
 from rsd.export.precisions import int8 as module
 from rsd.export.precisions.base import Converted, Exported
-from rsd.export.precisions.int8 import Int8Details, Int8Options
+from rsd.export.precisions.int8 import Int8Details
+from rsd.export.quantize import Int8Options
 from rsd.machine.errors import UserError
 from tests.rsd.export.conftest import labelled, to_convert
 

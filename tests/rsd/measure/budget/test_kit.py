@@ -18,7 +18,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
 from rsd.measure.budget import choose
 from rsd.measure.budget.kit import LADDER, arguments, opened, write_kit
-from rsd.measure.budget.records import Trained, read_device
+from rsd.measure.budget.records import TrainedStudent, read_device
 from rsd.measure.latency import Plan
 from rsd.models.make import ModelOptions
 from rsd.run.paths import Run
@@ -70,7 +70,7 @@ def test_a_kit_holds_every_student_in_every_precision(kit):
     held = {str(path.relative_to(kit)) for path in kit.rglob("*") if path.is_file()}
     names = ("vit_tiny_patch16_224", "vit_tiny_patch16_224_2")
     models = {f"models/{name}-{precision}.onnx" for name in names for precision in ("fp32", "fp16", "int8")}
-    machine = {f"rsd/machine/{name}.py" for name in ("__init__", "fingerprint", "cuda", "errors")}
+    machine = {f"rsd/machine/{name}.py" for name in ("__init__", "fingerprint", "cuda", "errors", "modules")}
     runtimes = {f"rsd/export/runtimes/{name}.py" for name in ("__init__", "base", "onnxruntime")}
     modules = machine | runtimes | {"rsd/__init__.py", "rsd/measure/__init__.py", "rsd/measure/latency.py"}
     assert held == {"kit.json", "run.py"} | modules | models
@@ -208,7 +208,7 @@ def test_the_commands_say_what_fits_a_device(answer, tmp_path, monkeypatch, caps
     assert said.count("not trained") == 6
     assert "no student that was trained here fits" in said
     assert "no plot: none of these was trained here yet" in said
-    trained = Trained(
+    trained = TrainedStudent(
         model=STUDENTS[1].name,
         args=STUDENTS[1].args,
         image=SHAPE,
