@@ -12,6 +12,7 @@ from rsd.methods.scratch import ScratchDistiller
 from rsd.run.records import Validation
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.base import TeacherOptions
+from rsd.teacher.usual_pixels import check_pixels
 from rsd.teacher.write import write_teacher
 from rsd.training.loop import Data, Session, train, validate
 from rsd.training.recipe import Recipe, make_criterion
@@ -33,6 +34,9 @@ def main() -> None:
     normalize = start.preprocessing.module().to(device)
     validation = read_split(OUT.data, "validation")
     state, history = None, None
+    if leads():
+        source = "teacher.mean and teacher.std" if options.mean else start.stated_by
+        print(f"teacher {options.name} is fed {start.preprocessing} (from {source})", flush=True)
 
     if options.trained:
         recipe = OUT.section("teacher_recipe", Recipe)
@@ -59,7 +63,9 @@ def main() -> None:
 
     measured = validate(model, normalize, validation, batch_size=256, workers=compute.workers)
     top1, loss = measured["validation_top1"], measured["validation_loss"]
-    options.check_accuracy(top1)
+    if not options.trained:
+        check_pixels(model.eval(), start.preprocessing, options, data, validation)
+    options.check_accuracy(top1, validation.labels, start.preprocessing)
     if leads():
         write_teacher(
             OUT,

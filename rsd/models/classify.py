@@ -39,6 +39,7 @@ def _served(path: Path, config: ModelConfig) -> Images:
     except BadImageError as error:
         raise UserError(f"expected a usable image in {path}, found: {error}; give another file") from error
     if config.crop_mode == "center" and channels == 3:
-        return ImageFiles(path.parent, [path.name], np.array([size]), size=height, crop_share=config.crop_pct)
+        share = min(config.crop_pct, 1.0)
+        return ImageFiles(path.parent, [path.name], np.array([size]), size=height, crop_share=share)
     pixels = np.asarray(decode(path).convert("RGB" if channels == 3 else "L"))
     return ArrayImages(pixels.reshape(1, *size, channels), height)

@@ -6,9 +6,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import timm
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from safetensors.torch import load_file, save_file
 from timm.models._hub import load_model_config_from_path, save_config_for_hf
 from torch import Tensor, nn
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
 from rsd.models.make import ModelName, ModelOptions, create
-from rsd.models.pixels import PixelNormalize
+from rsd.models.pixels import PixelNormalize, per_channel
 from rsd.sources.images import DatasetRecord
+from rsd.sources.listing import CONFIG
 
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 OTHERS_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 """timm's facts about its own weights for an architecture. The folder holds other weights."""
 
@@ -78,31 +79,49 @@ def misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
 _Side = Annotated[int, Field(ge=1, le=1 << 14)]
 
 
-class ModelConfig(BaseModel):
-    """What `config.json` says of a model and of its input, as timm reads it."""
+class Pixels(BaseModel):
+    """What timm's description of weights says of their input, and of their classes."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
-    architecture: ModelName
-    model_args: dict[str, Any]
-    num_classes: int = Field(ge=1)
     label_names: list[str] | None = None
     """The classes, in the order of the head."""
-    input_size: tuple[Annotated[int, Field(ge=1, le=64)], _Side, _Side]
+    input_size: tuple[Annotated[int, Field(ge=1, le=64)], _Side, _Side] | None = None
     """Channels, height, width."""
     mean: list[float]
     """Per channel, of pixels in [0, 1], as is `std`."""
     std: list[Annotated[float, Field(gt=0)]]
+    interpolation: str = "bicubic"
+    """How images of another size become the model's."""
     crop_mode: str = "center"
     """`center` takes the central square of an image, `squash` the whole image."""
-    crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Side of that square, as a share of the shorter side."""
+    crop_pct: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Side of that square, as a share of the shorter side; timm pads beyond 1."""
+
+    @field_validator("label_names", mode="before")
+    @classmethod
+    def _in_order(cls, names: Any) -> Any:
+        """timm also writes the names by class number."""
+        return [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
 
     @model_validator(mode="after")
-    def _by_channel(self) -> "ModelConfig":
-        channels = self.input_size[0]
-        if {len(self.mean), len(self.std)} != {channels}:
-            raise ValueError(f"expected {channels} values each in mean and std, one per channel of input_size")
+    def _of_one_length(self) -> Self:
+        if not len(self.mean) == len(self.std) > 0:
+            raise ValueError(f"expected as many values in mean as in std, found {len(self.mean)} and {len(self.std)}")
+        return self
+
+
+class ModelConfig(Pixels):
+    """What `config.json` says of a model and of its input, as timm reads it."""
+
+    architecture: ModelName
+    model_args: dict[str, Any]
+    num_classes: int = Field(ge=1)
+    input_size: tuple[Annotated[int, Field(ge=1, le=64)], _Side, _Side]
+
+    @model_validator(mode="after")
+    def _by_channel(self) -> Self:
+        self.mean, self.std = (per_channel(values, self.input_size[0]) for values in (self.mean, self.std))
         return self
 
     @property
@@ -134,6 +153,7 @@ def save_trained(
     mean: Sequence[float],
     std: Sequence[float],
     input_size: int | None = None,
+    interpolation: str = "bicubic",
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write the weights of a timm model, and the `config.json` that says how to make the model and its input.
@@ -141,6 +161,7 @@ def save_trained(
     Args:
         mean, std: per channel, of pixels in [0, 1].
         input_size: side to which the data's images are resized for this model; None takes them as they are served.
+        interpolation: how they are resized to that side.
         metadata: texts for the file of weights.
     """
     save_weights(weights, folder / WEIGHTS, metadata=metadata)
@@ -149,7 +170,7 @@ def save_trained(
         "input_size": (data.channels, input_size or data.height, input_size or data.width),
         "mean": tuple(mean),
         "std": tuple(std),
-        "interpolation": "bicubic" if input_size else resize,
+        "interpolation": interpolation if input_size else resize,
         "crop_pct": crop or 1.0,
         "crop_mode": "center" if crop else "squash",  # a file gives its central square, an array all of it
     }
@@ -167,30 +188,45 @@ def load_trained(folder: Path) -> LoadedModel:
     Raises:
         UserError: a file is missing or damaged, or the weights do not fit.
     """
-    config = read_config(folder)
+    config = read_config(folder, ModelConfig)
     model = create(config.options, classes=config.num_classes, image_shape=config.image_shape)
     load_weights(model, folder / WEIGHTS)
-    return LoadedModel(model.eval(), PixelNormalize(config.mean, config.std, size=config.image_shape[:2]), config)
+    size = config.image_shape[:2]
+    normalize = PixelNormalize(config.mean, config.std, size=size, interpolation=config.interpolation)
+    return LoadedModel(model.eval(), normalize, config)
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Read a folder's `config.json`.
+Config = TypeVar("Config", bound=Pixels)
+
+
+def read_config(folder: Path, kind: type[Config]) -> Config:
+    """Read a folder's `config.json`. What it does not say of pixels is timm's default for the architecture.
 
     Raises:
         UserError: it is missing, or does not describe a timm model.
     """
     try:
-        pretrained_cfg, architecture, args = load_model_config_from_path(folder)
-        config = ModelConfig.model_validate(pretrained_cfg | {"architecture": architecture, "model_args": args})
+        stated, architecture, args = load_model_config_from_path(folder)
+        stated = _default_pixels(architecture, stated) | stated | {"architecture": architecture, "model_args": args}
+        return kind.model_validate(stated)
     except FileNotFoundError as error:
         raise UserError(
             f"expected {CONFIG} in {folder}, found none; give a folder that rsd or timm.models.save_for_hf wrote"
         ) from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{type(error).__name__}: {error}"
+        where = "".join(f"{part}." for part in first["loc"]).rstrip(".") if first else type(error).__name__
+        fault = f"{where}: {first['msg'] if first else error}".removeprefix(": ")
         raise UserError(
             f"expected timm's description of a model in {folder / CONFIG}, found {fault}; correct it, or write the "
             "folder anew with timm.models.save_for_hf"
         ) from error
-    return config
+
+
+def _default_pixels(name: str, stated: dict[str, Any]) -> dict[str, Any]:
+    """timm's default for what `stated` does not say; mean and std belong together."""
+    default = timm.get_pretrained_cfg(name)
+    keys = {"interpolation", "crop_pct", "crop_mode"} | (
+        {"mean", "std"} if stated.keys().isdisjoint({"mean", "std"}) else set()
+    )
+    return {key: value for key, value in (default.to_dict() if default else {}).items() if key in keys}

@@ -9,8 +9,8 @@ from rsd.machine.files import sha256
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Names of a file of weights in this project, timm and the hub; in a folder the first one that exists counts."""
-STATED = "model.json"
-"""Beside the weights: how they are to be used."""
+CONFIG = "config.json"
+"""Beside the weights: timm's description of the model and of its input."""
 
 
 def weights_file(path: Path) -> Path:
@@ -30,12 +30,12 @@ def weights_file(path: Path) -> Path:
 
 
 def weights_content(path: Path) -> dict[str, str]:
-    """SHA-256 of the weights at `path` and of the record beside them, by file name; empty without weights."""
+    """SHA-256 of the weights at `path` and of their description, by file name; empty without weights."""
     try:
         file = weights_file(path)
     except UserError:
         return {}  # the stage that reads them reports it
-    return {part.name: sha256(part) for part in (file, file.with_name(STATED)) if part.is_file()}
+    return {part.name: sha256(part) for part in (file, file.with_name(CONFIG)) if part.is_file()}
 
 
 def listing(root: Path) -> str:

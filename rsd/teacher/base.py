@@ -1,14 +1,18 @@
 """What every kind of teacher has in common."""
 
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple, Self
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 from torch import nn
 
 from rsd.machine.errors import UserError
 from rsd.machine.kinds import Kind
+from rsd.models.chance import too_weak
+from rsd.models.folder import Pixels
 from rsd.models.make import ModelOptions, create
+from rsd.models.pixels import per_channel
 from rsd.sources.images import DatasetRecord
 from rsd.teacher.preprocessing import Preprocessing
 
@@ -20,6 +24,8 @@ class Start(NamedTuple):
     preprocessing: Preprocessing
     weights: str | None
     """SHA-256 of the weights from elsewhere that it starts from; None for random ones."""
+    stated_by: str = "its kind"
+    """Who says what it is to be fed."""
 
 
 class TeacherOptions(Kind, ModelOptions):
@@ -39,9 +45,20 @@ class TeacherOptions(Kind, ModelOptions):
     seed: int = Field(0, ge=0)
     """Seed of new weights and, for a kind that is trained here, of the order and the views."""
     input_size: int | None = Field(None, ge=8)
-    """Side in pixels to which images are resized for the teacher alone; null takes them as they are served."""
-    min_top1: float = Field(0.0, ge=0, le=100)
-    """Validation top-1 in per cent below which the pipeline stops."""
+    """Side in pixels to which images are resized for the teacher alone; null takes them as they are served, or, for
+    finished weights that state their size, at that size."""
+    mean: list[float] | None = None
+    """Per channel, of pixels in [0, 1], as is `std`; null takes those of the weights, or of the data for new ones."""
+    std: list[Annotated[float, Field(gt=0)]] | None = None
+    min_top1: float | None = Field(None, ge=0, le=100)
+    """Validation top-1 in per cent below which the pipeline stops; null: it must be better than always giving the most
+    frequent class, by a binomial test."""
+
+    @model_validator(mode="after")
+    def _mean_and_std(self) -> Self:
+        if bool(self.mean) != bool(self.std) or len(self.mean or []) != len(self.std or []):
+            raise ValueError(f"expected mean and std, with as many values, found {self.mean} and {self.std}")
+        return self
 
     @property
     def model(self) -> ModelOptions:
@@ -65,14 +82,41 @@ class TeacherOptions(Kind, ModelOptions):
         shape = (input_size or data.height, input_size or data.width, data.channels)
         return create(self.model, classes=len(data.classes), image_shape=shape)
 
-    def check_accuracy(self, top1: float) -> None:
-        """Stop a pipeline whose teacher is too weak.
+    def preprocessing(self, data: DatasetRecord, pixels: Pixels) -> Preprocessing:
+        """What the teacher is fed: what the params say, or else what `pixels` says.
+
+        A teacher that is trained here, or is made for another size by its `args`, takes images as they are served.
 
         Raises:
-            UserError: the validation top-1 (per cent) is below `min_top1`.
+            UserError: its input is not square.
         """
-        if top1 < self.min_top1:
+        _, height, width = pixels.input_size or (0, 0, 0)
+        side = self.input_size
+        if not (side or self.trained or "img_size" in self.args or (height, width) == (data.height, data.width)):
+            if height != width:
+                raise UserError(
+                    f"expected weights for square images, found {height} x {width}; set teacher.input_size to a side"
+                )
+            side = height
+        mean, std = (
+            per_channel(values, data.channels) for values in (self.mean or pixels.mean, self.std or pixels.std)
+        )
+        return Preprocessing(mean, std, side or None, pixels.interpolation if side else "bicubic")
+
+    def check_accuracy(self, top1: float, labels: np.ndarray, fed: Preprocessing) -> None:
+        """Stop a pipeline whose teacher is too weak.
+
+        Args:
+            top1: on the validation images, in per cent.
+            labels: of these images.
+            fed: what it was fed.
+
+        Raises:
+            UserError: `top1` is below `min_top1`, or, where that is null, no better than the most frequent class.
+        """
+        if fault := too_weak(top1, labels, self.min_top1):
             raise UserError(
-                f"expected a teacher with at least {self.min_top1:.2f} % validation top-1, found {top1:.2f} %; "
-                "train it longer, check that its classes are in the data set's order, or lower teacher.min_top1"
+                f"expected a teacher with {fault} on validation; it was fed {fed}: correct teacher.mean, teacher.std "
+                "and teacher.input_size if its weights were trained on other pixels; check that its classes are in "
+                "the data set's order; train it longer, or lower teacher.min_top1"
             )

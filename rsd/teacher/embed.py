@@ -176,6 +176,6 @@ def check_store(header: StoreHeader, *, classes: int, validation_top1: float) ->
     if header.top1 is not None and lead >= 10 and header.top1 < least:
         raise UserError(
             f"expected the teacher ({validation_top1:.2f} % top-1 on validation) to have at least {least:.2f} % on "
-            f"its stored views, found {header.top1:.2f} %; weaken recipe.augment, or check the teacher's "
-            "normalisation and input size"
+            f"its stored views, found {header.top1:.2f} %; weaken recipe.augment, or correct "
+            "teacher.mean, teacher.std and teacher.input_size"
         )

@@ -14,7 +14,7 @@ from rsd.models.make import ModelOptions
 from rsd.sources.images import DatasetRecord
 from rsd.teacher.base import Start, TeacherOptions
 from rsd.teacher.checkpoint_file import head_classes, head_names, read_state
-from rsd.teacher.preprocessing import read_stated
+from rsd.teacher.preprocessing import pixels_of
 
 
 def check_on_hub(options: TeacherOptions) -> None:
@@ -30,8 +30,7 @@ def check_on_hub(options: TeacherOptions) -> None:
 def start_from_timm(options: TeacherOptions, data: DatasetRecord, file: Path | None = None) -> Start:
     """A teacher with timm's weights; where the head has another shape, a new one is drawn.
 
-    timm adapts the weights to another number of channels. Mean and std are those of timm's `pretrained_cfg`, unless a
-    `model.json` beside `file` states others.
+    timm adapts the weights to another number of channels.
 
     Args:
         file: weights in place of the hub's.
@@ -39,15 +38,13 @@ def start_from_timm(options: TeacherOptions, data: DatasetRecord, file: Path | N
     Raises:
         UserError: the weights are missing, cannot be read safely or fetched, or do not fit the model.
     """
-    stated = read_stated(file)
-    input_size = options.input_size or stated.input_size
-    model = options.new_model(data, input_size)
+    pixels, stated_by = pixels_of(options.name, file)
+    preprocessing = options.preprocessing(data, pixels)
+    model = options.new_model(data, preprocessing.input_size)
     loaded = _loaded(options.model, model, file, channels=data.channels)
     weights = sha256(file) if file else _digest(loaded.state_dict())
     _adopt(model, loaded)
-    cfg = _cfg(loaded)
-    preprocessing = stated.above(list(cfg["mean"]), list(cfg["std"]), input_size, channels=data.channels)
-    return Start(model, preprocessing, weights)
+    return Start(model, preprocessing, weights, stated_by)
 
 
 def _loaded(options: ModelOptions, model: nn.Module, file: Path | None, *, channels: int) -> nn.Module:

@@ -30,14 +30,15 @@ def write_teacher(
     Args:
         teacher: with its final weights.
     """
-    model, preprocessing = teacher.model, teacher.preprocessing._asdict()
+    model, fed = teacher.model, teacher.preprocessing
+    pixels = {"mean": fed.mean, "std": fed.std, "input_size": fed.input_size}
     name = options.model.model_dump()
     with written_aside(run.teacher_folder) as aside:
         # This metadata makes the digests of two teachers differ that have the same weights but, say, another
         # normalisation. It is one entry, because safetensors writes several in any order.
-        metadata = {"model": name, "classes": data.classes, **preprocessing}
+        metadata = {"model": name, "classes": data.classes, **(fed._asdict() if fed.input_size else pixels)}
         text = {"teacher": json.dumps(metadata, sort_keys=True)}
-        save_trained(aside, model, model.state_dict(), data, **preprocessing, metadata=text)
+        save_trained(aside, model, model.state_dict(), data, **fed._asdict(), metadata=text)
         if history is not None:
             write_table(aside / "history.csv", history)
         record = TeacherRecord(
@@ -49,7 +50,7 @@ def write_teacher(
             classes=data.classes,
             height=data.height,
             width=data.width,
-            **preprocessing,
+            **pixels,
             origin=teacher.weights,
             weights_sha256=sha256(aside / WEIGHTS),
             made_from=run.digests("params/teacher.json", "params/teacher_recipe.json", "data/dataset.json"),

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
@@ -111,6 +112,22 @@ def test_a_copied_teacher_folder_is_that_teacher(project):
     records = [json.loads(before["model.json"]), json.loads((OUT.folder / "teacher" / "model.json").read_text())]
     for key in ("mean", "std", "input_size", "validation", "classes"):
         assert records[0][key] == records[1][key], key
+
+
+def test_a_hub_folder_says_what_the_teacher_is_fed(project, capsys):
+    net = timm.create_model("resnet18", num_classes=10, in_chans=1, **ARGS)
+    pixels = {"mean": [0.5], "std": [0.5], "input_size": [1, SIDE, SIDE]}
+    save_for_hf(net, "hub", model_config={"pretrained_cfg": pixels}, safe_serialization=True)
+    file = OUT.folder / "params" / "teacher.json"
+    changes = {"source": "file", "path": "hub", "input_size": None}
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    teacher.main()
+    assert (
+        f"is fed images resized to {SIDE} x {SIDE} (bicubic), mean 0.5, std 0.5 (from hub/config.json"
+        in capsys.readouterr().out
+    )
+    record = json.loads((OUT.folder / "teacher" / "model.json").read_text())
+    assert (record["mean"], record["std"], record["input_size"]) == ([0.5], [0.5], SIDE)
 
 
 def test_stages_start_processes_for_their_work_and_gpus(project, monkeypatch):

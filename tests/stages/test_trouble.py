@@ -67,10 +67,10 @@ def test_a_misfit_teacher_checkpoint_is_one_sentence(project):
     assert digest(project.out / "teacher" / "model.safetensors") == before
 
 
-def test_a_teachers_file_gives_that_teacher(project):
+def test_a_teachers_folder_gives_that_teacher(project):
     before = digest(project.out / "teacher" / "model.safetensors")
-    (project.out / "teacher" / "model.safetensors").rename(project.folder / "mine.safetensors")
-    project.edit("out/params/teacher.json", source="file", path="mine.safetensors")
+    (project.out / "teacher").rename(project.folder / "mine")
+    project.edit("out/params/teacher.json", source="file", path="mine")
     project.stage("teacher")
     assert digest(project.out / "teacher" / "model.safetensors") == before
 

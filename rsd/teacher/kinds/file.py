@@ -8,15 +8,15 @@ from rsd.sources.images import DatasetRecord
 from rsd.sources.listing import weights_file
 from rsd.teacher.base import Start, TeacherOptions
 from rsd.teacher.checkpoint_file import load_checkpoint
-from rsd.teacher.preprocessing import check_classes, read_stated
+from rsd.teacher.preprocessing import check_classes, pixels_of
 
 
 class File(TeacherOptions):
-    """`teacher.source: file`; images are normalised by the data's mean and std, or as a `model.json` beside states."""
+    """`teacher.source: file`; images are prepared as a `config.json` beside says, or else as timm's default does."""
 
     path: UserPath
     """A `.safetensors` or timm-style `.pth` checkpoint of this model and these classes, or a folder with
-    `model.safetensors`."""
+    `model.safetensors` and `config.json`, as rsd and `timm.models.save_for_hf` write it."""
 
     @property
     def watched(self) -> list[Path]:
@@ -24,9 +24,9 @@ class File(TeacherOptions):
 
     def start(self, data: DatasetRecord) -> Start:
         file = weights_file(self.path)
-        stated = read_stated(file)
-        input_size = self.input_size or stated.input_size
-        model = self.new_model(data, input_size)
-        check_classes(stated, data, file)
+        pixels, stated_by = pixels_of(self.name, file)
+        check_classes(pixels, data, file)
+        preprocessing = self.preprocessing(data, pixels)
+        model = self.new_model(data, preprocessing.input_size)
         load_checkpoint(model, file)
-        return Start(model, stated.above(data.mean, data.std, input_size, channels=data.channels), sha256(file))
+        return Start(model, preprocessing, sha256(file), stated_by)

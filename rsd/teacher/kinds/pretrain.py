@@ -2,9 +2,9 @@
 
 from typing import ClassVar
 
+from rsd.models.folder import Pixels
 from rsd.sources.images import DatasetRecord
 from rsd.teacher.base import Start, TeacherOptions
-from rsd.teacher.preprocessing import Preprocessing
 
 
 class Pretrain(TeacherOptions):
@@ -14,4 +14,5 @@ class Pretrain(TeacherOptions):
     recipe: str
 
     def start(self, data: DatasetRecord) -> Start:
-        return Start(self.new_model(data, self.input_size), Preprocessing(data.mean, data.std, self.input_size), None)
+        fed = self.preprocessing(data, Pixels(mean=data.mean, std=data.std))
+        return Start(self.new_model(data, fed.input_size), fed, None, "the training images")

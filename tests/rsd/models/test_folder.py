@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.data import create_transform, resolve_model_data_config
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_model_data_config
 from torch import nn
 
 from rsd.machine.errors import UserError
@@ -116,6 +116,33 @@ def test_images_of_another_size_become_the_models(tmp_path):
     assert config.image_shape == (20, 20, 1)
 
 
+def test_pixels_that_a_folder_omits_are_timms(tmp_path):
+    saved(tmp_path, RESNET, dataset(channels=3))
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key in ("mean", "std"):
+        del config["pretrained_cfg"][key]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    normalize = load_trained(tmp_path).normalize
+    assert torch.equal(normalize.mean, torch.tensor(IMAGENET_DEFAULT_MEAN))
+    assert torch.equal(normalize.std, torch.tensor(IMAGENET_DEFAULT_STD))
+
+
+def test_a_folders_own_interpolation_is_used(tmp_path):
+    model = saved(tmp_path, RESNET, dataset(side=12), input_size=20)
+    images = torch.randint(0, 256, (2, 12, 12, 1), dtype=torch.uint8)
+    inputs = {}
+    for mode in ("bicubic", "bilinear"):
+        save_trained(
+            tmp_path, model, model.state_dict(), dataset(side=12), mean=[0.0], std=[1.0], input_size=20,
+            interpolation=mode,
+        )  # fmt: skip
+        inputs[mode] = load_trained(tmp_path).normalize(images)
+        planes = images.permute(0, 3, 1, 2) / 255
+        expected = nn.functional.interpolate(planes, (20, 20), mode=mode, antialias=True).clamp(0, 1)
+        assert torch.allclose(inputs[mode], expected, atol=1e-6)
+    assert not torch.allclose(inputs["bicubic"], inputs["bilinear"])
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -131,7 +158,7 @@ def test_images_of_another_size_become_the_models(tmp_path):
             {"pretrained_cfg": {"mean": [0.3], "std": [0.2], "input_size": [1, 1 << 62, 16]}},
             "input_size.1: Input should",
         ),
-        ({"pretrained_cfg": PIXELS | {"mean": [0.1, 0.2]}}, "expected 1 values each in mean and std"),
+        ({"pretrained_cfg": PIXELS | {"mean": [0.1, 0.2]}}, "as many values in mean as in std, found 2 and 1"),
         ({"pretrained_cfg": []}, "AttributeError"),
         ({"model_args": {"widht": 3}}, "expected arguments that timm's 'resnet18' takes"),
     ],

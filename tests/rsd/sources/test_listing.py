@@ -86,7 +86,7 @@ def test_a_root_may_be_an_archive_or_missing(tmp_path):
 
 @pytest.mark.parametrize("whole_folder", [True, False])
 def test_weights_change_with_content_and_record_only(tmp_path, whole_folder):
-    weights, stated = tmp_path / "model.safetensors", tmp_path / "model.json"
+    weights, stated = tmp_path / "model.safetensors", tmp_path / "config.json"
     path = tmp_path if whole_folder else weights
     assert weights_content(path) == {}
     weights.write_text("weights")

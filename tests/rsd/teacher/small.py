@@ -3,6 +3,7 @@
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 from rsd.sources.images import DatasetRecord
 from rsd.teacher.base import TeacherOptions
@@ -43,6 +44,13 @@ def model(classes=3):
 def saved(path, net):
     save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
     return path
+
+
+def saved_for_hub(folder, net, *, label_names=None, safe=True, **pixels):
+    """A folder as timm writes it for the hub; `pixels` goes into its `pretrained_cfg`."""
+    config = {"pretrained_cfg": pixels} | ({"label_names": label_names} if label_names else {})
+    save_for_hf(net, folder, model_config=config, safe_serialization=safe)
+    return folder
 
 
 def same(ours, theirs, *, but=()):

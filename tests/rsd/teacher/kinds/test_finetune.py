@@ -3,7 +3,7 @@ import torch
 
 from rsd.machine.errors import UserError
 from rsd.teacher.checkpoint_file import head_names
-from tests.rsd.teacher.small import ARGS, VIT, data, model, options, same, saved, timm_model
+from tests.rsd.teacher.small import ARGS, VIT, data, model, options, same, saved, saved_for_hub, timm_model
 
 
 def test_finetuning_draws_a_new_head_only(tmp_path):
@@ -21,6 +21,11 @@ def test_finetuning_draws_a_new_head_only(tmp_path):
     assert start.weights == options("finetune", path).start(data()).weights
     saved(path, timm_model(classes=8))
     assert start.weights != options("finetune", path).start(data()).weights
+
+
+def test_finetuning_starts_from_its_weights_pixels(tmp_path):
+    saved_for_hub(tmp_path, timm_model(), input_size=[1, 24, 24], mean=[0.5], std=[0.5])
+    assert options("finetune", tmp_path).start(data()).preprocessing[:3] == ([0.5], [0.5], None)
 
 
 def test_finetuning_keeps_a_head_that_fits(tmp_path):

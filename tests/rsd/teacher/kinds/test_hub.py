@@ -26,7 +26,7 @@ def test_a_hub_teacher_keeps_weights_and_normalisation(hub, name):
     hub("resnet18.a1_in1k", net := timm_model(classes=1000, channels=3))
     start = options("hub", name=name).start(data(classes=1000, channels=3))
     assert same(start.model, net)
-    assert start.preprocessing == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], None)
+    assert start.preprocessing == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 224, "bicubic")
     finetuned = options("finetune", name=name).start(data(classes=3))
     assert same(finetuned.model, net, but=["conv1.weight", "fc.weight", "fc.bias"])
     assert len(finetuned.weights or "") == 64
