@@ -114,7 +114,7 @@ def test_a_copied_teacher_folder_is_that_teacher(project):
         assert records[0][key] == records[1][key], key
 
 
-def test_a_hub_folder_says_what_the_teacher_is_fed(project, capsys):
+def test_the_run_prints_what_it_feeds(project, capsys):
     net = timm.create_model("resnet18", num_classes=10, in_chans=1, **ARGS)
     pixels = {"mean": [0.5], "std": [0.5], "input_size": [1, SIDE, SIDE]}
     save_for_hf(net, "hub", model_config={"pretrained_cfg": pixels}, safe_serialization=True)
