@@ -69,8 +69,8 @@ def copy_of_the_project(folder: Path, changes: dict[str, Any]) -> None:
     """What the stages need of it, with other params."""
     for name in ("conf", "methods", "rsd", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    chosen = read_yaml(ROOT / "params.yaml") | changes
-    (folder / "params.yaml").write_text(json.dumps(chosen))
+    params = read_yaml(ROOT / "params.yaml") | changes
+    (folder / "params.yaml").write_text(json.dumps(params))
 
 
 def main() -> None:

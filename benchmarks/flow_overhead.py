@@ -126,10 +126,10 @@ def resumption(folder: Path, place: Site) -> list[dict[str, str]]:
             if "prefect" in " ".join(process.cmdline()):
                 process.send_signal(signal.SIGKILL)
         time.sleep(2)  # its stage has been interrupted by then
-        stood = _step(folder)
+        last_step = _step(folder)
 
-        def goes_on(stood: int = stood) -> bool:
-            return _step(folder) > stood
+        def goes_on(last_step: int = last_step) -> bool:
+            return _step(folder) > last_step
 
         if name == "by `make server`":
             lifecycle.start(place, say=lambda _: None)

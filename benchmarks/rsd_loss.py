@@ -54,10 +54,10 @@ def peak_bytes(run: Callable[[], object]) -> int:
         run()
     assert recorded.profiler is not None
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
+    current = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+        current += event.nbytes()
+        peak = max(peak, current)
     return peak
 
 

@@ -96,13 +96,13 @@ def simulated(root: str, count: int, axis: str = "views.seed") -> dict[str, floa
     with on_threads(2) as place:
         failures = run_units(ready, place, {}, unit_task=nothing)
     assert not failures
-    ran = time.perf_counter()
+    end_of_run = time.perf_counter()
     collect(ready)
     return {
         "cells": count,
         "plan, s": planned - start,
-        "run, s": ran - planned,
-        "collect, s": time.perf_counter() - ran,
+        "run, s": end_of_run - planned,
+        "collect, s": time.perf_counter() - end_of_run,
         "peak memory, MB": _peak_memory(),
     }
 

@@ -104,11 +104,13 @@ def _publish_results(run: Run, *, budget: Path) -> None:
                 description="Latency on this machine",
             )
     if known.curves is not None:
-        drawn = [training.learning_curve(known.curves, "validation_top1", title="validation top-1, %")]
-        drawn += [training.learning_curve(known.curves, term, title=term) for term in training.loss_terms(known.curves)]
+        charts = [training.learning_curve(known.curves, "validation_top1", title="validation top-1, %")]
+        charts += [
+            training.learning_curve(known.curves, term, title=term) for term in training.loss_terms(known.curves)
+        ]
         legend = " ".join(_legend(name, style.colour(name)) for name in style.method_order(known.curves["method"]))
         create_markdown_artifact(
-            "\n\n".join([legend, *(picture(style.svg(chart), "curve") for chart in drawn)]),
+            "\n\n".join([legend, *(picture(style.svg(chart), "curve") for chart in charts)]),
             key="curves",
             description="Validation accuracy and every loss term over the epochs",
         )

@@ -154,12 +154,12 @@ def main() -> None:
     )
     parser.add_argument("revisions", nargs="+", metavar="REVISION")
     parser.add_argument("--page", type=Path, default=PAGE, help=f"the HTML file to write; {PAGE} if not given")
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        compare(Path.cwd(), given.revisions, given.page)
+        compare(Path.cwd(), options.revisions, options.page)
     except UserError as error:
         sys.exit(f"error: {error}")
-    print(given.page)
+    print(options.page)
 
 
 if __name__ == "__main__":

@@ -80,15 +80,15 @@ def device_benchmark(root: str = ".", margin: Annotated[float, Field(gt=0)] = 0.
         if notify is not None:
             _block(notify)  # a wrong name is refused now, not at the first alert
         with one_writer(folder, name=str(runtime.flow_run.name), say=log.info) as lock:
-            timed = [node for node in stages(folder) if node.alone]
-            if not timed:
+            stages_alone = [node for node in stages(folder) if node.alone]
+            if not stages_alone:
                 raise UserError(f"expected a stage with `meta: {{alone: true}}` in {folder}/dvc.yaml, found none")
             just_ran = {
                 run.stage
-                for run in reproduce(root=root, targets=[node.address for node in timed])
+                for run in reproduce(root=root, targets=[node.address for node in stages_alone])
                 if run.state == "ran"
             }
-            again = [node for node in timed if node.address not in just_ran]
+            again = [node for node in stages_alone if node.address not in just_ran]
             quiet.submit().wait()
             _time_again(again, folder, lock)
             summary, slower = record(folder, margin)
@@ -126,12 +126,12 @@ def record(folder: Path, margin: float) -> tuple[str, list[str]]:
         raise UserError(f"expected a measured row at batch 1 in {run.benchmark_folder}, found none")
     everything = trend.append(folder / HISTORY / "latency.csv", points)
     judged = trend.judge(everything)
-    drawn = svg(trend.chart([point for point in everything if point.device == points[0].device]))
+    plot = svg(trend.chart([point for point in everything if point.device == points[0].device]))
     with written_aside(folder / HISTORY / "latency.svg") as aside:
-        aside.write_text(drawn)
+        aside.write_text(plot)
     with warn_only("trend"):
         create_table_artifact([_row(one) for one in judged], key="latency-now", description="Against what is usual")
-        create_markdown_artifact(picture(drawn, "trend"), key="latency-trend", description="p50 at batch 1 over time")
+        create_markdown_artifact(picture(plot, "trend"), key="latency-trend", description="p50 at batch 1 over time")
     slower = trend.slower(judged, margin)
     noisy = [one for one in judged if one.point.noisy]
     new = [one for one in judged if one.usual_ms is None and not one.point.noisy]

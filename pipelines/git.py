@@ -66,9 +66,9 @@ def snapshot(root: Path, ref: str, also: Iterable[str]) -> tuple[str, str]:
 
 def objects(root: Path, commit: str, paths: Iterable[str]) -> dict[str, str]:
     """The ids of files and folders in a commit, by path. A path that the commit lacks is left out."""
-    wanted = sorted(set(paths))
-    lines = git(root, "cat-file", "--batch-check=%(objectname)", input="".join(f"{commit}:{p}\n" for p in wanted))
-    return {path: line for path, line in zip(wanted, lines.splitlines(), strict=True) if not line.endswith("missing")}
+    names = sorted(set(paths))
+    lines = git(root, "cat-file", "--batch-check=%(objectname)", input="".join(f"{commit}:{p}\n" for p in names))
+    return {path: line for path, line in zip(names, lines.splitlines(), strict=True) if not line.endswith("missing")}
 
 
 def experiments(root: Path, remote: str | None = None) -> dict[str, str]:
@@ -83,16 +83,16 @@ def experiments(root: Path, remote: str | None = None) -> dict[str, str]:
 
 def contents(root: Path, files: Mapping[str, str]) -> dict[str, str]:
     """The text of each `REVISION:PATH`, by the same keys, read by one process. A missing file is left out."""
-    asked = "".join(f"{name}\n" for name in files.values())
-    done = subprocess.run(
-        ["git", "cat-file", "--batch"], cwd=root, input=asked.encode(), capture_output=True, check=True
+    names = "".join(f"{name}\n" for name in files.values())
+    output = subprocess.run(
+        ["git", "cat-file", "--batch"], cwd=root, input=names.encode(), capture_output=True, check=True
     ).stdout
     texts, at = {}, 0
     for key in files:
-        head, at = done[at : (end := done.index(b"\n", at))].split(), end + 1
+        head, at = output[at : (end := output.index(b"\n", at))].split(), end + 1
         if head[-1] == b"missing":
             continue
         size = int(head[-1])
-        texts[key] = done[at : at + size].decode()
+        texts[key] = output[at : at + size].decode()
         at += size + 1
     return texts

@@ -65,15 +65,15 @@ def reserved(
     Waits for stages of other flows, and says once which GPUs are in use. Holds nothing where there is no GPU, or once
     `stop` is set.
     """
-    wanted = min(count, len(gpus))
+    needed = min(count, len(gpus))
     waiting = False
     with ExitStack() as holding:
         mine: list[str] = []
-        while len(mine) < wanted and not stop.is_set():
+        while len(mine) < needed and not stop.is_set():
             for gpu in gpus:
-                if len(mine) < wanted and gpu not in mine and _try(holding, gpu):
+                if len(mine) < needed and gpu not in mine and _try(holding, gpu):
                     mine.append(gpu)
-            if len(mine) < wanted:  # all or nothing, or two stages that want two would wait for each other
+            if len(mine) < needed:  # all or nothing, or two stages that want two would wait for each other
                 busy = [gpu for gpu in gpus if gpu not in mine]
                 if not waiting:
                     say(f"GPU {', '.join(busy)} {'is' if len(busy) == 1 else 'are'} in use; waiting")

@@ -74,8 +74,8 @@ def is_at(folder: Path, tag: str) -> bool:
 def tag_release(folder: Path, files: Sequence[str], words: str) -> str:
     """Commit `files` and tag the commit as the release of today; returns the tag."""
     day = RELEASES + datetime.now(UTC).strftime("%Y-%m-%d")
-    taken = set(git(folder, "tag", "--list", f"{day}*").splitlines())
-    tag = next(name for number in range(1, 10_000) if (name := day if number == 1 else f"{day}.{number}") not in taken)
+    tags = set(git(folder, "tag", "--list", f"{day}*").splitlines())
+    tag = next(name for number in range(1, 10_000) if (name := day if number == 1 else f"{day}.{number}") not in tags)
     if files:
         git(folder, "add", "--", *files)
         git(folder, "commit", "--quiet", "--only", "--message", _subject(tag), "--", *files)

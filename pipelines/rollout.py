@@ -83,17 +83,17 @@ def rollout(
     """
     try:
         begin()  # one that was killed is taken up: hosts that have the release are left alone
-        given = _given(Path(bundle), Path(inventory))
+        variables = _given(Path(bundle), Path(inventory))
     except UserError as error:
         return failed(error)
     with tempfile.TemporaryDirectory(prefix="rollout-") as folder:
         results = Path(folder) / "results.json"
-        given |= {"results": str(results), "allowed_percent": allowed_percent}
-        given |= {"waves": waves} if waves else {}
+        variables |= {"results": str(results), "allowed_percent": allowed_percent}
+        variables |= {"waves": waves} if waves else {}
         if approve:
             # The playbook outlasts the pause, which is the one to say that nobody answered.
-            given |= {"approvals": folder, "approval_seconds": int(approval_hours * 3600) + 2 * SPARE_SECONDS}
-        command = [*ANSIBLE, "-i", str(Path(inventory).resolve()), str(PLAYBOOK), "-e", json.dumps(given)]
+            variables |= {"approvals": folder, "approval_seconds": int(approval_hours * 3600) + 2 * SPARE_SECONDS}
+        command = [*ANSIBLE, "-i", str(Path(inventory).resolve()), str(PLAYBOOK), "-e", json.dumps(variables)]
         stop = threading.Event()
         playbook = run_playbook.submit(command, stop, return_state=False)
         with stopped_with_the_flow(stop, {"playbook": playbook}):
@@ -203,13 +203,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--allowed-percent", type=float, default=0.0, help="hosts that may fail (default: 0)")
     parser.add_argument("--approve", action="store_true", help="ask in Prefect's UI before each wave but the first")
     parser.add_argument("--approval-hours", type=float, default=24.0, help="how long to wait (default: 24)")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     with one_sentence(again="run the same command again: hosts that have the release are left alone"):
-        _given(Path(given.bundle), Path(given.inventory))
-        if given.approve and not PREFECT_API_URL.value():
+        _given(Path(options.bundle), Path(options.inventory))
+        if options.approve and not PREFECT_API_URL.value():
             raise UserError("--approve: expected a Prefect server to ask on, found none; set PREFECT_API_URL")
         with server_that_answers():
-            for row in rollout(**vars(given)):
+            for row in rollout(**vars(options)):
                 print(f"{row['host']}: {row['outcome']}", row.get("message") or "")
 
 

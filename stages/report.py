@@ -10,7 +10,7 @@ def main() -> None:
     write_page(
         OUT.report,
         OUT,
-        chosen=Path("params.yaml"),
+        params=Path("params.yaml"),
         budget=Path("budget"),
     )
 

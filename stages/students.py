@@ -12,9 +12,9 @@ def main() -> None:
     forget_others(OUT, choice)
     students = index(OUT)
     OUT.write(students)
-    chosen = shipped(students.students, choice.ships)
-    OUT.write(chosen)
-    print(f"{len(students.students)} students; {chosen.student.name} ships: {chosen.reason}")
+    selected = shipped(students.students, choice.ships)
+    OUT.write(selected)
+    print(f"{len(students.students)} students; {selected.student.name} ships: {selected.reason}")
 
 
 if __name__ == "__main__":

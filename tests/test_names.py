@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NO_NOUNS = {"found", "said", "told", "seen"}
+NO_NOUNS = {"asked", "began", "chosen", "found", "given", "ran", "said", "seen", "stood", "told", "wanted"}
 
 
 def test_no_tests_name_has_over_eight_words():

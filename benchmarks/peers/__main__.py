@@ -54,16 +54,16 @@ def main() -> None:
     if "torchdistill" in arguments.peers and importlib.util.find_spec("torchdistill") is None:
         sys.exit(f"error: expected torchdistill, found none; `{INSTALL}`, or leave it out by --peers timm")
     torch.set_num_threads(1)
-    device, wanted = torch.device(arguments.device), ways(arguments.peers)
+    device, all_ways = torch.device(arguments.device), ways(arguments.peers)
     # First, while this process is small: a child's peak is never less than what the parent of all of them held.
-    cells: list[tuple[str, Way | None]] = [("", None), *((name, way) for name in CASES for way in wanted)]
+    cells: list[tuple[str, Way | None]] = [("", None), *((name, way) for name in CASES for way in all_ways)]
     idle, *peaks_of_cells = peaks(cells, device)
     table = []
     try:
         for position, name in enumerate(CASES):
-            own = dict(zip(wanted, peaks_of_cells[position * len(wanted) :], strict=False))
+            own = dict(zip(all_ways, peaks_of_cells[position * len(all_ways) :], strict=False))
             times, differs = compared(
-                name, wanted, device, rounds=TURNS[name] * arguments.rounds, clock=CLOCKS[arguments.clock]
+                name, all_ways, device, rounds=TURNS[name] * arguments.rounds, clock=CLOCKS[arguments.clock]
             )
             table += rows(name, times, differs, own)
     except UserError as error:

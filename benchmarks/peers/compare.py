@@ -80,7 +80,7 @@ def check_agreement(bench: Bench, way: Way) -> float:
 
 
 def compared(
-    name: str, wanted: Sequence[Way], device: torch.device, *, rounds: int, clock: Callable[[], float]
+    name: str, ways_of_pair: Sequence[Way], device: torch.device, *, rounds: int, clock: Callable[[], float]
 ) -> tuple[pd.DataFrame, dict[Way, float]]:
     """Seconds of a step of each way (columns) in each round, and what `check_agreement` says of the peers.
 
@@ -91,10 +91,10 @@ def compared(
         setting = bench(CASES[name], Path(folder), device)
         differs = {
             way: check_agreement(setting, way)
-            for way in wanted
+            for way in ways_of_pair
             if way.by not in ("ours", "stored") and way != OTHER_LOSS
         }
-        steps = {way: trainer(setting.copy(), way).step for way in wanted}
+        steps = {way: trainer(setting.copy(), way).step for way in ways_of_pair}
         times = interleaved(
             {" ".join(way): partial(_to_its_end, step, device) for way, step in steps.items()},
             rounds=rounds,
@@ -121,12 +121,12 @@ def peak(name: str, way: Way | None, device: torch.device) -> float:
     return peak_megabytes(device)
 
 
-def peaks(wanted: Sequence[tuple[str, Way | None]], device: torch.device) -> list[float]:
+def peaks(cells: Sequence[tuple[str, Way | None]], device: torch.device) -> list[float]:
     """`peak` of each, in a process of its own that has imported all of this and no more."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.peers.compare"])
     with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as pool:
-        return list(pool.map(peak, *zip(*wanted, strict=True), [device] * len(wanted)))
+        return list(pool.map(peak, *zip(*cells, strict=True), [device] * len(cells)))
 
 
 def rows(name: str, times: pd.DataFrame, differs: dict[Way, float], peaks: dict[Way, float]) -> list[dict[str, str]]:

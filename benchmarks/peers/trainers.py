@@ -159,14 +159,14 @@ def timm_task(bench: Bench, method: str) -> Trainer:
 
 def first_step(trainer: Trainer) -> tuple[float, Tensor]:
     """Make one step; its loss, and the clipped gradient of all of the student's weights, as one vector."""
-    kept: list[Tensor] = []
+    gradients: list[Tensor] = []
 
     def keep(*_: object) -> None:
         weights = trainer.student.parameters()
-        kept.append(torch.cat([p.grad.flatten().double().cpu() for p in weights if p.grad is not None]))
+        gradients.append(torch.cat([p.grad.flatten().double().cpu() for p in weights if p.grad is not None]))
 
     hook = trainer.optimizer.register_step_pre_hook(keep)
     torch.manual_seed(SEED)  # CRD's negatives
     loss = float(trainer.step())
     hook.remove()
-    return loss, kept[0]
+    return loss, gradients[0]

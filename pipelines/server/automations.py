@@ -53,15 +53,15 @@ def create_automations(pool: str, *, lost_after: float) -> None:
     `lost_after` are the seconds without a heartbeat after which a run has crashed. An automation that is there as it
     should be is left alone: it remembers the last heartbeats, and the user may have switched it off.
     """
-    for wanted in _automations(pool, lost_after):
+    for automation in _automations(pool, lost_after):
         with get_client(sync_client=True) as client:
-            there = client.read_automations_by_name(wanted.name)
+            there = client.read_automations_by_name(automation.name)
             for other in there[1:]:
                 client.delete_automation(other.id)
             if not there:
-                client.create_automation(wanted)
-            elif _definition(there[0]) != _definition(wanted):
-                client.update_automation(there[0].id, wanted.model_copy(update={"enabled": there[0].enabled}))
+                client.create_automation(automation)
+            elif _definition(there[0]) != _definition(automation):
+                client.update_automation(there[0].id, automation.model_copy(update={"enabled": there[0].enabled}))
 
 
 def _definition(automation: AutomationCore) -> dict[str, Any]:

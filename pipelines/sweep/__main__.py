@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence():
         if len(options.grid) == 1 and "=" not in options.grid[0]:
             [name], own["grid"] = options.grid, None
-            if given := [key for key, value in {**own, "name": options.name}.items() if value is not None]:
-                raise UserError(f"conf/sweep/{name}.yaml says what it goes over; leave out --{' --'.join(given)}")
+            if extra := [key for key, value in {**own, "name": options.name}.items() if value is not None]:
+                raise UserError(f"conf/sweep/{name}.yaml says what it goes over; leave out --{' --'.join(extra)}")
         else:
             digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]
             name = options.name or f"grid-{digest}"

@@ -30,10 +30,10 @@ MOST_FAILURES = 20
 
 def run_name() -> str:
     """The sweep's name and what it goes over: `sweep weights of digits/resnet-vit: scratch, rsd; seeds 0, 1, 2`."""
-    given = runtime.flow_run.parameters
-    root, name = Path(given.get("root") or ".").resolve(), f"sweep {given['name']}"
+    parameters = runtime.flow_run.parameters
+    root, name = Path(parameters.get("root") or ".").resolve(), f"sweep {parameters['name']}"
     try:
-        grids = grids_of(given["name"], {key: given.get(key) for key in ("grid", "methods", "seeds")}, root)
+        grids = grids_of(parameters["name"], {key: parameters.get(key) for key in ("grid", "methods", "seeds")}, root)
     except UserError:  # the flow ends with it
         return name
     values: dict[str, Any] = covers(grids, chosen.params(root))
@@ -162,8 +162,8 @@ def collect(ready: Prepared) -> None:
     """Write the tables and the plot of the cells that are done, and publish them."""
     refs = {unit.name: ready.done[unit.name] for unit in ready.cells if unit.name in ready.done}
     if ready.git_remote is not None and refs:
-        wanted = "".join(f"+{ref}:{ref}\n" for ref in refs.values())
-        git(ready.root, "fetch", "--quiet", "--stdin", ready.git_remote, input=wanted)
+        refspecs = "".join(f"+{ref}:{ref}\n" for ref in refs.values())
+        git(ready.root, "fetch", "--quiet", "--stdin", ready.git_remote, input=refspecs)
     records = contents(ready.root, {name: f"{ref}:{RECORD}" for name, ref in refs.items()})
     cells = [(unit.values, json.loads(records[unit.name])["students"]) for unit in ready.cells if unit.name in records]
     if not any(students for _, students in cells):
@@ -173,8 +173,8 @@ def collect(ready: Prepared) -> None:
     missing = [unit.display_name for unit in ready.cells if unit.name not in refs]
     text = results.write(folder, results.frame(cells), missing)
     with warn_only("table"):
-        drawn = picture((folder / "plot.svg").read_text(), f"The sweep {ready.name}")
-        create_markdown_artifact(f"{drawn}\n\n{text}", key=key_of("sweep", ready.name), description="Means over seeds")
+        plot = picture((folder / "plot.svg").read_text(), f"The sweep {ready.name}")
+        create_markdown_artifact(f"{plot}\n\n{text}", key=key_of("sweep", ready.name), description="Means over seeds")
 
 
 def _counts(units: Iterable[Unit]) -> tuple[int, int]:

@@ -177,13 +177,13 @@ def write(folder: Path, rows: pd.DataFrame, missing: Sequence[str]) -> str:
     lines += [best(table, points)] if len(table) else []
     lines += [f"Missing: {', '.join(missing)}."] if missing else []
     text = "\n".join(lines).rstrip() + "\n"
-    drawn = svg(chart(table, points))
+    plot = svg(chart(table, points))
     files = {
         "students.csv": rows.to_csv(index=False).encode(),
         "table.csv": table.to_csv(index=False).encode(),
         "table.md": text.encode(),
-        "plot.svg": drawn.encode(),
-        "plot.png": vl_convert.svg_to_png(drawn, scale=2),
+        "plot.svg": plot.encode(),
+        "plot.png": vl_convert.svg_to_png(plot, scale=2),
     }
     for name, content in files.items():
         with written_aside(folder / name) as aside:

@@ -108,13 +108,13 @@ def units_of(
         digest = _digest([*cell.keys.values(), sorted(point.values.items())])
         units.append(Unit(name(label, digest), label, point.params, point.targets, point.values, needs, shared))
     by_name = {unit.name: unit for unit in units}
-    wanted = {unit.name for unit in units if unit.cell}
+    needed = {unit.name for unit in units if unit.cell}
     waiting = [unit.name for unit in units if unit.cell and unit.name not in done]
     while waiting:  # of the shared units, those that unfinished cells need
         needs = by_name[waiting.pop()].needs
-        waiting += [name for name in needs if name not in wanted and name not in done]
-        wanted.update(needs)
-    return [unit for unit in units if unit.name in wanted], done
+        waiting += [name for name in needs if name not in needed and name not in done]
+        needed.update(needs)
+    return [unit for unit in units if unit.name in needed], done
 
 
 def _shared_units(cells: Sequence[CellGraph], owners: dict[str, str], named: Callable[[str, str], str]) -> list[Unit]:

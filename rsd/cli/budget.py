@@ -47,8 +47,8 @@ def kit(
     from rsd.run.paths import Run
     from rsd.sources.images import read_record, read_split
 
-    here, chosen = Run(), precision or precisions.names()
-    for name in chosen:
+    here, names = Run(), precision or precisions.names()
+    for name in names:
         precisions.get(name)  # or a sentence
     shape, calibration = image, None
     if shape is None or classes is None:
@@ -73,13 +73,13 @@ def kit(
         students.insert(0, here.section("student", ModelOptions))
         known = shipped(snapshot(here))
         if known and (known.model, known.args) == (students[0].name, students[0].args) and known.image == tuple(shape):
-            ready = {one: here.onnx(one) for one in known.top1 if one in chosen}
+            ready = {one: here.onnx(one) for one in known.top1 if one in names}
     packed = write_kit(
         kit,
         students,
         image_shape=shape,
         classes=classes,
-        precisions=chosen,
+        precisions=names,
         plan=replace(Plan(cold_starts=1), min_seconds=seconds),
         ready=ready,
         calibration=calibration,

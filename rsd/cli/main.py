@@ -21,8 +21,8 @@ app.add_typer(sign.app, name="sign")
 Bundle = Annotated[Path, typer.Argument(help="A bundle, such as out/bundle.")]
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(version: bool) -> None:
+    if version:
         print(__version__)
         raise typer.Exit
 

@@ -63,26 +63,26 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     Raises:
         UserError: everything that is wrong, one line each, with the key's path and the file it stands in.
     """
-    chosen = _read(params)
-    errors = unknown_keys(chosen, _TOP, "", params)
-    override = mapping(chosen.get("override"), "override", params, errors)
+    content = _read(params)
+    errors = unknown_keys(content, _TOP, "", params)
+    override = mapping(content.get("override"), "override", params, errors)
     errors += unknown_keys(override, set(_NAMED), "override.", params)
     override = {name: mapping(values, f"override.{name}", params, errors) for name, values in override.items()}
 
-    pair_file, pair = _named(conf, "pair", chosen.get("pair"), errors, params)
+    pair_file, pair = _named(conf, "pair", content.get("pair"), errors, params)
     errors += unknown_keys(pair, {"data", "recipe", "teacher", "student", "published"}, "", pair_file)
-    names = {kind: chosen.get(kind) or pair.get(kind) for kind in ("data", "recipe")}
+    names = {kind: content.get(kind) or pair.get(kind) for kind in ("data", "recipe")}
     data_file, data = _named(conf, "data", names["data"], errors, params)
     recipe_file, recipe = _named(conf, "recipe", names["recipe"], errors, params)
     sections: dict[str, Any] = {
         "run": names
-        | {key: chosen.get(key) for key in ("pair", "methods", "seeds", "precisions")}
-        | {key: chosen[key] for key in ("protocol",) if key in chosen},
+        | {key: content.get(key) for key in ("pair", "methods", "seeds", "precisions")}
+        | {key: content[key] for key in ("protocol",) if key in content},
         "data": data,
         "teacher": mapping(pair.get("teacher"), "teacher", pair_file, errors),
         "student": mapping(pair.get("student"), "student", pair_file, errors),
         "recipe": recipe,
-        **{name: mapping(chosen.get(name), name, params, errors) for name in _OWN},
+        **{name: mapping(content.get(name), name, params, errors) for name in _OWN},
     }
     files = {"data": data_file, "teacher": pair_file, "student": pair_file, "recipe": recipe_file}
     for name in ("data", "teacher", "student", "recipe"):
@@ -92,8 +92,8 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
             conf, "recipe", sections["teacher"]["recipe"], errors, pair_file
         )
         sections["teacher_recipe"] = _merge(teacher_recipe, override.get("teacher_recipe", {}))
-    method = mapping(chosen.get("method"), "method", params, errors)
-    if chosen.get("protocol") == "paper":
+    method = mapping(content.get("method"), "method", params, errors)
+    if content.get("protocol") == "paper":
         errors += _contradicted(override, PAPER, "override", params)
         sections |= {name: _merge(sections[name], values) for name, values in PAPER.items() if name in sections}
 
@@ -111,7 +111,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     # A section of its own, so that another number of epochs does not make another view store.
     resolved["augment"] = (resolved["recipe"] or {}).get("augment")
     resolved["watched"] = _watched(resolved)
-    paper = chosen.get("protocol") == "paper"
+    paper = content.get("protocol") == "paper"
     resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors, paper=paper)
     for name in ("recipe", "teacher_recipe"):
         errors += _not_in_parts(name, resolved, files.get(name, params))
@@ -138,7 +138,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
 
 
 def _methods(
-    options: dict[str, Any], chosen: Any, views: Any, file: Path, errors: list[str], *, paper: bool
+    options: dict[str, Any], selection: Any, views: Any, file: Path, errors: list[str], *, paper: bool
 ) -> dict[str, Any]:
     """The sections of the methods, also of the user's own.
 
@@ -147,11 +147,11 @@ def _methods(
         paper: whether the published protocol is above what the sections say.
     """
     known = distillers.methods() + distillers.own_methods()
-    chosen = chosen if isinstance(chosen, list) else None
-    names = [name for name in chosen or [] if isinstance(name, str)]
-    if chosen is not None and "scratch" not in chosen:
+    selection = selection if isinstance(selection, list) else None
+    names = [name for name in selection or [] if isinstance(name, str)]
+    if selection is not None and "scratch" not in selection:
         errors.append(
-            f"{file}: methods: expected scratch among them, found {chosen}; a distilled student is judged "
+            f"{file}: methods: expected scratch among them, found {selection}; a distilled student is judged "
             "beside its plainly trained twin"
         )
     terms = {part: name for name in reversed(names) for part in distillers.parts(name)}

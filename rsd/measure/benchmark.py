@@ -84,7 +84,7 @@ def benchmark(
         others: what else takes turns with them (`rsd.measure.baseline`), or rows that say why it does not.
         made_from: SHA-256 of the files, by their paths below the run's folder.
     """
-    began = conditions()
+    before = conditions()
     candidates: list[Candidate] = []
     missing: list[Latency] = [one for one in others if isinstance(one, Latency)]
     for name in options.runtimes:
@@ -123,7 +123,7 @@ def benchmark(
     rows = [Latency(**measured(c.row, t)) for c, t in zip(candidates, turns, strict=True)]
     result = LatencyRecord(
         device=device,
-        conditions={"before": began, "after": conditions()},
+        conditions={"before": before, "after": conditions()},
         options=options.model_dump(),
         rows=[*rows, *missing],
         made_from=dict(made_from or {}),

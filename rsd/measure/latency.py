@@ -83,9 +83,9 @@ def take_turns(
             least = math.ceil(samples_wanted(plan, candidate.row["batch"]) / plan.rounds)
             with candidate.start() as infer:
                 warmup = warm_up(infer, plan.warmup_seconds)
-                began = time.process_time()
+                start = time.process_time()
                 nanoseconds = timed(infer, plan.min_seconds / plan.rounds, least)
-                turns[index].append(Turn(nanoseconds, time.process_time() - began, warmup))
+                turns[index].append(Turn(nanoseconds, time.process_time() - start, warmup))
             progress(f"round {number + 1} of {plan.rounds}: {candidate.row['file']}")
     return turns
 
@@ -214,10 +214,10 @@ def fresh(path: Path, threads: int, times: int, *, runtime: str = "onnxruntime")
     answers = []
     for _ in range(times):
         command = [sys.executable, "-m", "rsd.measure.latency", runtime, str(path), str(threads)]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it died")
-        answers.append(json.loads(done.stdout))
+        process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
+        if process.returncode:
+            raise RuntimeError(process.stderr.strip().splitlines()[-1] if process.stderr.strip() else "it died")
+        answers.append(json.loads(process.stdout))
     if not answers:
         return {}
     peaks = [one["peak_memory_bytes"] for one in answers]
@@ -292,8 +292,8 @@ def main() -> None:
     parser.add_argument("runtime")
     parser.add_argument("path", type=Path)
     parser.add_argument("threads", type=int)
-    given = parser.parse_args()
-    print(json.dumps(_fresh(given.runtime, given.path, given.threads)))
+    arguments = parser.parse_args()
+    print(json.dumps(_fresh(arguments.runtime, arguments.path, arguments.threads)))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def sustained(
         nanoseconds = timed(infer, seconds / WINDOWS, 1)
         now = time.monotonic() - start
         figures = statistics([nanoseconds], 1)
-        kept = {key: figures[key] for key in ("samples", "mean_ms", *(f"p{q}_ms" for q in SAMPLES_NEEDED))}
-        windows.append({"seconds": round(now, 3), **kept, **conditions()})
+        summary = {key: figures[key] for key in ("samples", "mean_ms", *(f"p{q}_ms" for q in SAMPLES_NEEDED))}
+        windows.append({"seconds": round(now, 3), **summary, **conditions()})
         samples.append(nanoseconds)
         progress(seconds / WINDOWS)
     return windows, samples

@@ -32,8 +32,8 @@ class SumDistiller(Distiller):
         # A tuple hides the parts from PyTorch: student and scaffolds are this task's to train, to move and to save.
         self.parts = tuple(kind(student, setting, getattr(self.options, kind.method)) for kind in self.kinds)
         scaffolds = {part.method: part.trainable_module.projection for part in self.parts}
-        kept = {method: scaffold for method, scaffold in scaffolds.items() if scaffold is not None}
-        return Scaffolds(kept) if kept else None  # type: ignore[arg-type]
+        own_scaffolds = {method: scaffold for method, scaffold in scaffolds.items() if scaffold is not None}
+        return Scaffolds(own_scaffolds) if own_scaffolds else None  # type: ignore[arg-type]
 
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         sum_of_parts, log = step.student.logits.new_zeros(()), dict[str, Tensor]()

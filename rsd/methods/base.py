@@ -114,10 +114,10 @@ class Distiller(TrainingTask):
         super().__init_subclass__(**kwargs)
         if method is None:  # what several methods share
             return
-        if (taken := Distiller.registry.get(method)) and taken.__module__ != cls.__module__:
+        if (other := Distiller.registry.get(method)) and other.__module__ != cls.__module__:
             raise ValueError(
                 f"expected a name of its own for the method {cls.__name__}, found '{method}', which is "
-                f"{taken.__module__}.{taken.__name__}"
+                f"{other.__module__}.{other.__name__}"
             )
         cls.method = method
         Distiller.registry[method] = cls

@@ -81,7 +81,7 @@ def model_card(
         f"{teacher.validation.top1:.2f} %\n- trained beside the student and not kept: {student.extra_parameters:,} "
         "parameters\n"
     )
-    chosen = (
+    selection = (
         "These are the weights of the last epoch: no image chose them."
         if student.recipe.get("select") == "last"
         else "The validation images chose these weights, so their figure flatters the student; test images do not."
@@ -110,7 +110,7 @@ for images of {height} x {width} pixels and {channels} channel{"s" if channels >
 |---|---|
 {accuracy}
 
-{chosen}
+{selection}
 
 ## Training
 

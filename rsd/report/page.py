@@ -24,12 +24,12 @@ from rsd.run.paths import Run
 from rsd.run.records import ConvertRecord, Parity
 
 
-def write_page(path: Path, run: Run, *, chosen: Path, budget: Path) -> None:
+def write_page(path: Path, run: Run, *, params: Path, budget: Path) -> None:
     """Write the report on one run to `path`.
 
     Args:
         path: the HTML file; it is either written whole or left as it was.
-        chosen: params.yaml as it was for this run; shown as it is.
+        params: params.yaml as it was for this run; shown as it is.
         budget: folder with `devices/*.json` and `trained.json`; see `rsd.measure.budget`.
 
     Raises:
@@ -43,7 +43,7 @@ def write_page(path: Path, run: Run, *, chosen: Path, budget: Path) -> None:
         **_content(records),
         **_mistakes(records, run.data),
         **_budget(choose.rows(budget, run)),
-        chosen=chosen.read_text() if chosen.is_file() else None,
+        params_file=params.read_text() if params.is_file() else None,
     )
 
 
@@ -99,11 +99,11 @@ def _budget(rows: list[choose.Row]) -> dict[str, Any]:
     """The trained students on every device that is known of, and their front of accuracy against p99."""
     best = set(map(id, choose.pareto(rows)))
     trained = sorted((row for row in rows if row.top1 is not None), key=lambda row: (row.device, row.p99_ms or 0.0))
-    timed = [row for row in trained if row.p99_ms is not None]
+    with_latency = [row for row in trained if row.p99_ms is not None]
     return {
         "budget_rows": [{"row": row, "front": id(row) in best} for row in trained],
         "budget_untrained": len(rows) - len(trained),
-        "budget_front": figure("budget", latency.front(timed)) if timed else None,
+        "budget_front": figure("budget", latency.front(with_latency)) if with_latency else None,
     }
 
 

@@ -74,10 +74,10 @@ def _models(evaluation: EvaluationRecord) -> str:
 
 
 def _files(known: Snapshot) -> str:
-    timed = [row for row in known.latency.rows if row.batch == 1] if known.latency else []
+    single = [row for row in known.latency.rows if row.batch == 1] if known.latency else []
     rows = [["file", "size", "agrees with PyTorch", "runs on", "p50", "p99"]]
     for file in known.converted:
-        here = [row for row in timed if row.precision == file.precision and _runtime(row) in runtimes.readers()]
+        here = [row for row in single if row.precision == file.precision and _runtime(row) in runtimes.readers()]
         agreement = f"{100 * file.parity.top1_agreement:.2f} %"
         rows += _timed_rows(f"{file.student} {file.precision}.onnx", file.bytes, agreement, here)
     for engine in known.engines:
@@ -85,11 +85,11 @@ def _files(known: Snapshot) -> str:
         if engine.status != "built":
             rows.append([name, "-", "-", f"skipped: {engine.reason or 'no reason recorded'}", "", ""])
             continue
-        here = [row for row in timed if row.precision == engine.precision and _runtime(row) in runtimes.builders()]
+        here = [row for row in single if row.precision == engine.precision and _runtime(row) in runtimes.builders()]
         rows += _timed_rows(name, engine.bytes, "-", here, runtime=engine.library)
     if len(rows) == 1:
         return "files   none exported yet"
-    if baseline := [row for row in timed if row.runtime.startswith("pytorch")]:
+    if baseline := [row for row in single if row.runtime.startswith("pytorch")]:
         rows += _timed_rows("(not exported)", None, "-", baseline)
     device = known.latency.device.short_name if known.latency else None
     return _aligned(rows, right={1}) + (f"\n(batch 1, on {device})" if device else "")
@@ -100,14 +100,14 @@ def _runtime(row: Latency) -> str:
 
 
 def _timed_rows(
-    name: str, count: int | None, agreement: str, timed: list[Latency], *, runtime: str = "-"
+    name: str, count: int | None, agreement: str, latencies: list[Latency], *, runtime: str = "-"
 ) -> list[list[str]]:
     """A line per way the file was run; the file's own facts stand on the first line only."""
     facts = [name, "-" if count is None else size(count), agreement]
-    if not timed:
+    if not latencies:
         return [[*facts, runs_on(runtime, None), "not timed", ""]]
     rows: list[list[str]] = []
-    for row in timed:
+    for row in latencies:
         p50, p99 = row.status, ""
         if row.status == "measured":
             p50 = milliseconds(row.p50_ms)

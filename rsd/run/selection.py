@@ -54,12 +54,12 @@ def shipped(students: Iterable[IndexedStudent], method: str) -> ShippedRecord:
 
 def forget_others(run: Run, choice: Choice) -> None:
     """Remove the students and files that another choice of params has left behind."""
-    kept: dict[Path, set[str]] = {
+    folders: dict[Path, set[str]] = {
         run.students: set(choice.students),
         run.convert_folder("any").parent: set(choice.precisions),
         run.engine_folder("any").parent: set(choice.precisions),
     }
-    for folder, names in kept.items():
+    for folder, names in folders.items():
         for path in folder.glob("[!.]*"):
             if path.name not in names and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

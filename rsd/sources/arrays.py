@@ -68,14 +68,14 @@ def stratified(images: LabelledImages, share: float, seed: int) -> tuple[Labelle
     from sklearn.model_selection import train_test_split  # late: it takes seconds, and `params` imports this file
 
     try:
-        left, taken = train_test_split(
+        rest, split_off = train_test_split(
             np.arange(len(images.labels)), test_size=share, random_state=seed, stratify=images.labels
         )
     except ValueError as error:
         raise UserError(f"expected classes large enough to split off {share:.0%} of each, found: {error}") from error
     first, second = (
         LabelledImages(images.images[rows], images.labels[rows], images.classes)
-        for rows in (np.sort(left), np.sort(taken))
+        for rows in (np.sort(rest), np.sort(split_off))
     )
     return first, second
 

@@ -55,8 +55,8 @@ class ArrayImages:
         return len(self.array)
 
     def __getitem__(self, index: Any, /) -> np.ndarray:
-        picked = np.asarray(self.array[index])
-        return picked if picked.shape[1:3] == self.side else _resized(picked, self.side)
+        pixels = np.asarray(self.array[index])
+        return pixels if pixels.shape[1:3] == self.side else _resized(pixels, self.side)
 
     def sizes(self, index: np.ndarray) -> np.ndarray:
         return np.tile(np.array(self.array.shape[1:3], np.int64), (len(index), 1))
@@ -96,12 +96,12 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: Any, /) -> np.ndarray:
-        chosen = np.arange(len(self))[index]
-        sides = self.originals[chosen]
+        rows = np.arange(len(self))[index]
+        sides = self.originals[rows]
         square = self.crop_share * sides.min(axis=1, keepdims=True)
         boxes = np.concatenate([(sides - square) / 2, square, square], axis=1)
-        served = np.empty((len(chosen), *self.shape[1:]), np.uint8)
-        for row, (image, (top, left, height, width)) in enumerate(self.decoded(chosen, boxes)):
+        served = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for row, (image, (top, left, height, width)) in enumerate(self.decoded(rows, boxes)):
             box = (left, top, min(left + width, image.width), min(top + height, image.height))
             served[row] = np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
         return served

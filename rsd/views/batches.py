@@ -62,8 +62,8 @@ def epoch_plan(
     units = order[: images // 2 * 2].reshape(-1, 2) if augment.mixes else order[:, None]
     index = np.repeat(units[:, None], repeats, axis=1)
     view = np.broadcast_to(np.array(number)[None, :, None], index.shape)
-    chosen, numbers = (np.resize(values, (count, batch_size)) for values in (index, view))
-    return EpochPlan(list(chosen), list(numbers))
+    images_of_batches, numbers = (np.resize(values, (count, batch_size)) for values in (index, view))
+    return EpochPlan(list(images_of_batches), list(numbers))
 
 
 def store_plan(view: int, images: int, batch_size: int, augment: AugmentOptions, *, seed: int) -> EpochPlan:
@@ -71,8 +71,8 @@ def store_plan(view: int, images: int, batch_size: int, augment: AugmentOptions,
     order = np.arange(images)
     if augment.mixes:
         order = _paired(order, partners(images, seed=seed, pairing=view // augment.repeats))
-    chosen = np.split(order, range(batch_size, images, batch_size))
-    return EpochPlan(chosen, [np.full(len(part), view) for part in chosen])
+    parts = np.split(order, range(batch_size, images, batch_size))
+    return EpochPlan(parts, [np.full(len(part), view) for part in parts])
 
 
 def _paired(order: np.ndarray, partner: np.ndarray) -> np.ndarray:

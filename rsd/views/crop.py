@@ -50,14 +50,14 @@ def crop_boxes(sizes: np.ndarray, tries: np.ndarray, options: CropOptions) -> tu
     heights, widths = np.sqrt(area / ratio), np.sqrt(area * ratio)
     fits = (heights <= height) & (widths <= width)
     rows, first = np.arange(len(sizes)), fits.argmax(axis=1)
-    picked = np.stack([heights[rows, first], widths[rows, first]], axis=1)
+    first_fit = np.stack([heights[rows, first], widths[rows, first]], axis=1)
     free = tries[rows, first, 2:4]
     whole = np.clip(width / height, *options.ratio)[:, 0]
     central = np.stack(
         [np.minimum(height[:, 0], width[:, 0] / whole), np.minimum(width[:, 0], height[:, 0] * whole)], 1
     )
     fitting = fits.any(axis=1)
-    parts = np.where(fitting[:, None], picked, central)
+    parts = np.where(fitting[:, None], first_fit, central)
     corner = np.where(fitting[:, None], free, 0.5) * (sizes - parts)
     return np.concatenate([corner, parts], axis=1), fitting
 
@@ -77,16 +77,16 @@ def crops(images: ArrayImages | ImageFiles, index: np.ndarray, boxes: np.ndarray
             part = np.array(image.crop((columns.start, rows.start, columns.stop, rows.stop)))
             served[row] = _resized(part, side, mirrored[row])
         return served
-    picked = np.asarray(images.array[index])
-    if picked.shape[1] > side[0] or picked.shape[2] > side[1]:
-        parts = [pixels[_whole_pixels(box, pixels.shape)] for pixels, box in zip(picked, boxes, strict=True)]
+    arrays = np.asarray(images.array[index])
+    if arrays.shape[1] > side[0] or arrays.shape[2] > side[1]:
+        parts = [pixels[_whole_pixels(box, pixels.shape)] for pixels, box in zip(arrays, boxes, strict=True)]
         return np.stack([_resized(part, side, flip) for part, flip in zip(parts, mirrored, strict=True)])
     rows, columns = (
         boxes[:, [start]] + (np.arange(length) + 0.5) / length * boxes[:, [extent]] - 0.5
         for start, extent, length in ((0, 2, side[0]), (1, 3, side[1]))
     )
     columns[mirrored] = columns[mirrored, ::-1]
-    return _transposed(_interpolated(_transposed(_interpolated(picked, rows)), columns))
+    return _transposed(_interpolated(_transposed(_interpolated(arrays, rows)), columns))
 
 
 def flipped(images: np.ndarray) -> np.ndarray:

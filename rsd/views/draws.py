@@ -43,14 +43,14 @@ def beta(alpha: float, quantile: np.ndarray) -> np.ndarray:
     series converges fast below the median; above it the distribution mirrors.
     """
     constant, terms = _beta_series(alpha)
-    wanted = np.log(np.clip(np.minimum(quantile, 1 - quantile), np.finfo(float).tiny, None)) + constant
+    goal = np.log(np.clip(np.minimum(quantile, 1 - quantile), np.finfo(float).tiny, None)) + constant
     median = math.log(0.5)
-    place = np.minimum(wanted / alpha, median)
+    place = np.minimum(goal / alpha, median)
     for _ in range(6):
         x = np.exp(place)
         series = np.power.outer(x, np.arange(len(terms))) @ terms
         reached = alpha * (place + np.log1p(-x)) + np.log(series)
-        place = np.minimum(place - (reached - wanted) * (1 - x) * series / alpha, median)
+        place = np.minimum(place - (reached - goal) * (1 - x) * series / alpha, median)
     x = np.exp(place)
     return np.where(quantile > 0.5, 1 - x, x)
 

@@ -52,8 +52,8 @@ def mixed_views(
         rows = pairings == pairing
         other[rows] = partners(len(images), seed=seed, pairing=pairing)[index[rows]]
     most = view.max() + 1
-    wanted, places = np.unique(np.concatenate([index, other]) * most + np.tile(view, 2), return_inverse=True)
-    pixels = views(images, wanted // most, options, seed=seed, view=wanted % most)
+    pairs, places = np.unique(np.concatenate([index, other]) * most + np.tile(view, 2), return_inverse=True)
+    pixels = views(images, pairs // most, options, seed=seed, view=pairs % most)
     own, theirs = np.split(places, 2)
 
     kind, quantile, row, column = uniform(seed, np.minimum(index, other), view, _DRAWN).T

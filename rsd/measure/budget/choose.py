@@ -55,17 +55,17 @@ def rows(budget: Path, run: Run) -> list[Row]:
         for candidate in record.candidates:
             match = next((one for one in trained if one.same(candidate)), None)
             for precision, file in candidate.files.items():
-                timed = [row for row in record.rows if (row.file, row.precision) == (file.path, precision)]
-                if timed:
-                    results.append(_row(device, candidate.name, candidate.parameters, precision, timed, match))
+                latencies = [row for row in record.rows if (row.file, row.precision) == (file.path, precision)]
+                if latencies:
+                    results.append(_row(device, candidate.name, candidate.parameters, precision, latencies, match))
     if here and known_run and (measured := known_run.latency):
         device, onnx_rows = measured.device.full_name, [row for row in measured.rows if row.runtime in readers()]
         for precision in here.top1:
-            timed = [row for row in onnx_rows if (row.precision, row.batch) == (precision, 1)]
-            if timed and not any(
+            latencies = [row for row in onnx_rows if (row.precision, row.batch) == (precision, 1)]
+            if latencies and not any(
                 (r.device, r.precision, r.student) == (device, precision, here.student) for r in results
             ):
-                results.append(_row(device, here.model, here.parameters, precision, timed, here))
+                results.append(_row(device, here.model, here.parameters, precision, latencies, here))
     return results
 
 
@@ -109,11 +109,13 @@ def _row(
     name: str,
     parameters: int | None,
     precision: str,
-    timed: Sequence[Latency],
+    latencies: Sequence[Latency],
     known: TrainedStudent | None,
 ) -> Row:
-    tailed = [row for row in timed if row.p99_ms is not None] or [row for row in timed if row.p50_ms is not None]
-    fastest = min(tailed, key=lambda row: row.p99_ms or row.p50_ms or 0.0) if tailed else timed[0]
+    tailed = [row for row in latencies if row.p99_ms is not None] or [
+        row for row in latencies if row.p50_ms is not None
+    ]
+    fastest = min(tailed, key=lambda row: row.p99_ms or row.p50_ms or 0.0) if tailed else latencies[0]
     top1 = known.top1.get(precision) if known else None
     return Row(
         device, name, parameters, precision, fastest, top1, known.student if known and top1 is not None else None

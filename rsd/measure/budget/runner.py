@@ -98,11 +98,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("latency.json"), help="where the result goes")
     parser.add_argument("--threads", type=int, nargs="+", help="CPU threads; default: 1, and all cores")
     parser.add_argument("--seconds", type=float, help="least time per row; default: what the kit says")
-    given = parser.parse_args()
-    if min(given.threads or [1]) < 1 or (given.seconds or 0) < 0:
+    arguments = parser.parse_args()
+    if min(arguments.threads or [1]) < 1 or (arguments.seconds or 0) < 0:
         parser.error("expected at least 1 thread and 0 seconds")
     try:
-        run(Path(__file__).resolve().parent, given.out, threads=given.threads, seconds=given.seconds)
+        run(Path(__file__).resolve().parent, arguments.out, threads=arguments.threads, seconds=arguments.seconds)
     except ValueError as error:
         sys.exit(f"error: {error}")
 

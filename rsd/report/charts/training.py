@@ -49,8 +49,8 @@ def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height
     frame = curves[columns].dropna(subset=[column])
     epochs = np.unique(frame["epoch"].to_numpy())
     if len(epochs) > (points := points_drawn(curves)):
-        kept = epochs[np.linspace(0, len(epochs) - 1, points).round().astype(int)]
-        frame = frame[frame["epoch"].isin(kept)]
+        selection = epochs[np.linspace(0, len(epochs) - 1, points).round().astype(int)]
+        frame = frame[frame["epoch"].isin(selection)]
     values = frame[column]
     # A schedule is known by its shape, which a logarithm would bend.
     logarithmic = bool(values.min() > 0 and values.max() > 30 * values.min() and column != "learning_rate")

@@ -154,10 +154,10 @@ def _split(
     rows = {name: np.flatnonzero(usable & (table.split == s)) for s, name in enumerate(splits)}
     for name, share in (("test", options.test), ("validation", options.validation)):
         if name not in rows:
-            left, taken = _split_off(rows["train"], table.label, identity, share, options.seed)
-            rows[name] = taken
+            rest, part = _split_off(rows["train"], table.label, identity, share, options.seed)
+            rows[name] = part
             if name == "test" or options.hold_out:
-                rows["train"] = left
+                rows["train"] = rest
     if options.train_share < 1:
         rows["train"] = _split_off(rows["train"], table.label, identity, options.train_share, options.seed)[1]
     return {name: rows[name] for name in ("train", "validation", "test")}
@@ -170,15 +170,15 @@ def _split_off(
     needs("data", "sklearn")
     from sklearn.model_selection import train_test_split  # late, as in arrays.py
 
-    taken = []
+    parts = []
     # Class by class, so that new images of one class change no other class's split.
     for members in np.split(rows, np.flatnonzero(np.diff(label[rows])) + 1):
         different = np.unique(identity[members])
         count = max(1, round(share * len(different)))
-        chosen = train_test_split(different, test_size=count, random_state=seed)[1]
-        taken.append(members[np.isin(identity[members], chosen)])
-    taken_rows = np.concatenate(taken)
-    return np.setdiff1d(rows, taken_rows), taken_rows
+        part = train_test_split(different, test_size=count, random_state=seed)[1]
+        parts.append(members[np.isin(identity[members], part)])
+    part_rows = np.concatenate(parts)
+    return np.setdiff1d(rows, part_rows), part_rows
 
 
 def _index(table: FileTable, rows: np.ndarray) -> ImageIndex:

@@ -48,7 +48,7 @@ def out(tmp_path: Path) -> Path:
 
 def page_arguments(out: Path) -> dict[str, Any]:
     """What `write_page` asks for, in a tree like the one below."""
-    return {"run": Run(out), "chosen": out / "params.yaml", "budget": out.parent / "budget"}
+    return {"run": Run(out), "params": out / "params.yaml", "budget": out.parent / "budget"}
 
 
 def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int = EPOCHS) -> None:

@@ -29,9 +29,11 @@ class Metrics(Collector):
         self._registry.register(self)
         common: dict[str, Any] = {"namespace": "rsd_edge", "registry": self._registry}
         self.requests = Counter("requests", "Requests by route and status.", ("route", "code"), **common)
-        timed: dict[str, Any] = {"buckets": BUCKETS, **common}
-        self.seconds = Histogram("request_seconds", "From a request's head to its answer of 200.", ("route",), **timed)
-        self.inference = Histogram("inference_seconds", "In the model, for the same requests.", **timed)
+        histogram: dict[str, Any] = {"buckets": BUCKETS, **common}
+        self.seconds = Histogram(
+            "request_seconds", "From a request's head to its answer of 200.", ("route",), **histogram
+        )
+        self.inference = Histogram("inference_seconds", "In the model, for the same requests.", **histogram)
         for route in ROUTES:
             self.seconds.labels(route)  # so that it is zero, not absent, before the first request
         self.started = time.time()
@@ -68,10 +70,10 @@ class Metrics(Collector):
         """All metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self._registry)
 
-    def total(self, sample: str, chosen: Callable[[dict[str, str]], bool] = lambda labels: True) -> float:
+    def total(self, sample: str, matches: Callable[[dict[str, str]], bool] = lambda labels: True) -> float:
         """Sum of a sample such as `requests_total` over the labels for which `chosen` is true."""
         samples = (each for metric in self._registry.collect() for each in metric.samples)
-        return sum(each.value for each in samples if each.name == f"rsd_edge_{sample}" and chosen(each.labels))
+        return sum(each.value for each in samples if each.name == f"rsd_edge_{sample}" and matches(each.labels))
 
     def percentile(self, share: float) -> float | None:
         """Seconds within which this share of the recent requests was answered; None before the first."""
