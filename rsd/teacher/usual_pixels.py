@@ -38,8 +38,8 @@ def check_pixels(
     Raises:
         UserError: names the better input, and how to choose it or to keep the present one.
     """
-    chosen = np.random.default_rng(0).permutation(len(validation.labels))[:MOST_IMAGES]
-    images, labels = validation.images[chosen], validation.labels[chosen]
+    index = np.random.default_rng(0).permutation(len(validation.labels))[:MOST_IMAGES]
+    images, labels = validation.images[index], validation.labels[index]
     device = next(model.parameters()).device
 
     def right(preprocessing: Preprocessing) -> np.ndarray:
