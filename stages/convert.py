@@ -45,7 +45,7 @@ def main() -> None:
             sha256=sha256(path),
             parity=parity,
             ladder=[rung for rung in exported.ladder if rung.rung != name] + [parity],
-            details=converted.details.model_dump() if converted.details else {},
+            details=converted.details,
             made_from=exported.files,
         )
     )

@@ -1,7 +1,6 @@
 """Teacher, students and the test split -> out/evaluate/. The one stage that reads test labels to judge accuracy."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -19,7 +18,7 @@ from rsd.models.folder import load_trained
 from rsd.models.make import parameter_count
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict, predict_together
-from rsd.run.records import Evaluation, EvaluationRecord, StudentIndex
+from rsd.run.records import Evaluation, EvaluationRecord, ShownRecord, StudentIndex
 from rsd.sources.images import LabelledImages, read_split, sample
 from stages import OUT, run
 
@@ -83,7 +82,7 @@ def main() -> None:
         pd.concat(curves).to_csv(aside / "curves.csv", index=False)
         pd.concat(bins).to_csv(aside / "calibration.csv", index=False)
         likeness.to_csv(aside / "cka.csv", index=False, float_format="%.6f")
-        write_json(aside / "correlation.json", _correlation(index))
+        write_json(aside / "correlation.json", _shown(index).content())
         (aside / "confusion").mkdir()
         for name, frame in confusion.items():
             frame.to_csv(aside / "confusion" / f"{name}.csv", index=False)
@@ -111,12 +110,12 @@ def _likeness(methods: list[str], index: StudentIndex, test: LabelledImages, dev
     return pd.concat(tables[1:] or tables)
 
 
-def _correlation(index: StudentIndex) -> dict[str, Any]:
+def _shown(index: StudentIndex) -> ShownRecord:
     """What the first student whose method offers a look inside shows; or why none does."""
-    for student in index.students:
-        if correlation := OUT.inside(student.name).correlation:
-            return {"student": student.name, **correlation.model_dump()}
-    return {"skipped": "no method of this run offers a look inside its student"}
+    for name in (student.name for student in index.students):
+        if correlation := OUT.inside(name).correlation:
+            return ShownRecord(student=name, correlation=correlation)
+    return ShownRecord(student=name, skipped="no method of this run offers a look inside its student")
 
 
 def _loaded(folder: Path, device: torch.device) -> tuple[nn.Module, PixelNormalize]:

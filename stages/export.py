@@ -1,7 +1,6 @@
 """The shipped student -> out/export/: without its training-only module, traced once to ONNX in float32."""
 
 import json
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from rsd.machine.files import sha256, write_array
 from rsd.models.folder import load_trained
 from rsd.models.make import parameter_count
 from rsd.models.predict import predict
-from rsd.run.records import ExportRecord
+from rsd.run.records import ExportRecord, GraphInput
 from rsd.sources.images import read_record, read_split
 from stages import OUT, run
 
@@ -46,11 +45,12 @@ def main() -> None:
 
     path = OUT.export_folder / "model.onnx"
     made_from = shipped.made_from | OUT.digests("data/dataset.json")
-    about: dict[str, Any] = {
+    served = GraphInput(**data.preprocessing.model_dump(), mean=record.mean, std=record.std)
+    about = {
         "student": record.name,
         "license": options.license,
         "classes": record.classes,
-        "preprocessing": data.preprocessing | {"mean": record.mean, "std": record.std, "normalised": "inside"},
+        "preprocessing": served.model_dump(),
         "validation_top1": round(record.validation.top1, 2),
         "test_top1": round(100 * parity.accuracy, 2),
     }

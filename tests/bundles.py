@@ -14,9 +14,9 @@ from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.release import sign
 from rsd.release.bundle import BundleOptions, write_bundle
 from rsd.run.paths import Run
-from rsd.run.records import ConvertRecord, EngineRecord, Evaluation, ExportRecord, LatencyRecord, Parity
+from rsd.run.records import ConvertRecord, EngineRecord, Evaluation, ExportRecord, GraphInput, LatencyRecord, Parity
 from rsd.sources.images import DatasetRecord
-from tests.rsd.run.small import DEVICE, PARITY
+from tests.rsd.run.small import DEVICE, PARITY, TIMING
 
 SHAPE = (6, 5, 3)
 CLASSES = ["a", "b", "c"]
@@ -58,10 +58,11 @@ def ingredients(
     """What `write_bundle` takes, with an engine for the first precision; the same model stands for every precision."""
     images = np.random.default_rng(1).integers(0, 256, (20, *shape), np.uint8)
     run, data = Run(folder), dataset(shape, crop_share)
+    served = GraphInput(**data.preprocessing.model_dump(), mean=[0.5], std=[0.5])
     facts = {"student": "rsd-1", "test_top1": 98.0, "bytes": 1, "sha256": "0"}
     run.write(
         ExportRecord(
-            **facts, license="MIT", classes=CLASSES, preprocessing=data.preprocessing | {"mean": [0.5], "std": [0.5]},
+            **facts, license="MIT", classes=CLASSES, preprocessing=served,
             validation_top1=98.0, parameters=1, opset=20, ir_version=10, ladder=[],
         )
     )  # fmt: skip
@@ -84,7 +85,8 @@ def ingredients(
         "export": run.export(), "converted": [run.converted(precision) for precision in precisions],
         "engines": [run.engine(precision) for precision in precisions], "images": images, "record": data,
         "metrics": Evaluation(model="rsd-1", method="rsd", seed=1, top1=98.0, per_class={}, **figures),
-        "latency": LatencyRecord(device=DEVICE, conditions={}, options={}, rows=[]), "licences": folder / "licences",
+        "latency": LatencyRecord(device=DEVICE, conditions={}, options=TIMING, rows=[]),
+        "licences": folder / "licences",
         "made_from": {}, "card": "# tiny\n",
     }  # fmt: skip
 

@@ -24,7 +24,7 @@ from pydantic import Field
 from rsd.export.runtimes.onnxruntime import logits_of, session_options
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
-from rsd.run.records import Part
+from rsd.run.records import Harm
 from rsd.sources.images import Images, sample_indices
 
 OPERATORS = ["Conv", "MatMul", "Gemm"]
@@ -148,15 +148,6 @@ def _logits_in_float(proto: onnx.ModelProto) -> None:
     initializers = [copy.deepcopy(tensor) for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(initializers)
-
-
-class Harm(Part):
-    """What quantising one node alone does."""
-
-    node: str
-    operator: str
-    error: float
-    """Root mean square of what it changes in the logits, as a share of their standard deviation."""
 
 
 def harms(proto: onnx.ModelProto, ranges: Calibrated, images: NDArray[np.uint8], *, threads: int = 1) -> list[Harm]:

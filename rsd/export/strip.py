@@ -45,7 +45,7 @@ class AsTrained:
             setting = setting._replace(teacher_width=embedding_width(self.teacher))
             if kind.staged:
                 setting = setting._replace(teacher_stages=stage_shapes(self.teacher, of_teacher.image_shape))
-        self.task = kind(self.student, setting, kind.Options.model_validate(record.options))
+        self.task = kind(self.student, setting, record.options.of(kind.Options))
         self.task.load_scaffold(load_file(record.folder / "scaffold.safetensors"))
         self.task.eval()
 

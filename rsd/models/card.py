@@ -1,10 +1,8 @@
 """A student's model card, in the Hugging Face hub's format: what it is, how it was trained, what it cannot do."""
 
-from typing import Any
-
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from rsd.run.records import StudentRecord, TeacherRecord
+from rsd.run.records import Section, StudentRecord, TeacherRecord
 from rsd.sources.images import DatasetRecord
 
 MOST_CLASSES = 20
@@ -38,7 +36,7 @@ def model_card(
     library: str,
     test_top1: float | None = None,
     files: str = "",
-    licence: dict[str, Any] | None = None,
+    licence: dict[str, str] | None = None,
 ) -> ModelCard:
     """The card of a student, in whatever files it comes. The same arguments give the same text.
 
@@ -68,7 +66,8 @@ def model_card(
             )
             for split, value in top1.items()
         ],
-        **(licence or {}),
+        license=(licence or {}).get("license"),
+        license_name=(licence or {}).get("license_name"),
     )
     height, width, channels = student.image_shape
     source = (
@@ -83,7 +82,7 @@ def model_card(
     )
     selection = (
         "These are the weights of the last epoch: no image chose them."
-        if student.recipe.get("select") == "last"
+        if student.recipe.root.get("select") == "last"
         else "The validation images chose these weights, so their figure flatters the student; test images do not."
     )
     counts = ", ".join(f"{split} {count:,}" for split, count in data.counts.items())
@@ -131,7 +130,7 @@ Images of `{data.source}`: {counts}. Classes, in the order of the logits: {class
 """)
 
 
-def _listed(options: dict[str, Any]) -> str:
+def _listed(section: Section) -> str:
     """Plain options with a value, after a comma."""
-    plain = {name: value for name, value in options.items() if isinstance(value, str | int | float)}
+    plain = {name: value for name, value in section.root.items() if isinstance(value, str | int | float)}
     return "".join(f", {name} {value}" for name, value in plain.items())

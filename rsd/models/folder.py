@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 import timm
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from safetensors.torch import load_file, save_file
 from timm.models._hub import load_model_config_from_path, save_config_for_hf
 from torch import Tensor, nn
@@ -115,7 +115,7 @@ class ModelConfig(Pixels):
     """What `config.json` says of a model and of its input, as timm reads it."""
 
     architecture: ModelName
-    model_args: dict[str, Any]
+    model_args: dict[str, JsonValue]
     num_classes: int = Field(ge=1)
     input_size: tuple[Annotated[int, Field(ge=1, le=64)], _Side, _Side]
 
@@ -165,7 +165,7 @@ def save_trained(
         metadata: texts for the file of weights.
     """
     save_weights(weights, folder / WEIGHTS, metadata=metadata)
-    crop, resize = data.preprocessing["crop_share"], data.preprocessing["resize"]
+    crop, resize = data.preprocessing.crop_share, data.preprocessing.resize
     pixels = {
         "input_size": (data.channels, input_size or data.height, input_size or data.width),
         "mean": tuple(mean),

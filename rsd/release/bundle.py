@@ -90,7 +90,7 @@ def write_bundle(
         aside.mkdir()
         (aside / "README.md").write_text(card)
         write_json(aside / "labels.json", export.classes)
-        write_json(aside / "preprocessing.json", export.preprocessing)
+        write_json(aside / "preprocessing.json", export.preprocessing.model_dump(mode="json"))
         for path in [*licences.glob("*.txt"), licences / "data" / f"{record.source}.txt"]:
             if path.is_file():
                 (aside / "licences").mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from rsd.measure.latency import NOISY_SPREAD, SAMPLES_NEEDED
 from rsd.report.charts.speed import latencies
 from rsd.report.charts.style import save_svg
 from rsd.report.table import milliseconds, runs_on, size
-from rsd.run.records import Latency, LatencyRecord
+from rsd.run.records import Conditions, Latency, LatencyRecord
 
 COLUMNS = (
     *("runs on", "batch", "p50", "p90", "p99", "mean", "CPU time", "images/s", "samples"),
@@ -32,15 +32,16 @@ def markdown(record: LatencyRecord) -> str:
 
 def notes(record: LatencyRecord) -> list[str]:
     """How it was measured and whether the machine was quiet, in sentences."""
-    options, before, after = record.options, record.conditions.get("before", {}), record.conditions.get("after", {})
+    options, unknown = record.options, Conditions()
+    before, after = record.conditions.get("before", unknown), record.conditions.get("after", unknown)
     sentences = [
         f"On {record.device.short_name}; times are per call, all samples kept, none removed. Each row ran for at "
-        f"least {options['min_seconds']:g} s and {options['min_samples']} calls (above batch 1: "
-        f"{min(options['min_samples'], SAMPLES_NEEDED[90])}) in {options['rounds']} interleaved rounds, each after a "
+        f"least {options.min_seconds:g} s and {options.min_samples} calls (above batch 1: "
+        f"{min(options.min_samples, SAMPLES_NEEDED[90])}) in {options.rounds} interleaved rounds, each after a "
         "warm-up until two windows agreed within 5 %. A p90 needs 64 samples, a p99 662.",
-        f"Cores {_list(before.get('affinity'))}; clock {_list(before.get('clock_mhz'))} MHz before and "
-        f"{_list(after.get('clock_mhz'))} after; governor {_list(before.get('governor'))}; load "
-        f"{before.get('load', 'unknown')} before and {after.get('load', 'unknown')} after.",
+        f"Cores {_list(before.affinity)}; clock {_list(before.clock_mhz)} MHz before and "
+        f"{_list(after.clock_mhz)} after; governor {_list(before.governor)}; load "
+        f"{_load(before)} before and {_load(after)} after.",
     ]
     measured = [row for row in record.rows if row.status == "measured"]
     if noisy := [row for row in measured if row.noisy]:
@@ -94,6 +95,10 @@ def _list(values: Sequence[Any] | None) -> str:
         return "unknown"
     unique = list(dict.fromkeys(map(str, values)))
     return ", ".join(unique)
+
+
+def _load(state: Conditions) -> str:
+    return "unknown" if state.load is None else str(state.load)
 
 
 def read(path: Path) -> LatencyRecord:

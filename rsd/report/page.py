@@ -79,7 +79,8 @@ def _content(records: Records) -> dict[str, Any]:
         "figures": _figures(records),
         "terms": _terms(records),
         "likeness": _likeness(records),
-        "correlation": records.correlation,
+        "shown": records.shown,
+        "correlation": records.shown.correlation if records.shown else None,
         "redundancy": _redundancy(records),
         "correlations": _correlations(records),
         "confusions": _confusions(records),
@@ -126,8 +127,7 @@ def _export(export: ConvertRecord) -> dict[str, Any]:
         "agreement": 100 * export.parity.top1_agreement,
         "difference": export.parity.max_difference_share,
         "cosine": export.parity.min_cosine,
-        "in_float": len(export.details.get("in_float", [])),
-        "nodes": export.details.get("nodes"),
+        "details": export.details,
     }
 
 
@@ -183,15 +183,16 @@ def _likeness(records: Records) -> list[Figure]:
 
 def _correlations(records: Records) -> list[Figure]:
     """P before and after training, on one scale."""
-    correlation = records.correlation
-    pictures = {when: correlation[when] for when in ("before", "after") if correlation.get(when)}
-    most = max((abs(value) for one in pictures.values() for row in one["matrix"] for value in row), default=1.0)
+    if records.shown is None or records.shown.correlation is None:
+        return []
+    pictures = {"before": records.shown.correlation.before, "after": records.shown.correlation.after}
+    most = max(abs(value) for one in pictures.values() for row in one.matrix for value in row)
     return [
         figure(
             f"correlation-{when}",
-            inside.correlation_matrix(one["matrix"], most=most),
+            inside.correlation_matrix(one.matrix, most=most),
             f"P {when} training",
-            f"Mean of the diagonal {one['diagonal_mean']:.2f}; RMS off the diagonal {one['off_diagonal_rms']:.3f}.",
+            f"Mean of the diagonal {one.diagonal_mean:.2f}; RMS off the diagonal {one.off_diagonal_rms:.3f}.",
         )
         for when, one in pictures.items()
     ]

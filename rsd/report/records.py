@@ -18,6 +18,7 @@ from rsd.run.records import (
     EvaluationRecord,
     Latency,
     LatencyRecord,
+    ShownRecord,
     StudentRecord,
 )
 from rsd.run.snapshot import evaluated
@@ -34,7 +35,7 @@ class Records:
     confusion: pd.DataFrame | None
     likeness: pd.DataFrame | None
     """CKA of students' layers with the teacher's."""
-    correlation: dict[str, Any]
+    shown: ShownRecord | None
     """The cross-correlation before and after training, or why there is none."""
     students: dict[str, StudentRecord]
     shipped: Evaluation | None
@@ -90,7 +91,7 @@ def read(run: Run) -> Records:
         calibration=_csv(folder / "calibration.csv"),
         confusion=_confusion(folder / "confusion"),
         likeness=_csv(folder / "cka.csv"),
-        correlation=_json(folder / "correlation.json") or {},
+        shown=run.shown_inside(),
         students={student.name: student for student in known.students},
         shipped=known.shipped_evaluation,
         exports=known.converted,

@@ -22,6 +22,7 @@ from rsd.run.records import (
     LatencyRecord,
     Record,
     ShippedRecord,
+    ShownRecord,
     StudentIndex,
     StudentRecord,
     TeacherRecord,
@@ -185,6 +186,13 @@ class Run:
 
     def evaluation(self) -> EvaluationRecord:
         return self._read("evaluate/models.json", EvaluationRecord, "evaluate")
+
+    def shown_inside(self) -> ShownRecord | None:
+        """What the report shows of a student's inside; None before the models are evaluated."""
+        try:
+            return self._read("evaluate/correlation.json", ShownRecord, "evaluate")
+        except MissingError:
+            return None
 
     def export(self) -> ExportRecord:
         return self._read("export/export.json", ExportRecord, "export")

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, sha256, write_json, written_aside
+from rsd.run.records import ServedSize
 from rsd.sources.image_file import decode
 
 
@@ -161,19 +162,15 @@ class DatasetRecord(BaseModel):
         return self.height, self.width, self.channels
 
     @property
-    def preprocessing(self) -> dict[str, Any]:
-        """How the project serves an image of another size, so that a device can do the same with Pillow.
-
-        An array is resized as a whole (bilinear); an image file is cut to its central square of `crop_share` (bicubic).
-        """
+    def preprocessing(self) -> ServedSize:
         files = self.kept == "files"
-        return {
-            "height": self.height,
-            "width": self.width,
-            "channels": self.channels,
-            "resize": "bicubic" if files else "bilinear",
-            "crop_share": self.crop_share if files else None,
-        }
+        return ServedSize(
+            height=self.height,
+            width=self.width,
+            channels=self.channels,
+            resize="bicubic" if files else "bilinear",
+            crop_share=self.crop_share if files else None,
+        )
 
 
 def write_arrays(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, str]:

@@ -14,7 +14,7 @@ from rsd.export.trace import trace
 from rsd.machine.files import sha256, write_array, write_json
 from rsd.machine.yaml_file import read_yaml
 from rsd.run.paths import Run
-from rsd.run.records import EngineRecord, ExportRecord
+from rsd.run.records import EngineRecord, ExportRecord, GraphInput
 from rsd.sources.images import write_arrays
 from tests.rsd.export.conftest import MEAN, STD, File, squares, tiny_model
 from tests.rsd.models.small import dataset
@@ -136,7 +136,7 @@ def export(run: Run) -> None:
             student="rsd-0",
             license="MIT",
             classes=data.classes,
-            preprocessing=data.preprocessing,
+            preprocessing=GraphInput(**data.preprocessing.model_dump(), mean=data.mean, std=data.std),
             validation_top1=100.0,
             test_top1=100.0,
             parameters=1,

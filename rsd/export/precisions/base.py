@@ -8,14 +8,13 @@ from typing import ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from rsd.export.divergence import first_divergence, graph_values, in_words
 from rsd.export.graph import checked
 from rsd.export.ladder import Explain, Ladder
 from rsd.export.parity import AccuracyDelta, Gate
 from rsd.machine.options import Options
-from rsd.run.records import Parity
+from rsd.run.records import Details, Parity
 from rsd.sources.images import Images, LabelledImages
 
 
@@ -49,7 +48,7 @@ class Converted(NamedTuple):
     logits: NDArray[np.float32]
     """`[N, classes]` of all test images."""
     parity: Parity
-    details: BaseModel | None = None
+    details: Details | None = None
     """What the record says of the conversion."""
     note: str = ""
     """A line for the terminal."""

@@ -6,17 +6,17 @@ import onnx
 from rsd.export.graph import checked
 from rsd.export.parity import GateError, compare
 from rsd.export.precisions.base import Converted, Exported, Precision
-from rsd.export.quantize import Harm, Int8Options, calibrated, harms, quantized, tries
+from rsd.export.quantize import Int8Options, calibrated, harms, quantized, tries
 from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.machine.errors import UserError
-from rsd.run.records import Part
+from rsd.run.records import Details, Harm
 from rsd.sources.images import Images, sample_indices
 
 SEARCH_IMAGES = 256
 """Validation images that say which nodes int8 hurts most."""
 
 
-class Int8Details(Part):
+class Int8Details(Details):
     """How an int8 file was made."""
 
     calibration: str
@@ -25,10 +25,6 @@ class Int8Details(Part):
     reduce_range: bool
     calibration_images: int
     """As many as there were, and at most the option."""
-    nodes: int
-    """That can be quantised."""
-    in_float: list[Harm]
-    """Nodes that stayed in float, the most harmful first."""
     refused_by_test: list[int]
     """Smaller counts of such nodes that passed on the validation images and not on the test images."""
 

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from rsd.machine.errors import UserError
 from rsd.measure.budget.runner import FORMAT
@@ -16,7 +16,7 @@ from rsd.run.snapshot import Snapshot
 LARGEST = 500_000_000
 """Bytes of a device's JSON; 60 rows of 20,000 samples take a fortieth of it."""
 
-Args = dict[Name, Any]
+Args = dict[Name, JsonValue]
 Kind = TypeVar("Kind", bound=BaseModel)
 
 

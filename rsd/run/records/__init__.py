@@ -3,22 +3,26 @@
 Every record says where it lies below the run's folder, and what it was made from.
 """
 
-from rsd.run.records.base import Name, Part, Record
+from rsd.run.records.base import Name, Part, Record, Section
 from rsd.run.records.device import CPU, GPU, DeviceRecord, Fingerprinted
 from rsd.run.records.files import (
     BundleRecord,
     Comparison,
     ConvertRecord,
+    Details,
     EngineRecord,
     ExportRecord,
+    GraphInput,
+    Harm,
     Origin,
     Parity,
     Port,
     Rounded,
+    ServedSize,
 )
 from rsd.run.records.judged import Evaluation, EvaluationRecord
 from rsd.run.records.params import Choice, Watched
-from rsd.run.records.timed import Latency, LatencyRecord
+from rsd.run.records.timed import Conditions, Latency, LatencyRecord, Timing
 from rsd.run.records.trained import (
     CorrelationChange,
     CorrelationPicture,
@@ -26,6 +30,7 @@ from rsd.run.records.trained import (
     InsideRecord,
     Model,
     ShippedRecord,
+    ShownRecord,
     StudentIndex,
     StudentRecord,
     TeacherRecord,
@@ -39,15 +44,19 @@ __all__ = [
     "BundleRecord",
     "Choice",
     "Comparison",
+    "Conditions",
     "ConvertRecord",
     "CorrelationChange",
     "CorrelationPicture",
+    "Details",
     "DeviceRecord",
     "EngineRecord",
     "Evaluation",
     "EvaluationRecord",
     "ExportRecord",
     "Fingerprinted",
+    "GraphInput",
+    "Harm",
     "IndexedStudent",
     "InsideRecord",
     "Latency",
@@ -60,10 +69,14 @@ __all__ = [
     "Port",
     "Record",
     "Rounded",
+    "Section",
+    "ServedSize",
     "ShippedRecord",
+    "ShownRecord",
     "StudentIndex",
     "StudentRecord",
     "TeacherRecord",
+    "Timing",
     "TrainedRecord",
     "Validation",
     "Watched",

@@ -1,12 +1,27 @@
 """What all records have in common: where one lies, and what it was made from."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, RootModel
 
 # What is printed on terminals and pages: no control characters, no novels.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+class Section(RootModel[dict[str, JsonValue]]):
+    """A section of the params as a record holds it. Its type stands in a room below this one."""
+
+    def of(self, kind: type[Kind]) -> Kind:
+        """The section as its type.
+
+        Raises:
+            ValidationError: it is not of this type.
+        """
+        return kind.model_validate(self.root)
 
 
 class Part(BaseModel):

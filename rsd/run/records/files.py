@@ -1,8 +1,8 @@
 """Records of the files for devices: the exported graph, its precisions, their engines, the origin of a bundle."""
 
-from typing import Any
+from typing import Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from rsd.run.records.base import Part, Record
 
@@ -48,13 +48,37 @@ class Parity(Comparison):
     """Of fp16."""
 
 
+class ServedSize(Part):
+    """How the project serves an image of another size, so that a device can do the same with Pillow.
+
+    An array is resized as a whole (bilinear). An image file is cut to its central square of `crop_share` (bicubic).
+    """
+
+    height: int
+    """In pixels, as is `width`."""
+    width: int
+    channels: int
+    resize: Literal["bilinear", "bicubic"]
+    crop_share: float | None
+    """Of the shorter side."""
+
+
+class GraphInput(ServedSize):
+    """What a graph takes: served images, which it normalises itself."""
+
+    mean: list[float]
+    """Per channel, of pixels in [0, 1], as is `std`."""
+    std: list[float]
+    normalised: Literal["inside"] = "inside"
+
+
 class ExportRecord(Record):
     """`export/export.json`: the shipped student as an ONNX graph in float32."""
 
     student: str
     license: str
     classes: list[str]
-    preprocessing: dict[str, Any]
+    preprocessing: GraphInput
     validation_top1: float
     """Per cent, as is `test_top1`, which is the graph's."""
     test_top1: float
@@ -76,6 +100,26 @@ class ExportRecord(Record):
         return {"export/model.onnx": self.sha256}
 
 
+class Harm(Part):
+    """What one node alone does in another precision."""
+
+    node: str
+    operator: str
+    error: float
+    """Root mean square of what it changes in the logits, as a share of their standard deviation."""
+
+
+class Details(BaseModel):
+    """What a precision says of its conversion; a precision may add to it."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    nodes: int
+    """That can be converted."""
+    in_float: list[Harm]
+    """Nodes that stayed in float, the most harmful first."""
+
+
 class ConvertRecord(Record):
     """`convert/PRECISION/convert.json`: the file of one precision, held to its gate."""
 
@@ -88,8 +132,7 @@ class ConvertRecord(Record):
     parity: Parity
     """Of this file against the trained student."""
     ladder: list[Parity]
-    details: dict[str, Any] = Field({})
-    """What the precision says of its conversion, such as the nodes that int8 left in float."""
+    details: SerializeAsAny[Details] | None = None
 
     @property
     def place(self) -> str:

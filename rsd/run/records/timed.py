@@ -1,6 +1,6 @@
 """The record of a benchmark: a row per file, runtime, number of threads and batch size."""
 
-from typing import Any
+from typing import Literal
 
 from pydantic import Field
 
@@ -49,13 +49,39 @@ class Latency(Part):
     """Of that process before the file was opened."""
 
 
+class Conditions(Part):
+    """What may change between two measurements on one device; None is not known."""
+
+    affinity: list[int] | None = None
+    """CPU cores that the process may use."""
+    clock_mhz: list[int] | None = None
+    """Of each of these cores."""
+    governor: list[str] | None = None
+    load: float | None = None
+    """Mean length of the run queue over a minute."""
+
+
+class Timing(Part):
+    """How long each row was timed, over all rounds."""
+
+    warmup_seconds: float | None = None
+    min_seconds: float
+    min_samples: int
+    rounds: int
+    cold_starts: int | None = None
+    offline_batches: list[int] = Field([])
+    runtimes: list[str] = Field([])
+    """Of the ONNX files."""
+    baseline: bool = False
+    """Whether PyTorch took turns with the files."""
+
+
 class LatencyRecord(Record):
     """`benchmark/latency.json`: what was measured, on which device, under which conditions."""
 
     device: DeviceRecord
-    conditions: dict[str, Any]
-    """Affinity, clock, governor and load, `before` and `after`."""
-    options: dict[str, Any]
+    conditions: dict[Literal["before", "after"], Conditions]
+    options: Timing
     rows: list[Latency]
 
     @property

@@ -1,18 +1,18 @@
 """Records of what was trained: the teacher, the students, the index of a run's students and the one that ships."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from rsd.run.records.base import Part, Record
+from rsd.run.records.base import Part, Record, Section
 
 
 class Model(Part):
     """A model by its timm name, and the arguments that make it."""
 
     name: str
-    args: dict[str, Any] = Field({})
+    args: Mapping[str, JsonValue] = {}
 
 
 class Validation(Part):
@@ -79,10 +79,10 @@ class StudentRecord(TrainedRecord):
     """`students/METHOD-SEED/student.json`."""
 
     method: str
-    options: dict[str, Any]
+    options: Section
     """The method's section of the params."""
-    recipe: dict[str, Any]
-    compute: dict[str, Any]
+    recipe: Section
+    compute: Section
     """Settings that change the numbers."""
     views: int | None
     """Stored views that training cycles through; None: fresh views at every step."""
@@ -150,6 +150,14 @@ class InsideRecord(Record):
     @property
     def place(self) -> str:
         return f"students/{self.student}/inside.json"
+
+
+class ShownRecord(InsideRecord):
+    """`evaluate/correlation.json`: what the report shows, of the first student whose method offers a look inside."""
+
+    @property
+    def place(self) -> str:
+        return "evaluate/correlation.json"
 
 
 class IndexedStudent(Part):

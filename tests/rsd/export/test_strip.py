@@ -18,7 +18,7 @@ from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
 from rsd.run.paths import Run
-from rsd.run.records import StudentRecord
+from rsd.run.records import Section, StudentRecord
 from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, lively
 from tests.rsd.models.small import dataset
@@ -39,7 +39,7 @@ def trained(folder: Path, method: str) -> tuple[StudentRecord, Path]:
     kind = distiller(method)
     options = kind.Options().model_dump()
     write_json(run.params / "method" / f"{method}.json", options)
-    record = small.student(run, method, "s").model_copy(update={"options": options})
+    record = small.student(run, method, "s").model_copy(update={"options": Section(options)})
     run.write(record)
     student, teacher = (
         lively(create(ModelOptions(**model), classes=10, image_shape=(16, 16, 1))) for model in (VIT, RESNET)

@@ -14,7 +14,7 @@ from rsd.models.card import student_card
 from rsd.models.folder import load_trained, save_trained
 from rsd.models.make import create
 from rsd.run.paths import Run
-from rsd.run.records import Model, StudentRecord
+from rsd.run.records import Model, Section, StudentRecord
 from rsd.sources.images import ArrayImages
 from tests.rsd.models.small import STUDENTS, awake, dataset
 from tests.rsd.run import small
@@ -78,7 +78,7 @@ def test_a_twins_card_claims_no_teacher():
 
 
 def test_only_a_best_epoch_was_chosen_by_validation():
-    best, last = record(), record().model_copy(update={"recipe": {"select": "last"}})
+    best, last = record(), record().model_copy(update={"recipe": Section({"select": "last"})})
     texts = [str(student_card(one, small.teacher(), dataset())) for one in (best, last)]
     assert ["validation images chose" in text for text in texts] == [True, False]
 

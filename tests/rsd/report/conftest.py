@@ -11,6 +11,7 @@ import pytest
 from rsd.run.paths import Run
 from rsd.run.records import ConvertRecord, EngineRecord, ExportRecord, Model, Parity, StudentRecord, Validation
 from rsd.sources.images import write_arrays
+from tests.rsd.run.small import INPUT
 from tests.rsd.run.small import TRAINED as PLAIN
 
 EPOCHS, IMAGES = 12, 360
@@ -186,7 +187,7 @@ def _inside(folder: Path, seed: int, random: np.random.Generator) -> None:
         "chance": 0.0527,
         "teacher_rms": 0.21,
     }
-    write(folder / "correlation.json", {"student": f"rsd-{seed}", **facts, **pictures})
+    write(folder / "correlation.json", {"student": f"rsd-{seed}", "correlation": facts | pictures})
 
 
 def _images(out: Path, answers: pd.DataFrame, random: np.random.Generator) -> None:
@@ -209,7 +210,7 @@ def _export(student: str) -> ExportRecord:
         student=student,
         license="MIT",
         classes=DIGITS,
-        preprocessing={},
+        preprocessing=INPUT,
         validation_top1=97.8,
         test_top1=97.78,
         parameters=27_018,

@@ -106,7 +106,8 @@ def test_every_embeddings_rank_stands_beside_its_width(out: Path) -> None:
 
 def test_a_matrix_that_was_made_smaller_says_so(out: Path) -> None:
     path = out / "evaluate" / "correlation.json"
-    write(path, json.loads(path.read_text()) | {"width": 768})
+    record = json.loads(path.read_text())
+    write(path, record | {"correlation": record["correlation"] | {"width": 768}})
     assert "Each of the 16 by 16 cells is the mean of a block of the 768 by 768 matrix" in seen(out)
 
 
@@ -115,7 +116,8 @@ def test_the_likeness_names_its_stages_number_of_images(out: Path) -> None:
 
 
 def test_what_was_not_examined_is_named(out: Path) -> None:
-    write(out / "evaluate" / "correlation.json", {"skipped": "no RSD student was trained in this run"})
+    reason = "no RSD student was trained in this run"
+    write(out / "evaluate" / "correlation.json", {"student": "scratch-0", "skipped": reason})
     (out / "evaluate" / "cka.csv").write_text("student,method,student_layer,teacher_layer,cka\n")
     text = seen(out)
     assert "The cross-correlation is not drawn: no RSD student was trained in this run." in text

@@ -13,12 +13,14 @@ from rsd.run.records import (
     Evaluation,
     EvaluationRecord,
     ExportRecord,
+    GraphInput,
     Latency,
     LatencyRecord,
     Model,
     Parity,
     StudentRecord,
     TeacherRecord,
+    Timing,
     Validation,
 )
 
@@ -43,6 +45,8 @@ TRAINED: dict[str, Any] = {
     "device": "cpu",
     "versions": {"torch": "2"},
 }
+TIMING = Timing(min_seconds=1.0, min_samples=1, rounds=1)
+INPUT = GraphInput(height=4, width=4, channels=1, resize="bilinear", crop_share=None, mean=[0.5], std=[0.5])
 DEVICE = DeviceRecord.model_validate({"cpu": {"name": "x", "logical_cores": 2}, "gpus": []})
 PARITY: dict[str, Any] = {
     "against": "stripped",
@@ -130,7 +134,7 @@ def export(run: Run, sha256: str = "onnx") -> None:
             student="rsd-0",
             license="MIT",
             classes=["a", "b"],
-            preprocessing={},
+            preprocessing=INPUT,
             validation_top1=90.0,
             test_top1=95.0,
             parameters=10,
@@ -172,7 +176,7 @@ def convert(run: Run, precision: str) -> None:
 def measure(run: Run) -> None:
     row = Latency(file="f", precision="fp32", runtime="onnxruntime", threads=1, scenario="s", batch=1, status="x")
     made_from = run.converted("fp32").files | run.converted("int8").files
-    run.write(LatencyRecord(device=DEVICE, conditions={}, options={}, rows=[row], made_from=made_from))
+    run.write(LatencyRecord(device=DEVICE, conditions={}, options=TIMING, rows=[row], made_from=made_from))
 
 
 def whole_run(folder: Path) -> Run:
