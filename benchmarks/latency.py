@@ -24,16 +24,7 @@ from rsd.export.ungated import write_files
 from rsd.machine.fingerprint import fingerprint
 from rsd.measure.baseline import baseline
 from rsd.measure.budget.kit import randomised
-from rsd.measure.latency import (
-    Candidate,
-    Plan,
-    conditions,
-    measured,
-    onnx_candidate,
-    session,
-    take_turns,
-    timed,
-)
+from rsd.measure.latency import Candidate, Plan, conditions, measured, onnx_candidate, session, take_turns, timed
 from rsd.models.make import ModelOptions, create
 from rsd.report.latency_table import notes
 from rsd.run.records import Latency, LatencyRecord

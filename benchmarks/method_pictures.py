@@ -51,8 +51,7 @@ def before_and_after(record: Mapping[str, Any]) -> alt.HConcatChart:
     most = max(abs(value) for when in ("before", "after") for line in record[when]["matrix"] for value in line)
     sides = [
         correlation_matrix(side["matrix"], most=most).properties(
-            width=300,
-            title=f"{when}: diagonal {side['diagonal_mean']:.2f}, off it {side['off_diagonal_rms']:.2f}",
+            width=300, title=f"{when}: diagonal {side['diagonal_mean']:.2f}, off it {side['off_diagonal_rms']:.2f}"
         )
         for when, side in ((when, record[when]) for when in ("before", "after"))
     ]

@@ -32,9 +32,7 @@ def start_order(nodes: Sequence[StageNode]) -> dict[str, set[str]]:
 
 
 def as_they_end(
-    before: Mapping[str, Collection[str]],
-    slots: Callable[[], int],
-    submit: Callable[[str], PrefectFuture[Any] | None],
+    before: Mapping[str, Collection[str]], slots: Callable[[], int], submit: Callable[[str], PrefectFuture[Any] | None]
 ) -> Iterator[tuple[str, PrefectFuture[Any] | None]]:
     """Submit each name once all names `before` it have ended, at most `slots()` at a time; yield each that ends.
 

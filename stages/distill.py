@@ -124,12 +124,7 @@ def student_side(task: Distiller, normalize: PixelNormalize, images: np.ndarray)
 
 
 def inside(
-    name: str,
-    task: Distiller,
-    trained: Trained,
-    before: Tensor | None,
-    normalize: PixelNormalize,
-    images: np.ndarray,
+    name: str, task: Distiller, trained: Trained, before: Tensor | None, normalize: PixelNormalize, images: np.ndarray
 ) -> InsideRecord:
     """The method's picture of these images before training and with the selected weights; or why there is none."""
     if before is None:

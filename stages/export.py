@@ -54,10 +54,7 @@ def main() -> None:
         "validation_top1": round(record.validation.top1, 2),
         "test_top1": round(100 * parity.accuracy, 2),
     }
-    origin = {
-        "training_record_sha256": shipped.student.record_sha256,
-        "weights_sha256": shipped.student.weights_sha256,
-    }
+    origin = {"training_record_sha256": shipped.student.record_sha256, "weights_sha256": shipped.student.weights_sha256}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
     save(traced.proto, path, metadata={"model": record.model.name, "precision": "fp32", **origin, **texts})
     write_array(OUT.export_folder / "logits.npy", expected)

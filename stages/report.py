@@ -7,12 +7,7 @@ from stages import OUT, run
 
 
 def main() -> None:
-    write_page(
-        OUT.report,
-        OUT,
-        params=Path("params.yaml"),
-        budget=Path("budget"),
-    )
+    write_page(OUT.report, OUT, params=Path("params.yaml"), budget=Path("budget"))
 
 
 if __name__ == "__main__":

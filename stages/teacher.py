@@ -68,13 +68,7 @@ def main() -> None:
     options.check_accuracy(top1, validation.labels, start.preprocessing)
     if leads():
         write_teacher(
-            OUT,
-            options,
-            start,
-            data,
-            validation=Validation(top1=top1, loss=loss),
-            history=history,
-            device=device.type,
+            OUT, options, start, data, validation=Validation(top1=top1, loss=loss), history=history, device=device.type
         )
         if state:
             unfinished.forget(state)

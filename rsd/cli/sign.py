@@ -11,9 +11,7 @@ app = app_of("Make keys, sign bundles, verify them.")
 
 
 @app.command()
-def key(
-    path: Annotated[Path, typer.Argument(help="Where the key goes, without a suffix: ~/keys/release.")],
-) -> None:
+def key(path: Annotated[Path, typer.Argument(help="Where the key goes, without a suffix: ~/keys/release.")]) -> None:
     """Make a pair of keys.
 
     PATH.pem is the private key and stays secret; PATH.pub is the public key and goes to the devices.

@@ -297,11 +297,7 @@ def _own_gpu() -> dict[str, str] | None:
     except NoDriverError:
         return None
     gpu = here.gpus[0]
-    return {
-        "gpu": gpu.name,
-        "compute_capability": gpu.compute_capability,
-        "driver": "CUDA {}.{}".format(*here.cuda),
-    }
+    return {"gpu": gpu.name, "compute_capability": gpu.compute_capability, "driver": "CUDA {}.{}".format(*here.cuda)}
 
 
 def _port(trt: Any, tensor: Any) -> Port:

@@ -180,10 +180,7 @@ def _check_interface(proto: onnx.ModelProto, image_shape: tuple[int, int, int], 
         (value.name, value.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in _dims(value)])
         for value in [*proto.graph.input, *proto.graph.output]
     ]
-    expected = [
-        ("image", TensorProto.UINT8, ["N", *image_shape]),
-        ("logits", TensorProto.FLOAT, ["N", classes]),
-    ]
+    expected = [("image", TensorProto.UINT8, ["N", *image_shape]), ("logits", TensorProto.FLOAT, ["N", classes])]
     if ports != expected:
         raise UserError(
             f"expected a graph from image, uint8 {['N', *image_shape]}, to logits, float32 {['N', classes]}, "

@@ -176,13 +176,7 @@ def session(runtime: str, path: Path, threads: int = 1, batch: int = 1) -> Itera
 
 
 def onnx_candidate(
-    path: Path,
-    *,
-    precision: str,
-    threads: int,
-    batch: int = 1,
-    file: str | None = None,
-    runtime: str = "onnxruntime",
+    path: Path, *, precision: str, threads: int, batch: int = 1, file: str | None = None, runtime: str = "onnxruntime"
 ) -> Candidate:
     """An ONNX file at batch 1 (single stream: one image after another) or more (offline: batch after batch)."""
     row = {
@@ -237,11 +231,7 @@ def _fresh(runtime: str, path: Path, threads: int) -> dict[str, Any]:
     with session(runtime, path, threads) as infer:
         infer()
         elapsed = time.perf_counter_ns() - started
-    return {
-        "cold_start_ms": elapsed / 1e6,
-        "peak_memory_bytes": _peak_memory(),
-        "runtime_memory_bytes": before,
-    }
+    return {"cold_start_ms": elapsed / 1e6, "peak_memory_bytes": _peak_memory(), "runtime_memory_bytes": before}
 
 
 def _peak_memory() -> int | None:

@@ -204,11 +204,7 @@ class Distiller(TrainingTask):
         raise NotImplementedError
 
     def forward(
-        self,
-        input: Tensor,
-        target: Tensor,
-        teacher: Outputs | StagedOutputs | None = None,
-        index: Tensor | None = None,
+        self, input: Tensor, target: Tensor, teacher: Outputs | StagedOutputs | None = None, index: Tensor | None = None
     ) -> dict[str, Tensor]:
         """One training step's forward pass.
 
@@ -250,11 +246,7 @@ class Distiller(TrainingTask):
         return {} if scaffold is None else {"projection": scaffold.state_dict()}
 
     def load_task_state(
-        self,
-        state: dict[str, Any] | None,
-        strict: bool = True,
-        module: nn.Module | None = None,
-        ema: bool = False,
+        self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
     ) -> None:
         if state:
             scaffold = unwrap_model(module or self.get_trainable_module(ema=ema)).projection

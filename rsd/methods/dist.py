@@ -20,12 +20,7 @@ class DISTOptions(WeightOptions):
 
 
 def dist_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    beta: float = 1.0,
-    gamma: float = 1.0,
-    temperature: float = 1.0,
+    student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0
 ) -> Tensor:
     """DIST (NeurIPS 2022, arXiv 2205.10536): `T^2 (beta (1 - rho_rows) + gamma (1 - rho_columns))`.
 

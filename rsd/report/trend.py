@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import altair as alt
+from pydantic import TypeAdapter, ValidationError
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
@@ -15,9 +16,9 @@ from rsd.report.table import runs_on
 from rsd.run.records import LatencyRecord
 
 REMEMBERED = 7
-"""A row is compared with the median of as many quiet ones before it,"""
+"""The newest quiet points whose median a point is compared with."""
 LEAST = 3
-"""and with nothing before there are so many."""
+"""Fewer quiet points than that judge nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Point:
         return self.device, self.model, self.precision, self.runtime, self.threads
 
 
+_POINT = TypeAdapter(Point)
+
+
 @dataclass(frozen=True)
 class Judged:
     """The newest point of a series, beside those before it."""
@@ -58,19 +62,14 @@ class Judged:
 
 def points(record: LatencyRecord, *, when: str, model: str, revision: str) -> list[Point]:
     """The measured rows of `record` at batch 1."""
-    device = record.device.full_name
     return [
         Point(
-            when,
-            device,
-            model,
-            row.precision,
-            row.runtime,
-            row.threads,
-            row.p50_ms,
-            row.p99_ms,
-            bool(row.noisy),
-            revision,
+            when=when,
+            device=record.device.full_name,
+            model=model,
+            revision=revision,
+            noisy=bool(row.noisy),
+            **row.model_dump(include={"precision", "runtime", "threads", "p50_ms", "p99_ms"}),
         )
         for row in record.rows
         if row.status == "measured" and row.batch == 1 and row.p50_ms is not None
@@ -83,9 +82,13 @@ def read(table: Path) -> list[Point]:
         return []
     try:
         with table.open(newline="") as file:
-            return [_point(row) for row in csv.DictReader(file)]
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"expected latencies in {table}, found a line that is none ({error}); move it away") from error
+            return [
+                _POINT.validate_python({key: value or None for key, value in row.items()})
+                for row in csv.DictReader(file)
+            ]
+    except ValidationError as error:
+        fault = f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}"
+        raise UserError(f"expected latencies in {table}, found a line that is none ({fault}); move it away") from error
 
 
 def append(table: Path, new: Iterable[Point]) -> list[Point]:
@@ -140,18 +143,3 @@ def chart(points: Sequence[Point]) -> alt.LayerChart:
     quiet = base.transform_filter("!datum.noisy").mark_point(filled=True, size=35, opacity=1)
     noisy = base.transform_filter("datum.noisy").mark_point(filled=False, size=35, opacity=0.6)
     return layered(line, quiet, noisy, height=300)
-
-
-def _point(row: dict[str, str]) -> Point:
-    return Point(
-        when=row["when"],
-        device=row["device"],
-        model=row["model"],
-        precision=row["precision"],
-        runtime=row["runtime"],
-        threads=int(row["threads"]) if row["threads"] else None,
-        p50_ms=float(row["p50_ms"]),
-        p99_ms=float(row["p99_ms"]) if row["p99_ms"] else None,
-        noisy={"True": True, "False": False}[row["noisy"]],
-        revision=row["revision"],
-    )

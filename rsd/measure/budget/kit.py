@@ -107,10 +107,7 @@ def write_kit(
                 say(f"{packed[-1]['name']}: {packed[-1]['parameters'] / 1e6:.2f} M parameters")
         if not packed:
             raise UserError("expected a student that takes these images, found none; name others")
-        write_json(
-            folder / "kit.json",
-            {"format": runner.FORMAT, "options": asdict(plan), "candidates": packed},
-        )
+        write_json(folder / "kit.json", {"format": runner.FORMAT, "options": asdict(plan), "candidates": packed})
         shutil.copyfile(str(runner.__file__), folder / "run.py")
         for module in (latency, device, cuda, errors, modules, runtimes, runtimes_base, onnxruntime):
             source = Path(str(module.__file__))
@@ -186,11 +183,7 @@ def _pack(
     for precision, target in targets.items():
         if precision in ready:
             shutil.copyfile(ready[precision], target)
-        files[precision] = {
-            "path": f"models/{target.name}",
-            "bytes": target.stat().st_size,
-            "sha256": sha256(target),
-        }
+        files[precision] = {"path": f"models/{target.name}", "bytes": target.stat().st_size, "sha256": sha256(target)}
     return {
         "name": name,
         "model": options.name,

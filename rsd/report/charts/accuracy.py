@@ -28,11 +28,7 @@ def accuracy_side_by_side(models: pd.DataFrame) -> alt.LayerChart:
         rows.append({"method": method, "mean": mean, "seeds": count, **bounds})
     means = pd.DataFrame(rows)
     bounds_drawn = [name for name in ("low", "high") if name in means]
-    extremes = [
-        points["top1"].min(),
-        points["top1"].max(),
-        *(means[name].dropna() for name in bounds_drawn),
-    ]
+    extremes = [points["top1"].min(), points["top1"].max(), *(means[name].dropna() for name in bounds_drawn)]
     flat = np.concatenate([np.atleast_1d(np.asarray(value, dtype=float)) for value in extremes])
     margin = max(0.08 * float(flat.max() - flat.min()), 0.1)
     scale = alt.Scale(
@@ -96,13 +92,10 @@ def per_class_accuracy(models: pd.DataFrame) -> alt.LayerChart:
     # The later a method is drawn the smaller its dot: equal accuracies show as rings.
     frame["dot"] = [150 - 90 * methods.index(name) / max(1, len(methods) - 1) for name in frame["method"]]
     base = alt.Chart(data(frame)).encode(
-        y=alt.Y("class:N", sort=hardest, title=None, axis=alt.Axis(labelFontSize=12, labelOverlap=False)),
+        y=alt.Y("class:N", sort=hardest, title=None, axis=alt.Axis(labelFontSize=12, labelOverlap=False))
     )
     x = alt.X(
-        "accuracy:Q",
-        title="accuracy, %",
-        axis=alt.Axis(grid=True),
-        scale=alt.Scale(zero=False, nice=True, padding=6),
+        "accuracy:Q", title="accuracy, %", axis=alt.Axis(grid=True), scale=alt.Scale(zero=False, nice=True, padding=6)
     )
     span = base.mark_rule(color=NEUTRAL, opacity=0.4).encode(
         x=alt.X("min(accuracy):Q", title="accuracy, %"), x2="max(accuracy):Q"
@@ -162,9 +155,7 @@ def confusion_matrix(confusion: pd.DataFrame, model: str, classes: Sequence[str]
         .mark_rect(color=ERROR)
         .encode(
             opacity=alt.Opacity(
-                "share:Q",
-                scale=alt.Scale(domain=[0, max(worst_share, 1e-6)], range=[0.25, 0.85]),
-                legend=None,
+                "share:Q", scale=alt.Scale(domain=[0, max(worst_share, 1e-6)], range=[0.25, 0.85]), legend=None
             )
         )
     )
@@ -196,12 +187,7 @@ def reliability(calibration: pd.DataFrame, *, shipped: str | None = None) -> alt
         .mark_line(color=NEUTRAL, strokeWidth=1, strokeDash=[2, 3])
         .encode(x=x, y=y)
     )
-    base = alt.Chart(data(frame)).encode(
-        x=x,
-        y=y,
-        color=method_colour(methods),
-        detail="model:N",
-    )
+    base = alt.Chart(data(frame)).encode(x=x, y=y, color=method_colour(methods), detail="model:N")
     bold = alt.condition("datum.shipped", alt.value(2.25), alt.value(1))
     lines = (
         base.transform_filter(f"datum.count >= {RELIABLE_COUNT}")

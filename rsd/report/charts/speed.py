@@ -32,10 +32,7 @@ def latency_against_accuracy(rows: pd.DataFrame) -> alt.LayerChart:
             title="test top-1, %",
             axis=alt.Axis(format=".4~g", tickCount=4),
             scale=alt.Scale(
-                domain=[
-                    rounded(frame["accuracy"].min() - 0.5),
-                    rounded(min(100.0, frame["accuracy"].max() + 0.5)),
-                ],
+                domain=[rounded(frame["accuracy"].min() - 0.5), rounded(min(100.0, frame["accuracy"].max() + 0.5))],
                 nice=False,
             ),
         ),

@@ -14,15 +14,7 @@ MOST_ROWS = 3000
 """Of one chart, over all models; a page holds some twenty of these."""
 
 # What the history holds beside the loss terms; the chance level is drawn into the curve it belongs to.
-_NOT_A_TERM = {
-    "model",
-    "method",
-    "seed",
-    "epoch",
-    "validation_top1",
-    "validation_loss",
-    "off_diagonal_chance",
-}
+_NOT_A_TERM = {"model", "method", "seed", "epoch", "validation_top1", "validation_loss", "off_diagonal_chance"}
 
 
 def loss_terms(curves: pd.DataFrame) -> list[str]:
@@ -46,14 +38,10 @@ def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height
     chance = column == "off_diagonal_rms" and "off_diagonal_chance" in curves
     if chance:
         columns.append("off_diagonal_chance")
-    frame = curves[columns].dropna(subset=[column])
-    epochs = np.unique(frame["epoch"].to_numpy())
-    if len(epochs) > (points := points_drawn(curves)):
-        selection = epochs[np.linspace(0, len(epochs) - 1, points).round().astype(int)]
-        frame = frame[frame["epoch"].isin(selection)]
+    frame = thinned(curves[columns].dropna(subset=[column]), points_drawn(curves))
     values = frame[column]
     # A schedule is known by its shape, which a logarithm would bend.
-    logarithmic = bool(values.min() > 0 and values.max() > 30 * values.min() and column != "learning_rate")
+    logarithmic = column != "learning_rate" and is_wide(values)
     methods = method_order(frame["method"])
 
     base = alt.Chart(data(frame.rename(columns={column: "value"}))).encode(
@@ -97,6 +85,19 @@ def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height
         .add_params(hover)
     )
     return layered(*layers, read_off, height=height)
+
+
+def thinned(curves: pd.DataFrame, points: int) -> pd.DataFrame:
+    """The rows of at most so many epochs, evenly spaced, the first and the last among them."""
+    epochs = np.unique(curves["epoch"])
+    if len(epochs) <= points:
+        return curves
+    return curves[curves["epoch"].isin(epochs[np.linspace(0, len(epochs) - 1, points).round().astype(int)])]
+
+
+def is_wide(values: pd.Series) -> bool:
+    """Whether positive values span more than a linear axis shows."""
+    return bool(values.min() > 0 and values.max() > 30 * values.min())
 
 
 def decades(low: float, high: float) -> list[float]:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from rsd.report.charts.speed import DEVICE_COLOURS
 from rsd.report.charts.style import data, layered, method_order
-from rsd.report.charts.training import decades, points_drawn
+from rsd.report.charts.training import decades, is_wide, points_drawn, thinned
 from rsd.report.compare.run import ComparedRun
 from rsd.report.interval import interval
 from rsd.report.table import method_name, runs_on
@@ -68,11 +67,9 @@ def curve(runs: Sequence[ComparedRun], method: str, column: str) -> alt.LayerCha
         return None
     numbers = frame.groupby(["run", "model"], sort=False).ngroup()  # a name in every row would be most of the page
     frame = frame.assign(model=numbers)[["run", "model", "epoch", column]]
-    epochs = np.unique(frame["epoch"])
-    if len(epochs) > (points := points_drawn(frame)):
-        frame = frame[frame["epoch"].isin(epochs[np.linspace(0, len(epochs) - 1, points).round().astype(int)])]
+    frame = thinned(frame, points_drawn(frame))
     values = frame[column]
-    logarithmic = bool(column != "validation_top1" and values.min() > 0 and values.max() > 30 * values.min())
+    logarithmic = column != "validation_top1" and is_wide(values)
     title = "log" if logarithmic else ""
     scale = alt.Scale(type="log", nice=False) if logarithmic else alt.Scale(zero=False)
     base = alt.Chart(data(frame.rename(columns={column: "value"}))).encode(

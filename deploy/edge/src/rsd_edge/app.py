@@ -81,11 +81,7 @@ class App(Starlette):
                 *(guarded(f"{path}/config", self.config) for path in paths),
                 *(guarded(path, self.model) for path in paths),
             ],
-            exception_handlers={
-                HTTPException: _refused,
-                405: _wrong_method,
-                Exception: _failed,
-            },
+            exception_handlers={HTTPException: _refused, 405: _wrong_method, Exception: _failed},
         )
         self.router.redirect_slashes = False
         self.router.default = self._guarded(_unknown_path)
