@@ -1,6 +1,7 @@
 """Several methods at once, such as `rsd+kd`: the terms of all of them beside one cross-entropy."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field, create_model
@@ -39,8 +40,7 @@ class SumDistiller(Distiller):
         sum_of_parts, log = step.student.logits.new_zeros(()), dict[str, Tensor]()
         for part in self.parts:
             adapted = (step.adapted or {}).get(part.method)
-            own = Step(step.student, step.teacher, adapted, step.target, step.index)
-            loss, scalars = part.distillation_terms(own)
+            loss, scalars = part.distillation_terms(replace(step, adapted=adapted))
             sum_of_parts = sum_of_parts + loss
             log |= {f"{part.method}_{key}" if key in log else key: value for key, value in scalars.items()}
         return sum_of_parts, log

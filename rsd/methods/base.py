@@ -57,14 +57,19 @@ class Step:
     adapted: Any
     """The scaffold's output for the two; None without a scaffold."""
     target: Tensor
-    """Class indices `[B]` or class probabilities `[B, classes]`."""
+    """Class indices `[B]` or class probabilities `[B, classes]`; -1 or zeros for an image without a label."""
     index: Tensor | None
-    """Which of the training images these are, `[B]`."""
+    """Which of the training images these are, `[B]`; those with a label may come twice."""
+    labelled: int | None = None
+    """How many of the images, the first ones, have a label; None: all."""
 
     @property
     def labels(self) -> Tensor:
-        """Class indices `[B]`; of mixed labels the likeliest."""
-        return self.target.argmax(dim=1) if self.target.ndim == 2 else self.target
+        """Class indices `[B]`; of mixed labels the likeliest, and without a label the teacher's first class."""
+        labels = self.target.argmax(dim=1) if self.target.ndim == 2 else self.target
+        if self.labelled is None:
+            return labels
+        return torch.cat([labels[: self.labelled], self.teacher.logits[self.labelled :].argmax(dim=1)])
 
 
 class TrainableModule(FeatureDistillationTrainableModule):
@@ -204,7 +209,13 @@ class Distiller(TrainingTask):
         raise NotImplementedError
 
     def forward(
-        self, input: Tensor, target: Tensor, teacher: Outputs | StagedOutputs | None = None, index: Tensor | None = None
+        self,
+        input: Tensor,
+        target: Tensor,
+        teacher: Outputs | StagedOutputs | None = None,
+        index: Tensor | None = None,
+        *,
+        labelled: int | None = None,
     ) -> dict[str, Tensor]:
         """One training step's forward pass.
 
@@ -213,6 +224,8 @@ class Distiller(TrainingTask):
             target: class indices `[B]` or class probabilities `[B, classes]`.
             teacher: the teacher's outputs for the same pixels.
             index: which of the training images these are, `[B]`; for a method that remembers each.
+            labelled: how many of the images, the first ones, have a label; None: all. The cross-entropy is over these,
+                the method's own terms over all.
         """
         if self.needs and teacher is None:
             raise ValueError(f"{type(self).__name__} was given no outputs of the teacher")
@@ -221,10 +234,10 @@ class Distiller(TrainingTask):
         if self.amp is not None:
             student = student._replace(embedding=student.embedding.float(), logits=student.logits.float())
             adapted = tree_map(lambda t: t.float() if isinstance(t, Tensor) else t, adapted)
-        cross_entropy = self.criterion(student.logits, target)
+        cross_entropy = self.criterion(student.logits[:labelled], target[:labelled])
         loss, log = cross_entropy, dict[str, Tensor]()
         if self.needs and teacher is not None:
-            extra, log = self.distillation_terms(Step(student, teacher, adapted, target, index))
+            extra, log = self.distillation_terms(Step(student, teacher, adapted, target, index, labelled))
             loss = cross_entropy + extra
         return {"loss": loss, "output": student.logits, "cross_entropy": cross_entropy, **log}
 

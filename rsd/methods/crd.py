@@ -82,7 +82,10 @@ class MemoryBank(nn.Module):
             # Of all processes, so that each remembers the same.
             vectors, index = torch.cat(all_of(vectors)), torch.cat(all_of(index))
             mixed = momentum * self.vectors[index] + (1 - momentum) * vectors.to(self.vectors.dtype)
-            self.vectors[index] = F.normalize(mixed)
+            # An image that comes twice is remembered as it came last: to write two values is to write either.
+            same = index[:, None] == index
+            last = (same * torch.arange(1, len(index) + 1, device=index.device)).argmax(dim=1)
+            self.vectors[index] = F.normalize(mixed)[last]
 
 
 class ContrastiveEmbeddings(LinearEmbeddings):

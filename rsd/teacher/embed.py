@@ -71,7 +71,7 @@ def write_store(
     def views_in(start: int, stop: int) -> int:
         return sum(min(options.batch_size, count - options.batch_size * (n % per_view)) for n in range(start, stop))
 
-    plan = partial(store_plan, images=count, batch_size=options.batch_size, augment=augment, seed=options.seed)
+    plan = partial(store_plan, labels=images.labels, batch_size=options.batch_size, augment=augment, seed=options.seed)
     saved = time.monotonic()
     teacher.eval()
     with (
@@ -97,7 +97,8 @@ def write_store(
                     )
                 arrays[name][batch.views, batch.images] = half.cpu().numpy()
             labels = batch.target.argmax(dim=1) if batch.target.ndim == 2 else batch.target
-            correct += int((answers.logits.argmax(dim=1).cpu() == labels).sum())
+            right = (answers.logits.argmax(dim=1).cpu() == labels).numpy()
+            correct += int(right[images.labels[batch.images] >= 0].sum())
             done += 1
             bar.update(len(batch.images))
             if time.monotonic() - saved >= save_seconds or done == own.stop:
@@ -109,7 +110,7 @@ def write_store(
     all_correct = int(torch.stack(parallel.all_of(torch.tensor(correct))).sum())
     header = StoreHeader(views=options.count, seed=options.seed, images=count, made_from=made_from)
     if options.count:
-        header.top1 = 100 * all_correct / (options.count * count)
+        header.top1 = 100 * all_correct / (options.count * int((images.labels >= 0).sum()))
         header.embedding_width, header.logits_width = widths["embedding"], widths["logits"]
     if parallel.leads():
         write_json(unfinished / "header.json", header.model_dump(exclude_none=True))

@@ -21,11 +21,20 @@ from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict_together
 from rsd.sources.images import LabelledImages
 from rsd.training.health import Log, check_validation, check_varied, has_stalled, mean_row, peak_megabytes
-from rsd.training.recipe import Recipe
+from rsd.training.recipe import Recipe, part_size
 from rsd.training.resume import Saver, TrainingState
 from rsd.training.stepper import Stepper
 from rsd.views.augment import ViewChoice
-from rsd.views.batches import Batch, EpochPlan, batch_count, batches, epoch_plan
+from rsd.views.batches import (
+    Batch,
+    EpochPlan,
+    Portions,
+    batch_count,
+    batches,
+    epoch_plan,
+    partly_labelled_plan,
+    portions,
+)
 
 Teacher = Callable[[Tensor, np.ndarray, np.ndarray], Outputs | StagedOutputs]
 """The teacher's outputs for a batch of raw views `[B, H, W, C]`, given their indices and view numbers `[B]`."""
@@ -91,8 +100,15 @@ def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trai
             cannot be shared out, or a checkpoint cannot be written.
     """
     steps, leads = batch_count(len(data.train.labels), recipe.batch_size), parallel.leads()
+    shared = _portions(data.train.labels, recipe, taught=bool(task.needs))
     stepper = Stepper(
-        task, recipe, session.compute, normalize=data.normalize, teacher=session.teacher, steps_per_epoch=steps
+        task,
+        recipe,
+        session.compute,
+        normalize=data.normalize,
+        teacher=session.teacher,
+        shared=shared,
+        steps_per_epoch=steps,
     )
     # Dropout differs from process to process; the leading one's is that of a lone process.
     own_seed = np.random.SeedSequence([session.seed, parallel.rank()]).generate_state(1)[0]
@@ -101,10 +117,10 @@ def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trai
     run = saver.load(steps=steps, epochs=recipe.epochs, name=session.name)
     log = Log(session.logs if leads else None, session.name, epochs=len(run.history))
     numbers = range(len(run.history) * steps + run.done, recipe.epochs * steps)
-    served = _served(data.train, recipe, session, steps, numbers)
+    served = _served(data.train, recipe, session, shared, steps, numbers)
     with progress(
-        total=numbers.stop * recipe.batch_size,
-        done=numbers.start * recipe.batch_size,
+        total=numbers.stop * shared.batch_size,
+        done=numbers.start * shared.batch_size,
         name=session.name,
         unit="images",
         shown=leads,
@@ -117,11 +133,11 @@ def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trai
                 now = time.perf_counter()
                 run.add(terms, now - clock)
                 clock = now
-                bar.update(recipe.batch_size)
+                bar.update(shared.batch_size)
                 if run.done < steps and saver.is_due():
                     saver.save(run)
                     clock = time.perf_counter()
-            _end_epoch(run, stepper, data, steps, workers=session.compute.workers)
+            _end_epoch(run, stepper, data, steps, shared.batch_size, workers=session.compute.workers)
             bar.set_postfix_str(f"validation {run.history[-1]['validation_top1']:.1f} %", refresh=False)
             log.write(
                 run.logged()
@@ -130,27 +146,36 @@ def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trai
     return Trained(**run.best["weights"], history=run.history, selected=run.best["row"], steps=len(run.history) * steps)
 
 
-def _served(images: LabelledImages, recipe: Recipe, session: Session, steps: int, numbers: range) -> Iterator[Batch]:
+def _portions(labels: np.ndarray, recipe: Recipe, *, taught: bool) -> Portions:
+    """What each batch holds. Without a teacher, the labelled images of the batches that a teacher's student gets."""
+    parts = parallel.processes() * recipe.accumulation
+    size = part_size(recipe, processes=parallel.processes())
+    share, repeats = recipe.labelled_share, recipe.augment.repeats
+    shared = portions(labels, size=size, parts=parts, labelled_share=share, repeats=repeats)
+    return shared if taught else shared._replace(unlabelled=0)
+
+
+def _served(
+    images: LabelledImages, recipe: Recipe, session: Session, shared: Portions, steps: int, numbers: range
+) -> Iterator[Batch]:
     """This process's share of the batches of these numbers."""
-    plan = partial(
-        _own_plan,
-        images=len(images.labels),
-        recipe=recipe,
-        seed=session.seed,
-        views=session.views,
-        share=parallel.own_share(recipe.batch_size),
-    )
+    if (images.labels >= 0).all():
+        plan = partial(epoch_plan, images=len(images.labels), batch_size=recipe.batch_size)
+    else:
+        plan = partial(partly_labelled_plan, labels=images.labels, shared=shared, steps=steps)
+    whole = partial(plan, augment=recipe.augment, seed=session.seed, view_choice=session.views)
+    own = partial(_own_plan, plan=whole, share=parallel.own_share(shared.batch_size))
     seed, workers = session.views.seed, session.compute.workers
-    return batches(images, plan, steps, recipe.augment, seed=seed, numbers=numbers, workers=workers)
+    return batches(images, own, steps, recipe.augment, seed=seed, numbers=numbers, workers=workers)
 
 
-def _own_plan(epoch: int, *, images: int, recipe: Recipe, seed: int, views: ViewChoice, share: slice) -> EpochPlan:
+def _own_plan(epoch: int, *, plan: Callable[[int], EpochPlan], share: slice) -> EpochPlan:
     """This process's share of every batch of an epoch."""
-    whole = epoch_plan(epoch, images, recipe.batch_size, recipe.augment, seed=seed, view_choice=views)
+    whole = plan(epoch)
     return EpochPlan([part[share] for part in whole.images], [part[share] for part in whole.views])
 
 
-def _end_epoch(run: TrainingState, stepper: Stepper, data: Data, steps: int, *, workers: int) -> None:
+def _end_epoch(run: TrainingState, stepper: Stepper, data: Data, steps: int, batch_size: int, *, workers: int) -> None:
     """Validate, add the epoch to the history, and keep its weights if it is the one to select so far."""
     recipe, task, epoch = stepper.recipe, stepper.task, len(run.history) + 1
     model = task.get_eval_model(ema=stepper.has_average)
@@ -166,7 +191,7 @@ def _end_epoch(run: TrainingState, stepper: Stepper, data: Data, steps: int, *, 
     check_validation(row["validation_loss"], step=epoch * steps, last=stepper.last)
     check_varied(logits, epoch=epoch, warmup_epochs=recipe.warmup_epochs, step=epoch * steps, last=stepper.last)
     times = {
-        "images_per_second": steps * recipe.batch_size / run.seconds,
+        "images_per_second": steps * batch_size / run.seconds,
         "seconds": run.seconds,
         "peak_megabytes": peak_megabytes(stepper.device),
     }

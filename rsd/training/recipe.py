@@ -43,6 +43,8 @@ class Recipe(Options):
     """Parts of a step's batch that go through the student one after the other, where the whole does not fit in memory.
     The step equals that of the whole batch, except that batch norm sees a part. Methods that compare the images of a
     batch with each other refuse more than 1."""
+    labelled_share: float = Field(0.5, gt=0, le=1)
+    """Of the images of each batch, in a data set in which some have no label."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is validated and kept; null: none."""
     patience: int | None = Field(None, gt=0)

@@ -17,6 +17,7 @@ from rsd.methods.base import Distiller
 from rsd.models.pixels import PixelNormalize
 from rsd.training.health import check_finite
 from rsd.training.recipe import Recipe, make_optimizer, make_scheduler, part_size
+from rsd.views.batches import Portions
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 HINTS = {"none": "", "bf16": "set compute.amp to none, ", "fp16": "set compute.amp to none or bf16, "}
@@ -38,6 +39,7 @@ class Stepper:
     Args:
         task: on its device. The stepper prepares it for mixed precision, compilation and several processes.
         teacher: see `rsd.training.loop.Teacher`.
+        shared: what each part of a batch holds; None: labelled images only.
 
     Raises:
         UserError: the batch does not divide into the recipe's parts, or the method refuses parts.
@@ -51,12 +53,15 @@ class Stepper:
         *,
         normalize: PixelNormalize,
         teacher: Any,
+        shared: Portions | None = None,
         steps_per_epoch: int,
     ) -> None:
         self.task, self.recipe, self.normalize, self.teacher = task, recipe, normalize, teacher
         self.device = task.device
         self.compute = compute
-        self.size = part_size(recipe, processes=processes())
+        shared = shared or Portions(recipe.accumulation, part_size(recipe, processes=processes()), 0)
+        self.size = shared.labelled + shared.unlabelled
+        self.labelled = shared.labelled if shared.unlabelled else None
         task.check_accumulation(task.options, recipe.accumulation)
         task.amp, self.hint = AMP[compute.amp], HINTS[compute.amp]
         if compute.amp == "bf16" and self.device.type == "cpu":
@@ -135,7 +140,8 @@ class Stepper:
         inputs = self.normalize(raw)
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return self.task(inputs, target, teacher, torch.from_numpy(index).to(self.device, non_blocking=True))
+        number = torch.from_numpy(index).to(self.device, non_blocking=True)
+        return self.task(inputs, target, teacher, number, labelled=self.labelled)
 
     def _average(self, number: int) -> None:
         if number:

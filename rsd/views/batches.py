@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from rsd.machine.errors import UserError
 from rsd.sources.images import LabelledImages
 from rsd.views.augment import AugmentOptions, ViewChoice
-from rsd.views.mix import mixed_views, partners
+from rsd.views.mix import mixed_views, partners, partners_of
 from rsd.views.workers import in_order
 
 
@@ -66,12 +66,104 @@ def epoch_plan(
     return EpochPlan(list(images_of_batches), list(numbers))
 
 
-def store_plan(view: int, images: int, batch_size: int, augment: AugmentOptions, *, seed: int) -> EpochPlan:
+class Portions(NamedTuple):
+    """What a batch of a partly labelled split holds: equal parts, in each the images with a label first."""
+
+    parts: int
+    """Of all processes together: each takes the same number of them."""
+    labelled: int
+    """Images with a label in each part."""
+    unlabelled: int
+    """Images without one in each part."""
+
+    @property
+    def batch_size(self) -> int:
+        return self.parts * (self.labelled + self.unlabelled)
+
+
+def portions(labels: np.ndarray, *, size: int, parts: int, labelled_share: float, repeats: int) -> Portions:
+    """The portions nearest to `labelled_share`, with no image without a label twice in a batch.
+
+    Args:
+        labels: of the whole split, int64 `[N]`; -1 where there is none.
+        size: images in each part.
+        repeats: views of each image in an epoch.
+    """
+    without = int((labels < 0).sum())
+    unlabelled = min(round(size * (1 - labelled_share)), size - 1, without * repeats // parts)
+    return Portions(parts, size - unlabelled, unlabelled)
+
+
+def partly_labelled_plan(
+    epoch: int,
+    labels: np.ndarray,
+    shared: Portions,
+    steps: int,
+    augment: AugmentOptions,
+    *,
+    seed: int,
+    view_choice: ViewChoice,
+) -> EpochPlan:
+    """An epoch's batches of a split in which some images have no label.
+
+    The images with a label are passed through again and again, each pass in an order of its own and with views of its
+    own, and so are the others. A pass through the others ends before the batch in which one would come twice.
+    """
+    halves = []
+    for stream, (members, rows, once) in enumerate(
+        (
+            (np.flatnonzero(labels >= 0), shared.labelled, False),
+            (np.flatnonzero(labels < 0), shared.unlabelled, True),
+        )
+    ):
+        count, length = shared.parts * rows, len(members) * augment.repeats
+        positions = range(epoch * steps * count, (epoch + 1) * steps * count)
+        length = length // count * count if once and count else length
+        images, views = _passes(members, positions, length, augment, (seed, stream), view_choice)
+        halves.append((images.reshape(steps, shared.parts, rows), views.reshape(steps, shared.parts, rows)))
+    images, views = (np.concatenate(parts, axis=2).reshape(steps, -1) for parts in zip(*halves, strict=True))
+    return EpochPlan(list(images), list(views))
+
+
+def _passes(
+    members: np.ndarray,
+    positions: range,
+    length: int,
+    augment: AugmentOptions,
+    stream: tuple[int, int],
+    view_choice: ViewChoice,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images and views at these positions of endless passes through `members`, of which `length` rows count each.
+
+    Args:
+        stream: seed and number of the passes' random order.
+    """
+    repeats, together = augment.repeats, 2 if augment.mixes else 1
+    images, views = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for number in range(positions.start // length, -(-positions.stop // length)) if positions else ():
+        seed, which = stream
+        order = np.random.default_rng([seed, number, 2 + which]).permutation(len(members))
+        view = np.array([view_choice.number(number, repeats, repeat) for repeat in range(repeats)])
+        if augment.mixes:
+            order = _paired(order, partners(len(members), seed=view_choice.seed, pairing=int(view[0]) // repeats))
+        whole = len(order) // together * together  # an image without a partner comes last, alone
+        units = np.repeat(order[:whole].reshape(-1, 1, together), repeats, axis=1)
+        index = np.concatenate([units.ravel(), np.repeat(order[whole:], repeats)])
+        shown = np.concatenate(
+            [np.broadcast_to(view[None, :, None], units.shape).ravel(), np.tile(view, len(order) - whole)]
+        )
+        inside = slice(max(positions.start - number * length, 0), min(positions.stop - number * length, length))
+        images.append(members[index[inside]])
+        views.append(shown[inside])
+    return np.concatenate(images), np.concatenate(views)
+
+
+def store_plan(view: int, labels: np.ndarray, batch_size: int, augment: AugmentOptions, *, seed: int) -> EpochPlan:
     """Every image once, in one view; partners that are mixed stay side by side."""
-    order = np.arange(images)
+    order = np.arange(len(labels))
     if augment.mixes:
-        order = _paired(order, partners(images, seed=seed, pairing=view // augment.repeats))
-    parts = np.split(order, range(batch_size, images, batch_size))
+        order = _paired(order, partners_of(order, labels, seed=seed, pairing=view // augment.repeats))
+    parts = np.split(order, range(batch_size, len(labels), batch_size))
     return EpochPlan(parts, [np.full(len(part), view) for part in parts])
 
 

@@ -23,6 +23,23 @@ def partners(images: int, *, seed: int, pairing: int) -> np.ndarray:
     return partner
 
 
+def partners_of(index: np.ndarray, labels: np.ndarray, *, seed: int, pairing: int) -> np.ndarray:
+    """The partners of some images, int64 `[B]`: of those with a label one with a label, of the others one without.
+
+    Args:
+        labels: of the whole split, int64 `[N]`; -1 where there is none.
+    """
+    labelled = labels >= 0
+    if labelled.all():
+        return partners(len(labels), seed=seed, pairing=pairing)[index]
+    partner = np.empty_like(index)
+    for group in (labelled, ~labelled):
+        members, rows = np.flatnonzero(group), group[index]
+        places = np.searchsorted(members, index[rows])
+        partner[rows] = members[partners(len(members), seed=seed, pairing=pairing)[places]]
+    return partner
+
+
 def mixed_views(
     images: Images,
     labels: np.ndarray,
@@ -38,11 +55,12 @@ def mixed_views(
     Partners in the same batch are decoded once. A row depends on its own index and view only.
 
     Args:
-        labels: of the whole split, int64 `[N]`.
+        labels: of the whole split, int64 `[N]`; -1 where there is none.
         view: view numbers, int64 `[B]`.
 
     Returns:
-        uint8 `[B, H, W, C]`, and class indices int64 `[B]`, or probabilities float32 `[B, classes]` if mixed.
+        uint8 `[B, H, W, C]`, and class indices int64 `[B]`, or probabilities float32 `[B, classes]` if mixed: zeros for
+        an image without a label.
     """
     if not options.mixes:
         return views(images, index, options, seed=seed, view=view), labels[index]
@@ -50,7 +68,7 @@ def mixed_views(
     other = np.empty_like(index)
     for pairing in np.unique(pairings).tolist():
         rows = pairings == pairing
-        other[rows] = partners(len(images), seed=seed, pairing=pairing)[index[rows]]
+        other[rows] = partners_of(index[rows], labels, seed=seed, pairing=pairing)
     most = view.max() + 1
     pairs, places = np.unique(np.concatenate([index, other]) * most + np.tile(view, 2), return_inverse=True)
     pixels = views(images, pairs // most, options, seed=seed, view=pairs % most)
@@ -74,9 +92,9 @@ def mixed_views(
         weight = share[some, None, None, None]
         mixed[some] = np.rint(weight * pixels[own[some]] + (1 - weight) * pixels[theirs[some]])
     target = np.zeros((len(index), classes), np.float32)
-    rows = np.arange(len(index))
-    np.add.at(target, (rows, labels[index]), share)
-    np.add.at(target, (rows, labels[other]), 1 - share)
+    rows = np.flatnonzero(labels[index] >= 0)  # the partners have a label where the images have one
+    np.add.at(target, (rows, labels[index[rows]]), share[rows])
+    np.add.at(target, (rows, labels[other[rows]]), 1 - share[rows])
     return mixed, target
 
 

@@ -100,3 +100,13 @@ def test_equals_the_papers_formula():
 def test_similarities_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match="expected .B. and .B, K."):
         crd_loss(torch.zeros(2, 1), torch.zeros(2, 3), log_partition=0.0)
+
+
+def test_an_image_that_comes_twice_is_remembered_once():
+    bank, again = (MemoryBank(9, 4).train() for _ in range(2))
+    again.load_state_dict(bank.state_dict())
+    vectors = normalize(torch.randn(5, 4))
+    index = torch.tensor([3, 1, 3, 8, 3])
+    bank.remember(vectors, index, momentum=0.5)
+    again.remember(vectors[[1, 3, 4]], index[[1, 3, 4]], momentum=0.5)
+    assert torch.equal(bank.vectors, again.vectors)

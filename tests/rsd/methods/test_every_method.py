@@ -126,3 +126,19 @@ def test_fitnet_refuses_a_view_store():
     with pytest.raises(UserError, match="expected a live teacher for method 'fitnet'.*set views.count to 0"):
         distiller("fitnet").check_views(30)
     distiller("fitnet").check_views(0)
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_an_image_without_a_label_has_the_teachers_first(method):
+    """Cross-entropy over the labelled images, the method's terms over all, with the teacher's class where one lacks."""
+    known = 5
+    hidden = torch.where(torch.arange(BATCH) < known, target(), -1)
+    filled = torch.where(torch.arange(BATCH) < known, target(), teacher_outputs().logits.argmax(dim=1))
+    torch.manual_seed(3)
+    result = take_step(task_of(distiller(method)).eval(), target=hidden, labelled=known)
+    torch.manual_seed(3)
+    whole = take_step(task_of(distiller(method)).eval(), target=filled)
+    expected = nn.functional.cross_entropy(whole["output"][:known].double(), target()[:known])
+    assert result["cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-5)
+    extra = whole["loss"] - whole["cross_entropy"]
+    assert (result["loss"] - result["cross_entropy"]).item() == pytest.approx(extra.item(), rel=1e-4)

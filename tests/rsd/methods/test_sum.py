@@ -36,7 +36,7 @@ def test_a_sum_adds_its_parts_terms_once(name):
     parts = [alone(part, whole) for part in name.split("+")]
     torch.manual_seed(3)
     result = take_step(whole)
-    extra = sum(part["loss"] - part["cross_entropy"] for part in parts)
+    extra = torch.stack([part["loss"] - part["cross_entropy"] for part in parts]).sum()
     assert (result["loss"] - result["cross_entropy"]).item() == pytest.approx(extra.item(), rel=1e-5)
     assert {key for part in parts for key in part} <= set(result)
 
@@ -66,7 +66,7 @@ def test_a_checkpoint_of_a_sum_restores_the_step(name):
 
 def test_parts_keep_their_options_and_needs():
     kind = distiller("rsd+kd")
-    options = kind.Options(rsd={"weight": 0.0}, kd={"weight": 0.5, "temperature": 4.0})
+    options = kind.Options.model_validate({"rsd": {"weight": 0.0}, "kd": {"weight": 0.5, "temperature": 4.0}})
     task = kind(vit(), setting(), options)
     only_kd = task_of(distiller("kd"), vit(), weight=0.5, temperature=4.0)
     assert take_step(task)["loss"].item() == pytest.approx(take_step(only_kd)["loss"].item(), rel=1e-5)
@@ -91,7 +91,7 @@ def test_a_sums_picture_and_advice_are_its_parts():
     assert "RSD draws the diagonal" in task.inside(side, side, outputs(cnn(), torch.randn(8, 1, 32, 32))).caption
     assert task_of(distiller("kd+dkd")).student_side(own) is None
     kind = distiller("kd+rsd")
-    strong = kind(vit(), setting(), kind.Options(rsd={"weight": 50.0}))
+    strong = kind(vit(), setting(), kind.Options.model_validate({"rsd": {"weight": 50.0}}))
     assert len(strong.advice(batch_size=12, classes=5)) == 1
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rsd.machine.errors import UserError
+from rsd.methods import distiller
 from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
@@ -244,3 +245,85 @@ def test_the_log_has_times_and_the_history_none(tmp_path):
     assert list(log) == [*history, *times]
     assert np.allclose(log[list(history)], history)
     assert (log[times] > 0).all().all()
+
+
+def hidden(every=8):
+    """The training images, of which only each `every`th keeps its label."""
+    kept = np.arange(len(TRAIN.labels)) % every == 0
+    return Data(TRAIN._replace(labels=np.where(kept, TRAIN.labels, -1)), VALIDATION, NORMALIZE)
+
+
+class Asked:
+    """A teacher that remembers which images it was asked about."""
+
+    def __init__(self):
+        self.images = []
+
+    def __call__(self, raw, index, view):
+        self.images += [index]
+        return teacher(raw, index, view)
+
+
+def partly_labelled_run(task=None, recipe=RECIPE, data=None, asked=teacher, **session):
+    task = task or RSDDistiller(student(drop=0.2), Setting(teacher_width=6))
+    return train(task, data or hidden(), recipe, Session(3, ViewChoice(0, 2), asked, **session))
+
+
+def test_the_teacher_speaks_of_every_image():
+    asked = Asked()
+    partly_labelled_run(asked=asked)
+    assert set(np.concatenate(asked.images)) == set(range(70))
+    known = hidden().train.labels >= 0
+    assert all(known[batch][:8].all() and not known[batch][8:].any() for batch in asked.images)
+
+
+def test_hidden_labels_are_learned_from_the_teacher_only():
+    plain = partly_labelled_run()
+    assert np.isfinite(column(plain, "cross_entropy")).all()
+    assert column(plain, "invariance")[-1] < column(plain, "invariance")[0]
+    assert same(plain, partly_labelled_run())
+    assert not same(plain, partly_labelled_run(data=DATA))
+
+
+def test_the_twin_trains_on_the_labelled_images_only():
+    shown = []
+
+    class Twin(ScratchDistiller, method="twin"):
+        def forward(self, input, target, teacher=None, index=None, *, labelled=None):
+            shown.append((index.numpy(), target.numpy(), labelled))
+            return super().forward(input, target, teacher, index, labelled=labelled)
+
+    trained = partly_labelled_run(Twin(student()))
+    known = hidden().train.labels
+    assert all(len(index) == 8 and labelled is None for index, _, labelled in shown)
+    assert all(np.array_equal(target, known[index]) for index, target, _ in shown)
+    assert trained.steps == len(shown) == 4 * (70 // 16)
+    del Twin.registry["twin"]
+
+
+@pytest.mark.parametrize("change", [{}, {"accumulation": 1, "augment": AugmentOptions(mixup=0.4, flip=True)}])
+def test_a_partly_labelled_run_resumes_bit_for_bit(tmp_path, change):
+    recipe = RECIPE.model_copy(update=change)
+    whole = partly_labelled_run(recipe=recipe)
+
+    class Once(Asked):
+        def __call__(self, raw, index, view):
+            if len(self.images) == 7:
+                raise KeyboardInterrupt
+            return super().__call__(raw, index, view)
+
+    state = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        partly_labelled_run(recipe=recipe, state=state, save_seconds=0.0, asked=Once())
+    assert state.is_file()
+    assert same(whole, partly_labelled_run(recipe=recipe, state=state))
+
+
+def test_accumulated_parts_of_a_partly_labelled_batch_agree():
+    def run(parts):
+        task = distiller("kd")(student(), Setting(teacher_width=6))
+        return partly_labelled_run(task, RECIPE.model_copy(update={"accumulation": parts}))
+
+    whole, halves = run(1), run(2)
+    for term in ("loss", "cross_entropy", "kd", "validation_loss"):
+        assert column(halves, term) == pytest.approx(column(whole, term), rel=1e-3)
