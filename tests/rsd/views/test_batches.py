@@ -188,9 +188,8 @@ def test_few_unlabelled_images_leave_room_for_labelled_ones(without, parts, repe
 
 def test_a_store_of_partly_labelled_images_has_all():
     images = LabelledImages(labelled(100).images, LABELS, list("abc"))
-    for batch in batches(
-        images, lambda _: store_plan(1, LABELS, 16, MIXED, seed=7), 7, MIXED, seed=7, numbers=range(7)
-    ):
+    stored = store_plan(1, LABELS, 16, MIXED, seed=7)
+    for batch in batches(images, lambda _: stored, 7, MIXED, seed=7, numbers=range(7)):
         sums = batch.target.sum(dim=1)
         assert torch.allclose(sums, torch.from_numpy(np.where(LABELS[batch.images] < 0, 0.0, 1.0)).float())
     assert sorted(np.concatenate(stored.images)) == list(range(100))
