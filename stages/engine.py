@@ -13,7 +13,7 @@ from rsd.export.options import export_options
 from rsd.export.parity import GateError
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.errors import UserError
-from rsd.machine.files import write_json, written_aside
+from rsd.machine.files import written_aside
 from rsd.run.records import Comparison
 from rsd.sources.images import read_split
 from stages import OUT, run
@@ -34,11 +34,11 @@ def main() -> None:
         else:
             record = build(onnx, aside / "model.engine", options, precision=precision, log=log)
             shutil.move(log, aside / "build.log")
-            write_json(aside / "engine.json", record.content())  # which loading the engine reads
+            record.write(aside)  # which loading the engine reads
             record.parity = parity(aside, precision, options)
             print(f"{precision}: engine of {(record.bytes or 0) / 1e6:.2f} MB by {record.library} {record.version}")
         record.made_from = OUT.digests(f"convert/{precision}/model.onnx", "params/engine.json")
-        write_json(aside / "engine.json", record.content())
+        record.write(aside)
 
 
 def parity(folder: Path, precision: str, options: EngineOptions) -> Comparison | str:

@@ -11,7 +11,7 @@ from rsd.evaluation.cka import compare_layers
 from rsd.evaluation.redundancy import redundancy
 from rsd.machine.compute import ComputeOptions, on_this_machine, set_up
 from rsd.machine.errors import UserError
-from rsd.machine.files import write_json, written_aside
+from rsd.machine.files import written_aside
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.models.folder import load_trained
@@ -77,12 +77,11 @@ def main() -> None:
     record = EvaluationRecord(models=rows)
     likeness = _likeness(["scratch", shipped.student.method], index, test, device)
     with written_aside(OUT.evaluation_folder) as aside:
-        write_json(aside / "metrics.json", summary(record))
-        write_json(aside / "models.json", record.content())
+        for written in (record, summary(record), _shown(index)):
+            written.write(aside)
         pd.concat(curves).to_csv(aside / "curves.csv", index=False)
         pd.concat(bins).to_csv(aside / "calibration.csv", index=False)
         likeness.to_csv(aside / "cka.csv", index=False, float_format="%.6f")
-        write_json(aside / "correlation.json", _shown(index).content())
         (aside / "confusion").mkdir()
         for name, frame in confusion.items():
             frame.to_csv(aside / "confusion" / f"{name}.csv", index=False)

@@ -3,34 +3,35 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from rsd.config.method_code import method_code
-from rsd.config.resolve import resolve
+from pydantic import JsonValue
+
+from rsd.config.resolve import param_files
 from rsd.machine.errors import UserError
 
 
-def check(file: Path, conf: Path) -> dict[str, Any]:
+class Verdict(TypedDict, total=False):
+    """One of the two."""
+
+    sections: dict[str, str]
+    """A digest of every file of `param_files`. Stages that read files of equal digests give equal results."""
+    error: str
+    """What is wrong, in a sentence."""
+
+
+def check(file: Path, conf: Path) -> Verdict:
     """What is wrong with one file, or a digest of every section that it resolves to.
 
     Args:
         file: written as params.yaml.
         conf: the folder of the named choices.
-
-    Returns:
-        `{"sections": {"data.json": DIGEST, ...}}`, named as the files of out/params/, the code of the methods among
-        them; or `{"error": SENTENCE}`. Stages that read sections of equal digests give equal results.
     """
     try:
-        resolved = resolve(file, conf)
+        return {"sections": {name: _digest(content) for name, content in param_files(file, conf).items()}}
     except UserError as error:
         return {"error": str(error).replace(str(file), "params.yaml")}
-    methods = resolved.pop("method")
-    sections = {f"{name}.json": _digest(values) for name, values in resolved.items()}
-    sections |= {f"method/{name}.json": _digest(values) for name, values in methods.items()}
-    sections |= {f"code/{name}.py": _digest(method_code(name)) for name in resolved["run"]["methods"]}
-    return {"sections": sections}
 
 
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+def _digest(content: JsonValue) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from rsd import methods as distillers
+from rsd.config.method_code import method_code
 from rsd.config.section import checked, kind_of, mapping, unknown_keys
 from rsd.export import precisions as known_precisions
 from rsd.export.options import export_options
@@ -48,6 +51,21 @@ and the last epoch."""
 _OWN = ("views", "compute", "export", "engine", "benchmark", "bundle")  # written out in params.yaml itself
 _NAMED = ("data", "teacher", "teacher_recipe", "student", "recipe")  # from conf/; `override` lies above
 _TOP = {"pair", "data", "recipe", "methods", "seeds", "precisions", "protocol", "method", "override", *_OWN}
+
+
+def param_files(params: Path, conf: Path) -> dict[str, JsonValue]:
+    """The files of out/params/ by their names: the sections, those of methods in `method/`, and each method's code.
+
+    Raises:
+        UserError: as `resolve`.
+    """
+    resolved = resolve(params, conf)
+    methods = resolved.pop("method")
+    return {
+        **{f"{name}.json": values for name, values in resolved.items()},
+        **{f"method/{name}.json": values for name, values in methods.items()},
+        **{f"code/{name}.py": method_code(name) for name in resolved["run"]["methods"]},
+    }
 
 
 def resolve(params: Path, conf: Path) -> dict[str, Any]:

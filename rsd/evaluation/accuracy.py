@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from rsd.run.records import EvaluationRecord
+from rsd.run.records import EvaluationRecord, Summary
 
 CALIBRATION_BINS = 15
 
@@ -52,8 +52,8 @@ def calibration(logits: Tensor, labels: Tensor) -> pd.DataFrame:
     return grouped.reset_index(drop=True)
 
 
-def summary(record: EvaluationRecord) -> dict[str, dict[str, float]]:
-    """One line per method for `dvc metrics show`: means over seeds, and the gain over the scratch twins in points."""
+def summary(record: EvaluationRecord) -> Summary:
+    """What `dvc metrics show` prints."""
     lines: dict[str, dict[str, float]] = {}
     for method in record.methods:
         models = record.by_method(method)
@@ -64,7 +64,7 @@ def summary(record: EvaluationRecord) -> dict[str, dict[str, float]]:
         if gains := record.gains(method):
             line["gain_over_scratch"] = fmean(gains.values())
         lines[method] = line
-    return lines
+    return Summary(methods=lines)
 
 
 def _percent(share: Tensor) -> float:

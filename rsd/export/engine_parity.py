@@ -14,7 +14,6 @@ from rsd.export.runtimes._tensorrt import NO_DEVICE
 from rsd.export.tensorrt import EngineOptions, build
 from rsd.machine.cuda import NoDriverError
 from rsd.machine.errors import UserError
-from rsd.machine.files import write_json
 from rsd.run.records import Comparison
 from rsd.sources.images import Images
 
@@ -71,7 +70,7 @@ def engine_parting(
     expected = graph_values(proto, batch)
     try:
         record = build(onnx, folder / "model.engine", plain, precision=precision, every_value=True)
-        write_json(folder / "engine.json", record.content())
+        record.write(folder)
         with open_engine(folder) as engine:
             values = engine.values(batch)
     except UserError as error:

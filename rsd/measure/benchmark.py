@@ -20,7 +20,7 @@ from rsd.export.runtimes import readers
 from rsd.export.runtimes._tensorrt import NO_DEVICE
 from rsd.machine.cuda import NoDriverError
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, write_json, written_aside
+from rsd.machine.files import read_json, written_aside
 from rsd.machine.fingerprint import cores
 from rsd.machine.options import OneOf, Options
 from rsd.measure.latency import (
@@ -130,7 +130,7 @@ def benchmark(
     )
     with written_aside(folder / "samples.csv.gz") as aside:
         aside.write_bytes(_samples_csv(rows, [[turn.nanoseconds for turn in one] for one in turns]))
-    write_json(folder / "latency.json", result.model_dump())
+    result.write(folder)
     return result
 
 

@@ -1,15 +1,15 @@
 """A run's folder: where each thing lies in it, and its records. No other module spells a path below it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import sha256, write_json
+from rsd.machine.files import sha256, write_json, written_aside
 from rsd.run.records import (
     BundleRecord,
     Choice,
@@ -26,6 +26,7 @@ from rsd.run.records import (
     StudentIndex,
     StudentRecord,
     TeacherRecord,
+    Written,
 )
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -249,11 +250,20 @@ class Run:
                     causes.setdefault(record.place, f"it was made from {path}, and {causes[owner]}")
         return causes
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Written) -> None:
         """Write a record in its place, whole or not at all. What lies beside it was written before."""
-        path = self.folder / record.place
-        write_json(path, record.content())
-        record._folder = path.parent
+        record._folder = (self.folder / record.place).parent
+        record.write(record._folder)
+
+    def write_params(self, files: Mapping[str, JsonValue]) -> None:
+        """Write the resolved params by their names: sections as JSON, the code of methods as it is."""
+        with written_aside(self.params) as aside:
+            for name, content in files.items():
+                if name.endswith(".json"):
+                    write_json(aside / name, content)
+                else:
+                    (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                    (aside / name).write_text(str(content))
 
     def digests(self, *places: str) -> dict[str, str]:
         """SHA-256 of files of the run, by their paths below its folder: a record's `made_from`."""
@@ -269,7 +279,7 @@ class Run:
             raise UserError(
                 f"expected a record in {path}, found: {_fault(error)}; run `dvc repro -f -s {stage}`"
             ) from error
-        if isinstance(record, Record):
+        if isinstance(record, Written):
             record._folder = path.parent
         return record
 

@@ -1,17 +1,16 @@
-"""Labelled images, in memory, memory-mapped or as files, and the record that describes a prepared data set."""
+"""Labelled images, in memory, memory-mapped or as files."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, sha256, write_json, written_aside
-from rsd.run.records import ServedSize
+from rsd.machine.files import read_json, sha256, written_aside
+from rsd.run.records import DatasetRecord
 from rsd.sources.image_file import decode
 
 
@@ -130,49 +129,6 @@ class LabelledImages(NamedTuple):
     classes: list[str]
 
 
-class DatasetRecord(BaseModel):
-    """`dataset.json`: what a prepared data set is."""
-
-    source: str
-    kept: Literal["arrays", "files"] = "arrays"
-    """Whether a split holds its images, or the paths of image files."""
-    root: str | None = None
-    """Folder that these paths start from."""
-    crop_share: float | None = None
-    """The central share of a file's shorter side that is served without augmentation."""
-    classes: list[str]
-    height: int
-    """As served, as are width and channels."""
-    width: int
-    channels: int
-    mean: list[float]
-    """Channel means of the training split, in [0, 1]."""
-    std: list[float]
-    """Channel standard deviations of the training split, in [0, 1]."""
-    counts: dict[str, int]
-    """Images per split."""
-    left_out: list[str] = []
-    """Images that could not be used, and why."""
-    checksums: dict[str, str]
-    """SHA-256 of every file of a split."""
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
-        return self.height, self.width, self.channels
-
-    @property
-    def preprocessing(self) -> ServedSize:
-        files = self.kept == "files"
-        return ServedSize(
-            height=self.height,
-            width=self.width,
-            channels=self.channels,
-            resize="bicubic" if files else "bilinear",
-            crop_share=self.crop_share if files else None,
-        )
-
-
 def write_arrays(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, str]:
     """Write one split as `images.npy` and `labels.npy`; SHA-256 of each."""
     with written_aside(folder) as aside:
@@ -192,10 +148,6 @@ def write_index(
         for name, values in (("labels", labels), ("sizes", sizes), ("digests", digests)):
             np.save(aside / f"{name}.npy", values)
     return {name: sha256(folder / name) for name in ("paths.txt", "labels.npy", "sizes.npy", "digests.npy")}
-
-
-def write_record(data: Path, record: DatasetRecord) -> None:
-    write_json(data / "dataset.json", record.model_dump())
 
 
 def read_record(data: Path) -> DatasetRecord:

@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from rsd.machine.files import sha256, write_json, write_table, written_aside
+from rsd.machine.files import sha256, write_table, written_aside
 from rsd.machine.unfinished import software_versions
 from rsd.models.folder import WEIGHTS, save_trained
 from rsd.models.make import parameter_count
@@ -58,5 +57,5 @@ def write_teacher(
             device=device,
             versions=software_versions(),
         )
-        write_json(aside / Path(record.place).name, record.content())
+        record.write(aside)
     return record

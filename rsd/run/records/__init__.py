@@ -3,7 +3,8 @@
 Every record says where it lies below the run's folder, and what it was made from.
 """
 
-from rsd.run.records.base import Name, Part, Record, Section
+from rsd.run.records.base import Name, Part, Record, Section, Written
+from rsd.run.records.data import DatasetRecord
 from rsd.run.records.device import CPU, GPU, DeviceRecord, Fingerprinted
 from rsd.run.records.files import (
     BundleRecord,
@@ -20,8 +21,8 @@ from rsd.run.records.files import (
     Rounded,
     ServedSize,
 )
-from rsd.run.records.judged import Evaluation, EvaluationRecord
-from rsd.run.records.params import Choice, Watched
+from rsd.run.records.judged import Evaluation, EvaluationRecord, Summary
+from rsd.run.records.params import Choice, Sources, Watched
 from rsd.run.records.timed import Conditions, Latency, LatencyRecord, Timing
 from rsd.run.records.trained import (
     CorrelationChange,
@@ -48,6 +49,7 @@ __all__ = [
     "ConvertRecord",
     "CorrelationChange",
     "CorrelationPicture",
+    "DatasetRecord",
     "Details",
     "DeviceRecord",
     "EngineRecord",
@@ -73,11 +75,14 @@ __all__ = [
     "ServedSize",
     "ShippedRecord",
     "ShownRecord",
+    "Sources",
     "StudentIndex",
     "StudentRecord",
+    "Summary",
     "TeacherRecord",
     "Timing",
     "TrainedRecord",
     "Validation",
     "Watched",
+    "Written",
 ]

@@ -5,6 +5,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, RootModel
 
+from rsd.machine.files import write_json
+
 # What is printed on terminals and pages: no control characters, no novels.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
@@ -30,27 +32,15 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Record(Part):
+class Written(Part):
     """A file of JSON that a stage writes."""
 
-    made_from: dict[str, str] = {}
-    """SHA-256 of each file that the record's stage read, by the file's path below the run's folder."""
-
     _folder: Path | None = PrivateAttr(default=None)
-
-    @property
-    def files(self) -> dict[str, str]:
-        """SHA-256 of what lies beside the record and is read by later stages, by its path below the run's folder."""
-        return {}
 
     @property
     def place(self) -> str:
         """Path below the run's folder."""
         raise NotImplementedError
-
-    def content(self) -> Any:
-        """What is written."""
-        return self.model_dump(mode="json")
 
     @property
     def folder(self) -> Path:
@@ -58,3 +48,23 @@ class Record(Part):
         if self._folder is None:
             raise ValueError(f"expected {self.place} as it was read or written by a run, found it in memory only")
         return self._folder
+
+    def content(self) -> Any:
+        """What is written."""
+        return self.model_dump(mode="json")
+
+    def write(self, folder: Path) -> None:
+        """Write the record into `folder`, such as one that is written aside. `Run.write` knows its place."""
+        write_json(folder / Path(self.place).name, self.content())
+
+
+class Record(Written):
+    """What a stage says of its work, and what it was made from."""
+
+    made_from: dict[str, str] = {}
+    """SHA-256 of each file that the record's stage read, by the file's path below the run's folder."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of what lies beside the record and is read by later stages, by its path below the run's folder."""
+        return {}

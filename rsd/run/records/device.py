@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from rsd.machine.fingerprint import short_name
-from rsd.run.records.base import Name
+from rsd.run.records.base import Name, Written
 
 
 class Fingerprinted(BaseModel):
@@ -27,7 +27,7 @@ class GPU(Fingerprinted):
     memory: Name | None = None
 
 
-class DeviceRecord(Fingerprinted):
+class DeviceRecord(Fingerprinted, Written):
     """`device.json`: what of a machine decides how fast a model runs, as `fingerprint` says it."""
 
     machine: Name | None = None
@@ -38,6 +38,10 @@ class DeviceRecord(Fingerprinted):
     gpus: list[GPU]
     versions: dict[Name, Name | None] = Field({})
     """Of the runtimes; None where one is missing."""
+
+    @property
+    def place(self) -> str:
+        return "device.json"
 
     @property
     def short_name(self) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from rsd.run.records.base import Part, Record
+from rsd.run.records.base import Part, Record, Written
 
 
 class Evaluation(Part):
@@ -36,6 +36,20 @@ class Evaluation(Part):
     def weights(self) -> str:
         """Where they lie, below the run's folder."""
         return f"{'teacher' if self.seed is None else f'students/{self.model}'}/model.safetensors"
+
+
+class Summary(Written):
+    """`evaluate/metrics.json`, for `dvc metrics show`. The file is the plain mapping."""
+
+    methods: dict[str, dict[str, float]]
+    """A line per method: means over its seeds, and the gain over the scratch twins in points."""
+
+    @property
+    def place(self) -> str:
+        return "evaluate/metrics.json"
+
+    def content(self) -> Any:
+        return self.methods
 
 
 class EvaluationRecord(Record):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from rsd.machine.options import Options
-from rsd.run.records.base import Part
+from rsd.run.records.base import Part, Written
 
 
 class Choice(Options):
@@ -33,6 +33,20 @@ class Choice(Options):
     def students(self) -> list[str]:
         """The folders of this run's students, method by method."""
         return [f"{method}-{seed}" for method in self.methods for seed in self.seeds]
+
+
+class Sources(Written):
+    """`sources/KIND.json`: digests of what a kind of `Watched` names, by path. The file is the plain mapping."""
+
+    kind: Literal["data", "teacher"]
+    digests: dict[str, str | dict[str, str]]
+
+    @property
+    def place(self) -> str:
+        return f"sources/{self.kind}.json"
+
+    def content(self) -> Any:
+        return self.digests
 
 
 class Watched(Part):

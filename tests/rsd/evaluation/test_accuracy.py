@@ -63,7 +63,7 @@ def test_the_gain_is_paired_by_seed_with_scratch():
         return {"model": method, "method": method, "seed": seed, "top1": top1, "per_class": {}, "images": 1} | figures
 
     rows = [record("teacher", None, 99), record("scratch", 0, 90), record("scratch", 1, 94), record("rsd", 1, 97)]
-    lines = summary(EvaluationRecord.model_validate(rows))
+    lines = summary(EvaluationRecord.model_validate(rows)).methods
     assert lines["rsd"]["gain_over_scratch"] == 3  # against seed 1, not against the mean of both
     assert lines["scratch"]["top1"] == 92
     assert lines["scratch"]["top1_std"] == pytest.approx(8**0.5)

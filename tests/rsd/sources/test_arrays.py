@@ -4,7 +4,7 @@ import pytest
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
 from rsd.sources.arrays import channel_statistics, stratified
-from rsd.sources.images import LabelledImages, read_record, read_split, write_record
+from rsd.sources.images import LabelledImages, read_record, read_split
 from rsd.sources.kinds.digits import Digits
 
 DIGITS = Digits(size=8)
@@ -13,7 +13,7 @@ DIGITS = Digits(size=8)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    write_record(folder, record := DIGITS.prepare(folder))
+    (record := DIGITS.prepare(folder)).write(folder)
     return folder, record
 
 

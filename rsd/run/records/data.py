@@ -1,0 +1,55 @@
+"""The record of the prepared images."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from rsd.run.records.base import Written
+from rsd.run.records.files import ServedSize
+
+
+class DatasetRecord(Written):
+    """`dataset.json`: what a prepared data set is."""
+
+    source: str
+    kept: Literal["arrays", "files"] = "arrays"
+    """Whether a split holds its images, or the paths of image files."""
+    root: str | None = None
+    """Folder that these paths start from."""
+    crop_share: float | None = None
+    """The central share of a file's shorter side that is served without augmentation."""
+    classes: list[str]
+    height: int
+    """As served, as are width and channels."""
+    width: int
+    channels: int
+    mean: list[float]
+    """Channel means of the training split, in [0, 1]."""
+    std: list[float]
+    """Channel standard deviations of the training split, in [0, 1]."""
+    counts: dict[str, int]
+    """Images per split."""
+    left_out: list[str] = Field([])
+    """Images that could not be used, and why."""
+    checksums: dict[str, str]
+    """SHA-256 of every file of a split."""
+
+    @property
+    def place(self) -> str:
+        return "data/dataset.json"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.height, self.width, self.channels
+
+    @property
+    def preprocessing(self) -> ServedSize:
+        files = self.kept == "files"
+        return ServedSize(
+            height=self.height,
+            width=self.width,
+            channels=self.channels,
+            resize="bicubic" if files else "bilinear",
+            crop_share=self.crop_share if files else None,
+        )
