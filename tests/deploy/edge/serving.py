@@ -30,7 +30,7 @@ from rsd_edge.serve_options import ServeOptions
 SHAPE = (5, 4, 3)
 LABELS = ["cat", "dog", "m\u00f6we"]
 NAME = "tiny"
-PREPROCESSING = Preprocessing(*SHAPE, resize="bilinear", crop_share=None)
+PREPROCESSING = Preprocessing(5, 4, 3, resize="bilinear", crop_share=None)
 
 
 def graph(seed: int) -> bytes:
@@ -151,8 +151,17 @@ def write_release(root: Path, release: int) -> None:
     (folder / "fp32").mkdir(parents=True)
     (folder / "fp32" / "model.onnx").write_bytes(graph(release))
     (folder / "labels.json").write_text(json.dumps(LABELS))
-    models = {"fp32": {"onnx": "fp32/model.onnx"}}
-    (folder / "manifest.json").write_text(json.dumps({"name": NAME, "release": release, "models": models}))
+    names = ["labels.json", "preprocessing.json", "fp32/model.onnx", "golden/images.npy"]
+    manifest = {
+        "schema_version": 2, "name": NAME, "release": release, "models": {"fp32": {"onnx": "fp32/model.onnx"}},
+        "requires": {"architectures": ["x86_64"], "onnxruntime": "1.18", "memory_mib": 0}, "p99_ms": None,
+        "golden": {
+            "images": "golden/images.npy", "files": [], "logits": {"fp32": "golden/images.npy"},
+            "tolerances": {"pixels": 0, "logits": {"fp32": 0}},
+        },
+        "files": {name: {"bytes": 0, "sha256": 64 * "0"} for name in names},
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "preprocessing.json").write_text(json.dumps(asdict(PREPROCESSING)))
 
 

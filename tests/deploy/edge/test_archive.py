@@ -42,7 +42,7 @@ def test_a_tar_installs_exactly_as_its_folder(shared, releases, tmp_path):
     assert releases.install(tar, shared.keys) == ("tiny-1", True)
     assert releases.install(tar, shared.keys) == ("tiny-1", False)
     assert releases.install(shared.first, shared.keys) == ("tiny-1", False)
-    assert releases.activate() == "tiny-1"
+    assert releases.activate(shared.keys) == "tiny-1"
     assert left(releases) == ["tiny-1"]
 
 
@@ -133,7 +133,7 @@ def test_cut_or_changed_anywhere_it_is_refused(shared, releases, tmp_path):
             refused += 1
             assert left(device) == []
         else:
-            assert device.activate() == "tiny-1"
+            assert device.activate(shared.keys) == "tiny-1"
             assert turn % 2, "a file that was cut was taken"
     assert refused > 50
 
@@ -141,5 +141,5 @@ def test_cut_or_changed_anywhere_it_is_refused(shared, releases, tmp_path):
 def test_the_next_command_cleans_up_a_killed_unpacking(shared, releases, tmp_path):
     (releases.folder / ".unpacked" / "fp32").mkdir(parents=True)
     (releases.folder / ".unpacked" / "fp32" / "model.onnx").write_bytes(b"half")
-    releases.recover()
+    releases.recover(shared.keys)
     assert left(releases) == []

@@ -122,7 +122,7 @@ REFUSED = {
     ),
     "another schema": (rewrite(lambda m: m.update(schema_version=99)), "expected a bundle of schema 2, found 99"),
     "a manifest of other files": (
-        rewrite(lambda m: m["files"].pop("golden/images.npy")),
+        rewrite(lambda m: m["files"].pop("README.md")),
         "expected the signed files in manifest.json, found others",
     ),
     "a manifest without a release": (rewrite(lambda m: m.pop("release")), "expected a manifest.json as rsd writes it"),

@@ -4,6 +4,7 @@ import ast
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import rsd_edge
 from rsd_edge import cli
 
 from tests.bundles import packed
+from tests.deploy.edge.device import lose_state, works
 from tests.deploy.edge.serving import Tiny, always, served
 
 SOURCE = Path(rsd_edge.__file__).parent
@@ -74,10 +76,59 @@ def test_recover_on_a_read_only_disk_warns(shared, at, capsys, monkeypatch):
         patched.setattr("rsd_edge.disk.locked", read_only)
         output = run(capsys, *at, "recover", status=1)
         assert output.startswith("error: expected to repair ")
-        assert "found it read-only; mount it" in output
+        assert "Read-only file system" in output
     run(capsys, *at, "activate")
     monkeypatch.setattr("rsd_edge.disk.locked", read_only)
     assert run(capsys, *at, "recover") == "tiny-1: current\n"
+
+
+def test_recover_warns_of_a_dropped_key(shared, at, workshop, releases, capsys):
+    releases.install(shared.bundle(1), shared.keys)
+    releases.activate(shared.keys)
+    cli.main([str(argument) for argument in [*at[:3], workshop.pinned, "recover"]])
+    out, err = capsys.readouterr()
+    assert out == "tiny-1: current\n"
+    assert err.startswith("warning: tiny-1 is served on, but it would not be taken again: expected a signature of one")
+
+
+def on_a_full_disk(at, *arguments):
+    """Run a command that cannot write a byte to any file."""
+    return subprocess.run(
+        [sys.executable, "-m", "rsd_edge", *map(str, [*at, *arguments])],
+        env=os.environ | {"PYTHONPATH": str(SOURCE.parent)}, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("trouble", ["none", "a trial", "a lost state", "a lost copy", "a damaged key"])
+def test_recover_serves_what_is_whole_without_writing(shared, at, releases, tmp_path, trouble):
+    for number in (1, 2):
+        releases.install(shared.bundle(number), shared.keys)
+        releases.activate(shared.keys)
+    if trouble == "a trial":
+        releases._try(releases._state(), shared.keys, "tiny-1", 0, None)
+    elif trouble in ("a lost state", "a damaged key"):
+        lose_state(releases, b"{")
+    elif trouble == "a lost copy":
+        (releases.root / "state.copy.json").unlink()
+    if trouble == "a damaged key":
+        (tmp_path / "keys").mkdir()
+        (tmp_path / "keys" / "x.pub").write_text("no key")
+        at = [*at[:3], tmp_path / "keys"]
+    done = on_a_full_disk(at, "recover")
+    assert (done.returncode, done.stdout) == (0, "tiny-2: current\n"), done.stderr
+    assert ("warning: expected" in done.stderr) == (trouble != "none")
+    assert releases.to_serve().name == "tiny-2"
+    assert works(releases.to_serve())
+
+
+def test_recover_on_a_full_disk_serves_nothing_damaged(shared, at, releases):
+    releases.install(shared.bundle(1), shared.keys)
+    releases.activate(shared.keys)
+    (releases.current() / "labels.json").write_text("x")
+    done = on_a_full_disk(at, "recover")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: expected to repair")
 
 
 def test_errors_are_one_sentence_and_status_1(shared, at, capsys, tmp_path):

@@ -69,8 +69,8 @@ def test_engines_are_built_by_install_only(shared, releases, tensorrt, capsys):
     releases.install(shared.first, shared.keys)
     assert "tiny-1: TensorRT builds its fp32 engine, which can take minutes" in capsys.readouterr().err
     assert [path.name.split("-")[0] for path in tensorrt.built] == [".fp32", ".fp16"]
-    releases.activate()
-    releases.recover()
+    releases.activate(shared.keys)
+    releases.recover(shared.keys)
     model = Model.open(releases.current())
     assert model.provider == "TensorrtExecutionProvider"
     assert model.infer(np.zeros((20, 6, 5, 3), np.uint8)).shape == (20, 3)
@@ -78,7 +78,7 @@ def test_engines_are_built_by_install_only(shared, releases, tensorrt, capsys):
     shutil.rmtree(releases.root / "engines")  # without one it is not built while somebody waits
     assert Model.open(releases.current()).provider == "CPUExecutionProvider"
     assert len(tensorrt.built) == 2
-    releases.activate()
+    releases.activate(shared.keys)
     assert len(tensorrt.built) == 4
 
 
@@ -92,11 +92,11 @@ def test_tensorrt_gets_the_graph_s_precision_and_batches(workshop, releases, ten
 
 def test_only_activate_rebuilds_engines_after_a_runtime_update(shared, releases, tensorrt, monkeypatch):
     releases.install(shared.bundle(1), shared.keys)
-    releases.activate()
+    releases.activate(shared.keys)
     tensorrt.updated_to(monkeypatch, "99.0")
     assert Model.open(releases.current()).provider == "CPUExecutionProvider"
     assert len(tensorrt.built) == 1
-    releases.activate()
+    releases.activate(shared.keys)
     assert Model.open(releases.current()).provider == "TensorrtExecutionProvider"
     assert len(tensorrt.built) == 2
     assert len([*(releases.root / "engines" / "tiny-1").iterdir()]) == 1  # what the old one built is gone
@@ -105,7 +105,7 @@ def test_only_activate_rebuilds_engines_after_a_runtime_update(shared, releases,
 def test_missing_tensorrt_libraries_are_no_error(shared, releases, tensorrt):
     tensorrt.has_libraries = False
     releases.install(shared.first, shared.keys)
-    assert releases.activate() == "tiny-1"
+    assert releases.activate(shared.keys) == "tiny-1"
     assert Model.open(releases.current()).provider == "CPUExecutionProvider"
     assert [*(releases.root / "engines" / "tiny-1").iterdir()] == []
     (first, _) = [e for e in releases.status()["events"] if e["event"] == "engine not built"]
@@ -115,7 +115,7 @@ def test_missing_tensorrt_libraries_are_no_error(shared, releases, tensorrt):
 def test_only_a_failed_engine_that_serves_is_fatal(shared, releases, tensorrt):
     tensorrt.refuses = "fp16"
     releases.install(shared.first, shared.keys)
-    assert releases.activate() == "tiny-1"
+    assert releases.activate(shared.keys) == "tiny-1"
     missed = [event for event in releases.status()["events"] if event["event"] == "engine not built"]
     assert [event["precision"] for event in missed] == ["fp16", "fp16"]
     assert "failed to create an engine" in missed[0]["reason"]

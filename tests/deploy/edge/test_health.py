@@ -13,7 +13,7 @@ def test_health_means_this_very_release_is_served(shared, releases):
     from tests.deploy.edge.serving import served as serving
 
     releases.install(shared.first, shared.keys)
-    releases.activate()
+    releases.activate(shared.keys)
     live = LiveModel(releases.current, lambda folder: Model.open(folder))
     live.refresh()
     with serving(live) as address:

@@ -1,6 +1,7 @@
 """A device sees of an image file what the project serves of it."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def test_every_golden_file_gives_the_projects_pixels_exactly(tmp_path, shape, cr
     record = dataset(shape, crop_share)
     images = np.random.default_rng(0).integers(0, 256, (4, *shape), np.uint8)
     names, pixels = write_files(tmp_path, images, record)
-    wanted = Preprocessing.from_json(record.preprocessing.model_dump())
+    wanted = Preprocessing.from_json(record.preprocessing.model_dump_json().encode())
     for name, expected in zip(names, pixels, strict=True):
         assert np.array_equal(preprocess(decode((tmp_path / name).read_bytes(), wanted), wanted), expected), name
 
@@ -37,7 +38,7 @@ def test_every_golden_file_gives_the_projects_pixels_exactly(tmp_path, shape, cr
 def test_every_photograph_gives_the_project_s_pixels(tmp_path, crop_share):
     source = np.random.default_rng(0)
     record = dataset((24, 24, 3), crop_share)
-    wanted = Preprocessing.from_json(record.preprocessing.model_dump())
+    wanted = Preprocessing.from_json(record.preprocessing.model_dump_json().encode())
     for number in range(40):
         height, width = source.integers(2, 200, 2)
         image = Image.fromarray(source.integers(0, 256, (height // 2 + 1, width // 2 + 1, 3), np.uint8))
@@ -88,4 +89,6 @@ def test_unusable_images_are_refused_in_a_sentence(kind):
 def test_an_unknown_preprocessing_is_refused(change):
     values = dataset().preprocessing.model_dump() | change
     with pytest.raises(EdgeError, match="install a newer rsd-edge"):
-        Preprocessing.from_json({name: value for name, value in values.items() if value is not ...})
+        Preprocessing.from_json(
+            json.dumps({name: value for name, value in values.items() if value is not ...}).encode()
+        )

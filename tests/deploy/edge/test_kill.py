@@ -17,17 +17,19 @@ import numpy as np
 import pytest
 import rsd_edge
 from rsd_edge import bundle as bundles
+from rsd_edge.errors import EdgeError
 from rsd_edge.model import Model
 from rsd_edge.releases import Releases
 
 from tests.bundles import packed
+from tests.deploy.edge.device import works
 
 OURS = (str(Path(rsd_edge.__file__).parent), shutil.__file__)
 
 
 def on_disk(root: Path) -> list[tuple[object, ...]]:
     """What a kill would leave: every name, with what tells one content from another."""
-    entries: list[tuple[object, ...]] = []
+    entries: list[tuple[object, ...]] = [(str(root),)] if root.exists() else []
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
             path = os.path.join(folder, name)
@@ -90,10 +92,12 @@ def current(root: Path, expected: set[str | None]) -> str | None:
     return name
 
 
-def check(root: Path, expected: set[str | None]) -> str | None:
+def check(root: Path, expected: set[str | None], keys: list[Path]) -> str | None:
     """After `recover`: one of the expected releases is current, whole and infers, and nothing is left over."""
     releases = Releases(root)
-    name = releases.recover()
+    assert releases.status()["installed"] is not None
+    assert releases.to_serve() is None or works(releases.to_serve())
+    name = releases.recover(keys)
     assert current(root, expected) == name
     state = releases._state()
     assert state.pending is None
@@ -123,14 +127,14 @@ def devices(shared, tmp_path_factory):
         return lambda releases: releases.install(shared.bundle(number), keys, keep=1)
 
     def activate(releases: Releases) -> object:
-        return releases.activate(window=0, healthy=lambda release: True, keep=1)
+        return releases.activate(shared.keys, window=0, healthy=lambda release: True, keep=1)
 
     def roomy(releases: Releases) -> object:
-        return releases.activate(keep=3)
+        return releases.activate(shared.keys, keep=3)
 
     def on_trial(releases: Releases) -> None:
         state = releases._state()
-        releases._try(state, "tiny-2", 0, None)
+        releases._try(state, keys, "tiny-2", 0, None)
 
     one, two = (install(1), activate), (install(2),)
     return {
@@ -146,10 +150,10 @@ def devices(shared, tmp_path_factory):
         "install that removes another": (device("e", *one, *two), install(3), {"tiny-1"}),
         "rollback": (
             device("f", *one, *two, roomy),
-            lambda r: r.rollback(window=0, healthy=lambda release: True),
+            lambda r: r.rollback(shared.keys, window=0, healthy=lambda release: True),
             {"tiny-1", "tiny-2"},
         ),
-        "recover": (device("g", *one, *two, on_trial), lambda r: r.recover(), {"tiny-1"}),
+        "recover": (device("g", *one, *two, on_trial), lambda r: r.recover(shared.keys), {"tiny-1"}),
     }
 
 
@@ -165,57 +169,77 @@ COMMANDS = [
 ]
 
 
-def killed(devices, tmp_path, command, every, shared=None):
+def killed(devices, shared, tmp_path, command, every, install=False):
     """Kill `command` at every so-manieth step; the releases that were current after it.
 
-    With `shared` the next command is to install another release of it, else `recover` and `command` again.
+    The next command is to install another release if `install` is true, else `recover` and `command` again.
     """
     device, action, expected = devices[command]
     root = tmp_path / "device"
 
     def attempt(kill_before: int | None = None) -> list[int] | None:
         shutil.rmtree(root, ignore_errors=True)
-        shutil.copytree(device, root, symlinks=True)
+        if any(device.iterdir()):  # else the command makes the folder itself
+            shutil.copytree(device, root, symlinks=True)
         return run(lambda: action(Releases(root)), root, kill_before)
 
     steps = attempt()
     assert steps
-    last = check(root, expected)
+    last = check(root, expected, shared.keys)
     outcomes = set()
     for step in steps[::every]:
         assert attempt(step) is None
-        if shared:
+        if install:
             Releases(root).install(shared.bundle(4), shared.keys, keep=1)
             outcomes.add(current(root, expected))
-            check(root, expected)
+            check(root, expected, shared.keys)
             continue
-        name = check(root, expected)
+        name = check(root, expected, shared.keys)
         outcomes.add(name)
         if command != "rollback" or name != last:  # that would go back further
             action(Releases(root))  # the command can be given again
-        assert check(root, expected) == last
+        assert check(root, expected, shared.keys) == last
     return outcomes, len(steps)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "install of a tar file"])
-def test_a_kill_at_some_steps_leaves_a_release(devices, tmp_path, command):
-    killed(devices, tmp_path, command, every=8)
+def test_a_kill_at_some_steps_leaves_a_release(devices, shared, tmp_path, command):
+    killed(devices, shared, tmp_path, command, every=8)
+
+
+def test_the_first_install_survives_every_kill(shared, tmp_path):
+    """Where no step is left out: from no folder at all to the first `state.json`."""
+    root = tmp_path / "device"
+
+    def install() -> None:
+        with pytest.raises(EdgeError):
+            Releases(root).install(tmp_path / "none", shared.keys)
+
+    steps = run(install, root)
+    assert steps
+    for step in steps:
+        shutil.rmtree(root, ignore_errors=True)
+        assert run(install, root, step) is None
+        check(root, {None}, shared.keys)
+        shutil.rmtree(root)
+        assert run(install, root, step) is None
+        assert Releases(root).install(shared.bundle(1), shared.keys) == ("tiny-1", True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_kill_at_every_step_leaves_a_release(devices, tmp_path, command):
-    outcomes, steps = killed(devices, tmp_path, command, every=1)
+def test_a_kill_at_every_step_leaves_a_release(devices, shared, tmp_path, command):
+    outcomes, steps = killed(devices, shared, tmp_path, command, every=1)
     print(f"{command}: {steps} steps")
     assert outcomes == devices[command][2]
 
 
 @pytest.mark.parametrize("command", ["the first activate", "activate", "rollback"])
 def test_install_works_after_a_kill_at_some_steps(devices, shared, tmp_path, command):
-    killed(devices, tmp_path, command, every=4, shared=shared)
+    killed(devices, shared, tmp_path, command, every=4, install=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_install_works_after_a_kill_at_every_step(devices, shared, tmp_path, command):
-    assert killed(devices, tmp_path, command, every=1, shared=shared)[0] == devices[command][2]
+    assert killed(devices, shared, tmp_path, command, every=1, install=True)[0] == devices[command][2]

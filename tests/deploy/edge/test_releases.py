@@ -6,12 +6,13 @@ import time
 
 import numpy as np
 import pytest
-from rsd_edge import disk
+from rsd_edge import disk, signature
 from rsd_edge.errors import EdgeError
 from rsd_edge.model import Model
 from rsd_edge.releases import Releases
 
-from tests.bundles import edit
+from rsd.release import sign
+from tests.bundles import Workshop, edit
 from tests.deploy.edge.device import contents, events, lose_state, works
 from tests.deploy.edge.serving import ask, process
 
@@ -19,7 +20,7 @@ from tests.deploy.edge.serving import ask, process
 def test_a_release_is_installed_then_current_then_good(shared, releases):
     assert releases.install(shared.first, shared.keys) == ("tiny-1", True)
     assert releases.current() is None
-    assert releases.activate() == "tiny-1"
+    assert releases.activate(shared.keys) == "tiny-1"
     assert releases.current().name == "tiny-1"
     assert contents(releases.current()) == contents(shared.first)
     assert works(releases.current())
@@ -29,22 +30,22 @@ def test_a_release_is_installed_then_current_then_good(shared, releases):
 
 def test_installing_twice_changes_nothing_that_is_served(shared, releases):
     releases.install(shared.first, shared.keys)
-    releases.activate()
+    releases.activate(shared.keys)
     assert releases.install(shared.second, shared.keys) == ("tiny-2", True)
     assert releases.current().name == "tiny-1"
     assert releases.install(shared.second, shared.keys) == ("tiny-2", False)
-    releases.activate()
-    assert releases.rollback() == "tiny-1"
+    releases.activate(shared.keys)
+    assert releases.rollback(shared.keys) == "tiny-1"
     assert releases.current().name == "tiny-1"
     assert works(releases.current())
-    assert releases.activate("tiny-2") == "tiny-2"
+    assert releases.activate(shared.keys, "tiny-2") == "tiny-2"
 
 
 def test_rollback_needs_an_earlier_good_release(shared, releases):
     releases.install(shared.first, shared.keys)
-    releases.activate()
+    releases.activate(shared.keys)
     with pytest.raises(EdgeError, match="expected an earlier good release to go back to, found none"):
-        releases.rollback()
+        releases.rollback(shared.keys)
     assert releases.current().name == "tiny-1"
 
 
@@ -54,13 +55,13 @@ def test_a_downgrade_must_be_allowed_and_is_logged(shared, releases):
         releases.install(shared.first, shared.keys)
     releases.install(shared.first, shared.keys, allow_downgrade=True)
     assert "downgrade" in events(releases)
-    assert releases.status()["highest"] == 2
+    assert [*releases.status()["highest"].values()] == [2]
 
 
 def test_a_removed_release_cannot_be_replayed(shared, releases, workshop):
     for bundle in (shared.first, shared.second):
         releases.install(bundle, shared.keys, keep=1)
-        releases.activate(keep=1)
+        releases.activate(shared.keys, keep=1)
     assert releases.status()["installed"] == ["tiny-2"]
     with pytest.raises(EdgeError, match="newer than 2"):
         releases.install(shared.first, shared.keys)
@@ -83,32 +84,29 @@ def other_golden_logits(bundle, add):
 
 def test_a_failed_self_test_never_becomes_current(workshop, releases):
     releases.install(workshop.signed(1), workshop.keys)
-    releases.activate()
+    releases.activate(workshop.keys)
     bundle = workshop.unsigned(2)
     other_golden_logits(bundle, 1)
     releases.install(workshop.forged(bundle), workshop.keys)
     with pytest.raises(EdgeError, match="expected the fp16 logits of golden images within .*, found 1 on CPU"):
-        releases.activate()
+        releases.activate(workshop.keys)
     assert releases.current().name == "tiny-1"
     assert events(releases)[-1] == "failed"
 
 
 def test_infinite_logits_fail_the_self_test(workshop, releases, monkeypatch):
-    bundle = workshop.unsigned(1)
-    other_golden_logits(bundle, "inf")
-    edit(bundle / "manifest.json", lambda m: m["golden"]["tolerances"]["logits"].update(fp16=float("inf")))
-    releases.install(workshop.forged(bundle), workshop.keys)
+    releases.install(workshop.signed(1), workshop.keys)
     real = Model.infer
     monkeypatch.setattr(Model, "infer", lambda self, images: real(self, images) + np.float32("inf"))
     with pytest.raises(EdgeError, match="expected finite fp32 logits of golden images, found NaN or infinity on CPU"):
-        releases.activate()
+        releases.activate(workshop.keys)
     assert releases.current() is None
 
 
 def test_a_release_too_slow_here_never_becomes_current(workshop, releases):
     releases.install(workshop.signed(1, options={"p99_ms": 1e-6}), workshop.keys)
     with pytest.raises(EdgeError, match="expected a 99th percentile of at most 1e-06 ms, found"):
-        releases.activate()
+        releases.activate(workshop.keys)
     assert releases.current() is None
 
 
@@ -117,85 +115,130 @@ def test_rollback_on_a_busy_device_only_logs_p99(workshop, releases, monkeypatch
 
     for number in (1, 2):
         releases.install(workshop.signed(number, precisions=("fp32",), options={"p99_ms": 50.0}), workshop.keys)
-        releases.activate()
+        releases.activate(workshop.keys)
     monkeypatch.setattr(module, "latency", lambda *arguments: module.Latency(1000, 1.0, 1.0, 60.0))
-    assert releases.rollback() == "tiny-1"
+    assert releases.rollback(workshop.keys) == "tiny-1"
     (tested,) = [event for event in releases.status()["events"][-3:] if event["event"] == "tested"]
     assert (tested["release"], tested["p99_ms"]) == ("tiny-1", 60.0)
     with pytest.raises(EdgeError, match="expected a 99th percentile of at most 50.0 ms, found 60.000 ms"):
-        releases.activate("tiny-2")
+        releases.activate(workshop.keys, "tiny-2")
 
 
 def test_an_unhealthy_release_is_taken_back(shared, releases):
     releases.install(shared.first, shared.keys)
-    releases.activate()
+    releases.activate(shared.keys)
     releases.install(shared.second, shared.keys)
     with pytest.raises(EdgeError, match="found it never was"):
-        releases.activate(window=0.05, healthy=lambda release: False)
+        releases.activate(shared.keys, window=0.05, healthy=lambda release: False)
     assert releases.current().name == "tiny-1"
     answers = iter([False, True, False])
     with pytest.raises(EdgeError, match="expected tiny-2 to stay healthy"):
-        releases.activate(window=5, healthy=lambda release: next(answers))
+        releases.activate(shared.keys, window=5, healthy=lambda release: next(answers))
     assert releases.current().name == "tiny-1"
     with pytest.raises(KeyboardInterrupt):
-        releases.activate(window=5, healthy=lambda release: (_ for _ in ()).throw(KeyboardInterrupt))
+        releases.activate(shared.keys, window=5, healthy=lambda release: (_ for _ in ()).throw(KeyboardInterrupt))
     assert releases.current().name == "tiny-1"
     assert releases.status()["pending"] is None
     answers = iter([False, True])
-    assert releases.activate(window=0.3, healthy=lambda release: next(answers)) == "tiny-2"
+    assert releases.activate(shared.keys, window=0.3, healthy=lambda release: next(answers)) == "tiny-2"
 
 
 def test_only_the_last_good_releases_stay_on_disk(shared, releases):
     for number in range(1, 6):
         releases.install(shared.bundle(number), shared.keys, keep=2)
-        releases.activate(keep=2)
+        releases.activate(shared.keys, keep=2)
     assert sorted(path.name for path in (releases.root / "releases").iterdir()) == ["tiny-4", "tiny-5"]
     for number in (6, 7, 8):  # installed, never made current
         releases.install(shared.bundle(number), shared.keys, keep=2)
     assert sorted(path.name for path in (releases.root / "releases").iterdir()) == ["tiny-4", "tiny-5", "tiny-8"]
-    assert releases.rollback() == "tiny-4"
+    assert releases.rollback(shared.keys) == "tiny-4"
 
 
 def test_a_damaged_release_is_noticed(shared, releases):
     for bundle in (shared.first, shared.second):
         releases.install(bundle, shared.keys)
-        releases.activate()
+        releases.activate(shared.keys)
     path = releases.root / "releases" / "tiny-2" / "fp32" / "model.onnx"
     content = bytearray(path.read_bytes())
     content[50] ^= 1
     path.write_bytes(content)
     with pytest.raises(EdgeError, match="expected fp32/model.onnx of release tiny-2 as installed, found it changed"):
-        releases.activate("tiny-2")
-    assert releases.recover() == "tiny-1"
+        releases.activate(shared.keys, "tiny-2")
+    assert releases.recover(shared.keys) == "tiny-1"
     assert releases.current().name == "tiny-1"
     assert releases.install(shared.second, shared.keys)[0] == "tiny-2"
     assert works(releases.root / "releases" / "tiny-2")
 
 
-def test_recover_and_rollback_work_after_key_rotation(shared, releases, tmp_path):
-    """Releases that were installed under a key of the past are held to their digests."""
-    for bundle in (shared.first, shared.second):
-        releases.install(bundle, shared.keys)
-        releases.activate()
-    assert releases.recover() == "tiny-2"
-    assert releases.rollback() == "tiny-1"
+@pytest.fixture
+def other(tmp_path):
+    """A workshop with another key."""
+    return Workshop(tmp_path / "other")
+
+
+@pytest.fixture
+def two(shared, releases):
+    """A device with two good releases."""
+    for number in (1, 2):
+        releases.install(shared.bundle(number), shared.keys)
+        releases.activate(shared.keys)
+    return releases
+
+
+def test_a_dropped_key_s_releases_are_refused(two, other):
+    for command in (two.activate, two.rollback):
+        with pytest.raises(EdgeError, match="expected a signature of one of the 1 pinned keys, found that of another"):
+            command(other.keys)
+        with pytest.raises(EdgeError, match="expected one or two pinned public keys, found 0"):
+            command([])
+    assert two.recover(other.keys) == "tiny-2"  # what is current serves on
+    (two.current() / "labels.json").write_text("damaged")
+    assert two.recover(other.keys) is None  # and is not replaced by another release of the dropped key
+
+
+def test_a_rebuilt_state_keeps_what_is_current(two, other):
+    lose_state(two)
+    (two.root / "state.copy.json").unlink()
+    assert two.recover(other.keys) == "tiny-2"
+    assert works(two.current())
+
+
+def test_dropped_keys_do_not_count_for_downgrades(shared, other, releases):
+    releases.install(shared.signed(2**53 - 1, precisions=("fp32",)), shared.keys)
+    releases.activate(shared.keys)
+    with pytest.raises(EdgeError, match="newer than 9007199254740991"):
+        releases.install(other.signed(7, precisions=("fp32",)), [*shared.keys, *other.keys])
+    assert releases.install(other.signed(8, precisions=("fp32",)), other.keys) == ("tiny-8", True)
+    assert releases.activate(other.keys) == "tiny-8"
+    with pytest.raises(EdgeError, match="newer than 8"):
+        releases.install(other.signed(7, precisions=("fp32",)), other.keys)
+
+
+def test_a_release_signed_again_survives_its_old_key(shared, other, two, tmp_path):
+    for number in (1, 2):
+        again = tmp_path / f"again-{number}"
+        sign.sign(shared.bundle(number).with_name("bundle"), again, other.key)
+        assert two.install(again, other.keys) == (f"tiny-{number}", False)
+    assert two.rollback(other.keys) == "tiny-1"
+    assert two.activate(other.keys, "tiny-2") == "tiny-2"
+    assert two.status()["highest"].keys() > {*signature.pinned_keys(other.keys)}
 
 
 def test_repeated_recover_on_an_empty_device_changes_nothing(shared, releases):
-    assert releases.recover() is None
-    assert releases.recover() is None
+    assert releases.recover(shared.keys) is None
+    assert releases.recover(shared.keys) is None
     releases.install(shared.first, shared.keys)
-    releases.activate()
+    releases.activate(shared.keys)
     before = contents(releases.root)
-    assert releases.recover() == "tiny-1"
+    assert releases.recover(shared.keys) == "tiny-1"
     assert contents(releases.root) == before
 
 
 def test_a_killed_command_s_trial_is_taken_back(shared, releases):
     releases.install(shared.bundle(1), shared.keys)
-    releases.activate()
+    releases.activate(shared.keys)
     releases.install(shared.bundle(2), shared.keys)
-    releases._try(releases._state(), "tiny-2", 0, None)
+    releases._try(releases._state(), shared.keys, "tiny-2", 0, None)
     releases.install(shared.bundle(3), shared.keys, keep=1)
     assert releases.current().name == "tiny-1"
     assert works(releases.current())
@@ -207,12 +250,12 @@ def test_recover_leaves_a_running_activation_alone(shared, releases):
     recovered = []
 
     def healthy(release):
-        recovered.append(Releases(releases.root).recover())
+        recovered.append(Releases(releases.root).recover(shared.keys))
         with pytest.raises(EdgeError, match="found one; wait for it"):
             Releases(releases.root).install(shared.second, shared.keys)
         return True
 
-    assert releases.activate(window=0, healthy=healthy) == "tiny-1"
+    assert releases.activate(shared.keys, window=0, healthy=healthy) == "tiny-1"
     assert recovered == ["tiny-1"]
 
 
@@ -226,16 +269,16 @@ def test_an_unwatched_trial_is_not_served(shared, releases):
         watched.append(folder.name if folder else None)
         return True
 
-    releases._try(releases._state(), "tiny-1", 0, None)  # and the power is cut
+    releases._try(releases._state(), shared.keys, "tiny-1", 0, None)  # and the power is cut
     assert releases.current().name == "tiny-1"
     assert releases.to_serve() is None
-    releases.activate(window=0, healthy=healthy)
+    releases.activate(shared.keys, window=0, healthy=healthy)
     releases.install(shared.bundle(2), shared.keys)
-    releases.activate(window=0, healthy=healthy)
+    releases.activate(shared.keys, window=0, healthy=healthy)
     assert watched == ["tiny-1", "tiny-2"]
     assert releases.to_serve().name == "tiny-2"
     releases.install(shared.bundle(3), shared.keys)
-    releases._try(releases._state(), "tiny-3", 0, None)
+    releases._try(releases._state(), shared.keys, "tiny-3", 0, None)
     before = contents(releases.root)
     assert (releases.current().name, releases.to_serve().name) == ("tiny-3", "tiny-2")
     with process(releases.root) as (address, _):

@@ -128,7 +128,7 @@ def test_no_request_fails_while_releases_come_and_go(shared, tmp_path: Path) -> 
     for number in range(1, 7):  # made before the clock starts
         shared.bundle(number)
     releases.install(shared.bundle(1), shared.keys)
-    releases.activate()
+    releases.activate(shared.keys)
     image = (shared.bundle(1) / "golden" / "files" / "wide.jpg").read_bytes()
     stop = threading.Event()
 
@@ -145,7 +145,7 @@ def test_no_request_fails_while_releases_come_and_go(shared, tmp_path: Path) -> 
         try:
             for number in range(2, 7):
                 releases.install(shared.bundle(number), shared.keys, keep=1)
-                releases.activate(window=1, healthy=health.ready_at(f"http://{address}"), keep=1)
+                releases.activate(shared.keys, window=1, healthy=health.ready_at(f"http://{address}"), keep=1)
         finally:
             stop.set()
         assert set().union(*(job.result() for job in jobs)) == {1, 2, 3, 4, 5, 6}

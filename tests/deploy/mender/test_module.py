@@ -27,7 +27,7 @@ class Device:
         self.folder, self.releases = folder, Releases(folder / "device")
         if first:
             self.releases.install(first, shared.keys)
-            self.releases.activate()
+            self.releases.activate(shared.keys)
         self.keys = shared.pinned
         self.configure("http://127.0.0.1:1")
 
@@ -151,7 +151,7 @@ def test_only_the_current_release_is_committed(device, tar):
         device.configure(f"http://{address}")
         tree = device.tree(tar)
         assert device.call("ArtifactInstall", tree).returncode == 0
-        device.releases.rollback(window=0)
+        device.releases.rollback([*device.keys.glob("*.pub")], window=0)
         done = device.call("ArtifactCommit", tree)
         assert (done.returncode, done.stderr) == (1, "error: expected tiny-2 to be current, found tiny-1\n")
         device.back(tree)
@@ -162,7 +162,7 @@ def test_only_the_current_release_is_committed(device, tar):
 def test_giving_up_a_first_release_is_an_error(shared, tar, tmp_path):
     device = Device(tmp_path, shared, None)
     device.releases.install(shared.bundle(2), shared.keys)
-    device.releases.activate()
+    device.releases.activate(shared.keys)
     tree = device.tree(tar)
     for name, content in (("release", "tiny-2\n"), ("before", "\n")):
         (tree / "tmp" / name).write_text(content)
@@ -187,7 +187,7 @@ def test_a_kill_around_any_command_goes_back(device, tar, call):
         tree = device.tree(tar)
         assert group(device, "ArtifactInstall", tree).wait(60) == -signal.SIGKILL
         device.configure(f"http://{address}")
-        device.releases.recover()  # the unit, at its start
+        device.releases.recover([*device.keys.glob("*.pub")])  # the unit, at its start
         assert device.current == ("tiny-2" if call == 6 else "tiny-1")
         device.back(tree)
         assert device.current == "tiny-1"

@@ -99,7 +99,7 @@ def local_fleet(folder: Path, workshop: Workshop, first: Path | None, *names: st
             root.mkdir(parents=True)
             if first:
                 Releases(root).install(first, workshop.keys)
-                Releases(root).activate()
+                Releases(root).activate(workshop.keys)
             hosts[name] = Host(folder / name, edge_variables(root, workshop) | {"ansible_connection": "local"})
             if first:
                 address, _ = stack.enter_context(process(root))

@@ -105,7 +105,7 @@ def fleet(shared: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fle
             root = home / "device"
             root.mkdir(parents=True)
             Releases(root).install(shared.bundle(1), shared.keys)
-            Releases(root).activate()
+            Releases(root).activate(shared.keys)
             space, address = stack.enter_context(namespace(name)), f"10.213.{number}.2"
             ip("-n", controller, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", space)
             for side, device, end in ((controller, name, 1), (space, "eth0", 2)):

@@ -4,20 +4,19 @@ Apart from the signature itself, no file is parsed before its signature or diges
 """
 
 import hashlib
-import json
 import os
 import platform
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnxruntime as ort
 
 from rsd_edge import disk, signature
 from rsd_edge.errors import EdgeError
+from rsd_edge.records import MalformedError, Manifest, load
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -26,8 +25,12 @@ MAX_FILES = 1000
 MAX_BYTES = 1 << 32
 """4 GiB, over all files of a bundle."""
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _AGAIN = "copy the bundle again"
+
+
+@dataclass(frozen=True)
+class _Schema:
+    schema_version: int
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,16 @@ class Bundle:
     """A bundle whose signature is valid and whose files have the right names and sizes; `check_files` reads them."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
+    key: str
+    """Digest of the pinned key that signed it."""
     files: dict[str, str]
     """Relative path -> hex SHA-256, with the manifest, without the signature."""
     manifest_bytes: int
 
-    @property
-    def id(self) -> str:
-        """Name and release, which is also its folder's name on the device."""
-        return f"{self.manifest['name']}-{self.manifest['release']}"
-
     def size(self, name: str) -> int:
         """Bytes of one of `files`."""
-        return self.manifest_bytes if name == MANIFEST else int(self.manifest["files"][name]["bytes"])
+        return self.manifest_bytes if name == MANIFEST else self.manifest.files[name].bytes
 
     @property
     def bytes(self) -> int:
@@ -55,19 +55,21 @@ class Bundle:
         return sum(map(self.size, self.files))
 
 
-def read(folder: Path, keys: Iterable[Path]) -> Bundle:
-    """Check the signature of a bundle, and the names, kinds and sizes of its files.
+def read(folder: Path, keys: Sequence[Path]) -> Bundle:
+    """Check the signature of a bundle, its manifest, and the names, kinds and sizes of its files.
+
+    Args:
+        folder: of the bundle.
+        keys: PEM files of the one or two pinned public keys.
 
     Raises:
         EdgeError: on the first check that fails.
     """
-    keys = list(keys)
-    if not 1 <= len(keys) <= 2:
-        raise EdgeError(f"expected one or two pinned public keys, found {len(keys)}; change the keys folder")
+    pinned = signature.pinned_keys(keys)
     sizes = _file_sizes(folder)
     if signature.NAME not in sizes:
         raise EdgeError(f"expected a signed bundle in {folder}, found no {signature.NAME}; run `rsd sign bundle`")
-    files = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), keys)
+    key, files = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), pinned)
     for name in files:
         check_path(name)
     if missing := sorted(files.keys() - sizes.keys()):
@@ -77,7 +79,12 @@ def read(folder: Path, keys: Iterable[Path]) -> Bundle:
     if MANIFEST not in files:
         raise EdgeError(f"expected {MANIFEST} among the signed files, found none; sign a bundle that rsd made")
     content = disk.read(folder / MANIFEST, MAX_MANIFEST)
-    bundle = Bundle(folder, _manifest(content, files), files, len(content))
+    if digest_of(content) != files[MANIFEST]:
+        raise EdgeError(f"expected {MANIFEST} as it was signed, found it changed; {_AGAIN}")
+    manifest = _manifest(content)
+    if {**{name: file.sha256 for name, file in manifest.files.items()}, MANIFEST: files[MANIFEST]} != files:
+        raise EdgeError(f"expected the signed files in {MANIFEST}, found others; make and sign the bundle again")
+    bundle = Bundle(folder, manifest, key, files, len(content))
     for name in files:
         if sizes[name] != bundle.size(name):
             raise EdgeError(f"expected {bundle.size(name)} bytes in {name}, found {sizes[name]}; {_AGAIN}")
@@ -115,17 +122,29 @@ def check_installed(folder: Path, manifest_sha256: str) -> None:
         sizes = _file_sizes(folder)
         if disk.digest(folder / MANIFEST, sizes[MANIFEST]) != manifest_sha256:
             raise EdgeError(f"expected release {folder.name} as it was installed, found another manifest; {again}")
-        files = json.loads(disk.read(folder / MANIFEST, MAX_MANIFEST))["files"]
+        files = manifest_of(folder).files
         if files.keys() | {MANIFEST, signature.NAME} != sizes.keys():
             raise EdgeError(f"expected the files of release {folder.name}, found another set; {again}")
         for name, entry in files.items():
-            if disk.digest(folder / name, entry["bytes"]) != entry["sha256"]:
+            if disk.digest(folder / name, entry.bytes) != entry.sha256:
                 raise EdgeError(f"expected {name} of release {folder.name} as installed, found it changed; {again}")
     except (OSError, LookupError) as error:
         raise EdgeError(f"expected release {folder.name} whole, found it damaged ({error}); {again}") from None
 
 
-def check_device(manifest: dict[str, Any], *, free: int) -> None:
+def signer(folder: Path, manifest_sha256: str, pinned: signature.PinnedKeys) -> str:
+    """Digest of the pinned key that signed an installed release.
+
+    Raises:
+        EdgeError: none did.
+    """
+    signed = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), pinned)
+    if signed.files.get(MANIFEST) != manifest_sha256:
+        raise EdgeError(f"expected the signature of release {folder.name}, found that of another bundle; {_AGAIN}")
+    return signed.key
+
+
+def check_device(manifest: Manifest, *, free: int) -> None:
     """Check that this device meets what a bundle requires.
 
     Args:
@@ -135,18 +154,18 @@ def check_device(manifest: dict[str, Any], *, free: int) -> None:
     Raises:
         EdgeError: the architecture is another, the runtime is older, or the memory is too small.
     """
-    requires = manifest["requires"]
-    if platform.machine() not in requires["architectures"]:
+    requires = manifest.requires
+    if platform.machine() not in requires.architectures:
         raise EdgeError(
-            f"expected a device of {', '.join(requires['architectures'])}, found {platform.machine()}; "
+            f"expected a device of {', '.join(requires.architectures)}, found {platform.machine()}; "
             "install a bundle for it"
         )
-    if _version(ort.__version__) < _version(requires["onnxruntime"]):
+    if _version(ort.__version__) < _version(requires.onnxruntime):
         raise EdgeError(
-            f"expected ONNX Runtime {requires['onnxruntime']} or newer, found {ort.__version__}; install a newer one"
+            f"expected ONNX Runtime {requires.onnxruntime} or newer, found {ort.__version__}; install a newer one"
         )
-    if free < requires["memory_mib"] << 20:
-        raise EdgeError(f"expected {requires['memory_mib']} MiB of free memory, found {free >> 20}; end other programs")
+    if free < requires.memory_mib << 20:
+        raise EdgeError(f"expected {requires.memory_mib} MiB of free memory, found {free >> 20}; end other programs")
 
 
 def free_memory() -> int:
@@ -187,36 +206,29 @@ def check_path(name: str) -> None:
         raise EdgeError(f"expected plain relative paths in a bundle, found {name!a}; do not trust who signed it")
 
 
-def _manifest(content: bytes, files: dict[str, str]) -> dict[str, Any]:
-    """The manifest, checked against the digests of the signature."""
-    if digest_of(content) != files[MANIFEST]:
-        raise EdgeError(f"expected {MANIFEST} as it was signed, found it changed; {_AGAIN}")
+def _manifest(content: bytes) -> Manifest:
+    """The manifest of a bundle that was signed, or of a release."""
     try:
-        manifest: dict[str, Any] = json.loads(content)
-        version = manifest["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise EdgeError(f"expected a bundle of schema {SCHEMA_VERSION}, found {version}; install its rsd-edge")
-        digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-        requires, release, models = manifest["requires"], manifest["release"], manifest["models"]
-        _version(requires["onnxruntime"])
-        sizes = all(type(entry["bytes"]) is int and entry["bytes"] >= 0 for entry in manifest["files"].values())
-        paths = {"labels.json", "preprocessing.json", *(model["onnx"] for model in models.values())} <= digests.keys()
-        limits = type(requires["architectures"]) is list and type(requires["memory_mib"]) is int
-        name = _NAME.fullmatch(manifest["name"]) and type(release) is int and 0 < release < 1 << 53
-        if not (sizes and paths and limits and name and models and "golden" in manifest):
-            raise ValueError
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise EdgeError(f"expected a {MANIFEST} as rsd writes it, found another one; make the bundle again") from None
-    if digests != {name: digest for name, digest in files.items() if name != MANIFEST}:
-        raise EdgeError(f"expected the signed files in {MANIFEST}, found others; make and sign the bundle again")
-    return manifest
+        schema = load(_Schema, content).schema_version
+        if schema != SCHEMA_VERSION:
+            raise EdgeError(f"expected a bundle of schema {SCHEMA_VERSION}, found {schema}; install its rsd-edge")
+        return load(Manifest, content)
+    except MalformedError as error:
+        raise EdgeError(f"expected a {MANIFEST} as rsd writes it: {error}; make the bundle again") from None
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """The manifest of a release whose digest was checked.
+
+    Raises:
+        EdgeError: it is not as rsd writes it.
+    """
+    return _manifest(disk.read(folder / MANIFEST, MAX_MANIFEST))
 
 
 def _version(text: str) -> tuple[int, ...]:
     numbers = re.match(r"\d+(\.\d+)*", text)
-    if not numbers:
-        raise ValueError(f"expected a version, found {text!a}")
-    return tuple(map(int, numbers[0].split(".")))
+    return tuple(map(int, numbers[0].split("."))) if numbers else ()
 
 
 def digest_of(content: bytes) -> str:

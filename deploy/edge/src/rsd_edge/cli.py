@@ -1,7 +1,6 @@
 """The command `rsd-edge`. Each command imports what it needs itself, so that `status` does not load the runtime."""
 
 import argparse
-import errno
 import json
 import sys
 import tempfile
@@ -38,7 +37,7 @@ def _verify(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary, unpacked(args.bundle, Path(temporary) / "bundle") as folder:
         bundle = bundles.read(folder, _keys(args))
         bundles.check_files(bundle)
-    print(f"{bundle.id}: signed by a pinned key, {len(bundle.files)} files and {bundle.bytes} bytes as signed")
+    print(f"{bundle.manifest.id}: signed by a pinned key, {len(bundle.files)} files and {bundle.bytes} bytes as signed")
 
 
 def _install(args: argparse.Namespace) -> None:
@@ -48,13 +47,13 @@ def _install(args: argparse.Namespace) -> None:
 
 
 def _activate(args: argparse.Namespace) -> None:
-    name = Releases(args.root).activate(args.release, **_watch_options(args))
+    name = Releases(args.root).activate(_keys(args), args.release, **_watch_options(args))
     print(f"{name}: current and good")
     _note_unwatched(args)
 
 
 def _rollback(args: argparse.Namespace) -> None:
-    name = Releases(args.root).rollback(**_watch_options(args))
+    name = Releases(args.root).rollback(_keys(args), **_watch_options(args))
     print(f"{name}: current again")
     _note_unwatched(args)
 
@@ -62,17 +61,23 @@ def _rollback(args: argparse.Namespace) -> None:
 def _recover(args: argparse.Namespace) -> None:
     releases = Releases(args.root)
     try:
-        name = releases.recover(keys=_keys(args), keep=args.keep)
-    except OSError as error:
-        if error.errno != errno.EROFS:
-            raise
-        sentence = f"expected to repair {args.root}, found it read-only; mount it so that it can be written"
+        name = releases.recover(_keys(args), keep=args.keep)
+    except (OSError, EdgeError) as error:
+        # A full or read-only disk, or a damaged key file: what is whole is served on without any write.
+        sentence = str(error)
+        if isinstance(error, OSError):
+            sentence = f"expected to repair {args.root}, found: {error}; free space, or let it be written"
         folder = releases.to_serve()
-        if folder is None or not folder.is_dir():
+        if folder is None or not releases.is_whole(folder):
             raise EdgeError(sentence) from None
         print(f"warning: {sentence}", file=sys.stderr)
         name = folder.name
     print(f"{name}: current" if name else "no release is current; install and activate one")
+    if name:
+        try:
+            releases.check_signed(name, _keys(args))
+        except EdgeError as error:
+            print(f"warning: {name} is served on, but it would not be taken again: {error}", file=sys.stderr)
 
 
 def _status(args: argparse.Namespace) -> None:

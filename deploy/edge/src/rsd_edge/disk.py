@@ -125,7 +125,3 @@ def is_attended(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

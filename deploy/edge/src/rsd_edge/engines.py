@@ -26,11 +26,12 @@ def prepare(folder: Path, log: Callable[..., None]) -> None:
     Raises:
         EdgeError: TensorRT refuses the precision that is served; for another precision this is only logged.
     """
+    from rsd_edge.bundle import manifest_of
     from rsd_edge.model import engine_folder, has_tensorrt
 
     if not has_tensorrt():
         return
-    for number, precision in enumerate(disk.read_json(folder / "manifest.json")["models"]):
+    for number, precision in enumerate(manifest_of(folder).models):
         target = engine_folder(folder, precision)
         if target.is_dir():
             continue

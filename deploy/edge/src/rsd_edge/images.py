@@ -5,14 +5,17 @@ Every step equals the project's own. The golden files of each bundle check this 
 
 import io
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from rsd_edge.errors import EdgeError
+from rsd_edge.records import MalformedError, load
 
 MAX_PIXELS = 1 << 26  # 67 million, the limit of the project too
+MAX_SIDE = 4096
+"""Pixels of the model's input."""
 _ORIENTATION = 0x0112
 # Undoes each value of EXIF's orientation (CIPA DC-008, "Orientation"); 1 is upright.
 _UPRIGHT = {
@@ -34,25 +37,26 @@ class Preprocessing:
 
     height: int
     width: int
-    channels: int
+    channels: Literal[1, 3]
     resize: Literal["bilinear", "bicubic"]
     crop_share: float | None
     """Side of the central square that is cut out, as a share of the shorter side; None keeps the whole image."""
 
+    def __post_init__(self) -> None:
+        if not (0 < self.height <= MAX_SIDE and 0 < self.width <= MAX_SIDE):
+            raise MalformedError(f"expected sides of 1 to {MAX_SIDE} pixels, found {self.height} x {self.width}")
+        if not (self.crop_share is None or 0 < self.crop_share <= 1):
+            raise MalformedError(f"expected a crop_share above 0 and up to 1, found {self.crop_share}")
+
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Preprocessing":
+    def from_json(cls, content: bytes) -> "Preprocessing":
         """EdgeError if a value is missing or unknown to this version."""
         try:
-            result = cls(*(values[name] for name in ("height", "width", "channels", "resize", "crop_share")))
-            sides = all(isinstance(side, int) and 0 < side <= 4096 for side in (result.height, result.width))
-            crop = result.crop_share is None or 0 < result.crop_share <= 1
-            if not (sides and crop and result.resize in _RESAMPLING and result.channels in (1, 3)):
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
+            return load(cls, content)
+        except MalformedError as error:
             raise EdgeError(
-                f"expected a preprocessing that this rsd-edge knows, found {values}; install a newer rsd-edge"
+                f"expected a preprocessing that this rsd-edge knows: {error}; install a newer rsd-edge"
             ) from None
-        return result
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -11,11 +11,15 @@ import numpy as np
 import onnxruntime as ort
 from PIL import Image
 
-from rsd_edge.disk import read_json
+from rsd_edge.bundle import manifest_of
+from rsd_edge.disk import read
 from rsd_edge.errors import EdgeError
 from rsd_edge.images import MAX_PIXELS, Preprocessing, decode, preprocess
+from rsd_edge.records import MalformedError, Manifest, load
 
 TENSORRT = "TensorrtExecutionProvider"
+MAX_TEXT = 1 << 22
+"""Bytes of labels.json and of preprocessing.json."""
 MAX_AT_ONCE = 8
 """Images in the largest batch of a TensorRT engine, as in the project. Larger batches are split, because the runtime
 would build another engine for them while a client waits."""
@@ -28,12 +32,12 @@ class Model:
     """
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], precision: str, preprocessing: Preprocessing, session: Any
+        self, manifest: Manifest, precision: str, labels: list[str], preprocessing: Preprocessing, session: Any
     ) -> None:
-        self.name: str = manifest["name"]
-        self.release: int = manifest["release"]
+        self.name = manifest.name
+        self.release = manifest.release
         self.precision = precision
-        self.labels: list[str] = read_json(folder / "labels.json")
+        self.labels = labels
         self.preprocessing = preprocessing
         self.input_shape = preprocessing.shape
         self.provider: str = session.get_providers()[0]
@@ -54,18 +58,19 @@ class Model:
             engines: a folder in which TensorRT may build its engine, which takes minutes.
 
         Raises:
-            EdgeError: the bundle has no such precision, or the runtime does not load the model.
+            EdgeError: the bundle has no such precision, a file of it is malformed, or the runtime does not load the
+                model.
         """
-        manifest = read_json(folder / "manifest.json")
-        precision = precision or next(iter(manifest["models"]))
-        if precision not in manifest["models"]:
-            raise EdgeError(f"expected a precision out of {', '.join(manifest['models'])}, found {precision}")
-        preprocessing = Preprocessing.from_json(read_json(folder / "preprocessing.json"))
+        manifest = manifest_of(folder)
+        precision = precision or next(iter(manifest.models))
+        if precision not in manifest.models:
+            raise EdgeError(f"expected a precision out of {', '.join(manifest.models)}, found {precision}")
+        labels, preprocessing = _labels(folder), Preprocessing.from_json(read(folder / "preprocessing.json", MAX_TEXT))
         ready = engine_folder(folder, precision)
         engines = engines or (ready if ready.is_dir() else None)
-        path = folder / manifest["models"][precision]["onnx"]
+        path = folder / manifest.models[precision].onnx
         session = _session(path, precision, threads, preprocessing, engines)
-        return cls(folder, manifest, precision, preprocessing, session)
+        return cls(manifest, precision, labels, preprocessing, session)
 
     def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         """The image of a JPEG or PNG file; see `images.decode`, also for its EdgeError."""
@@ -143,6 +148,16 @@ def _runtime() -> str:
     return "-".join(versions)
 
 
+def _labels(folder: Path) -> list[str]:
+    try:
+        labels = load(list[str], read(folder / "labels.json", MAX_TEXT))
+    except MalformedError as error:
+        raise EdgeError(f"expected a labels.json as rsd writes it: {error}; make the bundle again") from None
+    if not labels:
+        raise EdgeError("expected a label of each class in labels.json, found none; make the bundle again")
+    return labels
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -168,5 +183,6 @@ def _session(path: Path, precision: str, threads: int, preprocessing: Preprocess
     except Exception as error:  # ONNX Runtime raises classes of its own
         raise EdgeError(
             f"expected ONNX Runtime {ort.__version__} to load {path.parent.name}/{path.name}, found: "
-            f"{_first_line(error)}; install a newer onnxruntime, or make the bundle with a lower opset"
+            f"{_first_line(error)}; install a newer onnxruntime, or make the bundle with a lower export.opset or"
+            " export.ir_version"
         ) from error

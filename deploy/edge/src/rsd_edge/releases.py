@@ -3,8 +3,9 @@
     ROOT/releases/NAME-RELEASE/   an installed release, as it was signed
     ROOT/engines/NAME-RELEASE/    its TensorRT engines, by precision and runtime
     ROOT/current                  a link to the release that is served
-    ROOT/state.json               the installed, the good and the pending releases
-    ROOT/events.jsonl             the log, newest line last
+    ROOT/state.json               the installed, the good and the pending releases, and the newest one of each key
+    ROOT/state.copy.json          the same, to rebuild it
+    ROOT/events.jsonl             the log, newest line last; only told, never believed
 
 Every change is one rename: of a folder, of the link or of `state.json`. `state.json` decides which releases are
 installed. The good release is the last one of its `history`; a release on trial is its `pending`. So `recover` can go
@@ -14,15 +15,19 @@ back to the good release at any moment. Folders that `state.json` does not name 
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsd_edge import disk, engines
 from rsd_edge.errors import EdgeError
 from rsd_edge.events import Events
 from rsd_edge.health import watch
-from rsd_edge.state import STATE, State, read_state, rebuilt_state, save_state
+from rsd_edge.records import Highest, State
+from rsd_edge.state import STATE, mend_copy, raise_highest, read_state, rebuilt_state, save_state
+
+if TYPE_CHECKING:
+    from rsd_edge.bundle import Bundle
 
 RESERVE = 64 << 20
 """Bytes of the disk that stay free."""
@@ -59,7 +64,7 @@ class Releases:
         return self.current()
 
     def install(
-        self, source: Path, keys: list[Path], *, allow_downgrade: bool = False, keep: int = 3
+        self, source: Path, keys: Sequence[Path], *, allow_downgrade: bool = False, keep: int = 3
     ) -> tuple[str, bool]:
         """Check a bundle, copy it, and let TensorRT build its engines; what is served does not change.
 
@@ -84,14 +89,20 @@ class Releases:
                     self._check_room(2 * source.stat().st_size)  # once unpacked, once installed
                 bundle = bundles.read(stack.enter_context(unpacked(source, self.folder / ".unpacked")), keys)
                 bundles.check_device(bundle.manifest, free=bundles.free_memory())
-                manifest_sha256, previous = bundle.files[bundles.MANIFEST], state.installed.get(bundle.id)
-                if previous == manifest_sha256 and self._is_whole(bundle.id, previous):
+                id_, manifest_sha256 = bundle.manifest.id, bundle.files[bundles.MANIFEST]
+                newest = Highest(bundle.manifest.release, manifest_sha256)
+                limit = self._limit(state, keys)
+                previous = state.installed.get(id_)
+                if previous == manifest_sha256 and self.is_whole(self.folder / id_):
                     bundles.check_files(bundle)
-                    engines.prepare(self.folder / bundle.id, self.events.add)
-                    return bundle.id, False
-                self._check_newer(state, bundle, previous, allow_downgrade)
+                    self._sign_again(bundle)
+                    if raise_highest(state.highest, bundle.key, newest):
+                        save_state(self.root, state)
+                    engines.prepare(self.folder / id_, self.events.add)
+                    return id_, False
+                self._check_newer(state, bundle, limit, allow_downgrade)
                 self._check_room(bundle.bytes)
-                arriving = self.folder / f".{bundle.id}.arriving"
+                arriving = self.folder / f".{id_}.arriving"
                 shutil.rmtree(arriving, ignore_errors=True)
                 arriving.mkdir()
                 try:
@@ -99,32 +110,37 @@ class Releases:
                 except BaseException:
                     shutil.rmtree(arriving)
                     raise
-                disk.remove(self.folder / bundle.id)
-                os.replace(arriving, self.folder / bundle.id)
+                disk.remove(self.folder / id_)
+                os.replace(arriving, self.folder / id_)
                 disk.sync(self.folder)
             except EdgeError as error:
                 self.events.add("refused", source=source.name, reason=str(error))
                 raise
-            release = bundle.manifest["release"]
-            if release < state.highest:
-                self.events.add("downgrade", release=bundle.id, highest=state.highest)
-            state.installed.pop(bundle.id, None)  # so that it comes last
-            state.installed[bundle.id] = manifest_sha256
-            state.name = bundle.manifest["name"]
-            if release >= state.highest:
-                state.highest, state.highest_sha256 = release, manifest_sha256
+            if limit and newest.release < limit.release:
+                self.events.add("downgrade", release=id_, highest=limit.release)
+            state.installed.pop(id_, None)  # so that it comes last
+            state.installed[id_] = manifest_sha256
+            state.name = bundle.manifest.name
+            raise_highest(state.highest, bundle.key, newest)
             save_state(self.root, state)
-            self.events.add("installed", release=bundle.id, manifest_sha256=manifest_sha256)
+            self.events.add("installed", release=id_, manifest_sha256=manifest_sha256)
             self._sweep(state, keep)
-            engines.prepare(self.folder / bundle.id, self.events.add)
-            return bundle.id, True
+            engines.prepare(self.folder / id_, self.events.add)
+            return id_, True
 
     def activate(
-        self, release: str | None = None, *, window: float = 10.0, healthy: Healthy | None = None, keep: int = 3
+        self,
+        keys: Sequence[Path],
+        release: str | None = None,
+        *,
+        window: float = 10.0,
+        healthy: Healthy | None = None,
+        keep: int = 3,
     ) -> str:
         """Test an installed release, make it current, watch it, and record it as good.
 
         Args:
+            keys: pinned public keys; one of them must have signed the release.
             release: its id; by default the one installed last.
             window: seconds to watch it.
             healthy: called with the id twice a second during the window, see `health.ready_at`. It may return False
@@ -141,14 +157,16 @@ class Releases:
             if not state.installed:
                 raise EdgeError("expected an installed release to activate, found none; run `rsd-edge install` first")
             release = release or next(reversed(state.installed))
-            self._try(state, release, window, healthy)
+            self._try(state, keys, release, window, healthy)
             if release in state.history:
                 state.history.remove(release)
             state.history.append(release)
             self._commit(state, release, keep)
             return release
 
-    def rollback(self, *, window: float = 10.0, healthy: Healthy | None = None, keep: int = 3) -> str:
+    def rollback(
+        self, keys: Sequence[Path], *, window: float = 10.0, healthy: Healthy | None = None, keep: int = 3
+    ) -> str:
         """Go back to the good release before the current one, with the same tests; returns its id.
 
         Its p99 is logged but not checked: it was fast enough before, and now a server uses the device too.
@@ -157,46 +175,77 @@ class Releases:
             if len(state.history) < 2:
                 raise EdgeError("expected an earlier good release to go back to, found none; install another one")
             release = state.history[-2]
-            self._try(state, release, window, healthy, check_p99=False)
+            self._try(state, keys, release, window, healthy, check_p99=False)
             state.history.pop()
             self._commit(state, release, keep)
             return release
 
-    def recover(self, *, keys: Sequence[Path] = (), keep: int = 3) -> str | None:
+    def recover(self, keys: Sequence[Path], *, keep: int = 3) -> str | None:
         """Repair the releases after a crash or a power cut; returns the id that is current, or None.
 
-        A release that was still on trial is taken back. If the good release is damaged, the one before it becomes
-        current. Does nothing while another command changes releases: that command takes back its own trial.
+        A release that was still on trial is taken back. If the good release is damaged, the last one before it that is
+        whole and signed by a pinned key becomes current. Does nothing while another command changes releases: that
+        command takes back its own trial. Writes nothing if nothing is to be repaired.
 
         Args:
-            keys: pinned public keys. If `state.json` was lost, only releases that one of them has signed are kept;
-                without keys, every undamaged release is kept.
+            keys: pinned public keys. They are read only if a state is lost or a release damaged.
             keep: number of good releases to keep.
 
         Raises:
-            EdgeError: one of the key files holds no key; nothing has changed.
+            EdgeError: there are no keys, or one of the files holds none; nothing has changed.
+            OSError: the disk is full or read-only; `to_serve` still tells what can be served.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with disk.locked(self.root / ".lock") as held:
             if not held:
                 current = self.current()
                 return current.name if current else None
+            self._remove_all_but([path.name for path in self._folders()])  # makes room for what follows
             try:
                 state = self._state()
             except EdgeError as error:
-                state = rebuilt_state(self._folders(), self.events.all(), self.current(), keys)
+                state = rebuilt_state(self.root, self._folders(), self.current(), keys)
                 self.events.add("state rebuilt", reason=str(error))
                 save_state(self.root, state)
             if state.pending:
                 self._take_back(state, "was not committed")
-            while state.history and not self._is_whole(state.history[-1], state.installed[state.history[-1]]):
-                damaged = state.history.pop()
-                state.installed.pop(damaged)
-                save_state(self.root, state)
-                self.events.add("damaged", release=damaged)
+            if state.history and not self.is_whole(self.folder / state.history[-1]):
+                self._fall_back(state, keys)
             self._point(state)
+            if (self.root / STATE).exists():
+                mend_copy(self.root)
             self._sweep(state, keep)
             return state.history[-1] if state.history else None
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether a release is as it was installed, or if the state is lost, as its own manifest says; reads only."""
+        from rsd_edge import bundle as bundles
+
+        try:
+            digest = bundles.digest_of(disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST))
+            with contextlib.suppress(EdgeError):
+                digest = self._state().installed.get(folder.name, digest)
+            bundles.check_installed(folder, digest)
+        except (OSError, EdgeError):
+            return False
+        return True
+
+    def check_signed(self, release: str, keys: Sequence[Path]) -> None:
+        """Check that a pinned key has signed an installed release.
+
+        Raises:
+            EdgeError: none did, such as after its key was removed from the pinned ones.
+        """
+        from rsd_edge import bundle as bundles
+        from rsd_edge import signature
+
+        folder, pinned = self.folder / release, signature.pinned_keys(keys)
+        try:
+            bundles.signer(
+                folder, bundles.digest_of(disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST)), pinned
+            )
+        except OSError as error:
+            raise EdgeError(f"expected release {release} whole, found: {error}; install it again") from None
 
     def status(self) -> dict[str, Any]:
         """The current, pending, good and installed releases, and the last events; reads only."""
@@ -207,14 +256,21 @@ class Releases:
             "pending": state.pending,
             "good": state.history,
             "installed": list(state.installed),
-            "highest": state.highest,
+            "highest": {key: highest.release for key, highest in state.highest.items()},
             "events": self.events.all()[-10:],
         }
 
     # Steps of the commands.
 
     def _try(
-        self, state: State, release: str, window: float, healthy: Healthy | None, *, check_p99: bool = True
+        self,
+        state: State,
+        keys: Sequence[Path],
+        release: str,
+        window: float,
+        healthy: Healthy | None,
+        *,
+        check_p99: bool = True,
     ) -> None:
         """Make `release` current on trial; if anything fails, the good release is current again."""
         from rsd_edge import bundle as bundles
@@ -223,6 +279,7 @@ class Releases:
         if release not in state.installed:
             raise EdgeError(f"expected a release out of {', '.join(state.installed)}, found {release}; install it")
         try:
+            self.check_signed(release, keys)
             bundles.check_installed(self.folder / release, state.installed[release])
             engines.prepare(self.folder / release, self.events.add)
             self.events.add("tested", release=release, **self_test(self.folder / release, check_p99=check_p99))
@@ -262,26 +319,58 @@ class Releases:
             (self.root / "current").unlink()
             disk.sync(self.root)
 
-    def _check_newer(self, state: State, bundle: Any, previous: str | None, allow_downgrade: bool) -> None:
-        name, release, digest = bundle.manifest["name"], bundle.manifest["release"], bundle.files["manifest.json"]
-        if state.name not in (None, name):
-            raise EdgeError(f"expected a bundle named {state.name}, found {name}; give it a folder of its own (--root)")
-        if previous not in (None, digest) or (release == state.highest and digest != state.highest_sha256):
-            raise EdgeError(f"expected a new release number, found that of another {bundle.id}; raise the number")
-        if release < state.highest and not previous and not allow_downgrade:
+    def _fall_back(self, state: State, keys: Sequence[Path]) -> None:
+        """Replace a damaged good release by the last one before it that is whole and signed by a pinned key."""
+        from rsd_edge import signature
+
+        signature.pinned_keys(keys)  # a damaged key file must not cost a release
+        damaged = state.history.pop()
+        state.installed.pop(damaged)
+        while state.history and not self._may_serve(state.history[-1], keys):
+            state.installed.pop(state.history.pop())
+        save_state(self.root, state)
+        self.events.add("damaged", release=damaged)
+
+    def _may_serve(self, release: str, keys: Sequence[Path]) -> bool:
+        with contextlib.suppress(EdgeError):
+            self.check_signed(release, keys)
+            return self.is_whole(self.folder / release)
+        return False
+
+    def _limit(self, state: State, keys: Sequence[Path]) -> Highest | None:
+        """The newest release ever installed here that a pinned key has signed."""
+        from rsd_edge import signature
+
+        counted = [state.highest[key] for key in signature.pinned_keys(keys) if key in state.highest]
+        return max(counted, key=lambda highest: highest.release, default=None)
+
+    def _check_newer(self, state: State, bundle: "Bundle", limit: Highest | None, allow_downgrade: bool) -> None:
+        manifest, digest = bundle.manifest, bundle.files["manifest.json"]
+        previous = state.installed.get(manifest.id)
+        if state.name not in (None, manifest.name):
             raise EdgeError(
-                f"expected a release newer than {state.highest}, the newest ever installed here, found {release}; "
-                "make a newer one, or allow this one with --allow-downgrade"
+                f"expected a bundle named {state.name}, found {manifest.name}; give it a folder of its own (--root)"
+            )
+        again = limit and manifest.release == limit.release and digest != limit.manifest_sha256
+        if previous not in (None, digest) or again:
+            raise EdgeError(f"expected a new release number, found that of another {manifest.id}; raise the number")
+        if limit and manifest.release < limit.release and not previous and not allow_downgrade:
+            raise EdgeError(
+                f"expected a release newer than {limit.release}, the newest ever installed here, found "
+                f"{manifest.release}; make a newer one, or allow this one with --allow-downgrade"
             )
 
-    def _is_whole(self, release: str, manifest_sha256: str) -> bool:
-        from rsd_edge import bundle as bundles
+    def _sign_again(self, bundle: "Bundle") -> None:
+        """Give an installed release the signature of the same bundle, which another key may have made."""
+        from rsd_edge import signature
 
-        try:
-            bundles.check_installed(self.folder / release, manifest_sha256)
-        except EdgeError:
-            return False
-        return True
+        content = disk.read(bundle.folder / signature.NAME, signature.MAX_BYTES)
+        path = self.folder / bundle.manifest.id / signature.NAME
+        if disk.read(path, signature.MAX_BYTES) != content:
+            aside = self.folder / ".signature"  # a release holds signed files only, even after a kill
+            disk.write(aside, content)
+            os.replace(aside, path)
+            disk.sync(path.parent)
 
     def _check_room(self, size: int) -> None:
         free = shutil.disk_usage(self.folder).free
@@ -295,6 +384,9 @@ class Releases:
             state.installed = {name: digest for name, digest in state.installed.items() if name in names}
             state.history = [name for name in state.history if name in names]
             save_state(self.root, state)
+        self._remove_all_but(names)
+
+    def _remove_all_but(self, names: Collection[str]) -> None:
         for folder in (self.folder, self.root / "engines"):
             for path in folder.iterdir() if folder.is_dir() else ():
                 if path.name not in names:

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from rsd_edge.bundle import MANIFEST
-from rsd_edge.disk import read_json
+from rsd_edge.bundle import manifest_of
 from rsd_edge.errors import EdgeError
 from rsd_edge.model import Model
+from rsd_edge.records import Golden, short
 
 SAMPLES = 1000
 """Inferences that are timed; ten of them lie above the 99th percentile."""
 WARM_UP = 50
+MAX_GOLDEN = 1000
+"""Golden images of a bundle."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,22 @@ def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict
     Raises:
         EdgeError: a pixel, a logit or p99 is beyond what the bundle allows.
     """
-    manifest = read_json(folder / MANIFEST)
-    golden = manifest["golden"]
-    images = np.load(folder / golden["images"], allow_pickle=False)
+    manifest = manifest_of(folder)
+    golden = manifest.golden
+    images = _array(folder / golden.images, np.uint8)
+    if images.ndim != 4 or not 0 < len(images) <= MAX_GOLDEN:
+        raise EdgeError(
+            f"expected 1 to {MAX_GOLDEN} golden images [N, H, W, C], found {list(images.shape)}; make the bundle again"
+        )
     result: dict[str, Any] = {"pixels": 0, "precisions": {}, "p99_ms": None}
-    for precision in manifest["models"]:
+    for precision in manifest.models:
         model = Model.open(folder, precision=precision, threads=threads)
         try:
             if not result["precisions"]:
                 result["pixels"] = _pixel_difference(model, folder, golden, images)
-            expected = np.load(folder / golden["logits"][precision], allow_pickle=False)
+            expected = _array(folder / golden.logits[precision], np.float32)
             logits = np.concatenate([model.infer(images[i : i + 1]) for i in range(len(images))])
-            allowed = golden["tolerances"]["logits"][precision]
+            allowed = golden.tolerances.logits[precision]
             if not np.isfinite(logits).all():
                 raise EdgeError(
                     f"expected finite {precision} logits of golden images, found NaN or infinity on {model.provider}; "
@@ -67,12 +73,12 @@ def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict
                     f"on {model.provider}; use another release, or repair the runtime"
                 )
             result["precisions"][precision] = {"provider": model.provider, "difference": difference}
-            limit = manifest["p99_ms"]
+            limit = manifest.p99_ms
             if limit is not None and result["p99_ms"] is None:
-                result["p99_ms"] = latency(model, images).p99
-                if check_p99 and result["p99_ms"] > limit:
+                result["p99_ms"] = p99 = latency(model, images).p99
+                if check_p99 and p99 > limit:
                     raise EdgeError(
-                        f"expected a 99th percentile of at most {limit} ms, found {result['p99_ms']:.3f} ms on this "
+                        f"expected a 99th percentile of at most {limit} ms, found {p99:.3f} ms on this "
                         "device; end other programs, or use a smaller model"
                     )
         finally:
@@ -80,20 +86,38 @@ def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict
     return result
 
 
-def _pixel_difference(model: Model, folder: Path, golden: dict[str, Any], images: np.ndarray) -> int:
+def _pixel_difference(model: Model, folder: Path, golden: Golden, images: np.ndarray) -> int:
     """The largest difference of a pixel, in levels, between the golden files as decoded here and their images."""
     largest = 0
-    for file in golden["files"]:
-        image = model.preprocess(model.decode((folder / file["path"]).read_bytes()))
-        expected = images[file["row"]]
-        difference = int(np.abs(image.astype(int) - expected).max()) if image.shape == expected.shape else 255
-        if difference > golden["tolerances"]["pixels"]:
+    for file in golden.files:
+        if not 0 <= file.row < len(images):
             raise EdgeError(
-                f"expected the pixels of {file['path']} within {golden['tolerances']['pixels']} levels, found "
-                f"{difference}; install the Pillow that rsd-edge asks for"
+                f"expected {file.path} in row 0 to {len(images) - 1} of the golden images, found {file.row}; make the "
+                "bundle again"
+            )
+        image = model.preprocess(model.decode((folder / file.path).read_bytes()))
+        expected = images[file.row]
+        difference = int(np.abs(image.astype(int) - expected).max()) if image.shape == expected.shape else 255
+        if difference > golden.tolerances.pixels:
+            raise EdgeError(
+                f"expected the pixels of {file.path} within {golden.tolerances.pixels:g} levels, found {difference}; "
+                "install the Pillow that rsd-edge asks for"
             )
         largest = max(largest, difference)
     return largest
+
+
+def _array(path: Path, dtype: type) -> np.ndarray:
+    """A golden array, mapped rather than read: its header may claim any size."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.dtype != dtype:
+            raise ValueError(f"numbers of type {array.dtype}")
+    except Exception as error:  # a damaged header raises many classes
+        raise EdgeError(
+            f"expected an array of {np.dtype(dtype)} in {path.name}, found: {short(str(error))}; make the bundle again"
+        ) from None
+    return np.asarray(array)
 
 
 def latency(model: Model, images: np.ndarray, *, samples: int = SAMPLES) -> Latency:

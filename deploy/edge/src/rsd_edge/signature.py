@@ -10,8 +10,9 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,6 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from rsd_edge.errors import EdgeError
 
+PinnedKeys = Mapping[str, ec.EllipticCurvePublicKey]
+"""Public keys by the digest by which `model-signing` names them."""
 NAME = "model.sig"
 MAX_BYTES = 1 << 22
 _TYPE = "application/vnd.in-toto+json"
@@ -33,17 +36,36 @@ _FORMAT = re.compile(
 _HASHES = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384(), "secp521r1": hashes.SHA512()}
 
 
-def signed_files(signature: bytes, keys: Iterable[Path]) -> dict[str, str]:
-    """The files that a signature lists, relative path -> hex SHA-256. The files themselves are not read.
+class Signed(NamedTuple):
+    """What a valid signature says."""
+
+    key: str
+    """Digest of the key that signed."""
+    files: dict[str, str]
+    """Relative path -> hex SHA-256."""
+
+
+def pinned_keys(paths: Sequence[Path]) -> PinnedKeys:
+    """The pinned public keys in PEM files.
+
+    Raises:
+        EdgeError: there are none or more than two, or a file holds no key.
+    """
+    if not 1 <= len(paths) <= 2:
+        raise EdgeError(f"expected one or two pinned public keys, found {len(paths)}; change the keys folder")
+    return dict(map(public_key, paths))
+
+
+def signed_files(signature: bytes, pinned: PinnedKeys) -> Signed:
+    """The files that a signature lists, and the pinned key that signed. The files themselves are not read.
 
     Args:
         signature: content of `model.sig`.
-        keys: PEM files of the pinned public keys; one of them must have signed.
+        pinned: `pinned_keys`; one of them must have signed.
 
     Raises:
         EdgeError: the signature is damaged, by another key, or does not list files as `model-signing` does.
     """
-    pinned = dict(public_key(path) for path in keys)
     match = _FORMAT.fullmatch(signature)
     payload, value = (base64.b64decode(match[part]) for part in (2, 3)) if match else (b"", b"")
     if not match or (base64.b64encode(payload), base64.b64encode(value)) != (match[2], match[3]):
@@ -59,7 +81,7 @@ def signed_files(signature: bytes, keys: Iterable[Path]) -> dict[str, str]:
         key.verify(value, b"DSSEv1 %d %s %d %s" % (len(_TYPE), _TYPE.encode(), len(payload), payload), _hash(key))
     except InvalidSignature:
         raise EdgeError(f"expected a valid signature of the bundle, found {NAME} changed; copy it again") from None
-    return _listed(payload)
+    return Signed(hint, _listed(payload))
 
 
 def _hash(key: ec.EllipticCurvePublicKey) -> ec.ECDSA:

@@ -1,34 +1,20 @@
-"""`state.json` of a device: which releases are installed, good and pending."""
+"""`state.json` of a device: which releases are installed, good and pending, and which is the newest of each key.
 
-import contextlib
+It lies on the disk twice. The copy serves only to rebuild a state that was lost or damaged.
+"""
+
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rsd_edge import disk
 from rsd_edge.errors import EdgeError
+from rsd_edge.records import Highest, Manifest, Sealed, State, load
 
-STATE = "state.json"
-
-
-@dataclass
-class State:
-    """The content of `state.json`."""
-
-    name: str | None = None
-    """Name of every bundle here; a device holds releases of one name only."""
-    highest: int = 0
-    """The newest release ever installed here, even if it was removed since."""
-    highest_sha256: str = ""
-    """Digest of its manifest: the same bundle may be installed again."""
-    installed: dict[str, str] = field(default_factory=dict)
-    """Id -> SHA-256 of the manifest, in the order of installation."""
-    history: list[str] = field(default_factory=list)
-    """Ids of the good releases, oldest first; the last one should be current."""
-    pending: str | None = None
-    """Id of the release on trial."""
+STATE, COPY = "state.json", "state.copy.json"
+MAX_BYTES = 1 << 22
 
 
 def read_state(root: Path, *, new: Callable[[], bool]) -> State:
@@ -43,71 +29,102 @@ def read_state(root: Path, *, new: Callable[[], bool]) -> State:
     """
     path = root / STATE
     try:
-        values = disk.read_json(path)
-        if missing := vars(State()).keys() - values.keys():
-            raise ValueError(f"no {min(missing)}")
-        return State(**values)
+        return _read(path)
     except FileNotFoundError as error:
-        if new():
+        if new() and not (root / COPY).exists():
             return State()
         reason = str(error)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, EdgeError) as error:
         reason = str(error)
     raise EdgeError(f"expected {path} as it was written, found: {reason}; run `rsd-edge recover`")
 
 
 def save_state(root: Path, state: State) -> None:
-    disk.write_json(root / STATE, asdict(state))
+    """Replace the state, then its copy."""
+    sealed = {"sha256": _seal(state), "state": asdict(state)}
+    for name in (STATE, COPY):
+        disk.write_json(root / name, sealed)
 
 
-def rebuilt_state(
-    folders: Sequence[Path], events: Sequence[Mapping[str, Any]], current: Path | None, keys: Sequence[Path]
-) -> State:
-    """The state of a device whose `state.json` was lost, from its undamaged releases and its log.
+def mend_copy(root: Path) -> None:
+    """Make the copy of a readable state equal to it; writes nothing if it is."""
+    content = disk.read(root / STATE, MAX_BYTES)
+    try:
+        same = disk.read(root / COPY, MAX_BYTES) == content
+    except (OSError, EdgeError):
+        same = False
+    if not same:
+        disk.write(root / COPY, content)
 
-    The log tells which releases were good, and the newest one ever installed.
+
+def rebuilt_state(root: Path, folders: Sequence[Path], current: Path | None, keys: Sequence[Path]) -> State:
+    """The state of a device whose `state.json` was lost, from its releases on the disk and the copy.
+
+    A release is kept if its files are whole and a pinned key has signed it, the copy names it, or it is current. If the
+    copy is lost too, the releases before the current one count as good.
 
     Args:
+        root: the device's folder.
         folders: of the releases.
-        events: `Events.all`.
         current: the folder that the link `current` names.
-        keys: pinned public keys; if there are any, only releases that one of them has signed are kept.
+        keys: pinned public keys.
 
     Raises:
-        EdgeError: one of the key files holds no key.
+        EdgeError: there are no keys, or one of the key files holds none.
     """
     from rsd_edge import bundle as bundles
     from rsd_edge import signature
 
-    for key in keys:
-        signature.public_key(key)  # a damaged key file must not cost a release
-    state, whole = State(), {}
+    pinned = signature.pinned_keys(keys)  # a damaged key file must not cost a release
+    try:
+        copy = _read(root / COPY)
+    except (OSError, ValueError, EdgeError):
+        copy = State()
+    whole: list[tuple[Manifest, str]] = []
+    highest = dict(copy.highest)
     for folder in folders:
-        with contextlib.suppress(OSError, LookupError, ValueError, EdgeError):
-            content = disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST)
-            manifest, digest = json.loads(content), bundles.digest_of(content)
+        try:
+            digest = bundles.digest_of(disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST))
             bundles.check_installed(folder, digest)
-            if keys:
-                files = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), keys)
-                if files[bundles.MANIFEST] != digest:
-                    continue
-            if folder.name == f"{manifest['name']}-{manifest['release']}":
-                whole[int(manifest["release"])] = (folder.name, digest)
-                state.name = manifest["name"]
-    state.installed = dict(whole[release] for release in sorted(whole))
-    newest = {release: digest for release, (_, digest) in whole.items()}
-    good: list[str] = []
-    for event in events:
-        release = event.get("release", "")
-        if event.get("event") == "installed":
-            name, _, number = release.rpartition("-")
-            newest.setdefault(int(number), event.get("manifest_sha256", ""))
-            state.name = state.name or name
-        elif event.get("event") == "good":  # a second time after a rollback: later ones are no longer good
-            good = [*good[: good.index(release)], release] if release in good else [*good, release]
-    if newest:
-        state.highest = max(newest)
-        state.highest_sha256 = newest[state.highest]
-    fallback = [current.name] if current else []
-    state.history = [release for release in good or fallback if release in state.installed]
-    return state
+            manifest = bundles.manifest_of(folder)
+        except (OSError, EdgeError):
+            continue
+        try:
+            key = bundles.signer(folder, digest, pinned)
+            raise_highest(highest, key, Highest(manifest.release, digest))
+        except (OSError, EdgeError):
+            if folder != current and copy.installed.get(folder.name) != digest:
+                continue
+        if folder.name == manifest.id:
+            whole.append((manifest, digest))
+    names = [copy.name, *(manifest.name for manifest, _ in whole if current and manifest.id == current.name)]
+    name = next(filter(None, [*names, *(manifest.name for manifest, _ in whole)]), None)
+    order = {release: number for number, release in enumerate(copy.installed, start=-len(copy.installed))}
+    whole = [(manifest, digest) for manifest, digest in whole if manifest.name == name]
+    whole.sort(key=lambda one: order.get(one[0].id, one[0].release))
+    installed = {manifest.id: digest for manifest, digest in whole}
+    history = [release for release in copy.history if release in installed]
+    if not history and current and current.name in installed:
+        releases = {manifest.id: manifest.release for manifest, _ in whole}
+        history = sorted((id_ for id_ in releases if releases[id_] <= releases[current.name]), key=releases.__getitem__)
+    return State(name=name, highest=highest, installed=installed, history=history)
+
+
+def raise_highest(highest: dict[str, Highest], key: str, newest: Highest) -> bool:
+    """Note that a key has signed a release for this device; whether it is newer than any that it signed before."""
+    if key in highest and newest.release <= highest[key].release:
+        return False
+    highest[key] = newest
+    return True
+
+
+def _read(path: Path) -> State:
+    """Raises OSError, EdgeError, or ValueError if the content is not a sealed state."""
+    sealed = load(Sealed, disk.read(path, MAX_BYTES))
+    if sealed.sha256 != _seal(sealed.state):
+        raise ValueError("another content than its sha256 says")
+    return sealed.state
+
+
+def _seal(state: State) -> str:
+    return hashlib.sha256(json.dumps(asdict(state), separators=(",", ":")).encode()).hexdigest()
