@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import vl_convert
 
 from pipelines.sweep.units import varying
 from rsd.machine.files import written_aside
 from rsd.report.charts.style import colour, method_order, svg
-from rsd.report.interval import Interval, interval
+from rsd.report.interval import PERCENT, POINTS, Interval, interval
 from rsd.run.paths import MissingError, Run
 from rsd.run.snapshot import snapshot
 
@@ -66,7 +67,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per point of the grid and method, with mean, low and high over its seeds.
 
     For validation and test: top-1 in per cent, and the gain in points over the scratch twin of the same grid point and
-    seed. Intervals are 95 % Student t intervals; empty for a single seed.
+    seed. Intervals are 95 % Student t intervals; empty for fewer than three seeds or equal values.
     """
     lines = []
     points = axes(rows)
@@ -79,20 +80,15 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 top1 = f"{split}_top1"
                 if top1 not in rows:
                     continue
-                row |= _columns(top1, group[top1].dropna())
-                # A share cannot leave [0, 100], though a t interval can.
-                row[f"{top1}_low"], row[f"{top1}_high"] = (
-                    None if bound is None else min(max(bound, 0.0), 100.0)
-                    for bound in (row[f"{top1}_low"], row[f"{top1}_high"])
-                )
+                row |= _columns(top1, group[top1].dropna(), PERCENT)
                 paired = group[top1] - twins[top1].reindex(group.index)
-                row |= _columns(f"{split}_gain", paired.dropna() if method != "scratch" else paired[:0])
+                row |= _columns(f"{split}_gain", paired.dropna() if method != "scratch" else paired[:0], POINTS)
             lines.append(row)
     return pd.DataFrame(lines)
 
 
-def _columns(name: str, values: pd.Series) -> dict[str, float | None]:
-    known = interval(values) if len(values) else Interval(float("nan"), None, None, 0)
+def _columns(name: str, values: pd.Series, within: tuple[float, float]) -> dict[str, float | None]:
+    known = interval(values, within=within) if len(values) else Interval(float("nan"), None, None, 0)
     return {name: known.mean, f"{name}_low": known.low, f"{name}_high": known.high}
 
 
@@ -110,13 +106,14 @@ def markdown(table: pd.DataFrame, points: Sequence[str]) -> str:
 
 
 def best(table: pd.DataFrame, points: Sequence[str]) -> str:
-    """A sentence on the method and grid point with the highest mean on validation."""
-    rows = table[table["method"] != "scratch"].dropna(subset=["validation_top1"])
+    """A sentence on the methods and grid points, scratch among them, with the highest mean on validation."""
+    rows = table.dropna(subset=["validation_top1"])
     if rows.empty:
         return ""
-    row = rows.nlargest(1, "validation_top1").to_dict("records")[0]
-    where = ", ".join([row["method"], *(f"{name}={row[name]}" for name in points)])
-    return f"Best on validation: {where}. The test split chooses nothing."
+    ties = rows[np.isclose(rows["validation_top1"], rows["validation_top1"].max(), rtol=0, atol=1e-9)]
+    names = [", ".join([row["method"], *(f"{name}={row[name]}" for name in points)]) for row in ties.to_dict("records")]
+    equal = f", {len(names)} with the same mean" if len(names) > 1 else ""
+    return f"Best on validation{equal}: {'; '.join(names)}. The test split chooses nothing."
 
 
 def _cell(row: Mapping[Any, Any], name: str, *, signed: bool) -> str:
@@ -173,7 +170,12 @@ def write(folder: Path, rows: pd.DataFrame, missing: Sequence[str]) -> str:
     """Write students.csv, table.csv, table.md, plot.svg and plot.png into `folder`; returns the text of table.md."""
     points = axes(rows)
     table = summary(rows)
-    lines = [markdown(table, points), "", "Mean (95 % interval over the seeds); gains are paired by seed.", ""]
+    lines = [
+        markdown(table, points),
+        "",
+        "Mean (95 % interval over three seeds or more); gains are paired by seed.",
+        "",
+    ]
     lines += [best(table, points)] if len(table) else []
     lines += [f"Missing: {', '.join(missing)}."] if missing else []
     text = "\n".join(lines).rstrip() + "\n"

@@ -7,9 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+LEAST_SEEDS = 3
+"""Of fewer values the t interval spans more than any accuracy could, or nothing: it would say nothing true."""
+UNBOUNDED = (-math.inf, math.inf)
+PERCENT = (0.0, 100.0)
+POINTS = (-100.0, 100.0)
+"""A difference of two percentages."""
+
 
 class Interval(NamedTuple):
-    """A mean and its 95 % Student t interval; the bounds are None for a single value."""
+    """A mean and its 95 % Student t interval; the bounds are None where nothing can be said."""
 
     mean: float
     low: float | None
@@ -17,11 +24,25 @@ class Interval(NamedTuple):
     seeds: int
 
 
-def interval(values: Iterable[float]) -> Interval:
-    """Mean and 95 % t interval of independent values (for paired gains: of their differences)."""
+def interval(values: Iterable[float], *, within: tuple[float, float] = UNBOUNDED) -> Interval:
+    """Mean and 95 % t interval of independent values (for paired gains: of their differences).
+
+    There are no bounds for fewer than three values, nor for equal ones, whose spread of zero is luck or rounding.
+
+    Args:
+        within: what the quantity cannot leave, though its t interval can.
+    """
     sample = np.asarray(list(values), dtype=float)
     mean = float(sample.mean())
-    if len(sample) < 2:
+    if len(sample) < LEAST_SEEDS or np.allclose(sample, sample[0], rtol=1e-9, atol=1e-9):
         return Interval(mean, None, None, len(sample))
     half = float(stdtrit(len(sample) - 1, 0.975) * sample.std(ddof=1) / math.sqrt(len(sample)))
-    return Interval(mean, mean - half, mean + half, len(sample))
+    low, high = (float(bound) for bound in np.clip([mean - half, mean + half], *within))
+    return Interval(mean, low, high, len(sample))
+
+
+def no_interval(seeds: int) -> str:
+    """Why there is none, in words."""
+    if seeds >= LEAST_SEEDS:
+        return f"{seeds} seeds with the same result, so no interval can be given"
+    return f"{seeds} seed{'s' if seeds > 1 else ''}, too few for an interval"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from rsd.report.interval import Interval, interval
+from rsd.report.interval import POINTS, Interval, interval
 from rsd.run.paths import Run
 from rsd.run.records import (
     Choice,
@@ -73,7 +73,7 @@ class Records:
     def gain(self, method: str) -> Interval | None:
         """Test top-1 over the scratch twins, paired by seed, in points; None without such a pair."""
         gains = self.evaluation.gains(method)
-        return interval(gains.values()) if gains else None
+        return interval(gains.values(), within=POINTS) if gains else None
 
 
 def read(run: Run) -> Records:

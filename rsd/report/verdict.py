@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rsd.report.interval import Interval
+from rsd.report.interval import Interval, no_interval
 from rsd.report.records import Records
 from rsd.report.table import milliseconds, runs_on, size
 
@@ -27,7 +27,7 @@ def headline(records: Records) -> str:
     if gain is None:
         return f"{sentence}."
     if gain.low is None or gain.high is None:
-        return f"{sentence}, {points(gain.mean, 1)} against its plainly trained twin."
+        return f"{sentence}, {points(gain.mean, 1)} against its plainly trained twin: {no_interval(gain.seeds)}."
     if gain.low > 0:
         return f"{sentence}; its method is {gain.mean:.1f} points ahead of plain training."
     if gain.high < 0:
@@ -42,7 +42,7 @@ def facts(records: Records) -> list[Fact]:
 
 def gain_words(gain: Interval) -> str:
     if gain.low is None or gain.high is None:
-        return "one seed, so no interval can be given"
+        return no_interval(gain.seeds)
     return f"95 % interval {_signed(gain.low, 2)} to {_signed(gain.high, 2)}, {gain.seeds} paired seeds"
 
 

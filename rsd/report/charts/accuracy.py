@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rsd.report.charts.style import ERROR, NEUTRAL, data, layered, method_colour, method_order, rounded
-from rsd.report.interval import interval
+from rsd.report.interval import PERCENT, interval
 from rsd.report.table import method_name
 
 MAX_CLASSES = 24
@@ -22,9 +22,8 @@ def accuracy_side_by_side(models: pd.DataFrame) -> alt.LayerChart:
     points = models[["model", "method", "seed", "top1"]].assign(rank=[methods.index(name) for name in models["method"]])
     rows = []
     for method in methods:
-        mean, low, high, count = interval(points.loc[points["method"] == method, "top1"])
-        # A share cannot leave [0, 100], though a t interval of two seeds can.
-        bounds = {} if low is None or high is None else {"low": max(low, 0.0), "high": min(high, 100.0)}
+        mean, low, high, count = interval(points.loc[points["method"] == method, "top1"], within=PERCENT)
+        bounds = {} if low is None else {"low": low, "high": high}
         rows.append({"method": method, "mean": mean, "seeds": count, **bounds})
     means = pd.DataFrame(rows)
     bounds_drawn = [name for name in ("low", "high") if name in means]

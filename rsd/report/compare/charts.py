@@ -10,7 +10,7 @@ from rsd.report.charts.speed import DEVICE_COLOURS
 from rsd.report.charts.style import data, layered, method_order
 from rsd.report.charts.training import decades, is_wide, points_drawn, thinned
 from rsd.report.compare.run import ComparedRun
-from rsd.report.interval import interval
+from rsd.report.interval import PERCENT, interval
 from rsd.report.table import method_name, runs_on
 
 
@@ -31,8 +31,8 @@ def accuracy(runs: Sequence[ComparedRun]) -> alt.LayerChart:
                 continue
             line = {"line": f"{method_name(method)} · {run.name}", "run": run.name}
             points += [{**line, "seed": seed, "top1": value} for seed, value in values.items()]
-            mean, low, high, seeds = interval(values)
-            bounds = {} if low is None or high is None else {"low": max(low, 0.0), "high": min(high, 100.0)}
+            mean, low, high, seeds = interval(values, within=PERCENT)
+            bounds = {} if low is None else {"low": low, "high": high}
             means.append({**line, "mean": mean, "seeds": seeds, **bounds})
     summary = pd.DataFrame(means)
     y = alt.Y("line:N", sort=[str(one["line"]) for one in means], title=None, axis=alt.Axis(labelLimit=220))

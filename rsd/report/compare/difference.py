@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rsd.report.interval import Interval, interval
+from rsd.report.interval import LEAST_SEEDS, UNBOUNDED, Interval, interval
 
 
 class Difference(NamedTuple):
@@ -23,12 +23,13 @@ class Difference(NamedTuple):
         return 0 if low is None or high is None else int(low > 0) - int(high < 0)
 
 
-def difference(first: pd.Series, other: pd.Series) -> Difference | None:
-    """Compare values by seed: paired where at least two seeds agree, by Welch's t interval where they do not.
+def difference(first: pd.Series, other: pd.Series, *, within: tuple[float, float] = UNBOUNDED) -> Difference | None:
+    """Compare values by seed: paired where at least three seeds agree, by Welch's t interval where they do not.
 
     Args:
         first: values of the run that others are compared with, the seed as index.
         other: of the other run.
+        within: what the difference cannot leave.
 
     Returns:
         None where one of them has no value.
@@ -36,12 +37,11 @@ def difference(first: pd.Series, other: pd.Series) -> Difference | None:
     if first.empty or other.empty:
         return None
     shared = first.index.intersection(other.index)
-    if len(shared) >= 2 or (len(shared) == len(first) == len(other)):
-        return Difference(interval(other[shared] - first[shared]), paired=True)
+    if len(shared) >= LEAST_SEEDS or len(shared) == len(first) == len(other):
+        return Difference(interval(other[shared] - first[shared], within=within), paired=True)
     mean, seeds = float(other.mean() - first.mean()), min(len(first), len(other))
-    if seeds < 2:
+    if seeds < LEAST_SEEDS or (np.ptp(first) == 0 and np.ptp(other) == 0):
         return Difference(Interval(mean, None, None, seeds), paired=False)
-    if np.ptp(first) == 0 and np.ptp(other) == 0:  # the t test has no answer where nothing varies
-        return Difference(Interval(mean, mean, mean, seeds), paired=False)
     bounds = stats.ttest_ind(other, first, equal_var=False).confidence_interval(0.95)
-    return Difference(Interval(mean, float(bounds.low), float(bounds.high), seeds), paired=False)
+    low, high = (float(bound) for bound in np.clip([bounds.low, bounds.high], *within))
+    return Difference(Interval(mean, low, high, seeds), paired=False)

@@ -1,5 +1,6 @@
 """The tables of a comparison, each against its first run, and what speaks against comparing."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from rsd.report.charts.style import method_order
 from rsd.report.compare.difference import Difference, difference
 from rsd.report.compare.run import ComparedRun
 from rsd.report.flat import flat, section_order
-from rsd.report.interval import Interval, interval
+from rsd.report.interval import PERCENT, POINTS, Interval, interval, no_interval
 from rsd.report.table import method_name, milliseconds, runs_on, short_runs_on, size
 from rsd.run.records import Latency
 
@@ -34,15 +35,23 @@ class Metric:
     better: int
     """1: more is better; -1: less is; 0: neither."""
     digits: int = 2
+    within: tuple[float, float] = PERCENT
+    """The values it can have."""
+
+    @property
+    def change_within(self) -> tuple[float, float]:
+        """The differences of two values there can be."""
+        low, high = self.within
+        return low - high, high - low
 
 
 METRICS = (
     Metric("top1", "top-1, %", 1),
-    Metric("gain", "gain over scratch", 1),
-    Metric("nll", "NLL", -1, digits=3),
+    Metric("gain", "gain over scratch", 1, within=POINTS),
+    Metric("nll", "NLL", -1, digits=3, within=(0.0, math.inf)),
     Metric("ece", "ECE, %", -1),
     Metric("agreement", "agreement, %", 0),
-    Metric("effective_rank", "effective rank", 0, digits=1),
+    Metric("effective_rank", "effective rank", 0, digits=1, within=(0.0, math.inf)),
 )
 
 
@@ -177,9 +186,11 @@ def _metric(metric: Metric, method: str, run: ComparedRun, first: ComparedRun) -
         return Cell("-")
     mean = values.mean()
     text = _signed(mean, metric.digits) if metric.key == "gain" else f"{mean:.{metric.digits}f}"
-    change = difference(first.scores(method, metric.key), values) if run is not first else None
+    change = (
+        difference(first.scores(method, metric.key), values, within=metric.change_within) if run is not first else None
+    )
     if change is None:
-        return Cell(text, _bounds(interval(values), metric.digits))
+        return Cell(text, _bounds(interval(values, within=metric.within), metric.digits))
     state = {1: "good", -1: "bad", 0: ""}[change.sign * metric.better]
     return Cell(text, _difference(change, metric.digits), state)
 
@@ -198,10 +209,12 @@ def headline(runs: Sequence[ComparedRun]) -> str:
         return f"{other.name} beside {first.name}: they have no {method_name(method)} student in common."
     mean, seeds = change.interval.mean, change.interval.seeds
     how_far = f"{abs(mean):.2f} points {'above' if mean >= 0 else 'below'}"
+    student, are, those = ("student", "is", "that") if seeds == 1 else ("students", "are", "those")
+    sentence = f"The {method_name(method)} {student} of {other.name} {are} {how_far} {those} of {first.name}"
     if change.sign:
-        return f"The {method_name(method)} students of {other.name} are {how_far} those of {first.name}."
+        return f"{sentence}."
     if change.interval.low is None:
-        return f"The {method_name(method)} student of {other.name} is {how_far} that of {first.name}, on one seed."
+        return f"{sentence}: {no_interval(seeds)}."
     better = f"whether {other.name} is more accurate than {first.name}"
     return f"{better[0].upper()}{better[1:]}, {seeds} seeds cannot tell."
 

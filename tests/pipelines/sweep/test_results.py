@@ -10,7 +10,7 @@ from rsd.machine.files import write_json
 from tests.rsd.run.small import student as student_record
 from tests.rsd.run.small import whole_run
 
-TWO = 12.706204736  # half-width of a 95 % t interval of two values, in standard errors
+THREE = 4.3026527299  # half-width of a 95 % t interval of three values, in standard errors
 
 
 def student(method: str, seed: int, validation: float, test: float) -> dict[str, object]:
@@ -24,15 +24,16 @@ def cell(weight: str, gains: dict[int, float], **more: str) -> tuple[dict[str, s
 
 
 def test_gains_pair_seeds_and_have_t_intervals() -> None:
-    table = results.summary(results.frame([cell("0.1", {0: 1.0, 1: 2.0}), cell("0.2", {0: 3.0, 1: 3.0})]))
+    table = results.summary(results.frame([cell("0.1", {0: 1.0, 1: 2.0, 2: 3.0}), cell("0.2", {0: 3.0, 1: 3.0})]))
 
     row = table[(table["method"] == "rsd") & (table["method.rsd.weight"] == "0.1")].iloc[0]
-    assert row["seeds"] == 2
-    assert row["validation_gain"] == pytest.approx(1.5)
-    assert row["validation_gain_low"] == pytest.approx(1.5 - TWO * 0.5)
-    assert row["validation_gain_high"] == pytest.approx(1.5 + TWO * 0.5)
-    assert row["test_gain"] == pytest.approx(3.0)
-    assert row["validation_top1"] == pytest.approx(92.0)
+    assert row["seeds"] == 3
+    assert row["validation_gain"] == pytest.approx(2)
+    assert row["validation_gain_low"] == pytest.approx(2 - THREE / 3**0.5)
+    assert row["validation_gain_high"] == pytest.approx(2 + THREE / 3**0.5)
+    assert row["test_gain"] == pytest.approx(4)
+    assert row["validation_top1"] == pytest.approx(93)
+    assert row["validation_top1_high"] == pytest.approx(93 + THREE * 2 / 3**0.5)
     assert pd.isna(table[table["method"] == "scratch"].iloc[0]["validation_gain"])
 
 
@@ -52,6 +53,19 @@ def test_split_cells_give_the_same_table_as_one() -> None:
     pd.testing.assert_frame_equal(results.summary(results.frame(whole)), results.summary(results.frame(split)))
 
 
+def test_two_seeds_have_no_interval(tmp_path: Path) -> None:
+    text = results.write(tmp_path, results.frame([cell("0.1", {0: -0.67, 1: -0.67})]), [])
+
+    assert " to " not in text.splitlines()[3]
+    assert "| 2 | 89.83 | -0.67 | 79.16 | -1.34 |" in text
+
+
+def test_accuracies_stay_below_100() -> None:
+    students = [student("rsd", seed, top1, top1) for seed, top1 in enumerate((90.0, 99.0, 100.0))]
+    row = results.summary(results.frame([({}, students)])).iloc[0]
+    assert (row["validation_top1_high"], row["test_top1_high"]) == (100, 100)
+
+
 def test_no_interval_for_one_seed_or_missing_twin() -> None:
     only = (
         {"method.rsd.weight": "0.1"},
@@ -63,6 +77,19 @@ def test_no_interval_for_one_seed_or_missing_twin() -> None:
     assert rows.loc["rsd", "validation_gain"] == 2.0
     assert rows["validation_gain_low"].isna().all()
     assert rows.loc["rsd", "seeds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("scratch", "rsd", "sentence"),
+    [
+        (13.89, 12.50, "Best on validation: scratch. The"),
+        (12.50, 13.89, "Best on validation: rsd. The"),
+        (12.50, 12.50, "Best on validation, 2 with the same mean: scratch; rsd. The"),
+    ],
+)
+def test_the_best_may_be_scratch(tmp_path: Path, scratch: float, rsd: float, sentence: str) -> None:
+    rows = results.frame([({}, [student("rsd", 0, rsd, 90), student("scratch", 0, scratch, 80)])])
+    assert sentence in results.write(tmp_path, rows, [])
 
 
 def test_validation_chooses_the_best_setting(tmp_path: Path) -> None:

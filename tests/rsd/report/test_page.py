@@ -166,7 +166,7 @@ def test_params_versions_device_and_the_command_are_there(out: Path) -> None:
 def test_one_seed_is_said_in_words(tmp_path: Path) -> None:
     write_records(tmp_path, seeds=(4,))
     text = seen(tmp_path)
-    assert "one seed, so no interval can be given" in text
+    assert "1 seed, too few for an interval" in text
     assert "95 % interval" not in text
 
 

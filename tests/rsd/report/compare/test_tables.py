@@ -11,22 +11,43 @@ from .conftest import better_by, on_another_machine
 
 
 def test_a_gain_on_every_seed_is_coloured(make_run):
-    runs = [make_run("main"), make_run("new", better_by(0.5))]
+    runs = [make_run("main"), make_run("new", better_by({0: 0.4, 1: 0.5, 2: 0.6}))]
     rows = dict(tables.metrics(runs))["RSD"]
     (_, first), (_, second) = rows
     top1, gain, nll = second[1:4]
-    assert (top1.note, top1.state) == ("+0.50\n+0.50 to +0.50", "good")
-    assert (gain.note, gain.state) == ("+0.50\n+0.50 to +0.50", "good")
-    assert (nll.note, nll.state) == ("+0.000\n+0.000 to +0.000", "")
+    assert (top1.note, top1.state) == ("+0.50\n+0.25 to +0.75", "good")
+    assert (gain.note, gain.state) == ("+0.50\n+0.25 to +0.75", "good")
+    assert (nll.note, nll.state) == ("+0.000", "")
     assert first[1].state == ""
     assert " to " in first[1].note
     assert tables.headline(runs) == "The RSD students of new are 0.50 points above those of main."
 
 
+def test_equal_or_few_differences_are_no_verdict(make_run):
+    for runs, reason in (
+        ([make_run("main"), make_run("new", better_by(0.5))], "3 seeds with the same result, so no interval can"),
+        (
+            [make_run("two", seeds=(0, 1)), make_run("new two", better_by({0: 0.4, 1: 0.6}), seeds=(0, 1))],
+            "2 seeds, too few for an interval",
+        ),
+    ):
+        (_, cells) = dict(tables.metrics(runs))["RSD"][1]
+        assert (cells[1].note, cells[1].state) == ("+0.50", "")
+        assert f"students of {runs[1].name} are 0.50 points above those of {runs[0].name}: {reason}" in tables.headline(
+            runs
+        )
+
+
 def test_less_of_what_should_be_small_is_good(make_run):
     def calmer(out: Path) -> None:
         path = out / "evaluate" / "models.json"
-        write(path, [model | {"nll": model["nll"] - 0.01} for model in json.loads(path.read_text())])
+        write(
+            path,
+            [
+                model | {"nll": model["nll"] - 0.01 - 0.001 * (model["seed"] or 0)}
+                for model in json.loads(path.read_text())
+            ],
+        )
 
     rows = dict(tables.metrics([make_run("main"), make_run("new", calmer)]))["RSD"]
     assert rows[1][1][3].state == "good"
