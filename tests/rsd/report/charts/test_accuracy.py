@@ -7,7 +7,7 @@ from tests.rsd.report.charts.drawn import datasets, scale
 
 @pytest.fixture
 def models() -> pd.DataFrame:
-    rows = [("teacher", None, 99.0)]
+    rows: list[tuple[str, int | None, float]] = [("teacher", None, 99.0)]
     rows += [("scratch", seed, top1) for seed, top1 in enumerate((91.0, 96.0, 98.0))]
     rows += [("rsd", seed, top1) for seed, top1 in enumerate((97.0, 97.5, 97.2))]
     frame = pd.DataFrame(rows, columns=["method", "seed", "top1"])
