@@ -16,36 +16,28 @@ which all are in the page cache. The last column is the share of what the same s
 """
 
 import argparse
-import copy
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.interleaved import interleaved, print_rows, spread
 from benchmarks.loader import write_jpegs
-from benchmarks.random_store import random_store
+from benchmarks.pair import Case, bench
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.fingerprint import fingerprint, short_name
-from rsd.methods.base import Distiller, Setting
-from rsd.methods.rsd import RSDDistiller
-from rsd.methods.scratch import ScratchDistiller
-from rsd.models.make import ModelOptions, create
-from rsd.models.outputs import embedding_width
-from rsd.models.pixels import PixelNormalize
+from rsd.models.make import ModelOptions
 from rsd.sources.images import ArrayImages, ImageFiles, Images, LabelledImages
-from rsd.teacher.store import LiveTeacher
-from rsd.training.loop import Data, Session, Teacher, train
+from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe
-from rsd.training.stepper import Stepper
 from rsd.views.augment import AugmentOptions, ViewChoice
 from rsd.views.crop import CropOptions
 
@@ -56,20 +48,6 @@ SETTINGS: dict[str, dict[str, object]] = {
     "bf16, channels_last, not deterministic": {"amp": "bf16", "channels_last": True, "deterministic": False},
     "bf16, channels_last, compile": {"amp": "bf16", "channels_last": True, "compile": True},
 }
-CLASSES = 100
-
-
-class Case(NamedTuple):
-    """A pair, and the batches that it is given."""
-
-    teacher: ModelOptions
-    student: ModelOptions
-    optimizer: str
-    shape: tuple[int, int, int] = (224, 224, 3)
-    """Height, width and channels of an image."""
-    batch: int = 128
-
-
 CASES = {
     "Swin-T -> ResNet18": Case(ModelOptions(name="swin_tiny_patch4_window7_224"), ModelOptions(name="resnet18"), "sgd"),
     "ConvNeXt-T -> DeiT-T": Case(
@@ -85,19 +63,6 @@ def recipe(case: Case) -> Recipe:
         epochs=2, batch_size=case.batch, optimizer=case.optimizer, learning_rate=1e-4, weight_decay=0.05,
         clip_gradient=5.0, augment=augment,
     )  # fmt: skip
-
-
-def models(case: Case, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """Teacher and student, untrained."""
-    torch.manual_seed(0)
-    teacher, student = (
-        create(options, classes=CLASSES, image_shape=case.shape).to(device) for options in (case.teacher, case.student)
-    )
-    return teacher, student
-
-
-def normalize(case: Case) -> PixelNormalize:
-    return PixelNormalize([0.5] * case.shape[2], [0.25] * case.shape[2])
 
 
 def waiting(step: Callable[[], object], count: int, device: torch.device) -> Callable[[], None]:
@@ -116,28 +81,15 @@ def ways(
     case: Case, compute: ComputeOptions, device: torch.device, folder: Path
 ) -> dict[str, Callable[[], dict[str, Tensor]]]:
     """A step of each way to train the student, by name."""
-    teacher, student = models(case, device)
-    normalized = normalize(case).to(device)
-    raw = torch.randint(0, 256, (case.batch, *case.shape), dtype=torch.uint8)
-    target = torch.randint(0, CLASSES, (case.batch,))
+    pair = bench(case, folder, device)
     if device.type == "cuda":
-        raw, target = raw.pin_memory(), target.pin_memory()
-    index, view = np.arange(case.batch), np.zeros(case.batch, np.int64)
-    width = embedding_width(teacher)
-    live = LiveTeacher(teacher, normalized)
-    stored = random_store(folder, images=case.batch, width=width, classes=CLASSES, device=device)
-
-    def step(task: Distiller, teacher: Teacher | None) -> Callable[[], dict[str, Tensor]]:
-        task.to(device).train()
-        stepper = Stepper(task, recipe(case), compute, normalize=normalized, teacher=teacher, steps_per_epoch=1000)
-        return lambda: stepper.step(raw, target, index, view, number=0)
-
+        pair = replace(pair, raw=pair.raw.cpu().pin_memory(), target=pair.target.cpu().pin_memory())
     # The plain step asks whatever teacher it is given, and makes nothing of the answer.
     return {
-        "scratch": step(ScratchDistiller(copy.deepcopy(student)), None),
-        "stored": step(RSDDistiller(copy.deepcopy(student), Setting(teacher_width=width)), stored),
-        "scratch + teacher": step(ScratchDistiller(copy.deepcopy(student)), live),
-        "live": step(RSDDistiller(copy.deepcopy(student), Setting(teacher_width=width)), live),
+        "scratch": pair.step(pair.scratch(), None, compute),
+        "stored": pair.step(pair.rsd(), pair.stored, compute),
+        "scratch + teacher": pair.step(pair.scratch(), pair.live(), compute),
+        "live": pair.step(pair.rsd(), pair.live(), compute),
     }
 
 
@@ -172,17 +124,14 @@ def image_sources(count: int, side: int) -> Iterator[dict[str, Images]]:
 
 def loop_rate(case: Case, images: Images, compute: ComputeOptions, device: torch.device) -> float:
     """Images per second of the second epoch of RSD over a view store."""
-    teacher, student = models(case, device)
-    width, labels = embedding_width(teacher), np.arange(len(images)) % CLASSES
-    split = LabelledImages(images, labels, [str(number) for number in range(CLASSES)])
+    labels = np.arange(len(images)) % case.classes
+    split = LabelledImages(images, labels, [str(number) for number in range(case.classes)])
     few = LabelledImages(np.asarray(images[: case.batch]), labels[: case.batch], split.classes)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        views = random_store(folder, images=len(images), width=width, classes=CLASSES, device=device)
-        task = RSDDistiller(student, Setting(teacher_width=width))
-        data = Data(split, few, normalize(case).to(device))
-        session = Session(0, ViewChoice(0, 1), views, compute, logs=folder, name="loop")
-        train(task.to(device), data, recipe(case), session)
+        pair = bench(case._replace(images=len(images)), folder, device)
+        session = Session(0, ViewChoice(0, 1), pair.stored, compute, logs=folder, name="loop")
+        train(pair.rsd().to(device), Data(split, few, pair.normalize), recipe(case), session)
         return float(pd.read_csv(folder / "loop.csv").images_per_second.iloc[-1])
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_speed import Case, ways
+from benchmarks.gpu_speed import ways
+from benchmarks.pair import Case
 from rsd.evaluation.accuracy import measure
 from rsd.evaluation.cka import compare_layers
 from rsd.evaluation.redundancy import redundancy

@@ -20,79 +20,69 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from timm.task import FeatureDistillationTask
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.interleaved import interleaved, markdown, spread
-from benchmarks.random_store import random_store
-from rsd.methods.base import Distiller, Setting
-from rsd.methods.rsd import RSDDistiller
-from rsd.methods.scratch import ScratchDistiller
-from rsd.models.make import ModelOptions, create
-from rsd.models.outputs import embedding_width
-from rsd.models.pixels import PixelNormalize
-from rsd.teacher.store import LiveTeacher, StoredTeacher
+from benchmarks.pair import Bench, Case, bench
+from rsd.methods.base import Distiller
+from rsd.models.make import ModelOptions
 from rsd.training.loop import Teacher
 from rsd.training.recipe import Recipe, make_optimizer
 
 TARGET = 1.05
 TEACHER = "swin_tiny_patch4_window7_224"
 OPTIMIZERS = {"resnet18": "sgd", "resmlp_12_224": "adamw"}  # each student's own in the CIFAR recipes
-BATCH, IMAGES, CLASSES, SHAPE = 16, 64, 100, (224, 224, 3)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 Step = Callable[[], None]
 
 
-def updated(task: Any, optimizer: str, forward: Callable[[], dict[str, Tensor]]) -> Step:
+def updated(task: Any, pair: Bench, forward: Callable[[], dict[str, Tensor]]) -> Step:
     """A whole step of `task`, whose losses `forward` gives."""
-    recipe = Recipe(epochs=1, batch_size=BATCH, optimizer=optimizer, learning_rate=1e-4, weight_decay=0.05)
-    stepper = make_optimizer(task.trainable_module, recipe)
+    recipe = Recipe(
+        epochs=1, batch_size=pair.case.batch, optimizer=pair.case.optimizer, learning_rate=1e-4, weight_decay=0.05
+    )
+    optimizer = make_optimizer(task.trainable_module, recipe)
 
     def step() -> None:
         result = forward()
-        stepper.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         result["loss"].backward()
         clip_grad_norm_(task.get_clip_parameters(), 5.0)
-        stepper.step()
+        optimizer.step()
 
     return step
 
 
-def steps(student: nn.Module, optimizer: str, teacher: nn.Module, store: StoredTeacher) -> dict[str, Step]:
-    """Every way to train `student` for a step, by name."""
-    normalize = PixelNormalize([0.5] * 3, [0.25] * 3)
-    raw = torch.randint(0, 256, (BATCH, *SHAPE), dtype=torch.uint8)
-    target = torch.randint(0, CLASSES, (BATCH,))
-    index = np.random.default_rng(0).permutation(IMAGES)[:BATCH]
-    view = np.zeros_like(index)
-    live, width = LiveTeacher(teacher, normalize), embedding_width(teacher)
+def steps(pair: Bench) -> dict[str, Step]:
+    """Every way to train the student for a step, by name."""
+    batch, live = (pair.raw, pair.index, pair.view), pair.live()
 
     def ours(task: Distiller, teacher: Teacher | None) -> Step:
         task.train()
         return updated(
-            task,
-            optimizer,
-            lambda: task(normalize(raw), target, teacher(raw, index, view) if teacher is not None else None),
+            task, pair, lambda: task(pair.normalize(pair.raw), pair.target, teacher(*batch) if teacher else None)
         )
 
-    theirs = FeatureDistillationTask(copy.deepcopy(student), teacher, criterion=nn.CrossEntropyLoss(), verbose=False)
+    theirs = FeatureDistillationTask(
+        copy.deepcopy(pair.student), pair.teacher, criterion=nn.CrossEntropyLoss(), verbose=False
+    )
     theirs.train()
-    scratch_beside = ours(ScratchDistiller(copy.deepcopy(student)), None)
+    scratch_beside = ours(pair.scratch(), None)
 
     def scratch_and_teacher() -> None:
-        live(raw, index, view)
+        live(*batch)
         scratch_beside()
 
     return {
-        "scratch": ours(ScratchDistiller(copy.deepcopy(student)), None),
-        "stored": ours(RSDDistiller(copy.deepcopy(student), Setting(teacher_width=width)), store),
+        "scratch": ours(pair.scratch(), None),
+        "stored": ours(pair.rsd(), pair.stored),
         "scratch + teacher": scratch_and_teacher,
-        "live": ours(RSDDistiller(copy.deepcopy(student), Setting(teacher_width=width)), live),
-        "timm": updated(theirs, optimizer, lambda: theirs(normalize(raw), target)),
+        "live": ours(pair.rsd(), live),
+        "timm": updated(theirs, pair, lambda: theirs(pair.normalize(pair.raw), pair.target)),
     }
 
 
@@ -102,33 +92,24 @@ def main() -> None:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    teacher = create(ModelOptions(name=TEACHER), classes=CLASSES, image_shape=SHAPE).eval()
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        store = random_store(
-            Path(folder), images=IMAGES, width=embedding_width(teacher), classes=CLASSES, device=torch.device("cpu")
-        )
-        for name, optimizer in OPTIMIZERS.items():
-            student = create(ModelOptions(name=name), classes=CLASSES, image_shape=SHAPE)
-            times = interleaved(
-                steps(student, optimizer, teacher, store),
-                rounds=arguments.rounds,
-                warmup=1,
-                clock=CLOCKS[arguments.clock],
+    for name, optimizer in OPTIMIZERS.items():
+        case = Case(ModelOptions(name=TEACHER), ModelOptions(name=name), optimizer, batch=16, images=64)
+        with tempfile.TemporaryDirectory() as folder:
+            ways = steps(bench(case, Path(folder), torch.device("cpu")))
+            times = interleaved(ways, rounds=arguments.rounds, warmup=1, clock=CLOCKS[arguments.clock])
+        for step, beside in (("stored", "scratch"), ("live", "scratch + teacher"), ("live", "timm")):
+            rows.append(
+                {
+                    "student": name,
+                    "RSD step": step,
+                    "s": spread(times[step]),
+                    "beside": beside,
+                    "its s": spread(times[beside]),
+                    "ratio": spread(times[step] / times[beside], digits=4),
+                    "target": f"{TARGET:g}",
+                }
             )
-            for step, beside in (("stored", "scratch"), ("live", "scratch + teacher"), ("live", "timm")):
-                rows.append(
-                    {
-                        "student": name,
-                        "RSD step": step,
-                        "s": spread(times[step]),
-                        "beside": beside,
-                        "its s": spread(times[beside]),
-                        "ratio": spread(times[step] / times[beside], digits=4),
-                        "target": f"{TARGET:g}",
-                    }
-                )
     print(f"{arguments.clock} clock, {arguments.rounds} rounds\n\n{markdown(rows)}")
 
 

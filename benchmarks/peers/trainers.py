@@ -1,12 +1,9 @@
 """One method trained by us and by timm, as `benchmarks.peers` compares them: same pair, same batch, same optimiser."""
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from timm.optim import create_optimizer_v2
 from timm.task import FeatureDistillationTask, LogitDistillationTask
@@ -14,9 +11,8 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks import view_store
-from benchmarks.random_store import random_store
-from benchmarks.view_store import Case
+from benchmarks import pair, view_store
+from benchmarks.pair import Bench, Case
 from rsd.machine.compute import ComputeOptions
 from rsd.methods.base import Distiller, MethodOptions, Setting
 from rsd.methods.crd import CRDDistiller, CRDOptions
@@ -24,10 +20,7 @@ from rsd.methods.dist import DISTDistiller, DISTOptions
 from rsd.methods.kd import KDDistiller, KDOptions
 from rsd.methods.rkd import RKDDistiller, RKDOptions
 from rsd.methods.rsd import RSDDistiller, RSDOptions
-from rsd.models.make import create
 from rsd.models.outputs import embedding_width
-from rsd.models.pixels import PixelNormalize
-from rsd.teacher.store import LiveTeacher, StoredTeacher
 from rsd.training.loop import Teacher
 from rsd.training.recipe import Recipe
 from rsd.training.stepper import Stepper
@@ -50,28 +43,6 @@ METHODS: dict[str, tuple[type[Distiller], MethodOptions]] = {
 }
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A pair, and the one batch that every trainer is given."""
-
-    teacher: nn.Module
-    student: nn.Module
-    normalize: PixelNormalize
-    raw: Tensor
-    """uint8 `[B, H, W, C]`."""
-    target: Tensor
-    index: np.ndarray
-    store: StoredTeacher
-
-    @property
-    def device(self) -> torch.device:
-        return self.raw.device
-
-    def copy(self) -> "Bench":
-        """With models of its own, for a trainer beside others: training changes one, and torchdistill hooks both."""
-        return replace(self, teacher=copy.deepcopy(self.teacher), student=copy.deepcopy(self.student))
-
-
 class Trainer(NamedTuple):
     """One way to train."""
 
@@ -82,27 +53,14 @@ class Trainer(NamedTuple):
 
 
 def bench(case: Case, folder: Path, device: torch.device) -> Bench:
-    """The models of a case, untrained, the same at each call; the view store goes to `folder`."""
-    torch.manual_seed(SEED)
-    teacher = create(case.teacher, classes=case.classes, image_shape=case.shape).eval().to(device)
-    student = create(case.student, classes=case.classes, image_shape=case.shape).to(device)
+    """The models and the batch of a case, the same at each call; the view store goes to `folder`."""
+    result = pair.bench(case, folder, device, seed=SEED)
     # timm's tasks would undo the student's normalisation for the teacher, by what the names of the two suggest.
-    student.pretrained_cfg = student.pretrained_cfg | {  # type: ignore[operator]
-        key: teacher.pretrained_cfg[key]  # type: ignore[index]
+    result.student.pretrained_cfg = result.student.pretrained_cfg | {  # type: ignore[operator]
+        key: result.teacher.pretrained_cfg[key]  # type: ignore[index]
         for key in ("mean", "std")
     }
-    random_store(
-        folder, images=case.images, width=embedding_width(teacher), classes=case.classes, device=torch.device("cpu")
-    )
-    return Bench(
-        teacher,
-        student,
-        PixelNormalize([0.5] * case.shape[2], [0.25] * case.shape[2]).to(device),
-        torch.randint(0, 256, (case.batch, *case.shape), dtype=torch.uint8).to(device),
-        torch.randint(0, case.classes, (case.batch,)).to(device),
-        np.random.default_rng(SEED).permutation(case.images)[: case.batch],
-        StoredTeacher(folder, made_from={}, device=device),
-    )
+    return result
 
 
 def ours(bench: Bench, method: str, *, stored: bool) -> Trainer:
@@ -119,7 +77,7 @@ def ours(bench: Bench, method: str, *, stored: bool) -> Trainer:
         learning_rate=LEARNING_RATE,
         clip_gradient=CLIP,
     )
-    teacher: Teacher = bench.store if stored else LiveTeacher(bench.teacher, bench.normalize)
+    teacher: Teacher = bench.stored if stored else bench.live()
     stepper = Stepper(
         task.train(),
         recipe,
@@ -129,7 +87,7 @@ def ours(bench: Bench, method: str, *, stored: bool) -> Trainer:
         steps_per_epoch=10**9,  # the learning rate stays where it is, as the peers' does
     )
     # The step does not hold on to `bench`: with stored outputs nobody keeps the teacher.
-    batch = (bench.raw, bench.target, bench.index, np.zeros_like(bench.index))
+    batch = (bench.raw, bench.target, bench.index, bench.view)
     return Trainer(bench.student, stepper.optimizer, lambda: stepper.step(*batch, number=0)["loss"])
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu_speed import Case, loop_rows, step_row, ways
+from benchmarks.gpu_speed import loop_rows, step_row, ways
+from benchmarks.pair import Case
 from rsd.machine.compute import ComputeOptions
 from rsd.models.make import ModelOptions
 

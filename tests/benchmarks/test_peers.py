@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.pair import Case
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import compare, trainers
 from benchmarks.peers.compare import Way, check_agreement, compared, peak, rows, trainer, ways
-from benchmarks.view_store import Case
 from rsd.machine.errors import UserError
 from rsd.methods.kd import KDDistiller, KDOptions
 from rsd.models.make import ModelOptions

@@ -1,4 +1,5 @@
-from benchmarks.view_store import CASES, Case, steps
+from benchmarks.pair import Case
+from benchmarks.view_store import CASES, steps
 from rsd.models.make import ModelOptions
 from rsd.teacher.store import LiveTeacher
 
