@@ -129,7 +129,7 @@ def test_fitnet_refuses_a_view_store():
 
 
 @pytest.mark.parametrize("method", TAUGHT)
-def test_an_image_without_a_label_has_the_teachers_first(method):
+def test_an_image_without_label_has_the_teachers_first(method):
     """Cross-entropy over the labelled images, the method's terms over all, with the teacher's class where one lacks."""
     known = 5
     hidden = torch.where(torch.arange(BATCH) < known, target(), -1)
