@@ -15,6 +15,7 @@ from hydra.errors import HydraException  # DVC reads `-S` with Hydra's grammar, 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rsd.machine.errors import UserError
+from rsd.machine.faults import in_words
 from rsd.machine.yaml_file import read_yaml
 
 AXIS_VALUE = re.compile(r"[^][,\s]+")
@@ -78,7 +79,7 @@ def read_grids(file: Path) -> list[Grid]:
 def _sentence(error: ValidationError) -> str:
     """All faults of a grid, in one line."""
     return "; ".join(
-        f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg'].removeprefix('Input should be ')}"
+        f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {in_words(fault, Grid.model_fields)}"
         for fault in error.errors()
     )
 

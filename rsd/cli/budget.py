@@ -40,6 +40,7 @@ def kit(
     from pydantic import ValidationError
 
     from rsd.export import precisions
+    from rsd.machine.faults import in_words
     from rsd.measure.budget.kit import LADDER, arguments, write_kit
     from rsd.measure.latency import Plan
     from rsd.models.make import ModelOptions
@@ -64,7 +65,7 @@ def kit(
     try:
         students = [ModelOptions(name=name, args=arguments(name, shape[0])) for name in models or LADDER]
     except ValidationError as error:
-        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        raise UserError(in_words(error.errors()[0])) from error
     ready = {}
     if not models and (here.params / "student.json").is_file():
         from rsd.measure.budget.records import shipped

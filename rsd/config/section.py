@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from rsd.machine.errors import UserError, near
+from rsd.machine.faults import in_words
 from rsd.machine.kinds import Kind
 
 
@@ -25,7 +26,7 @@ def checked(kind: Any, values: Any, prefix: str, file: Path, override: Any, erro
         for fault in error.errors():
             path = [str(part) for part in fault["loc"]]
             above = f" or override in {Path('params.yaml')}" if override else ""
-            sentence = _sentence(fault, kind_of(kind, values) or kind)
+            sentence = in_words(fault, getattr(kind_of(kind, values) or kind, "model_fields", ()))
             errors.append(f"{file}{above}: {(prefix + '.'.join(path)).rstrip('.')}: {sentence}")
         return None
     return section.model_dump(mode="json")
@@ -39,18 +40,6 @@ def kind_of(thing: Any, values: Any) -> type[Any] | None:
         return thing.named(values.get("source", thing.model_fields["source"].default))
     except UserError:
         return None
-
-
-def _sentence(fault: Mapping[str, Any], kind: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        known = sorted(getattr(kind, "model_fields", {}))
-        return f"unknown key{near(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return "missing; give it a value"
-    if fault["type"] == "value_error":  # our own sentence, which says what was found
-        return str(fault["msg"]).removeprefix("Value error, ")
-    expected = fault["msg"].removeprefix("Input should be ")
-    return f"expected {expected}, found {fault['input']!r}"
 
 
 def unknown_keys(values: Mapping[str, Any], known: set[str], prefix: str, file: Path) -> list[str]:

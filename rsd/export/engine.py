@@ -14,7 +14,8 @@ from packaging.version import InvalidVersion, Version
 from rsd.export.tensorrt import cuda_major, known_capabilities
 from rsd.machine.cuda import Driver, NoDriverError, driver
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, sha256
+from rsd.machine.faults import read_checked
+from rsd.machine.files import sha256
 from rsd.run.records import EngineRecord
 from rsd.sources.images import Images
 
@@ -56,11 +57,17 @@ def check_engine(folder: Path) -> EngineRecord:
     return record
 
 
+def read_sidecar(folder: Path) -> EngineRecord:
+    """The record beside an engine; UserError where it is missing or damaged."""
+    then = "run the stage `engine`, or copy the folder again"
+    return read_checked(folder / "engine.json", EngineRecord, what="the record of an engine", then=then)
+
+
 def _sidecar(folder: Path) -> EngineRecord:
     sidecar, path = folder / "engine.json", folder / "model.engine"
     if not sidecar.is_file():
         raise WrongEngineError(f"expected the record of an engine in {sidecar}, found none; run the stage `engine`")
-    record = EngineRecord.model_validate(read_json(sidecar))
+    record = read_sidecar(folder)
     if record.status != "built":
         raise WrongEngineError(f"expected an engine in {folder}, found that it was not built: {record.reason}")
     digest, expected = sha256(path) if path.is_file() else "no file", record.engine_sha256 or ""

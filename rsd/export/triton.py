@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rsd.export.engine import read_sidecar
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, sha256, written_aside
 from rsd.run.records import EngineRecord
@@ -42,7 +43,7 @@ def write_repository(bundle: Path, repository: Path, *, max_batch: int = MAX_BAT
         )
         outcomes[f"{name}-onnx"] = "written"
         path = bundle / precision / "engine.json"
-        record = EngineRecord.model_validate(read_json(path)) if "engine" in model else None
+        record = read_sidecar(path.parent) if "engine" in model else None
         reason = _not_for_triton(record)
         if reason is None and record:
             _write_model(

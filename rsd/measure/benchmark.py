@@ -16,11 +16,12 @@ from pydantic import Field
 from tqdm import tqdm
 
 from rsd.export import runtimes
+from rsd.export.engine import read_sidecar
 from rsd.export.runtimes import readers
 from rsd.export.runtimes._tensorrt import NO_DEVICE
 from rsd.machine.cuda import NoDriverError
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, written_aside
+from rsd.machine.files import written_aside
 from rsd.machine.fingerprint import cores
 from rsd.machine.options import OneOf, Options
 from rsd.measure.latency import (
@@ -102,7 +103,7 @@ def benchmark(
                 for batch in options.offline_batches
             ]
     for precision, engine_folder in engines.items():
-        engine = EngineRecord.model_validate(read_json(engine_folder / "engine.json"))
+        engine = read_sidecar(engine_folder)
         least, most = engine.batches
         row: dict[str, Any] = {"file": str(engine_folder / "model.engine"), "precision": precision, "threads": None}
         if reason := _why_not(engine, engine_folder, onnx.get(precision)):

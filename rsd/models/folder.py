@@ -15,6 +15,7 @@ from timm.models._hub import load_model_config_from_path, save_config_for_hf
 from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
+from rsd.machine.faults import first_fault
 from rsd.machine.files import written_aside
 from rsd.models.make import ModelName, ModelOptions, create
 from rsd.models.pixels import PixelNormalize, per_channel
@@ -214,9 +215,7 @@ def read_config(folder: Path, kind: type[Config]) -> Config:
             f"expected {CONFIG} in {folder}, found none; give a folder that rsd or timm.models.save_for_hf wrote"
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        where = "".join(f"{part}." for part in first["loc"]).rstrip(".") if first else type(error).__name__
-        fault = f"{where}: {first['msg'] if first else error}".removeprefix(": ")
+        fault = first_fault(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f"expected timm's description of a model in {folder / CONFIG}, found {fault}; correct it, or write the "
             "folder anew with timm.models.save_for_hf"

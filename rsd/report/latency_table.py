@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from rsd.machine.errors import UserError
+from rsd.machine.faults import read_checked
 from rsd.machine.files import written_aside
 from rsd.measure.budget.records import read_device
 from rsd.measure.latency import NOISY_SPREAD, SAMPLES_NEEDED
@@ -107,20 +105,10 @@ def read(path: Path) -> LatencyRecord:
     Raises:
         UserError: it is neither of the two.
     """
-    try:
-        content = path.read_bytes()
-        # A kit's is a record with its candidates and samples.
-        if b'"candidates"' in content:
-            return read_device(path)
-        return LatencyRecord.model_validate_json(content)
-    except OSError as error:
-        raise UserError(
-            f"expected a latency record at {path}, found none ({error.strerror}); check the path"
-        ) from error
-    except ValidationError as error:
-        raise UserError(
-            f"expected a latency record in {path}, found another JSON ({error.errors()[0]['msg']}); name a latency.json"
-        ) from error
+    # A kit's is a record with its candidates and samples.
+    if path.is_file() and b'"candidates"' in path.read_bytes():
+        return read_device(path)
+    return read_checked(path, LatencyRecord, what="a latency record", then="name a latency.json")
 
 
 def write(record: LatencyRecord, folder: Path) -> str:

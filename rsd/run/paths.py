@@ -1,14 +1,14 @@
 """A run's folder: where each thing lies in it, and its records. No other module spells a path below it."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue
 
 from rsd.machine.errors import UserError
+from rsd.machine.faults import read_checked
 from rsd.machine.files import sha256, write_json, written_aside
 from rsd.run.records import (
     BundleRecord,
@@ -271,23 +271,9 @@ class Run:
 
     def _read(self, place: str, kind: type[Kind], stage: str) -> Kind:
         path = self.folder / place
-        try:
-            record = kind.model_validate(json.loads(path.read_text()))
-        except FileNotFoundError as error:
-            raise MissingError(f"expected {path}, found none; run `dvc repro {stage}`") from error
-        except (ValidationError, ValueError, RecursionError) as error:
-            raise UserError(
-                f"expected a record in {path}, found: {_fault(error)}; run `dvc repro -f -s {stage}`"
-            ) from error
+        if not path.exists():
+            raise MissingError(f"expected {path}, found none; run `dvc repro {stage}`")
+        record = read_checked(path, kind, what="a record", then=f"run `dvc repro -f -s {stage}`")
         if isinstance(record, Written):
             record._folder = path.parent
         return record
-
-
-def _fault(error: Exception) -> str:
-    """The first thing that is wrong, in a few words."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
-    return "no JSON"

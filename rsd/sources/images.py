@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from rsd.machine.errors import UserError
-from rsd.machine.files import read_json, sha256, written_aside
+from rsd.machine.faults import read_checked
+from rsd.machine.files import sha256, written_aside
 from rsd.run.records import DatasetRecord
 from rsd.sources.image_file import decode
 
@@ -151,7 +152,9 @@ def write_index(
 
 
 def read_record(data: Path) -> DatasetRecord:
-    return DatasetRecord.model_validate(read_json(data / "dataset.json"))
+    """The record of prepared data; UserError where it is missing or damaged."""
+    then = "run `dvc repro -f -s prepare`"
+    return read_checked(data / "dataset.json", DatasetRecord, what="a record of prepared data", then=then)
 
 
 def read_split(data: Path, split: str) -> LabelledImages:

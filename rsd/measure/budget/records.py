@@ -1,13 +1,13 @@
 """What a device says of a kit, checked before it is believed, and what is known of trained students."""
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from rsd.machine.errors import UserError
+from rsd.machine.faults import read_checked
 from rsd.measure.budget.runner import FORMAT
 from rsd.measure.latency import statistics
 from rsd.run.records import LatencyRecord, Name
@@ -116,19 +116,9 @@ class _Ledger(_Strict):
 
 
 def _checked(path: Path, kind: type[Kind], what: str, then: str) -> Kind:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"expected {what}, found more than {LARGEST:,} bytes in {path}; {then}")
-        return kind.model_validate(json.loads(path.read_text()))
-    except OSError as error:
-        raise UserError(f"expected {what} at {path}, found none ({error.strerror}); check the path") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        fault = f"{where}: {first['msg'].removeprefix('Value error, ')}"
-        raise UserError(f"expected {what}, found in {path}: {fault}; {then}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
-        raise UserError(f"expected {what}, found no JSON in {path} ({type(error).__name__}); {then}") from error
+    if path.is_file() and path.stat().st_size > LARGEST:
+        raise UserError(f"expected {what}, found more than {LARGEST:,} bytes in {path}; {then}")
+    return read_checked(path, kind, what=what, then=then)
 
 
 def shipped(known: Snapshot) -> TrainedStudent | None:
