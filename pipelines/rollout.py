@@ -8,6 +8,7 @@ each host, and can ask a person before each wave but the first.
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import threading
@@ -84,6 +85,7 @@ def rollout(
     try:
         begin()  # one that was killed is taken up: hosts that have the release are left alone
         variables = _given(Path(bundle), Path(inventory))
+        _check(waves or [], allowed_percent, approval_hours)
     except UserError as error:
         return failed(error)
     with tempfile.TemporaryDirectory(prefix="rollout-") as folder:
@@ -185,11 +187,17 @@ def _given(bundle: Path, inventory: Path) -> dict[str, Any]:
     return {"bundle": str(bundle.resolve())}
 
 
+def _check(waves: list[int | str], allowed_percent: float, approval_hours: float) -> None:
+    if wrong := [size for size in waves if not re.fullmatch(r"[1-9]\d{0,5}|([1-9]\d?|100)%", str(size))]:
+        raise UserError(f"waves: expected counts and shares such as 1,10%,100%, found {wrong[0]!r}")
+    if not 0 <= allowed_percent <= 100:
+        raise UserError(f"allowed percent: expected a number from 0 to 100, found {allowed_percent:g}")
+    if not 0 < approval_hours <= 8760:
+        raise UserError(f"approval hours: expected a number above 0, a year at most, found {approval_hours:g}")
+
+
 def _waves(text: str) -> list[int | str]:
-    sizes: list[int | str] = [int(part) if part.isdigit() else part for part in text.split(",")]
-    if not all(isinstance(size, int) or (size.endswith("%") and size[:-1].isdigit()) for size in sizes):
-        raise argparse.ArgumentTypeError(f"expected counts and shares such as 1,10%,100%, found {text!r}")
-    return sizes
+    return [int(part) if part.isdigit() else part for part in text.split(",")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -206,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with one_sentence(again="run the same command again: hosts that have the release are left alone"):
         _given(Path(options.bundle), Path(options.inventory))
+        _check(options.waves or [], options.allowed_percent, options.approval_hours)
         if options.approve and not PREFECT_API_URL.value():
             raise UserError("--approve: expected a Prefect server to ask on, found none; set PREFECT_API_URL")
         with server_that_answers():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rsd.cli.options import app_of
+from rsd.cli.options import app_of, number
 from rsd.machine.errors import UserError
 
 BUDGET = Path("budget")
@@ -28,10 +28,20 @@ def kit(
     precision: Annotated[list[str] | None, typer.Option(help="May be given again.", show_default="all")] = None,
     image: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(help="Of the images.", metavar="HEIGHT WIDTH CHANNELS", show_default="those of the data"),
+        typer.Option(
+            help="Of the images.",
+            metavar="HEIGHT WIDTH CHANNELS",
+            show_default="those of the data",
+            parser=number(int, 1, 8192),
+        ),
     ] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of classes.", show_default="that of the data")] = None,
-    seconds: Annotated[float, typer.Option(help="Time per row on the device, at least.")] = 1.0,
+    classes: Annotated[
+        int | None,
+        typer.Option(parser=number(int, 1, 1_000_000), help="Number of classes.", show_default="that of the data"),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(parser=number(float, 0.001, 86_400), help="Time per row on the device, at least.")
+    ] = 1.0,
 ) -> None:
     """Write a kit of students to time on a device, untrained.
 
@@ -163,7 +173,9 @@ def keep() -> None:
 
 @app.command()
 def show(
-    p99: Annotated[float | None, typer.Option(help="The budget: milliseconds at batch 1.")] = None,
+    p99: Annotated[
+        float | None, typer.Option(parser=number(float, 0.001, 1_000_000), help="The budget: milliseconds at batch 1.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="The file for the plot.", show_default="out/budget.svg")] = None,
 ) -> None:
     """Print what fits a budget, and plot accuracy against p99.

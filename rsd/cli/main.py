@@ -11,7 +11,7 @@ import typer
 
 from rsd import __version__
 from rsd.cli import budget, sign
-from rsd.cli.options import app_of, duration
+from rsd.cli.options import app_of, duration, number
 from rsd.machine.errors import UserError
 
 app = app_of("Look at what a run made, and ship it. `dvc repro` runs the pipeline itself.")
@@ -83,7 +83,7 @@ def latency(
 def sustained(
     model: Annotated[Path, typer.Argument(help="An ONNX file with one uint8 input [N, H, W, C].")],
     time: Annotated[str, typer.Option("--for", metavar="TIME", help="Such as 90s.")] = "10m",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    threads: Annotated[int, typer.Option(parser=number(int, 1, 1024), help="CPU threads.")] = 1,
     folder: Annotated[
         Path | None, typer.Option(help="Gets every sample, the record and the plot.", show_default="out/sustained")
     ] = None,
@@ -113,7 +113,9 @@ def sustained(
 def triton(
     bundle: Bundle,
     repository: Annotated[Path, typer.Argument(help="The folder for tritonserver --model-repository.")],
-    max_batch: Annotated[int, typer.Option(min=1, help="The largest batch of the ONNX models.")] = 8,
+    max_batch: Annotated[
+        int, typer.Option(parser=number(int, 1, 65_536), help="The largest batch of the ONNX models.")
+    ] = 8,
 ) -> None:
     """Write a bundle as a Triton model repository.
 

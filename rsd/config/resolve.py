@@ -88,21 +88,22 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     override = {name: mapping(values, f"override.{name}", params, errors) for name, values in override.items()}
 
     pair_file, pair = _named(conf, "pair", content.get("pair"), errors, params)
-    errors += unknown_keys(pair, {"data", "recipe", "teacher", "student", "published"}, "", pair_file)
-    names = {kind: content.get(kind) or pair.get(kind) for kind in ("data", "recipe")}
-    data_file, data = _named(conf, "data", names["data"], errors, params)
-    recipe_file, recipe = _named(conf, "recipe", names["recipe"], errors, params)
-    sections: dict[str, Any] = {
-        "run": names
-        | {key: content.get(key) for key in ("pair", "methods", "seeds", "precisions")}
+    errors += unknown_keys(pair or {}, {"data", "recipe", "teacher", "student", "published"}, "", pair_file)
+    names = {kind: content.get(kind) or (pair or {}).get(kind) for kind in ("data", "recipe")}
+    files, sections = {"teacher": pair_file, "student": pair_file}, dict[str, Any]()
+    for kind, name in names.items():
+        unknown = name is None and pair is None  # the pair, which would name it, is said to be unknown already
+        files[kind], sections[kind] = (params, None) if unknown else _named(conf, kind, name, errors, params)
+    sections |= {
+        "run": {kind: str(name) for kind, name in (names | {"pair": content.get("pair")}).items()}  # looked up above
+        | {key: content.get(key) for key in ("methods", "seeds", "precisions")}
         | {key: content[key] for key in ("protocol",) if key in content},
-        "data": data,
-        "teacher": mapping(pair.get("teacher"), "teacher", pair_file, errors),
-        "student": mapping(pair.get("student"), "student", pair_file, errors),
-        "recipe": recipe,
+        **{
+            name: None if pair is None else mapping(pair.get(name), name, pair_file, errors)
+            for name in ("teacher", "student")
+        },
         **{name: mapping(content.get(name), name, params, errors) for name in _OWN},
     }
-    files = {"data": data_file, "teacher": pair_file, "student": pair_file, "recipe": recipe_file}
     for name in ("data", "teacher", "student", "recipe"):
         sections[name] = _merge(sections[name], override.get(name, {}))
     if _is_trained(sections["teacher"]) and sections["teacher"].get("recipe"):
@@ -125,7 +126,8 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     for name, values in sections.items():
         kind = SECTIONS[name]
         prefix = "" if name == "run" else f"{name}."
-        resolved[name] = checked(kind, values, prefix, files.get(name, params), override.get(name), errors)
+        file = files.get(name, params)
+        resolved[name] = None if values is None else checked(kind, values, prefix, file, override.get(name), errors)
     # A section of its own, so that another number of epochs does not make another view store.
     resolved["augment"] = (resolved["recipe"] or {}).get("augment")
     resolved["watched"] = _watched(resolved)
@@ -133,8 +135,9 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors, paper=paper)
     for name in ("recipe", "teacher_recipe"):
         errors += _not_in_parts(name, resolved, files.get(name, params))
-    ships = sections["run"].get("ships")
-    if isinstance(methods := sections["run"]["methods"], list) and ships not in methods:
+    ships, methods = sections["run"].get("ships"), sections["run"]["methods"]
+    known_methods = isinstance(methods, list) and all(name in resolved["method"] for name in methods if name)
+    if known_methods and ships not in methods:
         errors.append(f"{params}: export.method: expected one of methods {methods}, found {ships!r}")
     opset = (resolved["export"] or {}).get("opset", 0)
     known, precisions = known_precisions.names(), sections["run"]["precisions"]
@@ -253,8 +256,8 @@ def _contradicted(above: Mapping[str, Any], paper: Mapping[str, Any], path: str,
     return errors
 
 
-def _named(conf: Path, kind: str, name: Any, errors: list[str], named_in: Path) -> tuple[Path, dict[str, Any]]:
-    """The file and the content of a named choice, such as conf/pair/digits/resnet-vit.yaml."""
+def _named(conf: Path, kind: str, name: Any, errors: list[str], named_in: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The file of a named choice, such as conf/pair/digits/resnet-vit.yaml, and its content; None: there is none."""
     folder = conf / kind
     known = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
     file = folder / f"{name}.yaml"
@@ -263,11 +266,13 @@ def _named(conf: Path, kind: str, name: Any, errors: list[str], named_in: Path) 
     errors.append(
         f"{named_in}: {kind}: expected a name out of {folder} ({', '.join(known)}), found {name!r}{near(name, known)}"
     )
-    return file, {}
+    return file, None
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`, mapping by mapping; any other value replaces."""
+def _merge(below: dict[str, Any] | None, above: dict[str, Any]) -> dict[str, Any] | None:
+    """`above` laid over `below`, mapping by mapping; any other value replaces. Over nothing lies nothing."""
+    if below is None:
+        return None
     merged = dict(below)
     for key, value in above.items():
         nested = isinstance(value, dict) and isinstance(below.get(key), dict)

@@ -47,9 +47,10 @@ class EngineOptions(Options):
     @model_validator(mode="after")
     def _possible(self) -> "EngineOptions":
         if not self.min_batch <= self.opt_batch <= self.max_batch:
-            raise ValueError("batch sizes must be ordered: min_batch <= opt_batch <= max_batch")
+            sizes = f"{self.min_batch}, {self.opt_batch}, {self.max_batch}"
+            raise ValueError(f"expected min_batch <= opt_batch <= max_batch, found {sizes}")
         if self.compute_capabilities == []:
-            raise ValueError("compute_capabilities must name at least one GPU generation, or be null")
+            raise ValueError("expected GPU generations in compute_capabilities, or null, found []")
         return self
 
 

@@ -28,8 +28,8 @@ _EXPECTED = {
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
-    "too_short": "{min_length} or more of them",
-    "too_long": "{max_length} or fewer of them",
+    "too_short": "{min_length} or more values",
+    "too_long": "{max_length} or fewer values",
     "string_too_short": "text of {min_length} characters at least",
     "string_too_long": "text of {max_length} characters at most",
     "string_pattern_mismatch": "text like {pattern}",
@@ -53,11 +53,10 @@ def in_words(fault: Mapping[str, Any], known: Iterable[str] = ()) -> str:
         return str(fault["msg"]).removeprefix("Value error, ")
     if kind == "json_invalid":
         return f"expected JSON, found none ({context['error']})"
-    expected = _EXPECTED.get(kind) or _EXPECTED.get(kind.partition("_")[0]) or fault["msg"].partition("should be ")[2]
-    plain = {key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in context.items()}
-    found = fault["input"] if "actual_length" not in context else context["actual_length"]
-    shown = repr(found)
-    return f"expected {expected.format(**plain)}, found {shown if len(shown) <= 100 else shown[:97] + '...'}"
+    words = _EXPECTED.get(kind) or _EXPECTED.get(kind.partition("_")[0]) or fault["msg"].partition("should be ")[2]
+    whole = {key: int(value) for key, value in context.items() if isinstance(value, float) and value.is_integer()}
+    found = repr(context.get("actual_length", fault["input"]))
+    return f"expected {words.format(**context | whole)}, found {found if len(found) <= 100 else found[:97] + '...'}"
 
 
 def first_fault(error: Exception, whole: str = "the whole") -> str:

@@ -1,10 +1,10 @@
 """The contract of a method: a student, a scaffold that is thrown away after training, and what it adds to the loss."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
 from pydantic import Field
@@ -117,6 +117,8 @@ class Distiller(TrainingTask):
 
     def __init_subclass__(cls, *, method: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if not isinstance(cls.needs, Set) or not cls.needs <= {*get_args(Signal)}:
+            raise ValueError(f"expected `needs` as a set out of {', '.join(get_args(Signal))}, found {cls.needs!r}")
         if method is None:  # what several methods share
             return
         if (other := Distiller.registry.get(method)) and other.__module__ != cls.__module__:

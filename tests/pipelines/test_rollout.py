@@ -152,9 +152,13 @@ def test_missing_inputs_are_refused_before_a_server_starts(bundle: Path, monkeyp
     ):
         with pytest.raises(SystemExit, match=sentence):
             main(arguments)
-    for wrong in ("1,many", "", "10%%"):
-        with pytest.raises(SystemExit):
-            main([str(bundle), "--inventory", inventory, "--waves", wrong])
+    for option, wrong in (
+        *(("--waves", sizes) for sizes in ("1,many", "", "10%%", "0", "1,101%", "0%")),
+        *(("--allowed-percent", share) for share in ("-1", "101", "nan")),
+        *(("--approval-hours", hours) for hours in ("-1", "0", "inf")),
+    ):
+        with pytest.raises(SystemExit, match=f"error: {option[2:].replace('-', ' ')}: expected"):
+            main([str(bundle), "--inventory", inventory, option, wrong])
 
 
 def test_a_missing_inventory_is_refused_with_a_sentence(bundle: Path, prefect_server: dict[str, str]) -> None:

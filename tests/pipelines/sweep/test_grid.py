@@ -114,8 +114,8 @@ def test_a_named_sweep_is_a_grid_or_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("seed: [0]", "seed: Extra inputs are not permitted"),
-        ("seeds: 3", "seeds: a valid list"),
+        ("seed: [0]", "seed: unknown key; did you mean seeds?"),
+        ("seeds: 3", "seeds: expected a list, found 3"),
         ("a: [", "expected YAML in"),
     ],
 )

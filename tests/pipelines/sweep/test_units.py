@@ -126,5 +126,5 @@ def test_the_real_project_is_planned_or_refused_early() -> None:
     with pytest.raises(UserError) as refused:
         units_of(REAL, "s", points(wrong, base), "HEAD", {})
     assert str(refused.value).splitlines()[1:] == [
-        "  method.rsd.kappa=-1: params.yaml: method.rsd.kappa: expected greater than or equal to 0, found -1"
+        "  method.rsd.kappa=-1: params.yaml: method.rsd.kappa: expected at least 0, found -1"
     ]

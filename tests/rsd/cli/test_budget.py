@@ -24,3 +24,18 @@ def empty_folder(tmp_path, monkeypatch):
 )
 def test_a_wrong_call_is_a_sentence(arguments, sentence):
     assert sentence in rsd("budget", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["show", "--p99", "-1"], "expected a number from 0.001 to 1,000,000, found '-1'"),
+        (["show", "--p99", "nan"], "expected a number from 0.001 to 1,000,000, found 'nan'"),
+        (["kit", "kit", "--seconds", "inf"], "expected a number from 0.001 to 86,400, found 'inf'"),
+        (["kit", "kit", "--classes", "0"], "expected a whole number from 1 to 1,000,000, found '0'"),
+        (["kit", "kit", "--image", "0", "32", "3"], "expected a whole number from 1 to 8,192, found '0'"),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused(arguments, sentence, capsys):
+    assert rsd("budget", *arguments) == "2"
+    assert sentence in capsys.readouterr().err

@@ -20,7 +20,7 @@ def test_a_wrong_file_is_answered_with_its_sentence(tmp_path):
 
     answer = check(tmp_path / "0.yaml", ROOT / "conf")
 
-    assert "params.yaml: method.rsd.kappa: expected greater than or equal to 0, found -1" in answer["error"]
+    assert "params.yaml: method.rsd.kappa: expected at least 0, found -1" in answer["error"]
     assert str(tmp_path) not in answer["error"]
 
 

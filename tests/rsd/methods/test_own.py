@@ -78,7 +78,7 @@ def test_params_check_it_as_any_other(project, tmp_path):
     assert resolved["method"]["cosine"] == {"weight": 0.5}
     with pytest.raises(UserError, match="method.cosine.weigth: unknown key; did you mean weight?"):
         chosen(tmp_path, method={"cosine": {"weigth": 1.0}})
-    with pytest.raises(UserError, match="method.cosine.weight: expected greater than or equal to 0, found -1"):
+    with pytest.raises(UserError, match="method.cosine.weight: expected at least 0, found -1"):
         chosen(tmp_path, method={"cosine": {"weight": -1.0}})
     assert chosen(tmp_path, method={})["method"]["cosine"] == {"weight": 1.0}
 
@@ -122,6 +122,8 @@ def test_files_that_are_not_chosen_are_not_run(project, tmp_path):
         ("cosine", "import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found' (line 1)"),
         ("cosine", "x = 1\nx = (", "SyntaxError: '(' was never closed (cosine.py, line 2)"),
         ("cosine", "x = 1\ny = x / 0\n", "found ZeroDivisionError: division by zero (line 2); correct the file"),
+        ("cosine", CODE.replace('{"logits"}', '{"logitz"}'), "expected `needs` as a set out of embedding, logits"),
+        ("cosine", CODE.replace('frozenset({"logits"})', '"logits"'), "stages, found 'logits' (line"),
         ("cosine", "x = 1", "to define the method 'cosine' and no other"),
         ("cosine", CODE.replace('"cosine"):', '"cosines"):'), "found cosines; correct the file, or rename it"),
         ("cosine", CODE.replace('"cosine"):', '"rsd"):'), "found 'rsd', which is rsd.methods.rsd.RSDDistiller"),

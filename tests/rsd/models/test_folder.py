@@ -149,14 +149,14 @@ def test_a_folders_own_interpolation_is_used(tmp_path):
         (None, "found none"),
         ("nonsense", "JSONDecodeError"),
         ({"architecture": "resnet81"}, "found 'resnet81'; did you mean"),
-        ({"num_classes": 0}, "num_classes: Input should be greater"),
+        ({"num_classes": 0}, "num_classes: expected (more than 0|at least 1)"),
         (
             {"pretrained_cfg": {"mean": [0.3], "std": [0.0], "input_size": [1, 16, 16]}},
-            "std.0: Input should be greater",
+            "std.0: expected more than",
         ),
         (
             {"pretrained_cfg": {"mean": [0.3], "std": [0.2], "input_size": [1, 1 << 62, 16]}},
-            "input_size.1: Input should",
+            "input_size.1: expected",
         ),
         ({"pretrained_cfg": PIXELS | {"mean": [0.1, 0.2]}}, "as many values in mean as in std, found 2 and 1"),
         ({"pretrained_cfg": []}, "AttributeError"),

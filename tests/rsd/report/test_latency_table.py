@@ -96,7 +96,7 @@ def test_the_command_renders_benchmark_and_kit_records(made, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(None, "found none"), ("{}", "found another JSON"), ('{"candidates": []}', "that a kit's run.py wrote, found")],
+    [(None, "found none"), ("{}", "found: device: missing"), ('{"candidates": []}', "that a kit's run.py wrote in")],
 )
 def test_a_file_that_is_no_record_is_refused(tmp_path, text, words):
     if text:

@@ -192,7 +192,9 @@ def test_a_malformed_device_json_is_refused(answer, tmp_path, fault):
     broken = BROKEN[fault](json.loads(answer.read_text()))
     path = tmp_path / "latency.json"
     path.write_bytes(broken if isinstance(broken, bytes) else json.dumps(broken).encode())
-    with pytest.raises(UserError, match=r"expected the JSON that a kit's run.py wrote, found .*; run the kit again"):
+    with pytest.raises(
+        UserError, match=r"expected the JSON that a kit's run.py wrote in .*, found: .*; run the kit again"
+    ):
         read_device(path)
 
 

@@ -77,7 +77,7 @@ def test_classes_by_number_are_in_order(tmp_path):
         ({"label_names": ["class 0", "class 1"]}, "expected the data's 3 classes in .*, found 2 classes; "),
         ({"label_names": ["class 0", "class 1", "cat"]}, "found 3 classes, such as 'cat', unknown to it"),
         ({"mean": [0.5], "std": [0.5, 0.5]}, "as many values in mean as in std"),
-        ({"mean": [0.5], "std": [0]}, r"std\.0: Input should be greater than 0"),
+        ({"mean": [0.5], "std": [0]}, r"std\.0: expected more than 0, found 0"),
     ],
 )
 def test_a_contradictory_description_is_one_sentence(tmp_path, stated, sentence):
