@@ -34,6 +34,8 @@ def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[
             raise typer.BadParameter(f"expected {name} from {low:,} to {high:,}, found {text!r}")
         return value
 
+    return parse
+
 
 def duration(text: str) -> float:
     """Seconds of `90`, `90s` or `10m`; a week at most.

@@ -269,7 +269,7 @@ def _named(conf: Path, kind: str, name: Any, errors: list[str], named_in: Path) 
     return file, None
 
 
-def _merge(below: dict[str, Any] | None, above: dict[str, Any]) -> dict[str, Any] | None:
+def _merge(below: dict[str, Any] | None, above: dict[str, Any]) -> Any:
     """`above` laid over `below`, mapping by mapping; any other value replaces. Over nothing lies nothing."""
     if below is None:
         return None

@@ -54,9 +54,9 @@ def in_words(fault: Mapping[str, Any], known: Iterable[str] = ()) -> str:
     if kind == "json_invalid":
         return f"expected JSON, found none ({context['error']})"
     words = _EXPECTED.get(kind) or _EXPECTED.get(kind.partition("_")[0]) or fault["msg"].partition("should be ")[2]
-    whole = {key: int(value) for key, value in context.items() if isinstance(value, float) and value.is_integer()}
-    found = repr(context.get("actual_length", fault["input"]))
-    return f"expected {words.format(**context | whole)}, found {found if len(found) <= 100 else found[:97] + '...'}"
+    whole = {key: int(bound) for key, bound in context.items() if isinstance(bound, float) and bound.is_integer()}
+    value = repr(context.get("actual_length", fault["input"]))
+    return f"expected {words.format(**context | whole)}, found {value if len(value) <= 100 else value[:97] + '...'}"
 
 
 def first_fault(error: Exception, whole: str = "the whole") -> str:
