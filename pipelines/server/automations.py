@@ -35,10 +35,16 @@ MOST_STARTS = 5
 """A killed run is started again, but not for ever: it may be what kills its machine."""
 BEGIN_SECONDS = 900.0
 """Between a worker taking a run and the first heartbeat: an image may be pulled, and a busy machine imports slowly."""
+RESUME_SECONDS = 15.0
+"""Between a crash and its resumption. A worker reports each crash twice, seconds apart. If the run were resumed in
+between, the second report would end the new start. And an automation that acts on an event at once writes while Prefect
+evaluates the others for that event: SQLite refuses that as locked, Prefect drops the event after four tries, and later
+events of the run wait for 15 minutes."""
 HOST, PROCESS, SINCE = "rsd.host", "rsd.process", "rsd.since"
 """Labels of a run: the host, process number and start time of its process."""
 SILENT = ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry", "Paused", "Suspending", "Suspended")
 """States in which a run sends no heartbeat."""
+STATES = (*SILENT, "Scheduled", "Pending", "Running")
 
 
 def create_pool(name: str) -> None:
@@ -69,8 +75,8 @@ def _definition(automation: AutomationCore) -> dict[str, Any]:
 
 
 def _automations(pool: str, lost_after: float) -> list[AutomationCore]:
-    heartbeat, pending = "prefect.flow-run.heartbeat", "prefect.flow-run.Pending"
-    silent = {f"prefect.flow-run.{state}" for state in SILENT}
+    heartbeat, pending, crash = (f"prefect.flow-run.{name}" for name in ("heartbeat", "Pending", "Crashed"))
+    silent, states = ({f"prefect.flow-run.{state}" for state in names} for names in (SILENT, STATES))
 
     def missing(after: str, expect: set[str], seconds: float) -> EventTrigger:
         within = timedelta(seconds=seconds)
@@ -87,12 +93,13 @@ def _automations(pool: str, lost_after: float) -> list[AutomationCore]:
         ),
         AutomationCore(
             name=f"{pool}: a run that never began has crashed",
-            trigger=missing(pending, {heartbeat, *silent}, BEGIN_SECONDS),
+            # It expects `pending`, too, so that each start has its own BEGIN_SECONDS.
+            trigger=missing(pending, {pending, heartbeat, *silent}, BEGIN_SECONDS),
             actions=[crashed(f"it did not begin for {BEGIN_SECONDS:g} s: its worker or machine died")],
         ),
         AutomationCore(
             name=f"{pool}: what crashed is resumed",
-            trigger=_for_each_run(pool, expect={"prefect.flow-run.Crashed"}),
+            trigger=missing(crash, states, RESUME_SECONDS),
             actions=[
                 ChangeFlowRunState(
                     name="AwaitingRetry", state=StateType.SCHEDULED, force=True, message="resumed after a crash"

@@ -49,12 +49,14 @@ class StoppedError(StageError):
 class Project:
     """Where units come from and where their experiments go."""
 
+    sweep: str
+    """The name of the sweep."""
     source: str
     """Where clones come from: the project's folder, or the URL of a git repository."""
     baseline: str
     """The commit that experiments belong to."""
     snapshot: str
-    """The ref of the commit that runs."""
+    """The commit that runs. The sweep's ref holds it until another sweep of that name starts on changed files."""
     workspaces: str
     """The folder of the clones. A relative one belongs to the folder in which the worker was started."""
     cache: str | None
@@ -135,7 +137,7 @@ def _prepare(folder: Path, unit: Unit, project: Project, needs: Mapping[str, str
         (folder / ".git" / "info" / "exclude").write_text("".join(f"/{name}\n" for name in LINKED))
         (folder / ".git" / "ready").touch()
     shared = [f"+{ref}:refs/shared/{name}" for name, ref in needs.items()]
-    git(folder, "fetch", "--quiet", "origin", f"+{project.snapshot}:{project.snapshot}", *shared)
+    git(folder, "fetch", "--quiet", "origin", project.snapshot, *shared)
     git(folder, "checkout", "--quiet", "--force", "--detach", project.baseline)
     # The experiment's commit is a child of the one that the user has checked out, as `dvc exp show` expects.
     git(folder, "read-tree", "--reset", "-u", project.snapshot)

@@ -42,7 +42,7 @@ def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: threadin
     """
     log = get_run_logger()
     # One artifact for each unit, and one entry among the server's artifacts for all of a sweep.
-    progress = ProgressArtifact(unit.display_name, key=project.snapshot.rpartition("/")[2])
+    progress = ProgressArtifact(unit.display_name, key=project.sweep)
     good = False
 
     def say(line: str) -> None:

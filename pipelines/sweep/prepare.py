@@ -61,12 +61,13 @@ def prepare(
     workspaces = WORKSPACES / name
     cache, remotes = cache_and_remotes(root)
     if url is None:
-        project = Project(str(root), baseline, ref, str(root / workspaces), cache, None)
+        project = Project(name, str(root), baseline, commit, str(root / workspaces), cache, None)
         return Prepared(name, root, project, units, done, None)
     if dvc_remote not in remotes:
         raise UserError(f"expected a DVC remote out of {', '.join(remotes) or 'none'}, found {dvc_remote!r}")
     git(root, "push", "--no-verify", "--quiet", str(git_remote), f"+{ref}:{ref}")
-    return Prepared(name, root, Project(url, baseline, ref, str(workspaces), None, dvc_remote), units, done, git_remote)
+    project = Project(name, url, baseline, commit, str(workspaces), None, dvc_remote)
+    return Prepared(name, root, project, units, done, git_remote)
 
 
 def remote_url(root: Path, git_remote: str) -> str:

@@ -249,9 +249,12 @@ def alive(group: int) -> list[int]:
     return pids
 
 
-def wait_until(holds: Callable[[], bool], seconds: float) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float, process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for something that happens while `process`, whose output is a pipe, runs."""
     deadline = time.monotonic() + seconds
     while not holds():
+        if process is not None and process.poll() is not None and not holds():
+            raise AssertionError(f"the process ended with status {process.returncode}:\n{process.communicate()[0]}")
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
         time.sleep(0.1)
 

@@ -12,7 +12,7 @@ from prefect.automations import EventTrigger, ResourceSpecification
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
-from prefect.events import Automation, Resource
+from prefect.events import Automation, Posture, Resource
 
 from pipelines.server import automations as module
 from pipelines.server.automations import HOST, PROCESS, SINCE, begin, create_automations, create_pool, died_here
@@ -114,3 +114,14 @@ def test_pools_for_containers_are_looked_after_as_well(prefect_server: dict[str,
             related = {"id": f"prefect.work-pool.{pool}", "role": "work-pool", "name": pool}
             resource = Resource({f"prefect.resource.{label}": value for label, value in related.items()})
             assert pools.matches(resource) == ours
+
+
+def test_no_automation_acts_at_a_crash_itself() -> None:
+    """Else the second report of the same crash ends the new start, and SQLite refuses the others' evaluation."""
+    crash = "prefect.flow-run.Crashed"
+    triggers = [one.trigger for one in module._automations("mine", lost_after=150)]
+
+    for trigger in triggers:
+        assert isinstance(trigger, EventTrigger)
+        assert trigger.posture == Posture.Proactive or not trigger.expects(crash)
+    assert [trigger.within for trigger in triggers if crash in trigger.after] == [timedelta(seconds=15)]

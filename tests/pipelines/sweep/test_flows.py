@@ -26,6 +26,7 @@ from pipelines.sweep import clone, places
 from pipelines.sweep.__main__ import main
 from pipelines.sweep.clone import Project
 from pipelines.sweep.flows import run_units
+from pipelines.sweep.grid import Grid
 from pipelines.sweep.places import Place
 from pipelines.sweep.prepare import Prepared, prepare
 from pipelines.sweep.units import Unit
@@ -35,7 +36,7 @@ from tests.pipelines.sweep.sweep_project import SweepRepo
 
 WEIGHTS = "method.rsd.weight=0.1,0.2"
 UNIT = Unit("weights-1-d1935t", "weight=1", "", ("evaluate",), {}, (), ())
-PROJECT = Project("nowhere", 40 * "0", "refs/sweeps/weights", "cells", None, None)
+PROJECT = Project("weights", "nowhere", 40 * "0", 40 * "1", "cells", None, None)
 ONCE = {"teacher": 1, "distill-scratch-0 0": 1, "distill-rsd-0 0.1": 1, "distill-rsd-0 0.2": 1, "evaluate": 2}
 
 
@@ -137,7 +138,7 @@ def test_a_killed_sweep_goes_on_from_its_checkpoint(
     def held() -> list[int]:
         return [line["pid"] for line in repo.noted("begin") if line["what"] == "distill-rsd-0 0.2"]
 
-    wait_until(lambda: bool(held()), 120)
+    wait_until(lambda: bool(held()), 120, process)
     process.send_signal(number)
     process.communicate(timeout=60)
     wait_until(lambda: not psutil.pid_exists(held()[0]), GRACE_SECONDS + 10)
@@ -210,7 +211,7 @@ def test_cells_of_a_sweep_share_a_progress_key(prefect_server: dict[str, str], m
         return "refs/exps/it"
 
     monkeypatch.setattr(places, "run", run)
-    project = replace(PROJECT, snapshot="refs/sweeps/shown")
+    project = replace(PROJECT, sweep="shown")
     for number in "12":
         assert (
             places.run_unit(replace(UNIT, label=f"weight={number}"), project, {}, threading.Event()) == "refs/exps/it"
@@ -249,6 +250,20 @@ def test_a_sweep_started_twice_runs_cells_once(repo: SweepRepo, prefect_server: 
 
     assert trained(repo) == ONCE
     assert not (repo.path / ".state/sweeps/weights").exists()
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"], ids=["on this machine", "from a remote"])
+def test_a_sweep_runs_the_files_it_started_on(repo: SweepRepo, tmp_path: Path, scheme: str) -> None:
+    work, grid = repo.path / "work.py", Grid(grid=["method.rsd.weight=0.1"])
+    before = work.read_text()
+    first = prepare("weights", [grid], repo.path)
+    work.write_text(f"{before}# of a second sweep of that name\n")
+    prepare("weights", [grid], repo.path)
+
+    (tmp_path / "cells").mkdir()
+    cell = tmp_path / "cells" / "weights" / "cell"
+    clone._prepare(cell, first.units[0], replace(first.project, source=f"{scheme}{repo.path}"), {})
+    assert (cell / "work.py").read_text() == before
 
 
 def test_a_clone_under_removal_is_left_alone(tmp_path: Path) -> None:

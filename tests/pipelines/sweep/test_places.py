@@ -20,7 +20,7 @@ from pipelines.git import experiments
 from pipelines.process_group import GRACE_SECONDS
 from pipelines.sweep import places
 from rsd.machine.errors import UserError
-from tests.pipelines.conftest import ToyRepo, wait_until
+from tests.pipelines.conftest import PROJECT, ToyRepo, wait_until
 from tests.pipelines.sweep.sweep_project import SweepRepo
 
 pytestmark = pytest.mark.slow
@@ -70,18 +70,11 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     port = free_port()
-    scheduler = [
-        sys.executable,
-        "-m",
-        "dask",
-        "scheduler",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--no-dashboard",
-    ]
-    with started(scheduler, tmp_path / "scheduler"):
+    options = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    # It unpickles the units, too, so it needs this project's code and no other clone's.
+    with started(
+        [sys.executable, "-m", "dask", "scheduler", *options], tmp_path / "scheduler", PYTHONPATH=str(PROJECT)
+    ):
         yield Cluster(tmp_path, f"tcp://127.0.0.1:{port}")
 
 
@@ -133,7 +126,7 @@ def test_a_stopped_sweep_stops_workers_and_resumes(
     publish(repo, str(tmp_path / "store"))
     with cluster.worker("a", **repo.environment(prefect_server, HOLD="teacher")):
         process = sweep(repo, cluster, prefect_server)
-        wait_until(lambda: bool(repo.noted("begin")), 180)
+        wait_until(lambda: bool(repo.noted("begin")), 180, process)
         process.send_signal(signal.SIGINT)
         shown = process.communicate(timeout=90)[0]
 
@@ -176,7 +169,7 @@ def test_one_worker_takes_over_another_through_s3(
         cluster.worker("other", **repo.environment(prefect_server)),
     ):
         process = sweep(repo, cluster, prefect_server)
-        wait_until(lambda: bool(held()), 240)
+        wait_until(lambda: bool(held()), 240, process)
         lost.send_signal(signal.SIGKILL)
         shown = finish(process)
 
@@ -220,7 +213,7 @@ def test_a_returning_worker_resumes_its_checkpoint_over_ssh(
         held = "distill-rsd-0 0.2"
         with cluster.worker("a", **repo.environment(prefect_server, HOLD=held)) as lost:
             process = sweep(repo, cluster, prefect_server)
-            wait_until(lambda: any(line["what"] == held for line in repo.noted("begin")), 240)
+            wait_until(lambda: any(line["what"] == held for line in repo.noted("begin")), 240, process)
             lost.send_signal(signal.SIGKILL)
         with cluster.worker("a", **repo.environment(prefect_server)):
             finish(process)
