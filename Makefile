@@ -20,6 +20,7 @@ $(READY): pyproject.toml constraints.txt deploy/edge/pyproject.toml
 	@touch $@
 
 repro: $(READY) ## run the whole pipeline (dvc repro) and print the table
+	@python -m pipelines.dvc_lock
 	@dvc repro
 	@rsd table
 

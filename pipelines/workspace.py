@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from pipelines.dvc_lock import mend
+
 LOCK = Path(".dvc/tmp/flow.lock")
 POLL_SECONDS = 0.5
 
@@ -48,7 +50,7 @@ def one_writer(folder: Path, *, name: str, say: Callable[[str], None]) -> Iterat
     """Wait until no other flow writes to `folder`, then be its writer, by `name`, until the block ends.
 
     Yields the descriptor of the lock, for `run_group(hold=...)`. A flow inside another flow shares its lock.
-    `say` gets one sentence if there is a flow to wait for.
+    `say` gets a sentence if there is a flow to wait for, or a lock of DVC to mend.
     """
     path = folder / LOCK
     if path in _held.get():
@@ -66,6 +68,7 @@ def one_writer(folder: Path, *, name: str, say: Callable[[str], None]) -> Iterat
     with locked(path, wait=wait) as descriptor:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{name} (process {os.getpid()} on {socket.gethostname()})".encode(), 0)
+        mend(folder, say)
         token = _held.set(_held.get() | {path: descriptor})
         try:
             yield descriptor

@@ -22,6 +22,7 @@ from dvc.utils.serialize import dump_yaml, parse_yaml
 
 from pipelines import chosen
 from pipelines.dvc_command import DVC, reason
+from pipelines.dvc_lock import mend
 from pipelines.git import contents, git
 from pipelines.gpus import gpus_for
 from pipelines.network import failure
@@ -98,6 +99,7 @@ def run(
             if git(folder.parents[1], "ls-remote", project.source, ref):
                 return ref
             _prepare(folder, unit, project, needs)
+        mend(folder, say)
         if project.remote and unit.shared:
             _restore_lock(folder, unit, needs)
             dvc("pull", "--quiet", "--remote", project.remote, *unit.shared, transfer=True)
