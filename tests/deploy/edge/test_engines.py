@@ -1,9 +1,11 @@
 """The engines that TensorRT builds on a device; a fake stands in for its provider."""
 
+import json
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +17,11 @@ from rsd_edge.model import Model
 class TensorRT:
     """A runtime that says it has TensorRT, and builds by writing a file."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, log: Path):
         import rsd_edge.model as module
 
-        self.real, self.module = module.ort.InferenceSession, module
-        self.built: list[Path] = []
-        self.settings: dict[str, dict[str, object]] = {}
-        """Of the last session with TensorRT, by precision."""
+        self.real, self.module, self.log = module.ort.InferenceSession, module, log
+        log.touch()  # engines are built in a process of their own
         self.has_libraries, self.refuses = True, "nothing"
         available = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
         monkeypatch.setattr(module.ort, "InferenceSession", self.session)
@@ -31,6 +31,22 @@ class TensorRT:
     def updated_to(self, monkeypatch, version):
         monkeypatch.setattr(self.module.ort, "__version__", version)
         self.module._runtime.cache_clear()
+
+    def note(self, kind: str, value: object) -> None:
+        with self.log.open("a") as file:
+            file.write(json.dumps([kind, value]) + "\n")
+
+    def notes(self, kind: str) -> list[Any]:
+        return [value for each, value in map(json.loads, self.log.read_text().splitlines()) if each == kind]
+
+    @property
+    def built(self) -> list[Path]:
+        return [*map(Path, self.notes("built"))]
+
+    @property
+    def settings(self) -> dict[str, dict[str, object]]:
+        """Of the last session with TensorRT, by precision."""
+        return dict(self.notes("settings"))
 
     def session(self, path, options, providers):
         return Session(self, path, providers)
@@ -45,7 +61,7 @@ class Session:
                 raise RuntimeError("TensorRT EP failed to create an engine from a network")
             settings = providers[0][1]
             self.engines = Path(settings["trt_engine_cache_path"])
-            runtime.settings[Path(path).parent.name] = settings
+            runtime.note("settings", [Path(path).parent.name, settings])
 
     def get_providers(self):
         return ["TensorrtExecutionProvider" if self.engines else "CPUExecutionProvider"]
@@ -53,14 +69,14 @@ class Session:
     def run(self, *arguments):
         assert not self.engines or len(arguments[1]["image"]) <= 8
         if self.engines and not (self.engines / "x.engine").exists():
-            self.runtime.built.append(self.engines)
+            self.runtime.note("built", str(self.engines))
             (self.engines / "x.engine").write_bytes(b"built here")
         return self.inner.run(*arguments)
 
 
 @pytest.fixture
-def tensorrt(monkeypatch):
-    runtime = TensorRT(monkeypatch)
+def tensorrt(monkeypatch, tmp_path):
+    runtime = TensorRT(monkeypatch, tmp_path / "tensorrt.log")
     yield runtime
     runtime.module._runtime.cache_clear()
 

@@ -109,7 +109,7 @@ def _bench(args: argparse.Namespace) -> None:
 
     model = _model(args)
     images = np.random.default_rng(0).integers(0, 256, (16, *model.input_shape), np.uint8)
-    times = latency(model, images, samples=args.samples)
+    times = latency(model.infer, images, samples=args.samples)
     print(
         f"{model.name} release {model.release}, {model.precision} on {model.provider}, {args.threads} threads: "
         f"p50 {times.p50:.3f} ms, p90 {times.p90:.3f} ms, p99 {times.p99:.3f} ms over {times.samples} single images"

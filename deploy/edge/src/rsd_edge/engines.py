@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rsd_edge import disk
+from rsd_edge import child, disk
 from rsd_edge.errors import EdgeError
 
+LONGEST = 3600
+"""Seconds for an engine."""
 PROGRESS = 10.0
 """Seconds between two lines of progress."""
 
@@ -49,7 +51,7 @@ def prepare(folder: Path, log: Callable[..., None]) -> None:
 
 def _build(folder: Path, precision: str, target: Path, log: Callable[..., None]) -> bool:
     """Build an engine; False if the runtime does not find TensorRT's libraries and uses another provider."""
-    from rsd_edge.model import TENSORRT, Model
+    from rsd_edge.model import TENSORRT
 
     task = f"{folder.name}: TensorRT builds its {precision} engine"
     print(f"{task}, which can take minutes", file=sys.stderr)
@@ -59,10 +61,8 @@ def _build(folder: Path, precision: str, target: Path, log: Callable[..., None])
     building.mkdir(parents=True)
     try:
         with _progress(task):
-            model = Model.open(folder, precision=precision, engines=building)
-            model.warm_up()
-        model.close()
-        if model.provider != TENSORRT:
+            provider = child.run(lambda: _warm_up(folder, precision, building), folder.name, seconds=LONGEST)
+        if provider != TENSORRT:
             return False
         for path in [*building.rglob("*"), building]:  # before the rename
             disk.sync(path)
@@ -75,6 +75,15 @@ def _build(folder: Path, precision: str, target: Path, log: Callable[..., None])
     seconds = round(time.monotonic() - started)
     log("engine built", release=folder.name, precision=precision, seconds=seconds)
     return True
+
+
+def _warm_up(folder: Path, precision: str, building: Path) -> str:
+    """The provider of a model that has inferred once, for which TensorRT builds its engine."""
+    from rsd_edge.model import Model
+
+    model = Model.open(folder, precision=precision, engines=building)
+    model.warm_up()
+    return model.provider
 
 
 @contextlib.contextmanager

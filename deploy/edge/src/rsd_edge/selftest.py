@@ -1,12 +1,15 @@
 """The self-test of a release: its golden pairs and its latency on this device."""
 
+import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rsd_edge import child
 from rsd_edge.bundle import manifest_of
 from rsd_edge.errors import EdgeError
 from rsd_edge.model import Model
@@ -15,6 +18,8 @@ from rsd_edge.records import Golden, short
 SAMPLES = 1000
 """Inferences that are timed; ten of them lie above the 99th percentile."""
 WARM_UP = 50
+STEP = 120
+"""Seconds for each step: to open a model, or to infer once."""
 MAX_GOLDEN = 1000
 """Golden images of a bundle."""
 
@@ -30,7 +35,7 @@ class Latency:
 
 
 def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict[str, Any]:
-    """Run every model of a release on its golden pairs, and time the one that is served.
+    """Run every model of a release on its golden pairs, and time the one that is served, in a child process.
 
     Args:
         folder: of the release.
@@ -43,8 +48,13 @@ def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict
         limit.
 
     Raises:
-        EdgeError: a pixel, a logit or p99 is beyond what the bundle allows.
+        EdgeError: a pixel, a logit or p99 is beyond what the bundle allows, the model asks for more memory or time
+            than there is, or it ends the runtime.
     """
+    return child.run(lambda: _self_test(folder, threads, check_p99), folder.name, seconds=STEP)
+
+
+def _self_test(folder: Path, threads: int, check_p99: bool) -> dict[str, Any]:
     manifest = manifest_of(folder)
     golden = manifest.golden
     images = _array(folder / golden.images, np.uint8)
@@ -54,12 +64,18 @@ def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict
         )
     result: dict[str, Any] = {"pixels": 0, "precisions": {}, "p99_ms": None}
     for precision in manifest.models:
+        signal.alarm(STEP)
         model = Model.open(folder, precision=precision, threads=threads)
         try:
             if not result["precisions"]:
                 result["pixels"] = _pixel_difference(model, folder, golden, images)
             expected = _array(folder / golden.logits[precision], np.float32)
-            logits = np.concatenate([model.infer(images[i : i + 1]) for i in range(len(images))])
+
+            def infer(images: np.ndarray, model: Model = model) -> np.ndarray:
+                signal.alarm(STEP)
+                return model.infer(images)
+
+            logits = np.concatenate([infer(images[i : i + 1]) for i in range(len(images))])
             allowed = golden.tolerances.logits[precision]
             if not np.isfinite(logits).all():
                 raise EdgeError(
@@ -75,7 +91,7 @@ def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict
             result["precisions"][precision] = {"provider": model.provider, "difference": difference}
             limit = manifest.p99_ms
             if limit is not None and result["p99_ms"] is None:
-                result["p99_ms"] = p99 = latency(model, images).p99
+                result["p99_ms"] = p99 = latency(infer, images).p99
                 if check_p99 and p99 > limit:
                     raise EdgeError(
                         f"expected a 99th percentile of at most {limit} ms, found {p99:.3f} ms on this "
@@ -120,13 +136,13 @@ def _array(path: Path, dtype: type) -> np.ndarray:
     return np.asarray(array)
 
 
-def latency(model: Model, images: np.ndarray, *, samples: int = SAMPLES) -> Latency:
+def latency(infer: Callable[[np.ndarray], np.ndarray], images: np.ndarray, *, samples: int = SAMPLES) -> Latency:
     """Time `samples` inferences of one image each, uint8 `[N, H, W, C]` taken in turn, after a warm-up."""
     singles = [images[i : i + 1] for i in range(len(images))]
     times = []
     for number in range(WARM_UP + samples):
         start = time.perf_counter_ns()
-        model.infer(singles[number % len(singles)])
+        infer(singles[number % len(singles)])
         times.append(time.perf_counter_ns() - start)
     p50, p90, p99 = np.percentile(times[WARM_UP:], [50, 90, 99]) / 1e6
     return Latency(samples, float(p50), float(p90), float(p99))

@@ -1,0 +1,97 @@
+"""Code of a release in a child process: a model may ask for any memory and any time, and crash the runtime.
+
+The current release serves on meanwhile, whatever becomes of the child.
+"""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeVar
+
+from rsd_edge.errors import EdgeError
+
+T = TypeVar("T")
+SHARE = 0.75
+"""Of the free memory that a child may use; what is served keeps the rest."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def run(work: Callable[[], T], release: str, *, seconds: int) -> T:
+    """The result of `work` in a forked child.
+
+    Args:
+        work: its result must be picklable.
+        release: the id, for the sentence.
+        seconds: after which the child ends, unless it calls `signal.alarm` again.
+
+    Raises:
+        EdgeError: `work` raised one or any other exception, or used more memory or time than it may, or crashed.
+    """
+    from rsd_edge.bundle import free_memory
+
+    memory = int(SHARE * free_memory())
+    context = multiprocessing.get_context("fork")  # a new interpreter would load the runtime for half a second
+    reader, writer = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(work, writer, memory, seconds), daemon=True)
+    child.start()
+    writer.close()
+    try:
+        error, result = reader.recv()
+    except EOFError:
+        child.join()
+        error, result = _fate(release, child.exitcode or 0, memory), None
+    finally:
+        child.kill()
+        child.join()
+        reader.close()
+    if error:
+        raise EdgeError(error)
+    return result
+
+
+def _child(work: Callable[[], object], writer: Connection, memory: int, seconds: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # The locks of the parent must not outlive it.
+    os.closerange(3, writer.fileno())
+    os.closerange(writer.fileno() + 1, 1 << 16)
+    with contextlib.suppress(OSError):  # so that the kernel, too, ends this process first
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (used + memory, used + memory))
+    signal.alarm(seconds)
+    try:
+        writer.send((None, work()))
+    except EdgeError as error:
+        writer.send((str(error), None))
+    except Exception as error:  # ONNX Runtime raises classes of its own
+        first_line = (str(error).strip() or "no reason").splitlines()[0]
+        sentence = (
+            f"expected the model to run within {memory >> 20} MiB of memory, found {type(error).__name__}: "
+            f"{first_line}; use another release, or end other programs"
+        )
+        writer.send((sentence, None))
+
+
+def _fate(release: str, exitcode: int, memory: int) -> str:
+    if exitcode == -signal.SIGALRM:
+        return (
+            f"expected {release} to open and to infer within the time that a device has, found it still at work; "
+            "use another release"
+        )
+    if exitcode == -signal.SIGKILL:
+        return (
+            f"expected {release} to run within {memory >> 20} MiB of memory, found that the system ended it; use "
+            "another release, or end other programs"
+        )
+    return (
+        f"expected {release} to run on this device, found that the runtime ended with status {exitcode}; use another "
+        "release, or repair the runtime"
+    )

@@ -1,0 +1,117 @@
+"""What a model may ask for when a device tries it: not any memory, not any time, not the life of the command."""
+
+import hashlib
+import os
+import signal
+import time
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from rsd_edge import bundle as bundles
+from rsd_edge import child, selftest
+from rsd_edge.errors import EdgeError
+from rsd_edge.releases import Releases
+
+from tests.bundles import SHAPE, edit
+from tests.deploy.edge.device import works
+
+
+def constant(name, value):
+    return numpy_helper.from_array(np.array(value), name)
+
+
+def onnx_file(nodes, initializers):
+    """`nodes` make `cost`, a float of shape [1], which is added to the logits."""
+    nodes = [
+        *nodes,
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "sides"], ["means"], keepdims=0),
+        helper.make_node("Add", ["means", "cost"], ["logits"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *SHAPE])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", SHAPE[2]])
+    body = helper.make_graph(nodes, "costly", [image], [logits], [*initializers, constant("sides", [1, 2])])
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(onnx.ModelProto.SerializeToString(model))
+
+
+def of_any_memory():
+    """A tensor of 64 GB, which depends on the input, so that it is not made when the model is opened."""
+    nodes = [
+        helper.make_node("Shape", ["image"], ["batch"], start=0, end=1),
+        helper.make_node("Mul", ["batch", "many"], ["length"]),
+        helper.make_node("ConstantOfShape", ["length"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["cost"]),
+    ]
+    return onnx_file(nodes, [constant("many", [1 << 34])])
+
+
+def of_any_time():
+    """A loop of 2^62 turns."""
+    turn = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["sum", "sum"], ["more"])],
+        "turn",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]),
+        ],
+    )
+    nodes = [helper.make_node("Loop", ["turns", "", "zero"], ["cost"], body=turn)]
+    return onnx_file(nodes, [constant("turns", 1 << 62), constant("zero", np.zeros(1, np.float32))])
+
+
+COSTLY = {
+    "memory": (of_any_memory, "expected the model to run within 1536 MiB of memory, found .*; use another release"),
+    "time": (of_any_time, "expected tiny-2 to open and to infer within the time that a device has, found it still"),
+}
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+def test_a_costly_model_leaves_the_current_one(workshop, releases, monkeypatch, kind):
+    releases.install(workshop.signed(1, precisions=("fp32",)), workshop.keys)
+    releases.activate(workshop.keys)
+    make, sentence = COSTLY[kind]
+    bundle = workshop.unsigned(2, precisions=("fp32",))
+    path = bundle / "fp32" / "model.onnx"
+    path.write_bytes(make())
+    facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    edit(bundle / "manifest.json", lambda m: m["files"].update({"fp32/model.onnx": facts}))
+    releases.install(workshop.forged(bundle), workshop.keys)
+    monkeypatch.setattr(bundles, "free_memory", lambda: 2 << 30)
+    monkeypatch.setattr(selftest, "STEP", 1)
+    started = time.monotonic()
+    with pytest.raises(EdgeError, match=f"^{sentence}"):
+        releases.activate(workshop.keys)
+    assert time.monotonic() - started < 60
+    assert releases.current().name == "tiny-1"
+    assert works(releases.current())
+    assert releases.status()["events"][-1]["event"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("work", "sentence"),
+    [
+        (lambda: os.abort(), "found that the runtime ended with status -6"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "MiB of memory, found that the system ended it"),
+        (lambda: bytearray(1 << 40), "MiB of memory, found MemoryError: no reason"),
+        (lambda: 1 / 0, "found ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_crash_in_the_child_is_a_sentence(work, sentence):
+    with pytest.raises(EdgeError, match=f"^expected .*{sentence}"):
+        child.run(work, "tiny-1", seconds=60)
+
+
+def test_a_child_returns_its_result_without_holding_locks(tmp_path, releases):
+    with releases._locked():
+        assert child.run(lambda: {"p99": 1.5}, "tiny-1", seconds=60) == {"p99": 1.5}
+        assert child.run(lambda: len(os.listdir("/proc/self/fd")), "tiny-1", seconds=60) == 5  # stdio, pipe, folder
+    with Releases(releases.root)._locked():
+        pass
