@@ -96,8 +96,8 @@ def kit(
         calibration=calibration,
         say=print,
     )
-    files = [file for candidate in packed for file in candidate["files"].values()]
-    print(f"{len(files)} files of {len(packed)} students, {size(sum(file['bytes'] for file in files))} -> {kit}")
+    files = [file for candidate in packed for file in candidate.files.values()]
+    print(f"{len(files)} files of {len(packed)} students, {size(sum(file.bytes for file in files))} -> {kit}")
     folder = "kit" if kit.name.endswith(".tar.gz") else kit.name
     print(f"next, on the device: pip install onnxruntime numpy, then: python {folder}/run.py")
 

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -37,7 +37,7 @@ class ComputeOptions(Options):
     """CPU threads of a stage. Another count gives other bits. The default is 1, because stages that run side by side
     become very slow when they share cores."""
 
-    def decisive(self) -> dict[str, Any]:
+    def decisive(self) -> dict[str, bool | int | str]:
         """The settings that change the numbers of a training: all but `workers`. The stages depend on the same."""
         return self.model_dump(exclude={"workers"})
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rsd.machine.cuda import NoDriverError, driver
 
@@ -21,15 +21,30 @@ CPU_FLAGS = re.compile(
 )
 
 
-def fingerprint() -> dict[str, Any]:
-    """The lasting facts of this machine, equal at every call until hardware, driver or a library changes.
+class CPU(TypedDict):
+    name: str
+    architecture: str
+    logical_cores: int
+    flags: list[str]
+    """Instructions that matter to inference."""
 
-    Returns:
-        `machine` (a digest of the machine's id, which tells two of the same kind apart), `cpu` (name, architecture,
-        logical cores, flags that matter to inference), `memory_gib`, `python`, `gpus` (name, driver, compute
-        capability, memory; empty without a driver) and `versions` of the runtimes (None where one is missing). There
-        is no host name, path, kernel or clock in it, because the record is a DVC output.
-    """
+
+class Fingerprint(TypedDict):
+    """The lasting facts of a machine. A host name, a path, a kernel or a clock would make the record of it change."""
+
+    machine: str | None
+    """A digest of the machine's id, which tells two of the same kind apart."""
+    cpu: CPU
+    memory_gib: int
+    python: str
+    gpus: list[dict[str, str]]
+    """Name, driver, compute capability, memory; empty without a driver."""
+    versions: dict[str, str | None]
+    """Of the runtimes; None where one is missing."""
+
+
+def fingerprint() -> Fingerprint:
+    """The facts of this machine, equal at every call until hardware, driver or a library changes."""
     cpuinfo = _cpuinfo()
     flags = (cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()
     return {
@@ -47,7 +62,7 @@ def fingerprint() -> dict[str, Any]:
     }
 
 
-def short_name(fingerprint: dict[str, Any]) -> str:
+def short_name(fingerprint: Fingerprint) -> str:
     """One phrase for tables, e.g. `AMD EPYC, 2 cores` or `AMD EPYC, 2 cores, NVIDIA GeForce RTX 4090`."""
     cpu = fingerprint["cpu"]
     cores = cpu["logical_cores"]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rsd.machine import parallel
 from rsd.machine.errors import UserError
@@ -43,7 +43,7 @@ def software_versions() -> dict[str, str]:
     }
 
 
-def state_file(run: str, inputs: Mapping[str, Any], *, root: Path = STATE) -> Path:
+def state_file(run: str, inputs: Mapping[str, object], *, root: Path = STATE) -> Path:
     """The file for the unfinished state of `run`, such as `rsd-0`, with exactly these inputs.
 
     Its folder is named by a digest of `inputs`, the loaded code and the software versions. A killed run therefore

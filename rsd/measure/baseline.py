@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsd.measure.latency import Candidate, Infer, image, scenario
+from rsd.measure.latency import Candidate, Infer, Row, image, scenario
 from rsd.models.pixels import RawPixels
 from rsd.run.records import Latency
 
@@ -37,8 +37,9 @@ def baseline(
         image_shape: (height, width, channels).
     """
     plain = RawPixels(model, mean, std).eval()
-    rows = [_row(name, "pytorch", count) for count in threads]
-    eager: list[Candidate | Latency] = [Candidate(r, partial(_session, plain, r["threads"], image_shape)) for r in rows]
+    eager: list[Candidate | Latency] = [
+        Candidate(_row(name, "pytorch", count), partial(_session, plain, count, image_shape)) for count in threads
+    ]
     row = _row(name, "pytorch compiled", 1)
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(compiler):
@@ -54,7 +55,7 @@ def baseline(
     return [*eager, Candidate(row, partial(_session, compiled, 1, image_shape))]
 
 
-def _row(name: str, runtime: str, threads: int) -> dict[str, Any]:
+def _row(name: str, runtime: str, threads: int) -> Row:
     return {"file": name, "precision": "fp32", "runtime": runtime, "threads": threads, **scenario(1)}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from tqdm import tqdm
@@ -28,6 +28,7 @@ from rsd.measure.latency import (
     Candidate,
     Infer,
     Plan,
+    Row,
     conditions,
     fresh,
     image,
@@ -97,7 +98,7 @@ def benchmark(
             for threads in sorted({1, cores()}):
                 single = onnx_candidate(path, precision=precision, threads=threads, runtime=name)
                 cold = fresh(path, threads, options.cold_starts, runtime=name)
-                candidates.append(Candidate(single.row | cold, single.start))
+                candidates.append(Candidate({**single.row, **cold}, single.start))
             candidates += [
                 onnx_candidate(path, precision=precision, threads=cores(), batch=batch, runtime=name)
                 for batch in options.offline_batches
@@ -105,18 +106,33 @@ def benchmark(
     for precision, engine_folder in engines.items():
         engine = read_sidecar(engine_folder)
         least, most = engine.batches
-        row: dict[str, Any] = {"file": str(engine_folder / "model.engine"), "precision": precision, "threads": None}
+        file = str(engine_folder / "model.engine")
         if reason := _why_not(engine, engine_folder, onnx.get(precision)):
-            missing.append(Latency(**row, **scenario(least), runtime=engine.library, status=reason))
+            missing.append(
+                Latency(
+                    file=file,
+                    precision=precision,
+                    runtime=engine.library,
+                    threads=None,
+                    **scenario(least),
+                    status=reason,
+                )
+            )
             continue
-        row["file_bytes"] = engine.bytes
         for batch in sorted({least, *(min(max(batch, least), most) for batch in options.offline_batches)}):
             for way in runtimes.get(engine.library).titles:
                 start = partial(
                     _engine_session, engine.library, engine_folder, onnx.get(precision), batch=batch, way=way
                 )
-                name = f"{engine.library} {way}".strip()
-                candidates.append(Candidate({**row, **scenario(batch), "runtime": name}, start))
+                row: Row = {
+                    "file": file,
+                    "precision": precision,
+                    "runtime": f"{engine.library} {way}".strip(),
+                    "threads": None,
+                    **scenario(batch),
+                    "file_bytes": engine.bytes,
+                }
+                candidates.append(Candidate(row, start))
     candidates += [one for one in others if isinstance(one, Candidate)]
 
     with tqdm(total=options.rounds * len(candidates), desc="benchmark", unit="turn", disable=None) as bar:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -61,10 +61,72 @@ class Turn(NamedTuple):
     warmup: Warmup
 
 
+class Conditions(TypedDict):
+    """What may change between two measurements on one device; None is not known."""
+
+    affinity: list[int] | None
+    clock_mhz: list[int] | None
+    governor: list[str] | None
+    load: float | None
+
+
+class Scenario(TypedDict):
+    """MLPerf's name of what is done with batches of a size, and the size."""
+
+    scenario: str
+    batch: int
+
+
+class Facts(TypedDict, total=False):
+    """What is known of a file before it is timed."""
+
+    file_bytes: int | None
+    cold_start_ms: list[float]
+    peak_memory_bytes: int | None
+    runtime_memory_bytes: int | None
+
+
+class Row(Scenario, Facts):
+    """A row of the record before it is timed; `rsd.run.records.Latency` explains the keys, as those below."""
+
+    file: str
+    precision: str
+    runtime: str
+    threads: int | None
+
+
+class Outcome(Row):
+    """A row after that; `measured` has figures, too."""
+
+    status: str
+
+
+class Figures(TypedDict):
+    """What follows from the samples of a row."""
+
+    samples: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float | None
+    p99_ms: float | None
+    images_per_second: float
+    round_medians_ms: list[float]
+    spread: float
+    noisy: bool
+
+
+class Measured(Outcome, Figures):
+    """A row with its figures."""
+
+    cpu_ms: float
+    warmup_calls: int
+    settled: bool
+
+
 class Candidate(NamedTuple):
     """What is to be timed: its row without figures, and how to open it."""
 
-    row: dict[str, Any]
+    row: Row
     start: Callable[[], AbstractContextManager[Infer]]
 
 
@@ -126,7 +188,7 @@ def timed(infer: Infer, seconds: float, least: int) -> list[int]:
     return samples
 
 
-def statistics(rounds: Sequence[Sequence[int]], batch: int) -> dict[str, Any]:
+def statistics(rounds: Sequence[Sequence[int]], batch: int) -> Figures:
     """Figures of one row from all of its samples, nanoseconds per round of a call on `batch` images.
 
     Percentiles are samples that occurred (numpy's `higher`); with too few samples they are None.
@@ -134,13 +196,16 @@ def statistics(rounds: Sequence[Sequence[int]], batch: int) -> dict[str, Any]:
     samples = np.concatenate([np.asarray(r, dtype=np.float64) for r in rounds]) / 1e6
     medians = [float(np.median(r)) / 1e6 for r in rounds]
     spread = (max(medians) - min(medians)) / float(np.median(medians))
+
+    def percentile(q: int) -> float:
+        return float(np.percentile(samples, q, method="higher"))
+
     return {
         "samples": len(samples),
         "mean_ms": float(samples.mean()),
-        **{
-            f"p{q}_ms": float(np.percentile(samples, q, method="higher")) if len(samples) >= needed else None
-            for q, needed in SAMPLES_NEEDED.items()
-        },
+        "p50_ms": percentile(50),
+        "p90_ms": percentile(90) if len(samples) >= SAMPLES_NEEDED[90] else None,
+        "p99_ms": percentile(99) if len(samples) >= SAMPLES_NEEDED[99] else None,
         "images_per_second": batch * 1000 / float(samples.mean()),
         "round_medians_ms": medians,
         "spread": spread,
@@ -148,7 +213,7 @@ def statistics(rounds: Sequence[Sequence[int]], batch: int) -> dict[str, Any]:
     }
 
 
-def measured(row: dict[str, Any], turns: Sequence[Turn]) -> dict[str, Any]:
+def measured(row: Row, turns: Sequence[Turn]) -> Measured:
     """`row` with its figures."""
     calls = sum(len(turn.nanoseconds) for turn in turns)
     return {
@@ -179,7 +244,7 @@ def onnx_candidate(
     path: Path, *, precision: str, threads: int, batch: int = 1, file: str | None = None, runtime: str = "onnxruntime"
 ) -> Candidate:
     """An ONNX file at batch 1 (single stream: one image after another) or more (offline: batch after batch)."""
-    row = {
+    row: Row = {
         "file": file or str(path),
         "precision": precision,
         "runtime": runtime,
@@ -190,12 +255,12 @@ def onnx_candidate(
     return Candidate(row, functools.partial(session, runtime, path, threads, batch))
 
 
-def scenario(batch: int) -> dict[str, Any]:
-    """MLPerf's name of what is done with a batch of this size."""
+def scenario(batch: int) -> Scenario:
+    """Of a batch of this size."""
     return {"scenario": "single stream" if batch == 1 else "offline", "batch": batch}
 
 
-def fresh(path: Path, threads: int, times: int, *, runtime: str = "onnxruntime") -> dict[str, Any]:
+def fresh(path: Path, threads: int, times: int, *, runtime: str = "onnxruntime") -> Facts:
     """Cold start and memory of an ONNX file, each time in a process of its own that does nothing else.
 
     Returns:
@@ -222,7 +287,7 @@ def fresh(path: Path, threads: int, times: int, *, runtime: str = "onnxruntime")
     }
 
 
-def _fresh(runtime: str, path: Path, threads: int) -> dict[str, Any]:
+def _fresh(runtime: str, path: Path, threads: int) -> dict[str, float | None]:
     from rsd.export import runtimes
 
     runtimes.get(runtime).load()  # before the clock starts
@@ -249,8 +314,8 @@ def _peak_memory() -> int | None:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def conditions() -> dict[str, Any]:
-    """What may change between two measurements on one device: affinity, clock, governor, load; None is not known."""
+def conditions() -> Conditions:
+    """The conditions now."""
     cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     frequency = [Path(f"/sys/devices/system/cpu/cpu{cpu}/cpufreq") for cpu in cpus or []]
     return {

@@ -2,30 +2,50 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
-from rsd.measure.latency import SAMPLES_NEEDED, Infer, conditions, statistics, timed
+from rsd.measure.latency import Conditions, Infer, conditions, statistics, timed
 
 WINDOWS = 60
 
 
+class Window(Conditions):
+    """A sixtieth of the time: its end in seconds, its figures, and the conditions then."""
+
+    seconds: float
+    samples: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float | None
+    p99_ms: float | None
+
+
 def sustained(
     infer: Infer, seconds: float, *, progress: Callable[[float], object] = lambda _: None
-) -> tuple[list[dict[str, Any]], list[list[int]]]:
+) -> tuple[list[Window], list[list[int]]]:
     """Call `infer` without a pause and without a warm-up, which would hide the drift.
 
     Returns:
         60 windows of equal length, each with its statistics and the machine's conditions; and the nanoseconds of every
         call, window by window.
     """
-    windows, samples = [], []
+    windows: list[Window] = []
+    samples: list[list[int]] = []
     start = time.monotonic()
     for _ in range(WINDOWS):
         nanoseconds = timed(infer, seconds / WINDOWS, 1)
         now = time.monotonic() - start
         figures = statistics([nanoseconds], 1)
-        summary = {key: figures[key] for key in ("samples", "mean_ms", *(f"p{q}_ms" for q in SAMPLES_NEEDED))}
-        windows.append({"seconds": round(now, 3), **summary, **conditions()})
+        windows.append(
+            {
+                "seconds": round(now, 3),
+                "samples": figures["samples"],
+                "mean_ms": figures["mean_ms"],
+                "p50_ms": figures["p50_ms"],
+                "p90_ms": figures["p90_ms"],
+                "p99_ms": figures["p99_ms"],
+                **conditions(),
+            }
+        )
         samples.append(nanoseconds)
         progress(seconds / WINDOWS)
     return windows, samples

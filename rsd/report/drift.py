@@ -1,32 +1,33 @@
 """The drift of a latency under sustained load as a sentence, a record and a plot; `rsd sustained`."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rsd.machine.files import write_json, written_aside
 from rsd.machine.fingerprint import fingerprint, short_name
 from rsd.measure.latency import NOISY_SPREAD
+from rsd.measure.sustained import Window
 from rsd.report.charts.speed import drift
 from rsd.report.charts.style import save_svg
 from rsd.report.table import milliseconds
 
 
-def verdict(windows: list[dict[str, Any]]) -> str:
+def verdict(windows: list[Window]) -> str:
     """How p50 and p99 changed: the median over the last tenth of the windows against that over the first tenth."""
-    first, last = _ends(windows, "p50_ms")
     medians = [window["p50_ms"] for window in windows]
+    first, last = _ends(medians)
     spread = (max(medians) - min(medians)) / float(np.median(medians))
     sentence = f"p50 went from {milliseconds(first)} to {milliseconds(last)}, {last / first - 1:+.1%}"
-    if all(window["p99_ms"] is not None for window in windows):
-        sentence += ", p99 from {} to {}".format(*map(milliseconds, _ends(windows, "p99_ms")))
+    tails = [window["p99_ms"] for window in windows if window["p99_ms"] is not None]
+    if len(tails) == len(windows):
+        sentence += ", p99 from {} to {}".format(*map(milliseconds, _ends(tails)))
     sentence += f"; the p50 of the windows in between differ by {spread:.0%}"
     return sentence + (": the machine was noisy, or its clock moved" if spread > NOISY_SPREAD else "")
 
 
 def write(
-    folder: Path, model: Path, threads: int, seconds: float, windows: list[dict[str, Any]], samples: list[list[int]]
+    folder: Path, model: Path, threads: int, seconds: float, windows: list[Window], samples: list[list[int]]
 ) -> str:
     """Write `sustained.json`, `sustained.md`, `sustained.svg` and every sample into `folder`; the text of the second.
 
@@ -47,9 +48,6 @@ def write(
     return text
 
 
-def _ends(windows: list[dict[str, Any]], figure: str) -> tuple[float, float]:
-    tenth = max(1, len(windows) // 10)
-    first, last = (
-        float(np.median([window[figure] for window in part])) for part in (windows[:tenth], windows[-tenth:])
-    )
-    return first, last
+def _ends(values: list[float]) -> tuple[float, float]:
+    tenth = max(1, len(values) // 10)
+    return float(np.median(values[:tenth])), float(np.median(values[-tenth:]))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +24,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json, written_aside
 from rsd.measure import latency
 from rsd.measure.budget import runner
+from rsd.measure.budget.records import KitStudent, Packed
 from rsd.measure.latency import Plan
 from rsd.models.make import ModelOptions, create, parameter_count
 from rsd.sources.images import Images
@@ -57,7 +57,7 @@ environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by ONNX Runtime when it
 '''
 
 
-def arguments(name: str, side: int) -> dict[str, Any]:
+def arguments(name: str, side: int) -> dict[str, int]:
     """What a model of the ladder needs to be told of the images; convolutions take any."""
     if name.startswith("vit_"):
         return {"img_size": side, "patch_size": max(4, side // 14)}
@@ -75,7 +75,7 @@ def write_kit(
     ready: dict[str, Path] | None = None,
     calibration: Images | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> list[dict[str, Any]]:
+) -> list[KitStudent]:
     """Write `path`, a folder or, if its name ends with .tar.gz, an archive of one; the same arguments, the same bytes.
 
     Args:
@@ -86,14 +86,14 @@ def write_kit(
         calibration: uint8 `[N, H, W, C]` for int8; noise if None.
 
     Returns:
-        The packed candidates, as in kit.json.
+        The packed candidates.
 
     Raises:
         UserError: none of the students can be exported for these images; one that cannot is left out and said.
     """
     if path.exists() and not (path / "kit.json").is_file() and not path.name.endswith(".tar.gz"):
         raise UserError(f"expected a new folder for the kit, or one with a kit in it, found {path}; choose another")
-    packed = []
+    packed: list[KitStudent] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "kit"
         (folder / "models").mkdir(parents=True)
@@ -104,10 +104,12 @@ def write_kit(
             except UserError as error:
                 say(f"{options.name} is left out: {error}")
             else:
-                say(f"{packed[-1]['name']}: {packed[-1]['parameters'] / 1e6:.2f} M parameters")
+                say(f"{packed[-1].name}: {packed[-1].parameters / 1e6:.2f} M parameters")
         if not packed:
             raise UserError("expected a student that takes these images, found none; name others")
-        write_json(folder / "kit.json", {"format": runner.FORMAT, "options": asdict(plan), "candidates": packed})
+        students_packed = [student.model_dump(mode="json") for student in packed]
+        kit = {"format": runner.FORMAT, "options": asdict(plan), "candidates": students_packed}
+        write_json(folder / "kit.json", kit)
         shutil.copyfile(str(runner.__file__), folder / "run.py")
         for module in (latency, device, cuda, errors, modules, runtimes, runtimes_base, onnxruntime):
             source = Path(str(module.__file__))
@@ -160,7 +162,7 @@ def _pack(
     precisions: Sequence[str],
     ready: dict[str, Path],
     calibration: Images | None,
-) -> dict[str, Any]:
+) -> KitStudent:
     model = randomised(create(options, classes=classes, image_shape=image_shape), image_shape)
     name, number = options.name, 1
     while list((folder / "models").glob(f"{name}-*.onnx")):  # the same timm model with other arguments
@@ -183,16 +185,16 @@ def _pack(
     for precision, target in targets.items():
         if precision in ready:
             shutil.copyfile(ready[precision], target)
-        files[precision] = {"path": f"models/{target.name}", "bytes": target.stat().st_size, "sha256": sha256(target)}
-    return {
-        "name": name,
-        "model": options.name,
-        "args": options.args,
-        "image": list(image_shape),
-        "classes": classes,
-        "parameters": parameter_count(model),
-        "files": files,
-    }
+        files[precision] = Packed(path=f"models/{target.name}", bytes=target.stat().st_size, sha256=sha256(target))
+    return KitStudent(
+        name=name,
+        model=options.name,
+        args=options.args,
+        image=image_shape,
+        classes=classes,
+        parameters=parameter_count(model),
+        files=files,
+    )
 
 
 def randomised(model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -12,24 +12,50 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from rsd.machine.fingerprint import cores, fingerprint
-from rsd.measure.latency import Candidate, Plan, conditions, fresh, measured, onnx_candidate, take_turns
+from rsd.machine.fingerprint import Fingerprint, cores, fingerprint
+from rsd.measure.latency import (
+    Candidate,
+    Conditions,
+    Outcome,
+    Plan,
+    conditions,
+    fresh,
+    measured,
+    onnx_candidate,
+    take_turns,
+)
 
 FORMAT = 1
 
 
+class Answer(TypedDict):
+    """What a device says of a kit; `rsd.measure.budget.records.KitRecord` reads it."""
+
+    format: int
+    candidates: list[object]
+    """As in the kit."""
+    device: Fingerprint
+    conditions: dict[str, Conditions]
+    options: dict[str, float]
+    rows: list[Outcome]
+    samples: list[list[list[int]]]
+    """Nanoseconds per measured row, round and call."""
+
+
 def run_kit(
     folder: Path, plan: Plan, threads: Sequence[int], *, progress: Callable[[str], object] = lambda _: None
-) -> dict[str, Any]:
+) -> Answer:
     """Time the files of a kit on this device; the answer is what `rsd budget import` reads.
 
     Raises:
         ValueError: a file is missing or is not the one that was packed.
     """
     kit = json.loads((folder / "kit.json").read_text())
-    waiting, rows, candidates = [], [], []
+    waiting: list[Candidate] = []
+    candidates: list[Candidate] = []
+    failed: list[Outcome] = []
     for one in kit["candidates"]:
         for precision, file in one["files"].items():
             path = folder / file["path"]
@@ -42,12 +68,12 @@ def run_kit(
         path = folder / candidate.row["file"]
         progress(f"opening {candidate.row['file']}")
         try:
-            facts = fresh(path, candidate.row["threads"], plan.cold_starts)
+            facts = fresh(path, candidate.row["threads"] or 1, plan.cold_starts)
             with candidate.start() as infer:
                 infer()
         except Exception as error:  # what a runtime raises for a file it cannot read has no type in common
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            rows.append({**candidate.row, "status": f"not measured: {reason}"})
+            failed.append({**candidate.row, "status": f"not measured: {reason}"})
         else:
             candidates.append(Candidate({**candidate.row, **facts}, candidate.start))
     turns = take_turns(candidates, plan, progress=progress)
@@ -57,7 +83,7 @@ def run_kit(
         "device": fingerprint(),
         "conditions": {"before": before, "after": conditions()},
         "options": asdict(plan),
-        "rows": [*(measured(c.row, t) for c, t in zip(candidates, turns, strict=True)), *rows],
+        "rows": [*(measured(c.row, t) for c, t in zip(candidates, turns, strict=True)), *failed],
         "samples": [[turn.nanoseconds for turn in one] for one in turns],
     }
 

@@ -1,13 +1,13 @@
 """How fast the exported files run: on one device, over its samples, over minutes, and against accuracy."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
 from rsd.measure.budget.choose import Row, pareto
+from rsd.measure.sustained import Window
 from rsd.report.charts.cost import front as on_front
 from rsd.report.charts.style import NEUTRAL, PRECISION_COLOURS, data, layered, rounded
 from rsd.report.table import runs_on, short_runs_on
@@ -197,15 +197,21 @@ def front(rows: Sequence[Row]) -> alt.LayerChart:
     return layered(line, point, label, height=280)
 
 
-def drift(windows: Sequence[dict[str, Any]]) -> alt.VConcatChart:
+def drift(windows: Sequence[Window]) -> alt.VConcatChart:
     """p50 of each window of a sustained run over its minutes, and p99 below; windows: seconds, p50_ms, p99_ms.
 
     Each has a scale of its own: beside a p99 that is a hundred times larger no p50 would be seen to drift.
     """
     panels = []
-    for figure, paint in zip(("p50", "p99"), DEVICE_COLOURS, strict=False):
+    figures: dict[str, list[float | None]] = {
+        "p50": [w["p50_ms"] for w in windows],
+        "p99": [w["p99_ms"] for w in windows],
+    }
+    for (figure, values), paint in zip(figures.items(), DEVICE_COLOURS, strict=False):
         rows = [
-            {"minutes": w["seconds"] / 60, "ms": w[f"{figure}_ms"]} for w in windows if w[f"{figure}_ms"] is not None
+            {"minutes": window["seconds"] / 60, "ms": value}
+            for window, value in zip(windows, values, strict=True)
+            if value is not None
         ]
         if rows:
             line = (

@@ -1,8 +1,10 @@
 """A machine as its record names it, perhaps written by another version of the project."""
 
+from typing import cast
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from rsd.machine.fingerprint import short_name
+from rsd.machine.fingerprint import Fingerprint, short_name
 from rsd.run.records.base import Name, Written
 
 
@@ -46,7 +48,7 @@ class DeviceRecord(Fingerprinted, Written):
     @property
     def short_name(self) -> str:
         """One phrase for tables, e.g. `AMD EPYC, 2 cores`."""
-        return short_name(self.model_dump())
+        return short_name(cast(Fingerprint, self.model_dump()))
 
     @property
     def full_name(self) -> str:

@@ -154,9 +154,9 @@ def test_the_default_ladder_packs_for_the_smallest_images(tmp_path):
     students = [ModelOptions(name=name, args=arguments(name, 16)) for name in LADDER]
     packed = write_kit(tmp_path / "kit", students, image_shape=(16, 16, 1), classes=10, plan=PLAN, say=said.append)
     assert not [line for line in said if "left out" in line]
-    assert [one["model"] for one in packed] == list(LADDER)
-    assert all(set(one["files"]) == {"fp32", "fp16", "int8"} for one in packed)
-    millions = [one["parameters"] / 1e6 for one in packed]
+    assert [one.model for one in packed] == list(LADDER)
+    assert all(set(one.files) == {"fp32", "fp16", "int8"} for one in packed)
+    millions = [one.parameters / 1e6 for one in packed]
     assert min(millions) == pytest.approx(0.3, abs=0.2), millions
     assert max(millions) == pytest.approx(10, abs=2), millions
 
