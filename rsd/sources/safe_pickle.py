@@ -2,17 +2,27 @@
 
 `pickle` calls whatever function a file names. Here a file can name a few functions of NumPy, and a class below takes
 the place of each and checks its arguments: neither NumPy's functions nor any others are called.
+
+A container in a file may hold itself, or one other a million times, also inside of another: a few bytes whose hash or
+text would take for ever. So a dict's keys are plain, a shape is, and only a dict on top holds containers.
 """
 
 import io
 import pickle
 import pickletools
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
 _MOST_VALUES = 2_000_000  # one byte in a file can make a dict of 64; CIFAR-100 has some 200,000 values
+_MOST_SIDES = 32  # of an array
+_REFUSED = {
+    *("NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"),
+    *("EMPTY_SET", "FROZENSET", "ADDITEMS", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER"),
+}
+"""Opcodes that arrays, bytes, strings, numbers, lists and dicts do without."""
 
 
 class UnsafePickleError(Exception):
@@ -24,6 +34,8 @@ class _DType:
 
     def __init__(self, code: str | bytes, *_: object) -> None:
         name = code.decode("latin1") if isinstance(code, bytes) else code
+        if type(name) is not str:
+            raise UnsafePickleError(f"an array whose type is a {type(name).__name__}")
         if name[:1] not in "biuf" or not name[1:].isdigit():
             raise UnsafePickleError(f"an array of type {name!r}, which is not a number")
         self.name = name
@@ -47,7 +59,9 @@ class _Array(np.ndarray):
         if not isinstance(dtype, _DType) or not isinstance(content, bytes):
             raise UnsafePickleError("an array without a type or without bytes")
         number = np.dtype(dtype.order + dtype.name)
-        if any(type(side) is not int or side < 0 for side in shape) or prod(shape) * number.itemsize != len(content):
+        if type(shape) is not tuple or len(shape) > _MOST_SIDES or any(type(side) is not int for side in shape):
+            raise UnsafePickleError(f"an array whose shape is not {_MOST_SIDES} numbers at most")
+        if not all(0 <= side < 1 << 63 for side in shape) or prod(shape) * number.itemsize != len(content):
             raise UnsafePickleError(f"an array said to be {shape}, with {len(content)} bytes")
         super().__setstate__((1, shape, number, bool(fortran), content))  # type: ignore[arg-type]
 
@@ -56,8 +70,8 @@ class _Bytes:
     """Stands for `_codecs.encode` and `bytes`, as which Python 3 writes bytes in protocol 2."""
 
     def __new__(cls, text: str = "", encoding: str = "latin1") -> bytes:  # type: ignore[misc]
-        if type(text) is not str or encoding not in ("latin1", b"latin1"):
-            raise UnsafePickleError(f"bytes in the encoding {encoding!r}")
+        if type(text) is not str or type(encoding) not in (str, bytes) or encoding not in ("latin1", b"latin1"):
+            raise UnsafePickleError("bytes in an encoding that is not latin1")
         return text.encode("latin1")
 
     def __setstate__(self, state: object) -> None:
@@ -75,26 +89,99 @@ _ADMITTED = {
 
 
 # The reader in Python: the one in C allocates as much memory as a number in the file asks for.
-class _Reader(pickle._Unpickler):
+_Unpickler: Any = pickle._Unpickler
+
+
+class _Reader(_Unpickler):
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self.left = 2 * len(content)
+
     def find_class(self, module: str, name: str) -> type:
         try:
             return _ADMITTED[f"{module}.{name}"]
         except KeyError:
             raise UnsafePickleError(f"the name {module}.{name}, which has no place in a file of arrays") from None
 
+    def _copied(self, content: object) -> None:
+        """Count the bytes that are copied: a whole file has each of them once as text, bytes or an array's bytes."""
+        self.left -= len(content) if isinstance(content, str | bytes) else 0
+        if self.left < 0:
+            raise UnsafePickleError("more copies of bytes than a file of arrays has")
+
+    def _reduce(self) -> None:
+        arguments = self.stack[-1]
+        if self.stack[-2] is _Bytes and arguments:
+            self._copied(arguments[0])
+        super().load_reduce()
+
+    def _build(self) -> None:
+        state = self.stack[-1]
+        if isinstance(self.stack[-2], _Array) and type(state) is tuple:
+            self._copied(state[-1])
+        super().load_build()
+
+    def _dict(self) -> None:
+        _check_keys({}, self.stack[::2])
+        super().load_dict()
+
+    def _set_item(self) -> None:
+        _check_keys(self.stack[-3], [self.stack[-2]])
+        super().load_setitem()
+
+    def _set_items(self) -> None:
+        _check_keys(self.metastack[-1][-1], self.stack[::2])
+        super().load_setitems()
+
+    dispatch = _Unpickler.dispatch | {
+        opcode[0]: load
+        for opcode, load in {
+            pickle.REDUCE: _reduce,
+            pickle.BUILD: _build,
+            pickle.DICT: _dict,
+            pickle.SETITEM: _set_item,
+            pickle.SETITEMS: _set_items,
+        }.items()
+    }
+
+
+def _check_keys(target: object, keys: Sequence[object]) -> None:
+    if type(target) is not dict or any(type(key) not in (str, bytes, int) for key in keys):
+        raise UnsafePickleError("a dict whose keys are neither text nor bytes nor numbers")
+
+
+def _check_nesting(value: object) -> None:
+    inner = {id(item): item for item in _items(value) if isinstance(item, dict | list | tuple)}
+    if (inner and type(value) is not dict) or any(
+        isinstance(item, dict | list | tuple) for container in inner.values() for item in _items(container)
+    ):
+        raise UnsafePickleError("containers nested deeper than lists in a dict")
+
+
+def _items(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
+
 
 def loads(content: bytes) -> Any:
     """The value in `content`, of any pickle protocol; strings of Python 2 become bytes.
 
-    Takes no more memory than the size of `content` and some 200 MB.
+    Takes no more memory than three times the size of `content` and some 200 MB, and time in proportion to the size.
 
     Raises:
-        UnsafePickleError: `content` names anything but arrays and bytes, is damaged, or does not end.
+        UnsafePickleError: `content` names anything but arrays and bytes, nests containers deeper than lists in a dict,
+            is damaged, or does not end.
     """
     try:
-        if any(number == _MOST_VALUES for number, _ in enumerate(pickletools.genops(content))):
-            raise UnsafePickleError(f"more than {_MOST_VALUES} values")
-        return _Reader(io.BytesIO(content), encoding="bytes").load()
+        for number, (opcode, _, _) in enumerate(pickletools.genops(content)):
+            if number == _MOST_VALUES:
+                raise UnsafePickleError(f"more than {_MOST_VALUES} values")
+            if opcode.name in _REFUSED:
+                raise UnsafePickleError(f"the opcode {opcode.name}, which has no place in a file of arrays")
+        value = _Reader(content).load()
+        _check_nesting(value)
+        return value
     except UnsafePickleError:
         raise
     except Exception as error:  # a damaged stream can raise anything

@@ -96,6 +96,45 @@ def test_a_small_file_never_takes_much_memory(content):
         tracemalloc.stop()
 
 
+PAIRS = b"\x80\x02" + b"K\x01q\x00" + b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(60))
+LISTS = b"\x80\x02" + b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(60))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "content",
+    [
+        PAIRS + b"}h\x3cK\x01s.",
+        PAIRS + b"}(h\x3cK\x01u.",
+        PAIRS + b"(h\x3cK\x01d.",
+        PAIRS + b"\x8f(h\x3c\x90.",
+        PAIRS + ARRAY + b"(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01h\x3c" + U1 + b"\x89U\x01xtb.",
+        PAIRS + b"c_codecs\nencode\n(X\x01\x00\x00\x00xh\x3ctR.",
+        PAIRS + b"cnumpy\ndtype\n(h\x3cK\x00K\x01tR.",
+        PAIRS + b".",
+        LISTS + b".",
+        LISTS + b"}X\x04\x00\x00\x00datah\x3cs.",
+        LISTS + ARRAY + b"(cnumpy\nndarray\n(K\x00tU\x01btR)h\x3cs.",
+        b"\x80\x02]q\x00h\x00a.",
+    ],
+    ids=["key", "keys", "dict", "set", "shape", "encoding", "type", "tuple", "list", "value", "item", "itself"],
+)
+def test_nested_containers_are_refused_at_once(content):
+    with pytest.raises(UnsafePickleError) as caught:
+        loads(content)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "step", [b"c_codecs\nencode\nh\x00\x85Ra", b"c__builtin__\nbytes\nh\x00\x85Ra"], ids=["encode", "bytes"]
+)
+def test_copies_take_no_more_than_the_file(step):
+    text = b"X" + struct.pack("<i", 1_000_000) + b"x" * 1_000_000 + b"q\x000"
+    with pytest.raises(UnsafePickleError, match="more copies of bytes"):
+        loads(b"\x80\x02" + text + b"]" + step * 10_000 + b".")
+
+
 def test_a_file_of_very_many_values_is_refused(monkeypatch):
     monkeypatch.setattr("rsd.sources.safe_pickle._MOST_VALUES", 1000)
     with pytest.raises(UnsafePickleError, match="more than 1000 values"):
