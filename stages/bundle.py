@@ -34,7 +34,7 @@ def main() -> None:
         made_from=made_from,
         card=str(bundle_card(student, OUT.teacher(), data, export=export, converted=converted)),
     )
-    print(f"{manifest['name']} release {manifest['release']}: {len(manifest['files'])} files, not signed")
+    print(f"{manifest.name} release {manifest.release}: {len(manifest.files)} files, not signed")
 
 
 if __name__ == "__main__":

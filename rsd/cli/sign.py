@@ -44,7 +44,7 @@ def bundle(
     commit = None if allow_dirty else commit_of(bundle)
     manifest = sign(bundle, target, key, commit=commit)
     origin = f"commit {commit}" if commit else "no commit"
-    print(f"{target}: {manifest['name']} release {manifest['release']}, signed, of {origin}")
+    print(f"{target}: {manifest.name} release {manifest.release}, signed, of {origin}")
 
 
 @app.command()

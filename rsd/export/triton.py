@@ -7,14 +7,13 @@ written beside an earlier one. The layout and `config.pbtxt` are those of Triton
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rsd.export.engine import read_sidecar
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, sha256, written_aside
-from rsd.run.records import EngineRecord
+from rsd.run.records import EngineRecord, Manifest
 
 MAX_BATCH = 8
 QUEUE_DELAY_MICROSECONDS = 100
@@ -36,30 +35,25 @@ def write_repository(bundle: Path, repository: Path, *, max_batch: int = MAX_BAT
     """
     manifest = _manifest(bundle)
     outcomes: dict[str, str] = {}
-    for precision, model in manifest["models"].items():
-        name = f"{manifest['name']}-{precision}"
-        _write_model(
-            bundle, repository / f"{name}-onnx", manifest, bundle / model["onnx"], "onnxruntime", (1, max_batch)
-        )
+    for precision, model in manifest.models.items():
+        name = f"{manifest.name}-{precision}"
+        _write_model(bundle, repository / f"{name}-onnx", manifest, bundle / model.onnx, "onnxruntime", (1, max_batch))
         outcomes[f"{name}-onnx"] = "written"
         path = bundle / precision / "engine.json"
-        record = read_sidecar(path.parent) if "engine" in model else None
+        record = read_sidecar(path.parent) if model.engine else None
         reason = _not_for_triton(record)
-        if reason is None and record:
+        if reason is None and record and model.engine:
             _write_model(
-                bundle, repository / f"{name}-tensorrt", manifest, bundle / model["engine"], "tensorrt", record.batches
+                bundle, repository / f"{name}-tensorrt", manifest, bundle / model.engine, "tensorrt", record.batches
             )
         outcomes[f"{name}-tensorrt"] = reason or "written"
     return outcomes
 
 
-def _manifest(bundle: Path) -> dict[str, Any]:
-    path = bundle / "manifest.json"
-    if not path.is_file():
-        raise UserError(f"expected a bundle, found no {path}; run `dvc repro` first, or name another folder")
-    manifest: dict[str, Any] = read_json(path)
-    for name, facts in manifest["files"].items():
-        if not (bundle / name).is_file() or sha256(bundle / name) != facts["sha256"]:
+def _manifest(bundle: Path) -> Manifest:
+    manifest = Manifest.of(bundle)
+    for name, file in manifest.files.items():
+        if not (bundle / name).is_file() or sha256(bundle / name) != file.sha256:
             raise UserError(
                 f"expected {bundle / name} as the manifest describes it, found another; make the bundle again"
             )
@@ -78,14 +72,14 @@ def _not_for_triton(record: EngineRecord | None) -> str | None:
 
 
 def _write_model(
-    bundle: Path, folder: Path, manifest: dict[str, Any], file: Path, backend: str, batches: tuple[int, int]
+    bundle: Path, folder: Path, manifest: Manifest, file: Path, backend: str, batches: tuple[int, int]
 ) -> None:
     images = np.load(bundle / "golden" / "images.npy", allow_pickle=False)
     labels = [str(label) for label in read_json(bundle / "labels.json")]
     with written_aside(folder) as aside:
         if folder.is_dir():
             shutil.copytree(folder, aside)  # with its other versions
-        version = aside / str(manifest["release"])
+        version = aside / str(manifest.release)
         version.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, version / {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}[backend])
         # A line per class: a line break within a name would move all that follow.

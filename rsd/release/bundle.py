@@ -5,7 +5,6 @@ rsd/release/sign.py makes a signed copy of it; deploy/edge takes that on a devic
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,20 +15,25 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json, written_aside
 from rsd.machine.options import Options
 from rsd.release.golden import IMAGES, PIXELS, write_files
-from rsd.run.records import ConvertRecord, EngineRecord, Evaluation, ExportRecord, LatencyRecord, Origin
+from rsd.run.records import (
+    BundledFile,
+    BundledLatency,
+    BundledModel,
+    ConvertRecord,
+    EngineRecord,
+    Evaluation,
+    ExportRecord,
+    Golden,
+    GoldenFile,
+    LatencyRecord,
+    Manifest,
+    Origin,
+    Requires,
+    Tolerances,
+)
 from rsd.sources.images import DatasetRecord, Images
 
 SCHEMA_VERSION = 2
-
-
-class Requires(Options):
-    """What a device must have."""
-
-    architectures: list[Literal["x86_64", "aarch64"]] = Field(["x86_64", "aarch64"], min_length=1)
-    onnxruntime: str = Field("1.18", pattern=r"^\d+\.\d+$")
-    """Or newer. 1.18 is the first that reads IR version 10 of ONNX."""
-    memory_mib: int = Field(256, ge=0)
-    """Free when a release is installed."""
 
 
 class BundleOptions(Options):
@@ -58,7 +62,7 @@ def write_bundle(
     licences: Path,
     made_from: dict[str, str],
     card: str,
-) -> dict[str, Any]:
+) -> Manifest:
     """Copy everything a device needs under `folder` and describe it in `manifest.json`.
 
     The bundle is not signed, and the manifest says so: signing is a step of its own. The same inputs give the same
@@ -97,49 +101,50 @@ def write_bundle(
                 shutil.copyfile(path, aside / "licences" / path.name)
         models = {file.precision: _model(aside, file) for file in converted}
         for engine in engines:
-            models[engine.precision] |= _engine(aside, engine)
+            models[engine.precision].engine = _engine(aside, engine)
         golden = _golden(aside / "golden", images, record, converted)
-        files = sorted(path for path in aside.rglob("*") if path.is_file())
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "name": options.name,
-            "release": options.release,
-            "signed": False,
-            "origin": Origin(made_from=made_from).model_dump(),
-            "requires": options.requires.model_dump(),
-            "p99_ms": options.p99_ms,
-            "student": export.student,
-            "models": models,
-            "golden": golden,
-            "metrics": metrics.model_dump(mode="json"),
-            "latency": latency.model_dump(mode="json", include={"device", "rows"}),
-            "files": {
-                str(path.relative_to(aside)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+        paths = sorted(path for path in aside.rglob("*") if path.is_file())
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=options.name,
+            release=options.release,
+            signed=False,
+            origin=Origin(made_from=made_from),
+            requires=options.requires,
+            p99_ms=options.p99_ms,
+            student=export.student,
+            models=models,
+            golden=golden,
+            metrics=metrics,
+            latency=BundledLatency(device=latency.device, rows=latency.rows),
+            files={
+                str(path.relative_to(aside)): BundledFile(bytes=path.stat().st_size, sha256=sha256(path))
+                for path in paths
             },
-        }
-        write_json(aside / "manifest.json", manifest)
+        )
+        manifest.write(aside)
     return manifest
 
 
-def _model(folder: Path, file: ConvertRecord) -> dict[str, Any]:
+def _model(folder: Path, file: ConvertRecord) -> BundledModel:
     """Copy the file of a precision; its entry of the manifest."""
     path = f"{file.precision}/model.onnx"
     (folder / file.precision).mkdir()
     shutil.copyfile(file.folder / "model.onnx", folder / path)
-    return {"onnx": path, "parity": file.parity.model_dump(mode="json")}
+    return BundledModel(onnx=path, parity=file.parity)
 
 
-def _engine(folder: Path, engine: EngineRecord) -> dict[str, str]:
-    """Copy the record of an engine, and the engine if one was built; what the manifest says of it."""
+def _engine(folder: Path, engine: EngineRecord) -> str | None:
+    """Copy the record of an engine, and the engine if one was built; its path in the bundle."""
     path = f"{engine.precision}/model.engine"
     shutil.copyfile(engine.folder / "engine.json", (folder / path).with_name("engine.json"))
     if not (engine.folder / "model.engine").is_file():
-        return {}
+        return None
     shutil.copyfile(engine.folder / "model.engine", folder / path)
-    return {"engine": path}
+    return path
 
 
-def _golden(folder: Path, images: Images, record: DatasetRecord, converted: list[ConvertRecord]) -> dict[str, Any]:
+def _golden(folder: Path, images: Images, record: DatasetRecord, converted: list[ConvertRecord]) -> Golden:
     """Write inputs and the logits that each file must give for them; the manifest's entry."""
     (folder / "files").mkdir(parents=True)
     names, pixels = write_files(folder / "files", images, record)
@@ -152,9 +157,9 @@ def _golden(folder: Path, images: Images, record: DatasetRecord, converted: list
         logits[file.precision] = f"golden/logits.{file.precision}.npy"
         np.save(folder.parent / logits[file.precision], np.concatenate([of_tensors[: len(tensors)], of_files]))
         tolerances[file.precision] = precisions.get(file.precision).golden * float(np.ptp(of_tensors))
-    return {
-        "images": "golden/images.npy",
-        "files": [{"path": f"golden/files/{name}", "row": len(tensors) + row} for row, name in enumerate(names)],
-        "logits": logits,
-        "tolerances": {"pixels": PIXELS, "logits": tolerances},
-    }
+    return Golden(
+        images="golden/images.npy",
+        files=[GoldenFile(path=f"golden/files/{name}", row=len(tensors) + row) for row, name in enumerate(names)],
+        logits=logits,
+        tolerances=Tolerances(pixels=PIXELS, logits=tolerances),
+    )

@@ -9,9 +9,10 @@ from typing import Any
 
 from rsd.machine.errors import UserError
 from rsd.machine.extras import needs
-from rsd.machine.files import read_json, sha256, write_json, written_aside
+from rsd.machine.files import sha256, written_aside
 from rsd.machine.revision import git_revision
 from rsd.release.state import check_state
+from rsd.run.records import Manifest
 
 SIGNATURE = "model.sig"
 
@@ -61,13 +62,12 @@ def commit_of(bundle: Path) -> str:
             f"expected everything committed that the bundle was made from, found {changed[0]} changed or new; commit "
             "it with dvc.lock, or sign a release that has no commit with --allow-dirty"
         )
-    if not (bundle / "manifest.json").is_file():
-        raise UserError(f"expected a bundle in {bundle}, found no manifest.json; run `dvc repro bundle`")
+    Manifest.of(bundle)
     check_state(bundle.parent.parent)
     return str(git_revision())
 
 
-def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) -> dict[str, Any]:
+def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) -> Manifest:
     """Copy `bundle` to `target`, where its manifest says that it is signed, and sign it there; the new manifest.
 
     The bundle itself stays as DVC knows it. Links become files.
@@ -92,15 +92,15 @@ def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) ->
     target.parent.mkdir(parents=True, exist_ok=True)
     # The signature names the folder that it was made in.
     with tempfile.TemporaryDirectory(prefix=".signing-", dir=target.parent) as folder, written_aside(target) as aside:
-        work = Path(folder) / f"{manifest['name']}-{manifest['release']}"
-        for name in [*manifest["files"], "manifest.json"]:
+        work = Path(folder) / f"{manifest.name}-{manifest.release}"
+        for name in [*manifest.files, "manifest.json"]:
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle / name, work / name)
             if b"PRIVATE KEY-----" in (work / name).read_bytes():
                 raise UserError(f"expected no private key in the bundle, found one in {name}; take it out")
-        manifest["signed"] = True
-        manifest["origin"]["git_revision"] = commit
-        write_json(work / "manifest.json", manifest)
+        manifest.signed = True
+        manifest.origin.git_revision = commit
+        manifest.write(work)
         _checked(work)  # what is signed is what was made, whatever happened to the bundle meanwhile
         config = signing.Config().set_hashing_config(_every_file(hashing))
         try:
@@ -153,19 +153,17 @@ def _every_file(hashing: Any) -> Any:
     return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
 
-def _checked(bundle: Path) -> dict[str, Any]:
+def _checked(bundle: Path) -> Manifest:
     """The manifest of a bundle that is whole."""
-    if not (bundle / "manifest.json").is_file():
-        raise UserError(f"expected a bundle in {bundle}, found no manifest.json; run `dvc repro bundle`")
-    manifest: dict[str, Any] = read_json(bundle / "manifest.json")
+    manifest = Manifest.of(bundle)
     files = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if not path.is_dir()}
-    if wrong := files ^ {*manifest["files"], "manifest.json"}:
+    if wrong := files ^ {*manifest.files, "manifest.json"}:
         raise UserError(
             f"expected the files of its manifest in {bundle}, found another set (first: {min(wrong)}); "
             "run `dvc repro bundle`"
         )
-    for name, facts in manifest["files"].items():
-        if sha256(bundle / name) != facts["sha256"]:
+    for name, file in manifest.files.items():
+        if sha256(bundle / name) != file.sha256:
             raise UserError(f"expected {name} as the manifest has it, found it changed; run `dvc repro bundle`")
     return manifest
 

@@ -4,10 +4,21 @@ Every record says where it lies below the run's folder, and what it was made fro
 """
 
 from rsd.run.records.base import Name, Part, Record, Section, Written
+from rsd.run.records.bundle import (
+    BundledFile,
+    BundledLatency,
+    BundledModel,
+    BundleRecord,
+    Golden,
+    GoldenFile,
+    Manifest,
+    Origin,
+    Requires,
+    Tolerances,
+)
 from rsd.run.records.data import DatasetRecord
 from rsd.run.records.device import CPU, GPU, DeviceRecord, Fingerprinted
 from rsd.run.records.files import (
-    BundleRecord,
     Comparison,
     ConvertRecord,
     Details,
@@ -15,7 +26,6 @@ from rsd.run.records.files import (
     ExportRecord,
     GraphInput,
     Harm,
-    Origin,
     Parity,
     Port,
     Rounded,
@@ -43,6 +53,9 @@ __all__ = [
     "CPU",
     "GPU",
     "BundleRecord",
+    "BundledFile",
+    "BundledLatency",
+    "BundledModel",
     "Choice",
     "Comparison",
     "Conditions",
@@ -57,12 +70,15 @@ __all__ = [
     "EvaluationRecord",
     "ExportRecord",
     "Fingerprinted",
+    "Golden",
+    "GoldenFile",
     "GraphInput",
     "Harm",
     "IndexedStudent",
     "InsideRecord",
     "Latency",
     "LatencyRecord",
+    "Manifest",
     "Model",
     "Name",
     "Origin",
@@ -70,6 +86,7 @@ __all__ = [
     "Part",
     "Port",
     "Record",
+    "Requires",
     "Rounded",
     "Section",
     "ServedSize",
@@ -81,6 +98,7 @@ __all__ = [
     "Summary",
     "TeacherRecord",
     "Timing",
+    "Tolerances",
     "TrainedRecord",
     "Validation",
     "Watched",

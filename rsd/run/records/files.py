@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from rsd.run.records.base import Part, Record
 
@@ -199,29 +199,3 @@ class EngineRecord(Record):
     @property
     def files(self) -> dict[str, str]:
         return {f"engines/{self.precision}/model.engine": self.engine_sha256} if self.engine_sha256 else {}
-
-
-class Origin(Part):
-    """What a bundle was made from."""
-
-    git_revision: str | None = None
-    """The commit that a release was signed of; None until it is signed."""
-    made_from: dict[str, str] = Field({})
-    """SHA-256 of the files of the run, by their paths below its folder."""
-
-
-class BundleRecord(Record):
-    """`bundle/manifest.json`, of which the run knows what it was made from; `rsd.release` writes and reads the rest."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    origin: Origin = Origin()
-
-    @model_validator(mode="after")
-    def _bundled(self) -> "BundleRecord":
-        self.made_from = self.origin.made_from
-        return self
-
-    @property
-    def place(self) -> str:
-        return "bundle/manifest.json"

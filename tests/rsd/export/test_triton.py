@@ -14,6 +14,8 @@ from onnx import TensorProto, helper
 from rsd.export.triton import config, write_repository
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json
+from rsd.release.bundle import BundleOptions, write_bundle
+from tests.bundles import ingredients
 from tests.command import rsd
 
 ENGINE = {"status": "built", "precision": "fp32"}
@@ -41,11 +43,13 @@ def bundle(tmp_path):
     (folder / "golden").mkdir(parents=True)
     np.save(folder / "golden" / "images.npy", np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3))
     write_json(folder / "labels.json", ["a cat", "a\ndog", "…"])
-    models = {}
+    options = BundleOptions(name="digits", release=3)
+    whole = write_bundle(tmp_path / "whole", options, **ingredients(tmp_path / "run")).content()
+    models, parity = {}, whole["models"]["fp32"]["parity"]
     for precision, library in (("fp32", "tensorrt"), ("fp16", "tensorrt_rtx"), ("int8", None)):
         (folder / precision).mkdir()
         onnx.save(_graph(), folder / precision / "model.onnx")
-        models[precision] = {"onnx": f"{precision}/model.onnx"}
+        models[precision] = {"onnx": f"{precision}/model.onnx", "parity": parity}
         if library:
             (folder / precision / "model.engine").write_bytes(b"engine")
             write_json(
@@ -53,13 +57,12 @@ def bundle(tmp_path):
                 ENGINE | {"library": library, "profile": {"min": 2, "opt": 4, "max": 16}},
             )
             models[precision]["engine"] = f"{precision}/model.engine"
-    manifest = {"name": "digits", "release": 3, "models": models, "files": {}}
-    return _described(folder, manifest)
+    return _described(folder, whole | {"models": models})
 
 
 def _described(folder, manifest):
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
-    files = {str(path.relative_to(folder)): {"sha256": sha256(path)} for path in paths}
+    files = {str(path.relative_to(folder)): {"bytes": 1, "sha256": sha256(path)} for path in paths}
     write_json(folder / "manifest.json", manifest | {"files": files})
     return folder
 

@@ -19,8 +19,8 @@ def made(tmp_path):
 def test_every_file_is_listed_with_its_digest(made, tmp_path):
     manifest = write_bundle(tmp_path / "bundle", OPTIONS, **made)
     files = {str(p.relative_to(tmp_path / "bundle")): p for p in (tmp_path / "bundle").rglob("*") if p.is_file()}
-    assert json.loads(files.pop("manifest.json").read_text()) == manifest
-    assert manifest["files"] == {
+    assert json.loads(files.pop("manifest.json").read_text()) == manifest.content()
+    assert manifest.content()["files"] == {
         name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for name, path in files.items()
     }
@@ -36,9 +36,9 @@ def test_links_become_files(made, tmp_path):
 
 def test_an_unsigned_bundle_holds_what_a_device_needs(made, tmp_path):
     manifest = write_bundle(tmp_path / "bundle", OPTIONS, **made)
-    assert (manifest["name"], manifest["release"], manifest["signed"]) == ("digits", 3, False)
-    assert manifest["models"]["fp32"]["engine"] == "fp32/model.engine"
-    assert "engine" not in manifest["models"]["fp16"]
+    assert (manifest.name, manifest.release, manifest.signed) == ("digits", 3, False)
+    assert manifest.models["fp32"].engine == "fp32/model.engine"
+    assert manifest.models["fp16"].engine is None
     assert json.loads((tmp_path / "bundle" / "labels.json").read_text()) == ["a", "b", "c"]
     assert {p.name for p in (tmp_path / "bundle" / "licences").iterdir()} == {"all.txt", "tiny.txt"}
     assert not (tmp_path / "bundle" / "model.sig").exists()
@@ -47,7 +47,7 @@ def test_an_unsigned_bundle_holds_what_a_device_needs(made, tmp_path):
 @pytest.mark.parametrize("precisions", [("fp32",), ("fp32", "fp16", "int8")])
 def test_golden_logits_are_those_of_shipped_models(tmp_path, precisions):
     made = ingredients(tmp_path, precisions=precisions)
-    golden = write_bundle(tmp_path / "bundle", OPTIONS, **made)["golden"]
+    golden = write_bundle(tmp_path / "bundle", OPTIONS, **made).content()["golden"]
     images = np.load(tmp_path / "bundle" / golden["images"])
     assert np.array_equal(images[:8], made["images"][:8])
     assert len(images) == 8 + len(golden["files"])
@@ -61,7 +61,7 @@ def test_golden_files_vary_in_size_and_format(made, tmp_path):
     from PIL import Image
 
     bundle = tmp_path / "bundle"
-    golden = write_bundle(bundle, OPTIONS, **made)["golden"]
+    golden = write_bundle(bundle, OPTIONS, **made).content()["golden"]
     images = [Image.open(bundle / file["path"]) for file in golden["files"]]
     assert {image.format for image in images} == {"JPEG", "PNG"}
     assert len({image.size for image in images}) == len(images)
@@ -78,7 +78,7 @@ def test_a_failure_leaves_the_last_bundle_whole(made, tmp_path):
     (made["converted"][1].folder / "model.onnx").unlink()
     with pytest.raises(FileNotFoundError):
         write_bundle(tmp_path / "bundle", OPTIONS.model_copy(update={"release": 4}), **made)
-    assert json.loads((tmp_path / "bundle" / "manifest.json").read_text()) == before
+    assert json.loads((tmp_path / "bundle" / "manifest.json").read_text()) == before.content()
 
 
 @pytest.mark.parametrize("name", ["", "../up", "With Space", "-x"])

@@ -1,0 +1,140 @@
+"""The record of a bundle: its manifest, which devices read, too."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from rsd.machine.errors import UserError
+from rsd.machine.options import Options
+from rsd.run.records.base import Part, Record, Written
+from rsd.run.records.device import DeviceRecord
+from rsd.run.records.files import Parity
+from rsd.run.records.judged import Evaluation
+from rsd.run.records.timed import Latency
+
+
+class Origin(Part):
+    """What a bundle was made from."""
+
+    git_revision: str | None = None
+    """The commit that a release was signed of; None until it is signed."""
+    made_from: dict[str, str] = Field({})
+    """SHA-256 of the files of the run, by their paths below its folder."""
+
+
+class BundleRecord(Record):
+    """`bundle/manifest.json`, as far as a run reads it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    origin: Origin = Origin()
+
+    @model_validator(mode="after")
+    def _bundled(self) -> "BundleRecord":
+        self.made_from = self.origin.made_from
+        return self
+
+    @property
+    def place(self) -> str:
+        return "bundle/manifest.json"
+
+
+class Requires(Options):
+    """What a device must have."""
+
+    architectures: list[Literal["x86_64", "aarch64"]] = Field(["x86_64", "aarch64"], min_length=1)
+    onnxruntime: str = Field("1.18", pattern=r"^\d+\.\d+$")
+    """Or newer. 1.18 is the first that reads IR version 10 of ONNX."""
+    memory_mib: int = Field(256, ge=0)
+    """Free when a release is installed."""
+
+
+class BundledModel(Part):
+    """The files of a precision, by their paths in the bundle."""
+
+    onnx: str
+    parity: Parity
+    engine: str | None = None
+
+
+class BundledFile(Part):
+    bytes: int
+    sha256: str
+
+
+class GoldenFile(Part):
+    """An encoded image."""
+
+    path: str
+    row: int
+    """Of the golden arrays."""
+
+
+class Tolerances(Part):
+    """How far a device's golden pairs may differ."""
+
+    pixels: int
+    logits: dict[str, float]
+    """By precision."""
+
+
+class Golden(Part):
+    """Inputs and the logits that a device must give for them."""
+
+    images: str
+    """Path of an array uint8 `[N, H, W, C]`."""
+    files: list[GoldenFile]
+    logits: dict[str, str]
+    """Paths by precision."""
+    tolerances: Tolerances
+
+
+class BundledLatency(Part):
+    """Where the benchmark ran, and its rows."""
+
+    device: DeviceRecord
+    rows: list[Latency]
+
+
+class Manifest(Written):
+    """All of `bundle/manifest.json`."""
+
+    schema_version: int
+    name: str
+    release: int
+    signed: bool
+    origin: Origin
+    requires: Requires
+    p99_ms: float | None
+    student: str
+    models: dict[str, BundledModel]
+    """By precision; a device serves the first one."""
+    golden: Golden
+    metrics: Evaluation
+    latency: BundledLatency
+    files: dict[str, BundledFile]
+    """All but the manifest and the signature, by their paths in the bundle."""
+
+    @classmethod
+    def of(cls, bundle: Path) -> Self:
+        """The manifest of a bundle, wherever that lies.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        path = bundle / "manifest.json"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise UserError(
+                f"expected a bundle, found no {path}; run `dvc repro bundle`, or name another folder"
+            ) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise UserError(f"expected a bundle's manifest in {path}, found {fault}; run `dvc repro bundle`") from error
+
+    @property
+    def place(self) -> str:
+        return "bundle/manifest.json"
