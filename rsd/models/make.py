@@ -47,7 +47,7 @@ def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, 
     height, width, channels = image_shape
     try:
         model = timm.create_model(options.name, num_classes=classes, in_chans=channels, **options.args)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except Exception as error:  # of whatever class the model's code stumbles over
         raise UserError(
             f"expected arguments that timm's '{options.name}' takes, found {options.args}: {error}; "
             "change `args` of this model"
@@ -55,7 +55,7 @@ def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, 
     try:
         with torch.no_grad():
             outputs(model.eval(), torch.zeros(1, channels, height, width))
-    except (ValueError, AssertionError, RuntimeError) as error:
+    except Exception as error:
         raise UserError(
             f"expected a model for images of {height} x {width}, found '{options.name}' with {options.args}, which "
             f"cannot take them: {error}; change `args` of this model (such as img_size), data.size, or for a teacher "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
@@ -33,6 +33,8 @@ class ViewOptions(Options):
 
 class StoreHeader(BaseModel):
     """`header.json`: what is in a store."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     views: int = Field(ge=0)
     """Of each image, and of `seed`."""
@@ -104,7 +106,7 @@ class StoredTeacher:
 def _whole(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, ValueError) as error:  # whatever a damaged file raises
+    except Exception as error:  # whatever a damaged file raises
         reason = " ".join(str(error).split())
         raise UserError(
             f"expected a whole view store in {folder}, found it damaged ({reason}); run `dvc repro embed`, which "
@@ -116,6 +118,8 @@ def _mapped(folder: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarra
     array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     if array.shape != shape:
         raise ValueError(f"{name}.npy is {array.shape}, and {shape} by the header")
+    if array.dtype != np.float16:
+        raise ValueError(f"{name}.npy holds {array.dtype}, and a store float16")
     return array
 
 

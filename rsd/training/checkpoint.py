@@ -1,7 +1,7 @@
 """The state of an unfinished training, written whole and read without running anything."""
 
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,22 @@ def load(path: Path) -> dict[str, Any] | None:
     """
     if not path.is_file():
         return None
+    with whole(path):
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged checkpoint raises, when it is read or taken up, into one sentence.
+
+    Raises:
+        UserError: the block raised something else than that memory is short.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged file raises many classes
         fault = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"expected a whole checkpoint in {path}, found one that cannot be read ({fault}); remove it and run the "

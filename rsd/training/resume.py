@@ -42,6 +42,22 @@ class TrainingState:
         self.times.append(times)
         self.done, self.sums, self.seconds = 0, {}, 0.0
 
+    def check(self, *, steps: int, epochs: int) -> None:
+        """Check a state that was read.
+
+        Raises:
+            ValueError: no training of `epochs` epochs of `steps` steps leaves such a state.
+        """
+        rows = [*self.history, *self.times, *([self.best["row"]] if self.best else [])]
+        if not all(type(value) in (int, float) for row in rows for value in row.values()):
+            raise ValueError("rows that hold other things than numbers")
+        if bool(self.best) != bool(self.history) or (
+            self.best and not {"student", "scaffold"} <= {*self.best["weights"]}
+        ):
+            raise ValueError("no weights of the best epoch")
+        if not len(self.history) == len(self.times) <= epochs or not 0 <= self.done < max(steps, 1):
+            raise ValueError(f"{len(self.history)} epochs, {len(self.times)} times of them, and {self.done} steps")
+
     def logged(self) -> list[dict[str, float]]:
         """The history beside its times."""
         return [row | times for row, times in zip(self.history, self.times, strict=True)]
@@ -66,13 +82,18 @@ class Saver:
             steps: of an epoch.
             epochs: of the whole training, for the message.
             name: of the run, for the message.
+
+        Raises:
+            UserError: the checkpoint is damaged.
         """
         saved = checkpoint.load(self.path) if self.path else None
-        if not saved:
+        if not self.path or saved is None:
             return TrainingState()
-        state = TrainingState(**saved["progress"])
-        state.sums = {key: value.to(self.stepper.device) for key, value in state.sums.items()}
-        self.stepper.load(saved["stepper"], steps=len(state.history) * steps + state.done)
+        with checkpoint.whole(self.path):
+            state = TrainingState(**saved["progress"])
+            state.check(steps=steps, epochs=epochs)
+            state.sums = {key: value.to(self.stepper.device) for key, value in state.sums.items()}
+            self.stepper.load(saved["stepper"], steps=len(state.history) * steps + state.done)
         if parallel.leads():
             inside = f" and {state.done} of {steps} steps" if state.done else ""
             print(f"{name}: resumed after epoch {len(state.history)} of {epochs}{inside}", file=sys.stderr)

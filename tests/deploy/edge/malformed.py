@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.junk import JUNK
+
 from .serving import NAME, images, infer_body
 
-JUNK: list[Any] = [None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1.5, 1e308, "", "x", "UINT8", [], {}, [[]], {"a": 1}]
 PATHS = ["/", "/v1/classify", "/v1/status", "/metrics", "/v2", f"/v2/models/{NAME}", f"/v2/models/{NAME}/infer"]
 
 

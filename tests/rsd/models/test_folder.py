@@ -1,6 +1,8 @@
 """Students and teachers in folders that timm and the hub read."""
 
 import json
+import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rsd.machine.errors import UserError
 from rsd.models.folder import load_trained, load_weights, save_trained
 from rsd.models.make import ModelOptions, create
 from rsd.sources.images import DatasetRecord
+from tests.junk import mutate
 from tests.rsd.models.small import RESNET, SHAPE, STUDENTS, awake, dataset, side
 
 PIXELS = {"mean": [0.3], "std": [0.2], "input_size": [1, 16, 16]}
@@ -195,3 +198,27 @@ def test_missing_and_damaged_weights_are_explained(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(UserError, match="expected a safetensors file"):
         load_weights(model, tmp_path / "bad.safetensors")
+
+
+def test_a_malformed_config_ends_in_a_sentence(tmp_path):
+    saved(tmp_path, RESNET, dataset(16, 1))
+    path = tmp_path / "config.json"
+    whole = path.read_text()
+    chance = random.Random(0)
+    for _ in range(150):
+        config = json.loads(whole)
+        mutate(chance, config)
+        path.write_text(json.dumps(config))
+        with suppress(UserError):
+            load_trained(tmp_path)
+    large = {"std": [0.0], "mean": [float("nan")], "input_size": [1, 2**62, 16], "crop_pct": float("inf")}
+    for name, value in large.items():
+        config = json.loads(whole)
+        config["pretrained_cfg"][name] = value
+        path.write_text(json.dumps(config))
+        with pytest.raises(UserError, match="expected timm's description of a model"):
+            load_trained(tmp_path)
+    config = json.loads(whole) | {"num_classes": 2**62}
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="^expected "):
+        load_trained(tmp_path)

@@ -1,4 +1,7 @@
+import json
 import os
+import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from rsd.sources.images import LabelledImages
 from rsd.teacher.embed import write_store
 from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
 from rsd.views.augment import AugmentOptions, views
+from tests.junk import ARRAYS, DEEP, mutate
 
 AUGMENT = AugmentOptions(shift=1, flip=True)
 OPTIONS = ViewOptions(count=3, seed=5, batch_size=4)
@@ -63,6 +67,33 @@ def test_a_damaged_store_is_one_sentence(store, name, left):
         os.truncate(store / name, left)
     with pytest.raises(UserError, match=f"whole view store in {store}, found it damaged .*; run `dvc repro embed`"):
         StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
+
+
+def opened(store):
+    return StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
+
+
+def test_a_malformed_header_ends_in_a_sentence(store):
+    path = store / "header.json"
+    whole = path.read_text()
+    chance = random.Random(0)
+    for _ in range(200):
+        header = json.loads(whole)
+        mutate(chance, header)
+        path.write_text(json.dumps(header))
+        with suppress(UserError):
+            assert opened(store).logits.shape == (3, 10, 4)
+    for content in (DEEP, b"\xff", b"3", b"[]"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="expected a whole view store"):
+            opened(store)
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_a_malformed_array_ends_in_a_sentence(store, kind):
+    (store / "logits.npy").write_bytes(ARRAYS[kind])
+    with pytest.raises(UserError, match="expected a whole view store"):
+        opened(store)
 
 
 def test_arrays_that_contradict_the_header_are_refused(store):

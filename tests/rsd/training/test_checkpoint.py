@@ -1,9 +1,10 @@
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from rsd.machine import unfinished
 from rsd.machine.errors import UserError
 from rsd.training import checkpoint
+from rsd.training.resume import TrainingState
 
 ROOT = Path(__file__).parents[3]
 
@@ -77,6 +79,7 @@ import os, sys, time
 from pathlib import Path
 from rsd.machine import unfinished
 from rsd.training import checkpoint
+from rsd.training.resume import TrainingState
 for run in sys.argv[2:]:
     unfinished.state_file(run, {}, root=Path(sys.argv[1]))
 child = os.fork()  # as a training's data workers are
@@ -143,6 +146,7 @@ import resource, signal, sys, torch
 from pathlib import Path
 from rsd.machine import unfinished
 from rsd.training import checkpoint
+from rsd.training.resume import TrainingState
 from rsd.machine.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as a full disk: the write fails, the process lives
 path = Path(sys.argv[1])
@@ -174,3 +178,35 @@ def test_no_space_left_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="found: No space left on device; free space.*it starts afresh"):
         checkpoint.save(tmp_path / "c.pt", {})
     assert not list(tmp_path.iterdir())
+
+
+def test_any_wrong_byte_is_a_sentence_or_harmless(tmp_path):
+    path = tmp_path / "c.pt"
+    state = {"t": torch.arange(300), "rows": [{"a": 1.5}], "nested": {"x": [1, "b"]}}
+    checkpoint.save(path, state)
+    whole = path.read_bytes()
+    chance = random.Random(0)
+    for _ in range(300):
+        content = bytearray(whole)
+        content[chance.randrange(len(content))] = chance.randrange(256)
+        path.write_bytes(content)
+        with suppress(UserError):
+            assert isinstance(checkpoint.load(path), dict)
+    for kind in ([1], 3, "text", torch.zeros(3), None):
+        torch.save(kind, path)
+        with pytest.raises(UserError, match="expected a whole checkpoint in .*remove it and run"):
+            checkpoint.load(path)
+
+
+def test_a_progress_of_another_kind_is_refused(tmp_path):
+    row = {"epoch": 1.0, "validation_top1": 50.0}
+    best = {"row": row, "weights": {"student": {}, "scaffold": {}}}
+    whole = {"history": [row], "best": best, "times": [row], "done": 1, "sums": {}, "seconds": 1.0}
+    TrainingState(**whole).check(steps=4, epochs=3)
+    for fault in (
+        {"history": [row] * 4, "times": [row] * 4}, {"times": []}, {"done": 4}, {"done": -1}, {"done": "1"},
+        {"history": [{"epoch": "1"}]}, {"history": 3}, {"best": {}}, {"best": {"row": row}}, {"best": 7},
+        {"best": {"row": row, "weights": {}}},
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="expected a whole checkpoint"), checkpoint.whole(tmp_path):
+            TrainingState(**(whole | fault)).check(steps=4, epochs=3)
