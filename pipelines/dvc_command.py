@@ -1,10 +1,46 @@
 """DVC's command line, and the meaning of its output."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pipelines.process_group import Ended, run_group
 
 DVC = [sys.executable, "-P", "-m", "dvc"]
 """This interpreter's DVC; -P keeps the project off its import path."""
+
+UNSTORED = "ERROR: failed to transfer "
+TIPS = (
+    "To track the changes with git, run:",
+    "\tgit add ",
+    "To enable auto staging, run:",
+    "\tdvc config core.autostage true",
+    "Use `dvc push` to send your updates to remote storage.",
+)
+"""How lines begin in which DVC tells a person at a terminal what to type next."""
+
+
+def run_dvc(
+    arguments: Iterable[str], folder: Path, *, say: Callable[[str], None] = lambda line: None, **options: Any
+) -> Ended:
+    """Run DVC as `run_group` does, with `options` for it; `say` gets no tips.
+
+    Where DVC could not store an output in its cache, it may end with status 0 all the same; here the status is 1.
+    """
+    unstored: list[str] = []
+
+    def follow(line: str) -> None:
+        if line.startswith(UNSTORED):
+            unstored.append(line.removeprefix(UNSTORED))
+        if not line.startswith(TIPS):
+            say(line)
+
+    ended = run_group([*DVC, *arguments], folder, say=follow, **options)
+    if ended.status or not unstored:
+        return ended
+    sentence = f"expected DVC to keep all that the stage wrote, found no way to store {unstored[0]}"
+    return Ended(1, [f"error: {sentence}; make room for DVC's cache, then run this again"])
 
 
 def verdict(lines: Iterable[str]) -> str:

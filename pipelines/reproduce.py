@@ -22,11 +22,10 @@ from prefect.states import Cancelled
 
 from pipelines import chosen
 from pipelines.artifacts import publish
-from pipelines.dvc_command import DVC, reason, verdict
+from pipelines.dvc_command import reason, run_dvc, verdict
 from pipelines.dvc_graph import StageNode, stages
 from pipelines.gpus import gpus_for
 from pipelines.outcome import StageError, StageRun, failed, task_result
-from pipelines.process_group import run_group
 from pipelines.progress import ProgressArtifact
 from pipelines.schedule import as_they_end, start_order, stopped_with_the_flow
 from pipelines.server.automations import begin
@@ -124,13 +123,13 @@ def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int, f
         log.info("%s", line)
         progress.follow(line)
 
-    command = [*DVC, "--wait-for-lock", "repro", "--single-item", *["--force"] * force, node.address]
+    command = ["--wait-for-lock", "repro", "--single-item", *["--force"] * force, node.address]
     ended = None
     try:
         compute = chosen.compute(folder) if node.gpu else {"device": "cpu"}
         with gpus_for(compute, stop, say, alone=node.alone) as variables:
             if not stop.is_set():
-                ended = run_group(command, folder, say=say, stop=stop, hold=[lock], variables=variables)
+                ended = run_dvc(command, folder, say=say, stop=stop, hold=[lock], variables=variables)
     finally:
         progress.end(good=ended is not None and ended.status == 0)
     if stop.is_set() or ended is None:

@@ -21,13 +21,12 @@ from configobj import ConfigObj  # DVC's own reader of its settings
 from dvc.utils.serialize import dump_yaml, parse_yaml
 
 from pipelines import chosen
-from pipelines.dvc_command import DVC, reason
+from pipelines.dvc_command import reason, run_dvc
 from pipelines.dvc_lock import mend
 from pipelines.git import contents, git
 from pipelines.gpus import gpus_for
 from pipelines.network import failure
 from pipelines.outcome import StageError
-from pipelines.process_group import run_group
 from pipelines.sweep.results import students
 from pipelines.sweep.units import PARAMS, Unit
 from pipelines.workspace import locked
@@ -83,7 +82,7 @@ def run(
     label = unit.display_name
 
     def dvc(*arguments: str, transfer: bool = False, variables: Mapping[str, str] | None = None) -> None:
-        status, lines = run_group([*DVC, *arguments], folder, say=say, stop=stop, hold=[lock], variables=variables)
+        status, lines = run_dvc(arguments, folder, say=say, stop=stop, hold=[lock], variables=variables)
         if stop.is_set():
             raise StoppedError(f"{label} was stopped")
         if status:

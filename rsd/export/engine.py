@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from rsd.export.tensorrt import cuda_major, known_capabilities
 from rsd.machine.cuda import Driver, NoDriverError, driver
-from rsd.machine.errors import UserError
+from rsd.machine.errors import UserError, first_line
 from rsd.machine.faults import read_checked
 from rsd.machine.files import sha256
 from rsd.run.records import EngineRecord
@@ -223,7 +223,7 @@ def open_engine(folder: Path, *, onnx: Path | None = None) -> Iterator[Engine]:
     except failed as error:
         raise UserError(
             f"expected {record.library} to load {folder / 'model.engine'}, found: "
-            f"{str(error).strip().splitlines()[-1]}; look at the GPU's free memory, or build the engine again"
+            f"{first_line(error)}; look at the GPU's free memory, or build the engine again"
         ) from error
     try:
         (height, width, channels), (least, most) = record.inputs[0].shape[1:], record.batches

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rsd.machine.errors import first_line
 from rsd.measure.latency import Candidate, Infer, Row, image, scenario
 from rsd.models.pixels import RawPixels
 from rsd.run.records import Latency
@@ -50,8 +51,8 @@ def baseline(
         with _session(compiled, 1, image_shape) as infer:
             infer()
     except Exception as error:  # the compiler's exceptions have no public type in common
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        return [*eager, Latency(**row, status=f"not measured: torch.compile failed here ({reason})")]
+        reason = f"torch.compile failed here ({first_line(error)[:200]})"
+        return [*eager, Latency(**row, status=f"not measured: {reason}")]
     return [*eager, Candidate(row, partial(_session, compiled, 1, image_shape))]
 
 

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
+from rsd.machine.errors import first_line
+
 # The fewest samples that a percentile may be read from (MLPerf Inference, early stopping).
 SAMPLES_NEEDED = {50: 1, 90: 64, 99: 662}
 NOISY_SPREAD = 0.1
@@ -274,8 +276,10 @@ def fresh(path: Path, threads: int, times: int, *, runtime: str = "onnxruntime")
     for _ in range(times):
         command = [sys.executable, "-m", "rsd.measure.latency", runtime, str(path), str(threads)]
         process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
+        if process.returncode < 0:
+            raise RuntimeError(f"signal {-process.returncode} killed the process that opened it")
         if process.returncode:
-            raise RuntimeError(process.stderr.strip().splitlines()[-1] if process.stderr.strip() else "it died")
+            raise RuntimeError((process.stderr.strip().splitlines() or ["the process that opened it ended"])[-1])
         answers.append(json.loads(process.stdout))
     if not answers:
         return {}
@@ -348,7 +352,11 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("threads", type=int)
     arguments = parser.parse_args()
-    print(json.dumps(_fresh(arguments.runtime, arguments.path, arguments.threads)))
+    try:
+        answer = _fresh(arguments.runtime, arguments.path, arguments.threads)
+    except Exception as error:  # of any runtime; the last line of a longer message says little, or just ")"
+        sys.exit(first_line(error))
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypedDict
 
+from rsd.machine.errors import first_line
 from rsd.machine.fingerprint import Fingerprint, cores, fingerprint
 from rsd.measure.latency import (
     Candidate,
@@ -72,8 +73,7 @@ def run_kit(
             with candidate.start() as infer:
                 infer()
         except Exception as error:  # what a runtime raises for a file it cannot read has no type in common
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            failed.append({**candidate.row, "status": f"not measured: {reason}"})
+            failed.append({**candidate.row, "status": f"not measured: {first_line(error)[:300]}"})
         else:
             candidates.append(Candidate({**candidate.row, **facts}, candidate.start))
     turns = take_turns(candidates, plan, progress=progress)

@@ -149,3 +149,18 @@ def test_the_devices_half_needs_numpy_and_the_runtime():
     code = "import sys, rsd.measure.latency; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
     assert not {"torch", "timm", "pydantic", "onnx", "pandas", "tqdm"} & loaded
+
+
+def test_a_file_that_does_not_open_says_why(tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(RuntimeError, match="Protobuf parsing failed"):
+        latency.fresh(tmp_path / "model.onnx", 1, 1)
+
+    def long(*_):
+        raise ValueError("no kernel for Resize (\n  opset 19\n)")
+
+    monkeypatch.setattr(latency, "_fresh", long)
+    monkeypatch.setattr(sys, "argv", ["latency", "onnxruntime", "model.onnx", "1"])
+    with pytest.raises(SystemExit) as end:
+        latency.main()
+    assert str(end.value) == "no kernel for Resize ("
