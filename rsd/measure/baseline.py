@@ -1,5 +1,6 @@
 """PyTorch itself as rows of a benchmark: what the exported files are to be compared with."""
 
+import logging
 import os
 import shutil
 import sys
@@ -15,6 +16,9 @@ from rsd.machine.errors import first_line
 from rsd.measure.latency import Candidate, Infer, Row, image, scenario
 from rsd.models.pixels import RawPixels
 from rsd.run.records import Latency
+
+# Its compiler asks for the CUDA toolkit, and warns where there is one but no GPU; no model is compiled for a GPU here.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def baseline(

@@ -1,5 +1,6 @@
 """Items that other processes prepare ahead of time, in the same order and with the same content."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -9,6 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 from rsd.machine.errors import UserError
 
 Item = TypeVar("Item")
+
+# The user chose how many; PyTorch would warn in every process of every stage that has more of them than cores.
+warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 
 def in_order(dataset: Dataset[Item], numbers: range, *, workers: int = 0) -> Iterator[Item]:

@@ -1,6 +1,7 @@
 """The flow on the project's own graph gives what `dvc repro` gives."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -14,6 +15,11 @@ def test_the_benchmark_is_alone_and_marked_as_measured():
     assert [name for name, node in nodes.items() if node.alone] == ["benchmark"]
     for node in nodes.values():
         assert node.measured or not any(nodes[name].measured for name in node.upstream), node.address
+
+
+@pytest.mark.parametrize("path", ["dvc_plots/index.html", "build/lib/rsd/losses.py"])
+def test_git_ignores_what_tools_write_here(path):
+    subprocess.run(["git", "check-ignore", "--quiet", "--no-index", path], cwd=ROOT, check=True)
 
 
 @pytest.mark.slow

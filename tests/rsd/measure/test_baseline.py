@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -48,3 +52,9 @@ def test_the_compiled_row_gives_threads_back(model, monkeypatch):
         assert torch.get_num_threads() == before + 1
         assert torch.is_inference_mode_enabled()
     assert torch.get_num_threads() == before
+
+
+def test_a_cuda_toolkit_without_gpu_warns_nobody(tmp_path):
+    environment = {**os.environ, "CUDA_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", "import rsd.measure.baseline, torch.utils.cpp_extension"]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr == ""

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from torch.utils.data import Dataset
 
@@ -19,3 +22,12 @@ def test_workers_report_a_bad_image_alike(workers):
     assert list(in_order(Images(), range(2), workers=workers)) == [0, 1]
     with pytest.raises(UserError, match="^expected a usable image in 2.png, found: empty$"):
         list(in_order(Images(), range(4), workers=workers))
+
+
+def test_more_workers_than_cores_warn_nobody():
+    program = (
+        "import os; from rsd.views.workers import in_order; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
+    )
+    command = [sys.executable, "-c", f"{program}; print(*in_order(range(3), range(3), workers=2))"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("0 1 2\n", "")
