@@ -9,6 +9,7 @@ from rsd.export.ladder import Ladder
 from rsd.export.options import export_options
 from rsd.export.pytorch_values import parts
 from rsd.export.strip import AsTrained, judge_stripped
+from rsd.export.student_gate import StudentGate
 from rsd.export.trace import judge_traced, trace
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.files import sha256, write_array
@@ -29,6 +30,7 @@ def main() -> None:
     model, normalize, _ = load_trained(record.folder)
     data, test = read_record(OUT.data), read_split(OUT.data, "test")
     expected = predict(model, normalize, test.images, batch_size=256).logits.numpy()
+    OUT.section("student_gate", StudentGate).check(record.name, expected, test.labels, record.classes)
     ladder = Ladder(expected, test, threads=threads)
     as_trained = AsTrained(record, OUT.teacher_folder, image_count=data.counts["train"])
     stripped = judge_stripped(ladder, options.gate("stripped"), model, normalize, as_trained)

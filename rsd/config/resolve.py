@@ -11,6 +11,7 @@ from rsd.config.method_code import method_code
 from rsd.config.section import checked, kind_of, mapping, unknown_keys
 from rsd.export import precisions as known_precisions
 from rsd.export.options import export_options
+from rsd.export.student_gate import StudentGate
 from rsd.export.tensorrt import EngineOptions
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError, near
@@ -30,6 +31,7 @@ SECTIONS: dict[str, Any] = {
     "teacher": TeacherOptions,
     "teacher_recipe": Recipe,
     "student": ModelOptions,
+    "student_gate": StudentGate,
     "recipe": Recipe,
     "views": ViewOptions,
     "compute": ComputeOptions,
@@ -116,6 +118,10 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         errors += _contradicted(override, PAPER, "override", params)
         sections |= {name: _merge(sections[name], values) for name, values in PAPER.items() if name in sections}
 
+    # A section of its own, so that another gate does not train the students anew.
+    student = sections["student"]
+    sections["student_gate"] = {"min_top1": student.pop("min_top1")} if "min_top1" in student else {}
+    files["student_gate"], override["student_gate"] = pair_file, override.get("student", {})
     if "method" in sections["export"]:
         sections["export"] = dict(sections["export"])
         sections["run"]["ships"] = sections["export"].pop("method")
@@ -125,7 +131,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     resolved: dict[str, Any] = {"teacher_recipe": None}  # stays None where the teacher is not trained here
     for name, values in sections.items():
         kind = SECTIONS[name]
-        prefix = "" if name == "run" else f"{name}."
+        prefix = {"run": "", "student_gate": "student."}.get(name, f"{name}.")
         file = files.get(name, params)
         resolved[name] = None if values is None else checked(kind, values, prefix, file, override.get(name), errors)
     # A section of its own, so that another number of epochs does not make another view store.

@@ -7,7 +7,7 @@ LONGEST_VALUE = 160
 
 def section_order(params: dict[str, Any]) -> list[str]:
     """In the order of the work: what was run, data and models, training, methods, then what follows."""
-    first = ["run", "data", "teacher", "teacher_recipe", "student", "recipe", "views"]
+    first = ["run", "data", "teacher", "teacher_recipe", "student", "student_gate", "recipe", "views"]
     last = ["compute", "export", "engine", "benchmark", "bundle"]
     order = {name: i for i, name in enumerate([*first, "method", *last])}
     return sorted(params, key=lambda name: (order.get(name.split(".")[0], len(order)), name))

@@ -3,10 +3,11 @@
 import math
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,6 +76,27 @@ def check_varied(logits: Tensor, *, epoch: int, warmup_epochs: int, step: int, l
             f"images after step {step} (last values: {_values(last)}): it has collapsed; lower recipe.learning_rate or "
             "the method's weight, or lengthen recipe.warmup_epochs"
         )
+
+
+def one_class(
+    logits: Tensor, labels: np.ndarray, classes: Sequence[str], *, epoch: int, warmup_epochs: int
+) -> str | None:
+    """A warning of a student that gives one class for all images after the warm-up; None where it gives several.
+
+    Args:
+        logits: `[N, classes]`, of the validation split.
+        labels: of these images, int64 `[N]`.
+        epoch: epochs done.
+    """
+    answers = logits.argmax(dim=1)
+    if epoch <= warmup_epochs or bool((answers != answers[0]).any()) or not (labels != labels[0]).any():
+        return None
+    name = classes[int(answers[0])]
+    return (
+        f"after epoch {epoch} the student gives the class '{name}' for all {len(labels)} validation images: it has "
+        "collapsed, or has learned nothing yet; if it stays so, lower recipe.learning_rate or the method's weight, "
+        "or lengthen recipe.warmup_epochs"
+    )
 
 
 def _values(last: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The loop: trains a task on views of images, selects on validation, survives a kill."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from rsd.models.outputs import Outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict_together
 from rsd.sources.images import LabelledImages
-from rsd.training.health import Log, check_validation, check_varied, has_stalled, mean_row, peak_megabytes
+from rsd.training.health import Log, check_validation, check_varied, has_stalled, mean_row, one_class, peak_megabytes
 from rsd.training.recipe import Recipe, part_size
 from rsd.training.resume import Saver, TrainingState
 from rsd.training.stepper import Stepper
@@ -137,7 +138,7 @@ def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trai
                 if run.done < steps and saver.is_due():
                     saver.save(run)
                     clock = time.perf_counter()
-            _end_epoch(run, stepper, data, steps, shared.batch_size, workers=session.compute.workers)
+            _end_epoch(run, stepper, data, steps, shared.batch_size, session)
             bar.set_postfix_str(f"validation {run.history[-1]['validation_top1']:.1f} %", refresh=False)
             log.write(
                 run.logged()
@@ -175,12 +176,12 @@ def _own_plan(epoch: int, *, plan: Callable[[int], EpochPlan], share: slice) -> 
     return EpochPlan([part[share] for part in whole.images], [part[share] for part in whole.views])
 
 
-def _end_epoch(run: TrainingState, stepper: Stepper, data: Data, steps: int, batch_size: int, *, workers: int) -> None:
+def _end_epoch(run: TrainingState, stepper: Stepper, data: Data, steps: int, batch_size: int, session: Session) -> None:
     """Validate, add the epoch to the history, and keep its weights if it is the one to select so far."""
     recipe, task, epoch = stepper.recipe, stepper.task, len(run.history) + 1
     model = task.get_eval_model(ema=stepper.has_average)
     logits = predict_together(
-        model, data.normalize, data.validation.images, batch_size=recipe.batch_size, workers=workers
+        model, data.normalize, data.validation.images, batch_size=recipe.batch_size, workers=session.compute.workers
     )
     row = {
         "epoch": float(epoch),
@@ -190,6 +191,12 @@ def _end_epoch(run: TrainingState, stepper: Stepper, data: Data, steps: int, bat
     }
     check_validation(row["validation_loss"], step=epoch * steps, last=stepper.last)
     check_varied(logits, epoch=epoch, warmup_epochs=recipe.warmup_epochs, step=epoch * steps, last=stepper.last)
+    warning = one_class(
+        logits, data.validation.labels, data.validation.classes, epoch=epoch, warmup_epochs=recipe.warmup_epochs
+    )
+    if warning and not run.warned and parallel.leads():
+        print(f"warning: {session.name}: {warning}", file=sys.stderr)
+    run.warned = run.warned or bool(warning)
     times = {
         "images_per_second": steps * batch_size / run.seconds,
         "seconds": run.seconds,

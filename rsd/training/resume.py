@@ -31,6 +31,9 @@ class TrainingState:
     seconds: float = 0.0
     """That these steps took."""
 
+    warned: bool = False
+    """Whether a collapsed student was named."""
+
     def add(self, terms: dict[str, Tensor], seconds: float) -> None:
         """Count a step."""
         self.sums = {key: self.sums[key] + value if key in self.sums else value for key, value in terms.items()}

@@ -59,6 +59,14 @@ def test_a_missing_dataset_folder_is_one_sentence(project):
     assert digest(project.out / "data" / "dataset.json") == before
 
 
+def test_a_weak_student_stops_the_export(project):
+    project.edit("out/params/student_gate.json", min_top1=100)
+    before = digest(project.out / "export" / "model.onnx")
+    assert "at least 100.00 % top-1, found" in (text := sentence(project.stage("export", check=False)))
+    assert "lower student.min_top1" in text
+    assert digest(project.out / "export" / "model.onnx") == before
+
+
 def test_a_misfit_teacher_checkpoint_is_one_sentence(project):
     torch.save({"state_dict": {"conv1.weight": torch.zeros(3, 3)}}, project.folder / "other.pth")
     project.edit("out/params/teacher.json", source="file", path="other.pth")

@@ -50,6 +50,15 @@ def test_every_named_choice_is_valid(project, kind):
         resolved()
 
 
+def test_the_students_gate_trains_nothing_anew(project):
+    edit, resolved = project
+    before = resolved()
+    edit({"override": {"student": {"min_top1": 50.0}}})
+    after = resolved()
+    assert (before["student_gate"], after["student_gate"]) == ({"min_top1": None}, {"min_top1": 50.0})
+    assert before["student"] == after["student"]
+
+
 def test_params_lie_above_the_pair_below_an_override(project):
     edit, resolved = project
     assert resolved()["run"]["recipe"] == "digits_vit"
@@ -235,6 +244,7 @@ def test_sections_of_the_wrong_kind_are_refused(project):
             {"override.recipe.epochs": 30, "override.recipe.warmup_epochs": 50},
             "recipe: expected fewer warmup_epochs than epochs, found 50 of 30",
         ),
+        ({"override.student.min_top1": 101}, "student.min_top1: expected less than or equal to 100, found 101"),
         ({"override.student.name": "vit_tinny"}, "student.name: expected the name of a timm model, found 'vit_tinny'"),
         ({"override.data.source": "digts"}, "data.source: expected a source of images out of cifar100, digits, "),
         ({"override.data.source": "digts"}, "found 'digts'; did you mean digits?"),

@@ -224,6 +224,19 @@ def test_a_collapsed_student_stops_after_the_warm_up():
         scratch_run(model)
 
 
+def test_one_class_for_all_images_is_named(capsys):
+    """A head whose bias outweighs all that the images say."""
+    model = student()
+    with torch.no_grad():
+        model.head.bias[1] = 20.0
+    scratch_run(model)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "gives the class" in line]
+    assert len(lines) == 1
+    assert "after epoch 2 the student gives the class 'bright' for all 40 validation images" in lines[0]
+    scratch_run()
+    assert "gives the class" not in capsys.readouterr().err
+
+
 def test_a_kill_after_the_last_epoch_loses_nothing(tmp_path, monkeypatch):
     def save_then_die(path, content):
         save(path, content)
