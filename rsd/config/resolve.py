@@ -120,7 +120,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
 
     # A section of its own, so that another gate does not train the students anew.
     student = sections["student"]
-    sections["student_gate"] = {"min_top1": student.pop("min_top1")} if "min_top1" in student else {}
+    sections["student_gate"] = {"min_top1": student.pop("min_top1")} if student and "min_top1" in student else {}
     files["student_gate"], override["student_gate"] = pair_file, override.get("student", {})
     if "method" in sections["export"]:
         sections["export"] = dict(sections["export"])

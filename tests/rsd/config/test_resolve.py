@@ -244,7 +244,7 @@ def test_sections_of_the_wrong_kind_are_refused(project):
             {"override.recipe.epochs": 30, "override.recipe.warmup_epochs": 50},
             "recipe: expected fewer warmup_epochs than epochs, found 50 of 30",
         ),
-        ({"override.student.min_top1": 101}, "student.min_top1: expected less than or equal to 100, found 101"),
+        ({"override.student.min_top1": 101}, "student.min_top1: expected at most 100, found 101"),
         ({"override.student.name": "vit_tinny"}, "student.name: expected the name of a timm model, found 'vit_tinny'"),
         ({"override.data.source": "digts"}, "data.source: expected a source of images out of cifar100, digits, "),
         ({"override.data.source": "digts"}, "found 'digts'; did you mean digits?"),
