@@ -2,6 +2,7 @@
 
 import io
 import random
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -44,6 +45,19 @@ def test_a_tar_installs_exactly_as_its_folder(shared, releases, tmp_path):
     assert releases.install(shared.first, shared.keys) == ("tiny-1", False)
     assert releases.activate(shared.keys) == "tiny-1"
     assert left(releases) == ["tiny-1"]
+
+
+def test_a_tar_with_the_folder_inside_installs(shared, releases, tmp_path):
+    tar = tmp_path / "x.tar"
+    subprocess.run(["tar", "-C", shared.first.parent, "-cf", tar, shared.first.name], check=True)
+    assert releases.install(tar, shared.keys) == ("tiny-1", True)
+    assert left(releases) == ["tiny-1"]
+
+
+def test_the_folder_above_a_bundle_is_named(shared, releases, tmp_path):
+    shutil.copytree(shared.first, tmp_path / "releases" / "tiny-1")
+    with pytest.raises(EdgeError, match="found one in its folder 'tiny-1'; give that"):
+        releases.install(tmp_path / "releases", shared.keys)
 
 
 REFUSED = {

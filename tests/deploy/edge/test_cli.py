@@ -44,7 +44,9 @@ def test_commands_lead_from_signed_bundle_to_prediction(shared, at, capsys, tmp_
     assert "tiny-1: signed by a pinned key" in run(capsys, *at, "verify", packed(shared.first, tmp_path / "one.tar"))
     assert "tiny-1: installed" in run(capsys, *at, "install", shared.first)
     assert "tiny-1: was installed already" in run(capsys, *at, "install", shared.first)
+    assert "was installed already; `rsd-edge activate` makes it current" in run(capsys, *at, "install", shared.first)
     assert "tiny-1: current and good" in run(capsys, *at, "activate")
+    assert run(capsys, *at, "install", shared.first) == "tiny-1: was installed already; it is current\n"
     run(capsys, *at, "install", shared.second)
     run(capsys, *at, "activate", "tiny-2")
     assert "tiny-1: current again" in run(capsys, *at, "rollback")

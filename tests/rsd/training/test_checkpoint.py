@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +78,7 @@ def test_other_runs_are_left_alone(tmp_path):
 HOLDER = """
 import os, sys, time
 from pathlib import Path
+from typing import Any
 from rsd.machine import unfinished
 from rsd.training import checkpoint
 from rsd.training.resume import TrainingState
@@ -144,6 +146,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, left):
 FULL_DISK = """
 import resource, signal, sys, torch
 from pathlib import Path
+from typing import Any
 from rsd.machine import unfinished
 from rsd.training import checkpoint
 from rsd.training.resume import TrainingState
@@ -201,12 +204,13 @@ def test_any_wrong_byte_is_a_sentence_or_harmless(tmp_path):
 def test_a_progress_of_another_kind_is_refused(tmp_path):
     row = {"epoch": 1.0, "validation_top1": 50.0}
     best = {"row": row, "weights": {"student": {}, "scaffold": {}}}
-    whole = {"history": [row], "best": best, "times": [row], "done": 1, "sums": {}, "seconds": 1.0}
+    whole: dict[str, Any] = {"history": [row], "best": best, "times": [row], "done": 1, "sums": {}, "seconds": 1.0}
     TrainingState(**whole).check(steps=4, epochs=3)
-    for fault in (
+    faults: tuple[dict[str, Any], ...] = (
         {"history": [row] * 4, "times": [row] * 4}, {"times": []}, {"done": 4}, {"done": -1}, {"done": "1"},
         {"history": [{"epoch": "1"}]}, {"history": 3}, {"best": {}}, {"best": {"row": row}}, {"best": 7},
         {"best": {"row": row, "weights": {}}},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for fault in faults:
         with pytest.raises(UserError, match="expected a whole checkpoint"), checkpoint.whole(tmp_path):
             TrainingState(**(whole | fault)).check(steps=4, epochs=3)

@@ -1,4 +1,4 @@
-"""A bundle as one file: an uncompressed tar of its folder, as Ansible and Mender carry it.
+"""A bundle as one file: an uncompressed tar of its folder, or of its folder's content, as Ansible and Mender carry it.
 
 It is unpacked before its signature is checked, so only plain files below one folder are taken.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rsd_edge.bundle import MAX_BYTES, MAX_FILES, check_path
 from rsd_edge.errors import EdgeError
+from rsd_edge.signature import NAME
 
 MAX_HEADER = 1 << 16
 """Bytes of a long name or of attributes, which tarfile reads into memory."""
@@ -39,7 +40,8 @@ def unpacked(source: Path, folder: Path) -> Iterator[Path]:
     folder.mkdir(mode=0o700)
     try:
         _unpack(source, folder)
-        yield folder
+        parts = list(folder.iterdir())
+        yield parts[0] if len(parts) == 1 and (parts[0] / NAME).is_file() else folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # the next command that changes releases removes the rest
 

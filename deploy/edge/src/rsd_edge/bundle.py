@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from rsd_edge import disk, signature
 from rsd_edge.errors import EdgeError
-from rsd_edge.records import MalformedError, Manifest, load
+from rsd_edge.records import MalformedError, Manifest, load, short
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -68,6 +68,8 @@ def read(folder: Path, keys: Sequence[Path]) -> Bundle:
     pinned = signature.pinned_keys(keys)
     sizes = _file_sizes(folder)
     if signature.NAME not in sizes:
+        for inner in (name.rpartition("/")[0] for name in sorted(sizes) if Path(name).name == signature.NAME):
+            raise EdgeError(f"expected a signed bundle in {folder}, found one in its folder {short(inner)}; give that")
         raise EdgeError(f"expected a signed bundle in {folder}, found no {signature.NAME}; run `rsd sign bundle`")
     key, files = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), pinned)
     for name in files:

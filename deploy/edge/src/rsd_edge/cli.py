@@ -43,7 +43,9 @@ def _verify(args: argparse.Namespace) -> None:
 def _install(args: argparse.Namespace) -> None:
     releases = Releases(args.root)
     name, new = releases.install(args.bundle, _keys(args), allow_downgrade=args.allow_downgrade, keep=args.keep)
-    print(f"{name}: {'installed' if new else 'was installed already'}; `rsd-edge activate` makes it current")
+    current = releases.current()
+    advice = "it is current" if current and current.name == name else "`rsd-edge activate` makes it current"
+    print(f"{name}: {'installed' if new else 'was installed already'}; {advice}")
 
 
 def _activate(args: argparse.Namespace) -> None:
