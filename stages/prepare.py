@@ -6,6 +6,7 @@ from stages import OUT, run
 
 def main() -> None:
     record = OUT.section("data", Source).prepare(OUT.data)
+    OUT.check_batches(record.counts["train"])
     OUT.write(record)
     counts = ", ".join(f"{count} {split}" for split, count in record.counts.items())
     print(f"{record.source}: {counts} images of {record.height} x {record.width}, {len(record.classes)} classes")

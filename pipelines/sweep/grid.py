@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rsd.machine.errors import UserError
 from rsd.machine.faults import in_words
+from rsd.machine.options import Seed
 from rsd.machine.yaml_file import read_yaml
 
 AXIS_VALUE = re.compile(r"[^][,\s]+")
@@ -31,7 +32,7 @@ class Grid(BaseModel):
     """As for `dvc exp run --queue -S`: `pair=digits/resnet-vit,mine/swin-resnet`, `method.rsd.weight=0.05,0.1`."""
     methods: list[str] | None = Field(None, min_length=1)
     """Of every cell, in place of those in params.yaml; scratch, the twin, is added."""
-    seeds: list[int] | None = Field(None, min_length=1)
+    seeds: list[Seed] | None = Field(None, min_length=1)
     """Of every cell, in place of those in params.yaml."""
     split: list[Literal["methods", "seeds"]] = []
     """These are spread over cells of their own. Else a cell trains all of its methods and seeds, one after another."""

@@ -41,7 +41,7 @@ class Int8Options(Options):
     calibration: Literal["min_max", "percentile", "entropy"] = "min_max"
     """How the range of a value is taken from what it was for the calibration images: all of it, all but the
     outermost, or what keeps most of the information."""
-    calibration_images: int = Field(256, ge=1)
+    calibration_images: int = Field(256, ge=1, le=1_000_000)
     """Drawn from the training split, as they are served without augmentation."""
     percentile: float = Field(99.99, gt=50, le=100)
     """Share of a value's magnitudes that its range holds, in per cent; of `calibration: percentile`."""

@@ -30,10 +30,10 @@ class EngineOptions(Options):
 
     library: Annotated[str, OneOf(lambda: ["auto", *runtimes.builders()])] = "auto"
     """`auto` takes the first that can build here."""
-    min_batch: int = Field(default=1, ge=1)
-    opt_batch: int = 1
+    min_batch: int = Field(default=1, ge=1, le=65536)
+    opt_batch: int = Field(1, ge=1, le=65536)
     """The batch size that kernels are chosen for."""
-    max_batch: int = 8
+    max_batch: int = Field(8, ge=1, le=65536)
     compute_capabilities: list[Annotated[str, Field(pattern=r"^(\d+\.\d|current)$")]] | None = None
     """GPU generations; `current` is the GPU of this machine, the only one that tensorrt builds for. By default
     tensorrt takes `current` and tensorrt_rtx 8.6, 8.9 and 12.0 (RTX 30, 40 and 50)."""

@@ -19,10 +19,10 @@ class ComputeOptions(Options):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU if there is one."""
-    processes: int = Field(1, gt=0)
+    processes: int = Field(1, gt=0, le=1024)
     """Processes that train together on one batch, over all machines, started by torchrun. They share the embedding and
     the evaluation, too. With `cuda` each has a GPU of its own."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=1024)
     """Extra processes that prepare batches, for each process; they do not change a pixel."""
     amp: Literal["none", "bf16", "fp16"] = "none"
     """Automatic mixed precision of student, scaffold and live teacher; fp16 scales the loss. Losses, weights and
@@ -33,7 +33,7 @@ class ComputeOptions(Options):
     """`torch.compile` the modules that are trained. The bits then depend on the compiler, too."""
     deterministic: bool = True
     """Train on a GPU with kernels that give the same bits in every run; false takes the fastest kernels."""
-    threads: int = Field(1, gt=0)
+    threads: int = Field(1, gt=0, le=1024)
     """CPU threads of a stage. Another count gives other bits. The default is 1, because stages that run side by side
     become very slow when they share cores."""
 

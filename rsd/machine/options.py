@@ -19,6 +19,10 @@ UserPath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
 """A path, written as text; `~` is the home folder."""
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator takes; NumPy's old one, which scikit-learn uses, takes no more."""
+
+
 class OneOf:
     """Metadata of a text that must be one of some names, such as the files of a folder."""
 

@@ -48,12 +48,12 @@ class BenchmarkOptions(Options):
     warmup_seconds: float = Field(default=0.1, ge=0)
     """A window of the warm-up before each round, which ends when two successive windows agree within 5 %."""
     min_seconds: float = Field(default=5.0, ge=0)
-    min_samples: int = Field(default=662, ge=1)
+    min_samples: int = Field(default=662, ge=1, le=1_000_000)
     """662 is the least that a 99th percentile can be read from; rows above batch 1 take at most 64."""
-    rounds: int = Field(default=5, ge=1)
-    offline_batches: list[Annotated[int, Field(ge=2)]] = Field(default=[8, 32])
+    rounds: int = Field(default=5, ge=1, le=1000)
+    offline_batches: list[Annotated[int, Field(ge=2, le=65_536)]] = Field(default=[8, 32])
     """Batch sizes of the rows that state throughput, with all cores; an engine's are clipped to its profile."""
-    cold_starts: int = Field(default=3, ge=0)
+    cold_starts: int = Field(default=3, ge=0, le=1000)
     """Fresh processes per file and number of threads."""
     runtimes: list[Annotated[str, OneOf(readers)]] = Field(default=["onnxruntime"], min_length=1)
     """Of the ONNX files."""

@@ -13,7 +13,7 @@ from rsd.models.outputs import embedding_width
 class CCOptions(WeightOptions):
     """Options of `method.cc`."""
 
-    width: int = Field(128, gt=0)
+    width: int = Field(128, gt=0, le=65536)
     """To which both embeddings are mapped."""
 
 

@@ -18,9 +18,9 @@ from rsd.models.outputs import Outputs, embedding_width
 class CRDOptions(WeightOptions):
     """Options of `method.crd`."""
 
-    width: int = Field(128, gt=0)
+    width: int = Field(128, gt=0, le=65536)
     """Of the vectors that are contrasted."""
-    negatives: int = Field(16384, gt=0)
+    negatives: int = Field(16384, gt=0, le=10000000)
     """Other images that each image is contrasted with, drawn anew at each step, with replacement (K in the paper)."""
     temperature: float = Field(0.07, gt=0)
     momentum: float = Field(0.5, ge=0, lt=1)

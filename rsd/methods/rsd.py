@@ -36,13 +36,13 @@ class RSDOptions(MethodOptions):
     """Weight of the redundancy term; 0 keeps only the invariance."""
     gamma: float = Field(2.0, gt=0)
     """Width of the AAD's hidden layer as a multiple of the student's embedding."""
-    max_hidden: int | None = Field(None, gt=0)
+    max_hidden: int | None = Field(None, gt=0, le=1_000_000)
     """A cap on that width, for students with a wide embedding such as MobileNetV2's; null for none."""
     space: Literal["embedding", "logits", "both"] = "embedding"
     """What of student and teacher is correlated; `both` adds the two losses."""
     aad: Literal["embedding", "logits", "both", "none"] = "embedding"
     """Which of these the student's side passes through an AAD; without one the widths must be equal."""
-    reference_width: int | None = Field(None, gt=1)
+    reference_width: int | None = Field(None, gt=1, le=1_000_000)
     """Both sums grow with the width D of what is correlated, the invariance as D, the redundancy as D (D - 1).
     With a reference width W they are scaled by W / D and W (W - 1) / (D (D - 1)), as if the teacher were W wide; null
     leaves the sums alone. For teachers narrower than 256 that made the redundancy too strong (docs/sensitivity.md)."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 import timm
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.models._hub import load_model_config_from_path, save_config_for_hf
 from torch import Tensor, nn
@@ -28,9 +29,19 @@ OTHERS_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "
 
 
 def save_weights(state: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
-    """Write a state dict as safetensors, whole or not at all."""
+    """Write a state dict as safetensors, whole or not at all.
+
+    Raises:
+        OSError: there is no room for it, or the folder cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with written_aside(path) as aside:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, aside, metadata)
+        try:
+            save_file(tensors, aside, metadata)
+        except SafetensorError as error:
+            if "I/O error" not in str(error):
+                raise
+            raise OSError(f"{path}: {str(error).partition('I/O error: ')[2]}") from error
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -43,7 +54,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise UserError(f"expected weights at {path}, found no such file; check the path")
     try:
         state = load_file(path)
-    except Exception as error:  # safetensors raises its own type, which it does not export
+    except (OSError, SafetensorError) as error:
         raise UserError(f"expected a safetensors file at {path}, found something else ({error})") from error
     load_state(model, state, path=path, what="the model")
 

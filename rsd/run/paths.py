@@ -9,7 +9,7 @@ from pydantic import BaseModel, JsonValue
 
 from rsd.machine.errors import UserError
 from rsd.machine.faults import read_checked
-from rsd.machine.files import sha256, write_json, written_aside
+from rsd.machine.files import read_json, sha256, write_json, written_aside
 from rsd.run.records import (
     BundleRecord,
     Choice,
@@ -160,6 +160,23 @@ class Run:
     def section(self, name: str, kind: type[Kind]) -> Kind:
         """A section of the resolved params, which the stage `params` has checked, as its type."""
         return self._read(f"params/{name}.json", kind, "params")
+
+    def check_batches(self, images: int) -> None:
+        """Refuse batches that so few training images do not fill, before a teacher is trained in vain.
+
+        A stage that only checks a recipe does not depend on it: another recipe changes nothing of what it writes.
+
+        Raises:
+            UserError: a recipe's batch is larger.
+        """
+        for name in ("teacher_recipe", "recipe"):
+            path = self.params / f"{name}.json"
+            recipe = read_json(path) if path.is_file() else None  # null where the teacher is not trained here
+            if recipe and recipe["batch_size"] > images:
+                raise UserError(
+                    f"{name}.batch_size: expected at most the {images} training images, found {recipe['batch_size']}; "
+                    "lower it, or give more images"
+                )
 
     def choice(self) -> Choice:
         return self.section("run", Choice)

@@ -6,6 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from rsd.machine.kinds import Kind
+from rsd.machine.options import Seed
 from rsd.sources.images import DatasetRecord
 
 
@@ -25,7 +26,7 @@ class Source(Kind):
     train_share: float = Field(1.0, gt=0, le=1)
     """Share of the training images that are used, stratified by class: it shows what fewer images cost. The validation
     and test splits stay as they are."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the split."""
 
     @property

@@ -9,6 +9,7 @@ from torch import nn
 
 from rsd.machine.errors import UserError
 from rsd.machine.kinds import Kind
+from rsd.machine.options import Seed
 from rsd.models.chance import too_weak
 from rsd.models.folder import Pixels
 from rsd.models.make import ModelOptions, create
@@ -42,9 +43,9 @@ class TeacherOptions(Kind, ModelOptions):
     source: str = "pretrain"
     recipe: str | None = None
     """For a kind that is trained here: a name in conf/recipe. Other kinds ignore it."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of new weights and, for a kind that is trained here, of the order and the views."""
-    input_size: int | None = Field(None, ge=8)
+    input_size: int | None = Field(None, ge=8, le=8192)
     """Side in pixels to which images are resized for the teacher alone; null takes them as they are served, or, for
     finished weights that state their size, at that size."""
     mean: list[float] | None = None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
-from rsd.machine.options import Options
+from rsd.machine.options import Options, Seed
 from rsd.models.features import StagedOutputs, staged_outputs
 from rsd.models.outputs import Outputs, outputs
 from rsd.models.pixels import PixelNormalize
@@ -23,11 +23,11 @@ from rsd.views.augment import AugmentOptions
 class ViewOptions(Options):
     """`views` of params.yaml."""
 
-    count: int = Field(30, ge=0)
+    count: int = Field(30, ge=0, le=100_000)
     """Stored views of each image, cycled over the epochs; 0 runs the teacher live, on fresh views."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the stored views."""
-    batch_size: int = Field(256, gt=0)
+    batch_size: int = Field(256, gt=0, le=1_000_000)
     """Images per forward pass of the teacher."""
 
 

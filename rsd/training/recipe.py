@@ -18,8 +18,8 @@ from rsd.views.augment import AugmentOptions
 class Recipe(Options):
     """A training recipe, `conf/recipe/*.yaml`."""
 
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(gt=1)
+    epochs: int = Field(gt=0, le=1_000_000)
+    batch_size: int = Field(gt=1, le=1_000_000)
     """Images per step over all processes."""
     optimizer: str
     """timm's name of the optimiser: sgd, adamw, lamb ..."""
@@ -29,9 +29,9 @@ class Recipe(Options):
     min_learning_rate: float = Field(0.0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["cosine", "step"] = "cosine"
-    decay_epochs: int = Field(30, gt=0)
+    decay_epochs: int = Field(30, gt=0, le=1_000_000)
     """For `schedule: step`: the learning rate falls to a tenth each so many epochs."""
-    warmup_epochs: int = Field(0, ge=0)
+    warmup_epochs: int = Field(0, ge=0, le=1_000_000)
     warmup_learning_rate: float = Field(0.0, ge=0)
     """Where the warm-up starts."""
     loss: Literal["ce", "bce"] = "ce"
@@ -39,7 +39,7 @@ class Recipe(Options):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     clip_gradient: float | None = Field(None, gt=0)
     """Largest gradient norm; null leaves gradients alone."""
-    accumulation: int = Field(1, gt=0)
+    accumulation: int = Field(1, gt=0, le=1_000_000)
     """Parts of a step's batch that go through the student one after the other, where the whole does not fit in memory.
     The step equals that of the whole batch, except that batch norm sees a part. Methods that compare the images of a
     batch with each other refuse more than 1."""
@@ -47,7 +47,7 @@ class Recipe(Options):
     """Of the images of each batch, in a data set in which some have no label."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is validated and kept; null: none."""
-    patience: int | None = Field(None, gt=0)
+    patience: int | None = Field(None, gt=0, le=1_000_000)
     """Training ends when validation has not improved for so many epochs; null: never early."""
     augment: AugmentOptions = AugmentOptions()
     select: Literal["best", "last"] = "best"

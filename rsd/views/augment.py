@@ -16,7 +16,7 @@ from rsd.views.perturb import erased, perturbed, understands
 class AugmentOptions(Options):
     """How a view differs from its image; the changes are made in this order. The defaults change nothing."""
 
-    shift: int = Field(0, ge=0)
+    shift: int = Field(0, ge=0, le=1024)
     """Largest shift in pixels, in all four directions; the uncovered border is black."""
     crop: CropOptions | None = None
     """`{}` is the usual random resized crop; null serves the whole image."""
@@ -32,7 +32,7 @@ class AugmentOptions(Options):
     """Alpha of the Beta distribution of mixup's shares (Zhang et al., ICLR 2018); 0 for none."""
     cutmix: float = Field(0.0, ge=0)
     """Alpha of CutMix (Yun et al., ICCV 2019). If mixup is on too, each mixes half of the pairs."""
-    repeats: int = Field(1, gt=0)
+    repeats: int = Field(1, gt=0, le=1000)
     """Views of each image in an epoch (Hoffer et al., CVPR 2020); an epoch then has that many times fewer different
     images."""
 

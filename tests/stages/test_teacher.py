@@ -39,6 +39,8 @@ def settings(**changes):
     override = {name: values for name, values in TINY["override"].items() if name != "teacher"}
     override["teacher_recipe"] = {"epochs": 1, "warmup_epochs": 0}
     override["recipe"] = {"epochs": 1, "warmup_epochs": 0}
+    for name, values in changes.pop("override", {}).items():
+        override[name] |= values
     chosen = read_yaml(ROOT / "params.yaml") | TINY | {"pair": "mine", "override": override}
     with open("params.yaml", "w") as file:
         json.dump(chosen | changes, file)
@@ -98,6 +100,14 @@ def test_every_stage_uses_the_teachers_own_preprocessing(project, monkeypatch):
     )
     expected = torch.nn.functional.cross_entropy(by_hand(test.images[:]).logits, torch.from_numpy(test.labels))
     assert evaluated["nll"] == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["recipe", "teacher_recipe"])
+def test_a_batch_beyond_the_images_is_refused_first(project, name):
+    settings(override={name: {"batch_size": 898}})
+    for stage in (prepare, teacher):
+        with pytest.raises(UserError, match=f"{name}.batch_size: expected at most the 897 training images, found 898"):
+            stage.main()
 
 
 def test_a_copied_teacher_folder_is_that_teacher(project):

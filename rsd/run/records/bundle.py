@@ -46,7 +46,7 @@ class Requires(Options):
     architectures: list[Literal["x86_64", "aarch64"]] = Field(["x86_64", "aarch64"], min_length=1)
     onnxruntime: str = Field("1.18", pattern=r"^\d+\.\d+$")
     """Or newer. 1.18 is the first that reads IR version 10 of ONNX."""
-    memory_mib: int = Field(256, ge=0)
+    memory_mib: int = Field(256, ge=0, le=1_000_000)
     """Free when a release is installed."""
 
 

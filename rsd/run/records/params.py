@@ -1,11 +1,11 @@
 """Records of the params: the choice of what is run, and what lies outside of the project."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from rsd.machine.options import Options
+from rsd.machine.options import Options, Seed
 from rsd.run.records.base import Part, Written
 
 
@@ -16,7 +16,7 @@ class Choice(Options):
     data: str
     recipe: str
     methods: list[str] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     precisions: list[str] = Field(min_length=1)
     protocol: Literal["ours", "paper"] = "ours"
     ships: str

@@ -9,6 +9,8 @@ from rsd.config.resolve import SECTIONS
 from rsd.machine.errors import UserError
 from rsd.machine.faults import first_fault, in_words, read_checked
 from rsd.methods import distiller, methods
+from rsd.sources.base import Source
+from rsd.teacher.base import TeacherOptions
 
 WRONG = [None, -1, 1.5, "x", "", [], {}, {"a": 1}, True, [None], 10**30, float("nan"), [1, 2, 3, 4, 5], object()]
 KINDS = SECTIONS | {name: distiller(name).Options for name in methods()}
@@ -27,6 +29,23 @@ def test_no_section_answers_in_pydantics_words():
         assert re.match(r"expected .+, found .+|unknown key|missing; give it a value", sentence), sentence
         assert not re.search(r"[Ii]nput should|permitted|valid (integer|number|string|list|dict)", sentence), sentence
         assert "\n" not in sentence
+
+
+def unbounded(schema: object, path: str = "") -> list[str]:
+    """Where a JSON schema has whole numbers without a least or without a largest."""
+    if isinstance(schema, list):
+        return [place for part in schema for place in unbounded(part, path)]
+    if not isinstance(schema, dict):
+        return []
+    least, largest = ({bound, f"exclusive{bound.capitalize()}"} & schema.keys() for bound in ("minimum", "maximum"))
+    here = [path] if schema.get("type") == "integer" and not (least and largest) else []
+    return here + [place for key, part in schema.items() for place in unbounded(part, f"{path}/{key}")]
+
+
+def test_every_whole_number_of_the_params_is_bounded():
+    subkinds = [kind.named(name) for kind in (Source, TeacherOptions) for name in kind.names()]
+    for kind in (*KINDS.values(), *subkinds):
+        assert unbounded(TypeAdapter(kind).json_schema(), kind.__name__) == []
 
 
 def test_a_long_value_is_cut():

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -222,3 +224,31 @@ def test_a_malformed_config_ends_in_a_sentence(tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match="^expected "):
         load_trained(tmp_path)
+
+
+FULL = """
+import resource, signal, sys, torch
+from pathlib import Path
+from rsd.models.folder import save_weights
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as a full disk: the write fails, the process lives
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    save_weights({"weight": torch.zeros(100_000)}, Path(sys.argv[1]))
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_raises_an_oserror(tmp_path):
+    target = tmp_path / "model.safetensors"
+    target.write_bytes(b"the last good one")
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(target)],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{target}: File too large (os error 27)\n"
+    assert target.read_bytes() == b"the last good one"
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
