@@ -29,7 +29,7 @@ from rsd.machine.yaml_file import read_yaml
 from rsd.models.make import ModelOptions, create
 from rsd.sources.images import ArrayImages
 
-# A pair of the paper each of them is the student of.
+# Each student, and a pair of the paper that has it.
 STUDENTS = {
     "resnet18": "cifar100/swin_t-resnet18",
     "mobilenetv2": "cifar100/swin_t-mobilenetv2",

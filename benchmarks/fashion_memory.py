@@ -34,7 +34,7 @@ STAGES = (
 
 
 def settings(epochs: int, views: int) -> dict[str, Any]:
-    """What params.yaml says otherwise than the project's."""
+    """What differs from the project's params.yaml."""
     fewer = {"epochs": epochs, "warmup_epochs": 0}
     return {
         "data": "fashion_mnist",
@@ -66,7 +66,7 @@ def peak_of(command: list[str], folder: Path) -> tuple[float, float]:
 
 
 def copy_of_the_project(folder: Path, changes: dict[str, Any]) -> None:
-    """What the stages need of it, with other params."""
+    """The files that the stages need, with changed params."""
     for name in ("conf", "methods", "rsd", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     params = read_yaml(ROOT / "params.yaml") | changes

@@ -4,8 +4,8 @@
     python -m benchmarks.folder_index --images 2000 --side 500   # of the size of photographs
 
 Makes a temporary folder of JPEG files in 100 classes (they differ in the bytes after the image, so that none is a
-copy of another), indexes it in a process of its own, and removes it. The memory is the peak of that process, as the
-kernel counted it; the index is made by threads, so there are no others, and the count of children would show them.
+copy of another), indexes it in a process of its own, and removes it. The memory is the peak of that process and its
+largest child, as the kernel counts it; threads make the index, so there should be no child.
 With 100,000 files it must stay below 1 GB: the command ends with status 1 if it does not.
 """
 

@@ -77,7 +77,7 @@ def _no_provider(name: str) -> str | None:
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        if "cannot open shared object" in str(error):  # the runtime is built for it, and lacks what it is built on
+        if "cannot open shared object" in str(error):  # this onnxruntime has the provider, not the provider's library
             return f"{name} lacks a library: {error}"
     return None
 
@@ -172,7 +172,7 @@ def without_gpu() -> str | None:
     return None
 
 
-def carried_out(check: Check, device: torch.device, folder: Path) -> dict[str, Any]:
+def run_check(check: Check, device: torch.device, folder: Path) -> dict[str, Any]:
     """Run a check: its name, status ("passed", "failed: ..." or "not run: ..."), seconds and facts."""
     if reason := check.missing():
         return {"check": check.name, "status": f"not run: {reason}"}
@@ -198,7 +198,7 @@ def gpu_check(selection: list[Check], record: Path) -> bool:
         results = [{"check": check.name, "status": f"not run: {NO_DEVICE}"} for check in selection]
     else:
         with tempfile.TemporaryDirectory() as folder:
-            results = [carried_out(check, torch.device("cuda"), Path(folder)) for check in selection]
+            results = [run_check(check, torch.device("cuda"), Path(folder)) for check in selection]
     device = fingerprint()
     write_json(
         record, {"device": device, "revision": git_revision(), "torch_cuda": torch.version.cuda, "checks": results}

@@ -40,8 +40,8 @@ from rsd.training.loop import Data, Session, train
 from rsd.training.recipe import Recipe
 from rsd.views.augment import ViewChoice
 
-# Of the logit range, for providers of ONNX Runtime: what rounding may change, TF32 where one takes it for float32, and
-# int8's coarse steps. Engines are held to the pipeline's own gates.
+# How far a provider's logits may differ from the CPU's, as a share of their range: rounding, TF32 in place of float32,
+# and int8's coarse steps. Engines are held to the pipeline's own gates.
 TOLERANCE = {"fp32": 1e-2, "fp16": 2e-2, "int8": 5e-2}
 RUNS, WARM_UP = 200, 20
 PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
@@ -50,7 +50,7 @@ PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRT
 def make_student(folder: Path) -> None:
     """Train a tiny ResNet on the digits and write it in every precision, with test images, labels and logits.
 
-    Does nothing where that is done.
+    Does nothing if the folder has them already.
     """
     if (folder / "done.json").is_file():
         return

@@ -6,9 +6,9 @@
 Some minutes on one GPU. Untrained pairs of the paper at 224 x 224, batch 128 of random pixels.
 
 *steps*: the step of `Stepper` on a batch in pinned memory, in several settings of `compute`. Four ways to train the
-same student run turn by turn: alone (*scratch*), by RSD with the teacher's word from a view store (*stored*), the plain
-step with a live teacher's forward pass before it, and RSD with the *live* teacher. Images per second are medians with
-quartiles, a ratio is the median of the ratios within a turn.
+same student run turn by turn: alone (*scratch*), by RSD with the teacher's outputs from a view store (*stored*), the
+plain step with a live teacher's forward pass before it, and RSD with the *live* teacher. Images per second are medians
+with quartiles, a ratio is the median of the ratios within a turn.
 
 *loop*: `train` over one epoch after a first that is not counted, with crop and flip, by the number of worker
 processes that prepare batches: images of 32 x 32 in memory (CIFAR-100's format) and JPEGs of 500 x 375 (ImageNet's), of

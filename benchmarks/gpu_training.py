@@ -83,7 +83,7 @@ class StoppedError(Exception):
 
 
 class Teacher:
-    """Tells something deterministic of the pixels; stops the run at its `last` call."""
+    """A linear map of the pixels; stops the run at its `last` call."""
 
     def __init__(self, device: torch.device, last: int | None = None) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -112,7 +112,7 @@ def trained(
 
 @cache
 def on_cpu(name: str) -> Trained:
-    """What all others are held to."""
+    """The reference of the other trainings."""
     return trained(ComputeOptions(device="cpu"), name=name)
 
 
@@ -158,9 +158,9 @@ def repeated(device: torch.device) -> dict[str, Any]:
 
 
 def attention_repeated(device: torch.device, folder: Path, *, case: Case = ATTENTION, **changes: Any) -> dict[str, Any]:
-    """Twice the same steps of RSD give the same losses and gradients, to the bit, of a student with attention.
+    """The same steps of RSD, run twice, give a student with attention the same losses and gradients to the bit.
 
-    Its fast backward kernels add up in another order in every run, unless they are told not to.
+    The fast backward kernels of attention sum in another order in every run; deterministic ones do not.
     """
     compute, losses_of_runs = options(device, **changes), []
     set_up(compute)
@@ -175,7 +175,7 @@ def attention_repeated(device: torch.device, folder: Path, *, case: Case = ATTEN
 
 
 def refused(device: torch.device) -> dict[str, Any]:
-    """An operation that has no deterministic kernel is named in a sentence, and taken where that is asked for."""
+    """An operation without a deterministic kernel is refused by name; `deterministic: false` allows it."""
 
     def backward() -> None:
         image = torch.rand(1, 1, 8, 8, device=device, requires_grad=True)
@@ -227,7 +227,7 @@ def distilling(device: torch.device, method: str, name: str = "vit") -> dict[str
 
 
 def looked_into(device: torch.device) -> dict[str, Any]:
-    """What the stage `evaluate` says of a student and its teacher on the device is what it says on the CPU."""
+    """The stage `evaluate` gives the same figures on the device as on the CPU."""
     values, test = [], images(64, 1)
     labels = torch.from_numpy(test.labels)
     for where in (torch.device("cpu"), device):
@@ -246,7 +246,7 @@ def looked_into(device: torch.device) -> dict[str, Any]:
         values.append(np.array([*figures, *likeness["cka"], *np.ravel(correlation)]))
     apart = float(np.abs(values[0] - values[1]).max())
     if not apart <= 0.02:
-        raise UserError(f"expected what the CPU says of student and teacher within 0.02, found {apart:.3g}")
+        raise UserError(f"expected the CPU's figures of student and teacher within 0.02, found {apart:.3g}")
     return {"apart": apart}
 
 
@@ -273,7 +273,7 @@ def embedded(device: torch.device, folder: Path) -> dict[str, Any]:
 
 
 def in_two_processes(device: torch.device, folder: Path) -> dict[str, Any]:
-    """Two processes, over NCCL on GPUs and gloo on a CPU, end with the student of one with the whole batch."""
+    """Two processes (NCCL on GPUs, gloo on a CPU) train the student that one process trains on the whole batch."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "benchmarks.gpu_training", str(folder), device.type]
     process = subprocess.run(command, capture_output=True, text=True)

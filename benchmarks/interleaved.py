@@ -48,7 +48,7 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 
 def print_rows(rows: Iterable[dict[str, str]]) -> None:
-    """A Markdown table, each row as soon as it is measured: what was is not lost where the rest is cut off."""
+    """A Markdown table, printed row by row, so that an interrupted benchmark keeps its rows."""
     for number, row in enumerate(rows):
         lines = markdown([row]).splitlines()
         print("\n".join(lines[2:] if number else lines), flush=True)

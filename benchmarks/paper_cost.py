@@ -37,7 +37,7 @@ TRAINING_STEP = 3
 
 
 class Cost(NamedTuple):
-    """Of one pair; FLOPs are of the whole run, by what is run."""
+    """What one pair costs; FLOPs are those of the whole run."""
 
     data: str
     pair: str

@@ -37,6 +37,7 @@ from pipelines.sweep.grid import Grid, points
 from pipelines.sweep.places import on_threads
 from pipelines.sweep.prepare import prepare
 from pipelines.sweep.units import PARAMS
+from rsd.measure.latency import peak_memory
 
 PROJECT = Path(__file__).parents[1]
 PARTS = ["plan, s", "run, s", "collect, s"]
@@ -103,7 +104,7 @@ def simulated(root: str, count: int, axis: str = "views.seed") -> dict[str, floa
         "plan, s": planned - start,
         "run, s": end_of_run - planned,
         "collect, s": time.perf_counter() - end_of_run,
-        "peak memory, MB": _peak_memory(),
+        "peak memory, MB": (peak_memory() or 0) / 2**20,
     }
 
 
@@ -112,12 +113,6 @@ def _record(root: Path) -> str:
     students = [{"method": method, "seed": 0, "validation_top1": 90.0} for method in ("scratch", "rsd")]
     blob = git(root, "hash-object", "-w", "--stdin", input=json.dumps({"students": students}))
     return git(root, "mktree", input=f"100644 blob {blob}\t{RECORD}\n")
-
-
-def _peak_memory() -> float:
-    """Of this process, in MB; what getrusage says is at least that of the process that started it."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) / 1024
 
 
 def scale(sizes: list[int]) -> pd.DataFrame:

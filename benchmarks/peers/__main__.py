@@ -41,7 +41,7 @@ from rsd.machine.errors import UserError
 INSTALL = "pip install -c constraints.txt torchdistill==1.1.5"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TURNS = {"digits, 16 px": 4, "Swin-T, ResNet18, 224 px": 1}
-"""How many times `--rounds`: short steps have more of them."""
+"""Multiples of `--rounds`: short steps take more rounds."""
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
         sys.exit(f"error: expected torchdistill, found none; `{INSTALL}`, or leave it out by --peers timm")
     torch.set_num_threads(1)
     device, all_ways = torch.device(arguments.device), ways(arguments.peers)
-    # First, while this process is small: a child's peak is never less than what the parent of all of them held.
+    # First, while this process is small: the peak of a child includes what its parent held.
     cells: list[tuple[str, Way | None]] = [("", None), *((name, way) for name in CASES for way in all_ways)]
     idle, *peaks_of_cells = peaks(cells, device)
     table = []

@@ -24,9 +24,9 @@ COUNTERPARTS = {
     "rsd": ["timm"],
 }
 OTHER_LOSS = ("rsd", "timm")
-"""Not the same number, and not meant to be: what each adds to a step is compared, and no more."""
+"""Its two losses differ by design; only their cost is compared."""
 LARGEST = {"loss": 1e-5, "gradient": 1e-4}
-"""Relative differences, beyond which two do not train by the same loss in float32."""
+"""Largest relative differences, in float32, between two implementations of one loss."""
 
 
 class Way(NamedTuple):
@@ -38,7 +38,7 @@ class Way(NamedTuple):
 
 
 def ways(peers: Sequence[str]) -> list[Way]:
-    """All of them, of the methods that one of `peers` has, too."""
+    """Every way to train by the methods that one of `peers` offers."""
     return [
         Way(method, by)
         for method, have in COUNTERPARTS.items()
@@ -96,7 +96,7 @@ def compared(
         }
         steps = {way: trainer(setting.copy(), way).step for way in ways_of_pair}
         times = interleaved(
-            {" ".join(way): partial(_to_its_end, step, device) for way, step in steps.items()},
+            {" ".join(way): partial(_synchronized, step, device) for way, step in steps.items()},
             rounds=rounds,
             warmup=1,
             clock=clock,
@@ -104,14 +104,14 @@ def compared(
     return times, differs
 
 
-def _to_its_end(step: Callable[[], object], device: torch.device) -> None:
+def _synchronized(step: Callable[[], object], device: torch.device) -> None:
     step()
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def peak(name: str, way: Way | None, device: torch.device) -> float:
-    """MB that this process took at most until it had made two steps; None makes none."""
+    """Peak memory of this process after two steps, in MB; without a step if `way` is None."""
     torch.set_num_threads(1)
     if way is not None:
         with TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def peak(name: str, way: Way | None, device: torch.device) -> float:
 
 
 def peaks(cells: Sequence[tuple[str, Way | None]], device: torch.device) -> list[float]:
-    """`peak` of each, in a process of its own that has imported all of this and no more."""
+    """`peak` of each cell, in a fresh process that has imported this module only."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.peers.compare"])
     with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as pool:

@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/sensitivity.md, from what the sweep `sensitivity` found.
+"""The tables and pictures of docs/sensitivity.md, from the sweep `sensitivity`.
 
     make sensitivity    # python -m pipelines.sweep sensitivity, then this; again: what is missing
 
@@ -16,7 +16,7 @@ from benchmarks.sensitivity.charts import along_chart, grid_chart
 from benchmarks.sensitivity.students import students
 from benchmarks.sensitivity.tables import held_out_table, tables
 from benchmarks.study.charts import save
-from benchmarks.study.students import kept, read_sweep
+from benchmarks.study.students import read_sweep, through_file
 from rsd.machine.errors import UserError
 
 PAGE, FOLDER = Path("docs/sensitivity.md"), Path("docs/sensitivity")
@@ -24,7 +24,7 @@ PAGE, FOLDER = Path("docs/sensitivity.md"), Path("docs/sensitivity")
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    frame = kept(students(read_sweep("sensitivity")), FOLDER / "students.csv")
+    frame = through_file(students(read_sweep("sensitivity")), FOLDER / "students.csv")
     put(PAGE, tables(frame))
     for name, draw in {"grid": grid_chart, "settings": along_chart}.items():
         save(draw(frame), FOLDER / f"{name}.png")

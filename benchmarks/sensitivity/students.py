@@ -14,7 +14,7 @@ SETTINGS = ("weight", "kappa", "gamma", "reference_width")
 """What a user chooses."""
 WEIGHT_AND_KAPPA = ["weight", "kappa"]
 CONTEXT = ("pair", "width", "batch")
-"""What a user has."""
+"""The context, which a user does not choose."""
 PUBLISHED_WIDTH = 768
 DEFAULTS = RSDOptions()
 JUDGED = ((DEFAULTS.weight, DEFAULTS.kappa), (DEFAULTS.weight, 0.0))
@@ -48,7 +48,7 @@ def students(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def along(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The students of `CHOSEN_ON` that leave the defaults and the usual contexts in one column alone."""
+    """The students of `CHOSEN_ON` that differ from the defaults and the usual context in one column only."""
     plain = pd.Series(True, index=frame.index)
     for name in SETTINGS:
         if name != column:
@@ -60,13 +60,13 @@ def along(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def settings(frame: pd.DataFrame) -> pd.DataFrame:
-    """The students that leave the defaults and the usual contexts in weight and kappa alone."""
+    """The students that differ from the defaults and the usual context in weight and kappa only."""
     plain = _is_default(frame, "gamma") & _is_default(frame, "reference_width")
     return frame[plain & _usual_width(frame) & (frame.batch == BATCH)]
 
 
 def grid(frame: pd.DataFrame) -> pd.DataFrame:
-    """Those of `CHOSEN_ON` with the weights and kappas of which each was tried with each."""
+    """The students of `CHOSEN_ON` on the full grid of weights and kappas."""
     plain = settings(frame)
     plain = plain[plain.pair.isin(CHOSEN_ON)]
     weights = plain.groupby(["pair", "kappa"]).weight.transform("nunique")
@@ -87,14 +87,14 @@ def setting_losses(frame: pd.DataFrame, weight: float, kappa: float) -> pd.DataF
 def _cross_fitted(gains_of_settings: np.ndarray, own: np.ndarray) -> np.ndarray:
     """[seeds, settings], [seeds] -> [seeds]: the gain of the best setting less one's own.
 
-    The best is chosen by the mean of the other seeds, so that luck in the choice is not counted as skill.
+    The best is chosen by the mean of the other seeds, so that a lucky seed does not choose itself.
     """
     best = [np.delete(gains_of_settings, seed, axis=0).mean(axis=0).argmax() for seed in range(len(gains_of_settings))]
     return gains_of_settings[np.arange(len(gains_of_settings)), best] - own
 
 
 def held_out_losses(frame: pd.DataFrame, weight: float, kappa: float) -> pd.DataFrame:
-    """What a setting loses on **test** to the best one of each pair that it was not chosen on, in points, by seed.
+    """What a setting loses on the test split to the best setting of each held-out pair, in points, by seed.
 
     The best setting is chosen per pair, by the mean over its seeds on validation.
 

@@ -78,7 +78,7 @@ def choice_table(frame: pd.DataFrame) -> str:
 
 
 def held_out_table(frame: pd.DataFrame) -> str:
-    """What each of `JUDGED` loses to the best setting of each pair that nothing was chosen on."""
+    """What each of `JUDGED` loses to the best setting of each held-out pair."""
     lost = {setting: held_out_losses(frame, *setting) for setting in JUDGED}
     names = [f"weight {weight:g}, kappa {kappa:g}" for weight, kappa in lost]
     head = ["teacher -> student", "best on validation", "its test top-1"]

@@ -1,4 +1,4 @@
-"""The tables and pictures of docs/study.md, from what the sweeps `study` and `why` found.
+"""The tables and pictures of docs/study.md, from the sweeps `study` and `why`.
 
     make study    # python -m pipelines.sweep study, the same for why, then python -m benchmarks.study
 
@@ -22,7 +22,7 @@ from benchmarks.marked import put
 from benchmarks.method_pictures import before_and_after
 from benchmarks.study import why
 from benchmarks.study.charts import gain_chart, lead_chart, likeness_chart, rank_chart, save
-from benchmarks.study.students import kept, read_sweep, students
+from benchmarks.study.students import read_sweep, students, through_file
 from benchmarks.study.tables import likeness_table, pair_table, tables
 from pipelines.sweep.grid import grids_of
 from pipelines.sweep.prepare import prepare
@@ -31,7 +31,7 @@ from rsd.report.charts.style import Figure
 
 NAME = "study"
 SHOWN = "fashion/cnn-vit"
-"""The pair whose students are looked into in pictures; the table has all."""
+"""The pair whose students have pictures; the table has all pairs."""
 PAGE, FOLDER = Path("docs/study.md"), Path("docs/study")
 
 
@@ -50,8 +50,8 @@ def read_inside(root: Path) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    frame = kept(students(read_sweep(NAME)), FOLDER / "students.csv")
-    parts = kept(why.students(read_sweep("why")), FOLDER / "why.csv")
+    frame = through_file(students(read_sweep(NAME)), FOLDER / "students.csv")
+    parts = through_file(why.students(read_sweep("why")), FOLDER / "why.csv")
     likeness, records = read_inside(Path())
     put(PAGE, {**tables(frame), **why.tables(parts), "likeness": likeness_table(likeness, records)})
     figures: dict[str, Figure] = {

@@ -16,18 +16,18 @@ VARIANTS = {
     "method.rsd.aad=none": "RSD without AAD",
     "method.ofa.loss=rsd": "OFA with RSD's losses",
 }
-"""What a cell sets for its own method, and how the tables call that."""
+"""A setting of a method, and the tables' name for a student that has it."""
 MAIN = ("KD", "OFA", "RSD")
 """On all pairs."""
 WIDTH_SETTINGS = ("override.teacher.args.channels", "override.teacher.args.embed_dim")
 WIDTHS = {"cnn": 256, "vit": 128, "mlp": 128}
-"""Of the embeddings of the teachers of conf/pair/fashion."""
+"""Embedding widths of the teachers in conf/pair/fashion."""
 TWIN = ("pair", "seed")
 """What a student and its scratch twin have in common."""
 
 
 def read_sweep(name: str) -> pd.DataFrame:
-    """What the sweep found, a row per student and cell.
+    """The students of a sweep, a row per student and cell.
 
     Raises:
         UserError: it has not run.
@@ -48,13 +48,13 @@ def read(file: Path) -> pd.DataFrame:
 
 def students(rows: pd.DataFrame, twin: Sequence[str] = TWIN) -> pd.DataFrame:
     """One row per student from those of a sweep: its twin's columns, method in the tables' words, figures."""
-    frame = rows.assign(method=[_called(row) for row in rows.to_dict("records")])
+    frame = rows.assign(method=[_label(row) for row in rows.to_dict("records")])
     figures = [name for name in map(str, frame) if name == "validation_top1" or name.startswith(("test_", "teacher_"))]
     # The twins of a pair are in each of its cells.
     return frame[[*twin, "method", *figures, "parameters"]].drop_duplicates([*twin, "method"], ignore_index=True)
 
 
-def _called(row: dict[Any, Any]) -> str:
+def _label(row: dict[Any, Any]) -> str:
     own = [
         name for setting, name in VARIANTS.items()
         if setting.split(".")[1] == row["method"] and str(row.get(setting.split("=")[0], "")) == setting.split("=")[1]
@@ -62,8 +62,8 @@ def _called(row: dict[Any, Any]) -> str:
     return own[0] if own else method_name(row["method"])
 
 
-def kept(frame: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """Write students to a file of four digits, and read them again: what is shown can then be had from it."""
+def through_file(frame: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Write the students with four digits to `file` and read them back, so that the page follows from the file."""
     file.parent.mkdir(exist_ok=True)
     with written_aside(file) as aside:
         frame.to_csv(aside, index=False, float_format="%.4f")
@@ -71,7 +71,7 @@ def kept(frame: pd.DataFrame, file: Path) -> pd.DataFrame:
 
 
 def gains(frame: pd.DataFrame, twin: Sequence[str] = TWIN, figure: str = "test_top1") -> pd.DataFrame:
-    """The students that a teacher taught, with `gain` in a figure over the twin that differs by the teacher alone."""
+    """The distilled students, with their `gain` in one figure over the scratch twin of the same settings."""
     twins = frame[frame.method == "scratch"].drop_duplicates(twin).set_index([*twin])[figure]
     with_teacher = frame[frame.method != "scratch"]
     return with_teacher.assign(

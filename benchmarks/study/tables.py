@@ -10,7 +10,7 @@ from rsd.report.interval import Interval, interval
 
 
 def tables(frame: pd.DataFrame) -> dict[str, str]:
-    """What the sweep `study` tells, by the name of its marks on the page."""
+    """The tables by the name of their marks on the page."""
     parts = {"pairs": pair_table, "methods": method_table, "direct": direct_table, "inside": inside_table}
     return {name: part(frame) for name, part in parts.items()}
 
@@ -48,7 +48,7 @@ def method_table(frame: pd.DataFrame) -> str:
 
 
 def direct_table(frame: pd.DataFrame) -> str:
-    """RSD less each rival, paired by pair and seed: what the gains alone do not tell."""
+    """RSD less each other method, paired by pair and seed."""
     with_gain = gains(frame)
     own = with_gain[with_gain.method == "RSD"].set_index(["pair", "seed"]).test_top1
     lines = [["RSD less", "pairs x seeds", "mean", "95 % interval"]]

@@ -1,4 +1,4 @@
-"""What the sweep `why` found: RSD with and without its AAD, on more and fewer images, and trained for longer."""
+"""The sweep `why`: RSD with and without its AAD, on more and fewer images, and trained for longer."""
 
 import altair as alt
 import pandas as pd
@@ -71,13 +71,13 @@ def along_table(part: pd.DataFrame, column: str, title: str) -> str:
 
 
 def same_steps(frame: pd.DataFrame) -> pd.DataFrame:
-    """The students of the usual teacher in as many steps each, on whatever count of images."""
+    """The students of the usual teacher with the usual number of steps, on any number of images."""
     own = _usual(frame)
     return own[own.images * own.epochs == USUAL_IMAGES * USUAL_EPOCHS]
 
 
 def longer(frame: pd.DataFrame) -> pd.DataFrame:
-    """The methods of the usual teacher and images that ran for several counts of epochs."""
+    """The methods that ran for several numbers of epochs with the usual teacher and images."""
     own = _usual(frame)
     group = own[own.images == USUAL_IMAGES]
     lengths = group.groupby(["pair", "method"]).epochs.transform("nunique")

@@ -20,7 +20,7 @@ from rsd.export.engine import read_sidecar
 from rsd.export.runtimes import readers
 from rsd.export.runtimes._tensorrt import NO_DEVICE
 from rsd.machine.cuda import NoDriverError
-from rsd.machine.errors import UserError
+from rsd.machine.errors import UserError, first_line
 from rsd.machine.files import written_aside
 from rsd.machine.fingerprint import cores
 from rsd.machine.options import OneOf, Options
@@ -152,17 +152,17 @@ def benchmark(
 
 
 def _fault(candidate: Candidate) -> str | None:
-    """Why a runtime does not take a file, or None: it was opened and ran once."""
+    """Open the file and run it once; why that fails, or None."""
     try:
         with candidate.start() as infer:
             infer()
-    except Exception as error:  # what runtimes raise has no type in common
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    except Exception as error:  # runtimes' exceptions have no type in common
+        return first_line(error)[:300]
     return None
 
 
 def _why_not(engine: EngineRecord, folder: Path, onnx: Path | None) -> str | None:
-    """Why an engine is not measured, or None: it was opened and ran once."""
+    """Open the engine and run it once; why it is not measured, or None."""
     if engine.status != "built":
         return f"not measured: {engine.reason}"
     try:

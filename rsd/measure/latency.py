@@ -1,7 +1,7 @@
 """Latency of ONNX files, as MLPerf measures it.
 
-A runtime and numpy are all this module needs: a kit holds a copy of it, so that a device and the `benchmark` stage
-cannot measure in different ways. Latency is from images in the host's memory to logits in the host's memory. Nothing
+This module needs a runtime and numpy only. A kit holds a copy of it, so that a device measures as the `benchmark` stage
+does. Latency is from images in the host's memory to logits in the host's memory. Nothing
 is removed from the samples, and a percentile is stated only where there are enough of them.
 """
 
@@ -155,15 +155,15 @@ def take_turns(
 
 
 def samples_wanted(plan: Plan, batch: int) -> int:
-    """Offline (a batch above 1) throughput is what counts, so such rows are not held to the samples of a p99."""
+    """The fewest samples of a row. A batch above 1 measures throughput (offline), which needs no p99."""
     return plan.min_samples if batch == 1 else min(plan.min_samples, SAMPLES_NEEDED[90])
 
 
 def warm_up(infer: Infer, seconds: float) -> Warmup:
     """Call until it is stable: the medians of two successive windows differ by less than 5 %.
 
-    A window lasts `seconds` and at least 3 calls. After 10 windows that did not agree the warm-up gives up, and the
-    row says so.
+    A window lasts `seconds` and at least 3 calls. After 10 windows that disagree the warm-up gives up, and the row
+    says so.
     """
     calls, before = 0, None
     for _ in range(MOST_WINDOWS):
@@ -177,7 +177,7 @@ def warm_up(infer: Infer, seconds: float) -> Warmup:
 
 
 def timed(infer: Infer, seconds: float, least: int) -> list[int]:
-    """Call `infer` for at least `seconds` and at least `least` times; nanoseconds of every call."""
+    """Call `infer` for at least `seconds` and at least `least` times; the nanoseconds of every call."""
     samples: list[int] = []
     now = time.perf_counter_ns
     stop = now()
@@ -266,9 +266,9 @@ def fresh(path: Path, threads: int, times: int, *, runtime: str = "onnxruntime")
     """Cold start and memory of an ONNX file, each time in a process of its own that does nothing else.
 
     Returns:
-        `cold_start_ms`, from before the session is made to after its first inference (importing the runtime is not
-        in it; the file may be in the system's cache), all of them; `peak_memory_bytes` of the whole process, the
-        largest; `runtime_memory_bytes`, what Python and the runtime had taken before the file was opened.
+        `cold_start_ms`: of each process, from before the session is made to after its first inference. It leaves out
+        the import of the runtime, and the file may be in the system's cache. `peak_memory_bytes`: of the whole process,
+        the largest. `runtime_memory_bytes`: of Python and the runtime before the file is opened.
     """
     home = str(Path(__file__).parents[2])
     paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -295,16 +295,16 @@ def _fresh(runtime: str, path: Path, threads: int) -> dict[str, float | None]:
     from rsd.export import runtimes
 
     runtimes.get(runtime).load()  # before the clock starts
-    before = _peak_memory()
+    before = peak_memory()
     started = time.perf_counter_ns()
     with session(runtime, path, threads) as infer:
         infer()
         elapsed = time.perf_counter_ns() - started
-    return {"cold_start_ms": elapsed / 1e6, "peak_memory_bytes": _peak_memory(), "runtime_memory_bytes": before}
+    return {"cold_start_ms": elapsed / 1e6, "peak_memory_bytes": peak_memory(), "runtime_memory_bytes": before}
 
 
-def _peak_memory() -> int | None:
-    """The most memory that this process has held, in bytes; None where the system does not tell."""
+def peak_memory() -> int | None:
+    """The peak memory of this process in bytes; None where the system does not tell."""
     status = Path("/proc/self/status")
     if status.is_file():
         # Not getrusage: its figure is inherited from the parent, which may be far larger.

@@ -1,4 +1,4 @@
-"""A model under load that does not end: heat, clock and neighbours show."""
+"""A model under sustained load, which shows the effect of heat, clock and other programs."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Golden pairs: inputs with the outputs that a device must give for them, from encoded file to logits."""
+"""Golden pairs: inputs, from encoded files to pixels, and the outputs that a device must give for them."""
 
 from pathlib import Path
 from typing import Any

@@ -101,7 +101,7 @@ def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) ->
         manifest.signed = True
         manifest.origin.git_revision = commit
         manifest.write(work)
-        _checked(work)  # what is signed is what was made, whatever happened to the bundle meanwhile
+        _checked(work)  # the bundle may have changed while it was copied
         config = signing.Config().set_hashing_config(_every_file(hashing))
         try:
             config.use_elliptic_key_signer(private_key=key).sign(work, work / SIGNATURE)
@@ -114,7 +114,7 @@ def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) ->
 
 
 def verify(bundle: Path, key: Path) -> None:
-    """Hold a signed bundle to a public key, with `model-signing` itself.
+    """Check a signed bundle against a public key, by `model-signing`.
 
     Raises:
         UserError: it is not signed, not by this key, or not what was signed.
@@ -132,7 +132,7 @@ def verify(bundle: Path, key: Path) -> None:
 
 
 def _changed_files() -> list[str] | None:
-    """Files of the current folder's repository that are changed or new, those that git ignores aside; None outside."""
+    """Changed and new files of the current folder's repository, without ignored ones; None outside of a repository."""
     status = ["git", "status", "--porcelain", "-z", "--no-renames"]
     try:
         output = subprocess.run(status, capture_output=True, text=True, check=True).stdout
@@ -149,7 +149,7 @@ def _library(name: str) -> Any:
 
 
 def _every_file(hashing: Any) -> Any:
-    """All files but the signature, those of git among them, which the library would leave out."""
+    """All files except the signature. By default the library also leaves out git's files."""
     return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
 

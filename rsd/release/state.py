@@ -12,20 +12,19 @@ from rsd.machine.yaml_file import read_yaml
 
 MEND = "run `dvc repro bundle` and commit, or sign a release that has no commit with --allow-dirty"
 LARGE = ("out/data/train", "out/data/validation", "out/data/test", "out/views")
-"""Folders of images and of their views: they are not read again. Records that dvc.lock does hold say their digests."""
+"""Folders of images and views, too large to read again; other records in dvc.lock hold their digests."""
 
 
 def check_state(project: Path) -> None:
-    """Refuse a bundle that was made from anything but what lies in the project and in its dvc.lock now.
+    """Refuse a bundle that was not made from the project's present files, params and dvc.lock.
 
-    Every stage on the way to the bundle must have read and written, by dvc.lock, what lies in `out/`, with the params
-    as they are.
+    For every stage on the way to the bundle, dvc.lock must record the present params and the present files in `out/`.
 
     Args:
         project: the folder with dvc.lock, params.yaml and `out/`.
 
     Raises:
-        UserError: what is another, and the command that mends it.
+        UserError: the first file that differs, and the command that mends it.
     """
     lock = project / "dvc.lock"
     stages = ((read_yaml(lock) if lock.is_file() else None) or {}).get("stages") or {}

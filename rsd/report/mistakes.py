@@ -19,12 +19,12 @@ MOST = 12
 LARGEST_SIDE = 112
 """Pixels of a picture in the page; a larger image is shrunk."""
 FEW_PIXELS = 64
-"""A picture of fewer shows its pixels."""
+"""A picture of fewer pixels a side is drawn with sharp pixels."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What another model said of the same image."""
+    """Another model's answer for the same image."""
 
     who: str
     predicted: str
@@ -58,7 +58,7 @@ def worst(records: Records, data: Path, *, most: int = MOST) -> list[Mistake]:
         data: the prepared data set.
 
     Raises:
-        UserError: there is no such student, its logits or the images are not there, or do not belong together.
+        UserError: there is no such student, its logits or the images are missing, or their shapes disagree.
     """
     shipped = records.shipped
     if shipped is None or not records.exports:

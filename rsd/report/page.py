@@ -1,6 +1,6 @@
 """The report: one self-contained HTML page from the records of a run.
 
-It says in words what was not recorded. The same records give the same bytes.
+It names each missing record. The same records give the same bytes.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ def write_page(path: Path, run: Run, *, params: Path, budget: Path) -> None:
 
     Args:
         path: the HTML file; it is either written whole or left as it was.
-        params: params.yaml as it was for this run; shown as it is.
+        params: the params.yaml of this run, shown unchanged.
         budget: folder with `devices/*.json` and `trained.json`; see `rsd.measure.budget`.
 
     Raises:
@@ -97,7 +97,7 @@ def _content(records: Records) -> dict[str, Any]:
 
 
 def _budget(rows: list[choose.Row]) -> dict[str, Any]:
-    """The trained students on every device that is known of, and their front of accuracy against p99."""
+    """The trained students on every known device, and their front of accuracy against p99."""
     best = set(map(id, choose.pareto(rows)))
     trained = sorted((row for row in rows if row.top1 is not None), key=lambda row: (row.device, row.p99_ms or 0.0))
     with_latency = [row for row in trained if row.p99_ms is not None]
@@ -118,7 +118,7 @@ def _mistakes(records: Records, data: Path) -> dict[str, Any]:
 
 
 def _export(export: ConvertRecord) -> dict[str, Any]:
-    """A line of the ladder of precisions; parity records hold shares, people read per cent."""
+    """A line of the ladder of precisions; shares of the parity record become per cent."""
     return {
         "precision": export.precision,
         "bytes": export.bytes,
@@ -219,7 +219,7 @@ def _sizes(records: Records) -> pd.DataFrame:
 
 
 def _redundancy(records: Records) -> list[dict[str, Any]]:
-    """How much the dimensions of each method's embedding say the same: means over its seeds, where it was measured."""
+    """The redundancy of each method's embedding: means over its seeds, where it was measured."""
     columns = ["embedding_width", "effective_rank", "correlation_rms"]
     if not set(columns) <= set(records.frame):
         return []

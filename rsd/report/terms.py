@@ -1,4 +1,4 @@
-"""What the columns of a training history are called, and what to look for in their curves."""
+"""Titles of the columns of a training history, and what to look for in their curves."""
 
 TERMS = {
     "loss": ("Total loss", "What the optimiser sees: cross-entropy plus the weighted distillation terms."),

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from benchmarks import gpu_check as module
 from benchmarks import gpu_inference, gpu_training
-from benchmarks.gpu_check import Check, carried_out, checks, gpu_check
+from benchmarks.gpu_check import Check, checks, gpu_check, run_check
 from rsd.export import precisions, runtimes
 from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.export.tensorrt import EngineOptions, available
@@ -61,7 +61,7 @@ def test_a_gpu_unknown_to_tensorrt_is_no_failure(monkeypatch):
     rtx = [check for check in checks() if "tensorrt_rtx" in check.name]
     assert len(rtx) == 12
     for check in rtx:
-        assert carried_out(check, CPU, Path())["status"] == "not run: tensorrt_rtx is not for 9.0"
+        assert run_check(check, CPU, Path())["status"] == "not run: tensorrt_rtx is not for 9.0"
     machine[0] = Gpu("NVIDIA Fake", "8.9", 1)
     assert {check.missing() for check in rtx} == {None}
 
@@ -137,7 +137,7 @@ def test_a_failed_check_does_not_hide_the_next(monkeypatch, tmp_path):
     ids=["float32", "bf16", "channels_last", "attention", "resume", "embed", "evaluate", "teacher", "fitnet"],
 )
 def test_each_check_of_training_passes_on_a_cpu(tmp_path, run):
-    result = carried_out(Check("c", lambda device, folder: run(folder)), CPU, tmp_path)
+    result = run_check(Check("c", lambda device, folder: run(folder)), CPU, tmp_path)
     assert result["status"] == "passed", result
 
 
@@ -163,9 +163,7 @@ def test_a_provider_without_its_library_is_no_failure(monkeypatch, tmp_path):
     monkeypatch.setattr(module.ort, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
     monkeypatch.setattr(module.ort, "__file__", str(tmp_path / "__init__.py"))
     (tensorrt,) = (c for c in checks() if c.name == "ONNX Runtime, TensorrtExecutionProvider, fp32")
-    assert carried_out(tensorrt, CPU, Path())["status"].startswith(
-        "not run: TensorrtExecutionProvider lacks a library: "
-    )
+    assert run_check(tensorrt, CPU, Path())["status"].startswith("not run: TensorrtExecutionProvider lacks a library: ")
 
 
 def test_a_training_that_strays_fails(monkeypatch):

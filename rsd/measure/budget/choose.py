@@ -1,4 +1,4 @@
-"""From latencies of devices and accuracies of trained students to the ones worth shipping."""
+"""Latencies of devices and accuracies of students: which students are worth shipping."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,19 +30,19 @@ class Row:
         return self.latency.p99_ms
 
     def fits(self, p99_ms: float) -> bool:
-        """Whether it was seen to be fast enough; what has too few samples was not."""
+        """Whether its p99 fits; a row with too few samples for a p99 does not."""
         return self.p99_ms is not None and self.p99_ms <= p99_ms
 
 
 def rows(budget: Path, run: Run) -> list[Row]:
-    """Every student on every device that is known of.
+    """Every student on every known device.
 
     Args:
         budget: the folder with `devices/*.json` and `trained.json`; either may be missing.
-        run: the last run: its shipped student, and its latency on this machine; what is stale is left out.
+        run: the last run, for its shipped student and the latencies of this machine; stale records are left out.
 
     Raises:
-        UserError: a file in `budget` does not hold together.
+        UserError: a file in `budget` contradicts itself.
     """
     known_run = snapshot(run) if (run.params / "run.json").is_file() else None
     here = shipped(known_run) if known_run else None
@@ -90,7 +90,7 @@ def best(rows: Iterable[Row], p99_ms: float) -> dict[str, Row | None]:
 
 
 def feasible(rows: Iterable[Row], p99_ms: float) -> list[Row]:
-    """What fits: the trained by accuracy, then the untrained by size, since nothing else is known of them."""
+    """The rows that fit: trained students by accuracy, then untrained ones by size."""
     fitting = [row for row in rows if row.fits(p99_ms)]
     return sorted(fitting, key=lambda row: (row.device, row.top1 is None, -(row.top1 or 0), -(row.parameters or 0)))
 

@@ -42,8 +42,8 @@ LADDER = (
     "vit_tiny_patch16_224",
     "mobilenetv4_conv_medium",
 )
-"""timm models from 0.3 M to 10 M parameters, of families that run well on CPUs, each of another shape; every one has
-weights under a permissive licence and takes images from 16 x 16 up."""
+"""timm models of different shapes with 0.3 M to 10 M parameters, of families that run well on CPUs. Each has weights
+under a permissive licence and takes images from 16 x 16 up."""
 
 PART = '''"""The part of rsd that times models; see run.py."""
 
@@ -58,7 +58,7 @@ environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by ONNX Runtime when it
 
 
 def arguments(name: str, side: int) -> dict[str, int]:
-    """What a model of the ladder needs to be told of the images; convolutions take any."""
+    """The arguments by which a model of the ladder takes images of this size; a convolutional network takes any."""
     if name.startswith("vit_"):
         return {"img_size": side, "patch_size": max(4, side // 14)}
     return {}
@@ -89,7 +89,7 @@ def write_kit(
         The packed candidates.
 
     Raises:
-        UserError: none of the students can be exported for these images; one that cannot is left out and said.
+        UserError: none of the students can be exported for these images. If some can, `say` names those left out.
     """
     if path.exists() and not (path / "kit.json").is_file() and not path.name.endswith(".tar.gz"):
         raise UserError(f"expected a new folder for the kit, or one with a kit in it, found {path}; choose another")
@@ -129,7 +129,7 @@ def write_kit(
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path]:
-    """The folder of a kit; an archive is unpacked for the time being, and nothing of it can land elsewhere.
+    """The folder of a kit; an archive is unpacked into a temporary folder, and nothing of it lands elsewhere.
 
     Raises:
         UserError: it is no kit, or the archive holds links, devices or paths that lead out of it.
@@ -198,10 +198,10 @@ def _pack(
 
 
 def randomised(model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
-    """`model` with nothing at zero or next to it, as after training, in eval mode; the same numbers each time.
+    """`model` in eval mode with weights away from zero, as after training; the same weights each time.
 
-    What timm starts at zero would be folded away, and the vanishing numbers behind it are slow in themselves. Batch
-    norms take their statistics from two batches of noise.
+    A runtime folds away the weights that timm starts at zero, and subnormal numbers behind them are slow. Batch norms
+    take their statistics from two batches of noise.
     """
     height, width, channels = image_shape
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a device says of a kit, checked before it is believed, and what is known of trained students."""
+"""The record that a device makes of a kit, checked when it is read, and the record of trained students."""
 
 import math
 from pathlib import Path
@@ -105,7 +105,7 @@ def read_device(path: Path) -> KitRecord:
 
 
 def read_trained(path: Path) -> list[TrainedStudent]:
-    """The noted students, or none where nothing was noted; UserError as `read_device`."""
+    """The students in the file; none if it does not exist. Raises UserError as `read_device`."""
     if not path.is_file():
         return []
     return _checked(path, _Ledger, "what `rsd budget keep` wrote", "restore or delete it").students
@@ -122,7 +122,7 @@ def _checked(path: Path, kind: type[Kind], what: str, then: str) -> Kind:
 
 
 def shipped(known: Snapshot) -> TrainedStudent | None:
-    """The student that a run ships, or None where the run has not come that far or its records do not fit together."""
+    """The student that a run ships; None if the run has not come that far or its records do not fit together."""
     evaluation = known.shipped_evaluation
     student = next((one for one in known.students if evaluation and one.name == evaluation.model), None)
     if evaluation is None or student is None or not known.converted:

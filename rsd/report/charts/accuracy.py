@@ -165,7 +165,7 @@ def confusion_matrix(confusion: pd.DataFrame, model: str, classes: Sequence[str]
 
 
 def reliability(calibration: pd.DataFrame, *, shipped: str | None = None) -> alt.LayerChart:
-    """Accuracy of the images a model is equally sure of; on the diagonal a model knows what it knows.
+    """Accuracy of images over the model's confidence; a calibrated model lies on the diagonal.
 
     The area of a point is its number of test images. Lines join the points of at least `RELIABLE_COUNT`
     images, for fewer say little; the shipped student's is bold.

@@ -1,1 +1,1 @@
-"""Several runs side by side: what differs in what was chosen, and in what came of it."""
+"""Several runs side by side: how their params and results differ."""

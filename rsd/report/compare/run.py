@@ -9,10 +9,10 @@ from rsd.report.records import Records
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """What is known of a run, and how it is called."""
+    """A run by its name, its records and its code."""
 
     name: str
-    """As it was asked for: a branch, a tag, a commit, an experiment, or `workspace`."""
+    """As the user named it: a branch, a tag, a commit, an experiment, or `workspace`."""
     commit: str | None
     """None: the workspace, which need not be committed."""
     records: Records
