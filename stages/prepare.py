@@ -8,8 +8,8 @@ def main() -> None:
     record = OUT.section("data", Source).prepare(OUT.data)
     OUT.check_batches(record.counts["train"])
     OUT.write(record)
-    counts = ", ".join(f"{count} {split}" for split, count in record.counts.items())
-    print(f"{record.source}: {counts} images of {record.height} x {record.width}, {len(record.classes)} classes")
+    size = f"{record.height} x {record.width}"
+    print(f"{record.source}: {record.stated_counts}; images of {size}, {len(record.classes)} classes")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def main() -> None:
         session = Session(
             options.seed, ViewChoice(options.seed), compute=compute, state=state, logs=OUT.logs, name="teacher"
         )
-        images = Data(read_split(OUT.data, "train"), validation, normalize)
+        images = Data(read_split(OUT.data, "teacher"), validation, normalize)
         trained = train(ScratchDistiller(model, criterion=make_criterion(recipe)).to(device), images, recipe, session)
         model.load_state_dict(trained.student)
         history = trained.history

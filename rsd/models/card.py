@@ -85,7 +85,6 @@ def model_card(
         if student.recipe.root.get("select") == "last"
         else "The validation images chose these weights, so their figure flatters the student; test images do not."
     )
-    counts = ", ".join(f"{split} {count:,}" for split, count in data.counts.items())
     classes = ", ".join(data.classes[:MOST_CLASSES])
     if len(data.classes) > MOST_CLASSES:
         classes += f" and {len(data.classes) - MOST_CLASSES} more"
@@ -120,7 +119,7 @@ for images of {height} x {width} pixels and {channels} channel{"s" if channels >
 
 ## Data
 
-Images of `{data.source}`: {counts}. Classes, in the order of the logits: {classes}.
+Images of `{data.source}`: {data.stated_counts}. Classes, in the order of the logits: {classes}.
 
 ## Limits
 

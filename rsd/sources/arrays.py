@@ -9,6 +9,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.extras import needs
 from rsd.sources.base import Source
 from rsd.sources.images import DatasetRecord, LabelledImages, write_arrays
+from rsd.sources.labels import hide_labels
 
 
 class ArraySource(Source):
@@ -31,22 +32,29 @@ class ArraySource(Source):
         return self.validation
 
     def splits(self) -> dict[str, LabelledImages]:
-        """The train, validation and test splits."""
+        """The train, validation and test splits; and the teacher's, where it has images of its own."""
         rest, test = self.load()
         left, validation = stratified(rest, self.validation_share, self.seed)
         train = left if self.hold_out else rest
         if self.train_share < 1:
             train = stratified(train, self.train_share, self.seed)[1]
-        return {"train": train, "validation": validation, "test": test}
+        splits = {"validation": validation, "test": test}
+        if self.teacher_share:
+            train, splits["teacher"] = stratified(train, self.teacher_share, self.seed)
+        if self.labelled is not None:
+            train = train._replace(labels=hide_labels(train.labels, self.labelled, train.classes, seed=self.seed))
+        return {"train": train, **splits}
 
     def prepare(self, out: Path) -> DatasetRecord:
         splits = self.splits()
+        train = splits["train"]
+        known = np.flatnonzero(train.labels >= 0)
+        of_teacher = train._replace(images=train.images[known], labels=train.labels[known])
         checksums = {
             f"{name}/{file}": digest
-            for name, part in splits.items()
+            for name, part in ({"teacher": of_teacher} | splits).items()
             for file, digest in write_arrays(out / name, np.asarray(part.images), part.labels).items()
         }
-        train = splits["train"]
         mean, std = channel_statistics(np.asarray(train.images))
         height, width, channels = train.images.shape[1:]
         return DatasetRecord(
@@ -58,6 +66,7 @@ class ArraySource(Source):
             mean=mean,
             std=std,
             counts={name: len(part.labels) for name, part in splits.items()},
+            labelled=len(known),
             checksums=checksums,
         )
 

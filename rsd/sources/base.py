@@ -1,7 +1,7 @@
 """What every source of images has in common."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,13 @@ class Source(Kind):
     train_share: float = Field(1.0, gt=0, le=1)
     """Share of the training images that are used, stratified by class: it shows what fewer images cost. The validation
     and test splits stay as they are."""
+    teacher_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the training images, stratified by class, on which a teacher that is trained here learns and students
+    do not. A teacher that has learned a student's images remembers their labels, also those that are hidden from the
+    student."""
+    labelled: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, le=1)] | None = None
+    """How many of the student's training images have a label, or their share; the labels of the others are hidden.
+    null: all that the source knows."""
     seed: Seed = 0
     """Seed of the split."""
 
@@ -35,7 +42,10 @@ class Source(Kind):
         return []
 
     def prepare(self, out: Path) -> DatasetRecord:
-        """Write `train/`, `validation/` and `test/` below `out`, and describe them.
+        """Write `train/`, `validation/`, `test/` and `teacher/` below `out`, and describe them.
+
+        `teacher/` holds what a teacher that is trained here learns from: images set apart by `teacher_share`, or all
+        training images with a label.
 
         Raises:
             UserError: the images are missing or damaged, or a class is too small to be split.

@@ -123,7 +123,7 @@ class ImageFiles:
 
 
 class LabelledImages(NamedTuple):
-    """Images `[N, H, W, C]` as served, labels int64 `[N]`, and the names of the classes."""
+    """Images `[N, H, W, C]` as served, labels int64 `[N]` (-1 where there is none), and the names of the classes."""
 
     images: Images
     labels: np.ndarray

@@ -28,7 +28,9 @@ class DatasetRecord(Written):
     std: list[float]
     """Channel standard deviations of the training split, in [0, 1]."""
     counts: dict[str, int]
-    """Images per split."""
+    """Images per split; also of the teacher's, where a teacher that is trained here has images of its own."""
+    labelled: int | None = None
+    """Images of the train split that have a label; None: all."""
     left_out: list[str] = Field([])
     """Images that could not be used, and why."""
     checksums: dict[str, str]
@@ -42,6 +44,13 @@ class DatasetRecord(Written):
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         return self.height, self.width, self.channels
+
+    @property
+    def stated_counts(self) -> str:
+        """The images of each split, in words."""
+        partly = "" if self.labelled in (None, self.counts["train"]) else f" ({self.labelled:,} with a label)"
+        notes = {"train": partly, "teacher": " alone"}
+        return ", ".join(f"{split} {count:,}{notes.get(split, '')}" for split, count in self.counts.items())
 
     @property
     def preprocessing(self) -> ServedSize:

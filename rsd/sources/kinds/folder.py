@@ -15,6 +15,7 @@ from rsd.sources.base import Source
 from rsd.sources.exclusions import exclude_copies, identities, whole_classes
 from rsd.sources.file_table import FileTable, inspect_all
 from rsd.sources.images import DatasetRecord, write_index
+from rsd.sources.labels import hide_labels
 from rsd.sources.layout import read_layout
 
 _SHOWN = 20  # findings at the terminal; all of them are in the file
@@ -46,9 +47,14 @@ class Folder(Source):
         if index.ignored:
             suffixes = ", ".join(f"{count} {suffix}" for suffix, count in sorted(index.ignored.items()))
             print(f"ignored in {self.root}, not .jpg, .jpeg, .png or .webp, or hidden: {suffixes}")
+        train = index.splits["train"]
+        known = np.flatnonzero(train.labels >= 0)
+        of_teacher = ImageIndex(
+            [train.paths[row] for row in known], train.labels[known], train.sizes[known], train.digests[known]
+        )
         checksums = {
             f"{name}/{file}": digest
-            for name, part in index.splits.items()
+            for name, part in ({"teacher": of_teacher} | index.splits).items()
             for file, digest in write_index(out / name, *part).items()
         }
         return DatasetRecord(
@@ -63,6 +69,7 @@ class Folder(Source):
             mean=index.mean,
             std=index.std,
             counts={name: len(part.labels) for name, part in index.splits.items()},
+            labelled=len(known),
             left_out=index.findings,
             checksums=checksums,
         )
@@ -85,7 +92,7 @@ class FolderIndex(NamedTuple):
     """Which image of a folder is in which split, and what describes them."""
 
     splits: dict[str, ImageIndex]
-    """train, validation and test."""
+    """train, validation and test; and teacher, where it has images of its own."""
     classes: list[str]
     mean: list[float]
     """Of red, green and blue over the training images, in [0, 1]: exact over every pixel of the images shrunk by a
@@ -137,9 +144,15 @@ def index_folder(options: Folder, *, findings_file: Path | None = None, workers:
     table = table._replace(label=number[table.label])
     rows = _split(table, identity, usable & (table.label >= 0), splits, options)
     mean, std = _statistics(table.sums[rows["train"]])
+    names = [classes[c] for c in complete]
+    indices = {name: _index(table, part) for name, part in rows.items()}
+    if options.labelled is not None:
+        train = indices["train"]
+        labels = hide_labels(train.labels, options.labelled, names, seed=options.seed)
+        indices["train"] = train._replace(labels=labels)
     return FolderIndex(
-        {name: _index(table, part) for name, part in rows.items()},
-        [classes[c] for c in complete],
+        indices,
+        names,
         mean,
         std,
         lines,
@@ -150,7 +163,7 @@ def index_folder(options: Folder, *, findings_file: Path | None = None, workers:
 def _split(
     table: FileTable, identity: np.ndarray, usable: np.ndarray, splits: list[str], options: Folder
 ) -> dict[str, np.ndarray]:
-    """Rows of train, validation and test."""
+    """Rows of train, validation and test; and of the teacher's, where it has images of its own."""
     rows = {name: np.flatnonzero(usable & (table.split == s)) for s, name in enumerate(splits)}
     for name, share in (("test", options.test), ("validation", options.validation)):
         if name not in rows:
@@ -160,7 +173,11 @@ def _split(
                 rows["train"] = rest
     if options.train_share < 1:
         rows["train"] = _split_off(rows["train"], table.label, identity, options.train_share, options.seed)[1]
-    return {name: rows[name] for name in ("train", "validation", "test")}
+    if options.teacher_share:
+        rows["train"], rows["teacher"] = _split_off(
+            rows["train"], table.label, identity, options.teacher_share, options.seed
+        )
+    return {name: rows[name] for name in ("train", "validation", "test", "teacher") if name in rows}
 
 
 def _split_off(

@@ -197,6 +197,20 @@ def test_train_share_leaves_validation_and_test_alone(flat):
     assert np.abs(kept - of / 2).max() <= 0.5
 
 
+def test_few_labels_and_the_teachers_own_images(flat):
+    whole, few = index(flat), index(flat, teacher_share=0.5, labelled=4)
+    for name in ("validation", "test"):
+        assert paths(few)[name] == paths(whole)[name]
+    student, teacher = (set(paths(few)[name]) for name in ("train", "teacher"))
+    assert not student & teacher
+    assert student | teacher == set(paths(whole)["train"])
+    assert (few.splits["teacher"].labels >= 0).all()
+    labels = few.splits["train"].labels
+    assert (labels >= 0).sum() == 4
+    truth = [few.classes.index(path.split("/")[0]) for path in paths(few)["train"]]
+    assert np.array_equal(labels[labels >= 0], np.array(truth)[labels >= 0])
+
+
 def test_copies_within_a_class_stay_together(tmp_path):
     fill(tmp_path, {"cat": 10, "dog": 10})
     for i in range(10):
