@@ -11,10 +11,11 @@ from rsd.export import precisions
 from rsd.export.engine_parity import engine_parity, engine_parting
 from rsd.export.options import export_options
 from rsd.export.parity import GateError
+from rsd.export.refusals import RefusedGraphError
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
-from rsd.run.records import Comparison
+from rsd.run.records import Comparison, EngineRecord
 from rsd.sources.images import read_split
 from stages import OUT, run
 
@@ -28,17 +29,27 @@ def main() -> None:
         aside.mkdir()
         onnx = OUT.onnx(precision)
         log = OUT.logs / f"engine-{precision}.log"  # stays there if the build fails
-        if available(options.library) is None:
-            record = skipped(options.library, precision)
-            print(record.reason)
+        record = record_of(onnx, aside / "model.engine", options, precision=precision, log=log)
+        if record.status == "skipped":
+            print(f"{precision}: no engine: {record.reason}")
         else:
-            record = build(onnx, aside / "model.engine", options, precision=precision, log=log)
             shutil.move(log, aside / "build.log")
             record.write(aside)  # which loading the engine reads
             record.parity = parity(aside, precision, options)
             print(f"{precision}: engine of {(record.bytes or 0) / 1e6:.2f} MB by {record.library} {record.version}")
         record.made_from = OUT.digests(f"convert/{precision}/model.onnx", "params/engine.json")
         record.write(aside)
+
+
+def record_of(onnx: Path, engine: Path, options: EngineOptions, *, precision: str, log: Path) -> EngineRecord:
+    """Build the engine where a library is here that can."""
+    library = available(options.library)
+    if library is None:
+        return skipped(options.library, precision)
+    try:
+        return build(onnx, engine, options, precision=precision, log=log)
+    except RefusedGraphError as error:
+        return skipped(library[0], precision, str(error))
 
 
 def parity(folder: Path, precision: str, options: EngineOptions) -> Comparison | str:

@@ -1,8 +1,11 @@
-"""Why TensorRT does not take a graph, in one sentence: the node, its operator, and what helps."""
+"""Why TensorRT does not take or build a graph, in one sentence: what is at fault, and what helps."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from rsd.machine.errors import UserError
 
 # What the parser says (with the operator in front) and what helps; the first that fits is printed.
 HINTS = [
@@ -16,15 +19,37 @@ HINTS = [
 OTHERWISE = "export with another opset, or choose another student"
 
 
-def unparsed(parser: Any, onnx_path: Path, library: str) -> str:
-    """The sentence for a graph that `parser`, a `trt.OnnxParser`, has refused; of several faults the first."""
+class RefusedGraphError(UserError):
+    """The library cannot build this graph, on no machine: there is no engine of it."""
+
+
+def unparsed(parser: Any, onnx_path: Path, library: str) -> RefusedGraphError:
+    """The error for a graph that `parser`, a `trt.OnnxParser`, has refused; of several faults the first."""
     error = parser.get_error(0)
     operator, fault = error.node_operator(), _essence(error.desc())
     node = f" at node '{error.node_name()}' ({operator})" if operator else ""
     what = f"{operator} {error.code().name} {fault}"
     hint = next((hint for pattern, hint in HINTS if re.search(pattern, what)), OTHERWISE)
     more = f" (and {parser.num_errors - 1} more)" if parser.num_errors > 1 else ""
-    return f"expected a graph that {library} takes, found a fault in {onnx_path}{node}: {fault}{more}; {hint}"
+    return RefusedGraphError(
+        f"expected a graph that {library} takes, found a fault in {onnx_path}{node}: {fault}{more}; {hint}"
+    )
+
+
+def unbuilt(messages: Sequence[str], onnx_path: Path, library: str) -> RefusedGraphError | None:
+    """The error for a graph that was parsed but not built; None where the machine may be at fault.
+
+    Args:
+        messages: of the library's logger.
+    """
+    faults = [message for message in messages if message.startswith("ERROR") and "not supported" in message]
+    if not faults:
+        return None
+    sentence = re.search(r"([^.()]*\bnot supported\b[^.()]*)", faults[-1])
+    assert sentence is not None
+    return RefusedGraphError(
+        f"expected a graph that {library} builds, found a fault in {onnx_path}: {sentence[1].strip()}; {OTHERWISE}"
+    )
 
 
 def _essence(text: str) -> str:

@@ -16,7 +16,7 @@ import onnx
 from pydantic import Field, model_validator
 
 from rsd.export import runtimes
-from rsd.export.refusals import unparsed
+from rsd.export.refusals import unbuilt, unparsed
 from rsd.export.runtimes._tensorrt import INSTALL, TensorRT, measurable
 from rsd.machine.cuda import NoDriverError, driver
 from rsd.machine.errors import UserError
@@ -70,8 +70,10 @@ def builder(name: str) -> TensorRT:
     return runtime
 
 
-def skipped(library: str, precision: str) -> EngineRecord:
-    """The record of an engine that could not be built, because `available` names no library."""
+def skipped(library: str, precision: str, reason: str | None = None) -> EngineRecord:
+    """The record of an engine that could not be built; without a reason, because `available` names no library."""
+    if reason:
+        return EngineRecord(status="skipped", precision=precision, library=library, reason=reason)
     reason = f"no TensorRT library can build here; `{INSTALL}` adds one"
     if library != "auto":
         reason = builder(library).cannot_build() or reason
@@ -101,8 +103,9 @@ def build(
         The record to be kept beside the engine.
 
     Raises:
-        UserError: no library is installed, the graph holds something TensorRT does not take, this library
-            does not know a compute capability or has not what was asked for, or the build failed.
+        RefusedGraphError: the graph holds something that TensorRT does not take or build.
+        UserError: no library is installed, this library does not know a compute capability or has not what was asked
+            for, or the build failed.
     """
     usable = available(options.library)
     if usable is None:
@@ -112,7 +115,7 @@ def build(
     try:
         return _build(trt, messages, onnx_path, engine_path, options, precision, every_value=every_value)
     except UserError as error:
-        raise UserError(f"{error}; see {log}" if log else str(error)) from error
+        raise type(error)(f"{error}; see {log}" if log else str(error)) from error
     finally:
         if log:
             with written_aside(log) as aside:
@@ -140,7 +143,7 @@ def _build(
     parser = trt.OnnxParser(network, logger)
     content = onnx_path.read_bytes()
     if not parser.parse(content):
-        raise UserError(unparsed(parser, onnx_path, library))
+        raise unparsed(parser, onnx_path, library)
     model = onnx.load_from_string(content)
     if every_value:
         _expose(trt, network, {name for node in model.graph.node for name in node.output})
@@ -152,6 +155,8 @@ def _build(
     _be_compatible(trt, config, options)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
+        if refused := unbuilt(messages, onnx_path, library):
+            raise refused
         hint = ""
         if options.strip_weights and measurable():
             hint = ", or set strip_weights to false: without a GPU not every version can"

@@ -11,6 +11,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from pydantic import ValidationError
 
 from rsd.export import tensorrt
+from rsd.export.refusals import RefusedGraphError
 from rsd.export.runtimes import _tensorrt
 from rsd.export.runtimes._tensorrt import measurable
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
@@ -18,6 +19,8 @@ from rsd.machine.cuda import Driver, Gpu
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
 from rsd.run.records import Port
+from stages.engine import record_of
+from tests.rsd.export.conftest import export, tiny_model
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -140,6 +143,19 @@ def test_a_refused_graph_names_node_operator_and_hint(tmp_path, what):
         build(_saved(tmp_path, nodes, inits), tmp_path / "m.engine", EngineOptions(), precision="fp32")
     assert "\n" not in str(e.value)
     assert not (tmp_path / "m.engine").exists()
+
+
+@needs_rtx
+def test_attention_without_a_kernel_is_the_graphs_fault(tmp_path, monkeypatch):
+    export(tiny_model("vit"), "fp32", tmp_path / "vit.onnx", opset=23)
+    sentence = r"found a fault in .*vit.onnx: Attention operation was not supported by a dedicated kernel; export with"
+    with pytest.raises(RefusedGraphError, match=sentence):
+        build(tmp_path / "vit.onnx", tmp_path / "m.engine", EngineOptions(), precision="fp32")
+    record = record_of(
+        tmp_path / "vit.onnx", tmp_path / "m.engine", EngineOptions(), precision="fp32", log=tmp_path / "log"
+    )
+    assert (record.status, record.library, record.version) == ("skipped", "tensorrt_rtx", None)
+    assert "Attention operation" in (record.reason or "")
 
 
 @needs_rtx
