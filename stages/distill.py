@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ def main() -> None:
         for sentence in advice:
             print(f"warning: {name}: {sentence}", file=sys.stderr)
 
-    record: dict[str, Any] = {
+    record: dict[str, object] = {
         "method": method,
         "seed": seed,
         "model": student_options.model_dump(),
@@ -138,7 +138,7 @@ def inside(
     return InsideRecord(student=name, correlation=task.inside(before, after, answers))
 
 
-def write(folder: Path, student: nn.Module, trained: Trained, data: DatasetRecord, record: dict[str, Any]) -> None:
+def write(folder: Path, student: nn.Module, trained: Trained, data: DatasetRecord, record: dict[str, object]) -> None:
     """The student, what was trained beside it, the history, the model card, and last the record."""
     save_trained(folder, student, trained.student, data, mean=data.mean, std=data.std)
     # For resuming research, not for shipping: nothing downstream of evaluation reads it.

@@ -42,7 +42,7 @@ SECTIONS: dict[str, Any] = {
 }
 """The resolved sections, and the type that checks each."""
 
-PAPER: dict[str, dict[str, Any]] = {
+PAPER: dict[str, dict[str, JsonValue]] = {
     "data": {"hold_out": False},
     "recipe": {"select": "last"},
     "teacher_recipe": {"select": "last"},  # "best" would be picked on images that it was trained on

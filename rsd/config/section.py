@@ -1,6 +1,6 @@
 """Checks a section against its type; each fault is a sentence with the key's path and the file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ def kind_of(thing: Any, values: Any) -> type[Any] | None:
         return None
 
 
-def unknown_keys(values: Mapping[str, Any], known: set[str], prefix: str, file: Path) -> list[str]:
-    return [f"{file}: {prefix}{key}: unknown key{near(key, known)}" for key in values if key not in known]
+def unknown_keys(keys: Iterable[str], known: set[str], prefix: str, file: Path) -> list[str]:
+    return [f"{file}: {prefix}{key}: unknown key{near(key, known)}" for key in keys if key not in known]
 
 
 def mapping(values: Any, name: str, file: Path, errors: list[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """How good a model is on a split: accuracy, calibration, agreement with its teacher."""
 
 from statistics import fmean, stdev
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -14,17 +14,28 @@ from rsd.run.records import EvaluationRecord, Summary
 CALIBRATION_BINS = 15
 
 
-def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor, classes: list[str]) -> dict[str, Any]:
+class Accuracy(TypedDict):
+    """Of one model on one split; shares are in per cent."""
+
+    top1: float
+    top5: float
+    nll: float
+    """In nats."""
+    ece: float
+    """In 15 bins (Guo et al. 2017)."""
+    agreement: float
+    """With the teacher's top-1."""
+    per_class: dict[str, float]
+    images: int
+
+
+def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor, classes: list[str]) -> Accuracy:
     """Metrics of one model on one split.
 
     Args:
         logits: `[N, C]`.
         labels: class indices `[N]`.
         teacher_logits: `[N, C]` for the same images.
-
-    Returns:
-        top1, top5 and agreement (with the teacher's top-1) in per cent, nll in nats, ece (15 bins, Guo et
-        al. 2017) in per cent, per_class accuracy in per cent by class name, images.
     """
     count = len(classes)
     per_class = multiclass_accuracy(logits, labels, count, average=None)

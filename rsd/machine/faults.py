@@ -1,11 +1,12 @@
 """What pydantic finds wrong with a value, in plain words: expected, found, what to do."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from rsd.machine.errors import UserError, near
 
@@ -38,7 +39,7 @@ _EXPECTED = {
 """By pydantic's type of a fault or, for `int_type`, `int_parsing` and their like, by its first word."""
 
 
-def in_words(fault: Mapping[str, Any], known: Iterable[str] = ()) -> str:
+def in_words(fault: ErrorDetails, known: Iterable[str] = ()) -> str:
     """A sentence of one of a `ValidationError`'s `errors()`, without the place of the value.
 
     Args:

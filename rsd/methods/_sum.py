@@ -16,7 +16,7 @@ from rsd.run.records import CorrelationChange
 class Scaffolds(nn.ModuleDict):
     """The scaffolds of the methods that have one, by method."""
 
-    def forward(self, student: Outputs | StagedOutputs, teacher: Outputs | StagedOutputs) -> dict[str, Any]:
+    def forward(self, student: Outputs | StagedOutputs, teacher: Outputs | StagedOutputs) -> dict[str, object]:
         return {method: scaffold(student, teacher) for method, scaffold in self.items()}
 
 

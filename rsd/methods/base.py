@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue
 from timm.layers import convert_sync_batchnorm
 from timm.task import TrainingTask
 from timm.task.distillation import FeatureDistillationTrainableModule
@@ -110,7 +110,7 @@ class Distiller(TrainingTask):
     staged: ClassVar[bool] = False
     """Whether the method takes the student apart into stages."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    paper: ClassVar[dict[str, Any]] = {}
+    paper: ClassVar[dict[str, JsonValue]] = {}
     """What `protocol: paper` sets in the method's section."""
     amp: torch.dtype | None = None
     """Precision of student and scaffold under automatic mixed precision; None: float32. Losses are float32."""

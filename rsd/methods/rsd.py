@@ -2,10 +2,10 @@
 
 import copy
 import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue
 from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
@@ -170,7 +170,7 @@ class RSDDistiller(Distiller, method="rsd"):
     needs = frozenset({"embedding", "logits"})
     Options = RSDOptions
     options: RSDOptions
-    paper: ClassVar[dict[str, Any]] = {"correlation": "per_process"}
+    paper: ClassVar[dict[str, JsonValue]] = {"correlation": "per_process"}
 
     @classmethod
     def couples_batch(cls, options: MethodOptions) -> bool:

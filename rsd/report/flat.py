@@ -1,11 +1,12 @@
 """Nested params as lines for a reader."""
 
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST_VALUE = 160
 
 
-def section_order(params: dict[str, Any]) -> list[str]:
+def section_order(params: Iterable[str]) -> list[str]:
     """In the order of the work: what was run, data and models, training, methods, then what follows."""
     first = ["run", "data", "teacher", "teacher_recipe", "student", "student_gate", "recipe", "views"]
     last = ["compute", "export", "engine", "benchmark", "bundle"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import JsonValue
 
 from rsd.report.interval import POINTS, Interval, interval
 from rsd.run.paths import Run
@@ -44,7 +45,8 @@ class Records:
     engines: list[EngineRecord]
     benchmark: LatencyRecord | None
     samples: pd.DataFrame | None
-    params: dict[str, Any]
+    params: dict[str, JsonValue]
+    """The resolved sections by name."""
     device: DeviceRecord | None
     left_out: list[str]
     """A sentence for each record that is stale."""

@@ -11,7 +11,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
+def save(path: Path, state: Mapping[str, object]) -> None:
     """Write tensors and plain values, whole or not at all.
 
     Raises:

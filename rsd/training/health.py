@@ -19,7 +19,12 @@ CONSTANT = 1e-5
 
 
 def check_finite(
-    terms: Mapping[str, Tensor], gradient_norm: Tensor | None, *, step: int, last: Mapping[str, Any], hint: str = ""
+    terms: Mapping[str, Tensor],
+    gradient_norm: Tensor | None,
+    *,
+    step: int,
+    last: Mapping[str, Tensor | float],
+    hint: str = "",
 ) -> None:
     """Stop at a loss or a gradient that is not finite.
 
@@ -44,7 +49,7 @@ def check_finite(
     )
 
 
-def check_validation(loss: float, *, step: int, last: Mapping[str, Any]) -> None:
+def check_validation(loss: float, *, step: int, last: Mapping[str, Tensor | float]) -> None:
     """Stop at a validation loss that is not finite.
 
     Args:
@@ -58,7 +63,9 @@ def check_validation(loss: float, *, step: int, last: Mapping[str, Any]) -> None
         )
 
 
-def check_varied(logits: Tensor, *, epoch: int, warmup_epochs: int, step: int, last: Mapping[str, Any]) -> None:
+def check_varied(
+    logits: Tensor, *, epoch: int, warmup_epochs: int, step: int, last: Mapping[str, Tensor | float]
+) -> None:
     """Stop at a collapsed student: one that gives the same logits for every image after the warm-up.
 
     A model that begins with logits of exactly 0, as timm's MLPs do, gives different ones after its first update.
@@ -99,7 +106,7 @@ def one_class(
     )
 
 
-def _values(last: Mapping[str, Any]) -> str:
+def _values(last: Mapping[str, Tensor | float]) -> str:
     return ", ".join(f"{key} {float(value):.4g}" for key, value in last.items()) or "none yet"
 
 

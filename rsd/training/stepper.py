@@ -82,7 +82,7 @@ class Stepper:
         self.optimizer = make_optimizer(unwrap_model(task.trainable_module), recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, steps_per_epoch=steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.amp == "fp16")
-        self.last: dict[str, Any] = {}
+        self.last: dict[str, Tensor] = {}
         """Scalars of the last step, for the sentence about one that went wrong."""
 
     def step(

@@ -58,7 +58,7 @@ def colour(method: str) -> str:
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
-def theme(*, ink: str, muted: str, line: str) -> dict[str, Any]:
+def theme(*, ink: str, muted: str, line: str) -> dict[str, object]:
     """A Vega-Lite config: colours may be CSS variables, since the page draws SVG."""
     return {
         "background": None,

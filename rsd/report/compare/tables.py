@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rsd.report import verdict
 from rsd.report.charts.style import method_order
@@ -260,11 +259,9 @@ def latencies(runs: Sequence[ComparedRun]) -> list[tuple[str, list[Cell]]]:
     return table
 
 
-def commands(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+def commands(runs: Sequence[ComparedRun]) -> list[tuple[ComparedRun, str | None]]:
     """How to have each run again."""
-    return [
-        {"run": run, "command": f"git checkout {run.commit} && dvc checkout" if run.commit else None} for run in runs
-    ]
+    return [(run, f"git checkout {run.commit} && dvc checkout" if run.commit else None) for run in runs]
 
 
 def _bytes(count: int | None, before: int | None, note: str = "") -> Cell:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from rsd.machine.errors import UserError
+from rsd.machine.faults import read_checked
 from rsd.machine.options import Options
 from rsd.run.records.base import Part, Record, Written
 from rsd.run.records.device import DeviceRecord
@@ -123,17 +123,8 @@ class Manifest(Written):
         Raises:
             UserError: there is none, or it is damaged.
         """
-        path = bundle / "manifest.json"
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError as error:
-            raise UserError(
-                f"expected a bundle, found no {path}; run `dvc repro bundle`, or name another folder"
-            ) from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise UserError(f"expected a bundle's manifest in {path}, found {fault}; run `dvc repro bundle`") from error
+        then = "run `dvc repro bundle`, or name another folder"
+        return read_checked(bundle / "manifest.json", cls, what="the manifest of a bundle", then=then)
 
     @property
     def place(self) -> str:

@@ -149,7 +149,7 @@ def test_a_later_release_stands_beside_the_earlier_one(bundle, tmp_path):
 
 
 def test_a_missing_or_broken_bundle_is_refused(bundle, tmp_path):
-    with pytest.raises(UserError, match="expected a bundle, found no .*manifest.json; run"):
+    with pytest.raises(UserError, match="expected the manifest of a bundle at .*manifest.json, found none"):
         write_repository(tmp_path / "nowhere", tmp_path / "models")
     (bundle / "fp16" / "model.onnx").write_bytes(b"another")
     with pytest.raises(UserError, match="fp16/model.onnx as the manifest describes it"):
@@ -165,4 +165,4 @@ def test_one_image_a_batch_is_warmed_up_once(schema):
 def test_the_commands_errors_are_sentences(bundle, tmp_path, capsys):
     assert not rsd("triton", str(bundle), str(tmp_path / "models"))
     assert "digits-fp32-onnx: written\n" in capsys.readouterr().out
-    assert rsd("triton", str(tmp_path), str(tmp_path / "m")).startswith("error: expected a bundle")
+    assert rsd("triton", str(tmp_path), str(tmp_path / "m")).startswith("error: expected the manifest of a bundle")
