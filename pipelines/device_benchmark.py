@@ -111,7 +111,7 @@ def quiet() -> None:
 
 def record(folder: Path, margin: float) -> tuple[str, list[str]]:
     """Add the newest record to the history and publish it; returns a summary, and a sentence for each slower row."""
-    from rsd.measure.budget.records import shipped
+    from rsd.measure.budget.records import shipped_student
     from rsd.report import trend  # late: the import takes seconds, which a run that fails early saves
     from rsd.report.charts.style import svg
 
@@ -119,7 +119,7 @@ def record(folder: Path, margin: float) -> tuple[str, list[str]]:
     points = trend.points(
         run.latency(),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=_architecture(shipped(snapshot(run))),
+        model=_architecture(shipped_student(snapshot(run))),
         revision=git(folder, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"),
     )
     if not points:

@@ -78,11 +78,11 @@ def kit(
         raise UserError(in_words(error.errors()[0])) from error
     ready = {}
     if not models and (here.params / "student.json").is_file():
-        from rsd.measure.budget.records import shipped
+        from rsd.measure.budget.records import shipped_student
         from rsd.run.snapshot import snapshot
 
         students.insert(0, here.section("student", ModelOptions))
-        known = shipped(snapshot(here))
+        known = shipped_student(snapshot(here))
         if known and (known.model, known.args) == (students[0].name, students[0].args) and known.image == tuple(shape):
             ready = {one: here.onnx(one) for one in known.top1 if one in names}
     packed = write_kit(
@@ -154,13 +154,13 @@ def keep() -> None:
     Example: rsd budget keep
     """
     from rsd.machine.files import write_json
-    from rsd.measure.budget.records import read_trained, shipped
+    from rsd.measure.budget.records import read_trained, shipped_student
     from rsd.run.paths import Run
     from rsd.run.snapshot import snapshot
 
     run = Run()
     known = snapshot(run)
-    student = shipped(known)
+    student = shipped_student(known)
     if student is None:
         cause = "; ".join(known.left_out) or "run `dvc repro`"
         raise UserError(f"expected a trained, evaluated and exported student in {run.folder}, found none ({cause})")

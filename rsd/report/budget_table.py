@@ -2,20 +2,20 @@
 
 from collections.abc import Sequence
 
-from rsd.measure.budget.choose import Row, best, pareto
+from rsd.measure.budget.choose import BudgetRow, best, pareto
 from rsd.report.table import milliseconds, size
 
 COLUMNS = ("device", "student", "parameters", "precision", "threads", "p50", "p99", "file", "test top-1", "front")
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[BudgetRow]) -> str:
     """Markdown; every row with its device."""
     front = set(map(id, pareto(rows)))
     lines = [COLUMNS, ["---"] * len(COLUMNS), *[[*_cells(row), "yes" if id(row) in front else ""] for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def verdict(rows: Sequence[Row], p99_ms: float) -> str:
+def verdict(rows: Sequence[BudgetRow], p99_ms: float) -> str:
     """Which rows do not fit and why, then the best student of each device."""
     misfits = [row for row in rows if not row.fits(p99_ms)]
     lines = [f"{len(misfits)} of {len(rows)} do not fit a p99 of {p99_ms:g} ms at batch 1:"]
@@ -32,7 +32,7 @@ def verdict(rows: Sequence[Row], p99_ms: float) -> str:
     return "\n".join(lines)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: BudgetRow) -> list[str]:
     latency = row.latency
     return [
         row.device,
@@ -47,7 +47,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _p99(row: Row) -> str:
+def _p99(row: BudgetRow) -> str:
     latency = row.latency
     if row.p99_ms is not None:
         text = milliseconds(row.p99_ms)

@@ -96,7 +96,7 @@ def _content(records: Records) -> dict[str, Any]:
     }
 
 
-def _budget(rows: list[choose.Row]) -> dict[str, Any]:
+def _budget(rows: list[choose.BudgetRow]) -> dict[str, Any]:
     """The trained students on every known device, and their front of accuracy against p99."""
     best = set(map(id, choose.pareto(rows)))
     trained = sorted((row for row in rows if row.top1 is not None), key=lambda row: (row.device, row.p99_ms or 0.0))

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsd.export.runtimes import readers
-from rsd.measure.budget.records import TrainedStudent, read_device, read_trained, shipped
+from rsd.measure.budget.records import TrainedStudent, read_device, read_trained, shipped_student
 from rsd.run.paths import Run
 from rsd.run.records import Latency
 from rsd.run.snapshot import snapshot
 
 
 @dataclass(frozen=True)
-class Row:
+class BudgetRow:
     """A student in one precision on one device, with the number of threads that gives it the smallest p99."""
 
     device: str
@@ -34,7 +34,7 @@ class Row:
         return self.p99_ms is not None and self.p99_ms <= p99_ms
 
 
-def rows(budget: Path, run: Run) -> list[Row]:
+def rows(budget: Path, run: Run) -> list[BudgetRow]:
     """Every student on every known device.
 
     Args:
@@ -45,7 +45,7 @@ def rows(budget: Path, run: Run) -> list[Row]:
         UserError: a file in `budget` contradicts itself.
     """
     known_run = snapshot(run) if (run.params / "run.json").is_file() else None
-    here = shipped(known_run) if known_run else None
+    here = shipped_student(known_run) if known_run else None
     noted = [one for one in read_trained(budget / "trained.json") if here is None or one.data == here.data]
     trained = [one for one in noted if here is None or not one.same(here)] + ([here] if here else [])
     results = []
@@ -69,7 +69,7 @@ def rows(budget: Path, run: Run) -> list[Row]:
     return results
 
 
-def pareto(rows: Iterable[Row]) -> list[Row]:
+def pareto(rows: Iterable[BudgetRow]) -> list[BudgetRow]:
     """The trained rows that no other on the same device beats in accuracy and p99; the fastest first."""
     known = [row for row in rows if row.top1 is not None and row.p99_ms is not None]
     return sorted(
@@ -78,9 +78,9 @@ def pareto(rows: Iterable[Row]) -> list[Row]:
     )
 
 
-def best(rows: Iterable[Row], p99_ms: float) -> dict[str, Row | None]:
+def best(rows: Iterable[BudgetRow], p99_ms: float) -> dict[str, BudgetRow | None]:
     """For each device the most accurate trained student that fits, the faster of two; None where none does."""
-    answer: dict[str, Row | None] = {}
+    answer: dict[str, BudgetRow | None] = {}
     for row in rows:
         current = answer.setdefault(row.device, None)
         fits = row.fits(p99_ms) and row.top1 is not None
@@ -89,17 +89,17 @@ def best(rows: Iterable[Row], p99_ms: float) -> dict[str, Row | None]:
     return answer
 
 
-def feasible(rows: Iterable[Row], p99_ms: float) -> list[Row]:
+def feasible(rows: Iterable[BudgetRow], p99_ms: float) -> list[BudgetRow]:
     """The rows that fit: trained students by accuracy, then untrained ones by size."""
     fitting = [row for row in rows if row.fits(p99_ms)]
     return sorted(fitting, key=lambda row: (row.device, row.top1 is None, -(row.top1 or 0), -(row.parameters or 0)))
 
 
-def _merit(row: Row) -> tuple[float, float]:
+def _merit(row: BudgetRow) -> tuple[float, float]:
     return row.top1 or 0.0, -(row.p99_ms or 0.0)
 
 
-def _beats(other: Row, row: Row) -> bool:
+def _beats(other: BudgetRow, row: BudgetRow) -> bool:
     at_least = _merit(other)[0] >= _merit(row)[0] and _merit(other)[1] >= _merit(row)[1]
     return at_least and _merit(other) != _merit(row)
 
@@ -111,12 +111,12 @@ def _row(
     precision: str,
     latencies: Sequence[Latency],
     known: TrainedStudent | None,
-) -> Row:
+) -> BudgetRow:
     tailed = [row for row in latencies if row.p99_ms is not None] or [
         row for row in latencies if row.p50_ms is not None
     ]
     fastest = min(tailed, key=lambda row: row.p99_ms or row.p50_ms or 0.0) if tailed else latencies[0]
     top1 = known.top1.get(precision) if known else None
-    return Row(
+    return BudgetRow(
         device, name, parameters, precision, fastest, top1, known.student if known and top1 is not None else None
     )

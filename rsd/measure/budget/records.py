@@ -121,7 +121,7 @@ def _checked(path: Path, kind: type[Kind], what: str, then: str) -> Kind:
     return read_checked(path, kind, what=what, then=then)
 
 
-def shipped(known: Snapshot) -> TrainedStudent | None:
+def shipped_student(known: Snapshot) -> TrainedStudent | None:
     """The student that a run ships; None if the run has not come that far or its records do not fit together."""
     evaluation = known.shipped_evaluation
     student = next((one for one in known.students if evaluation and one.name == evaluation.model), None)

@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from rsd.measure.budget.choose import Row, pareto
+from rsd.measure.budget.choose import BudgetRow, pareto
 from rsd.measure.sustained import Window
 from rsd.report.charts.cost import front as on_front
 from rsd.report.charts.style import NEUTRAL, PRECISION_COLOURS, data, layered, rounded
@@ -153,7 +153,7 @@ def latencies(record: LatencyRecord) -> alt.LayerChart:
     return layered(line, points, height=24 * len(rows) + 20)
 
 
-def front(rows: Sequence[Row]) -> alt.LayerChart:
+def front(rows: Sequence[BudgetRow]) -> alt.LayerChart:
     """Test accuracy against p99 of the trained students, a colour per device; the front of each is a line."""
     known = [row for row in rows if row.top1 is not None and row.p99_ms is not None]
     devices = list(dict.fromkeys(row.device for row in known))

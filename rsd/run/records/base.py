@@ -1,7 +1,7 @@
 """What all records have in common: where one lies, and what it was made from."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, RootModel
 
@@ -37,10 +37,13 @@ class Written(Part):
 
     _folder: Path | None = PrivateAttr(default=None)
 
+    location: ClassVar[str]
+    """Path below the run's folder, with fields of the record, such as `{0.name}`."""
+
     @property
     def place(self) -> str:
         """Path below the run's folder."""
-        raise NotImplementedError
+        return self.location.format(self)
 
     @property
     def folder(self) -> Path:

@@ -35,9 +35,7 @@ class BundleRecord(Record):
         self.made_from = self.origin.made_from
         return self
 
-    @property
-    def place(self) -> str:
-        return "bundle/manifest.json"
+    location = "bundle/manifest.json"
 
 
 class Requires(Options):
@@ -126,6 +124,4 @@ class Manifest(Written):
         then = "run `dvc repro bundle`, or name another folder"
         return read_checked(bundle / "manifest.json", cls, what="the manifest of a bundle", then=then)
 
-    @property
-    def place(self) -> str:
-        return "bundle/manifest.json"
+    location = "bundle/manifest.json"

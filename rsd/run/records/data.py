@@ -36,9 +36,7 @@ class DatasetRecord(Written):
     checksums: dict[str, str]
     """SHA-256 of every file of a split."""
 
-    @property
-    def place(self) -> str:
-        return "data/dataset.json"
+    location = "data/dataset.json"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -41,9 +41,7 @@ class DeviceRecord(Fingerprinted, Written):
     versions: dict[Name, Name | None] = Field({})
     """Of the runtimes; None where one is missing."""
 
-    @property
-    def place(self) -> str:
-        return "device.json"
+    location = "device.json"
 
     @property
     def short_name(self) -> str:

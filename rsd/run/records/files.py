@@ -91,9 +91,7 @@ class ExportRecord(Record):
     parts: dict[str, str] = Field({})
     """Which part of the PyTorch model a value of the graph comes from, such as `blocks.0.attn.qkv`."""
 
-    @property
-    def place(self) -> str:
-        return "export/export.json"
+    location = "export/export.json"
 
     @property
     def files(self) -> dict[str, str]:
@@ -134,9 +132,7 @@ class ConvertRecord(Record):
     ladder: list[Parity]
     details: SerializeAsAny[Details] | None = None
 
-    @property
-    def place(self) -> str:
-        return f"convert/{self.precision}/convert.json"
+    location = "convert/{0.precision}/convert.json"
 
     @property
     def files(self) -> dict[str, str]:
@@ -192,9 +188,7 @@ class EngineRecord(Record):
         """The smallest and the largest batch that it takes; one image where there is no engine."""
         return (self.profile["min"], self.profile["max"]) if self.profile else (1, 1)
 
-    @property
-    def place(self) -> str:
-        return f"engines/{self.precision}/engine.json"
+    location = "engines/{0.precision}/engine.json"
 
     @property
     def files(self) -> dict[str, str]:

@@ -44,9 +44,7 @@ class Summary(Written):
     methods: dict[str, dict[str, float]]
     """A line per method: means over its seeds, and the gain over the scratch twins in points."""
 
-    @property
-    def place(self) -> str:
-        return "evaluate/metrics.json"
+    location = "evaluate/metrics.json"
 
     def content(self) -> Any:
         return self.methods
@@ -70,9 +68,7 @@ class EvaluationRecord(Record):
     def content(self) -> Any:
         return [model.model_dump(mode="json") for model in self.models]
 
-    @property
-    def place(self) -> str:
-        return "evaluate/models.json"
+    location = "evaluate/models.json"
 
     def of(self, student: str) -> Evaluation | None:
         """The student's row; None if it was not judged."""

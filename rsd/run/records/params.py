@@ -41,9 +41,7 @@ class Sources(Written):
     kind: Literal["data", "teacher"]
     digests: dict[str, str | dict[str, str]]
 
-    @property
-    def place(self) -> str:
-        return f"sources/{self.kind}.json"
+    location = "sources/{0.kind}.json"
 
     def content(self) -> Any:
         return self.digests

@@ -84,6 +84,4 @@ class LatencyRecord(Record):
     options: Timing
     rows: list[Latency]
 
-    @property
-    def place(self) -> str:
-        return "benchmark/latency.json"
+    location = "benchmark/latency.json"

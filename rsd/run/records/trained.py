@@ -70,9 +70,7 @@ class TeacherRecord(TrainedRecord):
     origin: str | None = None
     """SHA-256 of the weights from elsewhere that it started from; None for random ones."""
 
-    @property
-    def place(self) -> str:
-        return "teacher/model.json"
+    location = "teacher/model.json"
 
 
 class StudentRecord(TrainedRecord):
@@ -108,9 +106,7 @@ class StudentRecord(TrainedRecord):
     def name(self) -> str:
         return f"{self.method}-{self.seed}"
 
-    @property
-    def place(self) -> str:
-        return f"students/{self.name}/student.json"
+    location = "students/{0.name}/student.json"
 
 
 class CorrelationPicture(Part):
@@ -147,17 +143,13 @@ class InsideRecord(Record):
     skipped: str | None = None
     """Why there is nothing, without a full stop."""
 
-    @property
-    def place(self) -> str:
-        return f"students/{self.student}/inside.json"
+    location = "students/{0.student}/inside.json"
 
 
 class ShownRecord(InsideRecord):
     """`evaluate/correlation.json`: what the report shows, of the first student whose method offers a look inside."""
 
-    @property
-    def place(self) -> str:
-        return "evaluate/correlation.json"
+    location = "evaluate/correlation.json"
 
 
 class IndexedStudent(Part):
@@ -178,9 +170,7 @@ class StudentIndex(Record):
 
     students: list[IndexedStudent]
 
-    @property
-    def place(self) -> str:
-        return "students.json"
+    location = "students.json"
 
 
 class ShippedRecord(Record):
@@ -189,6 +179,4 @@ class ShippedRecord(Record):
     student: IndexedStudent
     reason: str
 
-    @property
-    def place(self) -> str:
-        return "shipped.json"
+    location = "shipped.json"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rsd.measure.budget.choose import Row, best, feasible, pareto
+from rsd.measure.budget.choose import BudgetRow, best, feasible, pareto
 from rsd.measure.latency import scenario
 from rsd.run.records import Latency
 
@@ -18,7 +18,7 @@ def row(name, p99, top1, device="board", samples=700, parameters=1):
         samples=samples,
         **scenario(1),
     )
-    return Row(device, name, parameters, "fp32", latency, top1, "rsd-0" if top1 else None)
+    return BudgetRow(device, name, parameters, "fp32", latency, top1, "rsd-0" if top1 else None)
 
 
 def chosen(found, p99):
