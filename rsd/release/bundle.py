@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 from pydantic import Field
 
 from rsd.export import precisions
@@ -34,6 +36,8 @@ from rsd.run.records import (
 from rsd.sources.images import DatasetRecord, Images
 
 SCHEMA_VERSION = 2
+_LOADS = (("1.18", 21, 10), ("1.21", 22, 10), ("1.23", 23, 11), ("1.24", 23, 13))
+"""Releases of ONNX Runtime, each with the newest opset and IR version that it loaded of a ResNet's and a ViT's file."""
 
 
 class BundleOptions(Options):
@@ -110,7 +114,7 @@ def write_bundle(
             release=options.release,
             signed=False,
             origin=Origin(made_from=made_from),
-            requires=options.requires,
+            requires=options.requires.model_copy(update={"onnxruntime": _runtime(options, converted)}),
             p99_ms=options.p99_ms,
             student=export.student,
             models=models,
@@ -124,6 +128,17 @@ def write_bundle(
         )
         manifest.write(aside)
     return manifest
+
+
+def _runtime(options: BundleOptions, converted: list[ConvertRecord]) -> str:
+    """The oldest ONNX Runtime that loads every file, or the one that the options ask for if that is newer."""
+    needed = [options.requires.onnxruntime] if options.requires.onnxruntime else []
+    for file in converted:
+        graph = onnx.load(file.folder / "model.onnx", load_external_data=False)
+        opset = max(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
+        loading = (release for release, opsets, irs in _LOADS if opset <= opsets and graph.ir_version <= irs)
+        needed.append(next(loading, ".".join(ort.__version__.split(".")[:2])))
+    return max(needed, key=lambda release: tuple(map(int, release.split("."))))
 
 
 def _model(folder: Path, file: ConvertRecord) -> BundledModel:

@@ -42,8 +42,8 @@ class Requires(Options):
     """What a device must have."""
 
     architectures: list[Literal["x86_64", "aarch64"]] = Field(["x86_64", "aarch64"], min_length=1)
-    onnxruntime: str = Field("1.18", pattern=r"^\d+\.\d+$")
-    """Or newer. 1.18 is the first that reads IR version 10 of ONNX."""
+    onnxruntime: str | None = Field(None, pattern=r"^\d+\.\d+$")
+    """Or newer; None, which no manifest holds: the oldest that loads the files."""
     memory_mib: int = Field(256, ge=0, le=1_000_000)
     """Free when a release is installed."""
 

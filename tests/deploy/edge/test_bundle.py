@@ -133,10 +133,10 @@ REFUSED = {
     ),
     "a newer runtime": (
         lambda w: w.signed(options={"requires": {"onnxruntime": "99.0", "memory_mib": 0}}),
-        "expected ONNX Runtime 99.0 or newer, found",
+        "expected ONNX Runtime 99.0 or newer, found .*a lower export.opset or export.ir_version",
     ),
     "more memory": (
-        lambda w: w.signed(options={"requires": {"memory_mib": 1 << 30}}),
+        rewrite(lambda m: m["requires"].update(memory_mib=1 << 30)),
         "expected 1073741824 MiB of free memory, found",
     ),
     "no folder": (lambda w: w.folder / "none", "expected the folder of a bundle, found none at"),

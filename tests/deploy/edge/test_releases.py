@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from rsd_edge import disk, signature
 from rsd_edge.errors import EdgeError
@@ -108,6 +111,15 @@ def test_a_release_too_slow_here_never_becomes_current(workshop, releases):
     with pytest.raises(EdgeError, match="expected a 99th percentile of at most 1e-06 ms, found"):
         releases.activate(workshop.keys)
     assert releases.current() is None
+
+
+def test_a_newer_ir_version_is_named(shared, tmp_path):
+    folder = Path(shutil.copytree(shared.bundle(1), tmp_path / "release"))
+    graph = onnx.load(folder / "fp32" / "model.onnx")
+    graph.ir_version = 99
+    (folder / "fp32" / "model.onnx").write_bytes(graph.SerializeToString())
+    with pytest.raises(EdgeError, match=r"Unsupported model IR version: 99.*a lower export.opset or export.ir_version"):
+        Model.open(folder)
 
 
 def test_rollback_on_a_busy_device_only_logs_p99(workshop, releases, monkeypatch):

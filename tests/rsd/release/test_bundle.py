@@ -2,10 +2,12 @@ import hashlib
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.release.bundle import BundleOptions, write_bundle
+from rsd.run.records import Requires
 from tests.bundles import SHAPE, ingredients
 
 OPTIONS = BundleOptions(name="digits", release=3)
@@ -85,3 +87,22 @@ def test_a_failure_leaves_the_last_bundle_whole(made, tmp_path):
 def test_a_name_unfit_for_a_folder_is_refused(name):
     with pytest.raises(ValueError, match="pattern"):
         BundleOptions(name=name, release=1)
+
+
+@pytest.mark.parametrize(
+    ("opset", "ir_version", "wanted", "release"),
+    [
+        (20, 10, None, "1.18"), (21, 10, None, "1.18"), (22, 10, None, "1.21"), (23, 8, None, "1.23"),
+        (18, 11, None, "1.23"), (18, 13, None, "1.24"), (20, 10, "1.22", "1.22"), (23, 10, "1.19", "1.23"),
+    ],
+)  # fmt: skip
+def test_the_runtime_follows_from_opset_and_ir(tmp_path, opset, ir_version, wanted, release):
+    given = ingredients(tmp_path)
+    for record in given["converted"][1:]:
+        path = record.folder / "model.onnx"
+        model = onnx.load(path)
+        model.ir_version, model.opset_import[0].version = ir_version, opset
+        onnx.save(model, path)
+    options = BundleOptions(name="tiny", release=1, requires=Requires(onnxruntime=wanted))
+    manifest = write_bundle(tmp_path / "bundle", options, **given)
+    assert manifest.requires.onnxruntime == release

@@ -164,7 +164,8 @@ def check_device(manifest: Manifest, *, free: int) -> None:
         )
     if _version(ort.__version__) < _version(requires.onnxruntime):
         raise EdgeError(
-            f"expected ONNX Runtime {requires.onnxruntime} or newer, found {ort.__version__}; install a newer one"
+            f"expected ONNX Runtime {requires.onnxruntime} or newer, found {ort.__version__}; install a newer one, or "
+            "make the bundle with a lower export.opset or export.ir_version"
         )
     if free < requires.memory_mib << 20:
         raise EdgeError(f"expected {requires.memory_mib} MiB of free memory, found {free >> 20}; end other programs")

@@ -183,6 +183,6 @@ def _session(path: Path, precision: str, threads: int, preprocessing: Preprocess
     except Exception as error:  # ONNX Runtime raises classes of its own
         raise EdgeError(
             f"expected ONNX Runtime {ort.__version__} to load {path.parent.name}/{path.name}, found: "
-            f"{_first_line(error)}; install a newer onnxruntime, or make the bundle with a lower export.opset or"
-            " export.ir_version"
+            f"{_first_line(error)}; install a newer onnxruntime, or make the bundle with a lower export.opset or "
+            "export.ir_version"
         ) from error
