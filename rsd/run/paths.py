@@ -45,6 +45,26 @@ class Run:
 
     def __init__(self, folder: Path | str = "out") -> None:
         self.folder = Path(folder)
+        self.device_file = self.folder / "device.json"
+        self.params = self.folder / "params"
+        self.sources = self.folder / "sources"
+        self.data = self.folder / "data"
+        self.dataset = self.data / "dataset.json"
+        self.teacher_folder = self.folder / "teacher"
+        self.views = self.folder / "views"
+        self.students = self.folder / "students"
+        self.evaluation_folder = self.folder / "evaluate"
+        self.evaluation_file = self.evaluation_folder / "models.json"
+        self.export_folder = self.folder / "export"
+        self.benchmark_folder = self.folder / "benchmark"
+        self.bundle = self.folder / "bundle"
+        self.report = self.folder / "report.html"
+        self.compare_page = self.folder / "compare.html"
+        self.sweeps = self.folder / "sweeps"
+        """The tables and plots of each sweep, in a folder of its name."""
+        self.budget_plot = self.folder / "budget.svg"
+        self.sustained = self.folder / "sustained"
+        self.logs = self.folder / "logs"
 
     @classmethod
     def of(cls, project: Path) -> "Run":
@@ -53,53 +73,9 @@ class Run:
 
     # Where things lie.
 
-    @property
-    def device_file(self) -> Path:
-        return self.folder / "device.json"
-
-    @property
-    def params(self) -> Path:
-        return self.folder / "params"
-
-    @property
-    def sources(self) -> Path:
-        return self.folder / "sources"
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    @property
-    def dataset(self) -> Path:
-        return self.data / "dataset.json"
-
-    @property
-    def teacher_folder(self) -> Path:
-        return self.folder / "teacher"
-
-    @property
-    def views(self) -> Path:
-        return self.folder / "views"
-
-    @property
-    def students(self) -> Path:
-        return self.folder / "students"
-
     def student_folder(self, name: str) -> Path:
         """Of METHOD-SEED."""
         return self.students / name
-
-    @property
-    def evaluation_folder(self) -> Path:
-        return self.folder / "evaluate"
-
-    @property
-    def evaluation_file(self) -> Path:
-        return self.evaluation_folder / "models.json"
-
-    @property
-    def export_folder(self) -> Path:
-        return self.folder / "export"
 
     def convert_folder(self, precision: str) -> Path:
         return self.folder / "convert" / precision
@@ -110,39 +86,6 @@ class Run:
 
     def engine_folder(self, precision: str) -> Path:
         return self.folder / "engines" / precision
-
-    @property
-    def benchmark_folder(self) -> Path:
-        return self.folder / "benchmark"
-
-    @property
-    def bundle(self) -> Path:
-        return self.folder / "bundle"
-
-    @property
-    def report(self) -> Path:
-        return self.folder / "report.html"
-
-    @property
-    def compare_page(self) -> Path:
-        return self.folder / "compare.html"
-
-    @property
-    def sweeps(self) -> Path:
-        """The tables and plots of each sweep, in a folder of its name."""
-        return self.folder / "sweeps"
-
-    @property
-    def budget_plot(self) -> Path:
-        return self.folder / "budget.svg"
-
-    @property
-    def sustained(self) -> Path:
-        return self.folder / "sustained"
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
 
     @property
     def shown(self) -> tuple[str, ...]:
