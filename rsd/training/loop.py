@@ -195,7 +195,7 @@ def _end_epoch(run: TrainingState, stepper: Stepper, data: Data, steps: int, bat
         logits, data.validation.labels, data.validation.classes, epoch=epoch, warmup_epochs=recipe.warmup_epochs
     )
     if warning and not run.warned and parallel.leads():
-        print(f"warning: {session.name}: {warning}", file=sys.stderr)
+        print(f"warning: {session.name or 'training'}: {warning}", file=sys.stderr)
     run.warned = run.warned or bool(warning)
     times = {
         "images_per_second": steps * batch_size / run.seconds,

@@ -101,8 +101,11 @@ def many_steps(method, width, options, *, dtype=torch.float64, steps=STEPS):
     }
 
 
-def trained(state=None, batch_size=8):
-    """A whole training in float32, with dropout, an average of the weights and a checkpoint at each step."""
+def trained(state=None, batch_size=8, random_states=None):
+    """A whole training in float32, with dropout, an average of the weights and a checkpoint at each step.
+
+    `random_states`, a list, gets torch's random state at each step, before the student's dropout.
+    """
     generator = torch.Generator().manual_seed(8)
     pixels = torch.randint(0, 256, (IMAGES, *SHAPE), dtype=torch.uint8, generator=generator).numpy()
     labelled = LabelledImages(pixels, (torch.arange(IMAGES) % CLASSES).numpy(), [str(n) for n in range(CLASSES)])
@@ -110,9 +113,11 @@ def trained(state=None, batch_size=8):
     crd = distiller("crd")
     options = crd.Options.model_validate({"negatives": 16, "width": 8})
     task = crd(vit(drop_rate=0.1), Setting(teacher_width=20, image_count=IMAGES), options)
+    outputs = teacher_outputs()  # once: it seeds torch, so that every step would draw the same dropout
 
     def teacher(raw, index, view):
-        outputs = teacher_outputs()
+        if random_states is not None:
+            random_states.append(torch.get_rng_state())
         return Outputs(outputs.embedding[index % BATCH], outputs.logits[index % BATCH])
 
     recipe = Recipe(epochs=2, batch_size=batch_size, optimizer="adamw", learning_rate=1e-3, ema_decay=0.5)
@@ -143,7 +148,8 @@ def work(rank, store, out):
     }
     equal = {name: many_steps(*case) for name, case in EQUAL.items()}
     single = {name: many_steps(*EQUAL[name], dtype=torch.float32, steps=1) for name in SINGLE}
-    whole = trained()
+    random_states = []
+    whole = trained(random_states=random_states)
     first = train_and_die(Path(out) / "checkpoint.pt")
     torch.manual_seed(rank + 50)
     resumed = trained(Path(out) / "checkpoint.pt")
@@ -154,6 +160,7 @@ def work(rank, store, out):
             "single": single,
             "trained": [whole, resumed],
             "died": first,
+            "random_states": random_states,
             "embedded": embedded(Path(out), rank),
             "predicted": predicted(),
         },
@@ -331,6 +338,14 @@ def test_float32_gradients_agree_to_one_in_100000(found, case):
         for name in alone:
             difference = (gradients[name] - alone[name]).norm()
             assert difference <= 1e-5 * alone[name].norm().clamp_min(1e-6), name
+
+
+def test_each_process_draws_its_own_dropout(found):
+    """The leading process draws that of a lone one."""
+    first, second = (process["random_states"] for process in found)
+    assert [torch.equal(one, other) for one, other in zip(first, second, strict=True)] == [False] * len(first)
+    torch.manual_seed(0)
+    assert torch.equal(first[0], torch.get_rng_state())
 
 
 def test_all_processes_end_with_the_same_state(found):
