@@ -24,6 +24,7 @@ def summary(run: Run) -> str:
     """
     known, evaluation = evaluated(run)
     report = f"report  {run.report}" if run.report.is_file() else "report  not written yet"
+    report += ", written before; run `dvc repro`" * (run.report.is_file() and bool(known.stale))
     return "\n\n".join([_models(evaluation), _files(known), *known.left_out, report])
 
 

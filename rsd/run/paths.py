@@ -188,7 +188,7 @@ class Run:
                 continue
 
     def stale(self, *more: Record) -> dict[str, str]:
-        """Records that no longer agree with the rest of the run, by their places; each with the cause in a sentence.
+        """Records that no longer agree with the rest of the run, by their places; each with the first cause.
 
         Those of `records()` are judged, and `more`, such as the bundle's.
 
@@ -205,9 +205,9 @@ class Run:
                 file = self.folder / path
                 now, owner = digests.get(path) or (sha256(file) if file.is_file() else None, None)
                 if now not in (digest, None):
-                    causes.setdefault(record.place, f"{path}, which it was made from, is another by now")
+                    causes.setdefault(record.place, f"{path} is another by now")
                 elif owner in causes and owner != record.place:
-                    causes.setdefault(record.place, f"it was made from {path}, and {causes[owner]}")
+                    causes.setdefault(record.place, causes[owner])
         return causes
 
     def write(self, record: Written) -> None:

@@ -50,8 +50,14 @@ class Snapshot:
 
     @property
     def left_out(self) -> list[str]:
-        """A sentence for each record that was left out."""
-        return [f"{place} is left out: {cause}; run `dvc repro`" for place, cause in self.stale.items()]
+        """A sentence for each cause, with the records that were left out for it."""
+        places: dict[str, list[str]] = {}
+        for place, cause in self.stale.items():
+            places.setdefault(cause, []).append(place)
+        return [
+            f"{', '.join(each)} {'is' if len(each) == 1 else 'are'} left out: {cause}; run `dvc repro`"
+            for cause, each in places.items()
+        ]
 
 
 def snapshot(run: Run) -> Snapshot:

@@ -65,9 +65,7 @@ def warnings(runs: Sequence[ComparedRun]) -> list[str]:
         where = "; ".join(f"{run.name} on {run.device or 'no recorded device'}" for run in runs)
         sentences.append(f"Devices differ, so latencies cannot be compared: {where}.")
     for run in runs:
-        if left_out := run.records.left_out:
-            more = f" (and {len(left_out) - 1} more records)" if len(left_out) > 1 else ""
-            sentences.append(f"Of {run.name}, {left_out[0]}{more}.")
+        sentences += [f"Of {run.name}, {sentence}." for sentence in run.records.left_out]
         rows = [row for row in run.records.latency if row.status == "measured"]
         if noisy := sum(bool(row.noisy) for row in rows):
             sentences.append(f"The machine was noisy while {run.name} was timed: {noisy} of {len(rows)} rows.")

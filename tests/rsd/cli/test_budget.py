@@ -3,6 +3,7 @@
 import pytest
 
 from tests.command import rsd
+from tests.rsd.run.small import evaluate, index, student, whole_run
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,20 @@ def empty_folder(tmp_path, monkeypatch):
 )
 def test_a_wrong_call_is_a_sentence(arguments, sentence):
     assert sentence in rsd("budget", *arguments)
+
+
+def test_keep_refuses_stages_of_two_students(tmp_path):
+    run = whole_run(tmp_path / "out")
+    assert rsd("budget", "keep") == ""
+    kept = (tmp_path / "budget" / "trained.json").read_text()
+
+    run.write(student(run, "rsd", "trained anew"))  # as `dvc exp run -S method.rsd.weight=0.3 evaluate` leaves it
+    index(run)
+    evaluate(run)
+    refusal = rsd("budget", "keep")
+    assert refusal.startswith("error: expected a trained, evaluated and exported student in out, found none (")
+    assert refusal.endswith(" are left out: students/rsd-0/model.safetensors is another by now; run `dvc repro`)")
+    assert (tmp_path / "budget" / "trained.json").read_text() == kept
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,7 @@ def test_another_student_makes_only_its_followers_stale(tmp_path):
         "engines/int8/engine.json",
         "benchmark/latency.json",
     ]
-    cause = "students/rsd-0/model.safetensors, which it was made from, is another by now"
-    assert run.stale()["export/export.json"] == cause
-    assert run.stale()["convert/int8/convert.json"] == f"it was made from export/model.onnx, and {cause}"
+    assert set(run.stale().values()) == {"students/rsd-0/model.safetensors is another by now"}
 
 
 def test_each_stage_that_runs_again_mends_its_own(tmp_path):
@@ -66,7 +64,7 @@ def test_a_changed_section_names_its_methods_students(tmp_path):
     run = whole_run(tmp_path)
     write_json(run.params / "method" / "scratch.json", {"weight": 1})
     stale = run.stale()
-    assert stale["students/scratch-0/student.json"].startswith("params/method/scratch.json, which it was made from,")
+    assert stale["students/scratch-0/student.json"] == "params/method/scratch.json is another by now"
     assert "students/rsd-0/student.json" not in stale
     assert "export/export.json" not in stale
 

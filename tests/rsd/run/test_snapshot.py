@@ -24,13 +24,15 @@ def test_older_and_newer_students_never_mix(tmp_path):
     assert (known.export, known.converted, known.engines, known.latency) == (None, [], [], None)
     assert known.shipped_evaluation is None
     assert known.evaluation
-    assert known.left_out[0].startswith("export/export.json is left out: students/rsd-0/model.safetensors, which")
+    [sentence] = known.left_out
+    assert sentence.startswith("export/export.json, convert/fp32/convert.json, ")
+    assert sentence.endswith(" are left out: students/rsd-0/model.safetensors is another by now; run `dvc repro`")
 
 
 def test_an_evaluation_of_older_students_is_refused(tmp_path):
     run = whole_run(tmp_path)
     run.write(student(run, "rsd", "other"))
-    with pytest.raises(UserError, match="found that students/rsd-0/model.safetensors, which it was made from, is ano"):
+    with pytest.raises(UserError, match="found that students/rsd-0/model.safetensors is another by now"):
         evaluated(run)
 
 
