@@ -5,6 +5,7 @@ import torch
 from rsd.measure.baseline import baseline
 from rsd.measure.benchmark import BenchmarkOptions, benchmark
 from rsd.models.folder import load_trained
+from rsd.run.names import ENGINE_RECORD
 from stages import OUT, run
 
 
@@ -32,9 +33,9 @@ def main() -> None:
         folder=OUT.benchmark_folder,
         others=others,
         made_from=OUT.digests(
-            "params/benchmark.json",
-            *(f"convert/{precision}/model.onnx" for precision in precisions),
-            *(f"engines/{precision}/engine.json" for precision in precisions),
+            OUT.section_file("benchmark"),
+            *(OUT.onnx(precision) for precision in precisions),
+            *(OUT.engine_folder(precision) / ENGINE_RECORD for precision in precisions),
         ),
     )
 

@@ -11,14 +11,15 @@ from stages import OUT, run
 
 def main() -> None:
     shipped, precisions = OUT.shipped(), OUT.choice().precisions
-    metrics = OUT.evaluation().of(shipped.student.name)
+    evaluation, export = OUT.evaluation(), OUT.export()
+    metrics = evaluation.of(shipped.student.name)
     if metrics is None:
         raise UserError(f"expected {shipped.student.name} to be evaluated, found it is not; run `dvc repro evaluate`")
     converted = [OUT.converted(precision) for precision in precisions]
-    made_from = shipped.made_from | OUT.digests("shipped.json", "evaluate/models.json", "export/export.json")
+    made_from = shipped.made_from | OUT.digests(shipped.file, evaluation.file, export.file)
     for file in converted:
         made_from |= file.made_from | file.files
-    export, data = OUT.export(), read_record(OUT.data)
+    data = read_record(OUT.data)
     student = OUT.student(shipped.student.method, shipped.student.seed)
     manifest = write_bundle(
         OUT.bundle,

@@ -14,6 +14,7 @@ from rsd.export.options import export_options
 from rsd.export.precisions.base import Exported
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.files import sha256, write_array
+from rsd.run.names import LOGITS, ONNX
 from rsd.run.records import ConvertRecord
 from rsd.sources.images import read_split
 from stages import OUT, run
@@ -25,9 +26,9 @@ def main() -> None:
     name = parser.parse_args().precision
     options, threads = OUT.section("export", export_options()), OUT.section("compute", ComputeOptions).threads
     exported = OUT.export()
-    graph = onnx.load(OUT.export_folder / "model.onnx")
+    graph = onnx.load(OUT.export_folder / ONNX)
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
-    expected = np.load(OUT.export_folder / "logits.npy", allow_pickle=False)
+    expected = np.load(OUT.export_folder / LOGITS, allow_pickle=False)
     ladder = Ladder(expected, read_split(OUT.data, "test"), threads=threads)
     source = Exported(graph, exported.parts, ladder, options.gate(name), partial(read_split, OUT.data))
     converted = precisions.get(name).convert(source, options.of(name))
@@ -35,7 +36,7 @@ def main() -> None:
     parity, path = converted.parity, OUT.onnx(name)
     test_top1 = round(100 * parity.accuracy, 2)
     save(converted.graph, path, metadata=metadata | {"precision": name, "test_top1": json.dumps(test_top1)})
-    write_array(path.with_name("logits.npy"), converted.logits)
+    write_array(path.with_name(LOGITS), converted.logits)
     OUT.write(
         ConvertRecord(
             student=exported.student,

@@ -23,6 +23,7 @@ from rsd.models.make import ModelOptions, create, parameter_count
 from rsd.models.outputs import embedding_width
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
+from rsd.run.names import CARD, HISTORY, SCAFFOLD, WEIGHTS
 from rsd.run.records import InsideRecord, StudentRecord
 from rsd.sources.images import DatasetRecord, read_record, read_split, sample
 from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
@@ -107,11 +108,13 @@ def main() -> None:
             "warnings": advice,
             "versions": unfinished.software_versions(),
         }
-        places = [f"params/{part}.json" for part in (f"method/{method}", "recipe", "student")]
-        places += ["data/dataset.json"]
-        places += ["params/views.json", "teacher/model.safetensors"] if teacher_digests else []
-        record["made_from"] = OUT.digests(*places)
-        OUT.write(inside(name, task, trained, before, normalize, glance))
+        inputs = [OUT.section_file(part) for part in (f"method/{method}", "recipe", "student")]
+        inputs += [OUT.dataset]
+        inputs += [OUT.section_file("views"), OUT.teacher_folder / WEIGHTS] if teacher_digests else []
+        record["made_from"] = OUT.digests(*inputs)
+        look = inside(name, task, trained, before, normalize, glance)
+        OUT.write(look)
+        record["inside_sha256"] = sha256(look.file)
         write(OUT.student_folder(name), student, trained, data, record)
         unfinished.forget(state)
     leave()
@@ -142,11 +145,10 @@ def write(folder: Path, student: nn.Module, trained: Trained, data: DatasetRecor
     """The student, what was trained beside it, the history, the model card, and last the record."""
     save_trained(folder, student, trained.student, data, mean=data.mean, std=data.std)
     # For resuming research, not for shipping: nothing downstream of evaluation reads it.
-    save_weights(trained.scaffold, folder / "scaffold.safetensors")
-    write_table(folder / "history.csv", trained.history)
-    digests = {"weights_sha256": folder / "model.safetensors", "inside_sha256": folder / "inside.json"}
-    whole = StudentRecord.model_validate(record | {key: sha256(file) for key, file in digests.items()})
-    with written_aside(folder / "README.md") as aside:
+    save_weights(trained.scaffold, folder / SCAFFOLD)
+    write_table(folder / HISTORY, trained.history)
+    whole = StudentRecord.model_validate(record | {"weights_sha256": sha256(folder / WEIGHTS)})
+    with written_aside(folder / CARD) as aside:
         aside.write_text(str(student_card(whole, OUT.teacher(), data)))
     OUT.write(whole)
 
@@ -166,7 +168,7 @@ class TeacherInUse(NamedTuple):
 
 def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -> TeacherInUse:
     options = OUT.section("views", ViewOptions)
-    weights = OUT.teacher_folder / "model.safetensors"
+    weights = OUT.teacher_folder / WEIGHTS
     if options.count:
         made_from = store_digests(teacher=weights, dataset=OUT.dataset, augment=recipe.augment, options=options)
         stored = StoredTeacher(OUT.views, made_from=made_from, device=device)

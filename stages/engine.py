@@ -15,6 +15,7 @@ from rsd.export.refusals import RefusedGraphError
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
+from rsd.run.names import BUILD_LOG, ENGINE, LOGITS
 from rsd.run.records import Comparison, EngineRecord
 from rsd.sources.images import read_split
 from stages import OUT, run
@@ -29,15 +30,15 @@ def main() -> None:
         aside.mkdir()
         onnx = OUT.onnx(precision)
         log = OUT.logs / f"engine-{precision}.log"  # stays there if the build fails
-        record = record_of(onnx, aside / "model.engine", options, precision=precision, log=log)
+        record = record_of(onnx, aside / ENGINE, options, precision=precision, log=log)
         if record.status == "skipped":
             print(f"{precision}: no engine: {record.reason}")
         else:
-            shutil.move(log, aside / "build.log")
+            shutil.move(log, aside / BUILD_LOG)
             record.write(aside)  # which loading the engine reads
             record.parity = parity(aside, precision, options)
             print(f"{precision}: engine of {(record.bytes or 0) / 1e6:.2f} MB by {record.library} {record.version}")
-        record.made_from = OUT.digests(f"convert/{precision}/model.onnx", "params/engine.json")
+        record.made_from = OUT.digests(OUT.onnx(precision), OUT.section_file("engine"))
         record.write(aside)
 
 
@@ -63,7 +64,7 @@ def parity(folder: Path, precision: str, options: EngineOptions) -> Comparison |
             onnx=onnx,
             images=test.images,
             labels=test.labels,
-            reference=np.load(onnx.with_name("logits.npy"), allow_pickle=False),
+            reference=np.load(onnx.with_name(LOGITS), allow_pickle=False),
             near_tie=gate.near_tie,
             what=what,
         )

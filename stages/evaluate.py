@@ -18,6 +18,7 @@ from rsd.models.folder import load_trained
 from rsd.models.make import parameter_count
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict, predict_together
+from rsd.run.names import CALIBRATION, CONFUSION, CURVES, HISTORY, LIKENESS
 from rsd.run.records import Evaluation, EvaluationRecord, ShownRecord, StudentIndex
 from rsd.sources.images import LabelledImages, read_split, sample
 from stages import OUT, run
@@ -68,8 +69,8 @@ def main() -> None:
                 "predicted": [test.classes[i] for i in logits.argmax(1).tolist()],
             }
         )
-        if (folder / "history.csv").is_file():
-            curves.append(pd.read_csv(folder / "history.csv").assign(**names))
+        if (folder / HISTORY).is_file():
+            curves.append(pd.read_csv(folder / HISTORY).assign(**names))
     leave()  # the rest is little work on few images
     if not leader:
         return
@@ -79,12 +80,12 @@ def main() -> None:
     with written_aside(OUT.evaluation_folder) as aside:
         for written in (record, summary(record), _shown(index)):
             written.write(aside)
-        pd.concat(curves).to_csv(aside / "curves.csv", index=False)
-        pd.concat(bins).to_csv(aside / "calibration.csv", index=False)
-        likeness.to_csv(aside / "cka.csv", index=False, float_format="%.6f")
-        (aside / "confusion").mkdir()
+        pd.concat(curves).to_csv(aside / CURVES, index=False)
+        pd.concat(bins).to_csv(aside / CALIBRATION, index=False)
+        likeness.to_csv(aside / LIKENESS, index=False, float_format="%.6f")
+        (aside / CONFUSION).mkdir()
         for name, frame in confusion.items():
-            frame.to_csv(aside / "confusion" / f"{name}.csv", index=False)
+            frame.to_csv(aside / CONFUSION / f"{name}.csv", index=False)
     print(
         pd.DataFrame([row.model_dump() for row in rows])[["model", "top1", "nll", "ece", "agreement"]].to_string(
             index=False

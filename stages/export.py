@@ -16,6 +16,7 @@ from rsd.machine.files import sha256, write_array
 from rsd.models.folder import load_trained
 from rsd.models.make import parameter_count
 from rsd.models.predict import predict
+from rsd.run.names import LOGITS, ONNX
 from rsd.run.records import ExportRecord, GraphInput
 from rsd.sources.images import read_record, read_split
 from stages import OUT, run
@@ -45,8 +46,8 @@ def main() -> None:
     )
     parity = judge_traced(ladder, options.gate("fp32"), traced)
 
-    path = OUT.export_folder / "model.onnx"
-    made_from = shipped.made_from | OUT.digests("data/dataset.json")
+    path = OUT.export_folder / ONNX
+    made_from = shipped.made_from | OUT.digests(OUT.dataset)
     served = GraphInput(**data.preprocessing.model_dump(), mean=record.mean, std=record.std)
     about = {
         "student": record.name,
@@ -59,7 +60,7 @@ def main() -> None:
     origin = {"training_record_sha256": shipped.student.record_sha256, "weights_sha256": shipped.student.weights_sha256}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
     save(traced.proto, path, metadata={"model": record.model.name, "precision": "fp32", **origin, **texts})
-    write_array(OUT.export_folder / "logits.npy", expected)
+    write_array(OUT.export_folder / LOGITS, expected)
     OUT.write(
         ExportRecord(
             **about,

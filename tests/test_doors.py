@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from rsd.run import names
+
 ROOT = Path(__file__).parents[1]
 FREE = re.compile(r"\b(dict|Mapping|MutableMapping)\[\w+, Any\]")
 UNTYPED = {
@@ -44,3 +46,31 @@ def test_no_free_mapping_crosses_a_door():
         if FREE.search(ast.unparse(annotation))
     }
     assert free == set(UNTYPED), "give it a type: a record of rsd/run, a TypedDict, dict[str, float] ..."
+
+
+FOLDERS = {"params", "teacher", "students", "evaluate", "export", "convert", "engines", "benchmark", "bundle"}
+RECORDS = "".join(file.read_text() for file in sorted((ROOT / "rsd" / "run" / "records").glob("*.py")))
+FILES = {*re.findall(r"[a-z]+\.json(?=\")", RECORDS)} | {
+    name for key, name in vars(names).items() if key.isupper() and "." in name
+}
+
+
+OF_A_KIT = {"rsd/cli/budget.py", "rsd/measure/budget/runner.py"}
+"""Their `latency.json` is the answer of a kit, which is no file of a run."""
+
+
+def spelled(file: Path) -> Iterator[str]:
+    """The file names and paths of a run in a module's strings; sentences may name a file."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and not re.search(r"\s", node.value):
+            first, *rest = node.value.split("/")
+            if FILES & {first, *rest} or (rest and first in FOLDERS):
+                yield f"{file.relative_to(ROOT)}:{node.lineno} {node.value}"
+
+
+def test_only_the_run_spells_its_files():
+    modules = [file for room in ("rsd", "stages") for file in (ROOT / room).rglob("*.py")]
+    others = [file for file in modules if not file.is_relative_to(ROOT / "rsd" / "run")]
+    others = [file for file in others if str(file.relative_to(ROOT)) not in OF_A_KIT]
+    assert [place for file in sorted(others) for place in spelled(file)] == []

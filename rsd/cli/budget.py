@@ -77,7 +77,7 @@ def kit(
     except ValidationError as error:
         raise UserError(in_words(error.errors()[0])) from error
     ready = {}
-    if not models and (here.params / "student.json").is_file():
+    if not models and here.section_file("student").is_file():
         from rsd.measure.budget.records import shipped_student
         from rsd.run.snapshot import snapshot
 

@@ -16,6 +16,7 @@ from rsd.machine.cuda import Driver, NoDriverError, driver
 from rsd.machine.errors import UserError, first_line
 from rsd.machine.faults import read_checked
 from rsd.machine.files import sha256
+from rsd.run.names import ENGINE, ENGINE_RECORD
 from rsd.run.records import EngineRecord
 from rsd.sources.images import Images
 
@@ -53,18 +54,18 @@ def check_engine(folder: Path) -> EngineRecord:
     record = _sidecar(folder)
     _check_library(record)
     _check_machine(record, driver())
-    _ask_library(record, folder / "model.engine")
+    _ask_library(record, folder / ENGINE)
     return record
 
 
 def read_sidecar(folder: Path) -> EngineRecord:
     """The record beside an engine; UserError where it is missing or damaged."""
     then = "run the stage `engine`, or copy the folder again"
-    return read_checked(folder / "engine.json", EngineRecord, what="the record of an engine", then=then)
+    return read_checked(folder / ENGINE_RECORD, EngineRecord, what="the record of an engine", then=then)
 
 
 def _sidecar(folder: Path) -> EngineRecord:
-    sidecar, path = folder / "engine.json", folder / "model.engine"
+    sidecar, path = folder / ENGINE_RECORD, folder / ENGINE
     if not sidecar.is_file():
         raise WrongEngineError(f"expected the record of an engine in {sidecar}, found none; run the stage `engine`")
     record = read_sidecar(folder)
@@ -215,14 +216,14 @@ def open_engine(folder: Path, *, onnx: Path | None = None) -> Iterator[Engine]:
     except ImportError as error:
         raise UserError("expected the library polygraphy, found none; run `pip install 'rsd[engine]'`") from error
     try:
-        engine = polygraphy.EngineFromBytes((folder / "model.engine").read_bytes())()
+        engine = polygraphy.EngineFromBytes((folder / ENGINE).read_bytes())()
         if weights is not None:
             _refit(record.library, engine, weights)
         runner = polygraphy.TrtRunner(engine)
         runner.activate()
     except failed as error:
         raise UserError(
-            f"expected {record.library} to load {folder / 'model.engine'}, found: "
+            f"expected {record.library} to load {folder / ENGINE}, found: "
             f"{first_line(error)}; look at the GPU's free memory, or build the engine again"
         ) from error
     try:

@@ -14,6 +14,7 @@ from rsd.export.runtimes._tensorrt import NO_DEVICE
 from rsd.export.tensorrt import EngineOptions, build
 from rsd.machine.cuda import NoDriverError
 from rsd.machine.errors import UserError
+from rsd.run.names import ENGINE
 from rsd.run.records import Comparison
 from rsd.sources.images import Images
 
@@ -69,7 +70,7 @@ def engine_parting(
     proto = load(onnx)
     expected = graph_values(proto, batch)
     try:
-        record = build(onnx, folder / "model.engine", plain, precision=precision, every_value=True)
+        record = build(onnx, folder / ENGINE, plain, precision=precision, every_value=True)
         record.write(folder)
         with open_engine(folder) as engine:
             values = engine.values(batch)

@@ -18,6 +18,7 @@ from rsd.models.features import StagedOutputs, stage_shapes, staged_outputs
 from rsd.models.folder import load_trained
 from rsd.models.outputs import Outputs, embedding_width, outputs
 from rsd.models.pixels import PixelNormalize
+from rsd.run.names import SCAFFOLD
 from rsd.run.records import Parity, StudentRecord
 from rsd.sources.images import sample_indices
 
@@ -46,7 +47,7 @@ class AsTrained:
             if kind.staged:
                 setting = setting._replace(teacher_stages=stage_shapes(self.teacher, of_teacher.image_shape))
         self.task = kind(self.student, setting, record.options.of(kind.Options))
-        self.task.load_scaffold(load_file(record.folder / "scaffold.safetensors"))
+        self.task.load_scaffold(load_file(record.folder / SCAFFOLD))
         self.task.eval()
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ import numpy as np
 from rsd.export.engine import read_sidecar
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, sha256, written_aside
+from rsd.run.names import ENGINE_RECORD, GOLDEN, IMAGE_ARRAY, LABELS, ONNX
 from rsd.run.records import EngineRecord, Manifest
 
 MAX_BATCH = 8
@@ -39,7 +40,7 @@ def write_repository(bundle: Path, repository: Path, *, max_batch: int = MAX_BAT
         name = f"{manifest.name}-{precision}"
         _write_model(bundle, repository / f"{name}-onnx", manifest, bundle / model.onnx, "onnxruntime", (1, max_batch))
         outcomes[f"{name}-onnx"] = "written"
-        path = bundle / precision / "engine.json"
+        path = bundle / precision / ENGINE_RECORD
         record = read_sidecar(path.parent) if model.engine else None
         reason = _not_for_triton(record)
         if reason is None and record and model.engine:
@@ -74,14 +75,14 @@ def _not_for_triton(record: EngineRecord | None) -> str | None:
 def _write_model(
     bundle: Path, folder: Path, manifest: Manifest, file: Path, backend: str, batches: tuple[int, int]
 ) -> None:
-    images = np.load(bundle / "golden" / "images.npy", allow_pickle=False)
-    labels = [str(label) for label in read_json(bundle / "labels.json")]
+    images = np.load(bundle / GOLDEN / IMAGE_ARRAY, allow_pickle=False)
+    labels = [str(label) for label in read_json(bundle / LABELS)]
     with written_aside(folder) as aside:
         if folder.is_dir():
             shutil.copytree(folder, aside)  # with its other versions
         version = aside / str(manifest.release)
         version.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, version / {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}[backend])
+        shutil.copyfile(file, version / {"onnxruntime": ONNX, "tensorrt": "model.plan"}[backend])
         # A line per class: a line break within a name would move all that follow.
         (aside / "labels.txt").write_text("".join(f"{' '.join(label.split())}\n" for label in labels))
         (aside / "warmup").mkdir(exist_ok=True)

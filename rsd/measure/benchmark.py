@@ -37,6 +37,7 @@ from rsd.measure.latency import (
     scenario,
     take_turns,
 )
+from rsd.run.names import ENGINE, SAMPLES
 from rsd.run.records import DeviceRecord, EngineRecord, Latency, LatencyRecord
 
 SAMPLE_COLUMNS = ("file", "runtime", "precision", "threads", "batch", "round", "nanoseconds")
@@ -106,7 +107,7 @@ def benchmark(
     for precision, engine_folder in engines.items():
         engine = read_sidecar(engine_folder)
         least, most = engine.batches
-        file = str(engine_folder / "model.engine")
+        file = str(engine_folder / ENGINE)
         if reason := _why_not(engine, engine_folder, onnx.get(precision)):
             missing.append(
                 Latency(
@@ -145,7 +146,7 @@ def benchmark(
         rows=[*rows, *missing],
         made_from=dict(made_from or {}),
     )
-    with written_aside(folder / "samples.csv.gz") as aside:
+    with written_aside(folder / SAMPLES) as aside:
         aside.write_bytes(_samples_csv(rows, [[turn.nanoseconds for turn in one] for one in turns]))
     result.write(folder)
     return result

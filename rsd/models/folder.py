@@ -20,10 +20,9 @@ from rsd.machine.faults import first_fault
 from rsd.machine.files import written_aside
 from rsd.models.make import ModelName, ModelOptions, create
 from rsd.models.pixels import PixelNormalize, per_channel
+from rsd.run.names import CONFIG, WEIGHTS
 from rsd.sources.images import DatasetRecord
-from rsd.sources.listing import CONFIG
 
-WEIGHTS = "model.safetensors"
 OTHERS_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 """timm's facts about its own weights for an architecture. The folder holds other weights."""
 

@@ -17,6 +17,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_json, written_aside
 from rsd.machine.options import Options
 from rsd.release.golden import IMAGES, PIXELS, write_files
+from rsd.run.names import CARD, ENGINE, ENGINE_RECORD, GOLDEN, IMAGE_ARRAY, LABELS, LOGITS, ONNX, PREPROCESSING
 from rsd.run.records import (
     BundledFile,
     BundledLatency,
@@ -96,9 +97,9 @@ def write_bundle(
             )
     with written_aside(folder) as aside:
         aside.mkdir()
-        (aside / "README.md").write_text(card)
-        write_json(aside / "labels.json", export.classes)
-        write_json(aside / "preprocessing.json", export.preprocessing.model_dump(mode="json"))
+        (aside / CARD).write_text(card)
+        write_json(aside / LABELS, export.classes)
+        write_json(aside / PREPROCESSING, export.preprocessing.model_dump(mode="json"))
         for path in [*licences.glob("*.txt"), licences / "data" / f"{record.source}.txt"]:
             if path.is_file():
                 (aside / "licences").mkdir(exist_ok=True)
@@ -106,7 +107,7 @@ def write_bundle(
         models = {file.precision: _model(aside, file) for file in converted}
         for engine in engines:
             models[engine.precision].engine = _engine(aside, engine)
-        golden = _golden(aside / "golden", images, record, converted)
+        golden = _golden(aside / GOLDEN, images, record, converted)
         paths = sorted(path for path in aside.rglob("*") if path.is_file())
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -134,7 +135,7 @@ def _runtime(options: BundleOptions, converted: list[ConvertRecord]) -> str:
     """The oldest ONNX Runtime that loads every file, or the one that the options ask for if that is newer."""
     needed = [options.requires.onnxruntime] if options.requires.onnxruntime else []
     for file in converted:
-        graph = onnx.load(file.folder / "model.onnx", load_external_data=False)
+        graph = onnx.load(file.folder / ONNX, load_external_data=False)
         opset = max(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
         loading = (release for release, opsets, irs in _LOADS if opset <= opsets and graph.ir_version <= irs)
         needed.append(next(loading, ".".join(ort.__version__.split(".")[:2])))
@@ -143,19 +144,19 @@ def _runtime(options: BundleOptions, converted: list[ConvertRecord]) -> str:
 
 def _model(folder: Path, file: ConvertRecord) -> BundledModel:
     """Copy the file of a precision; its entry of the manifest."""
-    path = f"{file.precision}/model.onnx"
+    path = f"{file.precision}/{ONNX}"
     (folder / file.precision).mkdir()
-    shutil.copyfile(file.folder / "model.onnx", folder / path)
+    shutil.copyfile(file.folder / ONNX, folder / path)
     return BundledModel(onnx=path, parity=file.parity)
 
 
 def _engine(folder: Path, engine: EngineRecord) -> str | None:
     """Copy the record of an engine, and the engine if one was built; its path in the bundle."""
-    path = f"{engine.precision}/model.engine"
-    shutil.copyfile(engine.folder / "engine.json", (folder / path).with_name("engine.json"))
-    if not (engine.folder / "model.engine").is_file():
+    path = f"{engine.precision}/{ENGINE}"
+    shutil.copyfile(engine.folder / ENGINE_RECORD, (folder / path).with_name(ENGINE_RECORD))
+    if not (engine.folder / ENGINE).is_file():
         return None
-    shutil.copyfile(engine.folder / "model.engine", folder / path)
+    shutil.copyfile(engine.folder / ENGINE, folder / path)
     return path
 
 
@@ -164,17 +165,17 @@ def _golden(folder: Path, images: Images, record: DatasetRecord, converted: list
     (folder / "files").mkdir(parents=True)
     names, pixels = write_files(folder / "files", images, record)
     tensors = np.array(images[:IMAGES])
-    np.save(folder / "images.npy", np.concatenate([tensors, pixels]))
+    np.save(folder / IMAGE_ARRAY, np.concatenate([tensors, pixels]))
     logits, tolerances = {}, {}
     for file in converted:
-        of_tensors = np.load(file.folder / "logits.npy", allow_pickle=False)
-        of_files = logits_of(file.folder / "model.onnx", pixels)
-        logits[file.precision] = f"golden/logits.{file.precision}.npy"
+        of_tensors = np.load(file.folder / LOGITS, allow_pickle=False)
+        of_files = logits_of(file.folder / ONNX, pixels)
+        logits[file.precision] = f"{GOLDEN}/logits.{file.precision}.npy"
         np.save(folder.parent / logits[file.precision], np.concatenate([of_tensors[: len(tensors)], of_files]))
         tolerances[file.precision] = precisions.get(file.precision).golden * float(np.ptp(of_tensors))
     return Golden(
-        images="golden/images.npy",
-        files=[GoldenFile(path=f"golden/files/{name}", row=len(tensors) + row) for row, name in enumerate(names)],
+        images=f"{GOLDEN}/{IMAGE_ARRAY}",
+        files=[GoldenFile(path=f"{GOLDEN}/files/{name}", row=len(tensors) + row) for row, name in enumerate(names)],
         logits=logits,
         tolerances=Tolerances(pixels=PIXELS, logits=tolerances),
     )

@@ -12,6 +12,7 @@ from rsd.machine.extras import needs
 from rsd.machine.files import sha256, written_aside
 from rsd.machine.revision import git_revision
 from rsd.release.state import check_state
+from rsd.run.names import MANIFEST
 from rsd.run.records import Manifest
 
 SIGNATURE = "model.sig"
@@ -93,7 +94,7 @@ def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) ->
     # The signature names the folder that it was made in.
     with tempfile.TemporaryDirectory(prefix=".signing-", dir=target.parent) as folder, written_aside(target) as aside:
         work = Path(folder) / f"{manifest.name}-{manifest.release}"
-        for name in [*manifest.files, "manifest.json"]:
+        for name in [*manifest.files, MANIFEST]:
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle / name, work / name)
             if b"PRIVATE KEY-----" in (work / name).read_bytes():
@@ -157,7 +158,7 @@ def _checked(bundle: Path) -> Manifest:
     """The manifest of a bundle that is whole."""
     manifest = Manifest.of(bundle)
     files = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if not path.is_dir()}
-    if wrong := files ^ {*manifest.files, "manifest.json"}:
+    if wrong := files ^ {*manifest.files, MANIFEST}:
         raise UserError(
             f"expected the files of its manifest in {bundle}, found another set (first: {min(wrong)}); "
             "run `dvc repro bundle`"
@@ -172,7 +173,7 @@ def _refuse_near(key: Path, bundle: Path | None = None) -> None:
     """Refuse a key where git, DVC or a bundle could pick it up."""
     folders = key.resolve().parents
     for folder in folders:
-        for mark in (".git", ".dvc", "dvc.yaml", "manifest.json"):
+        for mark in (".git", ".dvc", "dvc.yaml", MANIFEST):
             if (folder / mark).exists():
                 raise UserError(
                     f"expected the private key outside of every repository and bundle, found {key} in {folder}, "

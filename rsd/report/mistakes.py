@@ -12,6 +12,7 @@ from PIL import Image
 from rsd.machine.errors import UserError
 from rsd.report.records import Records
 from rsd.report.table import method_name
+from rsd.run.names import LOGITS
 from rsd.run.records import Evaluation
 from rsd.sources.images import read_split
 
@@ -63,7 +64,7 @@ def worst(records: Records, data: Path, *, most: int = MOST) -> list[Mistake]:
     shipped = records.shipped
     if shipped is None or not records.exports:
         raise UserError("expected an exported student, found none; run `dvc repro convert`")
-    path = records.exports[0].folder / "logits.npy"
+    path = records.exports[0].folder / LOGITS
     if not path.is_file():
         raise UserError(f"expected the student's logits in {path}, found none; run `dvc repro convert`")
     test = read_split(data, "test")

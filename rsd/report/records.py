@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import JsonValue
 
 from rsd.report.interval import POINTS, Interval, interval
+from rsd.run.names import CALIBRATION, CONFUSION, CURVES, LIKENESS, SAMPLES
 from rsd.run.paths import Run
 from rsd.run.records import (
     Choice,
@@ -89,17 +90,17 @@ def read(run: Run) -> Records:
     return Records(
         choice=known.choice,
         evaluation=evaluation,
-        curves=_csv(folder / "curves.csv"),
-        calibration=_csv(folder / "calibration.csv"),
-        confusion=_confusion(folder / "confusion"),
-        likeness=_csv(folder / "cka.csv"),
+        curves=_csv(folder / CURVES),
+        calibration=_csv(folder / CALIBRATION),
+        confusion=_confusion(folder / CONFUSION),
+        likeness=_csv(folder / LIKENESS),
         shown=run.shown_inside(),
         students={student.name: student for student in known.students},
         shipped=known.shipped_evaluation,
         exports=known.converted,
         engines=known.engines,
         benchmark=known.latency,
-        samples=_csv(run.benchmark_folder / "samples.csv.gz") if known.latency else None,
+        samples=_csv(run.benchmark_folder / SAMPLES) if known.latency else None,
         params={
             ".".join(file.relative_to(run.params).with_suffix("").parts): _json(file)
             for file in sorted(run.params.rglob("*.json"))

@@ -73,6 +73,10 @@ class Run:
 
     # Where things lie.
 
+    def section_file(self, name: str) -> Path:
+        """Of a section of the resolved params."""
+        return self.params / f"{name}.json"
+
     def student_folder(self, name: str) -> Path:
         """Of METHOD-SEED."""
         return self.students / name
@@ -225,9 +229,10 @@ class Run:
                     (aside / name).parent.mkdir(parents=True, exist_ok=True)
                     (aside / name).write_text(str(content))
 
-    def digests(self, *places: str) -> dict[str, str]:
+    def digests(self, *places: str | Path) -> dict[str, str]:
         """SHA-256 of files of the run, by their paths below its folder: a record's `made_from`."""
-        return {place: sha256(self.folder / place) for place in places}
+        paths = [place if isinstance(place, Path) else self.folder / place for place in places]
+        return {str(path.relative_to(self.folder)): sha256(path) for path in paths}
 
     def _read(self, place: str, kind: type[Kind], stage: str) -> Kind:
         path = self.folder / place

@@ -11,6 +11,7 @@ from PIL import Image
 from rsd.machine.errors import UserError
 from rsd.machine.faults import read_checked
 from rsd.machine.files import sha256, written_aside
+from rsd.run.names import DATASET, DIGESTS, IMAGE_ARRAY, IMAGE_LABELS, PATHS, SIZES
 from rsd.run.records import DatasetRecord
 from rsd.sources.image_file import decode
 
@@ -134,9 +135,9 @@ def write_arrays(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[s
     """Write one split as `images.npy` and `labels.npy`; SHA-256 of each."""
     with written_aside(folder) as aside:
         aside.mkdir()
-        np.save(aside / "images.npy", np.ascontiguousarray(images))
-        np.save(aside / "labels.npy", labels)
-    return {name: sha256(folder / name) for name in ("images.npy", "labels.npy")}
+        np.save(aside / IMAGE_ARRAY, np.ascontiguousarray(images))
+        np.save(aside / IMAGE_LABELS, labels)
+    return {name: sha256(folder / name) for name in (IMAGE_ARRAY, IMAGE_LABELS)}
 
 
 def write_index(
@@ -145,16 +146,16 @@ def write_index(
     """Write one split as an index of files: `paths.txt`, `labels.npy`, `sizes.npy`, `digests.npy`; SHA-256 of each."""
     with written_aside(folder) as aside:
         aside.mkdir()
-        (aside / "paths.txt").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+        (aside / PATHS).write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
         for name, values in (("labels", labels), ("sizes", sizes), ("digests", digests)):
             np.save(aside / f"{name}.npy", values)
-    return {name: sha256(folder / name) for name in ("paths.txt", "labels.npy", "sizes.npy", "digests.npy")}
+    return {name: sha256(folder / name) for name in (PATHS, IMAGE_LABELS, SIZES, DIGESTS)}
 
 
 def read_record(data: Path) -> DatasetRecord:
     """The record of prepared data; UserError where it is missing or damaged."""
     then = "run `dvc repro -f -s prepare`"
-    return read_checked(data / "dataset.json", DatasetRecord, what="a record of prepared data", then=then)
+    return read_checked(data / DATASET, DatasetRecord, what="a record of prepared data", then=then)
 
 
 def read_split(data: Path, split: str) -> LabelledImages:
@@ -164,19 +165,19 @@ def read_split(data: Path, split: str) -> LabelledImages:
         UserError: the split is not there, or its images and labels do not belong together.
     """
     folder = data / split
-    if not (folder / "labels.npy").is_file():
+    if not (folder / IMAGE_LABELS).is_file():
         raise UserError(f"expected a prepared split in {folder}, found none; run `dvc repro prepare`")
     record = read_record(data)
-    labels = np.load(folder / "labels.npy", allow_pickle=False)
+    labels = np.load(folder / IMAGE_LABELS, allow_pickle=False)
     images: Images
     if record.kept == "files":
         assert record.root is not None
         assert record.crop_share is not None
-        paths = (folder / "paths.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        sizes = np.load(folder / "sizes.npy", allow_pickle=False)
+        paths = (folder / PATHS).read_text(encoding="utf-8").split("\n")[:-1]
+        sizes = np.load(folder / SIZES, allow_pickle=False)
         images = ImageFiles(Path(record.root), paths, sizes, size=record.height, crop_share=record.crop_share)
     else:
-        array = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        array = np.load(folder / IMAGE_ARRAY, mmap_mode="r", allow_pickle=False)
         same = array.shape[1:3] == (record.height, record.width)
         images = ArrayImages(array, None if same else record.height)
     if len(images) != len(labels):

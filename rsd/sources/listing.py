@@ -6,11 +6,10 @@ from pathlib import Path
 
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
+from rsd.run.names import CONFIG, WEIGHTS
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+NAMES = (WEIGHTS, "pytorch_model.bin")
 """Names of a file of weights in this project, timm and the hub; in a folder the first one that exists counts."""
-CONFIG = "config.json"
-"""Beside the weights: timm's description of the model and of its input."""
 
 
 def weights_file(path: Path) -> Path:
@@ -19,13 +18,13 @@ def weights_file(path: Path) -> Path:
     Raises:
         UserError: there is no such file.
     """
-    for file in (path / name for name in WEIGHTS) if path.is_dir() else (path,):
+    for file in (path / name for name in NAMES) if path.is_dir() else (path,):
         if file.is_file():
             return file
     content = "a folder without one" if path.is_dir() else "no such file"
     raise UserError(
         f"expected a teacher checkpoint at {path}, found {content}; correct teacher.path "
-        f"(a file, or a folder with {' or '.join(WEIGHTS)})"
+        f"(a file, or a folder with {' or '.join(NAMES)})"
     )
 
 

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import timm
 
 from rsd.machine.errors import UserError
-from rsd.models.folder import CONFIG, Pixels, read_config
+from rsd.models.folder import Pixels, read_config
 from rsd.models.pixels import PixelNormalize
+from rsd.run.names import CONFIG
 from rsd.sources.images import DatasetRecord
 
 

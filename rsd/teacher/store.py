@@ -17,6 +17,7 @@ from rsd.machine.options import Options, Seed
 from rsd.models.features import StagedOutputs, staged_outputs
 from rsd.models.outputs import Outputs, outputs
 from rsd.models.pixels import PixelNormalize
+from rsd.run.names import HEADER
 from rsd.views.augment import AugmentOptions
 
 
@@ -83,7 +84,7 @@ class StoredTeacher:
 
     def __init__(self, folder: Path, *, made_from: dict[str, str], device: torch.device) -> None:
         with _whole(folder):
-            header = StoreHeader.model_validate_json((folder / "header.json").read_bytes())
+            header = StoreHeader.model_validate_json((folder / HEADER).read_bytes())
         if other := [name for name, digest in made_from.items() if header.made_from.get(name) != digest]:
             raise UserError(
                 "expected a view store made from this teacher, these images, this augmentation and these views, found "

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from rsd.machine.files import sha256, write_table, written_aside
 from rsd.machine.unfinished import software_versions
-from rsd.models.folder import WEIGHTS, save_trained
+from rsd.models.folder import save_trained
 from rsd.models.make import parameter_count
 from rsd.models.outputs import embedding_width
+from rsd.run.names import HISTORY, WEIGHTS
 from rsd.run.paths import Run
 from rsd.run.records import Model, TeacherRecord, Validation
 from rsd.sources.images import DatasetRecord
@@ -39,7 +40,7 @@ def write_teacher(
         text = {"teacher": json.dumps(metadata, sort_keys=True)}
         save_trained(aside, model, model.state_dict(), data, **fed._asdict(), metadata=text)
         if history is not None:
-            write_table(aside / "history.csv", history)
+            write_table(aside / HISTORY, history)
         record = TeacherRecord(
             model=Model.model_validate(name),
             source=options.source,
@@ -52,7 +53,7 @@ def write_teacher(
             **pixels,
             origin=teacher.weights,
             weights_sha256=sha256(aside / WEIGHTS),
-            made_from=run.digests("params/teacher.json", "params/teacher_recipe.json", "data/dataset.json"),
+            made_from=run.digests(run.section_file("teacher"), run.section_file("teacher_recipe"), run.dataset),
             validation=validation,
             device=device,
             versions=software_versions(),

@@ -44,7 +44,7 @@ def rows(budget: Path, run: Run) -> list[BudgetRow]:
     Raises:
         UserError: a file in `budget` contradicts itself.
     """
-    known_run = snapshot(run) if (run.params / "run.json").is_file() else None
+    known_run = snapshot(run) if run.section_file("run").is_file() else None
     here = shipped_student(known_run) if known_run else None
     noted = [one for one in read_trained(budget / "trained.json") if here is None or one.data == here.data]
     trained = [one for one in noted if here is None or not one.same(here)] + ([here] if here else [])

@@ -52,6 +52,11 @@ class Written(Part):
             raise ValueError(f"expected {self.place} as it was read or written by a run, found it in memory only")
         return self._folder
 
+    @property
+    def file(self) -> Path:
+        """The record itself, there."""
+        return self.folder / Path(self.place).name
+
     def content(self) -> Any:
         """What is written."""
         return self.model_dump(mode="json")
