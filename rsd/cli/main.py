@@ -53,7 +53,7 @@ def table(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="The folder of a trained model, such as out/students/rsd-0.")],
-    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
+    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG, WebP, BMP or TIFF files.")],
 ) -> None:
     """Print the most likely classes of images, by a trained model.
 

@@ -12,10 +12,13 @@ from PIL import Image
 
 from rsd.machine.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MOST_PIXELS = 1 << 26  # 67 million; ImageNet's largest has 61
 MOST_BYTES = 1 << 28
-_FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""As Pillow calls them. A device takes the same ones."""
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
 _ORIENTATION = 0x0112
 # The transposition that turns an image upright, by EXIF's orientation (CIPA DC-008, "Orientation"); 1 is upright.
 _UPRIGHT = {
@@ -47,8 +50,8 @@ class Inspected(NamedTuple):
 def decode(path: Path, *, reduce: float = 1.0) -> Image.Image:
     """The image as it is shown: RGB, 8 bits, upright by its EXIF orientation, transparent pixels over white.
 
-    Grey and paletted images become RGB. CMYK, 16 bits, animations and more than 67 million pixels are refused, as by
-    `inspect`.
+    Grey and paletted images become RGB; of a TIFF file the first page counts. CMYK, 16 bits, animations and more than
+    67 million pixels are refused, as by `inspect`.
 
     Args:
         reduce: factor by which the image may be smaller than in the file. A JPEG is then decoded at an eighth, a
@@ -111,15 +114,15 @@ def _content(path: Path) -> bytes:
 
 
 def _opened(content: bytes) -> Image.Image:
-    """The image with its header checked and its pixels not yet decoded."""
+    """The image with its header checked; the pixels of a JPEG file are not yet decoded."""
     try:
-        image = Image.open(io.BytesIO(content), formats=_FORMATS)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadImageError(f"huge: more than {MOST_PIXELS} pixels") from error
     except Exception as error:  # a damaged file can raise anything
-        if content.startswith((b"\xff\xd8\xff", b"\x89PNG")) or content[8:12] == b"WEBP":
+        if content.startswith(_STARTS) or content[8:12] == b"WEBP":
             raise BadImageError("truncated or damaged, at its start") from error
-        raise BadImageError("not a JPEG, PNG or WebP image, whatever its name") from error
+        raise BadImageError("not a JPEG, PNG, WebP, BMP or TIFF image, whatever its name") from error
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise BadImageError(f"huge: {width} x {height} pixels, more than {MOST_PIXELS} in all")
@@ -127,13 +130,26 @@ def _opened(content: bytes) -> Image.Image:
         raise BadImageError(f"tiny: {width} x {height} pixels, fewer than 2 on a side")
     if image.mode == "CMYK":
         raise BadImageError("CMYK: colours for print, without a profile that says how they look; save it as RGB")
-    # Pillow would cut colours of 16 bits to 8 without a word. The depth is the 25th byte of every PNG file.
-    if image.mode.startswith(("I", "F")) or (image.format == "PNG" and content[24] == 16):
+    if image.mode.startswith(("I", "F")) or _depth(image, content) > 8:
         raise BadImageError("16 bits per channel; save it with 8")
+    if image.mode not in _MODES:
+        raise BadImageError(f"colours of the kind {image.mode}; save it as RGB")
     # A JPEG file may hold a second image, for depth or brightness; that is no animation.
     if image.format in ("PNG", "WEBP") and (frames := getattr(image, "n_frames", 1)) > 1:
         raise BadImageError(f"animated: {frames} frames; save one of them")
+    # A JPEG file may be decoded at a fraction of its size. All others are loaded now: TIFF turns itself upright then,
+    # and a fault that PNG meets while it looks for metadata would not show a second time.
+    if image.format not in ("JPEG", "MPO"):
+        _load(image)
     return image
+
+
+def _depth(image: Image.Image, content: bytes) -> int:
+    """Bits per channel where Pillow would cut them to 8 without a word."""
+    if image.format == "TIFF":
+        depths = getattr(image, "tag_v2", {}).get(258)  # BitsPerSample
+        return max(depths) if isinstance(depths, tuple) and depths else 1
+    return content[24] if image.format == "PNG" else 8  # the 25th byte of every PNG file
 
 
 def _check_png(content: bytes) -> None:
@@ -152,9 +168,18 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _load(image: Image.Image) -> None:
     try:
         image.load()
+    except MemoryError:  # this machine lacks memory; the image may be fine
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        raise BadImageError(f"truncated or damaged: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    _load(image)
+    try:
         if image.has_transparency_data:
             with_alpha = image.convert("RGBA")
             white = Image.new("RGB", image.size, "white")

@@ -12,6 +12,9 @@ from rsd.sources.image_file import SUFFIXES
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
 
+_LOOP = "a link to a folder that holds it; remove it"
+
+
 class Finding(NamedTuple):
     """A file or folder that cannot be used, and why. The path is relative to the root."""
 
@@ -50,7 +53,7 @@ def _is_odd(name: str) -> bool:
 
 
 def read_layout(root: Path) -> Layout:
-    """List `root/CLASS/*` or `root/{train,val,test}/CLASS/*`.
+    """List `root/CLASS/**` or `root/{train,val,test}/CLASS/**`.
 
     A folder named train, val, validation, valid or test (in any case) is a split if it holds folders, and a class
     if it does not. If only one of `val/` and `test/` exists, it is the test split.
@@ -125,16 +128,23 @@ class _Reader:
             self.findings.append(Finding(folder or ".", f"{count} images outside of any class, such as {example}"))
         classes = {}
         for name in listed.folders:
-            inside = self._list(f"{folder}{name}/")
-            for inner in inside.folders:
-                self.findings.append(
-                    Finding(
-                        f"{folder}{name}/{inner}",
-                        "a folder in a class's folder; move its images into the class's folder",
-                    )
-                )
-            classes[name] = [f"{folder}{name}/{image}" for image in inside.images]
+            classes[name] = self._images(f"{folder}{name}/")
         return classes
+
+    def _images(self, folder: str) -> list[str]:
+        """The images of a class, in its folder and in the folders below it, sorted."""
+        images: list[str] = []
+        waiting: list[tuple[str, frozenset[str]]] = [(folder, frozenset())]
+        while waiting:
+            place, above = waiting.pop()
+            real = os.path.realpath(self.root / place)
+            if real in above:
+                self.findings.append(Finding(place.rstrip("/"), _LOOP))
+                continue
+            inside = self._list(place)
+            images += [f"{place}{image}" for image in inside.images]
+            waiting += [(f"{place}{inner}/", above | {real}) for inner in inside.folders]
+        return sorted(images)
 
     def _peek(self, name: str) -> _Listed:
         """The content of a folder, without findings."""
@@ -167,7 +177,7 @@ class _Reader:
                     elif _is_odd(entry.name):
                         self.findings.append(Finding(path, "a name with control characters or not in UTF-8; rename it"))
                     elif is_folder and entry.is_symlink() and Path(entry.path).resolve() in _and_parents(place):
-                        self.findings.append(Finding(path, "a link to a folder that holds it; remove it"))
+                        self.findings.append(Finding(path, _LOOP))
                     else:
                         (folders if is_folder else images).append(entry.name)
         except OSError as error:

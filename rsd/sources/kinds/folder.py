@@ -14,6 +14,7 @@ from rsd.machine.options import UserPath
 from rsd.sources.base import Source
 from rsd.sources.exclusions import exclude_copies, identities, whole_classes
 from rsd.sources.file_table import FileTable, inspect_all
+from rsd.sources.image_file import SUFFIXES
 from rsd.sources.images import DatasetRecord, write_index
 from rsd.sources.labels import hide_labels
 from rsd.sources.layout import read_layout
@@ -25,7 +26,7 @@ class Folder(Source):
     """`data.source: folder`; nothing is copied."""
 
     root: UserPath
-    """`root/CLASS/*`, or `root/{train,val,test}/CLASS/*`. If only one of `val/` and `test/` exists, it is the test
+    """`root/CLASS/**`, or `root/{train,val,test}/CLASS/**`. If only one of `val/` and `test/` exists, it is the test
     split, as in ImageNet, and validation images are split off `train/`."""
     size: int = Field(224, ge=8, le=1024)
     """Side in pixels at which the images are served."""
@@ -46,7 +47,7 @@ class Folder(Source):
             print(f"left out of {self.root}, since data.on_bad is skip:\n{numbered(index.findings, file)}")
         if index.ignored:
             suffixes = ", ".join(f"{count} {suffix}" for suffix, count in sorted(index.ignored.items()))
-            print(f"ignored in {self.root}, not .jpg, .jpeg, .png or .webp, or hidden: {suffixes}")
+            print(f"ignored in {self.root}, not {', '.join(SUFFIXES)}, or hidden: {suffixes}")
         train = index.splits["train"]
         known = np.flatnonzero(train.labels >= 0)
         of_teacher = ImageIndex(

@@ -153,7 +153,7 @@ def test_errors_are_one_sentence_and_status_1(shared, at, capsys, tmp_path):
     with pytest.raises(SystemExit, match="1"):
         cli.main([str(a) for a in [*at, "predict", tmp_path / "x.png", image]])
     out, err = capsys.readouterr()
-    assert "x.png: expected a JPEG or PNG" in err
+    assert "x.png: expected a JPEG, PNG" in err
     assert "wide.jpg: " in out  # one bad image does not keep the others
 
 

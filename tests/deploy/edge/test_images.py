@@ -2,14 +2,17 @@
 
 import io
 import json
+import random
 
 import numpy as np
 import pytest
 from PIL import Image
 from rsd_edge.errors import EdgeError
-from rsd_edge.images import MAX_PIXELS, Preprocessing, decode, preprocess
+from rsd_edge.images import FORMATS, MAX_PIXELS, Preprocessing, decode, preprocess
 
+from rsd.machine.errors import UserError
 from rsd.release.golden import _served, write_files
+from rsd.sources import image_file
 from tests.bundles import dataset
 
 WHOLE = Preprocessing(6, 5, 3, "bilinear", None)
@@ -39,14 +42,17 @@ def test_every_photograph_gives_the_project_s_pixels(tmp_path, crop_share):
     source = np.random.default_rng(0)
     record = dataset((24, 24, 3), crop_share)
     wanted = Preprocessing.from_json(record.preprocessing.model_dump_json().encode())
-    for number in range(40):
+    for number in range(60):
         height, width = source.integers(2, 200, 2)
         image = Image.fromarray(source.integers(0, 256, (height // 2 + 1, width // 2 + 1, 3), np.uint8))
         image = image.resize((int(width), int(height)), Image.Resampling.BICUBIC)
         exif = Image.Exif()
         exif[0x0112] = int(source.integers(0, 10))
         mode = ["RGB", "L", "P", "RGBA", "LA", "1"][number % 6]
-        kind = "JPEG" if mode in ("RGB", "L") else "PNG"
+        kinds = [kind for kind in FORMATS if kind != "JPEG" or mode in ("RGB", "L")]
+        kind = kinds[number // 6 % len(kinds)]
+        if kind == "BMP" and mode == "LA":
+            continue
         path = tmp_path / f"{number}.{kind.lower()}"
         path.write_bytes(encoded(image.convert(mode), kind, exif=exif))
         pixels = preprocess(decode(path.read_bytes(), wanted), wanted)
@@ -58,10 +64,22 @@ def test_without_resizing_pixels_stay_as_they_are():
     assert np.array_equal(preprocess(decode(encoded(Image.fromarray(pixels)), WHOLE), WHOLE), pixels)
 
 
+def test_device_and_project_take_the_same_formats():
+    assert FORMATS == image_file.FORMATS
+
+
 REFUSED = {
-    "nothing": (b"", "expected a JPEG or PNG image"),
-    "text": (b"hello", "expected a JPEG or PNG image"),
-    "another format": (encoded(Image.new("RGB", (8, 8)), "GIF"), "expected a JPEG or PNG image"),
+    "a deep TIFF": (encoded(Image.new("I;16", (8, 8)), "TIFF"), "expected RGB or grey of 8 bits"),
+    "a TIFF for print": (encoded(Image.new("CMYK", (8, 8)), "TIFF"), "expected RGB or grey of 8 bits, found CMYK"),
+    "a truncated TIFF": (encoded(Image.effect_noise((64, 64), 50), "TIFF")[:-500], "expected a"),
+    "a truncated BMP": (encoded(Image.effect_noise((64, 64), 50), "BMP")[:-500], "truncated or damaged"),
+    "a moving WebP": (
+        encoded(Image.new("L", (8, 8)), "WEBP", save_all=True, append_images=[Image.new("L", (8, 8), 9)]),
+        "found an animation",
+    ),
+    "nothing": (b"", "expected a JPEG, PNG, WebP, BMP or TIFF image"),
+    "text": (b"hello", "expected a JPEG, PNG, WebP, BMP or TIFF image"),
+    "another format": (encoded(Image.new("RGB", (8, 8)), "GIF"), "expected a JPEG, PNG, WebP, BMP or TIFF image"),
     "a truncated PNG": (encoded(Image.effect_noise((64, 64), 50))[:-500], "truncated or damaged"),
     "a truncated JPEG": (encoded(Image.effect_noise((64, 64), 50), "JPEG")[:-500], "truncated or damaged"),
     "16 bits": (encoded(Image.new("I;16", (8, 8))), "expected RGB or grey of 8 bits"),
@@ -73,6 +91,31 @@ REFUSED = {
         "found an animation",
     ),
 }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_device_and_project_judge_damaged_files_alike(tmp_path, kind):
+    """And neither raises anything but its own error."""
+    chance = random.Random(0)
+    whole = encoded(Image.effect_noise((40, 30), 90).convert("RGB"), kind)
+    path = tmp_path / "image"
+    record = Preprocessing(30, 40, 3, "bilinear", None)
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(chance.choice([1, 3, 20])):
+            content[chance.randrange(min(len(content), chance.choice([200, 1 << 20])))] = chance.randrange(256)
+        path.write_bytes(content)
+        try:
+            expected: Image.Image | None = image_file.decode(path)
+        except UserError:
+            expected = None
+        try:
+            image: Image.Image | None = decode(bytes(content), record)
+        except EdgeError:
+            image = None
+        assert (image is None) == (expected is None)
+        assert image is None or np.array_equal(np.asarray(image), np.asarray(expected))
 
 
 @pytest.mark.parametrize("kind", REFUSED)

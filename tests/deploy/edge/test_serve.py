@@ -105,8 +105,8 @@ def test_an_image_is_classified_as_the_model_says(address: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "sentence"),
     [
-        ("POST", "/v1/classify", b"", 400, "expected a JPEG or PNG image"),
-        ("POST", "/v1/classify", b"GIF89a" + bytes(100), 400, "expected a JPEG or PNG image"),
+        ("POST", "/v1/classify", b"", 400, "expected a JPEG, PNG, WebP, BMP or TIFF image"),
+        ("POST", "/v1/classify", b"GIF89a" + bytes(100), 400, "expected a JPEG, PNG, WebP, BMP or TIFF image"),
         ("GET", "/v1/classify", None, 405, "expected POST"),
         ("DELETE", "/", None, 405, "expected GET or HEAD"),
         ("GET", "/nowhere", None, 404, "expected a path of this server"),

@@ -49,6 +49,6 @@ def test_an_image_gets_the_classes_of_evaluation(trained, tmp_path, capsys):
 
 def test_what_is_no_image_is_a_sentence(trained, tmp_path):
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(UserError, match="expected a usable image in .*text.png, found: not a JPEG, PNG or WebP image"):
+    with pytest.raises(UserError, match="expected a usable image in .*text.png, found: not a JPEG, PNG, WebP"):
         list(classify(trained[0], [tmp_path / "text.png"]))
     assert "expected config.json in" in rsd("predict", str(tmp_path), "a.png")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rsd.machine.errors import UserError
-from rsd.sources.image_file import BadImageError, decode, inspect
+from rsd.sources.image_file import FORMATS, BadImageError, decode, inspect
 
 
 def noise(height=40, width=60, seed=0, channels=3):
@@ -39,12 +39,32 @@ def png16(colour):
     return b"\x89PNG\r\n\x1a\n" + content
 
 
+def deep_tiff():
+    """A TIFF file of 16 bits per channel by hand: Pillow writes none with colours."""
+    pixels = bytes(8 * 8 * 6)
+    entries = [(256, 8), (257, 8), (259, 1), (262, 2), (273, 8), (277, 3), (278, 8), (279, len(pixels))]
+    head = b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels
+    place = len(head) + 2 + 12 * (len(entries) + 1) + 4
+    rows = [struct.pack("<HHII", 258, 3, 3, place)]  # three depths, behind the entries
+    rows += [struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries]
+    rows.sort(key=lambda row: struct.unpack("<H", row[:2]))
+    return head + struct.pack("<H", len(rows)) + b"".join(rows) + bytes(4) + struct.pack("<HHH", 16, 16, 16)
+
+
 BAD = {
     "empty": (b"", "empty: 0 bytes"),
-    "text": (b"not an image", "not a JPEG, PNG or WebP image, whatever its name"),
-    "gif": (packed(RGB, "GIF"), "not a JPEG, PNG or WebP image"),
+    "text": (b"not an image", "not a JPEG, PNG, WebP, BMP or TIFF image, whatever its name"),
+    "gif": (packed(RGB, "GIF"), "not a JPEG, PNG, WebP, BMP or TIFF image"),
     "cut jpeg": (packed(RGB, "JPEG")[:-400], "truncated or damaged: .*truncated"),
     "cut png": (packed(RGB)[:-400], "truncated or damaged"),
+    "cut bmp": (packed(RGB, "BMP")[:-400], "truncated or damaged"),
+    "cut tiff": (packed(RGB, "TIFF")[:-400], "truncated or damaged"),
+    "cut packed tiff": (packed(RGB, "TIFF", compression="tiff_lzw")[:-400], "truncated or damaged"),
+    "deep tiff": (packed(Image.new("I;16", (8, 8)), "TIFF"), "16 bits per channel; save it with 8"),
+    "deep colour tiff": (deep_tiff(), "16 bits per channel; save it with 8"),
+    "print tiff": (packed(RGB.convert("CMYK"), "TIFF"), "CMYK: .*; save it as RGB"),
+    "lab tiff": (packed(Image.new("LAB", (8, 8)), "TIFF"), "colours of the kind LAB; save it as RGB"),
+    "huge tiff": (packed(Image.new("1", (1 << 14, (1 << 12) + 1)), "TIFF"), "huge: 16384 x 4097 pixels"),
     "cut webp": (packed(RGB, "WEBP")[:-400], "truncated or damaged"),
     "cut at its start": (packed(RGB, "JPEG")[:20], "truncated or damaged, at its start"),
     "cmyk": (packed(RGB.convert("CMYK"), "JPEG"), "CMYK: .*; save it as RGB"),
@@ -59,7 +79,7 @@ BAD = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore:Corrupt EXIF")
 @pytest.mark.parametrize("name", BAD)
 def test_an_unusable_image_is_refused_with_its_reason(tmp_path, name):
     content, sentence = BAD[name]
@@ -97,11 +117,13 @@ def test_a_file_without_permission_is_refused(tmp_path, monkeypatch):
         inspect(tmp_path / "a.png", served=8)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "1", "RGBA", "LA"])
 def test_every_other_kind_becomes_rgb(tmp_path, kind, mode):
     if kind == "JPEG" and mode in ("P", "RGBA", "LA"):
         return  # there are no such files
+    if kind == "BMP" and mode == "LA":
+        return
     path = tmp_path / "image"
     path.write_bytes(packed(RGB.convert(mode), kind))
     image = decode(path)
@@ -126,10 +148,12 @@ def test_what_is_transparent_is_white(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_images_are_upright_and_sized_as_shown(tmp_path, orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
+    if kind == "BMP":
+        return  # there is no such metadata
     values = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
     path = tmp_path / "image"
     path.write_bytes(packed(RGB, kind, exif=exif, **values))
@@ -159,6 +183,29 @@ def test_a_jpeg_with_two_images_is_accepted(tmp_path):
     assert inspect(path, served=8).size == (40, 60)
 
 
+def test_a_png_of_damaged_pixels_is_refused(tmp_path):
+    """Its checksums hold, its compressed pixels do not."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    pixels = bytearray(zlib.compress(noise().tobytes()))
+    pixels[40] ^= 255
+    header = struct.pack(">IIBBBBB", 60, 40, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", bytes(pixels)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(BadImageError, match="truncated or damaged"):
+        inspect(tmp_path / "a.png", served=8)
+
+
+def test_a_tiff_counts_by_its_first_page(tmp_path):
+    path = tmp_path / "image.tif"
+    pages = [Image.fromarray(noise(seed=1))]
+    path.write_bytes(packed(Image.fromarray(noise()), "TIFF", save_all=True, append_images=pages))
+    assert np.array_equal(np.asarray(decode(path)), noise())
+    assert inspect(path, served=8).size == (40, 60)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_sums_of_a_small_image_are_exact(tmp_path, kind):
     content = packed(RGB, kind)
@@ -169,7 +216,7 @@ def test_sums_of_a_small_image_are_exact(tmp_path, kind):
     assert inspected.digest == hashlib.sha256(content).digest()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_sums_of_a_large_image_are_near(tmp_path, kind):
     smooth = Image.fromarray(noise(9, 13)).resize((520, 360), Image.Resampling.BICUBIC)
     (tmp_path / "image").write_bytes(packed(smooth, kind))
@@ -189,10 +236,11 @@ def test_a_png_is_held_to_its_checksums(tmp_path):
         inspect(tmp_path / "image.png", served=8)
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:Corrupt EXIF")
 def test_a_cut_file_is_refused_or_decodes(tmp_path):
     """What `inspect` lets through must not stop a training later."""
     path = tmp_path / "image"
-    for kind in ("JPEG", "PNG", "WEBP"):
+    for kind in FORMATS:
         whole = packed(RGB, kind)
         for length in [*range(1, len(whole), 97), *range(len(whole) - 16, len(whole))]:
             path.write_bytes(whole[:length])

@@ -1,4 +1,4 @@
-"""From the bytes of a JPEG or PNG file to the pixels that the model takes.
+"""From the bytes of an image file to the pixels that the model takes.
 
 Every step equals the project's own. The golden files of each bundle check this on the device.
 """
@@ -13,6 +13,10 @@ from PIL import Image
 from rsd_edge.errors import EdgeError
 from rsd_edge.records import MalformedError, load
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""As Pillow calls them; the project takes the same ones."""
+_NAMES = "JPEG, PNG, WebP, BMP or TIFF"
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
 MAX_PIXELS = 1 << 26  # 67 million, the limit of the project too
 MAX_SIDE = 4096
 """Pixels of the model's input."""
@@ -73,18 +77,17 @@ class Preprocessing:
 
 
 def decode(data: bytes, steps: Preprocessing, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image of a JPEG or PNG file, upright by its EXIF orientation, RGB or grey as the model needs, over white.
+    """The image of a file, upright by its EXIF orientation, RGB or grey as the model needs, over white.
 
-    A JPEG file that is much larger than the model's input is decoded at a half, a quarter or an eighth of its size.
+    Of a TIFF file the first page counts. A JPEG file that is much larger than the model's input is decoded at a half, a
+    quarter or an eighth of its size.
 
     Raises:
-        EdgeError: the file is not JPEG or PNG, or damaged, CMYK, of 16 bits, animated, or larger than `max_pixels`.
+        EdgeError: the file is of none of `FORMATS`, damaged, CMYK, of 16 bits, animated, or larger than `max_pixels`.
     """
+    image = _opened(data, max_pixels)
     try:
-        image = _opened(data, max_pixels)
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except EdgeError:
-        raise
     except Exception:  # the metadata can be damaged although the image is not
         orientation = 1
     size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
@@ -93,8 +96,8 @@ def decode(data: bytes, steps: Preprocessing, *, max_pixels: int = MAX_PIXELS) -
         reduce = min(right - left, bottom - top) / steps.height
         if reduce >= 2:
             image.draft(None, (int(image.width / reduce), int(image.height / reduce)))
+    _load(image)
     try:
-        image.load()
         if image.has_transparency_data:
             with_alpha = image.convert("RGBA")
             image = Image.new("RGB", image.size, "white")
@@ -109,24 +112,42 @@ def decode(data: bytes, steps: Preprocessing, *, max_pixels: int = MAX_PIXELS) -
 
 
 def _opened(data: bytes, max_pixels: int) -> Image.Image:
-    """The image with its header checked, before its pixels are decoded."""
+    """The image with its header checked; the pixels of a JPEG file are not yet decoded."""
     try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise EdgeError(f"expected at most {max_pixels} pixels, found more; send a smaller image") from None
     except Exception as error:
-        raise EdgeError("expected a JPEG or PNG image, found something else or a damaged file; convert it") from error
+        raise EdgeError(f"expected a {_NAMES} image, found something else or a damaged file; convert it") from error
     width, height = image.size
     if width * height > max_pixels:
         raise EdgeError(f"expected at most {max_pixels} pixels, found {width} x {height}; send a smaller image")
     if min(width, height) < 2:
         raise EdgeError(f"expected at least 2 pixels on a side, found {width} x {height}; send a larger image")
-    # The depth is the 25th byte of every PNG file; Pillow silently cuts colours of 16 bits to 8.
-    if image.mode == "CMYK" or image.mode.startswith(("I", "F")) or (image.format == "PNG" and data[24] == 16):
+    if image.mode not in _MODES or _depth(image, data) > 8:
         raise EdgeError(f"expected RGB or grey of 8 bits, found {image.mode} or 16 bits; convert the image")
-    if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+    if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
         raise EdgeError("expected one image, found an animation; save one of its frames")
+    # A JPEG file may be decoded at a fraction of its size. All others are loaded now: TIFF turns itself upright then,
+    # and a fault that PNG meets while it looks for metadata would not show a second time.
+    if image.format not in ("JPEG", "MPO"):
+        _load(image)
     return image
+
+
+def _depth(image: Image.Image, data: bytes) -> int:
+    """Bits per channel where Pillow would silently cut them to 8."""
+    if image.format == "TIFF":
+        depths = getattr(image, "tag_v2", {}).get(258)  # BitsPerSample
+        return max(depths) if isinstance(depths, tuple) and depths else 1
+    return data[24] if image.format == "PNG" else 8  # the 25th byte of every PNG file
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        image.load()
+    except Exception as error:  # damaged files raise many classes
+        raise EdgeError(f"expected a whole image, found it truncated or damaged ({error}); send it again") from error
 
 
 def preprocess(image: Image.Image, steps: Preprocessing) -> np.ndarray:

@@ -73,7 +73,7 @@ class Model:
         return cls(manifest, precision, labels, preprocessing, session)
 
     def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """The image of a JPEG or PNG file; see `images.decode`, also for its EdgeError."""
+        """The image of a file; see `images.decode`, also for its EdgeError."""
         return decode(data, self.preprocessing, max_pixels=max_pixels)
 
     def preprocess(self, image: Image.Image) -> np.ndarray:

@@ -260,20 +260,44 @@ def test_all_bad_files_are_listed_and_skipped(flat, tmp_path):
         "cat/cut.png: truncated or damaged",
         "cat/deep.png: 16 bits per channel",
         "cat/gone.jpg: cannot be read: No such file or directory",
-        "cat/inner: a folder in a class's folder",
         "cat/moving.png: animated: 2 frames",
         "cat/moving.webp: animated: 2 frames",
         "cat/new\\nline.png: a name with control characters",
         "cat/none.jpg: empty: 0 bytes",
         "cat/round: a link to a folder that holds it",
         "cat/self: cannot be read: Too many levels of symbolic links",
-        "cat/text.JPEG: not a JPEG, PNG or WebP image",
+        "cat/text.JPEG: not a JPEG, PNG, WebP, BMP or TIFF image",
         "cat/thin.png: tiny: 9 x 1 pixels",
         "cat/wide.png: huge: 8192 x 8193 pixels",
         "dog/007.png: truncated or damaged",
         "dog/\\udcff.png: a name with control characters or not in UTF-8",
     )
-    assert set(every(result)) == set(every(good)) - {"dog/007.png"}
+    assert set(every(result)) == set(every(good)) - {"dog/007.png"} | {"cat/inner/a.png"}
+
+
+def test_images_in_nested_folders_count(flat, tmp_path):
+    count = len(every(index(flat)))
+    (flat / "cat" / "2024" / "may").mkdir(parents=True)
+    (flat / "cat" / "2024" / "may" / "a.png").write_bytes(png(3000))
+    (flat / "dog" / "in").mkdir()
+    Image.new("RGB", (9, 9), "red").save(flat / "dog" / "in" / "b.bmp")
+    Image.new("RGB", (9, 9), "blue").save(flat / "dog" / "in" / "c.tiff")
+    result = index(flat)
+    assert result.findings == []
+    assert len(every(result)) == count + 3
+    assert {"cat/2024/may/a.png", "dog/in/b.bmp", "dog/in/c.tiff"} < {*every(result)}
+
+
+def test_links_between_nested_folders_end(flat):
+    (flat / "cat" / "a").mkdir()
+    (flat / "cat" / "b").mkdir()
+    (flat / "cat" / "a" / "to-b").symlink_to(flat / "cat" / "b")
+    (flat / "cat" / "b" / "to-a").symlink_to(flat / "cat" / "a")
+    refused(
+        flat,
+        "cat/a/to-b/to-a: a link to a folder that holds it",
+        "cat/b/to-a/to-b: a link to a folder that holds it",
+    )
 
 
 def test_other_files_are_ignored_and_counted(flat):
@@ -328,7 +352,7 @@ def test_classes_without_a_usable_image_are_dropped(flat):
         flat,
         "ape: an empty class: no image in it",
         "bee: too few images: 2 different ones, at least 3 are needed",
-        "fox/a.png: not a JPEG, PNG or WebP image",
+        "fox/a.png: not a JPEG, PNG, WebP, BMP or TIFF image",
         "fox: no usable image among 1",
     )
     assert result.classes == ["cat", "dog", "emu"]
