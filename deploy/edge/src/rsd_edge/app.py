@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rsd_edge import protocol
 from rsd_edge.errors import EdgeError
+from rsd_edge.form import uploaded
 from rsd_edge.live import LiveModel
 from rsd_edge.metrics import Metrics, resident_bytes
 from rsd_edge.model import Model, top_classes
@@ -122,10 +123,11 @@ class App(Starlette):
 
     @_by_a_worker
     def classify(self, request: Request, body: bytes) -> Response:
-        """The most probable classes of an image file."""
+        """The most probable classes of an image file, which is the body or the file of a form."""
+        data = uploaded(body, request.headers.get("content-type", ""))
         with self._live.use() as model:
             try:
-                image = model.preprocess(model.decode(body, max_pixels=self._options.max_pixels))
+                image = model.preprocess(model.decode(data, max_pixels=self._options.max_pixels))
             except EdgeError as error:
                 raise HTTPException(400, str(error)) from None
             (logits,) = _logits(request, model, image[None])
