@@ -19,20 +19,16 @@ from rsd.machine.options import Options
 from rsd.release.golden import IMAGES, PIXELS, write_files
 from rsd.run.names import CARD, ENGINE, ENGINE_RECORD, GOLDEN, IMAGE_ARRAY, LABELS, LOGITS, ONNX, PREPROCESSING
 from rsd.run.records import (
-    BundledFile,
-    BundledLatency,
     BundledModel,
     ConvertRecord,
     EngineRecord,
     Evaluation,
     ExportRecord,
     Golden,
-    GoldenFile,
     LatencyRecord,
     Manifest,
     Origin,
     Requires,
-    Tolerances,
 )
 from rsd.sources.images import DatasetRecord, Images
 
@@ -121,10 +117,9 @@ def write_bundle(
             models=models,
             golden=golden,
             metrics=metrics,
-            latency=BundledLatency(device=latency.device, rows=latency.rows),
+            latency={"device": latency.device, "rows": latency.rows},
             files={
-                str(path.relative_to(aside)): BundledFile(bytes=path.stat().st_size, sha256=sha256(path))
-                for path in paths
+                str(path.relative_to(aside)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths
             },
         )
         manifest.write(aside)
@@ -175,7 +170,7 @@ def _golden(folder: Path, images: Images, record: DatasetRecord, converted: list
         tolerances[file.precision] = precisions.get(file.precision).golden * float(np.ptp(of_tensors))
     return Golden(
         images=f"{GOLDEN}/{IMAGE_ARRAY}",
-        files=[GoldenFile(path=f"{GOLDEN}/files/{name}", row=len(tensors) + row) for row, name in enumerate(names)],
+        files=[{"path": f"{GOLDEN}/files/{name}", "row": len(tensors) + row} for row, name in enumerate(names)],
         logits=logits,
-        tolerances=Tolerances(pixels=PIXELS, logits=tolerances),
+        tolerances={"pixels": PIXELS, "logits": tolerances},
     )

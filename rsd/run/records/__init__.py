@@ -3,21 +3,10 @@
 Every record says where it lies below the run's folder, and what it was made from.
 """
 
-from rsd.run.records.base import Name, Part, Record, Section, Written
-from rsd.run.records.bundle import (
-    BundledFile,
-    BundledLatency,
-    BundledModel,
-    BundleRecord,
-    Golden,
-    GoldenFile,
-    Manifest,
-    Origin,
-    Requires,
-    Tolerances,
-)
+from rsd.run.records.base import Name, Record, Section, Written
+from rsd.run.records.bundle import BundledModel, BundleRecord, Golden, Manifest, Origin, Requires
 from rsd.run.records.data import DatasetRecord
-from rsd.run.records.device import CPU, GPU, DeviceRecord, Fingerprinted
+from rsd.run.records.device import DeviceRecord
 from rsd.run.records.files import (
     Comparison,
     ConvertRecord,
@@ -29,7 +18,6 @@ from rsd.run.records.files import (
     Parity,
     Port,
     Rounded,
-    ServedSize,
 )
 from rsd.run.records.judged import Evaluation, EvaluationRecord, Summary
 from rsd.run.records.params import Choice, Sources, Watched
@@ -45,62 +33,14 @@ from rsd.run.records.trained import (
     StudentIndex,
     StudentRecord,
     TeacherRecord,
-    TrainedRecord,
     Validation,
 )
 
 __all__ = [
-    "CPU",
-    "GPU",
-    "BundleRecord",
-    "BundledFile",
-    "BundledLatency",
-    "BundledModel",
-    "Choice",
-    "Comparison",
-    "Conditions",
-    "ConvertRecord",
-    "CorrelationChange",
-    "CorrelationPicture",
-    "DatasetRecord",
-    "Details",
-    "DeviceRecord",
-    "EngineRecord",
-    "Evaluation",
-    "EvaluationRecord",
-    "ExportRecord",
-    "Fingerprinted",
-    "Golden",
-    "GoldenFile",
-    "GraphInput",
-    "Harm",
-    "IndexedStudent",
-    "InsideRecord",
-    "Latency",
-    "LatencyRecord",
-    "Manifest",
-    "Model",
-    "Name",
-    "Origin",
-    "Parity",
-    "Part",
-    "Port",
-    "Record",
-    "Requires",
-    "Rounded",
-    "Section",
-    "ServedSize",
-    "ShippedRecord",
-    "ShownRecord",
-    "Sources",
-    "StudentIndex",
-    "StudentRecord",
-    "Summary",
-    "TeacherRecord",
-    "Timing",
-    "Tolerances",
-    "TrainedRecord",
-    "Validation",
-    "Watched",
-    "Written",
-]
+    "BundleRecord", "BundledModel", "Choice", "Comparison", "Conditions", "ConvertRecord", "CorrelationChange",
+    "CorrelationPicture", "DatasetRecord", "Details", "DeviceRecord", "EngineRecord", "Evaluation",
+    "EvaluationRecord", "ExportRecord", "Golden", "GraphInput", "Harm", "IndexedStudent", "InsideRecord", "Latency",
+    "LatencyRecord", "Manifest", "Model", "Name", "Origin", "Parity", "Port", "Record", "Requires", "Rounded",
+    "Section", "ShippedRecord", "ShownRecord", "Sources", "StudentIndex", "StudentRecord", "Summary",
+    "TeacherRecord", "Timing", "Validation", "Watched", "Written",
+]  # fmt: skip
