@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from rsd.machine.errors import UserError
-from rsd.release.bundle import BundleOptions, write_bundle
+from rsd.release.bundle import BundleOptions, data_licences, write_bundle
 from rsd.release.card import bundle_card
 from rsd.sources.images import read_record, read_split
 from stages import OUT, run
 
+LICENCES = Path("licences")
+
 
 def main() -> None:
-    shipped, precisions = OUT.shipped(), OUT.choice().precisions
+    shipped, precisions, name = OUT.shipped(), OUT.choice().precisions, OUT.choice().data
     evaluation, export = OUT.evaluation(), OUT.export()
     metrics = evaluation.of(shipped.student.name)
     if metrics is None:
@@ -31,10 +33,14 @@ def main() -> None:
         record=data,
         metrics=metrics,
         latency=OUT.latency(),
-        licences=Path("licences"),
+        licences=LICENCES,
+        data_name=name,
         made_from=made_from,
         card=str(bundle_card(student, OUT.teacher(), data, export=export, converted=converted)),
     )
+    of_data = data_licences(LICENCES, name, data.source)
+    if not any(path.is_file() for path in of_data):
+        print(f"no licence of the images goes with it; to add one, write its text to {' or '.join(map(str, of_data))}")
     print(f"{manifest.name} release {manifest.release}: {len(manifest.files)} files, not signed")
 
 

@@ -86,7 +86,7 @@ def ingredients(
         "engines": [run.engine(precision) for precision in precisions], "images": images, "record": data,
         "metrics": Evaluation(model="rsd-1", method="rsd", seed=1, top1=98.0, per_class={}, **figures),
         "latency": LatencyRecord(device=DEVICE, conditions={}, options=TIMING, rows=[]),
-        "licences": folder / "licences",
+        "licences": folder / "licences", "data_name": "any",
         "made_from": {}, "card": "# tiny\n",
     }  # fmt: skip
 

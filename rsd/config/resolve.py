@@ -118,6 +118,8 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         errors += _contradicted(override, PAPER, "override", params)
         sections |= {name: _merge(sections[name], values) for name, values in PAPER.items() if name in sections}
 
+    if sections["bundle"].get("name") is None:  # of unknown data any name does, since they are the fault to name
+        sections["bundle"] = sections["bundle"] | {"name": str(names["data"] or "data").lower().replace("/", "-")}
     # A section of its own, so that another gate does not train the students anew.
     student = sections["student"]
     sections["student_gate"] = {"min_top1": student.pop("min_top1")} if student and "min_top1" in student else {}

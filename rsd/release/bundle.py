@@ -41,7 +41,7 @@ class BundleOptions(Options):
     """`bundle` of params.yaml."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    """What the bundle is called on devices."""
+    """What the bundle is called on devices; in params.yaml null takes the data's name."""
     release: int = Field(ge=1, lt=2**53)
     """Grows with every release; a device refuses an older one."""
     p99_ms: float | None = Field(None, gt=0)
@@ -61,6 +61,7 @@ def write_bundle(
     metrics: Evaluation,
     latency: LatencyRecord,
     licences: Path,
+    data_name: str,
     made_from: dict[str, str],
     card: str,
 ) -> Manifest:
@@ -76,7 +77,8 @@ def write_bundle(
         images: test images, uint8 `[N, H, W, C]`; the first few become golden inputs.
         record: of the data set.
         metrics: of the shipped student.
-        licences: folder of `*.txt` for every bundle, and `data/SOURCE.txt` for those of a data set.
+        licences: folder of `*.txt` for every bundle; the others are of one data set, see `data_licences`.
+        data_name: what the params call the data.
         made_from: SHA-256 of the run's files behind the bundle; see `Origin`.
         card: the text of README.md.
 
@@ -96,10 +98,9 @@ def write_bundle(
         (aside / CARD).write_text(card)
         write_json(aside / LABELS, export.classes)
         write_json(aside / PREPROCESSING, export.preprocessing.model_dump(mode="json"))
-        for path in [*licences.glob("*.txt"), licences / "data" / f"{record.source}.txt"]:
-            if path.is_file():
-                (aside / "licences").mkdir(exist_ok=True)
-                shutil.copyfile(path, aside / "licences" / path.name)
+        for path in filter(Path.is_file, [*licences.glob("*.txt"), *data_licences(licences, data_name, record.source)]):
+            (aside / "licences").mkdir(exist_ok=True)
+            shutil.copyfile(path, aside / "licences" / path.name)
         models = {file.precision: _model(aside, file) for file in converted}
         for engine in engines:
             models[engine.precision].engine = _engine(aside, engine)
@@ -124,6 +125,11 @@ def write_bundle(
         )
         manifest.write(aside)
     return manifest
+
+
+def data_licences(licences: Path, name: str, source: str) -> list[Path]:
+    """Where the licence of the images may lie: by the data's name in the params, and by the name of its source."""
+    return [licences / "data" / f"{stem}.txt" for stem in dict.fromkeys([name, source])]
 
 
 def _runtime(options: BundleOptions, converted: list[ConvertRecord]) -> str:

@@ -18,7 +18,7 @@ from rsd.report.html import Figure, figure
 from rsd.report.latency_table import COLUMNS, cells, notes
 from rsd.report.mistakes import Mistake, worst
 from rsd.report.records import Records, read
-from rsd.report.table import method_name
+from rsd.report.table import larger_int8, method_name
 from rsd.report.terms import caption
 from rsd.run.paths import Run
 from rsd.run.records import ConvertRecord, Parity
@@ -87,6 +87,7 @@ def _content(records: Records) -> dict[str, Any]:
         "exports": [_export(export) for export in records.exports],
         "stripped": _stripped(records),
         "engines": records.engines,
+        "larger_int8": larger_int8(records.engines),
         "latency_head": COLUMNS,
         "latency": [(row.precision, row.status, cells(row)) for row in records.latency],
         "timing": notes(records.benchmark) if records.benchmark else [],

@@ -5,10 +5,11 @@ It is printed after every run, also after one that had nothing to do: nothing he
 
 import math
 import statistics
+from collections.abc import Iterable
 
 from rsd.export import runtimes
 from rsd.run.paths import Run
-from rsd.run.records import EvaluationRecord, Latency
+from rsd.run.records import EngineRecord, EvaluationRecord, Latency
 from rsd.run.snapshot import Snapshot, evaluated
 
 BASELINE = {"pytorch": "PyTorch", "pytorch compiled": "PyTorch compiled"}
@@ -90,10 +91,19 @@ def _files(known: Snapshot) -> str:
         rows += _timed_rows(name, engine.bytes, "-", here, runtime=engine.library)
     if len(rows) == 1:
         return "files   none exported yet"
+    note = f"\n({reason})" if (reason := larger_int8(known.engines)) else ""
     if baseline := [row for row in single if row.runtime.startswith("pytorch")]:
         rows += _timed_rows("(not exported)", None, "-", baseline)
     device = known.latency.device.short_name if known.latency else None
-    return _aligned(rows, right={1}) + (f"\n(batch 1, on {device})" if device else "")
+    return _aligned(rows, right={1}) + (f"\n(batch 1, on {device})" if device else "") + note
+
+
+def larger_int8(engines: Iterable[EngineRecord]) -> str | None:
+    """Why an int8 engine is larger than the fp32 one; None where it is not."""
+    sizes = {engine.precision: engine.bytes for engine in engines if engine.status == "built" and engine.bytes}
+    if "int8" not in sizes or sizes["int8"] <= sizes.get("fp32", math.inf):
+        return None
+    return "an engine also holds compiled kernels; int8 needs more of them, so a small student's int8 engine is larger"
 
 
 def _runtime(row: Latency) -> str:

@@ -31,7 +31,8 @@ class Folder(Source):
     size: int = Field(224, ge=8, le=1024)
     """Side in pixels at which the images are served."""
     crop_share: float = Field(0.875, gt=0, le=1)
-    """Without augmentation: the central square of this share of the shorter side."""
+    """Without augmentation: the central square of this share of the shorter side; 1 is the largest square. timm calls
+    it crop_pct. Devices cut the same square."""
     test: float = Field(0.2, gt=0, lt=0.5)
     """Share of the images in the test split, if the folder has no test split of its own; stratified by class."""
     on_bad: Literal["stop", "skip"] = "stop"

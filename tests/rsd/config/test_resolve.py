@@ -50,6 +50,15 @@ def test_every_named_choice_is_valid(project, kind):
         resolved()
 
 
+def test_a_bundle_takes_the_datas_name(project):
+    edit, resolved = project
+    assert resolved()["bundle"]["name"] == "digits"
+    edit({"bundle.name": "mine"})
+    assert resolved()["bundle"]["name"] == "mine"
+    edit({"bundle.name": None, "data": "fashion_mnist"})
+    assert resolved()["bundle"]["name"] == "fashion_mnist"
+
+
 def test_the_students_gate_trains_nothing_anew(project):
     edit, resolved = project
     before = resolved()

@@ -148,7 +148,7 @@ def work(rank, store, out):
     }
     equal = {name: many_steps(*case) for name, case in EQUAL.items()}
     single = {name: many_steps(*EQUAL[name], dtype=torch.float32, steps=1) for name in SINGLE}
-    random_states = []
+    random_states: list[torch.Tensor] = []
     whole = trained(random_states=random_states)
     first = train_and_die(Path(out) / "checkpoint.pt")
     torch.manual_seed(rank + 50)

@@ -46,6 +46,12 @@ def test_an_unsigned_bundle_holds_what_a_device_needs(made, tmp_path):
     assert not (tmp_path / "bundle" / "model.sig").exists()
 
 
+def test_a_licence_is_found_by_the_datas_name(made, tmp_path):
+    (made["licences"] / "data" / "mine.txt").write_text("for mine")
+    write_bundle(tmp_path / "bundle", OPTIONS, **made | {"data_name": "mine"})
+    assert {p.name for p in (tmp_path / "bundle" / "licences").iterdir()} == {"all.txt", "mine.txt", "tiny.txt"}
+
+
 @pytest.mark.parametrize("precisions", [("fp32",), ("fp32", "fp16", "int8")])
 def test_golden_logits_are_those_of_shipped_models(tmp_path, precisions):
     made = ingredients(tmp_path, precisions=precisions)

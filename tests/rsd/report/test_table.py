@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rsd.machine.errors import UserError
-from rsd.report.table import runs_on, size, summary
+from rsd.report.table import larger_int8, runs_on, size, summary
 from rsd.run.paths import Run
+from rsd.run.records import EngineRecord
 
 from .conftest import write, write_records
 
@@ -46,6 +47,25 @@ def test_a_skipped_engine_says_why(out: Path) -> None:
     )
     assert "fp32 engine" in summary(Run(out))
     assert "skipped: no TensorRT library can build here" in summary(Run(out))
+
+
+def test_a_larger_int8_engine_is_explained(out: Path) -> None:
+    def engines(**sizes: int) -> list[EngineRecord]:
+        return [
+            EngineRecord(status="built", precision=name, library="tensorrt", bytes=count)
+            for name, count in sizes.items()
+        ]
+
+    assert "kernels" in (larger_int8(engines(fp32=18, fp16=15, int8=24)) or "")
+    assert larger_int8(engines(fp32=18, int8=17)) is None
+    assert larger_int8(engines(int8=17)) is None
+    file = out / "params" / "run.json"
+    write(file, json.loads(file.read_text()) | {"precisions": ["fp32", "int8"]})
+    for precision, count in (("fp32", 1_800_000), ("int8", 2_400_000)):
+        record = json.loads((out / "engines" / "fp32" / "engine.json").read_text())
+        (out / "engines" / precision).mkdir(exist_ok=True)
+        write(out / "engines" / precision / "engine.json", record | {"precision": precision, "bytes": count})
+    assert "int8 engine is larger" in summary(Run(out))
 
 
 def test_a_tail_without_enough_samples_stays_empty(out: Path) -> None:
