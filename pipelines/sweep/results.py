@@ -10,6 +10,7 @@ import pandas as pd
 import vl_convert
 
 from pipelines.sweep.units import varying
+from pipelines.workspace import locked
 from rsd.machine.files import written_aside
 from rsd.report.charts.style import colour, method_order, svg
 from rsd.report.interval import PERCENT, POINTS, Interval, interval
@@ -187,7 +188,9 @@ def write(folder: Path, rows: pd.DataFrame, missing: Sequence[str]) -> str:
         "plot.svg": plot.encode(),
         "plot.png": vl_convert.svg_to_png(plot, scale=2),
     }
-    for name, content in files.items():
-        with written_aside(folder / name) as aside:
-            aside.write_bytes(content)
+    # Two sweeps of one name may end at once, and what one writes aside has a fixed name.
+    with locked(folder.with_name(f".{folder.name}.lock"), wait=lambda _: None):
+        for name, content in files.items():
+            with written_aside(folder / name) as aside:
+                aside.write_bytes(content)
     return text

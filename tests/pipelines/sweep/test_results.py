@@ -1,5 +1,6 @@
 """The table of a sweep: what it counts, pairs and leaves out."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -132,6 +133,17 @@ def test_every_shape_of_sweep_is_written_and_drawn(
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "rsd" in (tmp_path / "plot.svg").read_text()
     assert len(pd.read_csv(tmp_path / "students.csv")) == sum(len(students) for _, students in cells)
+
+
+def test_sweeps_that_end_at_once_write_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "svg", lambda _: "<svg/>")
+    monkeypatch.setattr(results.vl_convert, "svg_to_png", lambda drawing, scale: b"")
+    rows = results.frame([cell("0.1", {0: 1.0})])
+
+    with ThreadPoolExecutor(4) as pool:
+        texts = [*pool.map(lambda _: results.write(tmp_path / "it", rows, []), range(12))]
+
+    assert texts == [(tmp_path / "it" / "table.md").read_text()] * 12
 
 
 def test_students_are_of_this_run_with_its_measurements(tmp_path: Path) -> None:
