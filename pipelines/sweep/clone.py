@@ -181,7 +181,10 @@ def forget_others(workspaces: Path, kept: Collection[str]) -> None:
     """Remove the clones of units that are not among `kept` and that nobody works in; the folder, too, once empty."""
     stopped = threading.Event()
     stopped.set()  # do not wait for a clone that somebody works in
-    for folder in [*workspaces.iterdir()] if workspaces.is_dir() else []:
+    folders: list[Path] = []
+    with suppress(FileNotFoundError):  # the last sweep, or one beside this, removed it
+        folders = [*workspaces.iterdir()]
+    for folder in folders:
         # What is left of a removal belongs to the clone that is being removed.
         clone = folder.with_name(folder.stem[1:]) if folder.suffix == GONE else folder
         with suppress(StoppedError), _alone(clone, stopped):

@@ -285,6 +285,12 @@ def test_a_clone_under_removal_is_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "cells").exists()
 
 
+def test_workspaces_that_another_sweep_removes_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)  # as it was a moment ago
+
+    clone.forget_others(tmp_path / "gone", ())
+
+
 def test_a_wrong_grid_is_refused_before_the_server(repo: SweepRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repo.path)
     monkeypatch.setattr(connection, "_started_server", lambda: pytest.fail("started a server"))
