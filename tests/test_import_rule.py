@@ -55,22 +55,22 @@ def is_bare(file: Path) -> bool:
 
 def code_of(*start: str) -> set[Path]:
     """The project's files that these modules import, transitively, themselves included."""
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = list(start)
     while waiting:
         module = waiting.pop()
         parents = [module.rsplit(".", depth)[0] for depth in range(1, module.count(".") + 1)]
         file = file_of(module)
-        waiting += [p for p in parents if (f := file_of(p)) and f not in found]
-        if file and file not in found:
-            found.add(file)
+        waiting += [p for p in parents if (f := file_of(p)) and f not in files]
+        if file and file not in files:
+            files.add(file)
             if file.parent in SEAMS and file.name == "__init__.py":  # it imports its files by their names
                 waiting += [f"{module}.{other.stem}" for other in file.parent.glob("[!_]*.py")]
             if file != PUBLIC:
                 waiting += [name for name in imported(file) if name.split(".")[0] in OURS]
             if file.name == "base.py":  # its kinds are found by name
                 waiting += [f"{module.rpartition('.')[0]}.kinds.{kind.stem}" for kind in file.parent.glob("kinds/*.py")]
-    return {file for file in found if not is_bare(file)}
+    return {file for file in files if not is_bare(file)}
 
 
 def test_importing_rsd_loads_nothing_else():
@@ -155,8 +155,8 @@ def rooms_listed(stage: dict) -> set[str]:
 
 @pytest.mark.parametrize("name", stages())
 def test_a_stage_depends_exactly_on_its_rooms(name):
-    asked = methods.methods() if name == "params" else []  # it asks every method for its options
-    code = code_of(f"stages.{name}", *[f"rsd.methods.{method}" for method in asked])
+    every_method = methods.methods() if name == "params" else []  # it asks every method for its options
+    code = code_of(f"stages.{name}", *[f"rsd.methods.{method}" for method in every_method])
     rooms = {file.relative_to(ROOT / "rsd").parts[0] for file in code if file.is_relative_to(ROOT / "rsd")}
     assert sorted(rooms_listed(stages()[name])) == sorted(rooms)
     assert {"stages/__init__.py", f"stages/{name}.py"} <= set(stages()[name]["deps"])

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NO_NOUNS = {"asked", "began", "chosen", "found", "given", "ran", "said", "seen", "stood", "told", "wanted"}
+WORST = {"asked", "found", "said", "seen", "told"}
+NO_NOUNS = {*WORST, "began", "chosen", "given", "ran", "stood", "wanted"}
 
 
 def test_no_tests_name_has_over_eight_words():
@@ -25,6 +26,6 @@ def variables(tree: ast.AST) -> Iterator[str]:
 
 
 def test_variables_bear_nouns_not_participles():
-    for room in ("rsd", "stages", "pipelines", "benchmarks", "deploy"):
+    for room in ("rsd", "stages", "pipelines", "benchmarks", "deploy", "tests"):
         for file in (ROOT / room).rglob("*.py"):
-            assert NO_NOUNS & {*variables(ast.parse(file.read_text()))} == set(), file
+            assert (WORST if room == "tests" else NO_NOUNS) & {*variables(ast.parse(file.read_text()))} == set(), file

@@ -11,11 +11,11 @@ from tests.deploy.edge.serving import NAME, SHAPE, Tiny, always, ask, images, se
 
 def test_every_request_is_answered_on_one_connection() -> None:
     (image,) = images(1)
-    asked = requests(NAME, image)
+    calls = requests(NAME, image)
     with served(always(Tiny())) as address:
         client = Client(int(address.split(":")[1]))
         for _ in range(3):
-            for request in asked.values():
+            for request in calls.values():
                 client.ask(request)
         metrics = ask(address, "GET", "/metrics")[2].decode()
     assert 'rsd_edge_requests_total{code="200",route="infer"} 6.0\n' in metrics
@@ -30,7 +30,7 @@ def test_both_encodings_hold_the_same_image() -> None:
         assert int(lines["Content-Length"]) == len(body)
         if name != "server, JPEG":
             length = lines.get("Inference-Header-Content-Length")
-            found = protocol.parse(body, length, shape=SHAPE, max_batch=1)
-            np.testing.assert_array_equal(found.images, image[None])
-            assert found.binary is (name == "server, binary")
+            result = protocol.parse(body, length, shape=SHAPE, max_batch=1)
+            np.testing.assert_array_equal(result.images, image[None])
+            assert result.binary is (name == "server, binary")
             assert json.loads(body[: int(length or len(body))])["inputs"][0]["shape"] == [1, *SHAPE]

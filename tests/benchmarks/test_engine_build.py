@@ -32,6 +32,6 @@ def test_a_line_holds_the_build_or_its_error():
 @pytest.mark.slow
 @pytest.mark.skipif((available() or ("",))[0] != "tensorrt_rtx", reason="tensorrt_rtx is not used here")
 def test_the_papers_student_builds_in_every_precision():
-    found = list(rows(["mobilenetv2"], names(), EngineOptions()))
-    assert [line["precision"] for line in found] == names()
-    assert all(float(line["engine, MB"]) > 1 for line in found), found
+    result = list(rows(["mobilenetv2"], names(), EngineOptions()))
+    assert [line["precision"] for line in result] == names()
+    assert all(float(line["engine, MB"]) > 1 for line in result), result

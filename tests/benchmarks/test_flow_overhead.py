@@ -15,8 +15,8 @@ def test_the_chain_runs_anew_in_every_round(tmp_path: Path) -> None:
 
     for _ in range(2):
         command = [sys.executable, "-P", "-m", "dvc", "repro"]
-        said = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
-        assert said.count("Running stage") == 2
+        output = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+        assert output.count("Running stage") == 2
         assert (folder / "out1").exists()
         fresh(folder)
         assert not (folder / "out1").exists()

@@ -87,9 +87,9 @@ def test_without_a_gpu_the_command_fails(monkeypatch, tmp_path, capsys):
     record = json.loads((tmp_path / "record.json").read_text())
     assert [c["check"] for c in record["checks"]] == [c.name for c in checks()]
     assert {c["status"] for c in record["checks"]} == {"not run: no CUDA device"}
-    said = capsys.readouterr()
-    assert said.err == "error: expected an NVIDIA driver, found none; install the driver\n"
-    assert f"0 passed, 0 failed, {len(checks())} not run, on " in said.out
+    output = capsys.readouterr()
+    assert output.err == "error: expected an NVIDIA driver, found none; install the driver\n"
+    assert f"0 passed, 0 failed, {len(checks())} not run, on " in output.out
 
 
 def test_a_failed_check_does_not_hide_the_next(monkeypatch, tmp_path):
@@ -99,7 +99,7 @@ def test_a_failed_check_does_not_hide_the_next(monkeypatch, tmp_path):
     def crash(device, folder):
         raise RuntimeError("CUDA error")
 
-    found = [
+    outcome = [
         Check("passes", lambda device, folder: {"apart": 0.5}),
         Check("refuses", refuse),
         Check("crashes", crash),
@@ -108,7 +108,7 @@ def test_a_failed_check_does_not_hide_the_next(monkeypatch, tmp_path):
     ]
     monkeypatch.setattr(module, "without_gpu", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert not gpu_check(found, tmp_path / "record.json")
+    assert not gpu_check(outcome, tmp_path / "record.json")
     results = json.loads((tmp_path / "record.json").read_text())["checks"]
     assert [r["status"] for r in results] == [
         "passed",
@@ -118,7 +118,7 @@ def test_a_failed_check_does_not_hide_the_next(monkeypatch, tmp_path):
         "not run: it needs 2 GPUs, here is 1",
     ]
     assert results[0]["facts"] == {"apart": 0.5}
-    assert gpu_check([found[0], found[3], found[4]], tmp_path / "record.json")  # what is not run fails nothing
+    assert gpu_check([outcome[0], outcome[3], outcome[4]], tmp_path / "record.json")  # what is not run fails nothing
 
 
 @pytest.mark.parametrize(
@@ -188,9 +188,9 @@ def test_parity_is_on_images_that_the_student_knows(digits):
 @pytest.mark.parametrize("precision", precisions.names())
 def test_a_provider_is_timed_and_matches_the_cpu(digits, monkeypatch, precision):
     monkeypatch.setattr(gpu_inference, "RUNS", 3)
-    found = gpu_inference.provider(digits, "CPUExecutionProvider", precision, device="cpu")
-    assert found["parity"]["top1_agreement"] > 0.99
-    assert set(found["latency"]["batch 1"]) == {"with copies, ms", "compute only, ms"}
+    outcome = gpu_inference.provider(digits, "CPUExecutionProvider", precision, device="cpu")
+    assert outcome["parity"]["top1_agreement"] > 0.99
+    assert set(outcome["latency"]["batch 1"]) == {"with copies, ms", "compute only, ms"}
 
 
 @pytest.mark.slow
@@ -220,10 +220,10 @@ def test_an_engine_is_timed_and_matches_the_cpu(digits, monkeypatch, precision):
 
     monkeypatch.setattr(gpu_inference, "open_engine", opened)
     options = {"compute_capabilities": ["8.6"], "max_batch": 4}
-    found = gpu_inference.engine(digits, "tensorrt_rtx", precision, options)
-    assert found["parity"]["images"] == 597
-    assert set(found["latency"]) == {"batch 1", "batch 4"}
-    assert np.isfinite(found["build_seconds"])
+    outcome = gpu_inference.engine(digits, "tensorrt_rtx", precision, options)
+    assert outcome["parity"]["images"] == 597
+    assert set(outcome["latency"]) == {"batch 1", "batch 4"}
+    assert np.isfinite(outcome["build_seconds"])
 
 
 @pytest.mark.slow
@@ -239,5 +239,5 @@ def test_the_page_on_gpus_counts_its_records_checks():
     docs = Path(__file__).parents[2] / "docs"
     results = json.loads((docs / "gpu" / "check.json").read_text())["checks"]
     count = {word: sum(r["status"].startswith(word) for r in results) for word in ("passed", "failed", "not run")}
-    said = ", ".join(f"{number} {word}" for word, number in count.items())
-    assert said in (docs / "gpu.md").read_text()
+    output = ", ".join(f"{number} {word}" for word, number in count.items())
+    assert output in (docs / "gpu.md").read_text()

@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 def test_only_ways_with_a_teacher_know_its_loss(tmp_path: Path) -> None:
     terms = {name: step() for name, step in ways(TOY, ComputeOptions(device="cpu"), CPU, tmp_path).items()}
 
-    assert {name for name, said in terms.items() if "invariance" in said} == {"stored", "live"}
+    assert {name for name, output in terms.items() if "invariance" in output} == {"stored", "live"}
 
 
 def test_a_row_has_every_ways_rate_and_ratio() -> None:

@@ -8,24 +8,24 @@ from rsd.machine.errors import UserError
 
 
 def test_more_kappa_shrinks_the_diagonal_and_the_rest():
-    found = pictures.kappas(60, (1e-3, 10.0)).pivot(index="kappa", columns="what", values="value")
+    frame = pictures.kappas(60, (1e-3, 10.0)).pivot(index="kappa", columns="what", values="value")
     for what in ("P, mean of the diagonal", "P, RMS off the diagonal"):
-        assert found[what].iloc[0] > found[what].iloc[1]
+        assert frame[what].iloc[0] > frame[what].iloc[1]
 
 
 def test_the_pull_grows_with_width_as_published():
-    found = pictures.pulls()
-    paper = found[(found.scale == "the paper's sums") & (found.batch == "batch 128")].set_index("width").pull
+    frame = pictures.pulls()
+    paper = frame[(frame.scale == "the paper's sums") & (frame.batch == "batch 128")].set_index("width").pull
     assert paper.is_monotonic_increasing
     assert paper[768] == pytest.approx(pictures.PUBLISHED_PULL, rel=0.1)
 
 
 def test_both_ways_are_timed_and_give_a_ratio():
     threads = torch.get_num_threads()
-    found = pictures.gram(1, batches=(4,), widths=(32,))
+    frame = pictures.gram(1, batches=(4,), widths=(32,))
     torch.set_num_threads(threads)
-    assert found[["batch", "width"]].to_numpy().tolist() == [[4, 32]]
-    assert found.faster[0] > 0
+    assert frame[["batch", "width"]].to_numpy().tolist() == [[4, 32]]
+    assert frame.faster[0] > 0
 
 
 def test_a_record_gives_two_matrices_none_a_sentence(tmp_path):

@@ -21,13 +21,13 @@ def millions(count: int, *, like: str) -> str:
 
 @pytest.mark.slow
 def test_all_27_published_overheads_are_reproduced():
-    found = {(line.data, line.pair): line.extra for line in overheads()}
-    assert len(found) == 27
+    result = {(line.data, line.pair): line.extra for line in overheads()}
+    assert len(result) == 27
     for pair, (rsd, ofa) in PUBLISHED.items():
-        assert millions(found[pair]["RSD, gamma 2"], like=rsd) == rsd, pair
-        assert millions(found[pair]["OFA"], like=ofa) == ofa, pair
+        assert millions(result[pair]["RSD, gamma 2"], like=rsd) == rsd, pair
+        assert millions(result[pair]["OFA"], like=ofa) == ofa, pair
     # The paper's "about 2.8" is gamma 4.
-    assert millions(found["imagenet", "swin_t-resnet18"]["RSD, gamma 4"], like="2.63") == "2.63"
+    assert millions(result["imagenet", "swin_t-resnet18"]["RSD, gamma 4"], like="2.63") == "2.63"
 
 
 def test_a_line_holds_each_methods_millions_and_share():

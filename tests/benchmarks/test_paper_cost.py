@@ -13,16 +13,16 @@ def test_flops_are_the_published_ones_of_the_models():
 
 
 def test_a_run_costs_its_images_times_its_epochs():
-    found = cost(FILE, views=30)
-    assert found.student == 3 * found.forward["student"] * 50_000 * 300
-    assert (found.live, found.stored) == (found.forward["teacher"] * 50_000 * 300, found.live / 10)
-    assert found.store == 50_000 * 30 * (768 + 100) * 2
+    result = cost(FILE, views=30)
+    assert result.student == 3 * result.forward["student"] * 50_000 * 300
+    assert (result.live, result.stored) == (result.forward["teacher"] * 50_000 * 300, result.live / 10)
+    assert result.store == 50_000 * 30 * (768 + 100) * 2
     assert cost(PAIRS / "imagenet" / "swin_t-resnet18.yaml", views=1).finetuning == 0
 
 
 def test_hours_are_flops_by_each_models_throughput():
-    found = cost(FILE, views=30)
-    line = row(found, teacher=found.live / 3600, student=found.student / 7200)
+    result = cost(FILE, views=30)
+    line = row(result, teacher=result.live / 3600, student=result.student / 7200)
     assert (line["scratch, h"], line["RSD, live teacher, h"], line["RSD, stored views, h"]) == ("2.0", "3.0", "2.1")
 
 

@@ -19,14 +19,14 @@ OTHERS = ("fashion/cnn-vit", "fashion/mlp-vit")
 
 def cell(pair, gain, *, seeds=(0, 1), test=None, **values):
     """A cell: `gain` on validation, `test` on test, over a twin that depends on pair, batch and seed alone."""
-    found = []
+    frame = []
     for seed in seeds:
         scratch = 80 + seed + len(values.get("override.recipe.batch_size", ""))
         for method, own, other in (("scratch", 0.0, 0.0), ("rsd", gain + seed / 10, test)):
-            found.append({"method": method, "seed": seed, "validation_top1": scratch + own, "parameters": 1})
+            frame.append({"method": method, "seed": seed, "validation_top1": scratch + own, "parameters": 1})
             if test is not None:
-                found[-1]["test_top1"] = 70 + seed + other
-    return {"pair": pair, "methods": "[]", **values}, found
+                frame[-1]["test_top1"] = 70 + seed + other
+    return {"pair": pair, "methods": "[]", **values}, frame
 
 
 def settings(weight, kappa):
@@ -39,7 +39,7 @@ def peak(weight, best):
 
 
 @pytest.fixture
-def found(tmp_path):
+def frame(tmp_path):
     """Teachers of many widths whose best weight follows the root of their width; the less kappa the better."""
     cells = []
     for pair, weight, kappa in product(students.CHOSEN_ON, WEIGHTS, KAPPAS):
@@ -65,38 +65,38 @@ def found(tmp_path):
     return students.students(read(tmp_path / "students.csv"))
 
 
-def test_what_a_cell_leaves_out_is_the_default(found):
-    assert set(found.width) == {64, 128, 256, 1024}
-    assert set(found.batch) == {128, 512}
-    assert set(found.kappa) == {0, 0.01, 0.1}
-    assert set(found.gamma) == {1, 2, 4}
-    assert set(found.reference_width.dropna()) == {768}
-    assert set(found[found.gamma != 2].weight) == {0.1}
+def test_what_a_cell_leaves_out_is_the_default(frame):
+    assert set(frame.width) == {64, 128, 256, 1024}
+    assert set(frame.batch) == {128, 512}
+    assert set(frame.kappa) == {0, 0.01, 0.1}
+    assert set(frame.gamma) == {1, 2, 4}
+    assert set(frame.reference_width.dropna()) == {768}
+    assert set(frame[frame.gamma != 2].weight) == {0.1}
 
 
-def test_gains_are_over_the_twin_of_equal_settings(found):
-    own = found[found.batch == 512].set_index("seed").validation_gain
+def test_gains_are_over_the_twin_of_equal_settings(frame):
+    own = frame[frame.batch == 512].set_index("seed").validation_gain
     assert own.to_dict() == pytest.approx({0: 5.0, 1: 5.1})
 
 
-def test_only_held_out_pairs_know_the_test_split(found):
-    assert found[found.pair.isin(students.CHOSEN_ON)].test_gain.isna().all()
-    others = found[found.pair.isin(OTHERS)]
+def test_only_held_out_pairs_know_the_test_split(frame):
+    assert frame[frame.pair.isin(students.CHOSEN_ON)].test_gain.isna().all()
+    others = frame[frame.pair.isin(OTHERS)]
     assert others.test_gain.to_numpy() == pytest.approx([peak(weight, 0.3) for weight in others.weight])
 
 
-def test_one_setting_at_a_time_leaves_the_defaults(found):
-    part = students.along(found, "kappa")
+def test_one_setting_at_a_time_leaves_the_defaults(frame):
+    part = students.along(frame, "kappa")
     assert set(part.pair) == set(students.CHOSEN_ON)
     assert set(part.weight) == {0.1}
     assert set(part.reference_width.dropna()) == set()
     assert len(part) == 2 * 3 * 2
-    widths = students.along(found, "width").groupby("pair").width.agg(set).to_dict()
+    widths = students.along(frame, "width").groupby("pair").width.agg(set).to_dict()
     assert widths == {"fashion/cnn-mlp": {64, 256, 1024}, "fashion/vit-cnn": {64, 128}}
 
 
-def test_the_grid_varies_weight_and_kappa_only(found):
-    part = students.grid(found)
+def test_the_grid_varies_weight_and_kappa_only(frame):
+    part = students.grid(frame)
     assert set(part.pair) == set(students.CHOSEN_ON)
     assert len(part) == len(WEIGHTS) * len(KAPPAS) * 2 * 2
     assert set(part.gamma) == {2}
@@ -104,8 +104,8 @@ def test_the_grid_varies_weight_and_kappa_only(found):
     assert set(part.width) == {128, 256}
 
 
-def test_a_settings_loss_is_the_best_settings_lead(found):
-    lost = students.setting_losses(found, 0.1, 0.1).set_index(["pair", "seed"]).loss
+def test_a_settings_loss_is_the_best_settings_lead(frame):
+    lost = students.setting_losses(frame, 0.1, 0.1).set_index(["pair", "seed"]).loss
     for pair, width in (("fashion/cnn-mlp", 256), ("fashion/vit-cnn", 128)):
         best = 0.3 * (768 / width) ** 0.5
         ahead = max(peak(weight, best) for weight in WEIGHTS) - (peak(0.1, best) - 0.1)
@@ -130,38 +130,38 @@ def test_choosing_and_judging_use_different_seeds():
     assert lost.to_dict() == pytest.approx({0: 0.0, 1: -5.0})
 
 
-def test_held_out_pairs_choose_on_validation_only(found):
-    lost = students.held_out_losses(found, 0.3, 0.01)
+def test_held_out_pairs_choose_on_validation_only(frame):
+    lost = students.held_out_losses(frame, 0.3, 0.01)
     assert set(lost.pair) == set(OTHERS)
     assert len(lost) == 6
     assert set(lost.best_weight) == {3.0}  # though the test split would choose 0.3
     assert lost.loss.to_numpy() == pytest.approx(peak(3.0, 0.3) - peak(0.3, 0.3))
 
 
-def test_held_out_intervals_are_students_t(found):
-    found.loc[found.pair.isin(OTHERS), "test_top1"] += np.random.default_rng(0).uniform(
-        0, 1, found.pair.isin(OTHERS).sum()
+def test_held_out_intervals_are_students_t(frame):
+    frame.loc[frame.pair.isin(OTHERS), "test_top1"] += np.random.default_rng(0).uniform(
+        0, 1, frame.pair.isin(OTHERS).sum()
     )
-    lost = students.held_out_losses(found, *students.JUDGED[0])
-    *_, means, each, pairs = tables.held_out_table(found).splitlines()
+    lost = students.held_out_losses(frame, *students.JUDGED[0])
+    *_, means, each, pairs = tables.held_out_table(frame).splitlines()
     assert f" **{lost.loss.mean():+.2f}** |" in means
     low, high = stats.t.interval(0.95, len(lost) - 1, lost.loss.mean(), stats.sem(lost.loss))
     assert each.startswith(f"| 95 % interval, 6 pairs x seeds |  |  |  | {low:+.2f} to {high:+.2f} |")
     assert pairs.startswith("| 95 % interval, 2 pairs |  |  |  |  |")  # too few for an interval
 
 
-def test_the_setting_that_loses_least_is_named_first(found):
-    first = tables.choice_table(found).splitlines()[2]
+def test_the_setting_that_loses_least_is_named_first(frame):
+    first = tables.choice_table(frame).splitlines()[2]
     assert first.startswith("| 1 | 0 |") or first.startswith("| 0.3 | 0 |")
 
 
-def test_pictures_can_be_drawn(found):
+def test_pictures_can_be_drawn(frame):
     for draw in (charts.grid_chart, charts.along_chart):
-        assert draw(found).to_dict()
+        assert draw(frame).to_dict()
 
 
 def test_the_pages_tables_follow_from_its_students():
-    found = pd.read_csv(ROOT / FOLDER / "students.csv")
+    frame = pd.read_csv(ROOT / FOLDER / "students.csv")
     shown = parts((ROOT / PAGE).read_text())
-    for name, table in tables.tables(found).items():
+    for name, table in tables.tables(frame).items():
         assert shown[name] == table

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[2]
 
 def cell(pair, methods, **values):
     """A cell as the sweep records it; accuracies are noise that depends on the student alone."""
-    found = []
+    frame = []
     for method, seed in product(["scratch", *methods], (0, 1, 2)):
         own = {name: value for name, value in values.items() if name.startswith(f"method.{method}.")}
         noise = np.random.default_rng(sum(map(ord, f"{pair}{method}{seed}{own}"))).uniform(0, 5, 2)
-        found.append(
+        frame.append(
             {
                 "method": method,
                 "seed": seed,
@@ -33,7 +33,7 @@ def cell(pair, methods, **values):
                 "teacher_top1": 90.0,
             }
         )
-    return {"pair": pair, "methods": "[]", **values}, found
+    return {"pair": pair, "methods": "[]", **values}, frame
 
 
 @pytest.fixture
@@ -46,51 +46,51 @@ def rows():
 
 
 @pytest.fixture
-def found(rows, tmp_path):
+def frame(rows, tmp_path):
     rows.to_csv(tmp_path / "students.csv", index=False)
     return students.students(students.read(tmp_path / "students.csv"))
 
 
-def test_every_student_stands_once_under_its_method(found):
-    assert not found.duplicated([*students.TWIN, "method"]).any()
-    assert set(found[found.pair == PAIRS[0]].method) == {"scratch", "KD", "OFA", "RSD"}
-    assert set(found[found.pair == PAIRS[1]].method) == {
+def test_every_student_stands_once_under_its_method(frame):
+    assert not frame.duplicated([*students.TWIN, "method"]).any()
+    assert set(frame[frame.pair == PAIRS[0]].method) == {"scratch", "KD", "OFA", "RSD"}
+    assert set(frame[frame.pair == PAIRS[1]].method) == {
         *("scratch", "KD", "OFA", "RSD", "DKD"),
         *students.VARIANTS.values(),
     }
-    assert len(found) == 3 * (4 + 2 * (5 + len(students.VARIANTS)))
+    assert len(frame) == 3 * (4 + 2 * (5 + len(students.VARIANTS)))
 
 
-def test_gains_are_over_the_pair_and_seeds_twin(rows, found):
-    taught = students.gains(found).set_index([*students.TWIN, "method"]).gain
+def test_gains_are_over_the_pair_and_seeds_twin(rows, frame):
+    taught = students.gains(frame).set_index([*students.TWIN, "method"]).gain
     plain = rows[(rows.pair == PAIRS[1]) & (rows.seed == 2)].drop_duplicates("method").set_index("method").test_top1
     assert taught[PAIRS[1], 2, "RSD"] == pytest.approx(plain["rsd"] - plain["scratch"])
 
 
-def test_the_tables_intervals_are_students_t(found):
-    top1 = found.set_index(["pair", "seed", "method"]).test_top1.unstack()
+def test_the_tables_intervals_are_students_t(frame):
+    top1 = frame.set_index(["pair", "seed", "method"]).test_top1.unstack()
     for line, values in (
         ("| 95 % interval, 9 pairs x seeds |", top1.RSD - top1.scratch),
         ("| 95 % interval, 3 pairs |", (top1.RSD - top1.scratch).groupby("pair").mean()),
     ):
         low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
-        shown = next(one for one in tables.pair_table(found).splitlines() if one.startswith(line))
+        shown = next(one for one in tables.pair_table(frame).splitlines() if one.startswith(line))
         assert shown.endswith(f"{low:+.2f} to {high:+.2f} |")
     apart = top1.RSD - top1.KD
     low, high = stats.t.interval(0.95, len(apart) - 1, apart.mean(), stats.sem(apart))
-    assert f"| KD | 9 | {apart.mean():+.2f} | {low:+.2f} to {high:+.2f} |" in tables.direct_table(found)
+    assert f"| KD | 9 | {apart.mean():+.2f} | {low:+.2f} to {high:+.2f} |" in tables.direct_table(frame)
 
 
-def test_a_teachers_lead_is_over_its_mean_twin(found):
-    twins = found[(found.pair == PAIRS[1]) & (found.method == "scratch")].test_top1
-    taught = found[(found.pair == PAIRS[1]) & (found.method == "OFA")].test_top1
-    table = students.leads(found)
+def test_a_teachers_lead_is_over_its_mean_twin(frame):
+    twins = frame[(frame.pair == PAIRS[1]) & (frame.method == "scratch")].test_top1
+    taught = frame[(frame.pair == PAIRS[1]) & (frame.method == "OFA")].test_top1
+    table = students.leads(frame)
     assert table.lead[PAIRS[1], "OFA"] == pytest.approx(90 - twins.mean())
     assert table.gain[PAIRS[1], "OFA"] == pytest.approx(taught.mean() - twins.mean())
 
 
-def test_methods_are_compared_on_their_shared_pairs(found):
-    head, _, scratch, *lines = tables.method_table(found).splitlines()
+def test_methods_are_compared_on_their_shared_pairs(frame):
+    head, _, scratch, *lines = tables.method_table(frame).splitlines()
     assert head == "| method | ViT -> CNN | MLP -> CNN | mean gain | 95 % interval |"
     assert scratch.startswith("| scratch | ")
     assert [line.split(" | ")[0] for line in lines].count("| RSD on logits") == 1
@@ -100,8 +100,8 @@ def test_methods_are_compared_on_their_shared_pairs(found):
 
 def test_the_main_methods_alone_give_the_main_tables(tmp_path):
     results.frame([cell(pair, ["kd", "ofa", "rsd"]) for pair in PAIRS]).to_csv(tmp_path / "students.csv", index=False)
-    found = students.students(students.read(tmp_path / "students.csv"))
-    assert list(tables.tables(found)) == ["pairs", "methods", "direct", "inside"]
+    frame = students.students(students.read(tmp_path / "students.csv"))
+    assert list(tables.tables(frame)) == ["pairs", "methods", "direct", "inside"]
 
 
 def test_likeness_of_embeddings_and_mean_over_layers():
@@ -116,13 +116,13 @@ def test_likeness_of_embeddings_and_mean_over_layers():
     assert shown == "| CNN -> ViT | 0.60 | 0.90 | 0.30 | 0.50 | 0.00 | 0.80 | 0.20 | 0.30 | 0.40 |"
 
 
-def test_pictures_can_be_drawn(found):
+def test_pictures_can_be_drawn(frame):
     for draw in (charts.gain_chart, charts.lead_chart, charts.rank_chart):
-        assert charts.svg(draw(found)).startswith("<svg")
+        assert charts.svg(draw(frame)).startswith("<svg")
 
 
 def test_the_pages_tables_follow_from_its_students():
-    found = pd.read_csv(ROOT / FOLDER / "students.csv")
+    frame = pd.read_csv(ROOT / FOLDER / "students.csv")
     shown = parts((ROOT / PAGE).read_text())
-    for name, table in tables.tables(found).items():
+    for name, table in tables.tables(frame).items():
         assert shown[name] == table

@@ -40,9 +40,9 @@ def test_each_seed_trains_every_count_and_the_twin(tmp_path, monkeypatch):
     teacher = create(options, classes=10, image_shape=(8, 8, 1))
     save_trained(out / "teacher", teacher, teacher.state_dict(), record, mean=record.mean, std=record.std)
     recipe = Recipe.model_validate(resolved["recipe"] | {"epochs": 2, "batch_size": 10, "warmup_epochs": 0})
-    found = view_count.measure([1, 2], [0], recipe, out)
-    assert list(zip(found.views, found.seed, strict=True)) == [(0, 0), (1, 0), (2, 0)]
-    assert found.top1.between(0, 100).all()
+    result = view_count.measure([1, 2], [0], recipe, out)
+    assert list(zip(result.views, result.seed, strict=True)) == [(0, 0), (1, 0), (2, 0)]
+    assert result.top1.between(0, 100).all()
 
 
 def test_the_table_compares_seeds_with_the_most_views():

@@ -7,20 +7,20 @@ TINY = ModelOptions(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [
 
 
 def test_only_the_live_way_runs_the_teacher(tmp_path, monkeypatch):
-    asked: list[int] = []
+    requests: list[int] = []
     real = LiveTeacher.__call__
 
     def counted(*arguments):
-        asked.append(1)
+        requests.append(1)
         return real(*arguments)
 
     monkeypatch.setattr(LiveTeacher, "__call__", counted)
     made = steps(Case(TINY, TINY, shape=(32, 32, 3), batch=4, classes=5, images=9), tmp_path)
     assert list(made) == ["stored", "live"]
     made["stored"]()
-    assert not asked
+    assert not requests
     made["live"]()
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
 def test_the_small_case_is_the_default_pair():

@@ -35,9 +35,9 @@ def test_a_snapshot_has_new_files_and_changes_nothing(repo: Path) -> None:
 
 
 def test_missing_files_of_revisions_are_left_out(repo: Path) -> None:
-    asked = {"one": "HEAD:a", "none": "HEAD:nothing", "nested": "HEAD:conf/x"}
+    requests = {"one": "HEAD:a", "none": "HEAD:nothing", "nested": "HEAD:conf/x"}
 
-    assert contents(repo, asked) == {"one": "old", "nested": "x"}
+    assert contents(repo, requests) == {"one": "old", "nested": "x"}
     assert contents(repo, {}) == {}
     assert objects(repo, "HEAD", ["a", "conf", "nothing"]).keys() == {"a", "conf"}
 

@@ -80,18 +80,18 @@ class Counted(list[str]):
 
 
 def test_the_cost_is_linear_in_the_tasks() -> None:
-    count, asked = 2_000, 0
+    count, requests = 2_000, 0
     before = {"first": Counted(), **{str(number): Counted(["first"]) for number in range(count)}}
 
     def slots() -> int:
-        nonlocal asked
-        asked += 1
+        nonlocal requests
+        requests += 1
         return 4
 
     Counted.looks = 0
     assert len([*as_they_end(before, slots, at_once([]))]) == count + 1
     assert Counted.looks <= 2 * count
-    assert asked <= 3 * count
+    assert requests <= 3 * count
 
 
 def test_nothing_runs_beside_a_lone_stage() -> None:

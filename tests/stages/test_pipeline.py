@@ -91,9 +91,9 @@ def test_int8_is_calibrated_on_the_training_split(reproduced):
     train = read_split(reproduced.out / "data", "train").images
     known = calibrated(proto, train, Int8Options.model_validate(params["int8"]))
     again = quantized(proto, known, in_float=[harm["node"] for harm in record["in_float"]])
-    found = onnx.load(convert / "int8" / "model.onnx")
+    result = onnx.load(convert / "int8" / "model.onnx")
     values = [
-        {t.name: onnx.numpy_helper.to_array(t).tolist() for t in made.graph.initializer} for made in (again, found)
+        {t.name: onnx.numpy_helper.to_array(t).tolist() for t in made.graph.initializer} for made in (again, result)
     ]
     assert values[0] == values[1]
 
@@ -221,8 +221,8 @@ def test_the_golden_pairs_hold_for_the_bundle(reproduced):
     golden = reproduced.out / "bundle" / "golden"
     images = np.load(golden / "images.npy")
     for precision in ("fp32", "fp16", "int8"):
-        found = logits_of(reproduced.out / "bundle" / precision / "model.onnx", images)
-        assert np.allclose(found, np.load(golden / f"logits.{precision}.npy"), atol=1e-3)
+        result = logits_of(reproduced.out / "bundle" / precision / "model.onnx", images)
+        assert np.allclose(result, np.load(golden / f"logits.{precision}.npy"), atol=1e-3)
 
 
 def test_table_and_report_show_teacher_students_and_files(reproduced):

@@ -189,9 +189,9 @@ def test_two_processes_train_the_student_of_one(project):
     assert np.allclose(together.iloc[0], alone.iloc[0], rtol=1e-3)
     assert json.loads((project.out / "students" / "rsd-0" / "student.json").read_text())["compute"]["processes"] == 2
     project.edit("out/params/recipe.json", learning_rate=1e30)
-    said = sentence(project.stage("distill", "rsd", "0", check=False))
-    assert said.startswith("error: expected a finite")
-    assert said.count("expected a finite") == 1
+    output = sentence(project.stage("distill", "rsd", "0", check=False))
+    assert output.startswith("error: expected a finite")
+    assert output.count("expected a finite") == 1
 
 
 @pytest.mark.slow
@@ -210,13 +210,13 @@ def test_two_nodes_train_the_student_of_one(project):
     how = {"cwd": project.folder, "env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     nodes = [subprocess.Popen(command, **how, text=True, start_new_session=True) for _ in range(2)]
     try:
-        said = [node.communicate(timeout=600)[0] for node in nodes]
+        output = [node.communicate(timeout=600)[0] for node in nodes]
     finally:
         for node in nodes:
             if node.poll() is None:
                 os.killpg(node.pid, signal.SIGKILL)
                 node.wait()
-    assert [node.returncode for node in nodes] == [0, 0], said
+    assert [node.returncode for node in nodes] == [0, 0], output
     assert [digest(file) for file in files] == on_one
 
 
@@ -230,8 +230,8 @@ def test_two_processes_embed_and_evaluate_like_one(project):
     project.edit("out/params/compute.json", processes=2)
     for name in ("views", "evaluate"):
         shutil.rmtree(project.out / name)
-    said = project.stage("embed").stdout
-    assert said.count("view store: ") == said.count("teacher on its stored views: ") == 1
+    output = project.stage("embed").stdout
+    assert output.count("view store: ") == output.count("teacher on its stored views: ") == 1
     project.stage("evaluate")
     assert written() == alone
     assert not (project.folder / ".state" / "embed").exists()

@@ -101,8 +101,8 @@ def test_engines_are_built_by_install_only(shared, releases, tensorrt, capsys):
 def test_tensorrt_gets_the_graph_s_precision_and_batches(workshop, releases, tensorrt):
     releases.install(workshop.signed(1, precisions=("fp32", "fp16", "int8")), workshop.keys)
     chosen = {"trt_fp16_enable", "trt_int8_enable"}
-    found = {precision: chosen & {*settings} for precision, settings in tensorrt.settings.items()}
-    assert found == {"fp32": set(), "fp16": {"trt_fp16_enable"}, "int8": {"trt_int8_enable"}}
+    result = {precision: chosen & {*settings} for precision, settings in tensorrt.settings.items()}
+    assert result == {"fp32": set(), "fp16": {"trt_fp16_enable"}, "int8": {"trt_int8_enable"}}
     assert all(settings["trt_profile_max_shapes"] == "image:8x6x5x3" for settings in tensorrt.settings.values())
 
 
@@ -143,24 +143,24 @@ def test_only_a_failed_engine_that_serves_is_fatal(shared, releases, tensorrt):
 
 
 def test_engine_files_are_synced_before_the_rename(shared, releases, tensorrt, monkeypatch):
-    seen = []
+    calls = []
     real_sync, real_replace = disk.sync, os.replace
 
     def sync(path):
-        seen.append(("sync", path.name))
+        calls.append(("sync", path.name))
         real_sync(path)
 
     def replace(old, new):
-        seen.append(("name", Path(old).name))
+        calls.append(("name", Path(old).name))
         real_replace(old, new)
 
     shared.bundle(1)
     monkeypatch.setattr(disk, "sync", sync)
     monkeypatch.setattr(os, "replace", replace)
     releases.install(shared.bundle(1), shared.keys)
-    (named,) = [place for place, (what, name) in enumerate(seen) if what == "name" and name.endswith(".building")]
-    before = [name for what, name in seen[:named] if what == "sync"]
-    assert {"x.engine", seen[named][1]} <= {*before}
+    (named,) = [place for place, (what, name) in enumerate(calls) if what == "name" and name.endswith(".building")]
+    before = [name for what, name in calls[:named] if what == "sync"]
+    assert {"x.engine", calls[named][1]} <= {*before}
 
 
 def test_building_an_engine_prints_progress(shared, releases, tensorrt, monkeypatch, capsys):

@@ -18,8 +18,8 @@ def test_a_graph_has_the_values_of_its_model(traced, images, name):
     in_onnx = graph_values(student.traced.proto, images[:3])
     assert np.array_equal(in_torch["logits"], student.logits(images[:3]))
     assert len(set(in_torch) & set(in_onnx)) > 15
-    found = first_divergence(in_torch, in_onnx, 1e-4)
-    assert found is None or not found.beyond
+    divergence = first_divergence(in_torch, in_onnx, 1e-4)
+    assert divergence is None or not divergence.beyond
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,12 @@ def test_a_graph_has_the_values_of_its_model(traced, images, name):
 def test_the_first_node_that_strays_is_named(traced, images, name, node, part):
     student = traced(name)
     proto = broken(student.traced.proto, node)
-    found = first_divergence(torch_values(student.traced.program, images[:3]), graph_values(proto, images[:3]), 1e-4)
-    assert found is not None
-    assert found.beyond
-    words = in_words(found, proto, parts(student.traced.program))
+    divergence = first_divergence(
+        torch_values(student.traced.program, images[:3]), graph_values(proto, images[:3]), 1e-4
+    )
+    assert divergence is not None
+    assert divergence.beyond
+    words = in_words(divergence, proto, parts(student.traced.program))
     assert f"the first node where the two part is node '{node}' (Tanh), {part} in PyTorch" in words
     assert "all before agree up to" in words
 
@@ -44,24 +46,24 @@ def test_fp16_is_compared_with_the_fp32_graph(traced, images):
     assert sound is not None
     assert not sound.beyond
     assert "no single node parts them" in in_words(sound, half)
-    found = first_divergence(below, graph_values(broken(half, "node_gelu"), images[:3]), 0.05)
-    assert found is not None
-    assert "'node_gelu'" in in_words(found, broken(half, "node_gelu"))
+    divergence = first_divergence(below, graph_values(broken(half, "node_gelu"), images[:3]), 0.05)
+    assert divergence is not None
+    assert "'node_gelu'" in in_words(divergence, broken(half, "node_gelu"))
 
 
 def test_values_are_compared_in_order_of_computation():
-    found = first_divergence(
+    divergence = first_divergence(
         {"a": ONES, "b": ONES, "c": ONES}, {"x": ONES, "a": ONES, "b": 2 * ONES, "c": 3 * ONES, "d": ONES}, 0.1
     )
-    assert found is not None
-    assert (found.value, found.after, found.beyond, found.share) == ("b", "a", True, 1.0)
+    assert divergence is not None
+    assert (divergence.value, divergence.after, divergence.beyond, divergence.share) == ("b", "a", True, 1.0)
     assert first_divergence({"a": ONES}, {"a": ONES[:1]}, 0.1) is None
 
 
 def test_a_value_that_is_not_finite_diverges():
-    found = first_divergence({"a": ONES}, {"a": ONES * np.inf}, 0.5)
-    assert found is not None
-    assert "is not finite" in in_words(found)
+    divergence = first_divergence({"a": ONES}, {"a": ONES * np.inf}, 0.5)
+    assert divergence is not None
+    assert "is not finite" in in_words(divergence)
 
 
 def test_equal_values_put_the_runtime_at_fault():
@@ -82,7 +84,7 @@ def test_parts_of_a_model_are_compared_by_name():
 
     assert compared() is None
     last_of_other.bias.data[0] += 0.5
-    found = compared()
-    assert found is not None
-    assert (found.value, found.after) == ("2", "1")
+    divergence = compared()
+    assert divergence is not None
+    assert (divergence.value, divergence.after) == ("2", "1")
     assert not first._forward_hooks

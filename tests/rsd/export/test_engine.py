@@ -147,8 +147,8 @@ def test_any_number_of_images_goes_through(built, polygraphy, images, count):
     folder, onnx = built
     expected = ort.InferenceSession(onnx).run(None, {"image": images[:count]})[0]
     with open_engine(folder) as engine:
-        found = engine.logits(images[:count])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+        result = engine.logits(images[:count])
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_copies_and_computation_alone_are_two_calls(built, polygraphy, images):

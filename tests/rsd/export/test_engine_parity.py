@@ -63,13 +63,13 @@ def test_the_first_node_that_strays_is_named(built, polygraphy, images, monkeypa
 
     monkeypatch.setattr(Runner, "infer", infer)
     options = EngineOptions(min_batch=2, opt_batch=2, max_batch=8, strip_weights=True)
-    said = engine_parting(path, images[:count], options, precision="fp32", folder=tmp_path)
-    assert "the first node where the two part is node 'node_gelu' (Gelu)" in said
+    output = engine_parting(path, images[:count], options, precision="fp32", folder=tmp_path)
+    assert "the first node where the two part is node 'node_gelu' (Gelu)" in output
 
 
 def test_without_a_second_engine_the_sentence_tells(built, images, no_driver, tmp_path):
-    said = engine_parting(built[1], images[:2], EngineOptions(), precision="fp32", folder=tmp_path)
-    assert said.startswith("the first node where the two part could not be found: expected an NVIDIA driver")
+    output = engine_parting(built[1], images[:2], EngineOptions(), precision="fp32", folder=tmp_path)
+    assert output.startswith("the first node where the two part could not be found: expected an NVIDIA driver")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -78,6 +78,6 @@ def test_every_value_can_be_an_engines_output(traced, images, tmp_path, precisio
     proto = to_half(proto) if precision == "fp16" else quantized(proto, calibrated(proto, images, Int8Options()))
     save(checked(proto), tmp_path / "m.onnx", metadata={"student": "rsd-0"})
     record = build(tmp_path / "m.onnx", tmp_path / "e", EngineOptions(), precision=precision, every_value=True)
-    told = {port.name for port in record.outputs}
-    assert told == set(graph_values(onnx.load(tmp_path / "m.onnx"), images[:1]))
+    answers = {port.name for port in record.outputs}
+    assert answers == set(graph_values(onnx.load(tmp_path / "m.onnx"), images[:1]))
     assert record.metadata == {"student": "rsd-0"}

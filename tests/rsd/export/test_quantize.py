@@ -116,10 +116,10 @@ def test_the_most_harmful_node_is_kept_in_float(traced, images):
     values[:, 0, 0, 0] += 100 * np.abs(values).max()  # each channel's range now belongs to one weight
     kernel.CopyFrom(onnx.numpy_helper.from_array(values, kernel.name))
     known = calibrated(proto, images, Int8Options())
-    found = harms(proto, known, images)
-    assert len(found) == len(known.nodes)
-    assert found[0].node == victim.name
-    assert (found[0].operator, found[0].error > 3 * found[2].error) == ("Conv", True)
+    ranking = harms(proto, known, images)
+    assert len(ranking) == len(known.nodes)
+    assert ranking[0].node == victim.name
+    assert (ranking[0].operator, ranking[0].error > 3 * ranking[2].error) == ("Conv", True)
     exact = logits_of(proto.SerializeToString(), images)
     errors = [
         np.abs(logits_of(quantized(proto, known, in_float=kept).SerializeToString(), images) - exact).mean()

@@ -272,8 +272,8 @@ def test_every_student_at_224_climbs_the_ladder(tmp_path, name):
     # An untrained MobileNetV2 multiplies every rounding (pixels that are off by 2 of 255 leave its logits a correlation
     # of 0.82), so int8 is compared where it cannot pile up.
     top = checked(quantized(made.proto, known, in_float=known.nodes[:-10]))
-    told = logits_of(top.SerializeToString(), pixels)
-    assert np.corrcoef(reference.ravel(), told.ravel())[0, 1] > 0.9
+    answers = logits_of(top.SerializeToString(), pixels)
+    assert np.corrcoef(reference.ravel(), answers.ravel())[0, 1] > 0.9
     for precision, proto in graphs.items():
         path = tmp_path / f"{precision}.onnx"
         save(proto, path, metadata={})
@@ -318,8 +318,8 @@ def test_the_files_run_in_the_oldest_onnx_runtime(traced, images, tmp_path):
         for precision, graph in (("fp32", proto), ("fp16", to_half(proto)), ("int8", quantized(proto, known))):
             paths.append(tmp_path / f"{name}-{precision}.onnx")
             save(checked(graph), paths[-1], metadata={})
-    told = subprocess.check_output([python, "-c", RUN_THERE, tmp_path / "images.npy", *paths], text=True)
-    assert told.strip() == OLDEST[0].split("==")[1]
+    answers = subprocess.check_output([python, "-c", RUN_THERE, tmp_path / "images.npy", *paths], text=True)
+    assert answers.strip() == OLDEST[0].split("==")[1]
     for path in paths:
         here, there = logits_of(path, images), np.load(f"{path}.npy")
         apart = compare(here, there, here.argmax(axis=1)).max_difference_share
@@ -327,7 +327,7 @@ def test_the_files_run_in_the_oldest_onnx_runtime(traced, images, tmp_path):
             # Kernels of another version round to the next level of int8 now and then: the one must be as good as the
             # other beside the graph that both stand for.
             exact = logits_of(path.with_name(path.name.replace("int8", "fp32")), images)
-            strays = [compare(exact, said, exact.argmax(axis=1)).mean_difference for said in (here, there)]
+            strays = [compare(exact, logits, exact.argmax(axis=1)).mean_difference for logits in (here, there)]
             assert strays[1] < 1.25 * strays[0]
         else:
             assert apart < (1e-5 if "fp32" in path.name else 2e-2)

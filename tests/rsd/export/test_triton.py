@@ -128,9 +128,9 @@ def test_a_label_stands_on_its_classs_line(bundle, tmp_path):
 
 
 def test_an_engine_triton_cannot_load_is_left_out(bundle, tmp_path):
-    found = write_repository(bundle, tmp_path / "models")
-    assert found["digits-fp16-tensorrt"].endswith("does not load engines by tensorrt_rtx")
-    assert found["digits-int8-tensorrt"].endswith("the bundle has no engine of it")
+    result = write_repository(bundle, tmp_path / "models")
+    assert result["digits-fp16-tensorrt"].endswith("does not load engines by tensorrt_rtx")
+    assert result["digits-int8-tensorrt"].endswith("the bundle has no engine of it")
     record = ENGINE | {"library": "tensorrt", "profile": {"min": 1, "max": 16}, "weights_stripped": True}
     write_json(bundle / "fp32" / "engine.json", record)
     _described(bundle, json.loads((bundle / "manifest.json").read_text()))

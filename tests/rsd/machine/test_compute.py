@@ -68,11 +68,11 @@ def test_training_kernels_are_set_and_restored(deterministic, inside):
 
 
 def test_an_operation_without_deterministic_kernel_is_named():
-    said = "frob_backward_cuda does not have a deterministic implementation, but you set ..."
+    message = "frob_backward_cuda does not have a deterministic implementation, but you set ..."
     wanted = r"\(frob_backward_cuda does not have a deterministic implementation\); set compute.deterministic to false"
     before = kernels()
     with pytest.raises(UserError, match=wanted), training_kernels(ComputeOptions(), torch.device("cuda")):
-        raise RuntimeError(said)
+        raise RuntimeError(message)
     with pytest.raises(RuntimeError, match="^out of memory$"), training_kernels(ComputeOptions(), torch.device("cuda")):
         raise RuntimeError("out of memory")
     assert kernels() == before

@@ -5,9 +5,9 @@ from rsd.machine.cuda import Gpu, NoDriverError, driver
 
 def test_the_driver_names_its_cuda_and_every_device(gpus):
     gpus("8.7", "12.0", version=12060)
-    found = driver()
-    assert found.cuda == (12, 6)
-    assert found.gpus == [Gpu("NVIDIA Fake", "8.7", 8192), Gpu("NVIDIA Fake", "12.0", 8192)]
+    result = driver()
+    assert result.cuda == (12, 6)
+    assert result.gpus == [Gpu("NVIDIA Fake", "8.7", 8192), Gpu("NVIDIA Fake", "12.0", 8192)]
 
 
 def test_each_fault_of_a_driver_has_its_sentence(no_driver, request):

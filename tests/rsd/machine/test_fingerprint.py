@@ -12,11 +12,11 @@ def test_two_calls_agree():
 
 
 def test_the_facts_are_json_and_name_this_machine():
-    found = json.loads(json.dumps(device.fingerprint()))
-    assert found["cpu"]["logical_cores"] >= 1
-    assert found["memory_gib"] >= 1
-    assert found["versions"]["onnxruntime"]
-    assert device.short_name(found).startswith(found["cpu"]["name"])
+    result = json.loads(json.dumps(device.fingerprint()))
+    assert result["cpu"]["logical_cores"] >= 1
+    assert result["memory_gib"] >= 1
+    assert result["versions"]["onnxruntime"]
+    assert device.short_name(result).startswith(result["cpu"]["name"])
 
 
 @pytest.mark.parametrize("content", ["", "\n", "uninitialized\n", None])
@@ -40,11 +40,11 @@ def test_gpus_are_what_nvidia_smi_says(monkeypatch, tmp_path, script, gpus):
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    found = device.fingerprint()
-    assert len(found["gpus"]) == gpus
+    result = device.fingerprint()
+    assert len(result["gpus"]) == gpus
     if gpus:
-        assert found["gpus"][0]["compute_capability"] == "8.9"
-        assert device.short_name(found).endswith("NVIDIA RTX")
+        assert result["gpus"][0]["compute_capability"] == "8.9"
+        assert device.short_name(result).endswith("NVIDIA RTX")
 
 
 def test_a_missing_library_has_no_version(monkeypatch):

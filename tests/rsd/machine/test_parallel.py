@@ -143,7 +143,7 @@ def work(rank, store, out):
     """What each process of the test runs."""
     join(rank, store, PROCESSES)
     share = slice(rank * SIZE, (rank + 1) * SIZE)
-    found = {
+    results = {
         name: gradients(task_of(m, **options).prepare_distributed(), share) for name, (m, options) in CASES.items()
     }
     equal = {name: many_steps(*case) for name, case in EQUAL.items()}
@@ -155,7 +155,7 @@ def work(rank, store, out):
     resumed = trained(Path(out) / "checkpoint.pt")
     torch.save(
         {
-            "cases": found,
+            "cases": results,
             "equal": equal,
             "single": single,
             "trained": [whole, resumed],
@@ -290,26 +290,26 @@ def together(name, processes, folder):
 
 
 @pytest.fixture(scope="module")
-def found(folder):
+def results(folder):
     """What each process found. Starting a process is what takes the time, so it happens once."""
     return together("work", PROCESSES, folder)
 
 
 @pytest.mark.parametrize("case", ["rsd", "ofa with rsd"])
-def test_two_processes_have_the_gradients_of_one(found, case):
+def test_two_processes_have_the_gradients_of_one(results, case):
     method, options = CASES[case]
     whole = gradients(task_of(method, **options), slice(None))
-    for process in found:
+    for process in results:
         process = process["cases"]
         assert process[case].keys() == whole.keys()
         for name, gradient in whole.items():
             assert torch.allclose(process[case][name], gradient, rtol=1e-9, atol=1e-12), name
 
 
-def test_per_process_correlation_is_the_mean_over_processes(found):
+def test_per_process_correlation_is_the_mean_over_processes(results):
     method, options = CASES["rsd per process"]
     halves = [gradients(task_of(method, **options), slice(r * SIZE, (r + 1) * SIZE)) for r in range(PROCESSES)]
-    for process in found:
+    for process in results:
         for name, gradient in process["cases"]["rsd per process"].items():
             assert torch.allclose(gradient, (halves[0][name] + halves[1][name]) / 2, rtol=1e-9, atol=1e-12), name
 
@@ -320,9 +320,9 @@ def test_a_lone_process_gets_its_own_tensor_back():
 
 
 @pytest.mark.parametrize("case", EQUAL)
-def test_two_processes_train_the_weights_of_one(found, case):
+def test_two_processes_train_the_weights_of_one(results, case):
     alone = many_steps(*EQUAL[case])["weights"]
-    for process in found:
+    for process in results:
         weights = process["equal"][case]["weights"]
         assert weights.keys() == alone.keys()
         assert "student.pos_embed" in alone
@@ -331,32 +331,32 @@ def test_two_processes_train_the_weights_of_one(found, case):
 
 
 @pytest.mark.parametrize("case", SINGLE)
-def test_float32_gradients_agree_to_one_in_100000(found, case):
+def test_float32_gradients_agree_to_one_in_100000(results, case):
     alone = many_steps(*EQUAL[case], dtype=torch.float32, steps=1)["gradients"]
-    for process in found:
+    for process in results:
         gradients = process["single"][case]["gradients"]
         for name in alone:
             difference = (gradients[name] - alone[name]).norm()
             assert difference <= 1e-5 * alone[name].norm().clamp_min(1e-6), name
 
 
-def test_each_process_draws_its_own_dropout(found):
+def test_each_process_draws_its_own_dropout(results):
     """The leading process draws that of a lone one."""
-    first, second = (process["random_states"] for process in found)
+    first, second = (process["random_states"] for process in results)
     assert [torch.equal(one, other) for one, other in zip(first, second, strict=True)] == [False] * len(first)
     torch.manual_seed(0)
     assert torch.equal(first[0], torch.get_rng_state())
 
 
-def test_all_processes_end_with_the_same_state(found):
-    first, second = (process["trained"][0] for process in found)
+def test_all_processes_end_with_the_same_state(results):
+    first, second = (process["trained"][0] for process in results)
     assert first["history"] == second["history"]
     for part in ("student", "scaffold"):
         assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
 
 
-def check_resumed(found):
-    for process in found:
+def check_resumed(results):
+    for process in results:
         assert process["died"]
         whole, resumed = process["trained"]
         assert whole["history"] == resumed["history"]
@@ -364,8 +364,8 @@ def check_resumed(found):
             assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
 
 
-def test_two_stopped_processes_resume_to_the_same_bits(found):
-    check_resumed(found)
+def test_two_stopped_processes_resume_to_the_same_bits(results):
+    check_resumed(results)
 
 
 @pytest.mark.slow
@@ -381,15 +381,15 @@ def same_store(one, other):
     )
 
 
-def test_two_processes_write_the_store_of_one(found, folder, tmp_path):
+def test_two_processes_write_the_store_of_one(results, folder, tmp_path):
     test_embed.write(tmp_path, augment=MIXED)
     assert sorted(os.listdir(folder / "whole" / "views")) == ["embedding.npy", "header.json", "logits.npy"]
     assert same_store(folder / "whole", tmp_path)
     assert same_store(folder / "resumed", tmp_path)
-    assert [process["embedded"] for process in found] == [4 - 1, 5 - 3]  # of 9 batches, those that were left
+    assert [process["embedded"] for process in results] == [4 - 1, 5 - 3]  # of 9 batches, those that were left
 
 
-def test_another_process_count_begins_a_new_store(found, folder, tmp_path):
+def test_another_process_count_begins_a_new_store(results, folder, tmp_path):
     assert (folder / "left" / "state" / "store" / "progress-1.json").exists()
     test_embed.write(folder / "left", augment=MIXED)
     test_embed.write(tmp_path, augment=MIXED)
@@ -403,7 +403,7 @@ def test_a_process_waits_for_slow_ones_not_dead(tmp_path):
     assert (tmp_path / "noticed").exists()
 
 
-def test_two_processes_predict_the_bits_of_one(found):
+def test_two_processes_predict_the_bits_of_one(results):
     for number, alone in enumerate(predicted()):
         assert alone.shape == (len(test_embed.PIXELS), 4)
-        assert all(torch.equal(process["predicted"][number], alone) for process in found)
+        assert all(torch.equal(process["predicted"][number], alone) for process in results)

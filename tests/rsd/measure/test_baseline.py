@@ -45,8 +45,8 @@ def test_a_compiler_that_fails_is_a_sentence_too(model, monkeypatch):
 def test_the_compiled_row_gives_threads_back(model, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: "/bin/true")
     monkeypatch.setattr(torch, "compile", lambda module: module)
-    found = rows(model)
-    assert [one.row["runtime"] for one in found] == ["pytorch", "pytorch compiled"]
+    result = rows(model)
+    assert [one.row["runtime"] for one in result] == ["pytorch", "pytorch compiled"]
     before = torch.get_num_threads()
     with module._session(model, before + 1, SHAPE):
         assert torch.get_num_threads() == before + 1

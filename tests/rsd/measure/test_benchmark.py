@@ -33,9 +33,9 @@ def test_every_model_is_timed_in_three_ways(tiny_onnx, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 2)
     result = benchmark({"fp32": tiny_onnx, "fp16": tiny_onnx}, {}, QUICK, device=DEVICE, folder=tmp_path / "out")
     assert LatencyRecord.model_validate_json((tmp_path / "out" / "latency.json").read_text()) == result
-    found = [(row.precision, row.threads, row.batch, row.scenario) for row in result.rows]
+    outcome = [(row.precision, row.threads, row.batch, row.scenario) for row in result.rows]
     ways = [(1, 1, "single stream"), (2, 1, "single stream"), (2, 4, "offline")]
-    assert found == [(precision, *way) for precision in ("fp32", "fp16") for way in ways]
+    assert outcome == [(precision, *way) for precision in ("fp32", "fp16") for way in ways]
     for row in result.rows:
         assert row.status == "measured"
         assert row.samples is not None

@@ -32,13 +32,13 @@ def test_statistics_are_numpys_own_over_all_samples():
     for count in (662, 1000, 5003):
         samples = random.lognormal(size=count) * MS + 1
         rounds = [part.astype(int).tolist() for part in np.array_split(samples, 5)]
-        found, every = statistics(rounds, 4), np.concatenate(rounds) / 1e6
-        for q, figure in ((50, found["p50_ms"]), (90, found["p90_ms"]), (99, found["p99_ms"])):
+        result, every = statistics(rounds, 4), np.concatenate(rounds) / 1e6
+        for q, figure in ((50, result["p50_ms"]), (90, result["p90_ms"]), (99, result["p99_ms"])):
             assert figure == np.percentile(every, q, method="higher")
             assert figure in every
-        assert found["mean_ms"] == pytest.approx(every.mean())
-        assert found["images_per_second"] == pytest.approx(4 * count / (every.sum() / 1000))
-        assert found["round_medians_ms"] == pytest.approx([np.median(r) / 1e6 for r in rounds])
+        assert result["mean_ms"] == pytest.approx(every.mean())
+        assert result["images_per_second"] == pytest.approx(4 * count / (every.sum() / 1000))
+        assert result["round_medians_ms"] == pytest.approx([np.median(r) / 1e6 for r in rounds])
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_statistics_are_numpys_own_over_all_samples():
     [(1, {"p50"}), (63, {"p50"}), (64, {"p50", "p90"}), (661, {"p50", "p90"}), (662, {"p50", "p90", "p99"})],
 )
 def test_a_percentile_with_too_few_samples_is_null(samples, known):
-    found = statistics([[MS] * samples], 1)
-    assert {key[:3] for key, value in found.items() if key.startswith("p") and value is not None} == known
+    result = statistics([[MS] * samples], 1)
+    assert {key[:3] for key, value in result.items() if key.startswith("p") and value is not None} == known
 
 
 def test_no_outlier_is_ever_removed():
@@ -82,9 +82,9 @@ class Clock:
 
 def test_a_warm_up_ends_when_two_windows_agree(monkeypatch):
     clock = Clock(monkeypatch, lambda call: max(1.0, 9.0 - call))
-    found = warm_up(clock.infer, 0.005)
-    assert found.settled
-    assert clock.calls == found.calls >= 10  # not before it was as fast as it gets
+    result = warm_up(clock.infer, 0.005)
+    assert result.settled
+    assert clock.calls == result.calls >= 10  # not before it was as fast as it gets
     clock = Clock(monkeypatch, lambda call: 1.0)
     assert warm_up(clock.infer, 0.005) == Warmup(10, True)  # two windows of 5 ms
 
@@ -126,9 +126,9 @@ def test_offline_rows_need_no_samples_for_a_p99():
 
 
 def test_a_fresh_process_tells_cold_start_and_memory(tiny_onnx):
-    found = latency.fresh(tiny_onnx, 1, 1)
-    assert found["cold_start_ms"][0] > 0
-    peak, runtime = found["peak_memory_bytes"], found["runtime_memory_bytes"]
+    result = latency.fresh(tiny_onnx, 1, 1)
+    assert result["cold_start_ms"][0] > 0
+    peak, runtime = result["peak_memory_bytes"], result["runtime_memory_bytes"]
     assert peak is not None
     assert runtime is not None
     assert peak >= runtime > 10**6
@@ -137,8 +137,8 @@ def test_a_fresh_process_tells_cold_start_and_memory(tiny_onnx):
 
 def test_a_large_parent_adds_no_memory(tiny_onnx):
     ballast = np.ones(300_000_000, dtype=np.uint8)
-    found = latency.fresh(tiny_onnx, 1, 1)
-    assert (found["peak_memory_bytes"] or 0) < len(ballast)
+    result = latency.fresh(tiny_onnx, 1, 1)
+    assert (result["peak_memory_bytes"] or 0) < len(ballast)
 
 
 def test_conditions_name_affinity_clock_and_load():

@@ -60,9 +60,9 @@ def test_golden_logits_are_those_of_shipped_models(tmp_path, precisions):
     assert np.array_equal(images[:8], made["images"][:8])
     assert len(images) == 8 + len(golden["files"])
     for precision in precisions:
-        found = logits_of(tmp_path / "bundle" / precision / "model.onnx", images)
+        result = logits_of(tmp_path / "bundle" / precision / "model.onnx", images)
         allowed = golden["tolerances"]["logits"][precision]
-        assert np.abs(found - np.load(tmp_path / "bundle" / golden["logits"][precision])).max() <= 1e-5 < allowed
+        assert np.abs(result - np.load(tmp_path / "bundle" / golden["logits"][precision])).max() <= 1e-5 < allowed
 
 
 def test_golden_files_vary_in_size_and_format(made, tmp_path):

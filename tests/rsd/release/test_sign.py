@@ -217,8 +217,8 @@ def test_a_release_names_its_commit(workshop, project, capsys):
     assert refused.startswith("error: expected everything committed that the bundle was made from, found dvc.lock")
     commit("release 1")
     revision = git_revision()
-    said = signed_by_command(workshop, capsys)
-    assert said == f"{workshop.folder / 'release'}: tiny release 1, signed, of commit {revision}\n"
+    output = signed_by_command(workshop, capsys)
+    assert output == f"{workshop.folder / 'release'}: tiny release 1, signed, of commit {revision}\n"
     assert json.loads((workshop.folder / "release" / "manifest.json").read_text())["origin"]["git_revision"] == revision
     sign.verify(workshop.folder / "release", workshop.public)
 

@@ -4,10 +4,10 @@ from rsd.report.interval import PERCENT, POINTS, interval
 
 
 def test_an_interval_is_students_of_the_sample() -> None:
-    found = interval([1.0, 2.0, 3.0])
-    assert found.mean == pytest.approx(2.0)
-    assert found.high == pytest.approx(2.0 + 4.302653 * 1 / 3**0.5, rel=1e-6)
-    assert found.low == pytest.approx(4.0 - (found.high or 0), rel=1e-6)
+    result = interval([1.0, 2.0, 3.0])
+    assert result.mean == pytest.approx(2.0)
+    assert result.high == pytest.approx(2.0 + 4.302653 * 1 / 3**0.5, rel=1e-6)
+    assert result.low == pytest.approx(4.0 - (result.high or 0), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -47,14 +47,14 @@ def test_too_few_samples_are_named_without_a_number():
 
 def test_the_tables_conditions_stand_below_it():
     text = markdown(record())
-    for said in (
+    for output in (
         "at least 2 s and 662 calls",
         "A p90 needs 64 samples, a p99 662",
         "Cores 0, 1",
         "2600 MHz",
         "load 0.1",
     ):
-        assert said in text
+        assert output in text
     assert "no int8 dot product" in text
     assert "2.00 ms | 5.0 MB | 1 kB" in text  # the median cold start
 

@@ -31,10 +31,10 @@ def test_mistakes_are_the_most_probable_wrong_answers(out: Path) -> None:
     shares = softmax(logits, axis=1)
     shares[np.arange(len(labels)), labels] = -1  # right answers are no mistakes
     shares[logits.argmax(1) == labels] = -1
-    found = mistakes(out, most=4)
-    assert [one.number for one in found] == np.argsort(-shares.max(1), kind="stable")[:4].tolist()
-    assert [one.sure for one in found] == pytest.approx(100 * np.sort(shares.max(1))[::-1][:4])
-    assert [one.actual for one in found] == [str(labels[one.number]) for one in found]
+    result = mistakes(out, most=4)
+    assert [one.number for one in result] == np.argsort(-shares.max(1), kind="stable")[:4].tolist()
+    assert [one.sure for one in result] == pytest.approx(100 * np.sort(shares.max(1))[::-1][:4])
+    assert [one.actual for one in result] == [str(labels[one.number]) for one in result]
 
 
 def test_a_picture_shows_the_pixels_the_student_saw(out: Path) -> None:

@@ -54,8 +54,8 @@ def seen(out: Path) -> str:
 
 
 def charts_of(html: str) -> dict[str, Any]:
-    found = re.findall(r'<script type="application/json" data-chart="chart-([^"]+)">(.*?)</script>', html, re.S)
-    return {name: json.loads(spec) for name, spec in found}
+    result = re.findall(r'<script type="application/json" data-chart="chart-([^"]+)">(.*?)</script>', html, re.S)
+    return {name: json.loads(spec) for name, spec in result}
 
 
 def test_one_file_holds_everything_and_stays_small(out: Path) -> None:

@@ -68,16 +68,16 @@ class Tab:
 
     def complaints(self) -> list[str]:
         """Exceptions, console warnings and errors, and what the browser itself logged, as text."""
-        said = []
+        output = []
         for event in self.events:
             params = event["params"]
             if event["method"] == "Runtime.exceptionThrown":
-                said.append(str(params["exceptionDetails"].get("exception", {}).get("description")))
+                output.append(str(params["exceptionDetails"].get("exception", {}).get("description")))
             elif event["method"] == "Log.entryAdded":
-                said.append(str(params["entry"]["text"]))
+                output.append(str(params["entry"]["text"]))
             elif event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
-                said.append(" ".join(str(part.get("value")) for part in params["args"]))
-        return said
+                output.append(" ".join(str(part.get("value")) for part in params["args"]))
+        return output
 
     def requests(self) -> list[str]:
         urls = [

@@ -17,7 +17,7 @@ def points(*p50: float, noisy: tuple[int, ...] = (), model: str = "a") -> list[P
 
 
 @pytest.mark.parametrize(
-    ("series", "told"),
+    ("series", "answers"),
     [
         (points(1, 1, 1.2), 0),  # too few before
         (points(1, 1, 1, 1.2), 1),
@@ -28,8 +28,8 @@ def points(*p50: float, noisy: tuple[int, ...] = (), model: str = "a") -> list[P
         ([*points(1, 1, 1), *points(1, 1, 1, 1.2, model="b")[3:]], 0),  # another architecture
     ],
 )
-def test_slowness_is_against_the_median_quiet_run(series: list[Point], told: int) -> None:
-    assert len(slower(judge(series), 0.1)) == told
+def test_slowness_is_against_the_median_quiet_run(series: list[Point], answers: int) -> None:
+    assert len(slower(judge(series), 0.1)) == answers
 
 
 def test_a_malformed_history_is_refused(tmp_path: Path) -> None:

@@ -54,10 +54,10 @@ def teacher(raw, index, view):
     return Outputs(flat @ torch.linspace(-1, 1, 64 * 6).reshape(64, 6).sin(), flat[:, :2])
 
 
-def rsd_run(state=None, recipe=RECIPE, seed=3, asked=teacher, **session):
+def rsd_run(state=None, recipe=RECIPE, seed=3, taught_by=teacher, **session):
     """A training by RSD, whose teacher is `asked`."""
     task = RSDDistiller(student(drop=0.2), Setting(teacher_width=6))
-    return train(task, DATA, recipe, Session(seed, ViewChoice(0, 2), asked, state=state, name="t", **session))
+    return train(task, DATA, recipe, Session(seed, ViewChoice(0, 2), taught_by, state=state, name="t", **session))
 
 
 def scratch_run(model=None, **session):
@@ -135,7 +135,7 @@ def test_a_nonfinite_loss_stops_with_the_step():
         return outputs if view[0] == 0 else outputs._replace(embedding=outputs.embedding * float("nan"))
 
     with pytest.raises(UserError) as caught:
-        rsd_run(asked=broken)
+        rsd_run(taught_by=broken)
     text = str(caught.value)
     assert "found nan at step 4 " in text  # 70 images are 4 batches of 16; view 1 begins with the second epoch
     assert "invariance" in text
@@ -157,7 +157,7 @@ def test_a_resumed_run_reports_the_last_finite_values(tmp_path, monkeypatch):
         patch.setattr(checkpoint, "save", save_then_die)
         rsd_run(tmp_path / "c.pt")
     with pytest.raises(UserError, match=r"found nan at step 4 .*last finite values: loss \d"):
-        rsd_run(tmp_path / "c.pt", asked=broken)
+        rsd_run(tmp_path / "c.pt", taught_by=broken)
 
 
 def test_a_nonfinite_validation_loss_stops_with_the_step():
@@ -168,15 +168,15 @@ def test_a_nonfinite_validation_loss_stops_with_the_step():
 
 
 def test_student_and_teacher_see_the_same_views():
-    asked = []
+    taught_by = []
 
     def spy(raw, index, view):
-        asked.append((raw.numpy().copy(), index, view))
+        taught_by.append((raw.numpy().copy(), index, view))
         return teacher(raw, index, view)
 
     train(RSDDistiller(student(), Setting(teacher_width=6)), DATA, RECIPE, Session(0, ViewChoice(5, 2), spy))
-    assert [view[0] for _, _, view in asked] == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
-    for raw, index, view in asked:
+    assert [view[0] for _, _, view in taught_by] == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
+    for raw, index, view in taught_by:
         expected = views(TRAIN.images, index, RECIPE.augment, seed=5, view=view)
         assert np.array_equal(raw, expected)
 
@@ -277,17 +277,17 @@ class Asked:
         return teacher(raw, index, view)
 
 
-def partly_labelled_run(task=None, recipe=RECIPE, data=None, asked=teacher, **session):
+def partly_labelled_run(task=None, recipe=RECIPE, data=None, taught_by=teacher, **session):
     task = task or RSDDistiller(student(drop=0.2), Setting(teacher_width=6))
-    return train(task, data or hidden(), recipe, Session(3, ViewChoice(0, 2), asked, **session))
+    return train(task, data or hidden(), recipe, Session(3, ViewChoice(0, 2), taught_by, **session))
 
 
 def test_the_teacher_speaks_of_every_image():
-    asked = Asked()
-    partly_labelled_run(asked=asked)
-    assert set(np.concatenate(asked.images)) == set(range(70))
+    taught_by = Asked()
+    partly_labelled_run(taught_by=taught_by)
+    assert set(np.concatenate(taught_by.images)) == set(range(70))
     known = hidden().train.labels >= 0
-    assert all(known[batch][:8].all() and not known[batch][8:].any() for batch in asked.images)
+    assert all(known[batch][:8].all() and not known[batch][8:].any() for batch in taught_by.images)
 
 
 def test_hidden_labels_are_learned_from_the_teacher_only():
@@ -327,7 +327,7 @@ def test_a_partly_labelled_run_resumes_bit_for_bit(tmp_path, change):
 
     state = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        partly_labelled_run(recipe=recipe, state=state, save_seconds=0.0, asked=Once())
+        partly_labelled_run(recipe=recipe, state=state, save_seconds=0.0, taught_by=Once())
     assert state.is_file()
     assert same(whole, partly_labelled_run(recipe=recipe, state=state))
 

@@ -90,15 +90,15 @@ def test_shares_follow_beta_and_half_are_cut():
 
 
 def test_nothing_is_decoded_twice(monkeypatch):
-    asked: list[np.ndarray] = []
+    requests: list[np.ndarray] = []
     real = mix.views
 
     def spy(images, index, *rest, **more):
-        asked.append(index)
+        requests.append(index)
         return real(images, index, *rest, **more)
 
     monkeypatch.setattr(mix, "views", spy)
     partner = partners(41, seed=5, pairing=3)
     pair = np.array([0, partner[0]])
     mixed(AugmentOptions(mixup=0.8), pair)
-    assert sorted(asked[0]) == sorted(pair)
+    assert sorted(requests[0]) == sorted(pair)

@@ -38,7 +38,7 @@ def test_int8_is_calibrated_on_the_training_split_alone(traced, images):
 
 
 @pytest.mark.parametrize(
-    ("validation_passes_at", "test_passes_at", "asked", "refused"),
+    ("validation_passes_at", "test_passes_at", "requests", "refused"),
     [
         (0, 0, ["validation 0", "test 0"], []),
         (1, 0, ["validation 0", "validation 1", "test 1"], []),
@@ -46,7 +46,7 @@ def test_int8_is_calibrated_on_the_training_split_alone(traced, images):
     ],
 )
 def test_validation_images_choose_and_test_images_judge(
-    traced, images, monkeypatch, validation_passes_at, test_passes_at, asked, refused
+    traced, images, monkeypatch, validation_passes_at, test_passes_at, requests, refused
 ):
     """The gate is made to pass once so many of the most harmful nodes are in float."""
     student = traced("resnet")
@@ -78,7 +78,7 @@ def test_validation_images_choose_and_test_images_judge(
     monkeypatch.setattr(AccuracyDelta, "check", judge)
     details = convert(to_convert(student, images, "int8", train=split, validation=split)).details
     assert isinstance(details, Int8Details)
-    assert judged == asked
+    assert judged == requests
     assert details.refused_by_test == refused
     assert [harm.node for harm in details.in_float] == order[: len(in_float[-1])] == in_float[-1]
 

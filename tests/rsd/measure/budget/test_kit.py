@@ -38,10 +38,10 @@ STUDENTS = [
 
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory):
-    said: list[str] = []
+    lines: list[str] = []
     folder = tmp_path_factory.mktemp("kit") / "kit"
-    write_kit(folder, STUDENTS, image_shape=SHAPE, classes=CLASSES, plan=PLAN, say=said.append)
-    assert any("edgenext_xx_small is left out" in line for line in said)
+    write_kit(folder, STUDENTS, image_shape=SHAPE, classes=CLASSES, plan=PLAN, say=lines.append)
+    assert any("edgenext_xx_small is left out" in line for line in lines)
     return folder
 
 
@@ -150,10 +150,10 @@ def test_the_ladder_spans_third_to_ten_million_parameters():
 
 @pytest.mark.slow
 def test_the_default_ladder_packs_for_the_smallest_images(tmp_path):
-    said: list[str] = []
+    lines: list[str] = []
     students = [ModelOptions(name=name, args=arguments(name, 16)) for name in LADDER]
-    packed = write_kit(tmp_path / "kit", students, image_shape=(16, 16, 1), classes=10, plan=PLAN, say=said.append)
-    assert not [line for line in said if "left out" in line]
+    packed = write_kit(tmp_path / "kit", students, image_shape=(16, 16, 1), classes=10, plan=PLAN, say=lines.append)
+    assert not [line for line in lines if "left out" in line]
     assert [one.model for one in packed] == list(LADDER)
     assert all(set(one.files) == {"fp32", "fp16", "int8"} for one in packed)
     millions = [one.parameters / 1e6 for one in packed]
@@ -205,11 +205,11 @@ def test_the_commands_say_what_fits_a_device(answer, tmp_path, monkeypatch, caps
     assert (tmp_path / "budget" / "devices" / "board.json").read_bytes() == answer.read_bytes()
     capsys.readouterr()
     rsd("budget", "show", "--p99", "1000")
-    said = capsys.readouterr().out
-    assert "0 of 6 do not fit a p99 of 1000 ms" in said
-    assert said.count("not trained") == 6
-    assert "no student that was trained here fits" in said
-    assert "no plot: none of these was trained here yet" in said
+    lines = capsys.readouterr().out
+    assert "0 of 6 do not fit a p99 of 1000 ms" in lines
+    assert lines.count("not trained") == 6
+    assert "no student that was trained here fits" in lines
+    assert "no plot: none of these was trained here yet" in lines
     trained = TrainedStudent(
         model=STUDENTS[1].name,
         args=STUDENTS[1].args,
@@ -223,8 +223,8 @@ def test_the_commands_say_what_fits_a_device(answer, tmp_path, monkeypatch, caps
     )
     write_json(tmp_path / "budget" / "trained.json", {"students": [trained.model_dump(mode="json")]})
     rsd("budget", "show", "--p99", "1000")
-    said = capsys.readouterr().out
-    assert "the best is vit_tiny_patch16_224_2 fp32 (rsd-0), 97.00 %" in said
+    lines = capsys.readouterr().out
+    assert "the best is vit_tiny_patch16_224_2 fp32 (rsd-0), 97.00 %" in lines
     assert (tmp_path / "out" / "budget.svg").read_text().startswith("<svg")
     fits = min(row.p99_ms or 0.0 for row in choose.rows(tmp_path / "budget", Run(tmp_path / "out")))
     rsd("budget", "show", "--p99", str(fits / 2))

@@ -129,10 +129,10 @@ def test_what_else_differs_is_said(make_run):
         write(out / "device.json", device)
 
     run = make_run("new", older, seeds=(0, 1), code=("rsd/methods/rsd.py",))
-    said = tables.warnings([make_run("main"), run])
-    assert "Seeds differ: new has 0, 1, main has 0, 1, 2." in said
-    assert "Versions differ: new has torch 2.13.0 for 2.14.1." in said
-    assert "Code differs between main and new: rsd/methods/rsd.py." in said
+    output = tables.warnings([make_run("main"), run])
+    assert "Seeds differ: new has 0, 1, main has 0, 1, 2." in output
+    assert "Versions differ: new has torch 2.13.0 for 2.14.1." in output
+    assert "Code differs between main and new: rsd/methods/rsd.py." in output
     assert tables.warnings([make_run("a"), make_run("b")])[:1] == [
         "The machine was noisy while a was timed: 1 of 4 rows."
     ]
