@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -130,7 +130,7 @@ def _legend(method: str, colour: str) -> str:
     return picture(box.format(width=34 + 9 * len(name), line=line, text=text), name)
 
 
-def _parity(known: "Records") -> list[dict[str, Any]]:
+def _parity(known: "Records") -> list[dict[str, object]]:
     return [
         {
             "precision": file.precision,

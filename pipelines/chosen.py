@@ -18,7 +18,7 @@ def params(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def compute(folder: Path) -> dict[str, Any]:
+def compute(folder: Path) -> dict[str, object]:
     section = params(folder).get("compute")
     return section if isinstance(section, dict) else {}
 

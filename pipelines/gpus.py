@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import httpx
 from prefect import get_client
@@ -44,7 +43,7 @@ def create_limits(gpus: Sequence[str]) -> None:
 
 @contextmanager
 def gpus_for(
-    compute: Mapping[str, Any], stop: threading.Event, say: Callable[[str], None], *, alone: bool = False
+    compute: Mapping[str, object], stop: threading.Event, say: Callable[[str], None], *, alone: bool = False
 ) -> Iterator[dict[str, str]]:
     """Hold as many GPUs of this machine as `compute.processes` says, or all of them for a stage that runs `alone`.
 
@@ -52,7 +51,9 @@ def gpus_for(
     """
     gpus = [] if compute.get("device") == "cpu" else visible_gpus()
     create_limits(gpus)
-    with reserved(len(gpus) if alone else int(compute.get("processes") or 1), gpus, stop, say) as environment:
+    processes = compute.get("processes")
+    count = len(gpus) if alone else processes if isinstance(processes, int) and processes else 1
+    with reserved(count, gpus, stop, say) as environment:
         yield environment
 
 

@@ -166,7 +166,7 @@ def compare(folder: Path, before: str | None, gates: Sequence[Gate], lock: int, 
         raise UserError("\n".join(misses))
 
 
-def miss(gate: Gate, metrics: Mapping[str, Mapping[str, Any]], before: str) -> str | None:
+def miss(gate: Gate, metrics: Mapping[str, Mapping[str, object]], before: str) -> str | None:
     """The sentence of a gate that is missed; None if it is passed, or if the release `before` had no such metric."""
     old, new = (metrics.get(gate.metric, {}).get(key) for key in ("old", "new"))
     if not isinstance(new, int | float):

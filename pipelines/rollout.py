@@ -64,7 +64,7 @@ def rollout(
     allowed_percent: float = 0.0,
     approve: bool = False,
     approval_hours: float = 24.0,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Bring a signed bundle to the hosts of an Ansible inventory, wave by wave.
 
     Args:
@@ -160,7 +160,7 @@ def publish(results: Path) -> dict[str, Any]:
     return record
 
 
-def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(results: dict[str, Any]) -> list[dict[str, object]]:
     """One row per host, those not tried included."""
     untried = [{"host": name, "wave": None, "outcome": "not tried"} for name in results["not_tried"]]
     return [*results["hosts"], *untried]

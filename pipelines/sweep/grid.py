@@ -51,7 +51,7 @@ class GridPoint:
     targets: tuple[str, ...]
 
 
-def grids_of(name: str, own: Mapping[str, Any], root: Path) -> list[Grid]:
+def grids_of(name: str, own: Mapping[str, object], root: Path) -> list[Grid]:
     """The grid of the fields in `own` that are not None; if all are, the grids of conf/sweep/NAME.yaml.
 
     Raises `UserError` with all that is wrong with a grid.
@@ -100,7 +100,7 @@ def points(grids: Sequence[Grid], base: Path) -> list[GridPoint]:
     return list(cells.values())
 
 
-def covers(grids: Sequence[Grid], values: Mapping[str, Any]) -> dict[str, list[str]]:
+def covers(grids: Sequence[Grid], values: Mapping[str, object]) -> dict[str, list[str]]:
     """The pairs, methods and seeds that the grids go over, each once. `values` are the params that they change."""
     covered: dict[str, list[str]] = {"pair": [], "methods": [], "seeds": []}
     for grid in grids:

@@ -25,7 +25,7 @@ LEAST_NUMBERS = 3
 """A param with at least so many values, all numbers, is drawn as an axis."""
 
 
-def students(folder: Path) -> list[dict[str, Any]]:
+def students(folder: Path) -> list[dict[str, object]]:
     """A row for each student of the DVC project in `folder`: method, seed, validation top-1.
 
     A student that was evaluated has `KEPT` and the teacher's top-1, too, on the test split. Figures of students that
@@ -46,7 +46,7 @@ def students(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def frame(cells: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]]) -> pd.DataFrame:
+def frame(cells: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, object]]]]) -> pd.DataFrame:
     """One row per student: the params in which the cells differ, then its record.
 
     A scratch twin that several cells trained, because methods are spread over them, has one row.
