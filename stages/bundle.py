@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rsd.machine.errors import UserError
+from rsd.machine.words import counted
 from rsd.release.bundle import BundleOptions, data_licences, write_bundle
 from rsd.release.card import bundle_card
 from rsd.sources.images import read_record, read_split
@@ -41,7 +42,7 @@ def main() -> None:
     of_data = data_licences(LICENCES, name, data.source)
     if not any(path.is_file() for path in of_data):
         print(f"no licence of the images goes with it; to add one, write its text to {' or '.join(map(str, of_data))}")
-    print(f"{manifest.name} release {manifest.release}: {len(manifest.files)} files, not signed")
+    print(f"{manifest.name} release {manifest.release}: {counted(len(manifest.files), 'file')}, not signed")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, on_this_machine, set_up
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
+from rsd.machine.words import counted
 from rsd.models.folder import load_trained
 from rsd.sources.images import read_split
 from rsd.teacher.embed import check_store, write_store
@@ -25,7 +26,8 @@ def main() -> None:
     images = read_split(OUT.data, "train")
     size = options.count * len(images.labels) * 2 * (record.embedding_width + len(record.classes))
     if options.count and leads():
-        print(f"view store: {options.count} views of {len(images.labels)} images, {size / 1e6:.1f} MB", flush=True)
+        views = f"{counted(options.count, 'view')} of {counted(len(images.labels), 'image')}"
+        print(f"view store: {views}, {size / 1e6:.1f} MB", flush=True)
     elif not options.count:
         print("view store: none (views.count is 0), the teacher will run live")
     made_from = store_digests(teacher=record.weights, dataset=OUT.dataset, augment=augment, options=options)

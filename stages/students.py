@@ -3,6 +3,7 @@
 Runs at every `dvc repro`, so that what another choice of methods and seeds left behind is gone before it is counted in.
 """
 
+from rsd.machine.words import counted
 from rsd.run.selection import forget_others, index, shipped
 from stages import OUT, run
 
@@ -14,7 +15,7 @@ def main() -> None:
     OUT.write(students)
     selected = shipped(students.students, choice.ships)
     OUT.write(selected)
-    print(f"{len(students.students)} students; {selected.student.name} ships: {selected.reason}")
+    print(f"{counted(len(students.students), 'student')}; {selected.student.name} ships: {selected.reason}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import typer
 
 from rsd.cli.options import app_of, number
 from rsd.machine.errors import UserError
+from rsd.machine.words import counted
 
 BUDGET = Path("budget")
 
@@ -97,7 +98,8 @@ def kit(
         say=print,
     )
     files = [file for candidate in packed for file in candidate.files.values()]
-    print(f"{len(files)} files of {len(packed)} students, {size(sum(file.bytes for file in files))} -> {kit}")
+    total = size(sum(file.bytes for file in files))
+    print(f"{counted(len(files), 'file')} of {counted(len(packed), 'student')}, {total} -> {kit}")
     folder = "kit" if kit.name.endswith(".tar.gz") else kit.name
     print(f"next, on the device: pip install onnxruntime numpy, then: python {folder}/run.py")
 
@@ -142,7 +144,7 @@ def import_(
     target = BUDGET / "devices" / f"{name}.json"
     with written_aside(target) as aside:
         shutil.copyfile(file, aside)
-    print(f"{record.device.short_name}: {len(record.rows)} rows -> {target}")
+    print(f"{record.device.short_name}: {counted(len(record.rows), 'row')} -> {target}")
 
 
 @app.command()

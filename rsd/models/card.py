@@ -2,6 +2,7 @@
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from rsd.machine.words import counted
 from rsd.run.records import Section, StudentRecord, TeacherRecord
 from rsd.sources.images import DatasetRecord
 
@@ -96,7 +97,7 @@ def model_card(
 # {student.name}
 
 An image classifier for {len(student.classes)} classes: a `{student.model.name}` with {student.parameters:,} parameters
-for images of {height} x {width} pixels and {channels} channel{"s" if channels > 1 else ""}. {source}
+for images of {height} x {width} pixels and {counted(channels, "channel")}. {source}
 
 ## Use
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rsd.measure.budget.choose import BudgetRow, best, pareto
-from rsd.report.table import milliseconds, size
+from rsd.report.table import milliseconds, short_runs_on, size
 
 COLUMNS = ("device", "student", "parameters", "precision", "threads", "p50", "p99", "file", "test top-1", "front")
 
@@ -24,10 +24,9 @@ def verdict(rows: Sequence[BudgetRow], p99_ms: float) -> str:
         if row is None:
             lines.append(f"\n{device}: no student that was trained here fits; train one of those above (README)")
         else:
-            threads = row.latency.threads
             lines.append(
                 f"\n{device}: the best is {row.name} {row.precision} ({row.student}), {row.top1:.2f} % "
-                f"at p99 {milliseconds(row.p99_ms)}, {threads} thread{'' if threads == 1 else 's'}"
+                f"at p99 {milliseconds(row.p99_ms)}, {short_runs_on(row.latency.runtime, row.latency.threads)}"
             )
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from rsd.machine.files import write_json, written_aside
 from rsd.machine.fingerprint import fingerprint, short_name
+from rsd.machine.words import counted
 from rsd.measure.latency import NOISY_SPREAD
 from rsd.measure.sustained import Window
 from rsd.report.charts.speed import drift
@@ -42,7 +43,7 @@ def write(
         np.savez_compressed(file, window=window.astype(np.uint8), nanoseconds=np.concatenate(samples))
     save_svg(drift(windows), folder / "sustained.svg")
     few = "A p99 is drawn for windows of at least 662 samples."
-    text = f"{model.name}, {threads} thread(s), {short_name(device)}, {seconds:g} s: {sentence}. {few}\n"
+    text = f"{model.name}, {counted(threads, 'thread')}, {short_name(device)}, {seconds:g} s: {sentence}. {few}\n"
     with written_aside(folder / "sustained.md") as aside:
         aside.write_text(text)
     return text

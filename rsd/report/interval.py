@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from rsd.machine.words import counted
+
 LEAST_SEEDS = 3
 """Of fewer values the t interval spans more than any accuracy could, or nothing: it would say nothing true."""
 UNBOUNDED = (-math.inf, math.inf)
@@ -45,4 +47,4 @@ def no_interval(seeds: int) -> str:
     """Why there is none, in words."""
     if seeds >= LEAST_SEEDS:
         return f"{seeds} seeds with the same result, so no interval can be given"
-    return f"{seeds} seed{'s' if seeds > 1 else ''}, too few for an interval"
+    return f"{counted(seeds, 'seed')}, too few for an interval"

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable
 
 from rsd.export import runtimes
+from rsd.machine.words import counted
 from rsd.run.paths import Run
 from rsd.run.records import EngineRecord, EvaluationRecord, Latency
 from rsd.run.snapshot import Snapshot, evaluated
@@ -48,7 +49,7 @@ def runs_on(runtime: str, threads: object) -> str:
     name = BASELINE.get(runtime) or runtimes.title(runtime)
     if not isinstance(threads, int | float) or math.isnan(threads):
         return name
-    return f"{name}, {int(threads)} thread{'' if int(threads) == 1 else 's'}"
+    return f"{name}, {counted(int(threads), 'thread')}"
 
 
 def short_runs_on(runtime: str, threads: object) -> str:
@@ -67,7 +68,7 @@ def _models(evaluation: EvaluationRecord) -> str:
         models = evaluation.by_method(method)
         top1 = [model.top1 for model in models]
         spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
-        note = "" if method == "teacher" else f"{len(models)} seed{'s' if len(models) > 1 else ''}"
+        note = "" if method == "teacher" else counted(len(models), "seed")
         if gains := evaluation.gains(method):
             note += f", {statistics.fmean(gains.values()):+.2f} points over scratch"
         name = method if method == "teacher" else f"{method_name(method)} student"

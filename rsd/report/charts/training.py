@@ -10,6 +10,7 @@ from rsd.report.charts.style import NEUTRAL, data, layered, method_colour, metho
 from rsd.report.table import method_name
 
 LEARNING_CURVE_POINTS = 200
+MOST_LABELS = 5
 MOST_ROWS = 3000
 """Of one chart, over all models; a page holds some twenty of these."""
 
@@ -48,7 +49,7 @@ def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height
         x=alt.X(
             "epoch:Q",
             title="epoch" if title else None,  # a row of small charts says it once
-            axis=alt.Axis(tickMinStep=1, format="d"),
+            axis=epoch_axis(frame["epoch"]),
             scale=alt.Scale(nice=False, padding=4),
         )
     )
@@ -85,6 +86,12 @@ def learning_curve(curves: pd.DataFrame, column: str, *, title: str = "", height
         .add_params(hover)
     )
     return layered(*layers, read_off, height=height)
+
+
+def epoch_axis(epochs: pd.Series) -> alt.Axis:
+    """Labels at whole epochs: where they are few, Vega would put labels between them, too, and round these."""
+    whole = sorted({int(epoch) for epoch in epochs})
+    return alt.Axis(format="d", values=whole) if len(whole) <= MOST_LABELS else alt.Axis(format="d", tickMinStep=1)
 
 
 def thinned(curves: pd.DataFrame, points: int) -> pd.DataFrame:

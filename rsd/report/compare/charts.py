@@ -8,7 +8,7 @@ import pandas as pd
 
 from rsd.report.charts.speed import DEVICE_COLOURS
 from rsd.report.charts.style import data, layered, method_order
-from rsd.report.charts.training import decades, is_wide, points_drawn, thinned
+from rsd.report.charts.training import decades, epoch_axis, is_wide, points_drawn, thinned
 from rsd.report.compare.run import ComparedRun
 from rsd.report.interval import PERCENT, interval
 from rsd.report.table import method_name, runs_on
@@ -73,7 +73,7 @@ def curve(runs: Sequence[ComparedRun], method: str, column: str) -> alt.LayerCha
     title = "log" if logarithmic else ""
     scale = alt.Scale(type="log", nice=False) if logarithmic else alt.Scale(zero=False)
     base = alt.Chart(data(frame.rename(columns={column: "value"}))).encode(
-        x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False)),
+        x=alt.X("epoch:Q", title="epoch", axis=epoch_axis(frame["epoch"]), scale=alt.Scale(nice=False)),
         color=_colour(runs),
     )
     ticks = alt.Axis(values=decades(values.min(), values.max())) if logarithmic else alt.Axis(tickCount=5)

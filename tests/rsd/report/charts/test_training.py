@@ -1,7 +1,11 @@
+import re
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from rsd.report.charts import training
+from rsd.report.charts.style import svg
 from tests.rsd.report.charts.drawn import datasets, scale
 
 
@@ -27,6 +31,16 @@ def curves(epochs: int, models: int = 2) -> pd.DataFrame:
         for seed in range(models)
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 6, 7, 12, 300])
+def test_each_label_of_the_epochs_stands_once(epochs: int) -> None:
+    drawn = svg(training.learning_curve(curves(epochs), "loss", title="loss"))
+    axis = re.search(r"X-axis titled.*?role-axis-label.*?</g>", drawn, re.DOTALL)
+    labels = [int(label) for label in re.findall(r">(\d+)</text>", axis[0] if axis else "")]
+    assert labels
+    assert labels == sorted(set(labels))
+    assert epochs > 5 or labels == list(range(1, epochs + 1))
 
 
 def test_loss_terms_have_values_and_vitals_come_last() -> None:
