@@ -18,7 +18,6 @@ from rsd.machine.files import move_folder, write_json
 from rsd.machine.progress import progress
 from rsd.models.outputs import embedding_width, outputs
 from rsd.models.pixels import PixelNormalize
-from rsd.run.names import HEADER
 from rsd.sources.images import LabelledImages
 from rsd.teacher.store import StoreHeader, ViewOptions
 from rsd.views.augment import AugmentOptions
@@ -114,7 +113,7 @@ def write_store(
         header.top1 = 100 * all_correct / (options.count * int((images.labels >= 0).sum()))
         header.embedding_width, header.logits_width = widths["embedding"], widths["logits"]
     if parallel.leads():
-        write_json(unfinished / HEADER, header.model_dump(exclude_none=True))
+        header.write(unfinished)
         move_folder(unfinished, folder)
         for file in (folder / _MADE_FOR, *folder.glob("progress-*.json")):  # until here a killed run needs them
             file.unlink(missing_ok=True)

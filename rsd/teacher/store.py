@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
@@ -18,6 +18,7 @@ from rsd.models.features import StagedOutputs, staged_outputs
 from rsd.models.outputs import Outputs, outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.run.names import HEADER
+from rsd.run.records import Written
 from rsd.views.augment import AugmentOptions
 
 
@@ -32,10 +33,10 @@ class ViewOptions(Options):
     """Images per forward pass of the teacher."""
 
 
-class StoreHeader(BaseModel):
+class StoreHeader(Written):
     """`header.json`: what is in a store."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
+    location = f"views/{HEADER}"
 
     views: int = Field(ge=0)
     """Of each image, and of `seed`."""
