@@ -21,6 +21,11 @@ TIPS = (
 """How lines begin in which DVC tells a person at a terminal what to type next."""
 
 
+def no_tips(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say`, but not of a line that is a tip."""
+    return lambda line: None if line.startswith(TIPS) else say(line)
+
+
 def run_dvc(
     arguments: Iterable[str], folder: Path, *, say: Callable[[str], None] = lambda line: None, **options: Any
 ) -> Ended:
@@ -33,8 +38,7 @@ def run_dvc(
     def follow(line: str) -> None:
         if line.startswith(UNSTORED):
             unstored.append(line.removeprefix(UNSTORED))
-        if not line.startswith(TIPS):
-            say(line)
+        no_tips(say)(line)
 
     ended = run_group([*DVC, *arguments], folder, say=follow, **options)
     if ended.status or not unstored:

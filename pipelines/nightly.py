@@ -22,7 +22,7 @@ from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.artifacts import warn_only
-from pipelines.dvc_command import DVC, reason
+from pipelines.dvc_command import DVC, no_tips, reason
 from pipelines.git import git
 from pipelines.network import NetworkError, failure, worth_a_retry
 from pipelines.outcome import failed
@@ -241,7 +241,8 @@ def _run_masked(
 ) -> Ended:
     """Run `command` with the secret's `variables`; neither `say` nor the result has their values."""
     own = {"GIT_TERMINAL_PROMPT": "0", **variables}
-    ended = run_group(command, folder, say=lambda line: say(masked(line, variables)), hold=[lock], variables=own)
+    shown = no_tips(lambda line: say(masked(line, variables)))
+    ended = run_group(command, folder, say=shown, hold=[lock], variables=own)
     return Ended(ended.status, [masked(line, variables) for line in ended.lines])
 
 

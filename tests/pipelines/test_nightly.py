@@ -244,6 +244,15 @@ def test_short_values_are_not_masked() -> None:
     assert masked("only s3cr3t", {"A": "s3cr3t", "B": "on", "C": ""}) == "only ***"
 
 
+def test_the_nightly_log_has_no_tips(tmp_path: Path) -> None:
+    update = ["printf", "To track the changes with git, run:\n\n\tgit add raw.dvc\n1 file updated\n"]  # of `dvc update`
+    lines: list[str] = []
+
+    with (tmp_path / "lock").open("w") as lock:
+        module._run_masked(update, tmp_path, lock.fileno(), {}, lines.append)
+    assert lines == ["1 file updated"]
+
+
 @pytest.mark.slow
 def test_a_secret_reaches_only_the_command(released: Released, monkeypatch: pytest.MonkeyPatch) -> None:
     Secret(value={"TOKEN": "s3cr3t-value"}).save(SECRET, overwrite=True, _sync=True)  # type: ignore[call-arg]
