@@ -197,7 +197,7 @@ def two(shared, releases):
     return releases
 
 
-def test_a_dropped_key_s_releases_are_refused(two, other):
+def test_a_dropped_key_s_releases_are_refused(two, other, shared):
     for command in (two.activate, two.rollback):
         with pytest.raises(EdgeError, match="expected a signature of one of the 1 pinned keys, found that of another"):
             command(other.keys)
@@ -206,6 +206,7 @@ def test_a_dropped_key_s_releases_are_refused(two, other):
     assert two.recover(other.keys) == "tiny-2"  # what is current serves on
     (two.current() / "labels.json").write_text("damaged")
     assert two.recover(other.keys) is None  # and is not replaced by another release of the dropped key
+    assert two.activate([*other.keys, *shared.keys], "tiny-1") == "tiny-1"  # which is still there
 
 
 def test_a_rebuilt_state_keeps_what_is_current(two, other):

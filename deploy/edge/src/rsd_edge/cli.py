@@ -61,9 +61,11 @@ def _rollback(args: argparse.Namespace) -> None:
 
 
 def _recover(args: argparse.Namespace) -> None:
+    from rsd_edge.admission import check_signed
+
     releases = Releases(args.root)
     try:
-        name = releases.recover(_keys(args), keep=args.keep)
+        name = releases.recover(_keys(args))
     except (OSError, EdgeError) as error:
         # A full or read-only disk, or a damaged key file: what is whole is served on without any write.
         sentence = str(error)
@@ -77,7 +79,7 @@ def _recover(args: argparse.Namespace) -> None:
     print(f"{name}: current" if name else "no release is current; install and activate one")
     if name:
         try:
-            releases.check_signed(name, _keys(args))
+            check_signed(releases.folder / name, _keys(args))
         except EdgeError as error:
             print(f"warning: {name} is served on, but it would not be taken again: {error}", file=sys.stderr)
 
@@ -175,8 +177,8 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument(
             "--window", type=number(float, 0.01, 1e6), default=10.0, help="seconds to watch (default: 10)"
         )
-    recover = command("recover", _recover, "after a crash or a power cut, go back to the last good release")
-    for each in (install, activate, rollback, recover):
+    command("recover", _recover, "after a crash or a power cut, go back to the last good release")
+    for each in (install, activate, rollback):
         each.add_argument("--keep", type=count, default=3, help="good releases to keep (default: %(default)s)")
     command("status", _status, "print what is current, installed and good, as JSON")
     predict = command("predict", _predict, "classify image files with the current release")

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rsd_edge import disk, engines
 from rsd_edge.errors import EdgeError
@@ -25,9 +25,6 @@ from rsd_edge.events import Events
 from rsd_edge.health import watch
 from rsd_edge.records import Highest, State
 from rsd_edge.state import STATE, mend_copy, raise_highest, read_state, rebuilt_state, save_state
-
-if TYPE_CHECKING:
-    from rsd_edge.bundle import Bundle
 
 RESERVE = 64 << 20
 """Bytes of the disk that stay free."""
@@ -80,6 +77,7 @@ class Releases:
         Raises:
             EdgeError: the bundle is refused; nothing has changed.
         """
+        from rsd_edge import admission
         from rsd_edge import bundle as bundles
         from rsd_edge.archive import unpacked
 
@@ -91,16 +89,16 @@ class Releases:
                 bundles.check_device(bundle.manifest, free=bundles.free_memory())
                 id_, manifest_sha256 = bundle.manifest.id, bundle.files[bundles.MANIFEST]
                 newest = Highest(bundle.manifest.release, manifest_sha256)
-                limit = self._limit(state, keys)
+                limit = admission.newest_counted(state, keys)
                 previous = state.installed.get(id_)
                 if previous == manifest_sha256 and self.is_whole(self.folder / id_):
                     bundles.check_files(bundle)
-                    self._sign_again(bundle)
+                    admission.sign_again(self.folder / id_, bundle)
                     if raise_highest(state.highest, bundle.key, newest):
                         save_state(self.root, state)
                     engines.prepare(self.folder / id_, self.events.add)
                     return id_, False
-                self._check_newer(state, bundle, limit, allow_downgrade)
+                admission.check_newer(state, bundle, limit, allow_downgrade=allow_downgrade)
                 self._check_room(bundle.bytes)
                 arriving = self.folder / f".{id_}.arriving"
                 shutil.rmtree(arriving, ignore_errors=True)
@@ -180,16 +178,15 @@ class Releases:
             self._commit(state, release, keep)
             return release
 
-    def recover(self, keys: Sequence[Path], *, keep: int = 3) -> str | None:
+    def recover(self, keys: Sequence[Path]) -> str | None:
         """Repair the releases after a crash or a power cut; returns the id that is current, or None.
 
         A release that was still on trial is taken back. If the good release is damaged, the last one before it that is
         whole and signed by a pinned key becomes current. Does nothing while another command changes releases: that
-        command takes back its own trial. Writes nothing if nothing is to be repaired.
+        command takes back its own trial. Deletes no whole release, and writes nothing if nothing is to be repaired.
 
         Args:
             keys: pinned public keys. They are read only if a state is lost or a release damaged.
-            keep: number of good releases to keep.
 
         Raises:
             EdgeError: there are no keys, or one of the files holds none; nothing has changed.
@@ -214,7 +211,7 @@ class Releases:
             self._point(state)
             if (self.root / STATE).exists():
                 mend_copy(self.root)
-            self._sweep(state, keep)
+            self._remove_all_but(state.installed)
             return state.history[-1] if state.history else None
 
     def is_whole(self, folder: Path) -> bool:
@@ -229,23 +226,6 @@ class Releases:
         except (OSError, EdgeError):
             return False
         return True
-
-    def check_signed(self, release: str, keys: Sequence[Path]) -> None:
-        """Check that a pinned key has signed an installed release.
-
-        Raises:
-            EdgeError: none did, such as after its key was removed from the pinned ones.
-        """
-        from rsd_edge import bundle as bundles
-        from rsd_edge import signature
-
-        folder, pinned = self.folder / release, signature.pinned_keys(keys)
-        try:
-            bundles.signer(
-                folder, bundles.digest_of(disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST)), pinned
-            )
-        except OSError as error:
-            raise EdgeError(f"expected release {release} whole, found: {error}; install it again") from None
 
     def status(self) -> dict[str, Any]:
         """The current, pending, good and installed releases, and the last events; reads only."""
@@ -273,13 +253,14 @@ class Releases:
         check_p99: bool = True,
     ) -> None:
         """Make `release` current on trial; if anything fails, the good release is current again."""
+        from rsd_edge import admission
         from rsd_edge import bundle as bundles
         from rsd_edge.selftest import self_test
 
         if release not in state.installed:
             raise EdgeError(f"expected a release out of {', '.join(state.installed)}, found {release}; install it")
         try:
-            self.check_signed(release, keys)
+            admission.check_signed(self.folder / release, keys)
             bundles.check_installed(self.folder / release, state.installed[release])
             engines.prepare(self.folder / release, self.events.add)
             self.events.add("tested", release=release, **self_test(self.folder / release, check_p99=check_p99))
@@ -326,51 +307,18 @@ class Releases:
         signature.pinned_keys(keys)  # a damaged key file must not cost a release
         damaged = state.history.pop()
         state.installed.pop(damaged)
-        while state.history and not self._may_serve(state.history[-1], keys):
-            state.installed.pop(state.history.pop())
+        while state.history and not self._may_serve(self.folder / state.history[-1], keys):
+            state.history.pop()
         save_state(self.root, state)
         self.events.add("damaged", release=damaged)
 
-    def _may_serve(self, release: str, keys: Sequence[Path]) -> bool:
+    def _may_serve(self, folder: Path, keys: Sequence[Path]) -> bool:
+        from rsd_edge import admission
+
         with contextlib.suppress(EdgeError):
-            self.check_signed(release, keys)
-            return self.is_whole(self.folder / release)
+            admission.check_signed(folder, keys)
+            return self.is_whole(folder)
         return False
-
-    def _limit(self, state: State, keys: Sequence[Path]) -> Highest | None:
-        """The newest release ever installed here that a pinned key has signed."""
-        from rsd_edge import signature
-
-        counted = [state.highest[key] for key in signature.pinned_keys(keys) if key in state.highest]
-        return max(counted, key=lambda highest: highest.release, default=None)
-
-    def _check_newer(self, state: State, bundle: "Bundle", limit: Highest | None, allow_downgrade: bool) -> None:
-        manifest, digest = bundle.manifest, bundle.files["manifest.json"]
-        previous = state.installed.get(manifest.id)
-        if state.name not in (None, manifest.name):
-            raise EdgeError(
-                f"expected a bundle named {state.name}, found {manifest.name}; give it a folder of its own (--root)"
-            )
-        again = limit and manifest.release == limit.release and digest != limit.manifest_sha256
-        if previous not in (None, digest) or again:
-            raise EdgeError(f"expected a new release number, found that of another {manifest.id}; raise the number")
-        if limit and manifest.release < limit.release and not previous and not allow_downgrade:
-            raise EdgeError(
-                f"expected a release newer than {limit.release}, the newest ever installed here, found "
-                f"{manifest.release}; make a newer one, or allow this one with --allow-downgrade"
-            )
-
-    def _sign_again(self, bundle: "Bundle") -> None:
-        """Give an installed release the signature of the same bundle, which another key may have made."""
-        from rsd_edge import signature
-
-        content = disk.read(bundle.folder / signature.NAME, signature.MAX_BYTES)
-        path = self.folder / bundle.manifest.id / signature.NAME
-        if disk.read(path, signature.MAX_BYTES) != content:
-            aside = self.folder / ".signature"  # a release holds signed files only, even after a kill
-            disk.write(aside, content)
-            os.replace(aside, path)
-            disk.sync(path.parent)
 
     def _check_room(self, size: int) -> None:
         free = shutil.disk_usage(self.folder).free
