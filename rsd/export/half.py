@@ -1,6 +1,7 @@
 """An exported graph in fp16: weights and computation, but not pixels, normalisation and logits."""
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -29,13 +30,20 @@ def to_half(proto: onnx.ModelProto) -> onnx.ModelProto:
             steps.append(node)
             pixels.update(node.output)
     rest = [node for node in graph.node if node not in steps]
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    wide = [_float32_only(node, opsets) for node in rest]
     exact = {name for node in steps for name in node.input}
+    exact |= {node.input[index] for node, indices in zip(rest, wide, strict=True) for index in indices}
 
     renamed: dict[str, str] = {}
     for tensor in [t for t in graph.initializer if t.data_type == TensorProto.FLOAT]:
         if tensor.name not in exact:
             tensor.CopyFrom(_half(tensor, tensor.name))
-        elif any(tensor.name in node.input for node in rest):  # the exporter shares equal constants
+        elif any(  # the exporter shares equal constants
+            name == tensor.name and index not in indices
+            for node, indices in zip(rest, wide, strict=True)
+            for index, name in enumerate(node.input)
+        ):
             renamed[tensor.name] = f"{tensor.name}_fp16"
             graph.initializer.append(_half(tensor, renamed[tensor.name]))
     casts = []
@@ -43,8 +51,15 @@ def to_half(proto: onnx.ModelProto) -> onnx.ModelProto:
         if any(name in node.input for node in rest):
             renamed[name] = f"{name}_fp16"
             casts.append(helper.make_node("Cast", [name], [renamed[name]], to=TensorProto.FLOAT16))
-    for node in rest:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
+    computed, body = {name for node in rest for name in node.output}, list[onnx.NodeProto]()
+    for node, indices in zip(rest, wide, strict=True):
+        for index, name in enumerate(node.input):
+            if index not in indices:
+                node.input[index] = renamed.get(name, name)
+            elif name in computed:
+                node.input[index] = f"{name}_fp32_{len(body)}"
+                body.append(helper.make_node("Cast", [name], [node.input[index]], to=TensorProto.FLOAT))
+        body.append(node)
         node.output[:] = ["logits_fp16" if name == "logits" else name for name in node.output]
         for attribute in node.attribute:
             if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
@@ -52,10 +67,20 @@ def to_half(proto: onnx.ModelProto) -> onnx.ModelProto:
             elif attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
                 attribute.t.CopyFrom(_half(attribute.t, attribute.t.name))
     last = helper.make_node("Cast", ["logits_fp16"], ["logits"], to=TensorProto.FLOAT)
-    nodes = [copy.deepcopy(node) for node in [*steps, *casts, *rest, last]]
+    nodes = [copy.deepcopy(node) for node in [*steps, *casts, *body, last]]
     del graph.node[:]
     graph.node.extend(nodes)
     return proto
+
+
+def _float32_only(node: onnx.NodeProto, opsets: Mapping[str, int]) -> set[int]:
+    """Which inputs of a node take float32 and no fp16, such as the scales of Resize."""
+    schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
+    return {
+        index
+        for index, port in zip(range(len(node.input)), schema.inputs, strict=False)
+        if port.type_str == "tensor(float)"
+    }
 
 
 def _half(tensor: TensorProto, name: str) -> TensorProto:

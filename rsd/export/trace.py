@@ -99,23 +99,20 @@ def _refuse_scaffolding(model: nn.Module) -> None:
 def _exported(
     model: nn.Module, image_shape: tuple[int, int, int], opset: int
 ) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:
-    example = torch.zeros(2, *image_shape, dtype=torch.uint8)  # a batch of 1 would be taken as fixed
     try:
-        with _quiet():
-            program = torch.onnx.export(
-                model,
-                (example,),
-                dynamo=True,
-                verbose=False,
-                opset_version=opset,
-                input_names=["image"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("N")},),
-            )
-    except torch.onnx.OnnxExporterError as error:
-        raise UserError(
-            f"torch.onnx could not export this model: {first_line(error)}; choose another opset or student"
-        ) from error
+        program = _program(model, image_shape, opset)
+    except torch.onnx.OnnxExporterError:
+        # PyTorch's fused attention has no form in ONNX on tensors of five axes, as in windows; the plain one has.
+        for module in model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
+        try:
+            program = _program(model, image_shape, opset)
+        except torch.onnx.OnnxExporterError as error:
+            raise UserError(
+                f"expected a student that torch.onnx exports, found one that it cannot ({_cause(error)}); choose "
+                "another student"
+            ) from error
     assert program is not None  # None comes from the exporter that preceded dynamo
     assert program.exported_program is not None
     proto = program.model_proto
@@ -126,6 +123,28 @@ def _exported(
             "choose an opset from 18 to 23"
         )
     return proto, program.exported_program
+
+
+def _program(model: nn.Module, image_shape: tuple[int, int, int], opset: int) -> torch.onnx.ONNXProgram | None:
+    example = torch.zeros(2, *image_shape, dtype=torch.uint8)  # a batch of 1 would be taken as fixed
+    with _quiet():
+        return torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+        )
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what the exporter stumbled over; its own message is about its steps."""
+    while error.__cause__:
+        error = error.__cause__
+    return first_line(error)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The exception whose text is for the person at the terminal."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -17,6 +18,6 @@ def near(word: object, known: Iterable[str]) -> str:
     return f"; did you mean {words[0]}?" if words else ""
 
 
-def first_line(error: Exception) -> str:
-    """Of the error's message; its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException) -> str:
+    """Of the error's message, without a terminal's colours; its type where it has none."""
+    return (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,6 @@
 """The feature maps at the ends of a timm model's four stages. timm says which layers these are."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def staged_outputs(model: nn.Module, inputs: Tensor) -> StagedOutputs:
     options = {"return_prefix_tokens": True} if prefix_tokens else {}
     try:
         final, between = model.forward_intermediates(inputs, indices=sorted(set(levels)), **options)  # type: ignore[operator]
-    except (TypeError, AttributeError, AssertionError, NotImplementedError) as error:
+    except (TypeError, AttributeError, AssertionError, LookupError, NotImplementedError, ValueError) as error:
         raise _cannot(model, str(error)) from error
     maps = (Stage(*level) if prefix_tokens else Stage(level, None) for level in between)
     stage_at = dict(zip(sorted(set(levels)), maps, strict=True))
@@ -98,8 +98,10 @@ def _levels(model: nn.Module) -> list[int]:
     return list(range(len(info) - len(DEPTHS), len(info)))
 
 
-def _as_stage(model: nn.Module, final: Tensor, *, like: Stage, prefix_tokens: int) -> Stage:
+def _as_stage(model: nn.Module, final: Any, *, like: Stage, prefix_tokens: int) -> Stage:
     """The output of `forward_features` as a map; tokens `[B, P + H W, C]` are laid out on the grid of `like`."""
+    if not isinstance(final, Tensor):
+        raise _cannot(model, f"its features are a {type(final).__name__} of several maps, not one")
     if final.ndim == 4:
         return Stage(final.permute(0, 3, 1, 2) if _channels_last(model) else final, None)
     height, width = like.map.shape[2:]

@@ -23,12 +23,14 @@ from rsd.export.precisions.base import Exported
 from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.export.trace import judge_traced, trace
+from rsd.export.ungated import write_files
 from rsd.machine.errors import UserError
 from rsd.models.pixels import RawPixels
 from rsd.sources.images import LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, export, lively, squares, telling
 
 KINDS = [("resnet", "fp32"), ("vit", "fp16")]
+HIERA: dict[str, Any] = {"img_size": 64, "embed_dim": 16, "num_heads": 1, "stages": (1, 1, 1, 1)}
 
 
 @pytest.mark.parametrize("name", ["resnet", "vit"])
@@ -128,6 +130,28 @@ def test_a_path_is_one_by_its_whole_components(traced, tmp_path, monkeypatch, te
             save(traced("resnet").traced.proto, tmp_path / "m.onnx", metadata=metadata)
     else:
         save(traced("resnet").traced.proto, tmp_path / "m.onnx", metadata=metadata)
+
+
+def test_attention_in_windows_is_exported_unfused(tmp_path):
+    model = lively(timm.create_model("hiera_tiny_224", num_classes=10, **HIERA))
+    pixels = squares(5, 64, 3)
+    path = tmp_path / "hiera.onnx"
+    write_files(model, {"fp32": path}, mean=[0.5] * 3, std=[0.5] * 3, image_shape=(64, 64, 3), classes=10)
+    with torch.no_grad():
+        expected = RawPixels(model, [0.5] * 3, [0.5] * 3)(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(logits_of(path, pixels), expected, atol=1e-4)
+    assert any(getattr(module, "fused_attn", False) for module in model.modules())  # the given model is left alone
+
+
+def test_an_export_that_fails_is_a_sentence(tmp_path):
+    class Eigen(_Linear):
+        def forward(self, x):
+            return super().forward(x) + torch.linalg.eigvals(x[:, 0]).real.sum()
+
+    with pytest.raises(UserError, match=r"^expected a student that torch.onnx exports.*; choose another") as error:
+        export(Eigen(), "fp32", tmp_path / "m.onnx")
+    assert "\x1b" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["resnet", "vit"])

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from onnx.parser import parse_model
 from torch import nn
 
 from rsd.export import precisions
@@ -84,3 +85,49 @@ def test_fp16_is_judged_with_every_value_rounded(traced, images, monkeypatch):
     monkeypatch.setattr(fp16, "rounded_logits", lambda *_: exported.ladder.expected[::-1])  # of other images
     with pytest.raises(UserError, match="^the fp16 export loses"):
         convert(exported)
+
+
+class Enlarged(nn.Module):
+    """Resize twice: with scales that are constant, and with scales that are computed from the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = nn.functional.interpolate(self.conv(x), scale_factor=2, mode="bilinear")
+        return self.head(nn.functional.interpolate(x, scale_factor=1.5, mode="bilinear").mean((2, 3)))
+
+
+def test_the_scales_of_a_resize_stay_float32(images):
+    torch.manual_seed(0)
+    traced = trace(Enlarged(), mean=MEAN, std=STD, image_shape=(16, 16, 1), classes=10, opset=20, ir_version=10)
+    half = to_half(traced.proto)
+    assert sum(node.op_type == "Resize" for node in half.graph.node) == 2
+    exact, near = (logits_of(graph.SerializeToString(), images) for graph in (traced.proto, half))
+    np.testing.assert_allclose(near, exact, atol=1e-2)
+
+
+def test_computed_scales_are_cast_to_float32(images):
+    graph = parse_model(COMPUTED)
+    exact, near = (logits_of(proto.SerializeToString(), images) for proto in (graph, to_half(graph)))
+    assert exact.shape == (64, 10)
+    np.testing.assert_allclose(near, exact, atol=1e-2)
+
+
+COMPUTED = """
+<ir_version: 10, opset_import: ["": 20]>
+tiny (uint8[N, 16, 16, 1] image) => (float[N, 10] logits)
+<float[4] two = {1, 1, 2, 2}, float[1, 10] weight = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, int64[2] axes = {2, 3}>
+{
+    pixels = Cast <to = 1> (image)
+    planes = Transpose <perm = [0, 3, 1, 2]> (pixels)
+    root = Sqrt (two)
+    scales = Mul (root, root)
+    large = Resize <mode = "linear"> (planes, , scales)
+    mean = ReduceMean <keepdims = 0> (large, axes)
+    hundred = Constant <value = float {100.0}> ()
+    small = Div (mean, hundred)
+    logits = MatMul (small, weight)
+}
+"""
