@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypedDict
 
 from rsd.machine.cuda import NoDriverError, driver
-from rsd.machine.words import counted
 
 MACHINE_ID = Path("/etc/machine-id")
 LIBRARIES = ("onnxruntime", "torch", "onnx", "tensorrt", "tensorrt_rtx", "polygraphy")
@@ -67,7 +66,7 @@ def short_name(fingerprint: Fingerprint) -> str:
     """One phrase for tables, e.g. `AMD EPYC, 2 cores` or `AMD EPYC, 2 cores, NVIDIA GeForce RTX 4090`."""
     cpu = fingerprint["cpu"]
     cores = cpu["logical_cores"]
-    parts = [cpu["name"], counted(cores, "core")]
+    parts = [cpu["name"], f"{cores} core{'' if cores == 1 else 's'}"]
     return ", ".join(parts + [gpu["name"] for gpu in fingerprint["gpus"]])
 
 
