@@ -6,6 +6,8 @@ from rsd.report.interval import Interval, no_interval
 from rsd.report.records import Records
 from rsd.report.table import milliseconds, runs_on, size
 
+MINUS = "\N{MINUS SIGN}"
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -43,7 +45,7 @@ def facts(records: Records) -> list[Fact]:
 def gain_words(gain: Interval) -> str:
     if gain.low is None or gain.high is None:
         return no_interval(gain.seeds)
-    return f"95 % interval {_signed(gain.low, 2)} to {_signed(gain.high, 2)}, {gain.seeds} paired seeds"
+    return f"95 % interval {signed(gain.low, 2)} to {signed(gain.high, 2)}, {gain.seeds} paired seeds"
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -51,11 +53,11 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def points(value: float, digits: int = 2) -> str:
-    return f"{_signed(value, digits)}\N{NO-BREAK SPACE}points"
+    return f"{signed(value, digits)}\N{NO-BREAK SPACE}points"
 
 
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+def signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def _accuracy(records: Records) -> Fact:

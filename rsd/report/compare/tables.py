@@ -11,9 +11,8 @@ from rsd.report.compare.run import ComparedRun
 from rsd.report.flat import flat, section_order
 from rsd.report.interval import PERCENT, POINTS, Interval, interval, no_interval
 from rsd.report.table import method_name, milliseconds, runs_on, short_runs_on, size
+from rsd.report.verdict import MINUS, signed
 from rsd.run.records import Latency
-
-MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def _metric(metric: Metric, method: str, run: ComparedRun, first: ComparedRun) -
     if values.empty:
         return Cell("-")
     mean = values.mean()
-    text = _signed(mean, metric.digits) if metric.key == "gain" else f"{mean:.{metric.digits}f}"
+    text = signed(mean, metric.digits) if metric.key == "gain" else f"{mean:.{metric.digits}f}"
     change = (
         difference(first.scores(method, metric.key), values, within=metric.change_within) if run is not first else None
     )
@@ -265,7 +264,7 @@ def commands(runs: Sequence[ComparedRun]) -> list[tuple[ComparedRun, str | None]
 def _bytes(count: int | None, before: int | None, note: str = "") -> Cell:
     if count is None:
         return Cell("-")
-    change = f"{_signed(100 * (count / before - 1), 1)}\N{NO-BREAK SPACE}%" if before else ""
+    change = f"{signed(100 * (count / before - 1), 1)}\N{NO-BREAK SPACE}%" if before else ""
     return Cell(size(count), "\n".join(filter(None, [note, change])))
 
 
@@ -277,18 +276,14 @@ def _time(value: float | None, before: float | None, note: str) -> Cell:
 
 
 def _difference(difference: Difference, digits: int) -> str:
-    mean = _signed(difference.interval.mean, digits)
+    mean = signed(difference.interval.mean, digits)
     if difference.interval.low is None or difference.interval.high is None:
         return mean
     how = "" if difference.paired else "\nunpaired"
-    return f"{mean}\n{_signed(difference.interval.low, digits)} to {_signed(difference.interval.high, digits)}{how}"
+    return f"{mean}\n{signed(difference.interval.low, digits)} to {signed(difference.interval.high, digits)}{how}"
 
 
 def _bounds(span: Interval, digits: int) -> str:
     if span.low is None or span.high is None:
         return ""
     return f"{span.low:.{digits}f} to {span.high:.{digits}f}".replace("-", MINUS)
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", MINUS)
