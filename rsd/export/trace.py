@@ -105,7 +105,7 @@ def _exported(
         # PyTorch's fused attention has no form in ONNX on tensors of five axes, as in windows; the plain one has.
         for module in model.modules():
             if hasattr(module, "fused_attn"):
-                module.fused_attn = False
+                module.fused_attn = False  # type: ignore[assignment]
         try:
             program = _program(model, image_shape, opset)
         except torch.onnx.OnnxExporterError as error:
