@@ -21,9 +21,12 @@ def identities(digests: np.ndarray, usable: np.ndarray) -> np.ndarray:
 
 
 def exclude_copies(table: FileTable, identity: np.ndarray, usable: np.ndarray) -> list[Finding]:
-    """Images in two splits or with two labels; clears their rows in `usable`."""
+    """Images in two splits or with two labels; clears their rows in `usable`. Images without a label are left alone."""
     findings = []
-    for rows in _groups(identity):
+    for group in _groups(identity):
+        rows = group[table.split[group] >= 0]
+        if not len(rows):
+            continue
         best = table.split[rows].max()  # test is worth more than validation, and both more than train
         inside = rows[table.split[rows] == best]
         for row in rows[table.split[rows] != best]:
@@ -36,6 +39,14 @@ def exclude_copies(table: FileTable, identity: np.ndarray, usable: np.ndarray) -
                 findings.append(Finding(table.paths[row], f"the same image as {table.paths[other]}, of another class"))
                 usable[row] = False
     return findings
+
+
+def drop_labelled_copies(table: FileTable, usable: np.ndarray) -> int:
+    """How many images without a label have the pixels of one with a label; clears their rows in `usable`."""
+    same = identities(table.pixels, usable)
+    copies = usable & (table.split < 0) & (table.split[same] >= 0)  # those with a label come first
+    usable[copies] = False
+    return int(copies.sum())
 
 
 def _groups(identity: np.ndarray) -> Iterator[np.ndarray]:

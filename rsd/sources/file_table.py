@@ -15,19 +15,21 @@ _CHUNK = 32  # images per task of a thread
 
 
 class FileTable(NamedTuple):
-    """One row per image file that a layout names, in the order of splits and classes."""
+    """One row per image file that a layout names, in the order of splits and classes; those without a label last."""
 
     paths: list[str]
     split: np.ndarray
-    """int8 `[N]`, position in the layout's splits."""
+    """int8 `[N]`, position in the layout's splits; -1 without a label."""
     label: np.ndarray
-    """int64 `[N]`, position in the classes."""
+    """int64 `[N]`, position in the classes; -1 without a label."""
     size: np.ndarray
     """int32 `[N, 2]`, height and width as shown."""
     digest: np.ndarray
     """uint8 `[N, 32]`, SHA-256 of the file."""
     sums: np.ndarray
     """int64 `[N, 7]`, see `Inspected.sums`; zeros where the image cannot be used."""
+    pixels: np.ndarray
+    """uint8 `[N, 32]`, see `Inspected.pixels`."""
 
 
 def inspect_all(
@@ -49,6 +51,9 @@ def inspect_all(
             paths += images
             split += [s] * len(images)
             label += [position[name]] * len(images)
+    paths += layout.unlabelled
+    split += [-1] * len(layout.unlabelled)
+    label += [-1] * len(layout.unlabelled)
     count = len(paths)
     table = FileTable(
         paths,
@@ -57,6 +62,7 @@ def inspect_all(
         np.zeros((count, 2), np.int32),
         np.zeros((count, 32), np.uint8),
         np.zeros((count, 7), np.int64),
+        np.zeros((count, 32), np.uint8),
     )
 
     def read(start: int) -> list[Finding]:
@@ -64,11 +70,13 @@ def inspect_all(
         faults = []
         for row in range(start, min(start + _CHUNK, count)):
             try:
-                size, digest, sums = inspect(root / paths[row], served=served)
+                facts = inspect(root / paths[row], served=served)
             except BadImageError as error:
                 faults.append(Finding(paths[row], " ".join(str(error).split())))
             else:
-                table.size[row], table.digest[row], table.sums[row] = size, np.frombuffer(digest, np.uint8), sums
+                table.size[row], table.sums[row] = facts.size, facts.sums
+                table.digest[row] = np.frombuffer(facts.digest, np.uint8)
+                table.pixels[row] = np.frombuffer(facts.pixels, np.uint8)
         return faults
 
     findings: list[Finding] = []

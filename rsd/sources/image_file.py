@@ -45,6 +45,8 @@ class Inspected(NamedTuple):
     """SHA-256 of the file."""
     sums: tuple[int, ...]
     """Of the shrunk image: number of pixels; sums of red, green and blue; sums of their squares."""
+    pixels: bytes
+    """SHA-256 of the shrunk image as shown, whatever the file around it."""
 
 
 def decode(path: Path, *, reduce: float = 1.0) -> Image.Image:
@@ -96,7 +98,8 @@ def inspect(path: Path, *, served: int) -> Inspected:
     values = np.arange(256)
     sums = (small.width * small.height, *(counts @ values).tolist(), *(counts @ values**2).tolist())
     size = (width, height) if orientation >= 5 else (height, width)
-    return Inspected(size, hashlib.sha256(content).digest(), sums)
+    pixels = hashlib.sha256(_upright(small, orientation).tobytes()).digest()
+    return Inspected(size, hashlib.sha256(content).digest(), sums, pixels)
 
 
 def _content(path: Path) -> bytes:

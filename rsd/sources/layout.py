@@ -13,6 +13,7 @@ _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "valida
 
 
 _LOOP = "a link to a folder that holds it; remove it"
+_UNLABELLED = "unlabelled"
 
 
 class Finding(NamedTuple):
@@ -35,6 +36,8 @@ class Layout(NamedTuple):
     findings: list[Finding]
     ignored: dict[str, int]
     """Number of other files by suffix; hidden files and folders count as `hidden`."""
+    unlabelled: list[str]
+    """Paths of the images without a label, relative to the root, sorted."""
 
 
 class _Listed(NamedTuple):
@@ -53,7 +56,7 @@ def _is_odd(name: str) -> bool:
 
 
 def read_layout(root: Path) -> Layout:
-    """List `root/CLASS/**` or `root/{train,val,test}/CLASS/**`.
+    """List `root/CLASS/**` or `root/{train,val,test}/CLASS/**`, and `root/unlabelled/**` beside either.
 
     A folder named train, val, validation, valid or test (in any case) is a split if it holds folders, and a class
     if it does not. If only one of `val/` and `test/` exists, it is the test split.
@@ -78,9 +81,16 @@ class _Reader:
             raise UserError(
                 f"expected one folder of images per class in {self.root}, found no folder; correct data.root"
             )
+        unlabelled: list[str] = []
+        for name in [name for name in top.folders if name.lower() == _UNLABELLED]:
+            top.folders.remove(name)
+            images = self._images(f"{name}/")
+            unlabelled += images
+            if not images:
+                self.findings.append(Finding(name, "no image in it; put images without a label there, or remove it"))
         folders = self._splits(top)
         files = {split: self._classes(folder, top) for split, folder in folders.items()}
-        return Layout(files, folders, self.findings, dict(self.ignored))
+        return Layout(files, folders, self.findings, dict(self.ignored), unlabelled)
 
     def _splits(self, top: _Listed) -> dict[str, str]:
         """Which folder is which split."""

@@ -12,11 +12,11 @@ from rsd.machine.extras import needs
 from rsd.machine.files import written_aside
 from rsd.machine.options import UserPath
 from rsd.sources.base import Source
-from rsd.sources.exclusions import exclude_copies, identities, whole_classes
+from rsd.sources.exclusions import drop_labelled_copies, exclude_copies, identities, whole_classes
 from rsd.sources.file_table import FileTable, inspect_all
 from rsd.sources.image_file import SUFFIXES
 from rsd.sources.images import DatasetRecord, write_index
-from rsd.sources.labels import hide_labels
+from rsd.sources.labels import NO_LABEL, hide_labels
 from rsd.sources.layout import read_layout
 
 _SHOWN = 20  # findings at the terminal; all of them are in the file
@@ -27,7 +27,7 @@ class Folder(Source):
 
     root: UserPath
     """`root/CLASS/**`, or `root/{train,val,test}/CLASS/**`. If only one of `val/` and `test/` exists, it is the test
-    split, as in ImageNet, and validation images are split off `train/`."""
+    split, as in ImageNet, and validation images are split off `train/`. Images in `root/unlabelled/` have no label."""
     size: int = Field(224, ge=8, le=1024)
     """Side in pixels at which the images are served."""
     crop_share: float = Field(0.875, gt=0, le=1)
@@ -49,6 +49,10 @@ class Folder(Source):
         if index.ignored:
             suffixes = ", ".join(f"{count} {suffix}" for suffix, count in sorted(index.ignored.items()))
             print(f"ignored in {self.root}, not {', '.join(SUFFIXES)}, or hidden: {suffixes}")
+        if index.labelled_copies:
+            print(
+                f"left out of {self.root}: {index.labelled_copies} images without a label that are there with one, too"
+            )
         train = index.splits["train"]
         known = np.flatnonzero(train.labels >= 0)
         of_teacher = ImageIndex(
@@ -104,6 +108,8 @@ class FolderIndex(NamedTuple):
     """What was left out with `on_bad: skip`, one line each."""
     ignored: dict[str, int]
     """Hidden files, and files that are no images, by suffix."""
+    labelled_copies: int
+    """Images without a label that were left out, since an image with a label has the same pixels."""
 
 
 def index_folder(options: Folder, *, findings_file: Path | None = None, workers: int | None = None) -> FolderIndex:
@@ -128,6 +134,7 @@ def index_folder(options: Folder, *, findings_file: Path | None = None, workers:
     usable = table.sums[:, 0] > 0
     identity = identities(table.digest, usable)
     copies = exclude_copies(table, identity, usable)
+    labelled_copies = drop_labelled_copies(table, usable)
     complete, incomplete = whole_classes(layout, classes, table, identity, usable, parts=4 - len(splits))
     lines = [str(finding) for finding in sorted([*layout.findings, *faults, *copies, *incomplete])]
     _write_findings(findings_file, lines)
@@ -143,8 +150,10 @@ def index_folder(options: Folder, *, findings_file: Path | None = None, workers:
         )
     number = np.full(len(classes), -1)
     number[complete] = np.arange(len(complete))
-    table = table._replace(label=number[table.label])
+    without = table.split < 0
+    table = table._replace(label=np.where(without, NO_LABEL, number[table.label]))
     rows = _split(table, identity, usable & (table.label >= 0), splits, options)
+    rows["train"] = np.concatenate([rows["train"], np.flatnonzero(usable & without)])
     mean, std = _statistics(table.sums[rows["train"]])
     names = [classes[c] for c in complete]
     indices = {name: _index(table, part) for name, part in rows.items()}
@@ -159,6 +168,7 @@ def index_folder(options: Folder, *, findings_file: Path | None = None, workers:
         std,
         lines,
         layout.ignored,
+        labelled_copies,
     )
 
 

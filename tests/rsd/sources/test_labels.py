@@ -26,6 +26,14 @@ def test_classes_keep_their_proportions():
     assert np.abs(counts / 100 - np.bincount(LABELS) / 200).max() < 0.02
 
 
+def test_images_without_a_label_get_none():
+    partly = np.where(np.arange(200) % 3 == 0, -1, LABELS)
+    hidden = hide_labels(partly, 20, CLASSES, seed=1)
+    assert (hidden >= 0).sum() == 20
+    assert (hidden[partly < 0] < 0).all()
+    assert set(hidden) == {-1, 0, 1, 2, 3}
+
+
 def test_fewer_labels_are_some_of_the_more():
     few, more = (hide_labels(LABELS, count, CLASSES, seed=1) >= 0 for count in (20, 80))
     assert (more | ~few).all()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from rsd.machine.errors import UserError
 from rsd.sources.image_file import decode
+from rsd.sources.images import read_split
 from rsd.sources.kinds.folder import Folder, index_folder
 
 SIDE = 8  # options.size of all tests; images of it are served as they are
@@ -195,6 +196,58 @@ def test_train_share_leaves_validation_and_test_alone(flat):
     assert set(paths(half)["train"]) < set(paths(whole)["train"])
     kept, of = (np.bincount(result.splits["train"].labels) for result in (half, whole))
     assert np.abs(kept - of / 2).max() <= 0.5
+
+
+# --- images without a label ---
+
+
+def test_images_without_a_label_join_the_training_images(flat):
+    before = index(flat)
+    fill(flat, {"unlabelled/phone": 3, "unlabelled/camera": 4}, seed=500)
+    after = index(flat)
+    for name in ("validation", "test"):
+        assert paths(after)[name] == paths(before)[name]
+    labels = dict(zip(paths(after)["train"], after.splits["train"].labels.tolist(), strict=True))
+    without = {path for path in labels if path.startswith("unlabelled/")}
+    assert len(without) == 7
+    assert {path for path, label in labels.items() if label < 0} == without
+    assert set(labels) - without == set(paths(before)["train"])
+    assert after.classes == before.classes == ["cat", "dog", "emu"]
+    assert after.mean != before.mean
+
+
+def test_unlabelled_beside_train_is_no_split(whole):
+    fill(whole, {"unlabelled": 5}, seed=500)
+    result = index(whole)
+    assert result.classes == ["cat", "dog"]
+    assert (result.splits["train"].labels < 0).sum() == 5
+
+
+@pytest.mark.parametrize("kept_as", ["png", "bmp"])
+def test_an_unlabelled_copy_of_a_labelled_image_is_dropped(flat, kept_as):
+    fill(flat, {"unlabelled": 3}, seed=500)
+    for name, path in [("a", "cat/003.png"), ("b", "dog/004.png"), ("c", "emu/001.png")]:
+        Image.open(flat / path).save(flat / "unlabelled" / f"{name}.{kept_as}")
+    result = index(flat)
+    assert result.labelled_copies == 3
+    assert result.findings == []
+    assert (result.splits["train"].labels < 0).sum() == 3
+    assert not [path for path in every(result) if path.startswith("unlabelled/") and path[-5] in "abc"]
+
+
+def test_an_unlabelled_folder_without_images_is_named(flat):
+    (flat / "unlabelled").mkdir()
+    refused(flat, "unlabelled: no image in it")
+
+
+def test_the_teacher_learns_from_labelled_images_only(flat, tmp_path):
+    fill(flat, {"unlabelled": 6}, seed=500)
+    record = Folder(root=flat, size=SIDE, labelled=6).prepare(tmp_path)
+    record.write(tmp_path)
+    train, teacher = (read_split(tmp_path, name) for name in ("train", "teacher"))
+    assert (train.labels >= 0).sum() == record.labelled == len(teacher.labels) == 6
+    assert (teacher.labels >= 0).all()
+    assert record.counts["train"] == len(train.labels)
 
 
 def test_few_labels_and_the_teachers_own_images(flat):
