@@ -184,6 +184,7 @@ def _check_size(proto: onnx.ModelProto, model: nn.Module) -> None:
     expected = sum(tensor.numel() for tensor in tensors)
     for module in model.modules():
         widths = [p.shape[-1] for p in module.parameters(recurse=False) if p.ndim]
+        widths.append(int(getattr(module, "num_heads", 0)))  # of a table that an MLP computes, as in ViT-RelPos
         index = [b.numel() for b in module.buffers(recurse=False) if not b.is_floating_point()]
         expected += sum(index) * max(widths, default=0)
     exported = sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type == TensorProto.FLOAT)
