@@ -184,9 +184,11 @@ def _check_size(proto: onnx.ModelProto, model: nn.Module) -> None:
     expected = sum(tensor.numel() for tensor in tensors)
     for module in model.modules():
         widths = [p.shape[-1] for p in module.parameters(recurse=False) if p.ndim]
-        widths.append(int(getattr(module, "num_heads", 0)))  # of a table that an MLP computes, as in ViT-RelPos
         index = [b.numel() for b in module.buffers(recurse=False) if not b.is_floating_point()]
         expected += sum(index) * max(widths, default=0)
+        if index:  # an MLP computes the table from coordinates, as in ViT-RelPos; what it says of them is folded
+            rows = [b.shape[:-1].numel() for b in module.buffers(recurse=False) if b.is_floating_point()]
+            expected += sum(rows) * max((p.shape[0] for p in module.parameters() if p.ndim), default=0)
     exported = sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type == TensorProto.FLOAT)
     if exported > 1.01 * expected + 1000:
         raise UserError(
