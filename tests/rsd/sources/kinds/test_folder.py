@@ -224,7 +224,7 @@ def test_unlabelled_beside_train_is_no_split(whole):
 
 
 @pytest.mark.parametrize("kept_as", ["png", "bmp"])
-def test_an_unlabelled_copy_of_a_labelled_image_is_dropped(flat, kept_as):
+def test_an_unlabelled_copy_of_an_image_is_dropped(flat, kept_as):
     fill(flat, {"unlabelled": 3}, seed=500)
     for name, path in [("a", "cat/003.png"), ("b", "dog/004.png"), ("c", "emu/001.png")]:
         Image.open(flat / path).save(flat / "unlabelled" / f"{name}.{kept_as}")
