@@ -30,7 +30,7 @@ class Source(Kind):
     """Share of the training images, stratified by class, on which a teacher that is trained here learns and students
     do not. A teacher that has learned a student's images remembers their labels, also those that are hidden from the
     student."""
-    labelled: Annotated[int, Field(ge=2)] | Annotated[float, Field(gt=0, le=1)] | None = None
+    labelled: Annotated[int, Field(ge=2, le=100_000_000)] | Annotated[float, Field(gt=0, le=1)] | None = None
     """How many of the student's training images have a label, or their share; the labels of the others are hidden.
     null: all that the source knows."""
     seed: Seed = 0
