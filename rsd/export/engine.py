@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from rsd.export.tensorrt import cuda_major, known_capabilities
 from rsd.machine.cuda import Driver, NoDriverError, driver
-from rsd.machine.errors import UserError, first_line
+from rsd.machine.errors import UserError
 from rsd.machine.faults import read_checked
 from rsd.machine.files import sha256
 from rsd.run.names import ENGINE, ENGINE_RECORD
@@ -222,9 +222,9 @@ def open_engine(folder: Path, *, onnx: Path | None = None) -> Iterator[Engine]:
         runner = polygraphy.TrtRunner(engine)
         runner.activate()
     except failed as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # Polygraphy's log stands before it
         raise UserError(
-            f"expected {record.library} to load {folder / ENGINE}, found: "
-            f"{first_line(error)}; look at the GPU's free memory, or build the engine again"
+            f"expected {record.library} to load {folder / ENGINE}, found: {cause}; look at the GPU's free memory, or build the engine again"
         ) from error
     try:
         (height, width, channels), (least, most) = record.inputs[0].shape[1:], record.batches
