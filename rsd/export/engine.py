@@ -224,7 +224,8 @@ def open_engine(folder: Path, *, onnx: Path | None = None) -> Iterator[Engine]:
     except failed as error:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # Polygraphy's log stands before it
         raise UserError(
-            f"expected {record.library} to load {folder / ENGINE}, found: {cause}; look at the GPU's free memory, or build the engine again"
+            f"expected {record.library} to load {folder / ENGINE}, found: {cause}; look at the GPU's free "
+            "memory, or build the engine again"
         ) from error
     try:
         (height, width, channels), (least, most) = record.inputs[0].shape[1:], record.batches
