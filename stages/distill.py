@@ -98,7 +98,7 @@ def main() -> None:
             "parameters": parameter_count(student),
             "extra_parameters": task.extra_parameters,
             "embedding_width": embedding_width(student),
-            "effective_batch_size": recipe.batch_size,
+            "effective_batch_size": trained.batch_size,
             "steps": trained.steps,
             "validation": {
                 "top1": trained.selected["validation_top1"],

@@ -1,4 +1,4 @@
-"""Teacher, students and the test split -> out/evaluate/. The one stage that reads test labels to judge accuracy."""
+"""Teacher, students and the test split -> out/evaluate/. Gates of later stages read test labels, too; none chooses."""
 
 from pathlib import Path
 

@@ -6,7 +6,7 @@ from stages import OUT, run
 
 def main() -> None:
     record = OUT.section("data", Source).prepare(OUT.data)
-    OUT.check_batches(record.counts["train"])
+    OUT.check_batches(record)
     OUT.write(record)
     size = f"{record.height} x {record.width}"
     print(f"{record.source}: {record.stated_counts}; images of {size}, {len(record.classes)} classes")

@@ -27,7 +27,7 @@ def main() -> None:
         launch("stages.teacher", sys.argv[1:], compute)
         return
     data = read_record(OUT.data)
-    OUT.check_batches(data.counts["train"])
+    OUT.check_batches(data)
     device = set_up(compute)
     torch.manual_seed(options.seed)
     start = options.start(data)

@@ -11,7 +11,7 @@ from rsd.machine.files import read_json
 from rsd.machine.yaml_file import read_yaml
 
 MEND = "run `dvc repro bundle` and commit, or sign a release that has no commit with --allow-dirty"
-LARGE = ("out/data/train", "out/data/validation", "out/data/test", "out/views")
+LARGE = ("out/data/train", "out/data/validation", "out/data/test", "out/data/teacher", "out/views")
 """Folders of images and views, too large to read again; other records in dvc.lock hold their digests."""
 
 

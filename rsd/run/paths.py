@@ -14,6 +14,7 @@ from rsd.run.records import (
     BundleRecord,
     Choice,
     ConvertRecord,
+    DatasetRecord,
     DeviceRecord,
     EngineRecord,
     EvaluationRecord,
@@ -108,15 +109,15 @@ class Run:
         """A section of the resolved params, which the stage `params` has checked, as its type."""
         return self._read(f"params/{name}.json", kind, "params")
 
-    def check_batches(self, images: int) -> None:
-        """Refuse batches that so few training images do not fill, before a teacher is trained in vain.
+    def check_batches(self, data: DatasetRecord) -> None:
+        """Refuse batches that the training images do not fill, before a teacher is trained in vain.
 
         A stage that only checks a recipe does not depend on it: another recipe changes nothing of what it writes.
 
         Raises:
             UserError: a recipe's batch is larger.
         """
-        for name in ("teacher_recipe", "recipe"):
+        for name, images in (("teacher_recipe", data.teacher_images), ("recipe", data.counts["train"])):
             path = self.params / f"{name}.json"
             recipe = read_json(path) if path.is_file() else None  # null where the teacher is not trained here
             if recipe and recipe["batch_size"] > images:

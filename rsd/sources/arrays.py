@@ -49,7 +49,9 @@ class ArraySource(Source):
         splits = self.splits()
         train = splits["train"]
         known = np.flatnonzero(train.labels >= 0)
-        of_teacher = train._replace(images=train.images[known], labels=train.labels[known])
+        of_teacher = train
+        if len(known) < len(train.labels):
+            of_teacher = train._replace(images=train.images[known], labels=train.labels[known])
         checksums = {
             f"{name}/{file}": digest
             for name, part in ({"teacher": of_teacher} | splits).items()

@@ -43,6 +43,8 @@ def exclude_copies(table: FileTable, identity: np.ndarray, usable: np.ndarray) -
 
 def drop_labelled_copies(table: FileTable, usable: np.ndarray) -> int:
     """How many images without a label have the pixels of one with a label; clears their rows in `usable`."""
+    if not (table.split < 0).any():
+        return 0
     same = identities(table.pixels, usable)
     copies = usable & (table.split < 0) & (table.split[same] >= 0)  # those with a label come first
     usable[copies] = False

@@ -29,7 +29,7 @@ class FileTable(NamedTuple):
     sums: np.ndarray
     """int64 `[N, 7]`, see `Inspected.sums`; zeros where the image cannot be used."""
     pixels: np.ndarray
-    """uint8 `[N, 32]`, see `Inspected.pixels`."""
+    """uint8 `[N, 32]`, see `Inspected.pixels`; zeros where every image has a label."""
 
 
 def inspect_all(
@@ -70,13 +70,14 @@ def inspect_all(
         faults = []
         for row in range(start, min(start + _CHUNK, count)):
             try:
-                facts = inspect(root / paths[row], served=served)
+                facts = inspect(root / paths[row], served=served, pixels=bool(layout.unlabelled))
             except BadImageError as error:
                 faults.append(Finding(paths[row], " ".join(str(error).split())))
             else:
                 table.size[row], table.sums[row] = facts.size, facts.sums
                 table.digest[row] = np.frombuffer(facts.digest, np.uint8)
-                table.pixels[row] = np.frombuffer(facts.pixels, np.uint8)
+                if layout.unlabelled:
+                    table.pixels[row] = np.frombuffer(facts.pixels, np.uint8)
         return faults
 
     findings: list[Finding] = []

@@ -46,7 +46,7 @@ class Inspected(NamedTuple):
     sums: tuple[int, ...]
     """Of the shrunk image: number of pixels; sums of red, green and blue; sums of their squares."""
     pixels: bytes
-    """SHA-256 of the shrunk image as shown, whatever the file around it."""
+    """SHA-256 of the image as shown, whatever the file around it; empty if not asked for."""
 
 
 def decode(path: Path, *, reduce: float = 1.0) -> Image.Image:
@@ -74,12 +74,13 @@ def decode(path: Path, *, reduce: float = 1.0) -> Image.Image:
         ) from error
 
 
-def inspect(path: Path, *, served: int) -> Inspected:
+def inspect(path: Path, *, served: int, pixels: bool = False) -> Inspected:
     """Read the whole image file once.
 
     Args:
         served: side in pixels at which images are served. The sums are of the image shrunk by a whole factor to no
             less than that side: they describe what is served, and a JPEG is decoded several times as fast.
+        pixels: whether to take a digest of the pixels, too, for which a JPEG is decoded once more as a whole.
 
     Raises:
         BadImageError: the image cannot be used.
@@ -98,8 +99,9 @@ def inspect(path: Path, *, served: int) -> Inspected:
     values = np.arange(256)
     sums = (small.width * small.height, *(counts @ values).tolist(), *(counts @ values**2).tolist())
     size = (width, height) if orientation >= 5 else (height, width)
-    pixels = hashlib.sha256(_upright(small, orientation).tobytes()).digest()
-    return Inspected(size, hashlib.sha256(content).digest(), sums, pixels)
+    shown = _upright(_rgb(_opened(content)), orientation) if pixels else None  # not shrunk: how depends on the format
+    of_pixels = hashlib.sha256(repr(shown.size).encode() + shown.tobytes()).digest() if shown else b""
+    return Inspected(size, hashlib.sha256(content).digest(), sums, of_pixels)
 
 
 def _content(path: Path) -> bytes:

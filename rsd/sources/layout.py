@@ -13,7 +13,7 @@ _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "valida
 
 
 _LOOP = "a link to a folder that holds it; remove it"
-_UNLABELLED = "unlabelled"
+_UNLABELLED = ("unlabelled", "unlabeled")
 
 
 class Finding(NamedTuple):
@@ -82,7 +82,7 @@ class _Reader:
                 f"expected one folder of images per class in {self.root}, found no folder; correct data.root"
             )
         unlabelled: list[str] = []
-        for name in [name for name in top.folders if name.lower() == _UNLABELLED]:
+        for name in [name for name in top.folders if name.lower() in _UNLABELLED]:
             top.folders.remove(name)
             images = self._images(f"{name}/")
             unlabelled += images

@@ -85,6 +85,8 @@ class Trained(NamedTuple):
     """The selected epoch's row: epoch, validation_top1, validation_loss ..."""
     steps: int
     """Updates that were made."""
+    batch_size: int
+    """Images in each, over all processes."""
 
 
 def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trained:
@@ -144,7 +146,13 @@ def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trai
                 run.logged()
             )  # before the checkpoint: a run that is killed between the two trains the epoch again
             saver.save(run)
-    return Trained(**run.best["weights"], history=run.history, selected=run.best["row"], steps=len(run.history) * steps)
+    return Trained(
+        **run.best["weights"],
+        history=run.history,
+        selected=run.best["row"],
+        steps=len(run.history) * steps,
+        batch_size=shared.batch_size,
+    )
 
 
 def _portions(labels: np.ndarray, recipe: Recipe, *, taught: bool) -> Portions:

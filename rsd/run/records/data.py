@@ -44,6 +44,12 @@ class DatasetRecord(Written):
         return self.height, self.width, self.channels
 
     @property
+    def teacher_images(self) -> int:
+        """How many images a teacher that is trained here learns from."""
+        train = self.counts["train"]
+        return self.counts.get("teacher", train if self.labelled is None else self.labelled)
+
+    @property
     def stated_counts(self) -> str:
         """The images of each split, in words."""
         partly = "" if self.labelled in (None, self.counts["train"]) else f" ({self.labelled:,} with a label)"

@@ -9,7 +9,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
 from rsd.machine.yaml_file import read_yaml
 from rsd.run.paths import Run
-from rsd.run.records import BundleRecord, Origin
+from rsd.run.records import BundleRecord, DatasetRecord, Origin
 from tests.rsd.run.small import convert, evaluate, export, index, measure, student, teacher, whole_run
 
 ROOT = Path(__file__).parents[3]
@@ -116,3 +116,29 @@ def test_every_record_is_among_the_files_shown(tmp_path):
     places = {tmp_path / record.place for record in run.records()}
     shown = {path for pattern in run.shown for path in tmp_path.glob(str(Path(pattern).relative_to(tmp_path)))}
     assert places < shown
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "own", "labelled", "refused"),
+    [
+        (64, 64, None, None, None),
+        (101, 64, None, None, "recipe.batch_size: expected at most the 100 training images, found 101"),
+        (64, 64, None, 20, "teacher_recipe.batch_size: expected at most the 20 training images, found 64"),
+        (64, 64, 400, 20, None),
+        (64, 64, 30, None, "teacher_recipe.batch_size: expected at most the 30 training images, found 64"),
+    ],
+)
+def test_a_batch_must_fit_its_own_images(tmp_path, student, teacher, own, labelled, refused):
+    run = Run(tmp_path)
+    for name, size in (("recipe", student), ("teacher_recipe", teacher)):
+        write_json(tmp_path / "params" / f"{name}.json", {"batch_size": size})
+    counts = {"train": 100, "validation": 10, "test": 10} | ({"teacher": own} if own else {})
+    data = DatasetRecord(
+        source="digits", classes=["a", "b"], height=8, width=8, channels=1, mean=[0.5], std=[0.2], counts=counts,
+        labelled=labelled, checksums={},
+    )  # fmt: skip
+    if refused is None:
+        run.check_batches(data)
+    else:
+        with pytest.raises(UserError, match=re.escape(refused)):
+            run.check_batches(data)

@@ -311,6 +311,7 @@ def test_the_twin_trains_on_the_labelled_images_only():
     assert all(len(index) == 8 and labelled is None for index, _, labelled in shown)
     assert all(np.array_equal(target, known[index]) for index, target, _ in shown)
     assert trained.steps == len(shown) == 4 * (70 // 16)
+    assert trained.batch_size == 8
     del Twin.registry["twin"]
 
 

@@ -235,6 +235,17 @@ def test_an_unlabelled_copy_of_an_image_is_dropped(flat, kept_as):
     assert not [path for path in every(result) if path.startswith("unlabelled/") and path[-5] in "abc"]
 
 
+def test_pixels_of_large_copies_are_compared_whole(flat):
+    smooth = Image.fromarray(np.random.default_rng(3).integers(0, 256, (9, 9, 3), np.uint8)).resize((90, 70))
+    smooth.save(flat / "cat" / "large.jpg")
+    (flat / "unlabeled").mkdir()
+    Image.open(flat / "cat" / "large.jpg").save(flat / "unlabeled" / "copy.png")
+    smooth.resize((45, 35)).save(flat / "unlabeled" / "other.png")
+    result = index(flat)
+    assert result.labelled_copies == 1
+    assert [path for path in every(result) if path.startswith("unlabeled/")] == ["unlabeled/other.png"]
+
+
 def test_an_unlabelled_folder_without_images_is_named(flat):
     (flat / "unlabelled").mkdir()
     refused(flat, "unlabelled: no image in it")
