@@ -4,7 +4,8 @@
 the place of each and checks its arguments: neither NumPy's functions nor any others are called.
 
 A container in a file may hold itself, or one other a million times, also inside of another: a few bytes whose hash or
-text would take for ever. So a dict's keys are plain, a shape is, and only a dict on top holds containers.
+text would take for ever. So a dict's keys are plain, a shape is, and only a dict on top holds containers. A long value
+can be named a million times as well: what is read at each use (a type, a key, a number, a call's arguments) is short.
 """
 
 import io
@@ -18,6 +19,10 @@ import numpy as np
 
 _MOST_VALUES = 2_000_000  # one byte in a file can make a dict of 64; CIFAR-100 has some 200,000 values
 _MOST_SIDES = 32  # of an array
+_LONGEST_TYPE = 8  # such as float64's f8
+_LONGEST_KEY = 256  # of a dict, in letters or bytes
+_MOST_ARGUMENTS = 3  # of the calls below
+_ORDERS = ("<", ">", "=", "|", b"<", b">", b"=", b"|")
 _REFUSED = {
     *("NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"),
     *("EMPTY_SET", "FROZENSET", "ADDITEMS", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER"),
@@ -33,9 +38,11 @@ class _DType:
     """Stands for `numpy.dtype`: one of the plain numbers, in a byte order."""
 
     def __init__(self, code: str | bytes, *_: object) -> None:
+        if type(code) not in (str, bytes):
+            raise UnsafePickleError(f"an array whose type is a {type(code).__name__}")
+        if len(code) > _LONGEST_TYPE:
+            raise UnsafePickleError(f"an array whose type has {len(code)} letters, which is not a number")
         name = code.decode("latin1") if isinstance(code, bytes) else code
-        if type(name) is not str:
-            raise UnsafePickleError(f"an array whose type is a {type(name).__name__}")
         if name[:1] not in "biuf" or not name[1:].isdigit():
             raise UnsafePickleError(f"an array of type {name!r}, which is not a number")
         self.name = name
@@ -43,6 +50,8 @@ class _DType:
 
     def __setstate__(self, state: tuple) -> None:
         order = state[1]
+        if order not in _ORDERS:
+            raise UnsafePickleError("an array in a byte order that is not one of < > = |")
         self.order = order.decode("latin1") if isinstance(order, bytes) else order
         if any(part is not None for part in state[2:5]):
             raise UnsafePickleError("an array of records, which are not numbers")
@@ -55,6 +64,8 @@ class _Array(np.ndarray):
         return super().__new__(cls, (0,), np.uint8)
 
     def __setstate__(self, state: tuple) -> None:
+        if type(state) is not tuple:
+            raise UnsafePickleError(f"an array whose state is a {type(state).__name__}")
         _, shape, dtype, fortran, content = state
         if not isinstance(dtype, _DType) or not isinstance(content, bytes):
             raise UnsafePickleError("an array without a type or without bytes")
@@ -111,6 +122,8 @@ class _Reader(_Unpickler):
 
     def _reduce(self) -> None:
         arguments = self.stack[-1]
+        if type(arguments) is not tuple or len(arguments) > _MOST_ARGUMENTS:
+            raise UnsafePickleError(f"a call with more than {_MOST_ARGUMENTS} arguments")
         if self.stack[-2] is _Bytes and arguments:
             self._copied(arguments[0])
         super().load_reduce()
@@ -148,6 +161,8 @@ class _Reader(_Unpickler):
 def _check_keys(target: object, keys: Sequence[object]) -> None:
     if type(target) is not dict or any(type(key) not in (str, bytes, int) for key in keys):
         raise UnsafePickleError("a dict whose keys are neither text nor bytes nor numbers")
+    if any(isinstance(key, str | bytes) and len(key) > _LONGEST_KEY for key in keys):
+        raise UnsafePickleError(f"a dict with a key longer than {_LONGEST_KEY}")
 
 
 def _check_nesting(value: object) -> None:
@@ -174,11 +189,14 @@ def loads(content: bytes) -> Any:
             is damaged, or does not end.
     """
     try:
-        for number, (opcode, _, _) in enumerate(pickletools.genops(content)):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
             if number == _MOST_VALUES:
                 raise UnsafePickleError(f"more than {_MOST_VALUES} values")
             if opcode.name in _REFUSED:
                 raise UnsafePickleError(f"the opcode {opcode.name}, which has no place in a file of arrays")
+            # A dict, the memo too, is as slow as its keys are long, and as slow as a list where all have one hash.
+            if isinstance(argument, int) and not -1 << 63 <= argument < 1 << 63:
+                raise UnsafePickleError("a number of more than 64 bits")
         value = _Reader(content).load()
         _check_nesting(value)
         return value

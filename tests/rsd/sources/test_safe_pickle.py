@@ -135,6 +135,38 @@ def test_copies_take_no_more_than_the_file(step):
         loads(b"\x80\x02" + text + b"]" + step * 10_000 + b".")
 
 
+MANY = 50_000
+LONG = struct.pack("<i", 1_000_000)
+ONE_HASH = (1 << 61) - 1  # every multiple of it has the hash 0
+DTYPE = b"cnumpy\ndtype\nq\x01"
+EMPTY = ARRAY[2:] + b"(cnumpy\nndarray\n(K\x00tU\x01btR"
+MILLION = b"X" + LONG + b"1" * 1_000_000
+LIST_STATE = b"](K\x01MP\xc3\x85" + U1 + b"\x89T" + struct.pack("<i", MANY) + b"x" * MANY + b"eq\x00" + EMPTY
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "content",
+    [
+        DTYPE + b"X" + LONG + b"u" + b"1" * 999_999 + b"\x85q\x00" + b"0h\x01h\x00R" * MANY,
+        DTYPE + b"T" + LONG + b"u" + b"1" * 999_999 + b"\x85q\x00" + b"0h\x01h\x00R" * MANY,
+        DTYPE + b"(K\x03T" + LONG + b"|" * 1_000_000 + b"NNNtq\x00" + b"h\x01U\x02u1\x85R" + b"h\x00b" * MANY,
+        b"}" + b"".join(MILLION + b"q%c0" % n for n in (0, 1)) + b"h\x00Ns" + b"h\x01Ns" * MANY,
+        b"}\x8b" + LONG + b"\x01" * 1_000_000 + b"q\x000" + b"h\x00Ns" * MANY,
+        b"}" + b"".join(b"\x8a\x0c" + (n * ONE_HASH).to_bytes(12, "little") + b"Ns" for n in range(MANY)),
+        b"N" + b"".join(b"p%d\n" % (n * ONE_HASH) for n in range(MANY)),
+        MILLION + b"q\x00" + b"0" + ARRAY[2:] + b"q\x01" + b"0h\x01h\x00R" * MANY,
+        b"(" + b"N" * 500_000 + b"tq\x000" + ARRAY[2:] + b"q\x01" + b"0h\x01h\x00R" * MANY,
+        LIST_STATE + b"h\x00b" * MANY,
+    ],
+    ids=["type", "bytes", "order", "key", "number", "numbers", "memo", "text", "arguments", "state"],
+)
+def test_using_a_long_value_often_is_refused(content):
+    with pytest.raises(UnsafePickleError) as caught:
+        loads(b"\x80\x02" + content + b".")
+    assert "damaged" not in str(caught.value)
+
+
 def test_a_file_of_very_many_values_is_refused(monkeypatch):
     monkeypatch.setattr("rsd.sources.safe_pickle._MOST_VALUES", 1000)
     with pytest.raises(UnsafePickleError, match="more than 1000 values"):
