@@ -48,6 +48,8 @@ def test_any_other_body_is_the_file_itself(kind):
         (form(part(b"x", filename=None)), TYPE, "expected one file in the form, found 0; send it as curl -F"),
         (form(part(b"x"), part(b"y")), TYPE, "expected one file in the form, found 2"),
         (form(b"\r\n--a b"), TYPE, "expected one file in the form, found 0"),
+        (form(part(b"x")), "multipart/form-data; boundary*=x; boundary*0=y", "expected headers as RFC 2231 has them"),
+        (form(part(b"x").replace(b"filename=", b"filename*=a; filename*0=")), TYPE, "expected headers as RFC 2231"),
     ],
 )
 def test_a_damaged_form_is_refused_with_status_400(body, kind, sentence):

@@ -1,5 +1,6 @@
 """The file in a form, as `curl -F` and HTML forms send it: multipart/form-data, RFC 7578."""
 
+from collections.abc import Callable
 from email.message import Message
 from email.parser import BytesHeaderParser
 
@@ -18,7 +19,7 @@ def uploaded(body: bytes, content_type: str) -> bytes:
     header["content-type"] = content_type
     if header.get_content_type() != "multipart/form-data":
         return body
-    boundary = header.get_boundary()
+    boundary = _parameter(header.get_boundary)
     if not boundary:
         raise HTTPException(400, "expected the boundary of the form in the header Content-Type, found none")
     _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"), MAX_PARTS + 1)
@@ -27,8 +28,17 @@ def uploaded(body: bytes, content_type: str) -> bytes:
     files = []
     for part in parts[:-1]:
         head, _, content = part.partition(b"\r\n\r\n")
-        if BytesHeaderParser().parsebytes(head.lstrip(b" \t\r\n")).get_filename() is not None:
+        if _parameter(BytesHeaderParser().parsebytes(head.lstrip(b" \t\r\n")).get_filename) is not None:
             files.append(content)
     if len(files) != 1:
         raise HTTPException(400, f"expected one file in the form, found {len(files)}; send it as curl -F image=@FILE")
     return files[0]
+
+
+def _parameter(read: Callable[[], str | None]) -> str | None:
+    try:
+        return read()
+    except Exception:  # `email` raises many classes for malformed parameters
+        raise HTTPException(
+            400, "expected headers as RFC 2231 has them in the form, found others; send it as curl -F image=@FILE"
+        ) from None
