@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rsd_edge import bundle as bundles
 from rsd_edge import child, selftest
 from rsd_edge.errors import EdgeError
+from rsd_edge.model import Model
 from rsd_edge.releases import Releases
 
 from tests.bundles import SHAPE, edit
@@ -93,6 +94,17 @@ def test_a_costly_model_leaves_the_current_one(workshop, releases, monkeypatch, 
     assert releases.current().name == "tiny-1"
     assert works(releases.current())
     assert releases.status()["events"][-1]["event"] == "failed"
+
+
+def test_slow_steps_have_one_deadline_together(shared, monkeypatch):
+    infer = Model.infer
+    monkeypatch.setattr(Model, "infer", lambda self, images: (time.sleep(0.2), infer(self, images))[1])
+    monkeypatch.setattr(selftest, "LONGEST", 0.5)
+    started = time.monotonic()
+    sentence = "expected signed to open and to infer within|expected the self-test of .* to end within 0.5 seconds"
+    with pytest.raises(EdgeError, match=sentence):
+        selftest.self_test(shared.bundle(1))
+    assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize(

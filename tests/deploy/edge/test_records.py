@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 from rsd_edge import bundle as bundles
 from rsd_edge import selftest
@@ -70,6 +71,27 @@ def test_malformed_small_files_end_in_a_sentence(folder, name):
         (folder / name).write_bytes(text)
         assert outcome(folder) == "refused", text[:10]
     (folder / name).write_text(whole)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c", "d"]])
+def test_a_label_too_few_or_many_is_refused(folder, labels):
+    path = folder / "labels.json"
+    whole = path.read_text()
+    path.write_text(json.dumps(labels))
+    with pytest.raises(
+        EdgeError, match=rf"expected float32 fp32 logits \[1, {len(labels)}\], .* found float32 \[1, 3\]"
+    ):
+        selftest.self_test(folder)
+    path.write_text(whole)
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (1,), (), (1, 3, 1)])
+def test_logits_of_another_shape_are_refused(folder, monkeypatch, shape):
+    monkeypatch.setattr(Model, "infer", lambda self, images: np.zeros(shape, np.float32))
+    with pytest.raises(
+        EdgeError, match=rf"expected float32 fp32 logits \[1, 3\], .* found .*{re.escape(str([*shape]))}"
+    ):
+        selftest.self_test(folder)
 
 
 @pytest.mark.parametrize("kind", ARRAYS)

@@ -28,7 +28,7 @@ def run(work: Callable[[], T], release: str, *, seconds: int) -> T:
     Args:
         work: its result must be picklable.
         release: the id, for the sentence.
-        seconds: after which the child ends, unless it calls `signal.alarm` again.
+        seconds: after which the child ends, unless `work` sets the timer again.
 
     Raises:
         EdgeError: `work` raised one or any other exception, or used more memory or time than it may, or crashed.

@@ -20,6 +20,8 @@ SAMPLES = 1000
 WARM_UP = 50
 STEP = 120
 """Seconds for each step: to open a model, or to infer once."""
+LONGEST = 3600
+"""Seconds for all steps together."""
 MAX_GOLDEN = 1000
 """Golden images of a bundle."""
 
@@ -56,7 +58,17 @@ def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict
 
 def _self_test(folder: Path, threads: int, check_p99: bool) -> dict[str, Any]:
     manifest = manifest_of(folder)
-    golden = manifest.golden
+    golden, end = manifest.golden, time.monotonic() + LONGEST
+
+    def start_step() -> None:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise EdgeError(
+                f"expected the self-test of {folder.name} to end within {LONGEST} seconds, found it still at work; "
+                "use a faster model, or fewer golden images"
+            )
+        signal.setitimer(signal.ITIMER_REAL, min(STEP, left))
+
     images = _array(folder / golden.images, np.uint8)
     if images.ndim != 4 or not 0 < len(images) <= MAX_GOLDEN:
         raise EdgeError(
@@ -64,7 +76,7 @@ def _self_test(folder: Path, threads: int, check_p99: bool) -> dict[str, Any]:
         )
     result: dict[str, Any] = {"pixels": 0, "precisions": {}, "p99_ms": None}
     for precision in manifest.models:
-        signal.alarm(STEP)
+        start_step()
         model = Model.open(folder, precision=precision, threads=threads)
         try:
             if not result["precisions"]:
@@ -72,8 +84,15 @@ def _self_test(folder: Path, threads: int, check_p99: bool) -> dict[str, Any]:
             expected = _array(folder / golden.logits[precision], np.float32)
 
             def infer(images: np.ndarray, model: Model = model) -> np.ndarray:
-                signal.alarm(STEP)
-                return model.infer(images)
+                start_step()
+                logits = model.infer(images)
+                expected = (len(images), len(model.labels))
+                if logits.shape != expected or logits.dtype != np.float32:
+                    raise EdgeError(
+                        f"expected float32 {model.precision} logits {list(expected)}, one for each label, found "
+                        f"{logits.dtype} {list(logits.shape)}; make the bundle again"
+                    )
+                return logits
 
             logits = np.concatenate([infer(images[i : i + 1]) for i in range(len(images))])
             allowed = golden.tolerances.logits[precision]
