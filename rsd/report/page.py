@@ -22,6 +22,7 @@ from rsd.report.table import larger_int8, method_name
 from rsd.report.terms import caption
 from rsd.run.paths import Run
 from rsd.run.records import ConvertRecord, Parity
+from rsd.sources.images import read_record
 
 
 def write_page(path: Path, run: Run, *, params: Path, budget: Path) -> None:
@@ -42,6 +43,7 @@ def write_page(path: Path, run: Run, *, params: Path, budget: Path) -> None:
         package="rsd.report",
         **_content(records),
         **_mistakes(records, run.data),
+        images=_images(run.data),
         **_budget(choose.rows(budget, run)),
         params_file=params.read_text() if params.is_file() else None,
     )
@@ -69,6 +71,7 @@ def _content(records: Records) -> dict[str, Any]:
             for name, gain in gains.items()
         ],
         "seeds": len(records.choice.seeds),
+        "last_epoch": ("select", "last") in flat(records.params.get("recipe", {})),
         "epochs": 0 if records.curves is None else records.curves["epoch"].nunique(),
         "most_epochs": 0 if records.curves is None else training.points_drawn(records.curves),
         "classes": len(records.models[0].per_class),
@@ -107,6 +110,14 @@ def _budget(rows: list[choose.BudgetRow]) -> dict[str, Any]:
         "budget_untrained": len(rows) - len(trained),
         "budget_front": figure("budget", latency.front(with_latency)) if with_latency else None,
     }
+
+
+def _images(data: Path) -> str | None:
+    """The images of each split, in words; None where no data is prepared."""
+    try:
+        return read_record(data).stated_counts
+    except UserError:
+        return None
 
 
 def _mistakes(records: Records, data: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class DatasetRecord(Written):
     @property
     def stated_counts(self) -> str:
         """The images of each split, in words."""
-        partly = "" if self.labelled in (None, self.counts["train"]) else f" ({self.labelled:,} with a label)"
+        partly = "" if self.labelled in (None, self.counts.get("train")) else f" ({self.labelled:,} with a label)"
         notes = {"train": partly, "teacher": " alone"}
         return ", ".join(f"{split} {count:,}{notes.get(split, '')}" for split, count in self.counts.items())
 

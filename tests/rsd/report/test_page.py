@@ -124,6 +124,17 @@ def test_what_was_not_examined_is_named(out: Path) -> None:
     assert "No likeness of layers was recorded" in text
 
 
+def test_images_and_the_epochs_choice_are_stated(out: Path) -> None:
+    assert "best on validation; the test split" in Text(written(out)).seen
+    record = json.loads((out / "data" / "dataset.json").read_text())
+    write(out / "data" / "dataset.json", record | {"counts": {"train": 448, **record["counts"]}, "labelled": 20})
+    recipe = json.loads((out / "params" / "recipe.json").read_text())
+    write(out / "params" / "recipe.json", recipe | {"select": "last"})
+    seen = Text(written(out)).seen
+    assert "Images: train 448 (20 with a label), test " in seen
+    assert "The student is the last epoch;" in seen
+
+
 def test_the_verdict_leads_with_gain_and_interval(out: Path) -> None:
     text = seen(out)
     models = {model["model"]: model for model in json.loads((out / "evaluate" / "models.json").read_text())}
