@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 from dvc.fs import localfs
-from dvc.rwlock import RWLockFileCorruptedError, RWLockFileFormatError, _edit_rwlock
+from dvc.lock import LockError
+from dvc.rwlock import RWLOCK_LOCK, RWLockFileCorruptedError, RWLockFileFormatError, _edit_rwlock
 
 from rsd.machine.errors import UserError
 
@@ -22,13 +23,17 @@ FILE = Path(".dvc/tmp/rwlock")
 
 
 def check(folder: Path) -> None:
-    """Raise `UserError` with the one thing to do if the file would stop DVC for ever."""
+    """Raise `UserError` with the one thing to do if the file would stop DVC for ever, or if a process holds it."""
     if fault := _fault(folder, mend=False):
         raise UserError(f"{fault}; once no other DVC command runs here, remove it: rm {FILE}")
 
 
 def mend(folder: Path, say: Callable[[str], None]) -> None:
-    """Remove a damaged file, or the entries of processes that are gone; `say` gets a sentence about it."""
+    """Remove a damaged file, or the entries of processes that are gone; `say` gets a sentence about it.
+
+    Raises:
+        UserError: a process holds the file.
+    """
     if fault := _fault(folder, mend=True):
         say(f"{fault}; mended")
 
@@ -48,6 +53,12 @@ def _fault(folder: Path, *, mend: bool) -> str:
                     for path, readers in lock["read"].items()
                     if (live := [entry for entry in readers if not _gone(entry)])
                 }
+    except LockError as error:
+        held = file.with_name(RWLOCK_LOCK)
+        raise UserError(
+            f"expected no command to hold {FILE.with_name(RWLOCK_LOCK)}, found process {held.read_text().strip()} "
+            "holding it; wait until it ends, or stop it"
+        ) from error
     except (RWLockFileCorruptedError, RWLockFileFormatError, UnicodeDecodeError):
         if mend:
             file.unlink(missing_ok=True)

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zc.lockfile  # type: ignore[import-untyped]
 
 from pipelines.dvc_command import DVC
 from pipelines.dvc_lock import FILE, check, mend
@@ -61,6 +63,21 @@ def test_a_live_commands_entry_stays(tmp_path: Path) -> None:
     mend(tmp_path, lambda line: pytest.fail(line))
     check(tmp_path)
     assert json.loads(file.read_text()) == entries(os.getpid(), " ".join(sys.argv))
+
+
+@pytest.mark.parametrize("ask", [check, lambda folder: mend(folder, pytest.fail)], ids=["check", "mend"])
+def test_a_held_lock_names_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0)
+    file = left(tmp_path, json.dumps(entries(os.getpid(), "dvc repro a")))
+    lock = zc.lockfile.LockFile(f"{file}.lock")
+    try:
+        with pytest.raises(UserError, match=f"rwlock.lock, found process {os.getpid()} holding it; wait .* or stop it"):
+            ask(tmp_path)
+    finally:
+        lock.close()
+    assert json.loads(file.read_text()) == entries(os.getpid(), "dvc repro a")
 
 
 def test_dvc_runs_after_a_lock_is_mended(dvc_repo: ToyRepo) -> None:
