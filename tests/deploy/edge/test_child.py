@@ -98,7 +98,12 @@ def test_a_costly_model_leaves_the_current_one(workshop, releases, monkeypatch, 
 
 def test_slow_steps_have_one_deadline_together(shared, monkeypatch):
     infer = Model.infer
-    monkeypatch.setattr(Model, "infer", lambda self, images: (time.sleep(0.2), infer(self, images))[1])
+
+    def slow_infer(self, images):
+        time.sleep(0.2)
+        return infer(self, images)
+
+    monkeypatch.setattr(Model, "infer", slow_infer)
     monkeypatch.setattr(selftest, "LONGEST", 0.5)
     started = time.monotonic()
     sentence = "expected signed to open and to infer within|expected the self-test of .* to end within 0.5 seconds"

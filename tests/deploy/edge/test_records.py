@@ -58,6 +58,26 @@ def test_malformed_manifests_end_in_a_sentence(folder):
     assert outcomes.count("refused") > 200
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda golden: golden.update(files=[]), "expected one golden file or more as files"),
+        (lambda golden: golden["tolerances"].update(pixels=255), "expected 0 to 254 as tolerance of pixels, found 255"),
+        (
+            lambda golden: golden["tolerances"]["logits"].update(fp32=2e6),
+            r"expected 0 to 1e\+06 as tolerance of logits",
+        ),
+        (lambda golden: golden["tolerances"]["logits"].update(fp32=-1), r"expected 0 to 1e\+06 as tolerance of logits"),
+    ],
+)
+def test_a_manifest_that_checks_nothing_is_refused(folder, change, sentence):
+    whole = (folder / "manifest.json").read_text()
+    edit(folder / "manifest.json", lambda manifest: change(manifest["golden"]))
+    with pytest.raises(EdgeError, match=sentence):
+        bundles.manifest_of(folder)
+    (folder / "manifest.json").write_text(whole)
+
+
 @pytest.mark.parametrize("name", ["labels.json", "preprocessing.json"])
 def test_malformed_small_files_end_in_a_sentence(folder, name):
     whole = (folder / name).read_text()

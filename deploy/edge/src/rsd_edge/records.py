@@ -12,6 +12,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 T = TypeVar("T")
 MAX_RELEASE = 1 << 53
+MAX_PIXELS_APART = 254.0
+"""The largest tolerance of pixels, in levels of 0 to 255; a larger one would allow any image."""
+MAX_LOGITS_APART = 1e6
+"""The largest tolerance of logits."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_]{1,32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -131,8 +135,9 @@ class Tolerances:
     """By precision."""
 
     def __post_init__(self) -> None:
-        for value in (self.pixels, *self.logits.values()):
-            _require(value >= 0, "no less than 0", value, "tolerance")
+        _require(0 <= self.pixels <= MAX_PIXELS_APART, f"0 to {MAX_PIXELS_APART:g}", self.pixels, "tolerance of pixels")
+        for value in self.logits.values():
+            _require(0 <= value <= MAX_LOGITS_APART, f"0 to {MAX_LOGITS_APART:g}", value, "tolerance of logits")
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,9 @@ class Golden:
     logits: dict[str, str]
     """By precision."""
     tolerances: Tolerances
+
+    def __post_init__(self) -> None:
+        _require(self.files, "one golden file or more", self.files, "files")
 
 
 @dataclass(frozen=True)
