@@ -189,6 +189,14 @@ def _methods(
         for part, name in terms.items()
         if part not in known
     ]
+    sums: dict[str, str] = {}
+    for name in names:
+        first = sums.setdefault("+".join(sorted(distillers.parts(name))), name)
+        if first != name:
+            errors.append(
+                f"{file}: methods: expected each sum of methods once, found {first!r} and {name!r}, which have the "
+                "same parts; keep one of them"
+            )
     errors += unknown_keys(options, set(known), "method.", file)
     resolved: dict[str, Any] = {}
     for name in dict.fromkeys(known):

@@ -128,5 +128,12 @@ def test_a_faulty_sum_is_one_sentence(tmp_path, name, sentence):
     assert sentence in str(refused.value)
 
 
+def test_the_same_sum_in_another_order_is_refused(tmp_path):
+    with pytest.raises(UserError) as refused:
+        params_with(tmp_path, methods=["scratch", "rsd+kd", "kd+rsd"], export={"method": "rsd+kd"}, method={})
+    assert str(refused.value).startswith("1 to correct")
+    assert "found 'rsd+kd' and 'kd+rsd', which have the same parts; keep one of them" in str(refused.value)
+
+
 def test_a_step_needs_outputs_of_the_teacher():
     assert take_step(task_of(distiller("rsd+kd")), teacher=teacher_outputs())["loss"].ndim == 0
