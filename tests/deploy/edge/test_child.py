@@ -4,11 +4,13 @@ import hashlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from rsd_edge import bundle as bundles
 from rsd_edge import child, selftest
 from rsd_edge.errors import EdgeError
@@ -112,13 +114,26 @@ def test_slow_steps_have_one_deadline_together(shared, monkeypatch):
     assert time.monotonic() - started < 3
 
 
+def runtime_fails(reason):
+    raise RuntimeException(reason)
+
+
 @pytest.mark.parametrize(
     ("work", "sentence"),
     [
         (lambda: os.abort(), "found that the runtime ended with status -6"),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "MiB of memory, found that the system ended it"),
         (lambda: bytearray(1 << 40), "MiB of memory, found MemoryError: no reason"),
-        (lambda: 1 / 0, "found ZeroDivisionError: division by zero"),
+        (lambda: 1 / 0, "no fault of rsd-edge itself, found ZeroDivisionError: division by zero"),
+        (lambda: {}["logits"], "no fault of rsd-edge itself, found KeyError: 'logits'"),
+        (lambda: Path("/none/x").read_bytes(), "to read the release, found FileNotFoundError: .*/none/x"),
+        (lambda: runtime_fails("Failed to allocate memory for requested buffer"), "MiB of memory, found RuntimeExc"),
+        (lambda: runtime_fails("/onnxruntime_src/x.cc std::bad_alloc"), "MiB of memory, found RuntimeException"),
+        (lambda: runtime_fails("CUDA failure 2: out of memory"), "MiB of memory, found RuntimeException"),
+        (
+            lambda: runtime_fails("invalid index"),
+            "ONNX Runtime to run the model, found RuntimeException: invalid index",
+        ),
     ],
 )
 def test_a_crash_in_the_child_is_a_sentence(work, sentence):

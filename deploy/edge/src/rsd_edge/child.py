@@ -5,8 +5,10 @@ The current release serves on meanwhile, whatever becomes of the child.
 
 import contextlib
 import ctypes
+import errno
 import multiprocessing
 import os
+import re
 import resource
 import signal
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from rsd_edge.errors import EdgeError
 T = TypeVar("T")
 SHARE = 0.75
 """Of the free memory that a child may use; what is served keeps the rest."""
+_OUT_OF_MEMORY = re.compile("alloc|out of memory|available memory", re.IGNORECASE)
+"""In the messages of ONNX Runtime: "Failed to allocate memory", "std::bad_alloc", "CUDA out of memory"."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -72,12 +76,23 @@ def _child(work: Callable[[], object], writer: Connection, memory: int, seconds:
     except EdgeError as error:
         writer.send((str(error), None))
     except Exception as error:  # ONNX Runtime raises classes of its own
-        first_line = (str(error).strip() or "no reason").splitlines()[0]
-        sentence = (
-            f"expected the model to run within {memory >> 20} MiB of memory, found {type(error).__name__}: "
-            f"{first_line}; use another release, or end other programs"
+        writer.send((_sentence(error, memory), None))
+
+
+def _sentence(error: Exception, memory: int) -> str:
+    reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason').splitlines()[0]}"
+    of_runtime = type(error).__module__.startswith("onnxruntime")
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or no_memory or (of_runtime and _OUT_OF_MEMORY.search(str(error))):
+        return (
+            f"expected the model to run within {memory >> 20} MiB of memory, found {reason}; use another release, or "
+            "end other programs"
         )
-        writer.send((sentence, None))
+    if of_runtime:
+        return f"expected ONNX Runtime to run the model, found {reason}; use another release, or repair the runtime"
+    if isinstance(error, OSError):
+        return f"expected to read the release, found {reason}; install it again"
+    return f"expected no fault of rsd-edge itself, found {reason}; report it, and use another release"
 
 
 def _fate(release: str, exitcode: int, memory: int) -> str:
