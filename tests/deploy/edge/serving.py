@@ -156,8 +156,8 @@ def write_release(root: Path, release: int) -> None:
         "schema_version": 2, "name": NAME, "release": release, "models": {"fp32": {"onnx": "fp32/model.onnx"}},
         "requires": {"architectures": ["x86_64"], "onnxruntime": "1.18", "memory_mib": 0}, "p99_ms": None,
         "golden": {
-            "images": "golden/images.npy", "files": [], "logits": {"fp32": "golden/images.npy"},
-            "tolerances": {"pixels": 0, "logits": {"fp32": 0}},
+            "images": "golden/images.npy", "files": [{"path": "golden/images.npy", "row": 0}],
+            "logits": {"fp32": "golden/images.npy"}, "tolerances": {"pixels": 0, "logits": {"fp32": 0}},
         },
         "files": {name: {"bytes": 0, "sha256": 64 * "0"} for name in names},
     }  # fmt: skip

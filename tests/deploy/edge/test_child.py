@@ -125,7 +125,7 @@ def runtime_fails(reason):
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "MiB of memory, found that the system ended it"),
         (lambda: bytearray(1 << 40), "MiB of memory, found MemoryError: no reason"),
         (lambda: 1 / 0, "no fault of rsd-edge itself, found ZeroDivisionError: division by zero"),
-        (lambda: {}["logits"], "no fault of rsd-edge itself, found KeyError: 'logits'"),
+        (lambda: dict[str, int]()["logits"], "no fault of rsd-edge itself, found KeyError: 'logits'"),
         (lambda: Path("/none/x").read_bytes(), "to read the release, found FileNotFoundError: .*/none/x"),
         (lambda: runtime_fails("Failed to allocate memory for requested buffer"), "MiB of memory, found RuntimeExc"),
         (lambda: runtime_fails("/onnxruntime_src/x.cc std::bad_alloc"), "MiB of memory, found RuntimeException"),
