@@ -171,9 +171,9 @@ def point(root: Path, release: int) -> None:
 
 
 @contextmanager
-def process(root: Path, **options: Any) -> Iterator[tuple[str, psutil.Process]]:
+def process(root: Path, *, keys: Path = Path("none"), **options: Any) -> Iterator[tuple[str, psutil.Process]]:
     """`rsd-edge serve` in a process of its own; yields its host and port, and the process."""
-    command = [sys.executable, "-m", "rsd_edge", "--root", str(root), "serve", "--port", "0"]
+    command = [sys.executable, "-m", "rsd_edge", "--root", str(root), "--keys", str(keys), "serve", "--port", "0"]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

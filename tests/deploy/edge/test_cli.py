@@ -14,8 +14,8 @@ import rsd_edge
 from rsd_edge import cli
 
 from tests.bundles import packed
-from tests.deploy.edge.device import lose_state, works
-from tests.deploy.edge.serving import Tiny, always, served
+from tests.deploy.edge.device import contents, lose_state, works
+from tests.deploy.edge.serving import Tiny, always, ask, process, served, until
 
 SOURCE = Path(rsd_edge.__file__).parent
 UNITS = SOURCE.parents[1] / "systemd"
@@ -129,6 +129,38 @@ def test_recover_on_a_full_disk_serves_nothing_damaged(shared, at, releases):
     releases.activate(shared.keys)
     (releases.current() / "labels.json").write_text("x")
     done = on_a_full_disk(at, "recover")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: expected to repair")
+
+
+@pytest.fixture
+def damaged(shared, releases):
+    """A device with three good releases of which the last two are damaged."""
+    for number in (1, 2, 3):
+        releases.install(shared.bundle(number), shared.keys)
+        releases.activate(shared.keys)
+    for number in (2, 3):
+        (releases.folder / f"tiny-{number}" / "labels.json").write_text('["a", "b", "d"]')
+    return releases
+
+
+def test_recover_on_a_full_disk_falls_back(at, damaged):
+    before = contents(damaged.root)
+    done = on_a_full_disk(at, "recover")
+    assert (done.returncode, done.stdout) == (0, "tiny-1: current\n"), done.stderr
+    assert "warning: tiny-3 is damaged; tiny-1 is served instead" in done.stderr
+    assert contents(damaged.root).items() >= before.items()
+
+
+def test_a_damaged_release_is_not_served(shared, damaged):
+    with process(damaged.root, keys=shared.pinned) as (address, _):
+        assert json.loads(ask(address, "GET", "/v1/status")[2])["release"] == 1
+        damaged.install(shared.bundle(3), shared.keys)
+        until(lambda: json.loads(ask(address, "GET", "/v1/status")[2])["release"] == 3)
+
+
+def test_a_dropped_key_s_release_replaces_no_other(at, damaged, workshop):
+    done = on_a_full_disk([*at[:3], workshop.pinned], "recover")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: expected to repair")
 

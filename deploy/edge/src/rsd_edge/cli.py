@@ -71,10 +71,13 @@ def _recover(args: argparse.Namespace) -> None:
         sentence = str(error)
         if isinstance(error, OSError):
             sentence = f"expected to repair {args.root}, found: {error}; free space, or let it be written"
-        folder = releases.to_serve()
-        if folder is None or not releases.is_whole(folder):
+        wanted = releases.to_serve()
+        folder = releases.whole_or_earlier(wanted, _keys(args)) if wanted else None
+        if wanted is None or folder is None:
             raise EdgeError(sentence) from None
         print(f"warning: {sentence}", file=sys.stderr)
+        if folder != wanted:
+            print(f"warning: {wanted.name} is damaged; {folder.name} is served instead", file=sys.stderr)
         name = folder.name
     print(f"{name}: current" if name else "no release is current; install and activate one")
     if name:
@@ -123,7 +126,7 @@ def _bench(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace) -> None:
     from rsd_edge import serve
 
-    serve.main(args.root, options_from(args))
+    serve.main(args.root, options_from(args), _keys(args))
 
 
 def _model(args: argparse.Namespace) -> Any:

@@ -60,6 +60,19 @@ class Releases:
                 return self.folder / state.history[-1] if state.history else None
         return self.current()
 
+    def whole_or_earlier(self, folder: Path, keys: Sequence[Path]) -> Path | None:
+        """`folder` if it is whole, or else the last good release that is whole and signed by a pinned key; reads only.
+
+        So a device serves on although its current release is damaged and its disk is full or read-only.
+        """
+        if self.is_whole(folder):
+            return folder
+        with contextlib.suppress(EdgeError, OSError):
+            for release in reversed(self._state().history):
+                if self._may_serve(self.folder / release, keys):
+                    return self.folder / release
+        return None
+
     def install(
         self, source: Path, keys: Sequence[Path], *, allow_downgrade: bool = False, keep: int = 3
     ) -> tuple[str, bool]:
@@ -190,7 +203,7 @@ class Releases:
 
         Raises:
             EdgeError: there are no keys, or one of the files holds none; nothing has changed.
-            OSError: the disk is full or read-only; `to_serve` still tells what can be served.
+            OSError: the disk is full or read-only; `to_serve` and `whole_or_earlier` still tell what to serve.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with disk.locked(self.root / ".lock") as held:

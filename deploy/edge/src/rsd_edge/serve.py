@@ -3,6 +3,8 @@
 import contextlib
 import socket
 import threading
+from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -95,17 +97,27 @@ def read_token(file: Path | None) -> str | None:
     return token
 
 
-def main(root: Path, options: ServeOptions) -> None:
+def main(root: Path, options: ServeOptions, keys: Sequence[Path]) -> None:
     """Serve the active release of `root`, and each one that is activated later, until SIGTERM or SIGINT.
+
+    If it is damaged, an earlier good release that one of the pinned `keys` signed is served instead.
 
     Raises:
         EdgeError: the server cannot listen, or the token cannot be read.
     """
     token = read_token(options.token_file)
     releases = Releases(root)
-    live = LiveModel(
-        releases.to_serve, lambda folder: Model.open(folder, precision=options.precision, threads=options.threads)
-    )
+
+    @lru_cache(maxsize=1)
+    def whole(folder: Path, inode: int) -> Path:
+        """Reads a release once, and again if it is installed again."""
+        return releases.whole_or_earlier(folder, keys) or folder
+
+    def to_serve() -> Path | None:
+        folder = releases.to_serve()
+        return whole(folder, folder.stat().st_ino) if folder and folder.is_dir() else folder
+
+    live = LiveModel(to_serve, lambda folder: Model.open(folder, precision=options.precision, threads=options.threads))
     with listen(options) as listener:
         host, port = listener.getsockname()[:2]
         print(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
