@@ -209,11 +209,19 @@ def test_a_dropped_key_s_releases_are_refused(two, other, shared):
     assert two.activate([*other.keys, *shared.keys], "tiny-1") == "tiny-1"  # which is still there
 
 
-def test_a_rebuilt_state_keeps_what_is_current(two, other):
+def test_a_rebuilt_state_keeps_what_the_copy_names(two, other):
+    lose_state(two)
+    assert two.recover(other.keys) == "tiny-2"
+    assert two.status()["good"] == ["tiny-1", "tiny-2"]
+    assert works(two.folder / "tiny-1")
+
+
+def test_without_copy_only_signed_and_current_stay(two, other):
     lose_state(two)
     (two.root / "state.copy.json").unlink()
     assert two.recover(other.keys) == "tiny-2"
     assert works(two.current())
+    assert [path.name for path in two.folder.iterdir()] == ["tiny-2"]
 
 
 def test_dropped_keys_do_not_count_for_downgrades(shared, other, releases):

@@ -196,7 +196,9 @@ class Releases:
 
         A release that was still on trial is taken back. If the good release is damaged, the last one before it that is
         whole and signed by a pinned key becomes current. Does nothing while another command changes releases: that
-        command takes back its own trial. Deletes no whole release, and writes nothing if nothing is to be repaired.
+        command takes back its own trial. Removes the releases that the state does not name; a lost state is rebuilt to
+        name every whole release that a pinned key signed, that the copy names or that is current. Writes nothing if
+        nothing is to be repaired.
 
         Args:
             keys: pinned public keys. They are read only if a state is lost or a release damaged.
