@@ -67,15 +67,30 @@ def read_layout(root: Path) -> Layout:
     return _Reader(root).read()
 
 
+def every_image(root: Path) -> Layout:
+    """All images below `root`, in whatever folders, as a layout without any class.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    reader = _Reader(root)
+    reader.check_folder()
+    images = reader._images("")
+    return Layout({}, {}, reader.findings, dict(reader.ignored), images)
+
+
 class _Reader:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.findings: list[Finding] = []
         self.ignored: Counter[str] = Counter()
 
-    def read(self) -> Layout:
+    def check_folder(self) -> None:
         if not self.root.is_dir():
             raise UserError(f"expected a folder of images in {self.root}, found no such folder; correct data.root")
+
+    def read(self) -> Layout:
+        self.check_folder()
         top = self._list("")
         if not top.folders:
             raise UserError(

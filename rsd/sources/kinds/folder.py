@@ -16,6 +16,7 @@ from rsd.sources.exclusions import drop_labelled_copies, exclude_copies, identit
 from rsd.sources.file_table import FileTable, inspect_all
 from rsd.sources.image_file import SUFFIXES
 from rsd.sources.images import DatasetRecord, write_index
+from rsd.sources.label_file import read_labelled
 from rsd.sources.labels import NO_LABEL, hide_labels
 from rsd.sources.layout import read_layout
 
@@ -28,6 +29,9 @@ class Folder(Source):
     root: UserPath
     """`root/CLASS/**`, or `root/{train,val,test}/CLASS/**`. If only one of `val/` and `test/` exists, it is the test
     split, as in ImageNet, and validation images are split off `train/`. Images in `root/unlabelled/` have no label."""
+    labels: UserPath | None = None
+    """A table of labels, for images that lie in no class folders: CSV with the first line `path,class`, paths relative
+    to the root. Images that it does not name have no label. null: the folders are the classes."""
     size: int = Field(224, ge=8, le=1024)
     """Side in pixels at which the images are served."""
     crop_share: float = Field(0.875, gt=0, le=1)
@@ -40,7 +44,7 @@ class Folder(Source):
 
     @property
     def watched(self) -> list[Path]:
-        return [self.root]
+        return [self.root, *([self.labels] if self.labels else [])]
 
     def prepare(self, out: Path) -> DatasetRecord:
         index = index_folder(self, findings_file=(file := out / "findings.txt"))
@@ -127,7 +131,7 @@ def index_folder(options: Folder, *, findings_file: Path | None = None, workers:
         UserError: the folder is laid out in another way, something in it cannot be used and `on_bad` is `stop`, or
             less than two classes are left.
     """
-    layout = read_layout(options.root)
+    layout = read_labelled(options.root, options.labels) if options.labels else read_layout(options.root)
     splits = list(layout.files)
     classes = sorted(set().union(*layout.files.values()))
     table, faults = inspect_all(options.root, layout, classes, served=options.size, workers=workers)

@@ -130,9 +130,9 @@ def test_images_and_the_epochs_choice_are_stated(out: Path) -> None:
     write(out / "data" / "dataset.json", record | {"counts": {"train": 448, **record["counts"]}, "labelled": 20})
     recipe = json.loads((out / "params" / "recipe.json").read_text())
     write(out / "params" / "recipe.json", recipe | {"select": "last"})
-    seen = Text(written(out)).seen
-    assert "Images: train 448 (20 with a label), test " in seen
-    assert "The student is the last epoch;" in seen
+    text = Text(written(out)).seen
+    assert "Images: train 448 (20 with a label), test " in text
+    assert "The student is the last epoch;" in text
 
 
 def test_the_verdict_leads_with_gain_and_interval(out: Path) -> None:

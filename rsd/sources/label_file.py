@@ -1,0 +1,73 @@
+"""Labels from a table beside the images: `path,class`, for a folder whose images lie in no class folders."""
+
+import csv
+from pathlib import Path
+
+from rsd.machine.errors import UserError
+from rsd.sources.layout import Layout, every_image, shown
+
+HEADER = ["path", "class"]
+_SHOWN = 5  # faults in the sentence
+
+
+def read_labelled(root: Path, table: Path) -> Layout:
+    """The images below `root`, those that `table` names by class, the others without a label.
+
+    Args:
+        table: CSV in UTF-8 with the first line `path,class`; paths are relative to the root. A row without a class, and
+            an image without a row, have no label.
+
+    Raises:
+        UserError: the table cannot be read, has other columns, or names a path that is no image, one image twice, or no
+            class at all.
+    """
+    everything = every_image(root)
+    images = everything.unlabelled
+    known, classes, faults = set(images), dict[str, str](), list[str]()
+    for number, (path, name) in enumerate(_rows(table), start=2):
+        if path not in known:
+            faults.append(f"line {number}: no image {shown(path)} below {root}")
+        elif path in classes:
+            again = "again" if classes[path] == name else f"as {shown(classes[path])} and as {shown(name)}"
+            faults.append(f"line {number}: {shown(path)} {again}")
+        else:
+            classes[path] = name
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise UserError(
+            f"expected each image below {root} once at most in {table}, found {'; '.join(faults[:_SHOWN])}{more}; "
+            "correct the table"
+        )
+    by_class: dict[str, list[str]] = {name: [] for name in sorted({name for name in classes.values() if name})}
+    for path in images:
+        if classes.get(path):
+            by_class[classes[path]].append(path)
+    if not by_class:
+        raise UserError(f"expected a class in at least one row of {table}, found none; fill the column 'class'")
+    without = [path for path in images if not classes.get(path)]
+    return everything._replace(files={"train": by_class}, folders={"train": ""}, unlabelled=without)
+
+
+def _rows(table: Path) -> list[tuple[str, str]]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file, strict=True) if row]
+    except OSError as error:
+        raise UserError(
+            f"expected a table of labels in {table}, found: {error.strerror}; correct data.labels"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"expected {table} in UTF-8, found another encoding; save it as UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"expected a CSV table in {table}, found: {error}; correct the table") from error
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    if header != HEADER:
+        first = shown(",".join(header)) or "nothing"
+        raise UserError(
+            f"expected {','.join(HEADER)} as the first line of {table}, found {first}; name the two columns so, and "
+            "separate them by a comma"
+        )
+    wrong = [number for number, row in enumerate(rows[1:], start=2) if len(row) != len(HEADER)]
+    if wrong:
+        raise UserError(f"expected two cells in each line of {table}, found others in line {wrong[0]}; correct it")
+    return [(path.strip().replace("\\", "/").removeprefix("./"), name.strip()) for path, name in rows[1:]]
