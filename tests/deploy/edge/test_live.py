@@ -82,6 +82,24 @@ def test_no_request_fails_or_mixes_releases_while_switching() -> None:
     assert all(model.closed for model in switch.models.values())
 
 
+def test_a_stop_during_a_check_closes_every_model() -> None:
+    models: list[Tiny] = []
+
+    def current() -> Path:
+        if models:
+            live.stop()
+        return Path("1")
+
+    def open_model(folder: Path) -> Model:
+        models.append(Tiny())
+        return cast(Model, models[-1])
+
+    live = LiveModel(current, open_model)
+    live.refresh()
+    live.watch()
+    assert [model.closed for model in models] == [True]
+
+
 def test_a_release_that_cannot_open_changes_nothing() -> None:
     switch = Switch()
     switch.now = "1"

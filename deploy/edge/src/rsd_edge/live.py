@@ -100,17 +100,17 @@ class LiveModel:
         self.error = self._failed = None
 
     def watch(self) -> None:
-        """Call `refresh` until `stop`."""
+        """Call `refresh` until `stop`; then close the model."""
         while not self._stop.wait(POLL):
             try:
                 self.refresh()
             except OSError as error:
                 self.error = f"cannot see which release is active: {error}"
+        self._serve(None)  # by this thread, so that no `refresh` opens another model after it
 
     def stop(self) -> None:
-        """End `watch`, and close the model."""
+        """End `watch`."""
         self._stop.set()
-        self._serve(None)
 
     def _serve(self, loaded: _Loaded | None) -> None:
         """Give new requests another model, and close the one of before once nobody uses it."""
