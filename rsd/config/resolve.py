@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from rsd import methods as distillers
 from rsd.config.method_code import method_code
 from rsd.config.section import checked, kind_of, mapping, unknown_keys
+from rsd.config.staged import not_staged
 from rsd.export import precisions as known_precisions
 from rsd.export.options import export_options
 from rsd.export.student_gate import StudentGate
@@ -141,6 +142,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     resolved["watched"] = _watched(resolved)
     paper = content.get("protocol") == "paper"
     resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors, paper=paper)
+    errors += [f"{files[name]}: {name}.name: {fault}" for name, fault in not_staged(resolved).items()]
     for name in ("recipe", "teacher_recipe"):
         errors += _not_in_parts(name, resolved, files.get(name, params))
     ships, methods = sections["run"].get("ships"), sections["run"]["methods"]

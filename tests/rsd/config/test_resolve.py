@@ -144,6 +144,29 @@ def test_a_method_that_needs_live_views_is_refused(project):
     assert resolved()["method"]["fitnet"] == {"weight": 0.1}
 
 
+@pytest.mark.parametrize(
+    ("method", "model", "refused"),
+    [
+        ("fitnet", "student", True),
+        ("rsd+fitnet", "student", True),
+        ("ofa", "student", True),
+        ("fitnet", "teacher", True),
+        ("ofa", "teacher", False),
+        ("rsd", "student", False),
+    ],
+)
+def test_a_model_without_stages_is_refused(project, method, model, refused):
+    edit, resolved = project
+    edit({"methods": ["scratch", method], "export.method": method, "views.count": 0})
+    edit({f"{model}.name": "crossvit_tiny_240", f"{model}.args": {}}, file="conf/pair/digits/resnet-vit.yaml")
+    if not refused:
+        assert resolved()[model]["name"] == "crossvit_tiny_240"
+        return
+    sentence = rf"^1 to correct.*\n.*: {model}.name: expected a model .* four stages, found CrossVit"
+    with pytest.raises(UserError, match=sentence):
+        resolved()
+
+
 def test_every_method_has_a_section_with_every_option(project):
     _, resolved = project
     written = read_yaml(ROOT / "params.yaml")["method"]

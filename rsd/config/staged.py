@@ -1,0 +1,49 @@
+"""Whether timm can take the student and the teacher apart, for the methods that compare feature maps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from timm.layers import to_2tuple
+
+from rsd import methods as distillers
+from rsd.machine.errors import UserError
+from rsd.models.features import staged_outputs
+
+
+def not_staged(resolved: Mapping[str, Any]) -> dict[str, str]:
+    """`student` or `teacher` -> why a chosen method cannot take it apart."""
+    chosen = (resolved["run"] or {}).get("methods", ())
+    kinds = [distillers.distiller(method) for method in chosen if resolved["method"].get(method) is not None]
+    needed = {
+        "student": any(kind.staged for kind in kinds),
+        "teacher": any("stages" in kind.needs for kind in kinds),
+    }
+    faults = {}
+    for name in (name for name, is_needed in needed.items() if is_needed and resolved[name]):
+        try:
+            _take_apart(resolved[name]["name"], resolved[name]["args"])
+        except UserError as error:
+            faults[name] = str(error)
+    return faults
+
+
+@torch.no_grad()
+def _take_apart(name: str, args: dict[str, Any]) -> None:
+    """Take a model apart without weights or arithmetic, at its own image size, since that of the data may be unknown.
+
+    A model that cannot be run so is not judged: `distill` makes it with the data's images.
+
+    Raises:
+        UserError: timm cannot take the model apart into four stages.
+    """
+    try:
+        with torch.device("meta"):
+            model: Any = timm.create_model(name, **args).eval()
+            channels, *size = model.pretrained_cfg["input_size"]
+            images = torch.empty(1, channels, *to_2tuple(args.get("img_size") or size))
+        model.forward_features(images)
+    except Exception:  # of whatever class the model's code stumbles over
+        return
+    staged_outputs(model, images)
