@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from rsd.export.ladder import Ladder
 from rsd.export.parity import MaxDifference
@@ -33,21 +34,28 @@ EXACT = MaxDifference("stripped", 0.0)
 DATA = dataset(classes=10)
 
 
-def trained(folder: Path, method: str) -> tuple[StudentRecord, Path]:
-    """What `distill` and `teacher` would have written for this method, untrained."""
+def trained(
+    folder: Path, method: str, student: nn.Module | None = None, shape: tuple[int, int, int] = (16, 16, 1)
+) -> tuple[StudentRecord, Path]:
+    """What `distill` and `teacher` would have written for this method, untrained.
+
+    Args:
+        student: of ten classes; None: a small ViT.
+        shape: of the images, `(H, W, C)`.
+    """
     run = Run(folder)
     kind = distiller(method)
     options = kind.Options().model_dump()
     write_json(run.params / "method" / f"{method}.json", options)
     record = small.student(run, method, "s").model_copy(update={"options": Section(options)})
     run.write(record)
-    student, teacher = (
-        lively(create(ModelOptions(**model), classes=10, image_shape=(16, 16, 1))) for model in (VIT, RESNET)
-    )
+    student = student or lively(create(ModelOptions(**VIT), classes=10, image_shape=shape))
+    teacher = lively(create(ModelOptions(**RESNET), classes=10, image_shape=shape))
+    data = dataset(shape[0], shape[2], classes=10)
     for model, place in ((student, record.folder), (teacher, run.teacher_folder)):
-        save_trained(place, model, model.state_dict(), DATA, mean=MEAN, std=STD)
-    shapes = stage_shapes(teacher, (16, 16, 1)) if kind.staged else None
-    task = kind(student, Setting(64, shapes, image_shape=(16, 16, 1), image_count=100))
+        save_trained(place, model, model.state_dict(), data, mean=MEAN * shape[2], std=STD * shape[2])
+    shapes = stage_shapes(teacher, shape) if kind.staged else None
+    task = kind(student, Setting(64, shapes, image_shape=shape, image_count=100))
     state = task.get_task_state().get("projection", {})
     save_file(
         {f"projection.{k}": v.clone() for k, v in state.items()}, record.weights.with_name("scaffold.safetensors")
