@@ -71,13 +71,13 @@ def _recover(args: argparse.Namespace) -> None:
         sentence = str(error)
         if isinstance(error, OSError):
             sentence = f"expected to repair {args.root}, found: {error}; free space, or let it be written"
-        wanted = releases.to_serve()
-        folder = releases.whole_or_earlier(wanted, _keys(args)) if wanted else None
-        if wanted is None or folder is None:
+        current = releases.to_serve()
+        folder = releases.whole_or_earlier(current, _keys(args)) if current else None
+        if current is None or folder is None:
             raise EdgeError(sentence) from None
         print(f"warning: {sentence}", file=sys.stderr)
-        if folder != wanted:
-            print(f"warning: {wanted.name} is damaged; {folder.name} is served instead", file=sys.stderr)
+        if folder != current:
+            print(f"warning: {current.name} is damaged; {folder.name} is served instead", file=sys.stderr)
         name = folder.name
     print(f"{name}: current" if name else "no release is current; install and activate one")
     if name:
