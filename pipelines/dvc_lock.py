@@ -54,9 +54,9 @@ def _fault(folder: Path, *, mend: bool) -> str:
                     if (live := [entry for entry in readers if not _gone(entry)])
                 }
     except LockError as error:
-        held = file.with_name(RWLOCK_LOCK)
+        lock_file = file.with_name(RWLOCK_LOCK)
         raise UserError(
-            f"expected no command to hold {FILE.with_name(RWLOCK_LOCK)}, found process {held.read_text().strip()} "
+            f"expected no command to hold {FILE.with_name(RWLOCK_LOCK)}, found process {lock_file.read_text().strip()} "
             "holding it; wait until it ends, or stop it"
         ) from error
     except (RWLockFileCorruptedError, RWLockFileFormatError, UnicodeDecodeError):

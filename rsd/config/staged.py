@@ -14,14 +14,14 @@ from rsd.models.features import staged_outputs
 
 def not_staged(resolved: Mapping[str, Any]) -> dict[str, str]:
     """`student` or `teacher` -> why a chosen method cannot take it apart."""
-    chosen = (resolved["run"] or {}).get("methods", ())
-    kinds = [distillers.distiller(method) for method in chosen if resolved["method"].get(method) is not None]
-    needed = {
+    selection = (resolved["run"] or {}).get("methods", ())
+    kinds = [distillers.distiller(method) for method in selection if resolved["method"].get(method) is not None]
+    needs = {
         "student": any(kind.staged for kind in kinds),
         "teacher": any("stages" in kind.needs for kind in kinds),
     }
     faults = {}
-    for name in (name for name, is_needed in needed.items() if is_needed and resolved[name]):
+    for name in (name for name, is_needed in needs.items() if is_needed and resolved[name]):
         try:
             _take_apart(resolved[name]["name"], resolved[name]["args"])
         except UserError as error:
