@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 from pydantic import Field
 
 from rsd.export import precisions
 from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
 from rsd.machine.files import sha256, write_json, written_aside
 from rsd.machine.options import Options
 from rsd.release.golden import IMAGES, PIXELS, write_files
@@ -134,6 +133,10 @@ def data_licences(licences: Path, name: str, source: str) -> list[Path]:
 
 def _runtime(options: BundleOptions, converted: list[ConvertRecord]) -> str:
     """The oldest ONNX Runtime that loads every file, or the one that the options ask for if that is newer."""
+    needs("export", "onnx", "onnxruntime")
+    import onnx  # late: `params` imports this file for its options
+    import onnxruntime as ort
+
     needed = [options.requires.onnxruntime] if options.requires.onnxruntime else []
     for file in converted:
         graph = onnx.load(file.folder / ONNX, load_external_data=False)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from rsd.machine.yaml_file import read_yaml
+from rsd.sources.image_file import SUFFIXES
 from stages import (
     OUT,
     benchmark,
@@ -123,8 +124,8 @@ def test_a_folder_of_jpegs_passes_every_stage_unchanged(images, monkeypatch, cap
         run(stage)
     output = capsys.readouterr().out
     assert f"left out of {images}, since data.on_bad is skip:\n  1. frame/07.jpg: truncated or damaged" in output
-    assert f"ignored in {images}, not .jpg, .jpeg, .png or .webp, or hidden: 1 .txt, 1 hidden\n" in output
-    assert "folder: 65 train, 6 validation, 18 test images of 32 x 32, 3 classes" in output
+    assert f"ignored in {images}, not {', '.join(SUFFIXES)}, or hidden: 1 .txt, 1 hidden\n" in output
+    assert "folder: train 65, validation 6, test 18; images of 32 x 32, 3 classes" in output
 
     run(teacher)
     run(embed)

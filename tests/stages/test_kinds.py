@@ -68,6 +68,7 @@ def project(tmp_path_factory) -> Project:
     (folder / "rsd" / "teacher" / "kinds" / "untrained.py").write_text(UNTRAINED)
     (folder / "conf" / "data" / "halves.yaml").write_text(json.dumps({"source": "halves", "contrast": 20}))
     override = TINY["override"] | {"data": {"validation": 0.2}}
+    override["recipe"] = override["recipe"] | {"batch_size": 16}
     override["teacher"] = override["teacher"] | {"source": "untrained", "grey": 0.4}
     chosen = read_yaml(ROOT / "params.yaml") | TINY | {"data": "halves", "override": override}
     (folder / "params.yaml").write_text(json.dumps(chosen))

@@ -158,7 +158,7 @@ def test_a_precision_is_one_more_file(project):
     weights = onnx.load(project.out / "convert" / "bf16" / "model.onnx").graph.initializer
     bits = [onnx.numpy_helper.to_array(tensor).view(np.uint32) for tensor in weights if tensor.data_type == 1]
     assert not any((values & 0x3FFFF).any() for values in bits)
-    assert "expected 'bf16', 'fp16', 'fp32' or 'int8'" in refused(project, precisions=["fp8"])
+    assert "expected names out of bf16, fp16, fp32, int8, found 'fp8'" in refused(project, precisions=["fp8"])
 
 
 def test_its_gate_is_an_option_of_the_params(project):

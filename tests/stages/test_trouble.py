@@ -77,8 +77,8 @@ def test_a_misfit_teacher_checkpoint_is_one_sentence(project):
 
 def test_a_teachers_folder_gives_that_teacher(project):
     before = digest(project.out / "teacher" / "model.safetensors")
-    (project.out / "teacher").rename(project.folder / "mine")
-    project.edit("out/params/teacher.json", source="file", path="mine")
+    (project.out / "teacher").rename(project.folder / "kept")
+    project.edit("out/params/teacher.json", source="file", path="kept")
     project.stage("teacher")
     assert digest(project.out / "teacher" / "model.safetensors") == before
 
