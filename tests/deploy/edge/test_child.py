@@ -1,5 +1,6 @@
 """What a model may ask for when a device tries it: not any memory, not any time, not the life of the command."""
 
+import gc
 import hashlib
 import os
 import signal
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
@@ -147,3 +149,17 @@ def test_a_child_returns_its_result_without_holding_locks(tmp_path, releases):
         assert child.run(lambda: len(os.listdir("/proc/self/fd")), "tiny-1", seconds=60) == 5  # stdio, pipe, folder
     with Releases(releases.root)._locked():
         pass
+
+
+def test_garbage_of_the_parent_stays_uncollected(shared):
+    """The destructor of a session waits for its threads, which a forked child has not."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its thread waits at once
+    garbage: list[object] = [ort.InferenceSession(shared.first / "fp32" / "model.onnx", options)]
+    garbage.append(garbage)  # a cycle, which only the collector finds
+    del garbage
+    time.sleep(0.2)
+
+    assert child.run(gc.collect, "tiny-1", seconds=10) is not None
+    assert gc.get_freeze_count() == 0

@@ -5,6 +5,7 @@ is executed. Nobody lists the steps: a first run looks at the disk before every 
 disk had changed is one to be killed at. At all others a kill would leave what it leaves at the line before.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -45,6 +46,7 @@ def run(action: Callable[[], object], root: Path, kill_before: int | None = None
     None if it was killed, before line `kill_before` of those that it executed.
     """
     reading, writing = os.pipe()
+    gc.freeze()  # as `rsd_edge.child` does: a session that is garbage would wait for its threads in the child
     process = os.fork()
     if not process:
         lines, before, steps, owner = 0, on_disk(root), [1], os.getpid()
@@ -72,6 +74,7 @@ def run(action: Callable[[], object], root: Path, kill_before: int | None = None
                 json.dump([*steps, lines], answer)
         finally:
             os._exit(0)
+    gc.unfreeze()
     os.close(writing)
     with os.fdopen(reading) as pipe:
         text = pipe.read()

@@ -6,6 +6,7 @@ The current release serves on meanwhile, whatever becomes of the child.
 import contextlib
 import ctypes
 import errno
+import gc
 import multiprocessing
 import os
 import re
@@ -43,7 +44,13 @@ def run(work: Callable[[], T], release: str, *, seconds: int) -> T:
     context = multiprocessing.get_context("fork")  # a new interpreter would load the runtime for half a second
     reader, writer = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(work, writer, memory, seconds), daemon=True)
-    child.start()
+    # A session of this process that is garbage must not be collected in the child: it would wait there, for ever, for
+    # its threads, which the child has not.
+    gc.freeze()
+    try:
+        child.start()
+    finally:
+        gc.unfreeze()
     writer.close()
     try:
         error, result = reader.recv()
