@@ -4,6 +4,7 @@ One process imports PyTorch and forks the trainings that are killed: starting an
 longer than all of them.
 """
 
+import gc
 import os
 import random
 import signal
@@ -91,7 +92,9 @@ def disturb(folder: Path, kills: list, *, amp: str = "none") -> int:
     folder.mkdir(parents=True)
     killed = 0
     for kill in [*kills, None]:
+        gc.freeze()  # what other tests left as garbage may wait in the child for threads that it has not
         child = os.fork()
+        gc.unfreeze()
         if not child:
             # torch's random state is that of the parent; a new process's is another one.
             torch.manual_seed(random.getrandbits(32))
