@@ -44,6 +44,7 @@ class Point:
 
 
 _POINT = TypeAdapter(Point)
+_MAY_LACK = ("threads", "p99_ms")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def read(table: Path) -> list[Point]:
     try:
         with table.open(newline="") as file:
             return [
-                _POINT.validate_python({key: value or None for key, value in row.items()})
+                _POINT.validate_python(
+                    {key: None if key in _MAY_LACK and not value else value for key, value in row.items()}
+                )
                 for row in csv.DictReader(file)
             ]
     except ValidationError as error:

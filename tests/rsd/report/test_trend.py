@@ -37,3 +37,9 @@ def test_a_malformed_history_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="expected latencies in .*latency.csv"):
         trend.append(tmp_path / "latency.csv", points(1))
+
+
+def test_a_history_comes_back_as_written(tmp_path: Path) -> None:
+    series = [*points(1, 2), *points(3, model="")]  # in a workspace without a student's name
+    assert trend.append(tmp_path / "latency.csv", series) == series
+    assert trend.read(tmp_path / "latency.csv") == series
