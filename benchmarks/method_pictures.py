@@ -32,6 +32,7 @@ from rsd.models.correlation import cross_correlation, off_diagonal_rms
 from rsd.models.make import ModelOptions, create
 from rsd.report.charts.inside import correlation_matrix
 from rsd.report.charts.style import METHOD_COLOURS, NEGATIVE, NEUTRAL, POSITIVE
+from rsd.run.records import ShownRecord
 
 BATCHES, WIDTHS = (8, 32, 128, 512), (384, 768, 2048)
 KAPPAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -43,7 +44,10 @@ def correlations(record: Path) -> alt.HConcatChart:
     """P of the shipped student, before and after."""
     if not record.is_file():
         raise UserError(f"expected the record of an RSD student in {record}, found none; run `dvc repro evaluate`")
-    return before_and_after(read_json(record))
+    shown = ShownRecord.model_validate(read_json(record))
+    if shown.correlation is None:
+        raise UserError(f"expected the shipped student's correlation in {record}, found none; ship an RSD student")
+    return before_and_after(shown.correlation.model_dump())
 
 
 def before_and_after(record: Mapping[str, Any]) -> alt.HConcatChart:

@@ -84,7 +84,10 @@ def test_a_wrong_file_shows_the_server_s_sentence(tab: Tab, address: str, tmp_pa
     visit(tab, address)
     until(tab, "document.getElementById('health').textContent === 'ready'")
     drop(tab, tmp_path / "notes.txt")
-    until(tab, "document.getElementById('message').textContent.startsWith('expected a JPEG, PNG, WebP, BMP or TIFF image')")
+    until(
+        tab,
+        "document.getElementById('message').textContent.startsWith('expected a JPEG, PNG, WebP, BMP or TIFF image')",
+    )
     assert tab.run("document.querySelectorAll('#classes li').length") == 0
 
 
