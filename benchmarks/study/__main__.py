@@ -44,7 +44,7 @@ def read_inside(root: Path) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str
             read = partial(dvc.api.read, repo=str(root), rev=unit.name)
             pair = unit.values["pair"]
             likeness[pair] = pd.read_csv(io.StringIO(read("out/evaluate/cka.csv")))
-            records[pair] = json.loads(read("out/evaluate/correlation.json"))
+            records[pair] = json.loads(read("out/evaluate/correlation.json"))["correlation"]
     return likeness, records
 
 
