@@ -32,5 +32,7 @@ def test_a_record_gives_two_matrices_none_a_sentence(tmp_path):
     with pytest.raises(UserError, match="run `dvc repro evaluate`"):
         pictures.correlations(tmp_path / "correlation.json")
     side = {"diagonal_mean": 0.5, "off_diagonal_rms": 0.1, "matrix": [[1.0, 0.0], [0.0, 1.0]]}
-    (tmp_path / "correlation.json").write_text(json.dumps({"before": side, "after": side}))
+    facts = {"caption": "P.", "images": 4, "width": 2, "cells": 2, "chance": 0.5, "teacher_rms": 0.4}
+    record = {"student": "rsd-0", "correlation": {**facts, "before": side, "after": side}}
+    (tmp_path / "correlation.json").write_text(json.dumps(record))
     assert len(pictures.correlations(tmp_path / "correlation.json").hconcat) == 2
