@@ -142,7 +142,9 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     resolved["watched"] = _watched(resolved)
     paper = content.get("protocol") == "paper"
     resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors, paper=paper)
-    errors += [f"{files[name]}: {name}.name: {fault}" for name, fault in not_staged(resolved).items()]
+    whole = [name for name in (resolved["run"] or {}).get("methods", ()) if resolved["method"].get(name) is not None]
+    models = {name: (part["name"], part["args"]) for name in ("student", "teacher") if (part := resolved[name])}
+    errors += [f"{files[name]}: {name}.name: {fault}" for name, fault in not_staged(whole, models).items()]
     for name in ("recipe", "teacher_recipe"):
         errors += _not_in_parts(name, resolved, files.get(name, params))
     ships, methods = sections["run"].get("ships"), sections["run"]["methods"]

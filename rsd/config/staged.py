@@ -1,10 +1,11 @@
 """Whether timm can take the student and the teacher apart, for the methods that compare feature maps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import timm
 import torch
+from pydantic import JsonValue
 from timm.layers import to_2tuple
 
 from rsd import methods as distillers
@@ -12,25 +13,28 @@ from rsd.machine.errors import UserError
 from rsd.models.features import staged_outputs
 
 
-def not_staged(resolved: Mapping[str, Any]) -> dict[str, str]:
-    """`student` or `teacher` -> why a chosen method cannot take it apart."""
-    selection = (resolved["run"] or {}).get("methods", ())
-    kinds = [distillers.distiller(method) for method in selection if resolved["method"].get(method) is not None]
+def not_staged(methods: Iterable[str], models: Mapping[str, tuple[str, Mapping[str, JsonValue]]]) -> dict[str, str]:
+    """`student` or `teacher` -> why one of the methods cannot take it apart.
+
+    Args:
+        models: timm's name and arguments of the student and the teacher; of a faulty section, none.
+    """
+    kinds = [distillers.distiller(method) for method in methods]
     needs = {
         "student": any(kind.staged for kind in kinds),
         "teacher": any("stages" in kind.needs for kind in kinds),
     }
     faults = {}
-    for name in (name for name, is_needed in needs.items() if is_needed and resolved[name]):
+    for name in (name for name, is_needed in needs.items() if is_needed and name in models):
         try:
-            _take_apart(resolved[name]["name"], resolved[name]["args"])
+            _take_apart(*models[name])
         except UserError as error:
             faults[name] = str(error)
     return faults
 
 
 @torch.no_grad()
-def _take_apart(name: str, args: dict[str, Any]) -> None:
+def _take_apart(name: str, args: Mapping[str, JsonValue]) -> None:
     """Take a model apart without weights or arithmetic, at its own image size, since that of the data may be unknown.
 
     A model that cannot be run so is not judged: `distill` makes it with the data's images.
@@ -40,7 +44,8 @@ def _take_apart(name: str, args: dict[str, Any]) -> None:
     """
     try:
         with torch.device("meta"):
-            model: Any = timm.create_model(name, **args).eval()
+            arguments: dict[str, Any] = dict(args)
+            model: Any = timm.create_model(name, **arguments).eval()
             channels, *size = model.pretrained_cfg["input_size"]
             images = torch.empty(1, channels, *to_2tuple(args.get("img_size") or size))
         model.forward_features(images)
