@@ -23,8 +23,8 @@ def weights_file(path: Path) -> Path:
             return file
     content = "a folder without one" if path.is_dir() else "no such file"
     raise UserError(
-        f"expected a teacher checkpoint at {path}, found {content}; correct teacher.path "
-        f"(a file, or a folder with {' or '.join(NAMES)})"
+        f"expected weights at {path}, found {content}; give the path of a file, or of a folder with "
+        f"{' or '.join(NAMES)}"
     )
 
 

@@ -14,8 +14,9 @@ from rsd.models.chance import too_weak
 from rsd.models.folder import Pixels
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import per_channel
+from rsd.models.preprocessing import Preprocessing, pixels_of
+from rsd.models.timm_weights import adopt_weights
 from rsd.sources.images import DatasetRecord
-from rsd.teacher.preprocessing import Preprocessing
 
 
 class Start(NamedTuple):
@@ -77,6 +78,18 @@ class TeacherOptions(Kind, ModelOptions):
             UserError: the weights are missing, cannot be read safely or fetched, or do not fit the model and classes.
         """
         raise NotImplementedError
+
+    def start_from_timm(self, data: DatasetRecord, file: Path | None = None) -> Start:
+        """The teacher with timm's weights from `file`, or else its hub; a head of another shape is drawn anew.
+
+        Raises:
+            UserError: as `start`.
+        """
+        pixels, stated_by = pixels_of(self.name, file)
+        preprocessing = self.preprocessing(data, pixels)
+        model = self.new_model(data, preprocessing.input_size)
+        weights = adopt_weights(model, self.model, file, channels=data.channels, role="teacher")
+        return Start(model, preprocessing, weights, stated_by)
 
     def new_model(self, data: DatasetRecord, input_size: int | None) -> nn.Module:
         """The model with random weights, for the data's classes and images of `input_size`; None: as served."""

@@ -8,9 +8,9 @@ from rsd.machine.errors import UserError
 from rsd.models.chance import at_least, too_weak
 from rsd.models.pixels import per_channel
 from rsd.models.predict import predict
+from rsd.models.preprocessing import Preprocessing
 from rsd.sources.images import DatasetRecord, LabelledImages
 from rsd.teacher.base import TeacherOptions
-from rsd.teacher.preprocessing import Preprocessing
 
 MOST_IMAGES = 256
 """Validation images that each candidate is tried on."""

@@ -43,7 +43,7 @@ from pydantic import Field
 
 from rsd.sources.images import DatasetRecord
 from rsd.teacher.base import Start, TeacherOptions
-from rsd.teacher.preprocessing import Preprocessing
+from rsd.models.preprocessing import Preprocessing
 
 
 class Untrained(TeacherOptions):

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from rsd.machine.files import sha256
 from rsd.machine.options import UserPath
+from rsd.models.checkpoint_file import load_checkpoint
+from rsd.models.preprocessing import check_classes, pixels_of
 from rsd.sources.images import DatasetRecord
 from rsd.sources.listing import weights_file
 from rsd.teacher.base import Start, TeacherOptions
-from rsd.teacher.checkpoint_file import load_checkpoint
-from rsd.teacher.preprocessing import check_classes, pixels_of
 
 
 class File(TeacherOptions):

@@ -6,10 +6,10 @@ from typing import ClassVar
 from pydantic import model_validator
 
 from rsd.machine.options import UserPath
+from rsd.models.timm_weights import check_on_hub
 from rsd.sources.images import DatasetRecord
 from rsd.sources.listing import weights_file
 from rsd.teacher.base import Start, TeacherOptions
-from rsd.teacher.timm_weights import check_on_hub, start_from_timm
 
 
 class Finetune(TeacherOptions):
@@ -23,7 +23,7 @@ class Finetune(TeacherOptions):
     @model_validator(mode="after")
     def _has_weights(self) -> "Finetune":
         if self.path is None:
-            check_on_hub(self)
+            check_on_hub(self.name, f"source '{self.source}'")
         return self
 
     @property
@@ -31,4 +31,4 @@ class Finetune(TeacherOptions):
         return [self.path] if self.path else []
 
     def start(self, data: DatasetRecord) -> Start:
-        return start_from_timm(self, data, weights_file(self.path) if self.path else None)
+        return self.start_from_timm(data, weights_file(self.path) if self.path else None)

@@ -4,9 +4,9 @@ import timm
 from pydantic import model_validator
 
 from rsd.machine.errors import UserError
+from rsd.models.timm_weights import check_on_hub
 from rsd.sources.images import DatasetRecord
 from rsd.teacher.base import Start, TeacherOptions
-from rsd.teacher.timm_weights import check_on_hub, start_from_timm
 
 
 class Hub(TeacherOptions):
@@ -14,7 +14,7 @@ class Hub(TeacherOptions):
 
     @model_validator(mode="after")
     def _has_weights(self) -> "Hub":
-        check_on_hub(self)
+        check_on_hub(self.name, f"source '{self.source}'")
         return self
 
     def start(self, data: DatasetRecord) -> Start:
@@ -25,4 +25,4 @@ class Hub(TeacherOptions):
                 f"expected a head for {len(data.classes)} classes, as the data has, found {classes} in timm's "
                 f"'{self.name}'; train a new head with teacher.source finetune"
             )
-        return start_from_timm(self, data)
+        return self.start_from_timm(data)

@@ -102,9 +102,9 @@ def test_weights_change_with_content_and_record_only(tmp_path, whole_folder):
 
 
 def test_a_path_without_weights_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"found no such file; correct teacher\.path"):
+    with pytest.raises(UserError, match=r"found no such file; give the path"):
         weights_file(tmp_path / "none.pth")
-    with pytest.raises(UserError, match=r"found a folder without one; correct teacher\.path .*model\.safetensors"):
+    with pytest.raises(UserError, match=r"found a folder without one; give the path .*model\.safetensors"):
         weights_file(tmp_path)
 
 

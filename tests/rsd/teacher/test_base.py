@@ -3,8 +3,8 @@ import pytest
 from pydantic import ValidationError
 
 from rsd.machine.errors import UserError
+from rsd.models.preprocessing import Preprocessing
 from rsd.teacher.base import TeacherOptions
-from rsd.teacher.preprocessing import Preprocessing
 from tests.rsd.teacher.small import data, options
 
 FED = Preprocessing([0.4], [0.2])

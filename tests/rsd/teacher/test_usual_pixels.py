@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
+from rsd.models.preprocessing import Preprocessing
 from rsd.sources.images import LabelledImages
-from rsd.teacher.preprocessing import Preprocessing
 from rsd.teacher.usual_pixels import check_pixels
 from tests.rsd.teacher.small import data, options
 

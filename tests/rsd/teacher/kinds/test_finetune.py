@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rsd.machine.errors import UserError
-from rsd.teacher.checkpoint_file import head_names
+from rsd.models.checkpoint_file import head_names
 from tests.rsd.teacher.small import ARGS, VIT, data, model, options, same, saved, saved_for_hub, timm_model
 
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from rsd.machine.errors import UserError
-from rsd.teacher.checkpoint_file import load_checkpoint
+from rsd.models.checkpoint_file import load_checkpoint
 from tests.rsd.teacher.small import ARGS, data, model, options, same, saved, timm_model
 
 
@@ -65,5 +65,5 @@ def test_an_unsafe_file_is_one_sentence(tmp_path, content, source):
 
 
 def test_a_missing_checkpoint_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="found no such file; correct teacher.path"):
+    with pytest.raises(UserError, match="found no such file; give the path of a file"):
         load_checkpoint(model(), tmp_path / "none.pth")

@@ -1,4 +1,4 @@
-"""Weights as timm loads them, from its hub or from a file, with the normalisation that belongs to them."""
+"""Weights as timm loads them, from its hub or from a file."""
 
 import hashlib
 from pathlib import Path
@@ -9,45 +9,53 @@ from torch import Tensor, nn
 
 from rsd.machine.errors import UserError, first_line
 from rsd.machine.files import sha256
+from rsd.models.checkpoint_file import head_classes, head_names, read_state
 from rsd.models.folder import misfits
 from rsd.models.make import ModelOptions
-from rsd.sources.images import DatasetRecord
-from rsd.teacher.base import Start, TeacherOptions
-from rsd.teacher.checkpoint_file import head_classes, head_names, read_state
-from rsd.teacher.preprocessing import pixels_of
 
 
-def check_on_hub(options: TeacherOptions) -> None:
-    """Refuse a model that has no weights on timm's hub; for validators."""
-    cfg = timm.get_pretrained_cfg(options.name)
+def check_on_hub(name: str, option: str) -> None:
+    """Refuse a model that has no weights on timm's hub; for validators.
+
+    Args:
+        option: what asks for them, for the sentence.
+    """
+    cfg = timm.get_pretrained_cfg(name)
     if not (cfg and cfg.has_weights):
         raise ValueError(
-            f"expected a model with weights on timm's hub with source '{options.source}', found that "
-            f"'{options.name}' has none; timm.list_pretrained() names those that have"
+            f"expected a model with weights on timm's hub with {option}, found that '{name}' has none; "
+            "timm.list_pretrained() names those that have"
         )
 
 
-def start_from_timm(options: TeacherOptions, data: DatasetRecord, file: Path | None = None) -> Start:
-    """A teacher with timm's weights; where the head has another shape, a new one is drawn.
+def adopt_weights(
+    model: nn.Module, options: ModelOptions, file: Path | None = None, *, channels: int, role: str
+) -> str:
+    """Give `model`, which `options` made, timm's weights; where the head has another shape, the model's own stays.
 
     timm adapts the weights to another number of channels.
 
     Args:
         file: weights in place of the hub's.
+        role: `teacher` or `student`, for the sentences.
+
+    Returns:
+        SHA-256 of the file, or of the hub's tensors.
 
     Raises:
         UserError: the weights are missing, cannot be read safely or fetched, or do not fit the model.
     """
-    pixels, stated_by = pixels_of(options.name, file)
-    preprocessing = options.preprocessing(data, pixels)
-    model = options.new_model(data, preprocessing.input_size)
-    loaded = _loaded(options.model, model, file, channels=data.channels)
-    weights = sha256(file) if file else _digest(loaded.state_dict())
-    _adopt(model, loaded)
-    return Start(model, preprocessing, weights, stated_by)
+    loaded = _loaded(model, options, file, channels=channels, role=role)
+    digest = sha256(file) if file else _digest(loaded.state_dict())
+    own, state = model.state_dict(), loaded.state_dict()
+    for name in head_names(model):
+        if name not in state or state[name].shape != own[name].shape:
+            state[name] = own[name]
+    model.load_state_dict(state)
+    return digest
 
 
-def _loaded(options: ModelOptions, model: nn.Module, file: Path | None, *, channels: int) -> nn.Module:
+def _loaded(model: nn.Module, options: ModelOptions, file: Path | None, *, channels: int, role: str) -> nn.Module:
     """The model as timm loads it, with the head of its weights, from the hub or from `file`.
 
     timm knows how weights of older formats, another input size or other channels become this model's. With the
@@ -82,19 +90,19 @@ def _loaded(options: ModelOptions, model: nn.Module, file: Path | None, *, chann
             own = {name: tensor for name, tensor in model.state_dict().items() if name not in head}
             rest = {name: tensor for name, tensor in state.items() if name not in head}
             raise UserError(
-                f"the weights in {file} do not fit the teacher '{options.name}' with {options.args}: "
+                f"the weights in {file} do not fit the {role} '{options.name}' with {options.args}: "
                 f"{misfits(own, rest) or first_line(error)}; give weights of this model, or change its name and args"
             ) from error
         if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
             faults = " ".join(str(error).split())
             raise UserError(
-                f"expected teacher.args that leave the hub's weights of '{options.name}' fitting, found "
-                f"{options.args}: {faults[:300]}; change teacher.args"
+                f"expected {role}.args that leave the hub's weights of '{options.name}' fitting, found "
+                f"{options.args}: {faults[:300]}; change {role}.args"
             ) from error
         raise UserError(
             f"expected the weights of '{options.name}' on the hub or in its cache, found that they cannot be had "
             f"({first_line(error)}); run this once where there is a network and set HF_HOME to a copy of that cache "
-            "here, or give a file of weights as teacher.path with source finetune or file"
+            f"here, or give the {role} a file of weights"
         ) from error
 
 
@@ -108,15 +116,6 @@ def _stem(model: nn.Module, cfg: dict[str, Any]) -> str | None:
     convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     named = cfg.get("first_conv")
     return named if named in convolutions else next(iter(convolutions), None)
-
-
-def _adopt(model: nn.Module, loaded: nn.Module) -> None:
-    """Give `model` the weights of `loaded`; where the head has another shape, the new one stays."""
-    own, state = model.state_dict(), loaded.state_dict()
-    for name in head_names(model):
-        if name not in state or state[name].shape != own[name].shape:
-            state[name] = own[name]
-    model.load_state_dict(state)
 
 
 def _digest(state: dict[str, Tensor]) -> str:
