@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from rsd.machine.words import counted
 from rsd.run.records.base import Written
 from rsd.run.records.files import ServedSize
 
@@ -31,6 +32,8 @@ class DatasetRecord(Written):
     """Images per split; also of the teacher's, where a teacher that is trained here has images of its own."""
     labelled: int | None = None
     """Images of the train split that have a label; None: all."""
+    labelled_copies: int = 0
+    """Images without a label that were left out, since an image with a label has the same pixels."""
     left_out: list[str] = Field([])
     """Images that could not be used, and why."""
     checksums: dict[str, str]
@@ -54,7 +57,11 @@ class DatasetRecord(Written):
         """The images of each split, in words."""
         partly = "" if self.labelled in (None, self.counts.get("train")) else f" ({self.labelled:,} with a label)"
         notes = {"train": partly, "teacher": " alone"}
-        return ", ".join(f"{split} {count:,}{notes.get(split, '')}" for split, count in self.counts.items())
+        counts = ", ".join(f"{split} {count:,}{notes.get(split, '')}" for split, count in self.counts.items())
+        if not self.labelled_copies:
+            return counts
+        copies = counted(self.labelled_copies, "image")
+        return f"{counts}; left out {copies} without a label, the same as labelled ones"
 
     @property
     def preprocessing(self) -> ServedSize:

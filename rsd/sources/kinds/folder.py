@@ -53,10 +53,6 @@ class Folder(Source):
         if index.ignored:
             suffixes = ", ".join(f"{count} {suffix}" for suffix, count in sorted(index.ignored.items()))
             print(f"ignored in {self.root}, not {', '.join(SUFFIXES)}, or hidden: {suffixes}")
-        if index.labelled_copies:
-            print(
-                f"left out of {self.root}: {index.labelled_copies} images without a label that are there with one, too"
-            )
         train = index.splits["train"]
         known = np.flatnonzero(train.labels >= 0)
         of_teacher = ImageIndex(
@@ -80,6 +76,7 @@ class Folder(Source):
             std=index.std,
             counts={name: len(part.labels) for name, part in index.splits.items()},
             labelled=len(known),
+            labelled_copies=index.labelled_copies,
             left_out=index.findings,
             checksums=checksums,
         )

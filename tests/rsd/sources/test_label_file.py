@@ -3,7 +3,7 @@ import pytest
 
 from rsd.machine.errors import UserError
 from rsd.sources.kinds.folder import Folder, index_folder
-from tests.rsd.sources.kinds.test_folder import SIDE, fill
+from tests.rsd.sources.image_folders import SIDE, fill
 
 
 @pytest.fixture

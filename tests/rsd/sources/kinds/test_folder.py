@@ -1,5 +1,4 @@
 import hashlib
-import io
 import os
 import random
 
@@ -9,72 +8,7 @@ from PIL import Image
 
 from rsd.machine.errors import UserError
 from rsd.sources.image_file import decode
-from rsd.sources.images import read_split
-from rsd.sources.kinds.folder import Folder, index_folder
-
-SIDE = 8  # options.size of all tests; images of it are served as they are
-
-
-def png(seed, side=SIDE):
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def fill(root, counts, seed=0):
-    """`counts`: folder -> number of different images in it."""
-    for folder, count in counts.items():
-        (root / folder).mkdir(parents=True)
-        for i in range(count):
-            seed += 1
-            (root / folder / f"{i:03}.png").write_bytes(png(seed))
-    return root
-
-
-@pytest.fixture
-def flat(tmp_path):
-    return fill(tmp_path / "images", {"cat": 20, "dog": 10, "emu": 5})
-
-
-@pytest.fixture
-def whole(tmp_path):
-    return fill(tmp_path / "images", {f"{s}/{c}": 4 for s in ("train", "val", "test") for c in ("cat", "dog")})
-
-
-def index(root, *, workers=None, findings_file=None, **values):
-    options = Folder(root=root, size=SIDE, **values)
-    return index_folder(options, workers=workers, findings_file=findings_file)
-
-
-def paths(result):
-    return {split: part.paths for split, part in result.splits.items()}
-
-
-def every(result):
-    return [path for part in result.splits.values() for path in part.paths]
-
-
-def equal(one, other):
-    """Whether two indices are the same to the last bit."""
-    for split, part in one.splits.items():
-        same = other.splits[split]
-        if part.paths != same.paths or not all(np.array_equal(a, b) for a, b in zip(part[1:], same[1:], strict=True)):
-            return False
-    return one[1:] == other[1:]
-
-
-def refused(root, *sentences, **values):
-    """That the folder is refused with exactly these findings, and that `skip` names the same; what `skip` gives."""
-    with pytest.raises(UserError) as stopped:
-        index(root, **values)
-    lines = [line.split(". ", 1)[1] for line in str(stopped.value).splitlines()[1:]]
-    assert f"found {len(sentences)} to correct, or to leave out by data.on_bad: skip" in str(stopped.value)
-    for line, sentence in zip(lines, sorted(sentences, key=lambda s: s.split(": ")), strict=True):
-        assert line.startswith(sentence)
-    result = index(root, on_bad="skip", **values)
-    assert result.findings == lines
-    return result
-
+from tests.rsd.sources.image_folders import equal, every, fill, index, paths, png, refused
 
 # --- what an index holds ---
 
@@ -196,83 +130,6 @@ def test_train_share_leaves_validation_and_test_alone(flat):
     assert set(paths(half)["train"]) < set(paths(whole)["train"])
     kept, of = (np.bincount(result.splits["train"].labels) for result in (half, whole))
     assert np.abs(kept - of / 2).max() <= 0.5
-
-
-# --- images without a label ---
-
-
-def test_images_without_a_label_join_the_training_images(flat):
-    before = index(flat)
-    fill(flat, {"unlabelled/phone": 3, "unlabelled/camera": 4}, seed=500)
-    after = index(flat)
-    for name in ("validation", "test"):
-        assert paths(after)[name] == paths(before)[name]
-    labels = dict(zip(paths(after)["train"], after.splits["train"].labels.tolist(), strict=True))
-    without = {path for path in labels if path.startswith("unlabelled/")}
-    assert len(without) == 7
-    assert {path for path, label in labels.items() if label < 0} == without
-    assert set(labels) - without == set(paths(before)["train"])
-    assert after.classes == before.classes == ["cat", "dog", "emu"]
-    assert after.mean != before.mean
-
-
-def test_unlabelled_beside_train_is_no_split(whole):
-    fill(whole, {"unlabelled": 5}, seed=500)
-    result = index(whole)
-    assert result.classes == ["cat", "dog"]
-    assert (result.splits["train"].labels < 0).sum() == 5
-
-
-@pytest.mark.parametrize("kept_as", ["png", "bmp"])
-def test_an_unlabelled_copy_of_an_image_is_dropped(flat, kept_as):
-    fill(flat, {"unlabelled": 3}, seed=500)
-    for name, path in [("a", "cat/003.png"), ("b", "dog/004.png"), ("c", "emu/001.png")]:
-        Image.open(flat / path).save(flat / "unlabelled" / f"{name}.{kept_as}")
-    result = index(flat)
-    assert result.labelled_copies == 3
-    assert result.findings == []
-    assert (result.splits["train"].labels < 0).sum() == 3
-    assert not [path for path in every(result) if path.startswith("unlabelled/") and path[-5] in "abc"]
-
-
-def test_pixels_of_large_copies_are_compared_whole(flat):
-    smooth = Image.fromarray(np.random.default_rng(3).integers(0, 256, (9, 9, 3), np.uint8)).resize((90, 70))
-    smooth.save(flat / "cat" / "large.jpg")
-    (flat / "unlabeled").mkdir()
-    Image.open(flat / "cat" / "large.jpg").save(flat / "unlabeled" / "copy.png")
-    smooth.resize((45, 35)).save(flat / "unlabeled" / "other.png")
-    result = index(flat)
-    assert result.labelled_copies == 1
-    assert [path for path in every(result) if path.startswith("unlabeled/")] == ["unlabeled/other.png"]
-
-
-def test_an_unlabelled_folder_without_images_is_named(flat):
-    (flat / "unlabelled").mkdir()
-    refused(flat, "unlabelled: no image in it")
-
-
-def test_the_teacher_learns_from_labelled_images_only(flat, tmp_path):
-    fill(flat, {"unlabelled": 6}, seed=500)
-    record = Folder(root=flat, size=SIDE, labelled=6).prepare(tmp_path)
-    record.write(tmp_path)
-    train, teacher = (read_split(tmp_path, name) for name in ("train", "teacher"))
-    assert (train.labels >= 0).sum() == record.labelled == len(teacher.labels) == 6
-    assert (teacher.labels >= 0).all()
-    assert record.counts["train"] == len(train.labels)
-
-
-def test_few_labels_and_the_teachers_own_images(flat):
-    whole, few = index(flat), index(flat, teacher_share=0.5, labelled=4)
-    for name in ("validation", "test"):
-        assert paths(few)[name] == paths(whole)[name]
-    student, teacher = (set(paths(few)[name]) for name in ("train", "teacher"))
-    assert not student & teacher
-    assert student | teacher == set(paths(whole)["train"])
-    assert (few.splits["teacher"].labels >= 0).all()
-    labels = few.splits["train"].labels
-    assert (labels >= 0).sum() == 4
-    truth = [few.classes.index(path.split("/")[0]) for path in paths(few)["train"]]
-    assert np.array_equal(labels[labels >= 0], np.array(truth)[labels >= 0])
 
 
 def test_copies_within_a_class_stay_together(tmp_path):
