@@ -15,8 +15,7 @@ from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.files import read_json
 from rsd.methods import distiller
 from rsd.methods.base import Setting
-from rsd.models.make import ModelOptions, create
-from rsd.models.pixels import PixelNormalize
+from rsd.models.student import StudentOptions
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.store import StoredTeacher, ViewOptions
 from rsd.training.loop import Data, Session, train
@@ -29,7 +28,7 @@ def validation_top1(method: str, seed: int, recipe: Recipe) -> float:
     """Train one student as the `distill` stage would; its selected validation top-1 in per cent."""
     data = read_record(OUT.data)
     torch.manual_seed(seed)
-    student = create(OUT.section("student", ModelOptions), classes=len(data.classes), image_shape=data.image_shape)
+    start = OUT.section("student", StudentOptions).start(data)
     task_class = distiller(method)
     teacher, width, views = None, None, ViewChoice(seed)
     if task_class.needs:
@@ -39,11 +38,11 @@ def validation_top1(method: str, seed: int, recipe: Recipe) -> float:
         options = OUT.section("views", ViewOptions)
         views = ViewChoice(options.seed, options.count)
     method_options = OUT.section(f"method/{method}", task_class.Options)
-    task = task_class(student, Setting(teacher_width=width), method_options, make_criterion(recipe))
+    task = task_class(start.model, Setting(teacher_width=width), method_options, make_criterion(recipe))
     train_split, validation = read_split(OUT.data, "train"), read_split(OUT.data, "validation")
     name = f"{method}-{seed} lr {recipe.learning_rate} {recipe.epochs} epochs"
     session = Session(seed, views, teacher, name=name)
-    trained = train(task, Data(train_split, validation, PixelNormalize(data.mean, data.std)), recipe, session)
+    trained = train(task, Data(train_split, validation, start.preprocessing.module()), recipe, session)
     return trained.selected["validation_top1"]
 
 

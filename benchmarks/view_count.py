@@ -23,8 +23,9 @@ from rsd.methods.base import Setting
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.folder import load_trained
-from rsd.models.make import ModelOptions, create
+from rsd.models.make import create
 from rsd.models.pixels import PixelNormalize
+from rsd.models.student import StudentOptions
 from rsd.report.charts.style import METHOD_COLOURS
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.embed import write_store
@@ -42,7 +43,7 @@ def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT
     record = read_record(out / "data")
     train_split, validation = read_split(out / "data", "train"), read_split(out / "data", "validation")
     data = Data(train_split, validation, PixelNormalize(record.mean, record.std))
-    student = OUT.section("student", ModelOptions)
+    student = OUT.section("student", StudentOptions).model
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model, normalize, _ = load_trained(out / "teacher")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, set_up
@@ -19,10 +19,11 @@ from rsd.methods.base import Distiller, Setting
 from rsd.models.card import student_card
 from rsd.models.features import StageShape, stage_shapes
 from rsd.models.folder import load_trained, save_trained, save_weights
-from rsd.models.make import ModelOptions, create, parameter_count
+from rsd.models.make import parameter_count
 from rsd.models.outputs import embedding_width
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
+from rsd.models.student import StudentOptions, StudentStart
 from rsd.run.names import CARD, HISTORY, SCAFFOLD, WEIGHTS
 from rsd.run.records import InsideRecord, StudentRecord
 from rsd.sources.images import DatasetRecord, read_record, read_split, sample
@@ -50,13 +51,14 @@ def main() -> None:
 
     data = read_record(OUT.data)
     recipe = OUT.section("recipe", Recipe)
-    student_options = OUT.section("student", ModelOptions)
+    student_options = OUT.section("student", StudentOptions)
     distiller_class = distiller(method)
     options = OUT.section(f"method/{method}", distiller_class.Options)
     device = set_up(compute)
 
     torch.manual_seed(seed)  # twins of one seed start from the same student
-    student = create(student_options, classes=len(data.classes), image_shape=data.image_shape)
+    start = student_options.start(data)
+    student, fed = start.model, start.preprocessing
     setting = Setting(image_shape=data.image_shape, image_count=data.counts["train"])
     teacher, views, teacher_digests = None, ViewChoice(seed), None
     if distiller_class.needs:
@@ -68,13 +70,16 @@ def main() -> None:
     task = distiller_class(student, setting, options, make_criterion(recipe)).to(device)
     advice = task.advice(batch_size=recipe.batch_size, classes=len(data.classes))
     if leads():
+        if start.weights:
+            print(f"{name} starts from {start.weights} and is fed {fed} (from {start.stated_by})", flush=True)
         for sentence in advice:
             print(f"warning: {name}: {sentence}", file=sys.stderr)
 
     record: dict[str, object] = {
         "method": method,
         "seed": seed,
-        "model": student_options.model_dump(),
+        "model": student_options.model.model_dump(),
+        "start": start.weights and start.weights.model_dump(),
         "options": options.model_dump(mode="json"),
         "recipe": recipe.model_dump(mode="json"),
         "compute": compute.decisive(),
@@ -83,12 +88,12 @@ def main() -> None:
         "classes": data.classes,
         "height": data.height,
         "width": data.width,
-        "mean": data.mean,
-        "std": data.std,
+        "mean": fed.mean,
+        "std": fed.std,
     }
     state = unfinished.state_file(name, {"record": record, "data": data.model_dump(), "teacher": teacher_digests})
     train_split, validation = read_split(OUT.data, "train"), read_split(OUT.data, "validation")
-    normalize = PixelNormalize(data.mean, data.std).to(device)
+    normalize = fed.module().to(device)
     session = Session(seed, views, teacher, compute, state, logs=OUT.logs, name=name)
     glance = sample(validation.images, MOST_IMAGES)
     before = student_side(task, normalize, glance) if leads() else None
@@ -110,12 +115,13 @@ def main() -> None:
         }
         inputs = [OUT.section_file(part) for part in (f"method/{method}", "recipe", "student")]
         inputs += [OUT.dataset]
+        inputs += [OUT.sources_file("student")] if student_options.watched else []
         inputs += [OUT.section_file("views"), OUT.teacher_folder / WEIGHTS] if teacher_digests else []
         record["made_from"] = OUT.digests(*inputs)
         look = inside(name, task, trained, before, normalize, glance)
         OUT.write(look)
         record["inside_sha256"] = sha256(look.file)
-        write(OUT.student_folder(name), student, trained, data, record)
+        write(OUT.student_folder(name), start, trained, data, record)
         unfinished.forget(state)
     leave()
 
@@ -141,9 +147,10 @@ def inside(
     return InsideRecord(student=name, correlation=task.inside(before, after, answers))
 
 
-def write(folder: Path, student: nn.Module, trained: Trained, data: DatasetRecord, record: dict[str, object]) -> None:
+def write(folder: Path, start: StudentStart, trained: Trained, data: DatasetRecord, record: dict[str, object]) -> None:
     """The student, what was trained beside it, the history, the model card, and last the record."""
-    save_trained(folder, student, trained.student, data, mean=data.mean, std=data.std)
+    fed = start.preprocessing
+    save_trained(folder, start.model, trained.student, data, mean=fed.mean, std=fed.std)
     # For resuming research, not for shipping: nothing downstream of evaluation reads it.
     save_weights(trained.scaffold, folder / SCAFFOLD)
     write_table(folder / HISTORY, trained.history)

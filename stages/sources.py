@@ -10,6 +10,7 @@ def main() -> None:
     watched = OUT.section("watched", Watched)
     OUT.write(Sources(kind="data", digests={str(path): listing(path) for path in watched.data}))
     OUT.write(Sources(kind="teacher", digests={str(path): weights_content(path) for path in watched.teacher}))
+    OUT.write(Sources(kind="student", digests={str(path): weights_content(path) for path in watched.student}))
 
 
 if __name__ == "__main__":

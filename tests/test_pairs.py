@@ -16,6 +16,7 @@ from rsd.methods.ofa import OFADistiller
 from rsd.methods.rsd import RSDDistiller
 from rsd.models.make import ModelOptions, create, parameter_count
 from rsd.models.outputs import Outputs, outputs
+from rsd.models.student import StudentOptions
 from rsd.training.recipe import Recipe, make_criterion, make_optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -232,7 +233,7 @@ def test_a_step_reaches_first_layer_and_scaffold(teacher_outputs, tmp_path, data
     for kind in (RSDDistiller, OFADistiller):
         torch.manual_seed(0)
         model = create(
-            ModelOptions.model_validate(resolved["student"]), classes=CLASSES[data], image_shape=SHAPE
+            StudentOptions.model_validate(resolved["student"]).model, classes=CLASSES[data], image_shape=SHAPE
         ).train()
         setting = Setting(teacher_width=answer.embedding.shape[1], image_shape=SHAPE)
         task: Distiller = kind(model, setting, criterion=make_criterion(recipe))

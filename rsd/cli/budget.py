@@ -55,6 +55,7 @@ def kit(
     from rsd.measure.budget.kit import LADDER, arguments, write_kit
     from rsd.measure.latency import Plan
     from rsd.models.make import ModelOptions
+    from rsd.models.student import StudentOptions
     from rsd.report.table import size
     from rsd.run.paths import Run
     from rsd.sources.images import read_record, read_split
@@ -82,7 +83,7 @@ def kit(
         from rsd.measure.budget.records import shipped_student
         from rsd.run.snapshot import snapshot
 
-        students.insert(0, here.section("student", ModelOptions))
+        students.insert(0, here.section("student", StudentOptions).model)
         known = shipped_student(snapshot(here))
         if known and (known.model, known.args) == (students[0].name, students[0].args) and known.image == tuple(shape):
             ready = {one: here.onnx(one) for one in known.top1 if one in names}

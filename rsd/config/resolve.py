@@ -18,7 +18,7 @@ from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError, near
 from rsd.machine.yaml_file import read_yaml
 from rsd.measure.benchmark import BenchmarkOptions
-from rsd.models.make import ModelOptions
+from rsd.models.student import StudentOptions
 from rsd.release.bundle import BundleOptions
 from rsd.run.records import Choice, Watched
 from rsd.sources.base import Source
@@ -31,7 +31,7 @@ SECTIONS: dict[str, Any] = {
     "data": Source,
     "teacher": TeacherOptions,
     "teacher_recipe": Recipe,
-    "student": ModelOptions,
+    "student": StudentOptions,
     "student_gate": StudentGate,
     "recipe": Recipe,
     "views": ViewOptions,
@@ -45,14 +45,16 @@ SECTIONS: dict[str, Any] = {
 
 PAPER: dict[str, dict[str, JsonValue]] = {
     "data": {"hold_out": False},
+    "student": {"weights": "none"},
     "recipe": {"select": "last"},
     "teacher_recipe": {"select": "last"},  # "best" would be picked on images that it was trained on
 }
 """What `protocol: paper` sets above everything else, beside each method's own `Distiller.paper`: all training images,
-and the last epoch."""
+students from random weights, and the last epoch."""
 
 _OWN = ("views", "compute", "export", "engine", "benchmark", "bundle")  # written out in params.yaml itself
 _NAMED = ("data", "teacher", "teacher_recipe", "student", "recipe")  # from conf/; `override` lies above
+_WATCHED = ("data", "teacher", "student")  # may lie outside the project
 _TOP = {"pair", "data", "recipe", "methods", "seeds", "precisions", "protocol", "method", "override", *_OWN}
 
 
@@ -75,7 +77,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     """The whole configuration as plain values.
 
     These are the sections of `SECTIONS`; `method.<name>` for each method; `augment` of the recipe; and `watched`, the
-    paths outside the project that the source of images and the teacher read.
+    paths outside the project that the source of images, the teacher and the student read.
 
     Args:
         params: params.yaml.
@@ -254,10 +256,8 @@ def _is_trained(teacher: dict[str, Any]) -> bool:
 
 
 def _watched(resolved: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What the source of images and the teacher read outside the project; of a faulty section, nothing."""
-    paths = {
-        name: SECTIONS[name].model_validate(resolved[name]).watched for name in ("data", "teacher") if resolved[name]
-    }
+    """What the source of images, the teacher and the student read outside the project; of a faulty section, nothing."""
+    paths = {name: SECTIONS[name].model_validate(resolved[name]).watched for name in _WATCHED if resolved[name]}
     return Watched(**paths).model_dump(mode="json")
 
 

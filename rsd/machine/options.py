@@ -8,14 +8,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic_core import CoreSchema, core_schema
 
 
-def _at_home(path: Path) -> Path:
+def at_home(path: Path) -> Path:
+    """`path` with the user's home folder for `~`; for validators."""
     try:
         return path.expanduser()
     except RuntimeError as error:
         raise ValueError(f"expected ~ to stand for a user's home folder, found none for '{path}'") from error
 
 
-UserPath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
+UserPath = Annotated[Path, Field(strict=False), AfterValidator(at_home)]
 """A path, written as text; `~` is the home folder."""
 
 

@@ -108,6 +108,8 @@ class Pixels(BaseModel):
     """`center` takes the central square of an image, `squash` the whole image."""
     crop_pct: Annotated[float, Field(gt=0, le=2)] = 1.0
     """Side of that square, as a share of the shorter side; timm pads beyond 1."""
+    license: str | None = None
+    """Of the weights; None: not stated."""
 
     @field_validator("label_names", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""What a teacher is fed: mean, std and image size, those of its weights where they are stated."""
+"""What a model is fed: mean, std and image size, those of its weights where they are stated."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from rsd.sources.images import DatasetRecord
 
 
 class Preprocessing(NamedTuple):
-    """How raw pixels become a teacher's input."""
+    """How raw pixels become a model's input."""
 
     mean: list[float]
     """Per channel, of pixels in [0, 1], as is `std`."""
@@ -37,8 +37,8 @@ def pixels_of(name: str, weights: Path | None) -> tuple[Pixels, str]:
     """The pixels that weights were trained for, and who says so.
 
     They come from the `config.json` beside the weights. Without one they are timm's default for the model; its size
-    is that of the hub's weights, so a file then states no size. The crop is for the reader: teacher and student see the
-    same view, which `data.crop_share` cuts.
+    and licence are those of the hub's weights, so a file then states neither. The crop is for the reader: teacher and
+    student see the same view, which `data.crop_share` cuts.
 
     Args:
         name: of the timm model.
@@ -53,7 +53,7 @@ def pixels_of(name: str, weights: Path | None) -> tuple[Pixels, str]:
         pixels = Pixels.model_validate(timm.get_pretrained_cfg(name).to_dict())  # type: ignore[union-attr]
         stated_by = f"timm's description of {name}"
         if weights:
-            pixels.input_size = None
+            pixels.input_size = pixels.license = None
             stated_by += f", since no {CONFIG} lies beside {weights}"
     crop = f"; data.crop_share replaces its crop of {pixels.crop_pct:.0%}" if pixels.crop_mode == "center" else ""
     return pixels, stated_by + crop

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 from torch import Tensor, nn
@@ -28,9 +28,24 @@ def check_on_hub(name: str, option: str) -> None:
         )
 
 
+class Adopted(NamedTuple):
+    """Weights that a model was given."""
+
+    sha256: str
+    """Of their file, or of the hub's tensors."""
+    new_head: bool
+    """Whether the model kept its own head."""
+
+
 def adopt_weights(
-    model: nn.Module, options: ModelOptions, file: Path | None = None, *, channels: int, role: str
-) -> str:
+    model: nn.Module,
+    options: ModelOptions,
+    file: Path | None = None,
+    *,
+    channels: int,
+    role: str,
+    new_head: bool = False,
+) -> Adopted:
     """Give `model`, which `options` made, timm's weights; where the head has another shape, the model's own stays.
 
     timm adapts the weights to another number of channels.
@@ -38,9 +53,7 @@ def adopt_weights(
     Args:
         file: weights in place of the hub's.
         role: `teacher` or `student`, for the sentences.
-
-    Returns:
-        SHA-256 of the file, or of the hub's tensors.
+        new_head: keep the model's own head in any case.
 
     Raises:
         UserError: the weights are missing, cannot be read safely or fetched, or do not fit the model.
@@ -48,11 +61,9 @@ def adopt_weights(
     loaded = _loaded(model, options, file, channels=channels, role=role)
     digest = sha256(file) if file else _digest(loaded.state_dict())
     own, state = model.state_dict(), loaded.state_dict()
-    for name in head_names(model):
-        if name not in state or state[name].shape != own[name].shape:
-            state[name] = own[name]
-    model.load_state_dict(state)
-    return digest
+    kept = [name for name in head_names(model) if new_head or name not in state or state[name].shape != own[name].shape]
+    model.load_state_dict(state | {name: own[name] for name in kept})
+    return Adopted(digest, bool(kept))
 
 
 def _loaded(model: nn.Module, options: ModelOptions, file: Path | None, *, channels: int, role: str) -> nn.Module:

@@ -78,6 +78,10 @@ class Run:
         """Of a section of the resolved params."""
         return self.params / f"{name}.json"
 
+    def sources_file(self, kind: str) -> Path:
+        """Digests of what a kind of `Watched` names outside the project."""
+        return self.sources / f"{kind}.json"
+
     def student_folder(self, name: str) -> Path:
         """Of METHOD-SEED."""
         return self.students / name

@@ -88,8 +88,8 @@ class TeacherOptions(Kind, ModelOptions):
         pixels, stated_by = pixels_of(self.name, file)
         preprocessing = self.preprocessing(data, pixels)
         model = self.new_model(data, preprocessing.input_size)
-        weights = adopt_weights(model, self.model, file, channels=data.channels, role="teacher")
-        return Start(model, preprocessing, weights, stated_by)
+        adopted = adopt_weights(model, self.model, file, channels=data.channels, role="teacher")
+        return Start(model, preprocessing, adopted.sha256, stated_by)
 
     def new_model(self, data: DatasetRecord, input_size: int | None) -> nn.Module:
         """The model with random weights, for the data's classes and images of `input_size`; None: as served."""

@@ -30,6 +30,7 @@ from rsd.run.records.trained import (
     Model,
     ShippedRecord,
     ShownRecord,
+    StartingWeights,
     StudentIndex,
     StudentRecord,
     TeacherRecord,
@@ -41,6 +42,6 @@ __all__ = [
     "CorrelationPicture", "DatasetRecord", "Details", "DeviceRecord", "EngineRecord", "Evaluation",
     "EvaluationRecord", "ExportRecord", "Golden", "GraphInput", "Harm", "IndexedStudent", "InsideRecord", "Latency",
     "LatencyRecord", "Manifest", "Model", "Name", "Origin", "Parity", "Port", "Record", "Requires", "Rounded",
-    "Section", "ShippedRecord", "ShownRecord", "Sources", "StudentIndex", "StudentRecord", "Summary",
-    "TeacherRecord", "Timing", "Validation", "Watched", "Written",
+    "Section", "ShippedRecord", "ShownRecord", "Sources", "StartingWeights", "StudentIndex", "StudentRecord",
+    "Summary", "TeacherRecord", "Timing", "Validation", "Watched", "Written",
 ]  # fmt: skip

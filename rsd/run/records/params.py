@@ -38,7 +38,7 @@ class Choice(Options):
 class Sources(Written):
     """`sources/KIND.json`: digests of what a kind of `Watched` names, by path. The file is the plain mapping."""
 
-    kind: Literal["data", "teacher"]
+    kind: Literal["data", "teacher", "student"]
     digests: dict[str, str | dict[str, str]]
 
     location = "sources/{0.kind}.json"
@@ -53,4 +53,5 @@ class Watched(Part):
     data: list[Path] = Field([])
     """Images, as files and folders."""
     teacher: list[Path] = Field([])
-    """Weights."""
+    """Weights, as are the student's."""
+    student: list[Path] = Field([])

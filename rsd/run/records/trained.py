@@ -73,6 +73,22 @@ class TeacherRecord(TrainedRecord):
     location = "teacher/model.json"
 
 
+class StartingWeights(Part):
+    """Weights from elsewhere that a student started from."""
+
+    name: str
+    """Their path, or their name on the hub."""
+    sha256: str
+    """Of their file, or of the hub's tensors."""
+    license: str | None = None
+    """As it is stated beside them; None: unknown."""
+    new_head: bool
+    """Whether the head was drawn from the seed."""
+
+    def __str__(self) -> str:
+        return f"{self.name} (SHA-256 {self.sha256[:12]})"
+
+
 class StudentRecord(TrainedRecord):
     """`students/METHOD-SEED/student.json`."""
 
@@ -88,6 +104,8 @@ class StudentRecord(TrainedRecord):
     """Trained beside the student and thrown away."""
     effective_batch_size: int
     steps: int
+    start: StartingWeights | None = None
+    """None: drawn from the seed."""
     warnings: list[str] = Field([])
     inside_sha256: str | None = None
     """Of `inside.json`; None in records of older versions."""

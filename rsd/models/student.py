@@ -1,0 +1,98 @@
+"""The section `student` of the params: a model, and the weights that it starts from."""
+
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import AfterValidator, model_validator
+from torch import nn
+
+from rsd.machine.options import at_home
+from rsd.models.make import ModelOptions, create
+from rsd.models.pixels import per_channel
+from rsd.models.preprocessing import Preprocessing, pixels_of
+from rsd.models.timm_weights import adopt_weights, check_on_hub
+from rsd.run.paths import Run
+from rsd.run.records import StartingWeights
+from rsd.sources.images import DatasetRecord
+from rsd.sources.listing import weights_file
+
+NAMED = ("none", "hub")
+
+
+def _outside_the_run(weights: str) -> str:
+    """Refuse weights that the run itself writes: each run would start from those of the last one."""
+    if weights in NAMED:
+        return weights
+    path, run = at_home(Path(weights)), Run().folder
+    if path.resolve().is_relative_to(run.resolve()):
+        raise ValueError(
+            f"expected weights that no run replaces, found {weights}, and {run}/ is written anew by every run; "
+            "copy them out of it first, and give the copy's path"
+        )
+    return str(path)
+
+
+class StudentStart(NamedTuple):
+    """A student before any training here."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    """Mean and std are those of the weights, or of the data for new ones."""
+    weights: StartingWeights | None = None
+    """None: drawn from torch's random state."""
+    stated_by: str = "the training images"
+    """Who says what it is to be fed."""
+
+
+class StudentOptions(ModelOptions):
+    """The section `student` of the params."""
+
+    weights: Annotated[str, AfterValidator(_outside_the_run)] = "none"
+    """`none` draws them from the seed, `hub` takes timm's; or the path of a `.safetensors` file, of a `.pth` file of
+    tensors only, or of a folder with `model.safetensors` and `config.json`, as rsd and `timm.models.save_for_hf` write
+    it. Every student of a run starts from them, the scratch twin, too."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.weights == "hub":
+            check_on_hub(self.name, "student.weights hub")
+        return self
+
+    @property
+    def model(self) -> ModelOptions:
+        return ModelOptions(name=self.name, args=self.args)
+
+    @property
+    def watched(self) -> list[Path]:
+        """Weights outside the project; when they change, `distill` runs again."""
+        return [] if self.weights in NAMED else [Path(self.weights)]
+
+    def start(self, data: DatasetRecord) -> StudentStart:
+        """Make the student for these images; what its weights lack is drawn from torch's random state.
+
+        Its head is new unless the weights' head is for the data's classes, as far as is known.
+
+        Raises:
+            UserError: the weights are missing, cannot be read safely or fetched, or do not fit the model.
+        """
+        model = create(self.model, classes=len(data.classes), image_shape=data.image_shape)
+        if self.weights == "none":
+            return StudentStart(model, Preprocessing(data.mean, data.std))
+        (file,) = map(weights_file, self.watched) if self.watched else (None,)
+        pixels, stated_by = pixels_of(self.name, file)
+        adopted = adopt_weights(
+            model,
+            self.model,
+            file,
+            channels=data.channels,
+            role="student",
+            new_head=pixels.label_names not in (None, data.classes),
+        )
+        weights = StartingWeights(
+            name=self.weights if file else model.pretrained_cfg["hf_hub_id"],  # type: ignore[index]
+            sha256=adopted.sha256,
+            license=pixels.license,
+            new_head=adopted.new_head,
+        )
+        mean, std = (per_channel(values, data.channels) for values in (pixels.mean, pixels.std))
+        return StudentStart(model, Preprocessing(mean, std), weights, stated_by)
