@@ -1,15 +1,12 @@
 """How long `rsd-edge install` takes for a large bundle, against the least that it must do: read, hash and write it.
 
-    python -m benchmarks.edge_install
-    python -m benchmarks.edge_install --bundle BUNDLE --megabytes 100
+    python -m benchmarks.edge_server    # prints this table, too
 
-Half a minute. A bundle (by default that of the last `dvc repro`) is filled up to the size with random bytes, signed
-with a new key, and installed in turn: as a folder, as a tar file, and as a plain copy that is hashed and synced. Each
+Half a minute. A bundle that is not signed yet is filled up to the size with random bytes, signed with a new key, and
+installed in turn: as a folder, as a tar file, and as a plain copy that is hashed and synced. Each
 is a process of its own, so the start of Python and its imports count.
 """
 
-import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -79,21 +76,3 @@ def table(bundle: Path, megabytes: float, rounds: int = ROUNDS) -> str:
             {f"{size / 1e6:.0f} MB": way, "s": spread(times[way]), "ratio": spread(times[way] / least)} for way in ways
         ]
     return markdown(rows)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=Path("out/bundle"))
-    parser.add_argument("--megabytes", type=float, default=100)
-    arguments = parser.parse_args()
-    if not (arguments.bundle / "manifest.json").is_file():
-        sys.exit(
-            f"error: expected a bundle in {arguments.bundle}, found none; run `dvc repro bundle`, or give --bundle"
-        )
-    if json.loads((arguments.bundle / "manifest.json").read_text())["signed"]:
-        sys.exit(f"error: expected a bundle that is not signed yet, found {arguments.bundle}; give out/bundle")
-    print(table(arguments.bundle, arguments.megabytes))
-
-
-if __name__ == "__main__":
-    main()

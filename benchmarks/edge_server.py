@@ -12,7 +12,6 @@ is not signed is also filled up to 100 MB, signed and installed (`benchmarks/edg
 the overhead is above 1 ms or the start above 2 s.
 """
 
-import argparse
 import io
 import json
 import os
@@ -34,11 +33,13 @@ import psutil  # type: ignore[import-untyped]
 from PIL import Image
 
 from benchmarks import edge_install
+from benchmarks.command import command
 from benchmarks.interleaved import interleaved, markdown
+from rsd.machine.errors import UserError
 
 OVERHEAD, START = 1.0, 2.0
 """Limits: milliseconds, seconds."""
-STARTS, ROUNDS, SECONDS = 7, 2000, 5.0
+STARTS, ROUNDS, SECONDS, CLIENTS = 7, 2000, 5.0, 4
 MEGABYTES = 100
 """Size of the bundle that is installed."""
 
@@ -133,23 +134,19 @@ def _count(work: Callable[[], object], seconds: float) -> int:
     return count
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=Path("out/bundle"))
-    parser.add_argument("--clients", type=int, default=4)
-    arguments = parser.parse_args()
-    manifest = json.loads((arguments.bundle / "manifest.json").read_text())
-    model = arguments.bundle / next(iter(manifest["models"].values()))["onnx"]
+def main(bundle: Path = Path("out/bundle")) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    model = bundle / next(iter(manifest["models"].values()))["onnx"]
     bare = session(model)
     image = np.random.default_rng(0).integers(0, 256, bare.get_inputs()[0].shape[1:], dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "current").symlink_to(arguments.bundle.resolve())
+        (root / "current").symlink_to(bundle.resolve())
         starts = []
         for _ in range(STARTS):
             with serving(root) as (_, _, seconds):
                 starts.append(seconds)
-        with serving(root) as (port, process, _), ProcessPoolExecutor(arguments.clients, get_context("spawn")) as pool:
+        with serving(root) as (port, process, _), ProcessPoolExecutor(CLIENTS, get_context("spawn")) as pool:
             client, formats = Client(port), requests(manifest["name"], image)
             runs: dict[str, Callable[[], object]] = {
                 "ONNX Runtime": lambda: bare.run(None, {"image": image[None]}),
@@ -159,7 +156,7 @@ def main() -> None:
             before = psutil.Process(process.pid).memory_info().rss
             times = interleaved(runs, rounds=ROUNDS, warmup=100) * 1e3
             rates = {}
-            every = range(arguments.clients)
+            every = range(CLIENTS)
             jobs = [pool.submit(hammer, port, formats["server, binary"], SECONDS) for _ in every]
             rates["server, binary"] = sum(job.result() for job in jobs) / SECONDS
             jobs = [pool.submit(infer, model, image, SECONDS) for _ in every]
@@ -172,16 +169,16 @@ def main() -> None:
         rate = f"{rates[name]:.0f}/s" if name in rates else "-"
         over = "-" if name == "ONNX Runtime" else f"{overheads[name]:.2f}"
         row = {"": name, "p50, ms": f"{p50:.2f}", "p99, ms": f"{p99:.2f}", "overhead, ms": over}
-        rows.append({**row, f"{arguments.clients} clients": rate})
+        rows.append({**row, f"{CLIENTS} clients": rate})
     print(markdown(rows))
     load = os.getloadavg()[0]
     print(f"\nstart to ready: {np.median(starts):.2f} s (median of {STARTS}, {min(starts):.2f} to {max(starts):.2f})")
     print(f"memory of the server: {before / 1e6:.0f} MB when ready, {after / 1e6:.0f} MB after these requests")
     print(f"{os.cpu_count()} cores, load {load:.1f} at the end")
     if not manifest["signed"]:
-        print("\n" + edge_install.table(arguments.bundle, MEGABYTES))
+        print("\n" + edge_install.table(bundle, MEGABYTES))
     if overheads["server, binary"] > OVERHEAD or np.median(starts) > START:
-        sys.exit(f"error: expected an overhead below {OVERHEAD} ms and a start below {START} s, found more")
+        raise UserError(f"expected an overhead below {OVERHEAD} ms and a start below {START} s, found more")
 
 
 def _triton(port: int, name: str, image: np.ndarray) -> Callable[[], object]:
@@ -194,4 +191,4 @@ def _triton(port: int, name: str, image: np.ndarray) -> Callable[[], object]:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -1,7 +1,6 @@
 """How long TensorRT takes to build an engine for each student of the paper at 224 x 224, and how large it is.
 
     python -m benchmarks.engine_build
-    python -m benchmarks.engine_build --students resnet18 --precisions fp32
 
 Some minutes on two cores, and no GPU where tensorrt_rtx builds. The students are untrained, which changes neither the
 work nor the size; int8 is Q/DQ by ONNX Runtime's static quantiser, calibrated on noise. `build` is what the stage
@@ -9,7 +8,6 @@ work nor the size; int8 is Q/DQ by ONNX Runtime's static quantiser, calibrated o
 machine has little influence.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.command import command
 from benchmarks.interleaved import markdown
 from benchmarks.overhead import CLASSES, PAIRS, SHAPE
 from rsd.export import precisions as known
@@ -83,12 +82,8 @@ def row(student: str, precision: str, record: dict[str, Any] | str) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
-    parser.add_argument("--precisions", nargs="+", choices=known.names(), default=known.names())
-    arguments = parser.parse_args()
-    print(markdown(list(rows(arguments.students, arguments.precisions, EngineOptions()))))
+    print(markdown(list(rows(list(STUDENTS), known.names(), EngineOptions()))))
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

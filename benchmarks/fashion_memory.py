@@ -12,7 +12,6 @@ the kernel takes back when it needs the room. It never says less than what this 
 (about 100 MB).
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import command
 from benchmarks.interleaved import markdown
 from rsd.machine.yaml_file import read_yaml
 
@@ -73,21 +73,17 @@ def copy_of_the_project(folder: Path, changes: dict[str, Any]) -> None:
     (folder / "params.yaml").write_text(json.dumps(params))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--views", type=int, default=1)
-    arguments = parser.parse_args()
+def main(epochs: int = 1, views: int = 1) -> None:
     idle, _ = peak_of([sys.executable, "-c", "import rsd.training.loop"], ROOT)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        copy_of_the_project(Path(folder), settings(arguments.epochs, arguments.views))
+        copy_of_the_project(Path(folder), settings(epochs, views))
         for stage, *more in STAGES:
             peak, seconds = peak_of([sys.executable, "-m", f"stages.{stage}", *more], Path(folder))
             rows.append({"stage": " ".join([stage, *more]), "peak, MB": f"{peak:.0f}", "s": f"{seconds:.0f}"})
-    print(f"{arguments.epochs} epochs, {arguments.views} views; importing rsd.training.loop alone: {idle:.0f} MB\n")
+    print(f"{epochs} epochs, {views} views; importing rsd.training.loop alone: {idle:.0f} MB\n")
     print(markdown(rows))
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -7,7 +7,6 @@ Works on a throw-away project of stages that only sleep, in a chain, so that not
 its own. Each way runs the whole project anew in every round, turn by turn. Thirteen minutes on two busy cores.
 """
 
-import argparse
 import os
 import shutil
 import signal
@@ -23,12 +22,17 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
+from benchmarks.command import command
 from benchmarks.interleaved import interleaved, markdown, spread
 from pipelines.server import lifecycle
 from pipelines.server.daemons import Site
 from rsd.machine.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
+PORT = 4741
+"""Of the benchmark's own server; the next one serves its reports."""
+SECONDS = 0.5
+"""That a stage sleeps."""
 SLEEP = "python -c \"import time; time.sleep({seconds}); open('{out}', 'w').write('x')\""
 # A training with a checkpoint: every tenth of a second a step.
 TRAIN = """
@@ -161,17 +165,11 @@ def _wait(holds: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--stages", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=0.5, help="that a stage sleeps")
-    parser.add_argument("--port", type=int, default=4741, help="of the benchmark's own server; the next is used, too")
-    arguments = parser.parse_args()
+def main(rounds: int = 3, stages: int = 4) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary) / "home"
-        place = Site(PROJECT, home, arguments.port, elsewhere=None)
-        chain(Path(temporary) / "chain", stages=arguments.stages, seconds=arguments.seconds)
+        place = Site(PROJECT, home, PORT, elsewhere=None)
+        chain(Path(temporary) / "chain", stages=stages, seconds=SECONDS)
         _project(
             Path(temporary) / "train", "stages:\n  train: {cmd: python train.py 600, deps: [train.py], outs: [trained]}"
         )
@@ -181,10 +179,10 @@ def main() -> None:
                 start = time.monotonic()
                 lifecycle.start(place, say=lambda _: None)
                 print(f"`make server` took {time.monotonic() - start:.0f} s\n")
-                rows = overhead(Path(temporary) / "chain", place, rounds=arguments.rounds, stages=arguments.stages)
+                rows = overhead(Path(temporary) / "chain", place, rounds=rounds, stages=stages)
                 print(
-                    f"{arguments.stages} stages of {arguments.seconds:g} s, one after the other; {os.cpu_count()} "
-                    f"cores, load {psutil.getloadavg()[0]:.1f}; median and quartiles of {arguments.rounds} rounds\n\n"
+                    f"{stages} stages of {SECONDS:g} s, one after the other; {os.cpu_count()} "
+                    f"cores, load {psutil.getloadavg()[0]:.1f}; median and quartiles of {rounds} rounds\n\n"
                     f"{markdown(rows)}\n"
                 )
                 print(markdown(resumption(Path(temporary) / "train", place)))
@@ -193,7 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    command(main, __doc__)

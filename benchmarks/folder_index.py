@@ -9,7 +9,6 @@ largest child, as the kernel counts it; threads make the index, so there should 
 With 100,000 files it must stay below 1 GB: the command ends with status 1 if it does not.
 """
 
-import argparse
 import io
 import os
 import resource
@@ -18,10 +17,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from PIL import Image
 
+from benchmarks.command import command
+from rsd.machine.errors import UserError
 from rsd.sources.kinds.folder import Folder, index_folder
 
 CLASSES = 100
@@ -39,19 +42,19 @@ def make(root: Path, images: int, side: int) -> None:
         (root / f"class{i % CLASSES:03}" / f"{i:07}.jpg").write_bytes(buffer.getvalue() + i.to_bytes(8, "big"))
 
 
-def measure(root: Path, workers: int | None) -> None:
+def measure(root: Path) -> None:
     """Index `root` and print what it took; in a process that does nothing else."""
     before = _peak()
     start = time.perf_counter()
-    index = index_folder(Folder(root=root), workers=workers)
+    index = index_folder(Folder(root=root))
     seconds = time.perf_counter() - start
     count = sum(len(part.paths) for part in index.splits.values())
     print(
         f"{count} images in {seconds:.1f} s, {count / seconds:.0f} images/s, {os.cpu_count()} cores, "
-        f"{workers or 'default'} threads; peak memory {_peak():.0f} MB (of which {before:.0f} MB before it began)"
+        f"peak memory {_peak():.0f} MB (of which {before:.0f} MB before it began)"
     )
     if _peak() > LARGEST:
-        sys.exit(f"error: expected a peak below {LARGEST:.0f} MB, found {_peak():.0f} MB")
+        raise UserError(f"expected a peak below {LARGEST:.0f} MB, found {_peak():.0f} MB")
 
 
 def _peak() -> float:
@@ -59,22 +62,19 @@ def _peak() -> float:
     return sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=100_000)
-    parser.add_argument("--side", type=int, default=64, help="pixels")
-    parser.add_argument("--workers", type=int, help="threads")
-    parser.add_argument("--root", type=Path, help="index this folder instead")
-    arguments = parser.parse_args()
-    if arguments.root:
-        measure(arguments.root, arguments.workers)
+def main(
+    images: int = 100_000,
+    side: int = 64,
+    root: Annotated[Path | None, typer.Option(help="Index this folder instead.")] = None,
+) -> None:
+    if root:
+        measure(root)
         return
     with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder), arguments.images, arguments.side)
-        command = [sys.executable, "-m", "benchmarks.folder_index", "--root", folder]
-        command += ["--workers", str(arguments.workers)] if arguments.workers else []
-        sys.exit(subprocess.run(command).returncode)
+        make(Path(folder), images, side)
+        again = [sys.executable, "-m", "benchmarks.folder_index", "--root", folder]
+        sys.exit(subprocess.run(again).returncode)
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -1,14 +1,12 @@
 """Every CUDA and TensorRT path of the project, run on a machine that has a GPU: one record, one table.
 
     python -m benchmarks.gpu_check            # or: make gpu-check; some minutes
-    python -m benchmarks.gpu_check --list
 
 A check passes, fails with a sentence, or is not run with the reason: no CUDA device, fewer GPUs than it needs, or a
-library that is not installed. The record (by default `out/gpu-check.json`) lists all of them and the device. The exit
+library that is not installed. The record, `out/gpu-check.json`, lists all of them and the device. The exit
 status is 0 if there is a GPU and no check has failed, else 1.
 """
 
-import argparse
 import ctypes
 import importlib
 import importlib.util
@@ -25,6 +23,7 @@ import onnxruntime as ort
 import torch
 
 from benchmarks import gpu_inference, gpu_training
+from benchmarks.command import command
 from benchmarks.interleaved import markdown
 from rsd.export import precisions, runtimes
 from rsd.machine.cuda import NoDriverError, driver
@@ -236,15 +235,8 @@ def _facts(facts: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, default=RECORD)
-    parser.add_argument("--list", action="store_true", help="name the checks and run none")
-    arguments = parser.parse_args()
-    if arguments.list:
-        print("\n".join(check.name for check in checks()))
-        return
-    sys.exit(0 if gpu_check(checks(), arguments.record) else 1)
+    sys.exit(0 if gpu_check(checks(), RECORD) else 1)
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

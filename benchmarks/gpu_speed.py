@@ -1,7 +1,7 @@
 """How fast training is on a GPU: what RSD's step costs there, and how many processes it takes to feed it.
 
     python -m benchmarks.gpu_speed
-    python -m benchmarks.gpu_speed --parts steps --settings "float32" "bf16, channels_last"
+    python -m benchmarks.gpu_speed steps
 
 Some minutes on one GPU. Untrained pairs of the paper at 224 x 224, batch 128 of random pixels.
 
@@ -15,24 +15,26 @@ processes that prepare batches: images of 32 x 32 in memory (CIFAR-100's format)
 which all are in the page cache. The last column is the share of what the same step reaches when nothing has to be read.
 """
 
-import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+import typer
 from torch import Tensor
 
+from benchmarks.command import command
 from benchmarks.interleaved import interleaved, print_rows, spread
 from benchmarks.loader import write_jpegs
 from benchmarks.pair import Case, bench
 from rsd.machine.compute import ComputeOptions, set_up
+from rsd.machine.errors import UserError
 from rsd.machine.fingerprint import fingerprint, short_name
 from rsd.models.make import ModelOptions
 from rsd.sources.images import ArrayImages, ImageFiles, Images, LabelledImages
@@ -157,31 +159,20 @@ def loop_rows(
                 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=["steps", "loop"], default=["steps", "loop"])
-    parser.add_argument("--pairs", nargs="+", choices=CASES, default=list(CASES), help="of the steps")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="of the steps")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--workers", nargs="+", type=int, default=[0, 4, 8, 15])
-    parser.add_argument("--images", type=int, default=12_800, help="of an epoch of the loop")
-    arguments = parser.parse_args()
+def main(part: Annotated[Literal["steps", "loop"] | None, typer.Argument()] = None) -> None:
     if not torch.cuda.is_available():
-        sys.exit("error: expected a CUDA device, found none; run this on a machine that has one")
+        raise UserError("expected a CUDA device, found none; run this on a machine that has one")
     device = set_up(ComputeOptions(device="cuda"))
     print(short_name(fingerprint()))
-    if "steps" in arguments.parts:
-        for name in arguments.pairs:
-            case = CASES[name]
+    if part != "loop":
+        for name, case in CASES.items():
             print(f"\n{name}, batch {case.batch}\n")
-            print_rows(
-                step_row(case, setting, device, rounds=arguments.rounds, steps=20) for setting in arguments.settings
-            )
-    if "loop" in arguments.parts:
+            print_rows(step_row(case, setting, device, rounds=9, steps=20) for setting in SETTINGS)
+    if part != "steps":
         name, case = next(iter(CASES.items()))
         print(f"\n{name}, RSD over a view store, {os.cpu_count()} cores\n")
-        print_rows(loop_rows(case, "bf16, channels_last", device, workers=arguments.workers, images=arguments.images))
+        print_rows(loop_rows(case, "bf16, channels_last", device, workers=[0, 4, 8, 15], images=12_800))
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

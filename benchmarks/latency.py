@@ -7,7 +7,6 @@ One thread, batch 1, weights random (`randomised`). Each model's rows take turns
 int8 in ONNX Runtime, PyTorch eager and compiled. Some minutes; nothing else should run.
 """
 
-import argparse
 import tempfile
 import time
 from functools import partial
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.command import command
 from benchmarks.interleaved import interleaved, markdown, spread
 from rsd.export.ungated import write_files
 from rsd.machine.fingerprint import fingerprint
@@ -105,7 +105,7 @@ def table(record: LatencyRecord) -> str:
     return markdown([{key: line.get(key, "") for key in head} for line in lines])
 
 
-def harness(folder: Path, rounds: int) -> pd.DataFrame:
+def beside_a_loop(folder: Path, rounds: int) -> pd.DataFrame:
     """CPU seconds of `CALLS` calls of the default student: a bare loop, and ours with its clock and its list."""
     path = folder / "model.onnx"
     write("default student", {"fp32": path})
@@ -125,29 +125,21 @@ def harness(folder: Path, rounds: int) -> pd.DataFrame:
 CALLS = 500
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--harness", action="store_true")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--seconds", type=float, default=2.0, help="least time per row")
-    parser.add_argument("--samples", type=int, default=64, help="least number of calls per row; a p99 needs 662")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+def main(harness: bool = False) -> None:
     torch.set_num_threads(1)
-    if arguments.harness:
+    if harness:
         with tempfile.TemporaryDirectory() as folder:
-            seconds = harness(Path(folder), 40)
+            seconds = beside_a_loop(Path(folder), 40)
         ratio = seconds["ours"] / seconds["bare"] - 1
         print(f"bare session.run: {spread(seconds['bare'] / CALLS * 1e6)} us of CPU per call")
         print(f"ours: {spread(seconds['ours'] / CALLS * 1e6)} us")
         low, high = ratio.quantile(0.25), ratio.quantile(0.75)
         print(f"overhead: median {np.median(ratio):+.2%} (quartiles {low:+.2%}, {high:+.2%})")
         return
-    plan = Plan(min_seconds=arguments.seconds, min_samples=arguments.samples, rounds=arguments.rounds)
-    record = compare(plan, arguments.models)
+    record = compare(Plan(min_seconds=2.0, min_samples=64, rounds=5), list(MODELS))
     print(table(record))
     print(*[f"- {line}" for line in notes(record)], sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

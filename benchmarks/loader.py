@@ -10,10 +10,8 @@ the cost of an image is what is compared. timm's loader is set as its training s
 batches of each, turn by turn; the ratio is the median of the ratios within a turn.
 """
 
-import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from timm.data import create_loader
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
+from benchmarks.command import CLOCKS, Clock, command
 from benchmarks.interleaved import interleaved, markdown, spread
 from rsd.sources.images import ArrayImages, ImageFiles, Images, LabelledImages
 from rsd.views.augment import AugmentOptions, ViewChoice
@@ -33,7 +32,6 @@ from rsd.views.batches import batch_count, batches, epoch_plan
 from rsd.views.crop import CropOptions
 
 BATCH, CLASSES, POLICY = 128, 100, "rand-m9-mstd0.5-inc1"
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TARGETS = {"32 px, in memory": 10.0, "JPEG": 1.0}
 
 
@@ -98,11 +96,7 @@ def write_jpegs(root: Path, count: int) -> ImageFiles:
     return ImageFiles(root, paths, np.tile([[375, 500]], (count, 1)), size=224, crop_share=0.875)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    arguments = parser.parse_args()
+def main(rounds: int = 9, clock: Clock = "wall") -> None:
     torch.set_num_threads(1)
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
@@ -121,9 +115,9 @@ def main() -> None:
                         "rsd": pulled(ours(mine, labels[: len(mine)], augment), count),
                         "timm": pulled(theirs(other, size, policy), count),
                     },
-                    rounds=arguments.rounds,
+                    rounds=rounds,
                     warmup=1,
-                    clock=CLOCKS[arguments.clock],
+                    clock=CLOCKS[clock],
                 )
                 rows.append(
                     {
@@ -139,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -8,8 +8,6 @@
 - method_pull.png: how hard RSD pulls beside the cross-entropy, by `RSDDistiller.pull`.
 """
 
-import argparse
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command import command
 from benchmarks.interleaved import interleaved
 from benchmarks.overhead import SHAPE
 from rsd.machine.errors import UserError
@@ -183,27 +182,17 @@ def pull_chart(rows: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(rules, text, lines).properties(width=420, height=260)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, default=Path("out/evaluate/correlation.json"))
-    parser.add_argument("--into", type=Path, default=Path("docs"))
-    parser.add_argument("--rounds", type=int, default=9, help="of the timing")
-    parser.add_argument("--steps", type=int, default=600, help="of each training with a kappa")
-    arguments = parser.parse_args()
-    try:
-        matrices = correlations(arguments.record)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+def main(into: Path = Path("docs")) -> None:
     charts = {
-        "method_p.png": matrices,
-        "method_gram.png": gram_chart(gram(arguments.rounds)),
-        "method_kappa.png": kappa_chart(kappas(arguments.steps)),
+        "method_p.png": correlations(Path("out/evaluate/correlation.json")),
+        "method_gram.png": gram_chart(gram(rounds=9)),
+        "method_kappa.png": kappa_chart(kappas(steps=600)),
         "method_pull.png": pull_chart(pulls()),
     }
     for name, chart in charts.items():
-        chart.save(arguments.into / name, scale_factor=1.5)
-        print(arguments.into / name)
+        chart.save(into / name, scale_factor=1.5)
+        print(into / name)
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

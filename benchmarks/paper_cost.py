@@ -9,18 +9,19 @@ training step is taken as three of them: the counter's own backward pass of a de
 large. What augmenting and reading the images takes is left out, and so are validation and the AAD.
 """
 
-import argparse
 import time
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import altair as alt
 import pandas as pd
 import torch
+import typer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.command import command
 from benchmarks.interleaved import markdown
 from benchmarks.overhead import CLASSES, PAIRS, SHAPE, built
 from rsd.machine.fingerprint import fingerprint, short_name
@@ -164,20 +165,18 @@ def chart(hours: pd.DataFrame) -> alt.HConcatChart:
     return alt.hconcat(*sides)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tflops", type=float, help="TFLOP/s that are kept up; measured here if not given")
-    parser.add_argument("--views", type=int, help="stored views; default: views.count of params.yaml")
-    parser.add_argument("--plot", type=Path, help="a .png or .svg of training and live teacher")
-    parser.add_argument("--batch", type=int, help="images of a step that is timed; default: 128, on a CPU 8")
-    arguments = parser.parse_args()
-    views = arguments.views or read_yaml(ROOT / "params.yaml")["views"]["count"]
+def main(
+    tflops: Annotated[float | None, typer.Option(help="Of a device, kept up; measured here if not given.")] = None,
+    views: Annotated[int | None, typer.Option(help="Stored views; default: views.count of params.yaml.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="A .png or .svg of training and live teacher.")] = None,
+) -> None:
+    views = views or int(read_yaml(ROOT / "params.yaml")["views"]["count"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    batch = arguments.batch or (128 if device == "cuda" else 8)
+    batch = 128 if device == "cuda" else 8
     rows, bars, total = [], list[dict[str, object]](), 0.0
     for pair_cost in costs(views):
-        if arguments.tflops:
-            teacher = student = arguments.tflops * 1e12
+        if tflops:
+            teacher = student = tflops * 1e12
         else:
             pair = read_yaml(PAIRS / pair_cost.data / f"{pair_cost.pair}.yaml")
             teacher, student = (
@@ -192,15 +191,15 @@ def main() -> None:
         total += (pair_cost.finetuning + pair_cost.live) / teacher + 2 * pair_cost.student / student
     print(markdown(rows))
     where = (
-        f"assumed, not measured: {arguments.tflops:g} TFLOP/s kept up"
-        if arguments.tflops
+        f"assumed, not measured: {tflops:g} TFLOP/s kept up"
+        if tflops
         else f"measured on {short_name(fingerprint())}, {device}, batch {batch}"
     )
     print(f"\n{where}; {views} stored views")
-    if arguments.plot:
-        chart(pd.DataFrame(bars)).save(arguments.plot, scale_factor=1.5)
+    if plot:
+        chart(pd.DataFrame(bars)).save(plot, scale_factor=1.5)
     print(f"all pairs, one seed of scratch and of RSD with a live teacher: {total / 3600:,.0f} hours")
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -11,21 +11,23 @@ work is replaced by nothing, each size in a process of its own, and draws second
 docs/sweep.png.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import altair as alt
 import pandas as pd
+import typer
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from benchmarks.command import command
 from benchmarks.interleaved import markdown
 from pipelines.dvc_command import DVC
 from pipelines.git import git
@@ -41,6 +43,7 @@ from rsd.measure.latency import peak_memory
 
 PROJECT = Path(__file__).parents[1]
 PARTS = ["plan, s", "run, s", "collect, s"]
+SIMULATE = "import json, benchmarks.sweep; print(json.dumps(benchmarks.sweep.simulated({!r}, {})))"
 SIZES = (100, 200, 400, 700, 1000)
 GRID = ["method.rsd.weight=0.03,0.05,0.1,0.2,0.3,0.5", "+override.recipe.epochs=6,8", "views.count=8"]
 FIXED = ["--methods", "scratch", "rsd", "--seeds", "0"]
@@ -115,7 +118,7 @@ def _record(root: Path) -> str:
     return git(root, "mktree", input=f"100644 blob {blob}\t{RECORD}\n")
 
 
-def scale(sizes: list[int]) -> pd.DataFrame:
+def scale(sizes: Sequence[int]) -> pd.DataFrame:
     """One row per size, each measured in a fresh process against one server."""
     rows = []
     with tempfile.TemporaryDirectory() as folder, server_that_answers():
@@ -123,7 +126,7 @@ def scale(sizes: list[int]) -> pd.DataFrame:
         from prefect.settings import PREFECT_API_URL
 
         for size in sizes:
-            command = [sys.executable, "-m", "benchmarks.sweep", "--simulate", str(project), str(size)]
+            command = [sys.executable, "-c", SIMULATE.format(str(project), size)]
             environment = {
                 **os.environ,
                 "PREFECT_API_URL": str(PREFECT_API_URL.value()),
@@ -147,17 +150,8 @@ def chart(table: pd.DataFrame) -> alt.HConcatChart:
     return alt.hconcat(left.properties(width=300, height=200), memory.properties(width=300, height=200))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["sweep", "scale"], help="both, if not given")
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--plot", type=Path, default=Path("docs/sweep.png"))
-    parser.add_argument("--simulate", nargs=2, metavar=("PROJECT", "CELLS"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.simulate:
-        print(json.dumps(simulated(options.simulate[0], int(options.simulate[1]))))
-        return
-    if options.what in (None, "sweep"):
+def main(what: Annotated[Literal["sweep", "scale"] | None, typer.Argument()] = None) -> None:
+    if what in (None, "sweep"):
         with tempfile.TemporaryDirectory() as folder, server_that_answers():
             at = Path(folder)
             alone = one_after_the_other(at / "alone")
@@ -171,12 +165,12 @@ def main() -> None:
             for name, seconds in seconds_of.items()
         ]
         print(markdown(rows))
-    if options.what in (None, "scale"):
-        table = scale(options.sizes)
+    if what in (None, "scale"):
+        table = scale(SIZES)
         shown = table.assign(**{"ms per cell": 1000 * table[PARTS].sum(axis=1) / table["cells"]}).round(1)
         print(markdown([{str(k): str(v) for k, v in row.items()} for row in shown.to_dict("records")]))
-        chart(table).save(str(options.plot), scale_factor=2)
+        chart(table).save("docs/sweep.png", scale_factor=2)
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -1,7 +1,6 @@
 """What storing few views costs RSD in accuracy: validation top-1 over V, the count of stored views.
 
     python -m benchmarks.view_count
-    python -m benchmarks.view_count --counts 1 2 8 --seeds 0 1 2 3 4
 
 Reads what `dvc repro teacher` made (with the default params: digits, 40 epochs); touches no test image. Eight minutes
 on two cores with other work. One store is written with a view for each epoch ("all": no view is seen twice); V = 4 then
@@ -9,78 +8,58 @@ uses its views 0 to 3 in turn. The scratch twin sees new views in every epoch, w
 a table and draws docs/view_count.png.
 """
 
-import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import altair as alt
 import pandas as pd
 import torch
 
+from benchmarks.command import command
 from benchmarks.interleaved import markdown
+from benchmarks.tune_twin import SEEDS, validation_top1
 from rsd.machine.compute import ComputeOptions, set_up
-from rsd.methods.base import Setting
-from rsd.methods.rsd import RSDDistiller
-from rsd.methods.scratch import ScratchDistiller
 from rsd.models.folder import load_trained
-from rsd.models.make import create
-from rsd.models.pixels import PixelNormalize
-from rsd.models.student import StudentOptions
 from rsd.report.charts.style import METHOD_COLOURS
-from rsd.sources.images import read_record, read_split
+from rsd.sources.images import read_split
 from rsd.teacher.embed import write_store
 from rsd.teacher.store import StoredTeacher, ViewOptions
-from rsd.training.loop import Data, Session, train
-from rsd.training.recipe import Recipe, make_criterion
+from rsd.training.recipe import Recipe
 from rsd.views.augment import ViewChoice
 from stages import OUT
 
 VIEW_SEED = 0
+PLOT = Path("docs/view_count.png")
 
 
-def measure(counts: list[int], seeds: list[int], recipe: Recipe, out: Path = OUT.folder) -> pd.DataFrame:
+def measure(counts: Sequence[int], seeds: Sequence[int], recipe: Recipe) -> pd.DataFrame:
     """Columns views (an epoch's worth each; 0 for the scratch twin), seed and top1 in per cent."""
-    record = read_record(out / "data")
-    train_split, validation = read_split(out / "data", "train"), read_split(out / "data", "validation")
-    data = Data(train_split, validation, PixelNormalize(record.mean, record.std))
-    student = OUT.section("student", StudentOptions).model
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        model, normalize, _ = load_trained(out / "teacher")
+        model, normalize, _ = load_trained(OUT.teacher_folder)
         write_store(
             Path(folder) / "views",
             model,
             normalize,
-            data.train,
+            read_split(OUT.data, "train"),
             augment=recipe.augment,
             options=ViewOptions(count=max(counts), seed=VIEW_SEED),
             made_from={},
             unfinished=Path(folder) / "unfinished",
         )
-        teacher = StoredTeacher(Path(folder) / "views", made_from={}, device=torch.device("cpu"))
+        store = StoredTeacher(Path(folder) / "views", made_from={}, device=torch.device("cpu"))
         for seed in seeds:
             for count in (0, *counts):
-                torch.manual_seed(seed)
-                fresh = create(student, classes=len(record.classes), image_shape=record.image_shape)
-                criterion = make_criterion(recipe)
-                task = (
-                    RSDDistiller(
-                        fresh,
-                        Setting(teacher_width=teacher.embedding.shape[2]),
-                        OUT.section("method/rsd", RSDDistiller.Options),
-                        criterion,
-                    )
-                    if count
-                    else ScratchDistiller(fresh, criterion=criterion)
-                )
-                session = Session(
+                top1 = validation_top1(
+                    "rsd" if count else "scratch",
                     seed,
-                    ViewChoice(VIEW_SEED, count) if count else ViewChoice(seed),
-                    teacher if count else None,
+                    recipe,
+                    teacher=store if count else None,
+                    views=ViewChoice(VIEW_SEED, count) if count else ViewChoice(seed),
                     name=f"rsd-{seed} with {count} views" if count else f"scratch-{seed}",
                 )
-                trained = train(task, data, recipe, session)
-                rows.append({"views": count, "seed": seed, "top1": trained.selected["validation_top1"]})
+                rows.append({"views": count, "seed": seed, "top1": top1})
     return pd.DataFrame(rows)
 
 
@@ -126,17 +105,12 @@ def _label(count: int, epochs: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--counts", type=int, nargs="+", help="1, 4, 16 and as many as there are epochs, if not given")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--plot", type=Path, default=Path("docs/view_count.png"))
-    arguments = parser.parse_args()
     set_up(OUT.section("compute", ComputeOptions))
     recipe = OUT.section("recipe", Recipe)
-    frame = measure(sorted(arguments.counts or {1, 4, 16, recipe.epochs}), arguments.seeds, recipe)
-    print(f"{len(arguments.seeds)} seeds, {recipe.epochs} epochs\n\n{table(frame, recipe.epochs)}")
-    chart(frame, recipe.epochs).save(arguments.plot, scale_factor=2)
+    frame = measure(sorted({1, 4, 16, recipe.epochs}), SEEDS, recipe)
+    print(f"{len(SEEDS)} seeds, {recipe.epochs} epochs\n\n{table(frame, recipe.epochs)}")
+    chart(frame, recipe.epochs).save(PLOT, scale_factor=2)
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

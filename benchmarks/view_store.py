@@ -10,20 +10,18 @@ by turn. Small: the default pair on digits (ResNet of 166 k parameters, ViT of 2
 ResNet18 at 224 x 224, batch 16. Times are medians with quartiles, the ratio is the median of the ratios within a turn.
 """
 
-import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from benchmarks.command import CLOCKS, Clock, command
 from benchmarks.interleaved import interleaved, markdown, spread
 from benchmarks.pair import Case, bench
 from rsd.machine.yaml_file import read_yaml
 from rsd.models.make import ModelOptions
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 DIGITS = read_yaml(Path(__file__).parents[1] / "conf" / "pair" / "digits" / "resnet-vit.yaml")
 CASES = {
     "digits, 16 px": Case(
@@ -43,18 +41,12 @@ def steps(case: Case, folder: Path) -> dict[str, Callable[[], object]]:
     return {"stored": pair.step(pair.rsd(), pair.stored), "live": pair.step(pair.rsd(), pair.live())}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    arguments = parser.parse_args()
+def main(rounds: int = 15, clock: Clock = "wall") -> None:
     torch.set_num_threads(1)
     rows = []
     for name, case in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
-            times = interleaved(
-                steps(case, Path(folder)), rounds=arguments.rounds, warmup=1, clock=CLOCKS[arguments.clock]
-            )
+            times = interleaved(steps(case, Path(folder)), rounds=rounds, warmup=1, clock=CLOCKS[clock])
         rows.append(
             {
                 "pair": name,
@@ -64,8 +56,8 @@ def main() -> None:
                 "live / stored": spread(times["live"] / times["stored"]),
             }
         )
-    print(f"{arguments.clock} clock, {arguments.rounds} rounds\n\n{markdown(rows)}")
+    print(f"{clock} clock, {rounds} rounds\n\n{markdown(rows)}")
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

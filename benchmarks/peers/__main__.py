@@ -26,51 +26,44 @@ is the peak of a process of its own that makes two steps: its resident size, imp
 what PyTorch has allocated there.
 """
 
-import argparse
 import importlib.util
-import sys
-import time
+from typing import Annotated, Literal
 
 import torch
+import typer
 
+from benchmarks.command import CLOCKS, Clock, command
 from benchmarks.interleaved import markdown
 from benchmarks.peers.compare import Way, compared, peaks, rows, ways
 from benchmarks.peers.trainers import CASES
 from rsd.machine.errors import UserError
 
 INSTALL = "pip install -c constraints.txt torchdistill==1.1.5"
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TURNS = {"digits, 16 px": 4, "Swin-T, ResNet18, 224 px": 1}
 """Multiples of `--rounds`: short steps take more rounds."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="of the large pair; the small one has four times as many")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--peers", nargs="+", choices=["timm", "torchdistill"], default=["timm", "torchdistill"])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    arguments = parser.parse_args()
-    if "torchdistill" in arguments.peers and importlib.util.find_spec("torchdistill") is None:
-        sys.exit(f"error: expected torchdistill, found none; `{INSTALL}`, or leave it out by --peers timm")
+def main(
+    rounds: Annotated[int, typer.Option(help="Of the large pair; the small one has four times as many.")] = 5,
+    clock: Clock = "wall",
+    peers: Literal["timm", "torchdistill", "both"] = "both",
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> None:
+    if peers != "timm" and importlib.util.find_spec("torchdistill") is None:
+        raise UserError(f"expected torchdistill, found none; `{INSTALL}`, or leave it out by --peers timm")
     torch.set_num_threads(1)
-    device, all_ways = torch.device(arguments.device), ways(arguments.peers)
+    place, all_ways = torch.device(device), ways(["timm", "torchdistill"] if peers == "both" else [peers])
     # First, while this process is small: the peak of a child includes what its parent held.
     cells: list[tuple[str, Way | None]] = [("", None), *((name, way) for name in CASES for way in all_ways)]
-    idle, *peaks_of_cells = peaks(cells, device)
+    idle, *peaks_of_cells = peaks(cells, place)
     table = []
-    try:
-        for position, name in enumerate(CASES):
-            own = dict(zip(all_ways, peaks_of_cells[position * len(all_ways) :], strict=False))
-            times, differs = compared(
-                name, all_ways, device, rounds=TURNS[name] * arguments.rounds, clock=CLOCKS[arguments.clock]
-            )
-            table += rows(name, times, differs, own)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print(f"{arguments.clock} clock, {arguments.device}; a process that has imported all takes {idle:.0f} MB\n")
+    for position, name in enumerate(CASES):
+        own = dict(zip(all_ways, peaks_of_cells[position * len(all_ways) :], strict=False))
+        times, differs = compared(name, all_ways, place, rounds=TURNS[name] * rounds, clock=CLOCKS[clock])
+        table += rows(name, times, differs, own)
+    print(f"{clock} clock, {device}; a process that has imported all takes {idle:.0f} MB\n")
     print(markdown(table))
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -1,4 +1,4 @@
-from benchmarks.latency import compare, harness, table
+from benchmarks.latency import beside_a_loop, compare, table
 from rsd.measure.latency import Plan
 
 
@@ -18,6 +18,6 @@ def test_the_default_students_rows_stand_beside_eager_pytorch(monkeypatch):
 
 def test_the_harness_is_timed_beside_a_bare_loop(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.latency.CALLS", 3)
-    result = harness(tmp_path, 2)
+    result = beside_a_loop(tmp_path, 2)
     assert list(result.columns) == ["bare", "ours"]
     assert (result > 0).all().all()

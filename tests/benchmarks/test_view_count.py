@@ -26,7 +26,8 @@ def test_each_seed_trains_every_count_and_the_twin(tmp_path, monkeypatch):
     Path("params.yaml").write_text(json.dumps(params))
     resolved = resolve(Path("params.yaml"), ROOT / "conf")
     write_json(out / "params" / "student.json", resolved["student"])
-    write_json(out / "params" / "method" / "rsd.json", resolved["method"]["rsd"])
+    for method in ("scratch", "rsd"):
+        write_json(out / "params" / "method" / f"{method}.json", resolved["method"][method])
     generator = np.random.default_rng(0)
     for split in ("train", "validation"):
         pixels = generator.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
@@ -40,7 +41,7 @@ def test_each_seed_trains_every_count_and_the_twin(tmp_path, monkeypatch):
     teacher = create(options, classes=10, image_shape=(8, 8, 1))
     save_trained(out / "teacher", teacher, teacher.state_dict(), record, mean=record.mean, std=record.std)
     recipe = Recipe.model_validate(resolved["recipe"] | {"epochs": 2, "batch_size": 10, "warmup_epochs": 0})
-    result = view_count.measure([1, 2], [0], recipe, out)
+    result = view_count.measure([1, 2], [0], recipe)
     assert list(zip(result.views, result.seed, strict=True)) == [(0, 0), (1, 0), (2, 0)]
     assert result.top1.between(0, 100).all()
 
