@@ -1,0 +1,143 @@
+"""What studies of few labels share: images, a teacher that has learned from others, its views, a student; no stages.
+
+One process trains many students, and one teacher and one view store serve every number of labels: neither depends on
+the student's labels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rsd.machine.yaml_file import read_yaml
+from rsd.methods.base import Distiller
+from rsd.methods.scratch import ScratchDistiller
+from rsd.models.make import ModelOptions, create
+from rsd.models.pixels import PixelNormalize
+from rsd.models.predict import predict
+from rsd.run.paths import Run
+from rsd.sources.base import Source
+from rsd.sources.images import DatasetRecord, LabelledImages, read_split, sample_indices
+from rsd.sources.labels import hide_labels
+from rsd.teacher.embed import write_store
+from rsd.teacher.store import StoredTeacher, ViewOptions
+from rsd.training.loop import Data, Session, Teacher, train
+from rsd.training.recipe import Recipe, make_criterion
+from rsd.views.augment import ViewChoice
+
+STATE = Path(".state/taught")
+"""Where trained teachers wait for the next start of the command."""
+CURVE_IMAGES = 200
+"""Validation images after each epoch of a student: its last epoch counts, whatever they say."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Prepared images of which all have a label."""
+
+    name: str
+    """Of conf/data."""
+    folder: Path
+    record: DatasetRecord
+    normalize: PixelNormalize
+    splits: dict[str, LabelledImages] = field(default_factory=dict)
+
+    @classmethod
+    def prepared(cls, name: str, folder: Path) -> "Images":
+        """The images of conf/data/NAME.yaml, written below `folder`."""
+        run = Run.of(folder)
+        record = Source.model_validate(read_yaml(Path("conf/data") / f"{name}.yaml") | {"labelled": None}).prepare(
+            run.data
+        )
+        run.write(record)
+        return cls(name, run.data, record, PixelNormalize(record.mean, record.std))
+
+    def split(self, name: str) -> LabelledImages:
+        """In memory, at the size at which they are served: nothing is scaled anew for each batch."""
+        if name not in self.splits:
+            split = read_split(self.folder, name)
+            self.splits[name] = split._replace(images=split.images[:])
+        return self.splits[name]
+
+    def train(self, labelled: int | float) -> LabelledImages:
+        """The student's images, most labels hidden as `data.labelled` hides them."""
+        images = self.split("train")
+        labels = hide_labels(images.labels, labelled, images.classes, seed=0)
+        return images._replace(labels=labels)
+
+    def new(self, options: ModelOptions) -> nn.Module:
+        return create(options, classes=len(self.record.classes), image_shape=self.record.image_shape)
+
+    def top1(self, model: nn.Module, split: str) -> float:
+        """In per cent."""
+        images = self.split(split)
+        predicted = predict(model, self.normalize, images.images, batch_size=256).logits.argmax(dim=1)
+        return 100 * float((predicted == torch.from_numpy(images.labels)).double().mean())
+
+
+def recipe_of(name: str) -> Recipe:
+    """A recipe of conf/recipe."""
+    return Recipe.model_validate(read_yaml(Path("conf/recipe") / f"{name}.yaml"))
+
+
+def teacher(kind: str, options: ModelOptions, images: Images, recipe: Recipe) -> nn.Module:
+    """A teacher, trained on the images that are set apart for it; the next call reads it."""
+    torch.manual_seed(0)
+    model, file = images.new(options), STATE / f"{images.name}-{kind}.safetensors"
+    if not file.is_file():
+        task = ScratchDistiller(model, criterion=make_criterion(recipe))
+        data = Data(images.split("teacher"), images.split("validation"), images.normalize)
+        trained = train(task, data, recipe, Session(0, ViewChoice(0), name=f"teacher {kind}"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(trained.student, file)
+    model.load_state_dict(load_file(file))
+    return model
+
+
+def stored(model: nn.Module, images: Images, recipe: Recipe, views: int) -> StoredTeacher:
+    """What the teacher says of `views` views of each image of the student."""
+    folder = Path(mkdtemp(dir=images.folder))
+    write_store(
+        folder / "store", model, images.normalize, images.split("train"), augment=recipe.augment,
+        options=ViewOptions(count=views), made_from={}, unfinished=folder / "unfinished",
+    )  # fmt: skip
+    return StoredTeacher(folder / "store", made_from={}, device=torch.device("cpu"))
+
+
+def student(
+    options: ModelOptions,
+    images: Images,
+    train_images: LabelledImages,
+    recipe: Recipe,
+    make_task: Callable[[nn.Module], Distiller],
+    taught_by: tuple[Teacher, int] | None,
+    seed: int,
+) -> nn.Module:
+    """A student as the stage `distill` trains it.
+
+    Args:
+        make_task: the method, for the fresh student.
+        taught_by: the teacher and how many views it has stored; None for the scratch twin, who sees fresh views.
+    """
+    torch.manual_seed(seed)
+    fresh = images.new(options)
+    task = make_task(fresh)
+    whole = images.split("validation")
+    few = sample_indices(len(whole.labels), CURVE_IMAGES)
+    curve = whole._replace(images=whole.images[few], labels=whole.labels[few])
+    views = ViewChoice(0, taught_by[1]) if taught_by else ViewChoice(seed)
+    session = Session(seed, views, taught_by[0] if taught_by else None, name=f"{task.method}-{seed}")
+    trained = train(task, Data(train_images, curve, images.normalize), recipe, session)
+    fresh.load_state_dict(trained.student)
+    return fresh
+
+
+def append(file: Path, row: dict[str, object]) -> None:
+    """Add a row to a table, so that a command that is stopped goes on where it was."""
+    pd.DataFrame([row]).to_csv(file, mode="a", header=not file.is_file(), index=False, float_format="%.4f")
+    print(row, flush=True)
