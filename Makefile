@@ -49,10 +49,13 @@ docs: $(READY) ## build the documentation site into out/site, without a warning
 	@NO_MKDOCS_2_WARNING=1 python -m mkdocs build --quiet --strict
 	@echo "out/site/index.html"
 
-study: $(READY) ## compare RSD with its rivals on six small pairs, three seeds: docs/study.md; hours, resumable
+study: $(READY) ## compare RSD with its rivals, and few labels with many: docs/study.md, docs/few_labels.md; hours, resumable
 	@python -m pipelines.sweep study
 	@python -m pipelines.sweep why
 	@python -m benchmarks.study
+	@python -m benchmarks.study.labels
+	@python -m benchmarks.study.share
+	@python -m benchmarks.study.two_teachers
 
 sensitivity: $(READY) ## measure what each setting of RSD changes: docs/sensitivity.md; hours, resumable
 	@python -m pipelines.sweep sensitivity

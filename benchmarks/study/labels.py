@@ -11,28 +11,22 @@ per student; from them come docs/study/labels.png and the tables between their m
 
 import argparse
 import tempfile
-from collections.abc import Iterator
-from functools import partial
 from itertools import product
 from pathlib import Path
 
 import altair as alt
 import pandas as pd
-from torch import nn
 
 from benchmarks.marked import put, table
-from benchmarks.study.charts import method_colours, save
+from benchmarks.study.charts import save
 from benchmarks.study.tables import bounds, mean_and_deviation
-from benchmarks.study.taught import Images, append, recipe_of, stored, student, teacher
+from benchmarks.study.taught import Images, Lesson, append, missing, recipe_of, rows, teacher
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.yaml_file import read_yaml
-from rsd.methods import distiller
-from rsd.methods.base import Distiller, Setting
 from rsd.models.make import ModelOptions
-from rsd.report.charts.style import Figure
+from rsd.report.charts.style import Figure, colour
 from rsd.report.interval import interval
 from rsd.report.table import method_name
-from rsd.training.recipe import Recipe, make_criterion
 
 PAGE, FOLDER = Path("docs/few_labels.md"), Path("docs/study")
 FILE, TUNING = FOLDER / "labels.csv", FOLDER / "labels_tuning.csv"
@@ -47,86 +41,47 @@ SEEDS = (0, 1, 2)
 RATES = (0.002, 0.004, 0.008)
 
 
-class Study:
-    """The images, the teacher and its stored views, from which students are trained."""
-
-    def __init__(self, folder: Path) -> None:
-        self.recipe = recipe_of(RECIPE)
-        self.pairs = {name: read_yaml(Path("conf/pair") / f"{pair}.yaml") for name, pair in STUDENTS.items()}
-        self.images = Images.prepared(DATA, folder)
-        of_teacher = self.pairs["ViT"]["teacher"]
-        options = ModelOptions(name=of_teacher["name"], args=of_teacher["args"])
-        model = teacher("CNN", options, self.images, recipe_of(of_teacher["recipe"]))
-        self.teacher_top1 = self.images.top1(model, "test")
-        self.store = stored(model, self.images, self.recipe, VIEWS)
-
-    def student(self, name: str, share: float, method: str, seed: int, rate: float) -> nn.Module:
-        recipe = self.recipe.model_copy(update={"learning_rate": rate})
-        of_pair = self.pairs[name]["student"]
-        options = ModelOptions(name=of_pair["name"], args=of_pair["args"] | {"embed_dim": WIDTH})
-        setting = Setting(
-            teacher_width=int(self.store.embedding.shape[2]), image_count=len(self.images.split("train").labels)
-        )
-        kind = distiller(method)
-        return student(
-            options,
-            self.images,
-            self.images.train(share),
-            recipe,
-            partial(_task, kind=kind, setting=setting, recipe=recipe),
-            (self.store, VIEWS) if kind.needs else None,
-            seed,
-        )
-
-    def labels(self, share: float) -> int:
-        return int((self.images.train(share).labels >= 0).sum())
-
-
-def _task(fresh: nn.Module, kind: type[Distiller], setting: Setting, recipe: Recipe) -> Distiller:
-    return kind(fresh, setting, criterion=make_criterion(recipe))
-
-
 def run(folder: Path) -> None:
     """Train the students that the tables have not."""
-    keys = ["student", "share", "method", "seed"]
-    tried, known = (rows(file) for file in (TUNING, FILE))
-    to_try = _missing(tried, ["student", "share", "rate"], product(STUDENTS, SHARES, RATES))
-    seeds_first = (
-        (name, share, method, seed) for seed, share, name, method in product(SEEDS, SHARES, STUDENTS, METHODS)
-    )
-    to_train = _missing(known, keys, seeds_first)
-    if not to_try and not to_train:
+    tuning = missing(TUNING, ["student", "share", "rate"], product(STUDENTS, SHARES, RATES))
+    order = ((name, share, method, seed) for seed, share, name, method in product(SEEDS, SHARES, STUDENTS, METHODS))
+    training = missing(FILE, ["student", "share", "method", "seed"], order)
+    if not tuning and not training:
         return
-    study = Study(folder)
-    for name, share, rate in to_try:
-        model = study.student(name, share, "scratch", 0, rate)
-        top1 = study.images.top1(model, "validation")
+    pairs = {name: read_yaml(Path("conf/pair") / f"{pair}.yaml") for name, pair in STUDENTS.items()}
+    images = Images.prepared(DATA, folder)
+    of_teacher = pairs["ViT"]["teacher"]
+    options = ModelOptions(name=of_teacher["name"], args=of_teacher["args"])
+    model = teacher("CNN", options, images, recipe_of(of_teacher["recipe"]))
+    lesson = Lesson(model=model, images=images, recipe=recipe_of(RECIPE), views=VIEWS)
+    students = {
+        name: ModelOptions(name=pair["student"]["name"], args=pair["student"]["args"] | {"embed_dim": WIDTH})
+        for name, pair in pairs.items()
+    }
+    for name, share, rate in tuning:
+        fresh = lesson.student(students[name], "scratch", share, 0, learning_rate=rate)
+        top1 = images.top1(fresh, "validation")
         append(TUNING, {"student": name, "share": share, "rate": rate, "validation_top1": top1})
     rates = best_rates(rows(TUNING))
-    for name, share, method, seed in to_train:
-        model = study.student(name, share, method, seed, rates[name, share])
+    for name, share, method, seed in training:
+        rate = rates[name, share]
+        fresh = lesson.student(students[name], method, share, seed, learning_rate=rate)
         row = {
-            "student": name, "share": share, "labels": study.labels(share), "method": method, "seed": seed,
-            "rate": rates[name, share], "test_top1": study.images.top1(model, "test"),
-            "teacher_top1": study.teacher_top1,
+            "student": name, "share": share, "labels": int((images.train(share).labels >= 0).sum()), "method": method,
+            "seed": seed, "rate": rate, "test_top1": images.top1(fresh, "test"), "teacher_top1": lesson.teacher_top1,
         }  # fmt: skip
         append(FILE, row)
-
-
-def _missing(frame: pd.DataFrame, keys: list[str], wanted: Iterator[tuple]) -> list[tuple]:
-    done = set(frame[keys].itertuples(index=False, name=None)) if len(frame) else set()
-    return [one for one in wanted if one not in done]
-
-
-def rows(file: Path) -> pd.DataFrame:
-    """The students so far."""
-    return pd.read_csv(file) if file.is_file() else pd.DataFrame()
 
 
 def best_rates(tried: pd.DataFrame) -> dict[tuple[str, float], float]:
     """By student and share of labels: the learning rate with the best validation top-1 of scratch."""
     best = tried.loc[tried.groupby(["student", "share"]).validation_top1.idxmax()]
     return {(row.student, row.share): row.rate for row in best.itertuples()}
+
+
+def tables(frame: pd.DataFrame, tried: pd.DataFrame) -> dict[str, str]:
+    """By the name of their marks on the page."""
+    return {"labels": labels_table(frame), "rates": tuning_table(tried)}
 
 
 def labels_table(frame: pd.DataFrame) -> str:
@@ -160,7 +115,8 @@ def label_chart(frame: pd.DataFrame) -> Figure:
     data = frame.assign(method=[method_name(method) for method in frame.method])
     ticks = alt.Axis(values=sorted(data.labels.unique()), format=",d")
     x = alt.X("labels:Q", title="labelled images of 5,700", scale=alt.Scale(type="log", padding=12), axis=ticks)
-    colours = method_colours([method_name(method) for method in METHODS])
+    names, hues = [*map(method_name, METHODS)], [*map(colour, METHODS)]
+    colours = alt.Color("method:N", title=None, scale=alt.Scale(domain=names, range=hues))
     scale, title = alt.Scale(zero=False), "test top-1, %"
     panels = []
     for name in STUDENTS:
@@ -177,7 +133,7 @@ def label_chart(frame: pd.DataFrame) -> Figure:
 def publish() -> None:
     """The picture and the tables, from the rows alone."""
     frame = rows(FILE)
-    put(PAGE, {"labels": labels_table(frame), "rates": tuning_table(rows(TUNING))})
+    put(PAGE, tables(frame, rows(TUNING)))
     save(label_chart(frame), FOLDER / "labels.png")
 
 

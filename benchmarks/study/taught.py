@@ -4,10 +4,11 @@ One process trains many students, and one teacher and one view store serve every
 the student's labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rsd.machine.yaml_file import read_yaml
-from rsd.methods.base import Distiller
+from rsd.methods import distiller
+from rsd.methods.base import Distiller, Setting
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
@@ -135,6 +137,42 @@ def student(
     trained = train(task, Data(train_images, curve, images.normalize), recipe, session)
     fresh.load_state_dict(trained.student)
     return fresh
+
+
+class Lesson:
+    """Images, and what a teacher says of stored views of them: all that students of any method and labels need."""
+
+    def __init__(self, images: Images, model: nn.Module, recipe: Recipe, views: int) -> None:
+        self.images, self.recipe, self.views = images, recipe, views
+        self.teacher_top1 = images.top1(model, "test")
+        self.store = stored(model, images, recipe, views)
+
+    def student(
+        self, options: ModelOptions, method: str, labelled: int | float, seed: int, **changes: object
+    ) -> nn.Module:
+        """A student by a method of the project with its default options; `changes` are of the recipe."""
+        kind = distiller(method)
+        recipe = self.recipe.model_copy(update=changes)
+        width, count = int(self.store.embedding.shape[2]), len(self.images.split("train").labels)
+        setting = Setting(teacher_width=width, image_count=count)
+
+        def task(fresh: nn.Module) -> Distiller:
+            return kind(fresh, setting, criterion=make_criterion(recipe))
+
+        taught_by = (self.store, self.views) if kind.needs else None
+        return student(options, self.images, self.images.train(labelled), recipe, task, taught_by, seed)
+
+
+def missing(file: Path, keys: Sequence[str], wanted: Iterable[tuple[object, ...]]) -> list[tuple[Any, ...]]:
+    """Those of `wanted` that no row of the table has in these columns."""
+    frame = rows(file)
+    done = set(frame[[*keys]].itertuples(index=False, name=None)) if len(frame) else set()
+    return [one for one in wanted if one not in done]
+
+
+def rows(file: Path) -> pd.DataFrame:
+    """A row per student so far."""
+    return pd.read_csv(file) if file.is_file() else pd.DataFrame()
 
 
 def append(file: Path, row: dict[str, object]) -> None:

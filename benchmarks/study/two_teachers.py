@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.marked import put, table
 from benchmarks.study.tables import bounds, mean_and_deviation
-from benchmarks.study.taught import Images, append, recipe_of, stored, student, teacher
+from benchmarks.study.taught import Images, append, missing, recipe_of, rows, stored, student, teacher
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.methods.base import Distiller, MethodOptions, Setting, Step
 from rsd.methods.kd import kd_loss
@@ -152,9 +152,9 @@ class Together:
 
 def run_case(name: str) -> None:
     """Train the students of a case that `FILE` has not."""
-    case, known = CASES[name], rows()
-    done = {(row.arm, row.seed) for row in known[known.data == name].itertuples()}
-    if len(done) == len(SEEDS) * len(arms("", " ")):
+    case = CASES[name]
+    wanted = missing(FILE, ["data", "seed", "arm"], product([name], SEEDS, arms("", " ")))
+    if not wanted:
         return
     recipe = recipe_of(case.recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -165,9 +165,8 @@ def run_case(name: str) -> None:
             top1[kind] = {split: images.top1(model, split) for split in ("validation", "test")}
             stores[kind] = stored(model, images, recipe, case.views)
         better, other = sorted(case.teachers, key=lambda kind: -top1[kind]["validation"])
-        for seed, (label, arm) in product(SEEDS, arms(better, other).items()):
-            if (label, seed) in done:
-                continue
+        for _, seed, label in wanted:
+            arm = arms(better, other)[label]
             widths = tuple(int(stores[kind].embedding.shape[2]) for kind in arm.rsd)
             options = TermOptions(weights=tuple(arm.rsd.values()), widths=widths)
             task = partial(_task, options=options, recipe=recipe)
@@ -183,11 +182,6 @@ def run_case(name: str) -> None:
 
 def _task(fresh: nn.Module, options: TermOptions, recipe: Recipe) -> Distiller:
     return SeveralTeachers(fresh, Setting(teacher_width=sum(options.widths)), options, make_criterion(recipe))
-
-
-def rows() -> pd.DataFrame:
-    """A row per student so far."""
-    return pd.read_csv(FILE) if FILE.is_file() else pd.DataFrame(columns=["data", "arm", "seed"])
 
 
 def teacher_table(frame: pd.DataFrame) -> str:
@@ -214,7 +208,7 @@ def main() -> None:
     set_up(ComputeOptions())
     for name in arguments.cases:
         run_case(name)
-    part = teacher_table(rows())
+    part = teacher_table(rows(FILE))
     put(PAGE, {"teachers": part})
     print(part)
 
