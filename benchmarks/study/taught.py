@@ -163,11 +163,11 @@ class Lesson:
         return student(options, self.images, self.images.train(labelled), recipe, task, taught_by, seed)
 
 
-def missing(file: Path, keys: Sequence[str], wanted: Iterable[tuple[object, ...]]) -> list[tuple[Any, ...]]:
-    """Those of `wanted` that no row of the table has in these columns."""
+def missing(file: Path, keys: Sequence[str], cells: Iterable[tuple[object, ...]]) -> list[tuple[Any, ...]]:
+    """Those of `cells` that no row of the table has in these columns."""
     frame = rows(file)
     done = set(frame[[*keys]].itertuples(index=False, name=None)) if len(frame) else set()
-    return [one for one in wanted if one not in done]
+    return [one for one in cells if one not in done]
 
 
 def rows(file: Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ to docs/study/two_teachers.csv and the table between its marks in docs/few_label
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -32,7 +32,6 @@ from rsd.methods.rsd import AAD, rsd_loss
 from rsd.models.make import ModelOptions
 from rsd.models.outputs import Outputs, embedding_width
 from rsd.report.interval import interval
-from rsd.teacher.store import StoredTeacher
 from rsd.training.recipe import Recipe, make_criterion
 
 PAGE, FILE = Path("docs/few_labels.md"), Path("docs/study/two_teachers.csv")
@@ -137,12 +136,16 @@ class SeveralTeachers(Distiller, method="several_teachers"):
         return rsd + kd, {"rsd": rsd, "kd": kd}
 
 
+Answers = Callable[[Tensor, np.ndarray, np.ndarray], Outputs]
+"""What a `StoredTeacher` is."""
+
+
 @dataclass(frozen=True)
 class Together:
     """Several stores as one teacher: their embeddings side by side, and logits whose softmax is the mean of theirs."""
 
-    embeddings: Sequence[StoredTeacher]
-    logits: Sequence[StoredTeacher]
+    embeddings: Sequence[Answers]
+    logits: Sequence[Answers]
 
     def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs:
         embedding = torch.cat([store(raw, index, view).embedding.float() for store in self.embeddings], dim=1)
@@ -153,8 +156,8 @@ class Together:
 def run_case(name: str) -> None:
     """Train the students of a case that `FILE` has not."""
     case = CASES[name]
-    wanted = missing(FILE, ["data", "seed", "arm"], product([name], SEEDS, arms("", " ")))
-    if not wanted:
+    cells = missing(FILE, ["data", "seed", "arm"], product([name], SEEDS, arms("", " ")))
+    if not cells:
         return
     recipe = recipe_of(case.recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -165,11 +168,11 @@ def run_case(name: str) -> None:
             top1[kind] = {split: images.top1(model, split) for split in ("validation", "test")}
             stores[kind] = stored(model, images, recipe, case.views)
         better, other = sorted(case.teachers, key=lambda kind: -top1[kind]["validation"])
-        for _, seed, label in wanted:
+        for _, seed, label in cells:
             arm = arms(better, other)[label]
             widths = tuple(int(stores[kind].embedding.shape[2]) for kind in arm.rsd)
-            options = TermOptions(weights=tuple(arm.rsd.values()), widths=widths)
-            task = partial(_task, options=options, recipe=recipe)
+            terms = TermOptions(weights=tuple(arm.rsd.values()), widths=widths)
+            task = partial(_task, options=terms, recipe=recipe)
             both = Together([stores[kind] for kind in arm.rsd], [stores[kind] for kind in arm.kd])
             model = student(case.student, images, few, recipe, task, (both, case.views), seed)
             row = {
