@@ -12,9 +12,11 @@ import typer
 from rsd import __version__
 from rsd.cli import budget, sign
 from rsd.cli.options import app_of, duration, number
+from rsd.cli.start.command import start
 from rsd.machine.errors import UserError
 
 app = app_of("Look at what a run made, and ship it. `dvc repro` runs the pipeline itself.")
+app.command()(start)
 app.add_typer(budget.app, name="budget")
 app.add_typer(sign.app, name="sign")
 

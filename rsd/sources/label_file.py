@@ -1,13 +1,25 @@
 """Labels from a table beside the images: `path,class`, for a folder whose images lie in no class folders."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from rsd.machine.errors import UserError
 from rsd.sources.layout import Layout, every_image, shown
 
 HEADER = ["path", "class"]
 _SHOWN = 5  # faults in the sentence
+
+
+class Row(NamedTuple):
+    """A row of a table of labels."""
+
+    line: int
+    path: str
+    """Relative to the root, with slashes."""
+    name: str
+    """Of the class; empty: no label."""
 
 
 def read_labelled(root: Path, table: Path) -> Layout:
@@ -21,10 +33,19 @@ def read_labelled(root: Path, table: Path) -> Layout:
         UserError: the table cannot be read, has other columns, or names a path that is no image, one image twice, or no
             class at all.
     """
+    return labelled_layout(root, _rows(table), table)
+
+
+def labelled_layout(root: Path, rows: Iterable[Row], table: Path) -> Layout:
+    """The images below `root` by the class in their row of `table`; the others have no label.
+
+    Raises:
+        UserError: a row names a path that is no image, or one image twice, or no row names a class.
+    """
     everything = every_image(root)
     images = everything.unlabelled
     known, classes, faults = set(images), dict[str, str](), list[str]()
-    for number, (path, name) in enumerate(_rows(table), start=2):
+    for number, path, name in rows:
         if path not in known:
             faults.append(f"line {number}: no image {shown(path)} below {root}")
         elif path in classes:
@@ -48,7 +69,7 @@ def read_labelled(root: Path, table: Path) -> Layout:
     return everything._replace(files={"train": by_class}, folders={"train": ""}, unlabelled=without)
 
 
-def _rows(table: Path) -> list[tuple[str, str]]:
+def _rows(table: Path) -> list[Row]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, strict=True) if row]
@@ -70,4 +91,7 @@ def _rows(table: Path) -> list[tuple[str, str]]:
     wrong = [number for number, row in enumerate(rows[1:], start=2) if len(row) != len(HEADER)]
     if wrong:
         raise UserError(f"expected two cells in each line of {table}, found others in line {wrong[0]}; correct it")
-    return [(path.strip().replace("\\", "/").removeprefix("./"), name.strip()) for path, name in rows[1:]]
+    return [
+        Row(number, path.strip().replace("\\", "/").removeprefix("./"), name.strip())
+        for number, (path, name) in enumerate(rows[1:], start=2)
+    ]

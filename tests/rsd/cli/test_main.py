@@ -15,7 +15,7 @@ from tests.command import rsd
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = {
-    (): ["table", "predict", "latency", "sustained", "triton", "check", "budget", "sign"],
+    (): ["start", "table", "predict", "latency", "sustained", "triton", "check", "budget", "sign"],
     ("budget",): ["kit", "run", "import", "keep", "show"],
     ("sign",): ["key", "bundle", "verify"],
 }

@@ -18,13 +18,13 @@ def png(seed, side=SIDE):
     return buffer.getvalue()
 
 
-def fill(root, counts, seed=0):
+def fill(root, counts, seed=0, side=SIDE):
     """`counts`: folder -> number of different images in it."""
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True)
         for i in range(count):
             seed += 1
-            (root / folder / f"{i:03}.png").write_bytes(png(seed))
+            (root / folder / f"{i:03}.png").write_bytes(png(seed, side))
     return root
 
 

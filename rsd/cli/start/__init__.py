@@ -1,0 +1,1 @@
+"""`rsd start`: from a folder of images to a run that fits them."""
