@@ -71,10 +71,11 @@ def model_card(
         license_name=(licence or {}).get("license_name"),
     )
     height, width, channels = student.image_shape
+    training = "fine-tuned" if student.start else "trained"
     source = (
         f"It was distilled by the method `{student.method}` from a `{teacher.model.name}`, the teacher."
         if student.taught
-        else "It was trained without a teacher: distilled students are compared with it."
+        else f"It was {training} without a teacher: distilled students are compared with it."
     )
     teaching = (
         f"- teacher: `{teacher.model.name}`, {teacher.parameters:,} parameters, validation top-1 "
@@ -117,6 +118,7 @@ for images of {height} x {width} pixels and {counted(channels, "channel")}. {sou
 {teaching if student.taught else ""}\
 - recipe: {student.steps:,} steps{_listed(student.recipe)}
 - seed: {student.seed}
+- start: {_start(student)}
 
 ## Data
 
@@ -128,6 +130,15 @@ Images of `{data.source}`: {data.stated_counts}. Classes, in the order of the lo
 - It gives one of its classes for every image, also for an image of none of them.
 - Its probabilities are not calibrated.
 """)
+
+
+def _start(student: StudentRecord) -> str:
+    """The weights before training."""
+    if student.start is None:
+        return "random weights"
+    start = student.start
+    head = "with a new head" if start.new_head else "with their head"
+    return f"the weights `{start.name}` {head}; SHA-256 {start.sha256}; licence {start.license or 'unknown'}"
 
 
 def _listed(section: Section) -> str:

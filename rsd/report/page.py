@@ -18,7 +18,7 @@ from rsd.report.html import Figure, figure
 from rsd.report.latency_table import COLUMNS, cells, notes
 from rsd.report.mistakes import Mistake, worst
 from rsd.report.records import Records, read
-from rsd.report.table import larger_int8, method_name
+from rsd.report.table import larger_int8, method_name, start_in_words, twin
 from rsd.report.terms import caption
 from rsd.run.paths import Run
 from rsd.run.records import ConvertRecord, Parity
@@ -52,6 +52,7 @@ def write_page(path: Path, run: Run, *, params: Path, budget: Path) -> None:
 def _content(records: Records) -> dict[str, Any]:
     shipped = records.shipped
     methods = style.method_order(records.frame["method"])
+    plain = twin(records.students.values())
     gains = {name: records.gain(name) for name in methods if name not in ("teacher", "scratch")}
     return {
         "pair": records.choice.pair,
@@ -65,11 +66,12 @@ def _content(records: Records) -> dict[str, Any]:
             for model in records.evaluation.by_method(method)
         ],
         "gains": [
-            f"{method_name(name)}: {verdict.points(gain.mean)} over scratch ({verdict.gain_words(gain)})."
+            f"{method_name(name)}: {verdict.points(gain.mean)} over {plain} ({verdict.gain_words(gain)})."
             if gain
             else f"{method_name(name)}: no scratch twin of the same seed, so no gain is stated."
             for name, gain in gains.items()
         ],
+        "start": start_in_words(records.students.values()),
         "seeds": len(records.choice.seeds),
         "last_epoch": ("select", "last") in flat(records.params.get("recipe", {})),
         "epochs": 0 if records.curves is None else records.curves["epoch"].nunique(),

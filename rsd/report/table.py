@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from rsd.export import runtimes
 from rsd.machine.words import counted
 from rsd.run.paths import Run
-from rsd.run.records import EngineRecord, EvaluationRecord, Latency
+from rsd.run.records import EngineRecord, EvaluationRecord, Latency, StudentRecord
 from rsd.run.snapshot import Snapshot, evaluated
 
 BASELINE = {"pytorch": "PyTorch", "pytorch compiled": "PyTorch compiled"}
@@ -27,7 +27,7 @@ def summary(run: Run) -> str:
     known, evaluation = evaluated(run)
     report = f"report  {run.report}" if run.report.is_file() else "report  not written yet"
     report += ", written before; run `dvc repro`" * (run.report.is_file() and bool(known.stale))
-    return "\n\n".join([_models(evaluation), _files(known), *known.left_out, report])
+    return "\n\n".join([_models(evaluation, known.students), _files(known), *known.left_out, report])
 
 
 def method_name(method: str) -> str:
@@ -35,6 +35,19 @@ def method_name(method: str) -> str:
     if method in ("teacher", "scratch"):
         return method
     return " + ".join({"fitnet": "FitNet"}.get(part, part.upper()) for part in method.split("+"))
+
+
+def twin(students: Iterable[StudentRecord]) -> str:
+    """What the twin's training is called: it starts as the distilled students do."""
+    return "plain fine-tuning" if start_in_words(students) else "scratch"
+
+
+def start_in_words(students: Iterable[StudentRecord]) -> str:
+    """The weights that every student of a run starts from; empty if they were drawn from the seeds."""
+    starts = {str(student.start) for student in students if student.start}
+    if not starts:
+        return ""
+    return f"every student starts from {' or '.join(sorted(starts))}; scratch is fine-tuned plainly"
 
 
 def size(count: float) -> str:
@@ -61,7 +74,7 @@ def milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:#.3g}".rstrip(".") + " ms"
 
 
-def _models(evaluation: EvaluationRecord) -> str:
+def _models(evaluation: EvaluationRecord, students: list[StudentRecord]) -> str:
     rows = [["model", "parameters", "test top-1", ""]]
     first = [name for name in ("teacher", "scratch") if name in evaluation.methods]
     for method in [*first, *(name for name in evaluation.methods if name not in first)]:
@@ -70,10 +83,11 @@ def _models(evaluation: EvaluationRecord) -> str:
         spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
         note = "" if method == "teacher" else counted(len(models), "seed")
         if gains := evaluation.gains(method):
-            note += f", {statistics.fmean(gains.values()):+.2f} points over scratch"
+            note += f", {statistics.fmean(gains.values()):+.2f} points over {twin(students)}"
         name = method if method == "teacher" else f"{method_name(method)} student"
         rows.append([name, f"{models[0].parameters:,}", f"{statistics.fmean(top1):.2f} %{spread}", note])
-    return _aligned(rows, right={1})
+    start = start_in_words(students)
+    return _aligned(rows, right={1}) + (f"\n({start})" if start else "")
 
 
 def _files(known: Snapshot) -> str:

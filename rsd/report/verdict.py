@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rsd.report.interval import Interval, no_interval
 from rsd.report.records import Records
-from rsd.report.table import milliseconds, runs_on, size
+from rsd.report.table import milliseconds, runs_on, size, twin
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -69,7 +69,7 @@ def _accuracy(records: Records) -> Fact:
 
 
 def _gain(records: Records) -> Fact:
-    label, shipped = "Gain over scratch", records.shipped
+    label, shipped = f"Gain over {twin(records.students.values())}", records.shipped
     if shipped is None:
         return Fact(label, "unknown", "no student was exported", "none")
     if shipped.method == "scratch":

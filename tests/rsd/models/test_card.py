@@ -14,7 +14,7 @@ from rsd.models.card import student_card
 from rsd.models.folder import load_trained, save_trained
 from rsd.models.make import create
 from rsd.run.paths import Run
-from rsd.run.records import Model, Section, StudentRecord
+from rsd.run.records import Model, Section, StartingWeights, StudentRecord
 from rsd.sources.images import ArrayImages
 from tests.rsd.models.small import STUDENTS, awake, dataset
 from tests.rsd.run import small
@@ -75,6 +75,18 @@ def test_a_twins_card_claims_no_teacher():
     assert "trained without a teacher" in text
     assert "knowledge-distillation" not in text
     assert "99.00" not in text
+
+
+def test_the_weights_it_started_from_are_named():
+    start = StartingWeights(name="weights/mine", sha256="abc", license="mit", new_head=True)
+    fine_tuned = record("scratch").model_copy(update={"start": start})
+    text = str(student_card(fine_tuned, small.teacher(), dataset()))
+
+    assert "fine-tuned without a teacher" in text
+    assert "start: the weights `weights/mine` with a new head; SHA-256 abc; licence mit\n" in text
+    fine_tuned.start = start.model_copy(update={"license": None})
+    assert "licence unknown\n" in str(student_card(fine_tuned, small.teacher(), dataset()))
+    assert "start: random weights\n" in str(student_card(record(), small.teacher(), dataset()))
 
 
 def test_only_a_best_epoch_was_chosen_by_validation():

@@ -52,6 +52,13 @@ def page_arguments(out: Path) -> dict[str, Any]:
     return {"run": Run(out), "params": out / "params.yaml", "budget": out.parent / "budget"}
 
 
+def start_from_weights(out: Path) -> None:
+    """Make the students of `write_records` those that started from weights from elsewhere."""
+    for path in (out / "students").glob("*/student.json"):
+        start = {"name": "weights/lite0", "sha256": "0123456789abcdef", "new_head": True}
+        write(path, json.loads(path.read_text()) | {"start": start})
+
+
 def write_records(out: Path, *, seeds: tuple[int, ...] = (0, 1, 2), epochs: int = EPOCHS) -> None:
     """Every record the report reads; the same bytes each time."""
     random = np.random.default_rng(7)

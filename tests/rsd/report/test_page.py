@@ -15,7 +15,7 @@ from rsd.report.page import write_page
 from rsd.run.records import Comparison
 from stages.evaluate import MOST_IMAGES
 
-from .conftest import page_arguments, write, write_records
+from .conftest import page_arguments, start_from_weights, write, write_records
 
 
 class Text(HTMLParser):
@@ -145,6 +145,14 @@ def test_the_verdict_leads_with_gain_and_interval(out: Path) -> None:
     assert "2 of 2 passed" in text
     assert "points ahead of plain training" in text
     assert text.index("Parity gates") < text.index("Accuracy, side by side")
+
+
+def test_students_with_weights_are_not_from_scratch(out: Path) -> None:
+    start_from_weights(out)
+    text = seen(out)
+    assert "Every student starts from weights/lite0 (SHA-256 0123456789ab); scratch is fine-tuned plainly." in text
+    assert "Gain over plain fine-tuning" in text
+    assert "over scratch" not in text
 
 
 def test_an_interval_with_zero_is_no_gain(out: Path) -> None:

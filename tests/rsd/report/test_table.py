@@ -11,7 +11,7 @@ from rsd.report.table import larger_int8, runs_on, size, summary
 from rsd.run.paths import Run
 from rsd.run.records import EngineRecord
 
-from .conftest import write, write_records
+from .conftest import start_from_weights, write, write_records
 
 
 def test_every_model_has_parameters_accuracy_and_gain(out: Path) -> None:
@@ -22,6 +22,14 @@ def test_every_model_has_parameters_accuracy_and_gain(out: Path) -> None:
     assert "3 seeds" in scratch
     assert rsd.startswith("RSD student")
     assert "points over scratch" in rsd
+
+
+def test_a_fine_tuned_twin_is_not_from_scratch(out: Path) -> None:
+    start_from_weights(out)
+    text = summary(Run(out))
+    assert "points over plain fine-tuning" in text
+    assert "over scratch" not in text
+    assert "\n(every student starts from weights/lite0 (SHA-256 0123456789ab); scratch is fine-tuned plainly)" in text
 
 
 def test_every_file_has_size_latency_and_agreement(out: Path) -> None:
