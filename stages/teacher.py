@@ -62,18 +62,23 @@ def main() -> None:
         model.load_state_dict(trained.student)
         history = trained.history
 
-    measured = validate(model, normalize, validation, batch_size=256, workers=compute.workers)
-    top1, loss = measured["validation_top1"], measured["validation_loss"]
-    if not options.trained:
-        check_pixels(model.eval(), start.preprocessing, options, data, validation)
-    options.check_accuracy(top1, validation.labels, start.preprocessing)
+    fitted = options.fit(start, read_split(OUT.data, "train"), validation, workers=compute.workers)
+    if fitted:
+        probe, measured = fitted.probe, fitted.validation
+        print(f"teacher {options.name}: {probe.stated}")
+    else:
+        scores = validate(model, normalize, validation, batch_size=256, workers=compute.workers)
+        probe, measured = None, Validation(top1=scores["validation_top1"], loss=scores["validation_loss"])
+        if not options.trained:
+            check_pixels(model.eval(), start.preprocessing, options, data, validation)
+    options.check_accuracy(measured.top1, validation.labels, start.preprocessing)
+    if probe and probe.warning:
+        print(f"warning: teacher {options.name}: {probe.warning}", file=sys.stderr)
     if leads():
-        write_teacher(
-            OUT, options, start, data, validation=Validation(top1=top1, loss=loss), history=history, device=device.type
-        )
+        write_teacher(OUT, options, start, data, validation=measured, probe=probe, history=history, device=device.type)
         if state:
             unfinished.forget(state)
-        print(f"teacher {options.name}: validation top-1 {top1:.2f} %")
+        print(f"teacher {options.name}: validation top-1 {measured.top1:.2f} %")
     leave()
 
 

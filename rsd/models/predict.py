@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rsd.machine import parallel
+from rsd.machine.progress import progress
 from rsd.models.outputs import Outputs, outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import Images
@@ -21,6 +22,8 @@ def predict(
     batch_size: int,
     workers: int = 0,
     numbers: range | None = None,
+    index: np.ndarray | None = None,
+    name: str | None = None,
 ) -> Outputs:
     """Embeddings and logits of a model in eval mode, float32 on the CPU, for raw images `[N, H, W, C]`.
 
@@ -29,14 +32,18 @@ def predict(
     Args:
         workers: processes that read and decode the images; the pixels do not depend on them.
         numbers: the batches to take, at least one; None takes all.
+        index: the images to take, int64 `[N]`; None takes all.
+        name: of a progress bar; None shows none.
     """
     was_training = model.training
     model.eval()
     parts = []
-    batches = _Raw(images, batch_size)
-    for raw in in_order(batches, range(len(batches)) if numbers is None else numbers, workers=workers):
-        batch = outputs(model, normalize(raw.to(normalize.mean.device)))
-        parts.append(Outputs(*(tensor.float().cpu() for tensor in batch)))
+    batches = _Raw(images, batch_size, np.arange(len(images)) if index is None else index)
+    with progress(total=len(batches.index), name=name or "", unit="images", shown=name is not None) as bar:
+        for raw in in_order(batches, range(len(batches)) if numbers is None else numbers, workers=workers):
+            batch = outputs(model, normalize(raw.to(normalize.mean.device)))
+            parts.append(Outputs(*(tensor.float().cpu() for tensor in batch)))
+            bar.update(len(raw))
     model.train(was_training)
     return Outputs(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
@@ -66,12 +73,12 @@ def predict_together(
 class _Raw(Dataset[Tensor]):
     """Raw images in batches, uint8 `[B, H, W, C]`."""
 
-    def __init__(self, images: Images, batch_size: int) -> None:
-        self.images, self.batch_size = images, batch_size
+    def __init__(self, images: Images, batch_size: int, index: np.ndarray) -> None:
+        self.images, self.batch_size, self.index = images, batch_size, index
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-len(self.index) // self.batch_size)
 
     def __getitem__(self, number: int) -> Tensor:
-        start = number * self.batch_size
-        return torch.from_numpy(np.array(self.images[start : start + self.batch_size]))  # a copy: a map is read-only
+        index = self.index[number * self.batch_size :][: self.batch_size]
+        return torch.from_numpy(np.array(self.images[index]))  # a copy: a map is read-only

@@ -12,6 +12,7 @@ from rsd.machine.files import sha256
 from rsd.models.checkpoint_file import head_classes, head_names, read_state
 from rsd.models.folder import misfits
 from rsd.models.make import ModelOptions
+from rsd.models.weights import in_place_of_the_network
 
 
 def check_on_hub(name: str, option: str) -> None:
@@ -112,8 +113,7 @@ def _loaded(model: nn.Module, options: ModelOptions, file: Path | None, *, chann
             ) from error
         raise UserError(
             f"expected the weights of '{options.name}' on the hub or in its cache, found that they cannot be had "
-            f"({first_line(error)}); run this once where there is a network and set HF_HOME to a copy of that cache "
-            f"here, or give the {role} a file of weights"
+            f"({first_line(error)}); {in_place_of_the_network(role)}"
         ) from error
 
 

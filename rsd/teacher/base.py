@@ -16,7 +16,8 @@ from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import per_channel
 from rsd.models.preprocessing import Preprocessing, pixels_of
 from rsd.models.timm_weights import adopt_weights
-from rsd.sources.images import DatasetRecord
+from rsd.run.records import ProbeRecord, Validation
+from rsd.sources.images import DatasetRecord, LabelledImages
 
 
 class Start(NamedTuple):
@@ -28,6 +29,13 @@ class Start(NamedTuple):
     """SHA-256 of the weights from elsewhere that it starts from; None for random ones."""
     stated_by: str = "its kind"
     """Who says what it is to be fed."""
+
+
+class Fitted(NamedTuple):
+    """What a kind that fits a classifier knows of it."""
+
+    validation: Validation
+    probe: ProbeRecord
 
 
 class TeacherOptions(Kind, ModelOptions):
@@ -90,6 +98,19 @@ class TeacherOptions(Kind, ModelOptions):
         model = self.new_model(data, preprocessing.input_size)
         adopted = adopt_weights(model, self.model, file, channels=data.channels, role="teacher")
         return Start(model, preprocessing, adopted.sha256, stated_by)
+
+    def fit(self, start: Start, train: LabelledImages, validation: LabelledImages, *, workers: int) -> Fitted | None:
+        """Fit the classifier of `start.model` in place, without gradients; None: this kind has none to fit.
+
+        Args:
+            start: with its model on the device to use.
+            train: the student's training images.
+            workers: processes that read and decode the images.
+
+        Raises:
+            UserError: the classifier cannot be fitted to these labels, or the model has none that could be.
+        """
+        return None
 
     def new_model(self, data: DatasetRecord, input_size: int | None) -> nn.Module:
         """The model with random weights, for the data's classes and images of `input_size`; None: as served."""

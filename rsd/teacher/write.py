@@ -10,7 +10,7 @@ from rsd.models.make import parameter_count
 from rsd.models.outputs import embedding_width
 from rsd.run.names import HISTORY, WEIGHTS
 from rsd.run.paths import Run
-from rsd.run.records import Model, TeacherRecord, Validation
+from rsd.run.records import Model, ProbeRecord, TeacherRecord, Validation
 from rsd.sources.images import DatasetRecord
 from rsd.teacher.base import Start, TeacherOptions
 
@@ -22,6 +22,7 @@ def write_teacher(
     data: DatasetRecord,
     *,
     validation: Validation,
+    probe: ProbeRecord | None,
     history: Sequence[Mapping[str, float]] | None,
     device: str,
 ) -> TeacherRecord:
@@ -55,6 +56,7 @@ def write_teacher(
             weights_sha256=sha256(aside / WEIGHTS),
             made_from=run.digests(run.section_file("teacher"), run.section_file("teacher_recipe"), run.dataset),
             validation=validation,
+            probe=probe,
             device=device,
             versions=software_versions(),
         )

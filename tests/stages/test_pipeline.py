@@ -268,7 +268,7 @@ def test_a_teacher_from_a_file_needs_no_recipe(reproduced):
     mine = reproduced.folder / "mine" / "model.safetensors"
     shutil.copytree(weights.parent, mine.parent)
     pair = read_yaml(reproduced.folder / "conf" / "pair" / "digits" / "resnet-vit.yaml")
-    pair["teacher"] |= {"source": "file", "path": "mine"}
+    pair["teacher"] |= {"source": "file", "weights": "mine"}
     del pair["teacher"]["recipe"]
     try:
         (reproduced.folder / "conf" / "pair" / "mine.yaml").write_text(json.dumps(pair))

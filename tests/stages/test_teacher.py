@@ -33,7 +33,7 @@ SIDE = 12  # of the teacher's input; the images are served at 8
 def settings(**changes):
     """Run what comes before the teacher, for a pair whose teacher is fine-tuned from `theirs/`."""
     pair = read_yaml(ROOT / "conf" / "pair" / "digits" / "resnet-vit.yaml")
-    pair["teacher"] |= {"source": "finetune", "path": "theirs", "args": ARGS, "input_size": SIDE, "min_top1": 0}
+    pair["teacher"] |= {"source": "finetune", "weights": "theirs", "args": ARGS, "input_size": SIDE, "min_top1": 0}
     with open("conf/pair/mine.yaml", "w") as file:
         json.dump(pair, file)
     override = {name: values for name, values in TINY["override"].items() if name != "teacher"}
@@ -115,7 +115,7 @@ def test_a_copied_teacher_folder_is_that_teacher(project):
     before = {file.name: file.read_bytes() for file in (OUT.folder / "teacher").iterdir()}
     (OUT.folder / "teacher").rename("copy")
     file = OUT.folder / "params" / "teacher.json"
-    changes = {"source": "file", "path": "copy", "input_size": None}
+    changes = {"source": "file", "weights": "copy", "input_size": None}
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     teacher.main()
     assert (OUT.folder / "teacher" / "model.safetensors").read_bytes() == before["model.safetensors"]
@@ -127,13 +127,13 @@ def test_a_copied_teacher_folder_is_that_teacher(project):
 def test_the_run_prints_what_it_feeds(project, capsys):
     net = timm.create_model("resnet18", num_classes=10, in_chans=1, **ARGS)
     pixels = {"mean": [0.5], "std": [0.5], "input_size": [1, SIDE, SIDE]}
-    save_for_hf(net, "hub", model_config={"pretrained_cfg": pixels}, safe_serialization=True)
+    save_for_hf(net, "folder", model_config={"pretrained_cfg": pixels}, safe_serialization=True)
     file = OUT.folder / "params" / "teacher.json"
-    changes = {"source": "file", "path": "hub", "input_size": None}
+    changes = {"source": "file", "weights": "folder", "input_size": None}
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     teacher.main()
     assert (
-        f"is fed images resized to {SIDE} x {SIDE} (bicubic), mean 0.5, std 0.5 (from hub/config.json"
+        f"is fed images resized to {SIDE} x {SIDE} (bicubic), mean 0.5, std 0.5 (from folder/config.json"
         in capsys.readouterr().out
     )
     record = json.loads((OUT.folder / "teacher" / "model.json").read_text())
@@ -159,7 +159,7 @@ def test_stages_start_processes_for_their_work_and_gpus(project, monkeypatch):
         for stage in (teacher, embed, evaluate):
             stage.main()
     assert started == {"stages.teacher": 8, "stages.embed": 4, "stages.evaluate": 4}
-    changes = {"source": "file", "path": "copy", "input_size": None}
+    changes = {"source": "file", "weights": "copy", "input_size": None}
     chosen.write_text(json.dumps(json.loads(chosen.read_text()) | changes))
     teacher.main()  # trains nothing, and does it alone
     assert (OUT.folder / "teacher" / "model.safetensors").is_file()
@@ -200,7 +200,7 @@ def test_other_args_make_another_teacher(project):
     teacher.main()
     (OUT.folder / "teacher").rename("copy")
     file = OUT.folder / "params" / "teacher.json"
-    changes = {"source": "file", "path": "copy", "input_size": None, "args": ARGS | {"act_layer": "gelu"}}
+    changes = {"source": "file", "weights": "copy", "input_size": None, "args": ARGS | {"act_layer": "gelu"}}
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     teacher.main()
     before, after = (Path(folder, "model.safetensors") for folder in ("copy", OUT.folder / "teacher"))

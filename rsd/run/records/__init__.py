@@ -28,6 +28,7 @@ from rsd.run.records.trained import (
     IndexedStudent,
     InsideRecord,
     Model,
+    ProbeRecord,
     ShippedRecord,
     ShownRecord,
     StartingWeights,
@@ -41,7 +42,7 @@ __all__ = [
     "BundleRecord", "BundledModel", "Choice", "Comparison", "Conditions", "ConvertRecord", "CorrelationChange",
     "CorrelationPicture", "DatasetRecord", "Details", "DeviceRecord", "EngineRecord", "Evaluation",
     "EvaluationRecord", "ExportRecord", "Golden", "GraphInput", "Harm", "IndexedStudent", "InsideRecord", "Latency",
-    "LatencyRecord", "Manifest", "Model", "Name", "Origin", "Parity", "Port", "Record", "Requires", "Rounded",
-    "Section", "ShippedRecord", "ShownRecord", "Sources", "StartingWeights", "StudentIndex", "StudentRecord",
-    "Summary", "TeacherRecord", "Timing", "Validation", "Watched", "Written",
+    "LatencyRecord", "Manifest", "Model", "Name", "Origin", "Parity", "Port", "ProbeRecord", "Record", "Requires",
+    "Rounded", "Section", "ShippedRecord", "ShownRecord", "Sources", "StartingWeights", "StudentIndex",
+    "StudentRecord", "Summary", "TeacherRecord", "Timing", "Validation", "Watched", "Written",
 ]  # fmt: skip

@@ -60,6 +60,51 @@ class TrainedRecord(Record):
         return self.folder / "model.safetensors"
 
 
+class ProbeRecord(Part):
+    """How a teacher without a classifier got one: by a linear probe, and how good it is. All top-1 in per cent."""
+
+    top1: float
+    """On validation, as is every other accuracy here."""
+    images: int
+    """Validation images."""
+    knn_top1: float
+    """Of the nearest labelled training images, by the same embeddings."""
+    neighbours: int
+    labels: int
+    """Labelled training images that the probe was fitted to."""
+    regularisation: float
+    """scikit-learn's C."""
+    select: str
+    """What chose it."""
+    select_labels: int
+    """Labels that this choice used."""
+    pixels_top1: float
+    """Of a linear classifier on pixels, fitted to the same labels: what a plainly trained student reaches at least."""
+    beats_pixels: bool
+    """Whether the probe is right on more images than that classifier, by a one-sided sign test."""
+
+    @property
+    def stated(self) -> str:
+        """How good the teacher is, in words."""
+        by = "cross-validation on" if self.select == "cross_validation" else "validation with"
+        return (
+            f"its probe reaches {self.top1:.2f} % top-1 on {self.images:,} validation images, kNN with "
+            f"k = {self.neighbours} {self.knn_top1:.2f} %; fitted to {self.labels:,} labels, C = "
+            f"{self.regularisation:g} chosen by {by} {self.select_labels:,} labels"
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """Why the teacher may have nothing to teach; None if there is no reason."""
+        if self.beats_pixels:
+            return None
+        return (
+            f"expected a teacher that is better than its student trained alone, found {self.top1:.2f} %, which is not "
+            f"clearly more than the {self.pixels_top1:.2f} % of a linear classifier on pixels; such a student is "
+            "likely to reach that, so take a stronger teacher, or check what this one is fed"
+        )
+
+
 class TeacherRecord(TrainedRecord):
     """`teacher/model.json`."""
 
@@ -69,6 +114,8 @@ class TeacherRecord(TrainedRecord):
     """Side to which the teacher resizes images; None takes them as they are."""
     origin: str | None = None
     """SHA-256 of the weights from elsewhere that it started from; None for random ones."""
+    probe: ProbeRecord | None = None
+    """Of a teacher whose classifier is a probe."""
 
     location = "teacher/model.json"
 

@@ -1,14 +1,13 @@
-"""A teacher that starts from timm's weights, gets a new head, and is trained here."""
+"""A teacher that starts from others' weights, gets a new head, and is trained here."""
 
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import model_validator
 
-from rsd.machine.options import UserPath
 from rsd.models.timm_weights import check_on_hub
+from rsd.models.weights import HUB, Weights, local_weights, watched_weights
 from rsd.sources.images import DatasetRecord
-from rsd.sources.listing import weights_file
 from rsd.teacher.base import Start, TeacherOptions
 
 
@@ -17,18 +16,18 @@ class Finetune(TeacherOptions):
 
     trained: ClassVar[bool] = True
     recipe: str
-    path: UserPath | None = None
-    """A checkpoint of this model and any classes, or a folder with `model.safetensors`; null: timm's hub."""
+    weights: Weights = HUB
+    """Of this model and any classes."""
 
     @model_validator(mode="after")
     def _has_weights(self) -> "Finetune":
-        if self.path is None:
+        if self.weights == HUB:
             check_on_hub(self.name, f"source '{self.source}'")
         return self
 
     @property
     def watched(self) -> list[Path]:
-        return [self.path] if self.path else []
+        return watched_weights(self.weights)
 
     def start(self, data: DatasetRecord) -> Start:
-        return self.start_from_timm(data, weights_file(self.path) if self.path else None)
+        return self.start_from_timm(data, local_weights(self.weights))

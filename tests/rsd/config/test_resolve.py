@@ -292,8 +292,8 @@ def test_sections_of_the_wrong_kind_are_refused(project):
         ),
         ({"override.student.weights": "out/students/rsd-0"}, "student.weights: expected weights that no run replaces"),
         ({"override.student.weights": 3}, "student.weights: expected text, found 3"),
-        ({"override.teacher.source": "file"}, "teacher.path: missing; give it a value"),
-        ({"override.teacher.path": "mine.pth"}, "teacher.path: unknown key"),
+        ({"override.teacher.source": "file"}, "teacher.weights: missing; give it a value"),
+        ({"override.teacher.weights": "mine.pth"}, "teacher.weights: unknown key"),
         ({"export.opset": 99}, "export.opset: expected at most"),
         ({"export.opset": 21}, "export.opset: expected at most 20 with int8 among the precisions"),
     ],
@@ -342,14 +342,16 @@ def test_a_tilde_in_paths_is_the_home_folder(project, monkeypatch, tmp_path, dat
     edit, resolved = project
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     edit({"data": data, "override": {"data": {"root": "~/images"}}})
-    edit({"override.teacher": {"source": "file", "path": "~/mine.safetensors"}, "override.student.weights": "~/first"})
+    edit(
+        {"override.teacher": {"source": "file", "weights": "~/mine.safetensors"}, "override.student.weights": "~/first"}
+    )
     sections = resolved()
     assert sections["data"]["root"] == str(tmp_path / "home" / "images")
-    assert sections["teacher"]["path"] == str(tmp_path / "home" / "mine.safetensors")
+    assert sections["teacher"]["weights"] == str(tmp_path / "home" / "mine.safetensors")
     assert sections["student"]["weights"] == str(tmp_path / "home" / "first")
     assert sections["watched"] == {
         "data": [sections["data"]["root"]],
-        "teacher": [sections["teacher"]["path"]],
+        "teacher": [sections["teacher"]["weights"]],
         "student": [sections["student"]["weights"]],
     }
     edit({"override.data.root": "~nobody-has-this-name/images"})

@@ -32,7 +32,7 @@ def data(classes=3, channels=1, side=16):
 
 
 def options(source, path=None, **more):
-    where = {"path": path} if path else {}
+    where = {"weights": str(path)} if path else {}
     values = {"name": "resnet18", "args": ARGS, "source": source, "recipe": "any"}
     return TeacherOptions.model_validate(values | where | more)
 

@@ -32,15 +32,15 @@ def test_mean_and_std_come_together():
     assert options("pretrain", mean=[0.5], std=[0.3]).start(data()).preprocessing[:2] == ([0.5], [0.3])
 
 
-@pytest.mark.parametrize(("kind", "key"), [("file", "path"), ("pretrain", "recipe"), ("finetune", "recipe")])
+@pytest.mark.parametrize(("kind", "key"), [("file", "weights"), ("pretrain", "recipe"), ("finetune", "recipe")])
 def test_a_kind_refuses_a_missing_key(kind, key):
     with pytest.raises(ValidationError, match=f"{key}\n  Field required"):
         TeacherOptions.model_validate({"name": "resnet18", "source": kind})
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "hub"])
-def test_a_kind_refuses_a_path_it_ignores(kind):
-    with pytest.raises(ValidationError, match="path\n  Extra inputs are not permitted"):
+def test_a_kind_refuses_weights_it_ignores(kind):
+    with pytest.raises(ValidationError, match="weights\n  Extra inputs are not permitted"):
         options(kind, "t.pth")
 
 

@@ -39,7 +39,7 @@ def test_a_hub_teacher_of_other_classes_is_refused(hub):
 
 @pytest.mark.parametrize("source", ["hub", "finetune"])
 def test_no_network_is_one_sentence(hub, source):
-    with pytest.raises(UserError, match="cannot be had .*set HF_HOME .*give the teacher a file of weights"):
+    with pytest.raises(UserError, match="cannot be had .*set HF_HOME .*and give that folder as teacher.weights"):
         options(source).start(data(classes=1000, channels=3))
 
 

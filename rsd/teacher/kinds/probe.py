@@ -1,0 +1,130 @@
+"""A finished teacher without a classifier for these classes: a linear probe on its embeddings makes its logits."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import model_validator
+from torch import nn
+
+from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
+from rsd.models.chance import SIGNIFICANCE, at_least
+from rsd.models.outputs import embedding_width, outputs
+from rsd.models.pixels import PixelNormalize
+from rsd.models.predict import predict
+from rsd.models.timm_weights import check_on_hub
+from rsd.models.weights import HUB, Weights, local_weights, watched_weights
+from rsd.run.records import ProbeRecord, Validation
+from rsd.sources.images import DatasetRecord, LabelledImages
+from rsd.teacher.base import Fitted, Start, TeacherOptions
+
+BATCH_SIZE = 64
+"""Images per forward pass."""
+
+
+class Probe(TeacherOptions):
+    """`teacher.source: probe`; images are prepared as the weights were trained.
+
+    The probe is fitted to the student's training images that have a label, not to those of `data.teacher_share`:
+    whoever takes a teacher from elsewhere has no others.
+    """
+
+    weights: Weights = HUB
+    """Of this model, with any classifier or none; a classifier is dropped."""
+    select: Literal["validation", "cross_validation"] = "validation"
+    """What chooses the probe's regularisation: the validation images, or cross-validation on the labelled training
+    images."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "Probe":
+        if self.weights == HUB:
+            check_on_hub(self.name, f"source '{self.source}'")
+        return self
+
+    @property
+    def watched(self) -> list[Path]:
+        return watched_weights(self.weights)
+
+    def start(self, data: DatasetRecord) -> Start:
+        return self.start_from_timm(data, local_weights(self.weights))
+
+    def fit(self, start: Start, train: LabelledImages, validation: LabelledImages, *, workers: int) -> Fitted:
+        needs("data", "sklearn")
+        from rsd.teacher.probe import Examples, check_labels, fit_probe, knn_top1, right_by_pixels  # late: sklearn
+
+        labelled = np.flatnonzero(train.labels >= 0)
+        check_labels(train.labels[labelled], train.classes)
+        model = start.model.eval()
+        normalize = start.preprocessing.module().to(next(model.parameters()).device)
+        head = self._head(model, normalize, train)
+
+        def embedded(images: LabelledImages, index: np.ndarray, name: str) -> Examples:
+            answers = predict(
+                model, normalize, images.images, batch_size=BATCH_SIZE, workers=workers, index=index, name=name
+            )
+            if not torch.isfinite(answers.embedding).all():
+                raise UserError(
+                    f"expected finite embeddings of the teacher '{self.name}', found others; check its weights and "
+                    "what it is fed"
+                )
+            return Examples(answers.embedding.numpy(), images.labels[index])
+
+        known = embedded(train, labelled, "embeddings of the labelled images")
+        judged = embedded(validation, np.arange(len(validation.labels)), "embeddings of the validation images")
+        probe = fit_probe(known, judged, select=self.select, seed=self.seed, classes=train.classes)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(probe.weight))
+            head.bias.copy_(torch.from_numpy(probe.bias))
+        logits = torch.from_numpy(probe.logits(judged.embedding))
+        target = torch.from_numpy(judged.label)
+        right = (logits.argmax(dim=1) == target).numpy()
+        knn, neighbours = knn_top1(known, judged)
+        by_pixels = right_by_pixels(train, validation, select=self.select, seed=self.seed)
+        won, lost = int((right & ~by_pixels).sum()), int((by_pixels & ~right).sum())
+        return Fitted(
+            Validation(top1=100 * float(right.mean()), loss=float(nn.functional.cross_entropy(logits, target))),
+            ProbeRecord(
+                top1=100 * float(right.mean()),
+                images=len(right),
+                knn_top1=knn,
+                neighbours=neighbours,
+                labels=len(labelled),
+                regularisation=probe.regularisation,
+                select=self.select,
+                select_labels=probe.chosen_on,
+                pixels_top1=100 * float(by_pixels.mean()),
+                beats_pixels=at_least(won, won + lost, 0.5) < SIGNIFICANCE,
+            ),
+        )
+
+    def _head(self, model: nn.Module, normalize: PixelNormalize, images: LabelledImages) -> nn.Linear:
+        """The model's classifier, which the probe's weights are written into.
+
+        Raises:
+            UserError: it has several, or one that is not a linear layer on the embedding.
+        """
+        head = model.get_classifier()  # type: ignore[operator]
+        if isinstance(head, tuple | list):
+            raise UserError(
+                f"expected a model with one classifier for source 'probe', found {len(head)} in '{self.name}'; take "
+                "another model, such as the one without distillation"
+            )
+        with torch.no_grad():
+            if isinstance(head, nn.Linear):  # some models start with zeros, which would prove nothing
+                nn.init.normal_(head.weight)
+            raw = torch.from_numpy(np.array(images.images[:2])).to(normalize.mean.device)
+            answers = outputs(model, normalize(raw))
+            linear = (
+                isinstance(head, nn.Linear)
+                and head.bias is not None
+                and answers.embedding.shape[1:] == (head.in_features,) == (embedding_width(model),)
+                and torch.allclose(head(answers.embedding), answers.logits, rtol=1e-4, atol=1e-4)
+            )
+        if not linear:
+            raise UserError(
+                "expected a model whose classifier is one linear layer on its pooled embedding for source 'probe', "
+                f"found other or more layers in '{self.name}'; take another model"
+            )
+        return head
