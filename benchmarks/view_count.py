@@ -2,7 +2,7 @@
 
     python -m benchmarks.view_count
 
-Reads what `dvc repro teacher` made (with the default params: digits, 40 epochs); touches no test image. Eight minutes
+Reads what `dvc repro teacher` made (with `pair: digits/resnet-vit`: 40 epochs); touches no test image. Eight minutes
 on two cores with other work. One store is written with a view for each epoch ("all": no view is seen twice); V = 4 then
 uses its views 0 to 3 in turn. The scratch twin sees new views in every epoch, whatever V is, as it would alone. Prints
 a table and draws docs/view_count.png.

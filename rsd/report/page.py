@@ -15,6 +15,7 @@ from rsd.report.charts import accuracy, cost, inside, style, training
 from rsd.report.charts import speed as latency
 from rsd.report.flat import flat, section_order
 from rsd.report.html import Figure, figure
+from rsd.report.labels import advantage, labels_used
 from rsd.report.latency_table import COLUMNS, cells, notes
 from rsd.report.mistakes import Mistake, worst
 from rsd.report.records import Records, read
@@ -22,7 +23,6 @@ from rsd.report.table import larger_int8, method_name, start_in_words, twin
 from rsd.report.terms import caption
 from rsd.run.paths import Run
 from rsd.run.records import ConvertRecord, Parity
-from rsd.sources.images import read_record
 
 
 def write_page(path: Path, run: Run, *, params: Path, budget: Path) -> None:
@@ -43,8 +43,8 @@ def write_page(path: Path, run: Run, *, params: Path, budget: Path) -> None:
         package="rsd.report",
         **_content(records),
         **_mistakes(records, run.data),
-        images=_images(run.data),
         **_budget(choose.rows(budget, run)),
+        **_labels(records),
         params_file=params.read_text() if params.is_file() else None,
     )
 
@@ -114,12 +114,24 @@ def _budget(rows: list[choose.BudgetRow]) -> dict[str, Any]:
     }
 
 
-def _images(data: Path) -> str | None:
-    """The images of each split, in words; None where no data is prepared."""
-    try:
-        return read_record(data).stated_counts
-    except UserError:
-        return None
+def _labels(records: Records) -> dict[str, Any]:
+    """The images of each split, what labels were used for, what the teacher had; nothing where no data is prepared."""
+    data, teacher = records.data, records.teacher
+    if data is None:
+        return {}
+    uses = labels_used(
+        records.choice,
+        data,
+        teacher,
+        records.students.values(),
+        records.exports,
+        records.params.get("teacher_recipe"),
+    )
+    return {
+        "images": data.stated_counts,
+        "labels": uses,
+        "advantage": advantage(data, teacher) if teacher else None,
+    }
 
 
 def _mistakes(records: Records, data: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rsd.run.paths import Run
 from rsd.run.records import (
     Choice,
     ConvertRecord,
+    DatasetRecord,
     DeviceRecord,
     EngineRecord,
     Evaluation,
@@ -22,6 +23,7 @@ from rsd.run.records import (
     LatencyRecord,
     ShownRecord,
     StudentRecord,
+    TeacherRecord,
 )
 from rsd.run.snapshot import evaluated
 
@@ -31,6 +33,8 @@ class Records:
     """One run. What was not written, or is stale, is empty or None; only the evaluated models are always there."""
 
     choice: Choice
+    data: DatasetRecord | None
+    teacher: TeacherRecord | None
     evaluation: EvaluationRecord
     curves: pd.DataFrame | None
     calibration: pd.DataFrame | None
@@ -89,6 +93,8 @@ def read(run: Run) -> Records:
     folder = run.evaluation_folder
     return Records(
         choice=known.choice,
+        data=known.data,
+        teacher=known.teacher,
         evaluation=evaluation,
         curves=_csv(folder / CURVES),
         calibration=_csv(folder / CALIBRATION),

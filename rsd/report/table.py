@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from rsd.export import runtimes
 from rsd.machine.words import counted
+from rsd.report.labels import advantage
 from rsd.run.paths import Run
 from rsd.run.records import EngineRecord, EvaluationRecord, Latency, StudentRecord
 from rsd.run.snapshot import Snapshot, evaluated
@@ -27,7 +28,9 @@ def summary(run: Run) -> str:
     known, evaluation = evaluated(run)
     report = f"report  {run.report}" if run.report.is_file() else "report  not written yet"
     report += ", written before; run `dvc repro`" * (run.report.is_file() and bool(known.stale))
-    return "\n\n".join([_models(evaluation, known.students), _files(known), *known.left_out, report])
+    taught = [advantage(known.data, known.teacher)] if known.data and known.teacher else []
+    models = "\n".join([_models(evaluation, known.students), *taught])
+    return "\n\n".join([models, _files(known), *known.left_out, report])
 
 
 def method_name(method: str) -> str:
@@ -83,11 +86,20 @@ def _models(evaluation: EvaluationRecord, students: list[StudentRecord]) -> str:
         spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
         note = "" if method == "teacher" else counted(len(models), "seed")
         if gains := evaluation.gains(method):
-            note += f", {statistics.fmean(gains.values()):+.2f} points over {twin(students)}"
+            note += f", {_gain(gains.values(), twin(students))}"
         name = method if method == "teacher" else f"{method_name(method)} student"
         rows.append([name, f"{models[0].parameters:,}", f"{statistics.fmean(top1):.2f} %{spread}", note])
     start = start_in_words(students)
     return _aligned(rows, right={1}) + (f"\n({start})" if start else "")
+
+
+def _gain(gains: Iterable[float], twin: str) -> str:
+    """Points, with their interval where there is one."""
+    from rsd.report.interval import POINTS, interval  # here, since SciPy takes as long to import as all else
+
+    mean, low, high, _ = interval(gains, within=POINTS)
+    bounds = "" if low is None else f" (95 %: {low:+.2f} to {high:+.2f})"
+    return f"{mean:+.2f} points over {twin}{bounds}"
 
 
 def _files(known: Snapshot) -> str:

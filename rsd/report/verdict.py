@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from rsd.machine.words import counted
 from rsd.report.interval import Interval, no_interval
 from rsd.report.records import Records
-from rsd.report.table import milliseconds, runs_on, size, twin
+from rsd.report.table import method_name, milliseconds, runs_on, size, twin
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -25,13 +26,17 @@ def headline(records: Records) -> str:
     if shipped is None:
         return "No student was exported in this run."
     gain = records.gain(shipped.method)
-    sentence = f"The shipped student reaches {percent(shipped.top1, 1)} on the test split"
+    data = records.data
+    start = f"With {counted(data.labelled, 'label')} the" if data and data.labelled is not None else "The"
+    sentence = f"{start} shipped student reaches {percent(shipped.top1, 1)} on the test split"
     if gain is None:
         return f"{sentence}."
     if gain.low is None or gain.high is None:
         return f"{sentence}, {points(gain.mean, 1)} against its plainly trained twin: {no_interval(gain.seeds)}."
     if gain.low > 0:
-        return f"{sentence}; its method is {gain.mean:.1f} points ahead of plain training."
+        bounds = f"95 % interval {signed(gain.low, 1)} to {signed(gain.high, 1)}"
+        method = method_name(shipped.method)
+        return f"{sentence}. Its method, {method}, is {gain.mean:.1f} points ahead of plain training ({bounds})."
     if gain.high < 0:
         return f"{sentence}; its method is {-gain.mean:.1f} points behind plain training."
     return f"{sentence}; whether its method beats plain training, {gain.seeds} seeds cannot tell."

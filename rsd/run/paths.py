@@ -135,6 +135,9 @@ class Run:
 
     # Records.
 
+    def prepared(self) -> DatasetRecord:
+        return self._read("data/dataset.json", DatasetRecord, "prepare")
+
     def device(self) -> DeviceRecord:
         return self._read("device.json", DeviceRecord, "device")
 

@@ -11,6 +11,7 @@ from rsd.run.paths import Run
 from rsd.run.records import (
     Choice,
     ConvertRecord,
+    DatasetRecord,
     DeviceRecord,
     EngineRecord,
     Evaluation,
@@ -32,6 +33,7 @@ class Snapshot:
 
     choice: Choice
     device: DeviceRecord | None = None
+    data: DatasetRecord | None = None
     teacher: TeacherRecord | None = None
     students: list[StudentRecord] = field(default_factory=list)
     shipped: ShippedRecord | None = None
@@ -81,6 +83,7 @@ def snapshot(run: Run) -> Snapshot:
     return Snapshot(
         choice=choice,
         device=run.device() if run.device_file.is_file() else None,
+        data=run.prepared() if run.dataset.is_file() else None,
         teacher=one(TeacherRecord),
         students=each(StudentRecord),
         shipped=one(ShippedRecord),

@@ -53,6 +53,7 @@ def write_teacher(
             width=data.width,
             **pixels,
             origin=teacher.weights,
+            learned_from=data.teacher_images if options.trained else None,
             weights_sha256=sha256(aside / WEIGHTS),
             made_from=run.digests(run.section_file("teacher"), run.section_file("teacher_recipe"), run.dataset),
             validation=validation,

@@ -15,7 +15,9 @@ from rsd.machine.yaml_file import read_yaml
 ROOT = Path(__file__).parents[2]
 
 TINY: dict[str, Any] = {
+    "methods": ["scratch", "rsd"],
     "seeds": [0],
+    "export": read_yaml(ROOT / "params.yaml")["export"] | {"method": "rsd"},
     "views": {"count": 2, "seed": 0, "batch_size": 256},
     "override": {
         "data": {"size": 8},

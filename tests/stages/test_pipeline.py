@@ -267,7 +267,7 @@ def test_a_teacher_from_a_file_needs_no_recipe(reproduced):
     weights = reproduced.out / "teacher" / "model.safetensors"
     mine = reproduced.folder / "mine" / "model.safetensors"
     shutil.copytree(weights.parent, mine.parent)
-    pair = read_yaml(reproduced.folder / "conf" / "pair" / "digits" / "resnet-vit.yaml")
+    pair = read_yaml(reproduced.folder / "conf" / "pair" / "digits" / "few-labels.yaml")
     pair["teacher"] |= {"source": "file", "weights": "mine"}
     del pair["teacher"]["recipe"]
     try:

@@ -47,10 +47,14 @@ class DatasetRecord(Written):
         return self.height, self.width, self.channels
 
     @property
+    def train_labels(self) -> int:
+        """Images of the train split that have a label."""
+        return self.counts["train"] if self.labelled is None else self.labelled
+
+    @property
     def teacher_images(self) -> int:
         """How many images a teacher that is trained here learns from."""
-        train = self.counts["train"]
-        return self.counts.get("teacher", train if self.labelled is None else self.labelled)
+        return self.counts.get("teacher", self.train_labels)
 
     @property
     def stated_counts(self) -> str:

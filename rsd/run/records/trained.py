@@ -116,6 +116,8 @@ class TeacherRecord(TrainedRecord):
     """SHA-256 of the weights from elsewhere that it started from; None for random ones."""
     probe: ProbeRecord | None = None
     """Of a teacher whose classifier is a probe."""
+    learned_from: int | None = None
+    """Labelled images that it was trained on here; None: it was not trained here."""
 
     location = "teacher/model.json"
 

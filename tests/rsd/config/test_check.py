@@ -27,10 +27,10 @@ def test_a_wrong_file_is_answered_with_its_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "changed"),
     [
-        ("weight: 0.1 # of the RSD", "weight: 0.2 # of the RSD", {"method/rsd.json"}),
+        ("weight: 0.1 # of the RSD", "weight: 0.2 # of the RSD", {"method/rsd.json", "method/rsd+kd.json"}),
         ("seeds: [0, 1, 2]", "seeds: [0]", {"run.json"}),
         ("override: {}", "override: {recipe: {epochs: 12}}", {"recipe.json"}),
-        ("recipe: # conf/recipe", "recipe: digits_vit # what the pair says", set()),
+        ("recipe: # conf/recipe", "recipe: digits_few # what the pair says", set()),
     ],
 )
 def test_a_change_shows_in_its_own_section_only(tmp_path, old, new, changed):
@@ -43,8 +43,10 @@ def test_a_change_shows_in_its_own_section_only(tmp_path, old, new, changed):
 
 
 def test_each_chosen_methods_code_is_a_section(tmp_path):
-    text = (ROOT / "params.yaml").read_text().replace("methods: [scratch, rsd]", "methods: [scratch, rsd, kd]")
+    text = (
+        (ROOT / "params.yaml").read_text().replace("methods: [scratch, rsd, rsd+kd]", "methods: [scratch, kd, rsd+kd]")
+    )
 
     code = {name for name in sections(text, tmp_path) if name.startswith("code/")}
 
-    assert code == {"code/scratch.py", "code/rsd.py", "code/kd.py"}
+    assert code == {"code/scratch.py", "code/kd.py", "code/rsd+kd.py"}

@@ -33,7 +33,7 @@ def project(tmp_path):
     def resolved():
         return resolve(tmp_path / "params.yaml", tmp_path / "conf")
 
-    edit()
+    edit({"pair": "digits/resnet-vit", "methods": ["scratch", "rsd"], "export.method": "rsd"})
     return edit, resolved
 
 

@@ -12,10 +12,13 @@ import pytest
 
 from rsd.machine.errors import UserError
 from rsd.report.page import write_page
+from rsd.report.table import summary
+from rsd.run.paths import Run
 from rsd.run.records import Comparison
 from stages.evaluate import MOST_IMAGES
+from tests.rsd.run import small
 
-from .conftest import page_arguments, start_from_weights, write, write_records
+from .conftest import COUNTS, page_arguments, start_from_weights, write, write_records
 
 
 class Text(HTMLParser):
@@ -127,12 +130,24 @@ def test_what_was_not_examined_is_named(out: Path) -> None:
 def test_images_and_the_epochs_choice_are_stated(out: Path) -> None:
     assert "best on validation; the test split" in Text(written(out)).seen
     record = json.loads((out / "data" / "dataset.json").read_text())
-    write(out / "data" / "dataset.json", record | {"counts": {"train": 448, **record["counts"]}, "labelled": 20})
+    write(out / "data" / "dataset.json", record | {"labelled": 20})
     recipe = json.loads((out / "params" / "recipe.json").read_text())
     write(out / "params" / "recipe.json", recipe | {"select": "last"})
     text = Text(written(out)).seen
-    assert "Images: train 448 (20 with a label), test " in text
+    assert "Images: train 448 (20 with a label), validation 360, test 360." in text
     assert "The student is the last epoch;" in text
+
+
+def test_few_labels_and_the_teachers_advantage_lead(out: Path) -> None:
+    record = json.loads((out / "data" / "dataset.json").read_text())
+    write(out / "data" / "dataset.json", record | {"counts": {**COUNTS, "teacher": 449}, "labelled": 20})
+    teacher = small.teacher("teacher").model_copy(update={"learned_from": 449})
+    Run(out).write(teacher)
+    text = seen(out)
+    first = text.index("With 20 labels the shipped student reaches")
+    assert first < text.index("The teacher learned from 449 other images, all labelled;") < text.index("Test top-1")
+    assert "the students' training 20 training" in text
+    assert summary(Run(out)).splitlines()[5].endswith("the student has 20 labels and 428 images without one.")
 
 
 def test_the_verdict_leads_with_gain_and_interval(out: Path) -> None:
@@ -143,7 +158,8 @@ def test_the_verdict_leads_with_gain_and_interval(out: Path) -> None:
     assert "95 % interval" in text
     assert "3 paired seeds" in text
     assert "2 of 2 passed" in text
-    assert "points ahead of plain training" in text
+    assert "Its method, RSD, is " in text
+    assert re.search(r"points ahead of plain training \(95 % interval \+\d\.\d to \+\d\.\d\)\.", text)
     assert text.index("Parity gates") < text.index("Accuracy, side by side")
 
 
