@@ -86,7 +86,7 @@ def test_an_epoch_chosen_on_validation_counts_labels(recipe, labels):
     assert not any("seeds" in use.purpose for use in uses)
 
 
-def test_a_probes_labels_are_named_with_what_chose_it():
+def test_a_probe_names_what_chose_it():
     probe = ProbeRecord(
         top1=90.0, images=360, knn_top1=80.0, neighbours=5, labels=20, regularisation=1.0, select="cross_validation",
         select_labels=20, pixels_top1=60.0, beats_pixels=True,
