@@ -81,25 +81,22 @@ def _no_provider(name: str) -> str | None:
     return None
 
 
-def _engine(
-    device: torch.device, folder: Path, *, library: str, precision: str, options: dict[str, Any], what: str = "engine"
-) -> dict[str, Any]:
-    gpu_inference.make_student(folder / "digits")
-    return gpu_inference.engine_apart(folder / "digits", library, precision, options, what)
+def _exported(run: Callable[..., dict[str, Any]], *more: Any) -> Callable[[torch.device, Path], dict[str, Any]]:
+    """`run(FOLDER, *more)` as a check, where FOLDER holds the exported student."""
 
+    def check(device: torch.device, folder: Path) -> dict[str, Any]:
+        gpu_inference.make_student(folder / "digits")
+        return run(folder / "digits", *more)
 
-def _edge(device: torch.device, folder: Path, *, precision: str) -> dict[str, Any]:
-    gpu_inference.make_student(folder / "digits")
-    return gpu_inference.edge_session(folder / "digits", precision)
+    return check
 
 
 def _no_edge() -> str | None:
     return _no_library("rsd_edge") or _no_provider("CUDAExecutionProvider")
 
 
-def _provider(device: torch.device, folder: Path, *, name: str, precision: str) -> dict[str, Any]:
-    gpu_inference.make_student(folder / "digits")
-    return gpu_inference.provider(folder / "digits", name, precision)
+def _distilling(method: str, device: torch.device, _: Path) -> dict[str, Any]:
+    return gpu_training.distilling(device, method)
 
 
 def checks() -> list[Check]:
@@ -124,38 +121,33 @@ def checks() -> list[Check]:
         Check("evaluate, CKA, correlation", lambda device, _: gpu_training.looked_into(device)),
     ]
     for method in methods():
-        all_checks.append(Check(f"distiller {method}", partial(_distiller, method=method)))
-    levels: list[dict[str, Any]] = [
-        {"hardware_compatibility": level} for level in ("ampere_plus", "same_compute_capability")
-    ]
+        all_checks.append(Check(f"distiller {method}", partial(_distilling, method)))
     for library in runtimes.builders():
-        variants: list[tuple[str, dict[str, Any]]] = [(precision, {}) for precision in precisions.names()]
-        variants += [(precision, {"strip_weights": True}) for precision in precisions.names()]
+        variants: list[tuple[str, dict[str, Any]]] = [
+            (precision, options) for options in ({}, {"strip_weights": True}) for precision in precisions.names()
+        ]
         if library == "tensorrt":
-            variants += [("fp32", options) for options in (*levels, {"version_compatible": True})]
+            levels = ("ampere_plus", "same_compute_capability")
+            variants += [("fp32", {"hardware_compatibility": level}) for level in levels]
+            variants.append(("fp32", {"version_compatible": True}))
         for precision, options in variants:
             settings = [key if value is True else f"{key} {value}" for key, value in options.items()]
             name = ", ".join([f"engine by {library}", precision, *settings])
-            run = partial(_engine, library=library, precision=precision, options=options)
+            run = _exported(gpu_inference.engine_apart, library, precision, options, "engine")
             all_checks.append(Check(name, run, missing=partial(_no_library, library)))
         for precision in precisions.names():
             for what in sorted(set(gpu_inference.APART) - {"engine"}):
-                run = partial(_engine, library=library, precision=precision, options={}, what=what)
+                run = _exported(gpu_inference.engine_apart, library, precision, {}, what)
                 name = f"{what} of an engine by {library}, {precision}"
                 all_checks.append(Check(name, run, missing=partial(_no_library, library)))
     for provider in gpu_inference.PROVIDERS:
         for precision in precisions.names():
-            run = partial(_provider, name=provider, precision=precision)
-            all_checks.append(
-                Check(f"ONNX Runtime, {provider}, {precision}", run, missing=partial(_no_provider, provider))
-            )
+            name, run = f"ONNX Runtime, {provider}, {precision}", _exported(gpu_inference.provider, provider, precision)
+            all_checks.append(Check(name, run, missing=partial(_no_provider, provider)))
     for precision in precisions.names():
-        all_checks.append(Check(f"edge session, {precision}", partial(_edge, precision=precision), missing=_no_edge))
+        run = _exported(gpu_inference.edge_session, precision)
+        all_checks.append(Check(f"edge session, {precision}", run, missing=_no_edge))
     return all_checks
-
-
-def _distiller(device: torch.device, folder: Path, *, method: str) -> dict[str, Any]:
-    return gpu_training.distilling(device, method)
 
 
 def without_gpu() -> str | None:

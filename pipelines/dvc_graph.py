@@ -8,7 +8,6 @@ fails when another DVC release moves them.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import networkx
 from dvc.dependency import ParamsDependency
@@ -18,7 +17,6 @@ from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.stage import PipelineStage, Stage
 
 from rsd.machine.errors import UserError
-from rsd.machine.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,6 @@ class StageNode:
     """`meta: {alone: true}`: nothing may run beside it, as a latency benchmark needs."""
     gpu: bool = False
     """`meta: {gpu: true}`: it computes on a GPU where there is one."""
-    measured: bool = False
-    """`meta: {measured: true}`: its inputs or outputs hold measured times, so no two runs are equal."""
     command: str = field(default="", compare=False)
     reads: tuple[str, ...] = field(default=(), compare=False)
     """Paths from the project's folder, and params as `params.yaml:KEY`; `params.yaml:` is the whole file."""
@@ -61,7 +57,6 @@ def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
                     upstream=tuple(sorted(_address(root, other) for other in graph.successors(stage))),
                     alone=_marked(stage, "alone"),
                     gpu=_marked(stage, "gpu"),
-                    measured=_marked(stage, "measured"),
                     command=str(stage.cmd or ""),
                     reads=_reads(root, stage),
                 )
@@ -74,24 +69,6 @@ def stages(root: Path, targets: Sequence[str] | None = None) -> list[StageNode]:
 def needs_graph(nodes: Iterable[StageNode]) -> networkx.DiGraph:
     """The addresses, with an edge from each to every address that needs it."""
     return networkx.DiGraph({node.address: node.upstream for node in nodes}).reverse()
-
-
-def lock_entries(root: Path) -> dict[str, dict[str, Any]]:
-    """The entries of `dvc.lock` by address: command, params and hashes of what was read and written.
-
-    Stages marked as measured are left out: two runs of one project are equal if these entries are.
-    """
-    root = root.resolve()
-    entries: dict[str, dict[str, Any]] = {}
-    with Repo(str(root)) as repo:
-        for stage in repo.index.stages:
-            lock = Path(stage.path).with_suffix(".lock")
-            if not isinstance(stage, PipelineStage) or _marked(stage, "measured") or not lock.exists():
-                continue
-            locked = read_yaml(lock)["stages"]
-            if stage.name in locked:
-                entries[_address(root, stage)] = locked[stage.name]
-    return entries
 
 
 def cache_and_remotes(root: Path) -> tuple[str, list[str]]:

@@ -6,6 +6,7 @@ from contextvars import copy_context
 from typing import cast
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from pipelines.artifacts import key_of, warn_only
@@ -14,20 +15,22 @@ BAR = re.compile(r"(?:(?P<name>.+?): +)?(?P<percent>\d{1,3})%\|")
 
 
 class ProgressArtifact:
-    """Follows the bars in a stage's lines. An update is left out while the last one still waits for the server.
+    """Logs a stage's lines and follows the bars in them.
 
-    So reading the lines never waits for the network, and the stage never waits for its lines to be read.
+    An update is left out while the last one still waits for the server. So reading the lines never waits for the
+    network, and the stage never waits for its lines to be read.
     """
 
     def __init__(self, address: str, key: str | None = None) -> None:
         """`address` is for people; artifacts of one `key` are one entry in the UI."""
-        self._address = address
+        self._address, self._log = address, get_run_logger()
         self._key = key_of("progress", key or address)
         self._artifact: UUID | None = None
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._last: Future[None] | None = None
 
-    def follow(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        self._log.info("%s", line)
         if (bar := BAR.match(line)) and (self._last is None or self._last.done()):
             words = f"{self._address}: {bar['name'] or 'progress'}, {line.rpartition('|')[2].strip()}"
             self._last = self._thread.submit(copy_context().run, self._publish, float(bar["percent"]), words)

@@ -118,18 +118,13 @@ def run_stage(node: StageNode, folder: Path, stop: threading.Event, lock: int, f
     """
     log = get_run_logger()
     progress = ProgressArtifact(node.address)
-
-    def say(line: str) -> None:
-        log.info("%s", line)
-        progress.follow(line)
-
     command = ["--wait-for-lock", "repro", "--single-item", *["--force"] * force, node.address]
     ended = None
     try:
         compute = chosen.compute(folder) if node.gpu else {"device": "cpu"}
-        with gpus_for(compute, stop, say, alone=node.alone) as variables:
+        with gpus_for(compute, stop, progress.say, alone=node.alone) as variables:
             if not stop.is_set():
-                ended = run_dvc(command, folder, say=say, stop=stop, hold=[lock], variables=variables)
+                ended = run_dvc(command, folder, say=progress.say, stop=stop, hold=[lock], variables=variables)
     finally:
         progress.end(good=ended is not None and ended.status == 0)
     if stop.is_set() or ended is None:

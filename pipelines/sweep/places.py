@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from prefect import get_run_logger, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -40,17 +40,11 @@ def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: threadin
     Tries again where git or DVC could not reach its remote. Ends as failed, with a `StageError`, when a stage fails; as
     cancelled when `stop` is set.
     """
-    log = get_run_logger()
     # One artifact for each unit, and one entry among the server's artifacts for all of a sweep.
     progress = ProgressArtifact(unit.display_name, key=project.sweep)
     good = False
-
-    def say(line: str) -> None:
-        log.info("%s", line)
-        progress.follow(line)
-
     try:
-        ref = run(unit, project, needs, stop, say)
+        ref = run(unit, project, needs, stop, progress.say)
         good = True
         return ref
     except StoppedError as error:

@@ -226,7 +226,7 @@ def left_by(folder: Path) -> dict[str, Artifact]:
         from prefect.runtime import flow_run
 
         progress = ProgressArtifact("distill@rsd-0")
-        progress.follow("rsd-0:  48%|####8     | 17216/35840 [00:10<00:10, 1719.82 images/s]")
+        progress.say("rsd-0:  48%|####8     | 17216/35840 [00:10<00:10, 1719.82 images/s]")
         progress.end(good=False)
         publish(folder, [StageRun("evaluate", "ran", 1.0)])
         return UUID(flow_run.id)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dvc_graph import StageNode, lock_entries, stages
+from pipelines.dvc_graph import StageNode, stages
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo
 
@@ -26,8 +26,8 @@ def test_each_stage_is_a_node_with_its_upstream(repo: ToyRepo) -> None:
             StageNode("beside"),
             StageNode("shaky", ("prepare",)),
             StageNode("behind", ("shaky",)),
-            StageNode("benchmark", ("train@rsd",), alone=True, measured=True),
-            StageNode("report", ("benchmark",), measured=True),
+            StageNode("benchmark", ("train@rsd",), alone=True),
+            StageNode("report", ("benchmark",)),
         ]
     }
 
@@ -87,15 +87,3 @@ def test_a_broken_pipeline_file_is_one_clear_sentence(dvc_repo: ToyRepo) -> None
 
     with pytest.raises(UserError, match="DVC cannot read the pipeline"):
         stages(dvc_repo.path)
-
-
-def test_lock_entries_hold_what_ran_without_the_measured(dvc_repo: ToyRepo) -> None:
-    assert lock_entries(dvc_repo.path) == {}
-    dvc_repo.dvc("repro", "benchmark")
-
-    entries = lock_entries(dvc_repo.path)
-
-    assert entries.keys() == {"prepare", "train@rsd"}
-    assert entries["train@rsd"]["cmd"] == "python work.py train-rsd.json prepare.json"
-    assert [out["path"] for out in entries["train@rsd"]["outs"]] == ["train-rsd.json"]
-    assert len(entries["train@rsd"]["outs"][0]["md5"]) == 32

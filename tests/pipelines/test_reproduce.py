@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from prefect import get_client
 
-from pipelines.dvc_graph import lock_entries, stages
+from pipelines.dvc_graph import stages
 from pipelines.outcome import StageError, StageRun
 from pipelines.process_group import GRACE_SECONDS
 from pipelines.reproduce import main, reproduce
 from pipelines.server import connection
 from rsd.machine.errors import UserError
 from tests.pipelines.conftest import ToyRepo, alive, wait_until
+from tests.pipelines.lock import lock_entries
 
 PROJECT = Path(__file__).parents[2]
 Built = tuple[ToyRepo, list[StageRun]]

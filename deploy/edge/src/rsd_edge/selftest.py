@@ -36,12 +36,11 @@ class Latency:
     p99: float
 
 
-def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict[str, Any]:
+def self_test(folder: Path, *, check_p99: bool = True) -> dict[str, Any]:
     """Run every model of a release on its golden pairs, and time the one that is served, in a child process.
 
     Args:
         folder: of the release.
-        threads: of one inference on the CPU.
         check_p99: whether the release must keep its limit of p99.
 
     Returns:
@@ -53,10 +52,10 @@ def self_test(folder: Path, *, threads: int = 1, check_p99: bool = True) -> dict
         EdgeError: a pixel, a logit or p99 is beyond what the bundle allows, the model asks for more memory or time
             than there is, or it ends the runtime.
     """
-    return child.run(lambda: _self_test(folder, threads, check_p99), folder.name, seconds=STEP)
+    return child.run(lambda: _self_test(folder, check_p99), folder.name, seconds=STEP)
 
 
-def _self_test(folder: Path, threads: int, check_p99: bool) -> dict[str, Any]:
+def _self_test(folder: Path, check_p99: bool) -> dict[str, Any]:
     manifest = manifest_of(folder)
     golden, end = manifest.golden, time.monotonic() + LONGEST
 
@@ -77,7 +76,7 @@ def _self_test(folder: Path, threads: int, check_p99: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"pixels": 0, "precisions": {}, "p99_ms": None}
     for precision in manifest.models:
         start_step()
-        model = Model.open(folder, precision=precision, threads=threads)
+        model = Model.open(folder, precision=precision)
         try:
             if not result["precisions"]:
                 result["pixels"] = _pixel_difference(model, folder, golden, images)
