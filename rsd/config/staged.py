@@ -10,7 +10,7 @@ from timm.layers import to_2tuple
 
 from rsd import methods as distillers
 from rsd.machine.errors import UserError
-from rsd.models.features import staged_outputs
+from rsd.models.features import stage_shapes
 
 
 def not_staged(methods: Iterable[str], models: Mapping[str, tuple[str, Mapping[str, JsonValue]]]) -> dict[str, str]:
@@ -47,8 +47,8 @@ def _take_apart(name: str, args: Mapping[str, JsonValue]) -> None:
             arguments: dict[str, Any] = dict(args)
             model: Any = timm.create_model(name, **arguments).eval()
             channels, *size = model.pretrained_cfg["input_size"]
-            images = torch.empty(1, channels, *to_2tuple(args.get("img_size") or size))
-        model.forward_features(images)
+            height, width = to_2tuple(args.get("img_size") or size)
+            model.forward_features(torch.empty(1, channels, height, width))
     except Exception:  # of whatever class the model's code stumbles over
         return
-    staged_outputs(model, images)
+    stage_shapes(model, (height, width, channels))

@@ -45,16 +45,12 @@ def staged_outputs(model: nn.Module, inputs: Tensor) -> StagedOutputs:
     The last stage is the output of `forward_features`, which the head reads. (In MobileNetV2 it has 1280 channels,
     the last block only 320.) A stem that halves the image is not a stage.
 
-    Raises:
-        UserError: timm cannot take the model apart into four stages.
+    `stage_shapes` says in a sentence why a model cannot be taken apart: call it first, once.
     """
     levels = _levels(model)
     prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
     options = {"return_prefix_tokens": True} if prefix_tokens else {}
-    try:
-        final, between = model.forward_intermediates(inputs, indices=sorted(set(levels)), **options)  # type: ignore[operator]
-    except (TypeError, AttributeError, AssertionError, LookupError, NotImplementedError, ValueError) as error:
-        raise _cannot(model, str(error)) from error
+    final, between = model.forward_intermediates(inputs, indices=sorted(set(levels)), **options)  # type: ignore[operator]
     maps = (Stage(*level) if prefix_tokens else Stage(level, None) for level in between)
     stage_at = dict(zip(sorted(set(levels)), maps, strict=True))
     stages = tuple(stage_at[level] for level in levels[:-1])
@@ -75,7 +71,10 @@ def stage_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[S
     was_training = model.training
     zeros = torch.zeros(1, channels, height, width, device=parameter.device, dtype=parameter.dtype)
     model.eval()
-    stages = staged_outputs(model, zeros).stages
+    try:
+        stages = staged_outputs(model, zeros).stages
+    except (TypeError, AttributeError, AssertionError, LookupError, NotImplementedError, ValueError) as error:
+        raise _cannot(model, str(error)) from error
     final = model.forward_features(zeros)  # type: ignore[operator]
     model.train(was_training)
     tokens = final.ndim == 3 or _channels_last(model)
