@@ -242,7 +242,7 @@ def looked_into(device: torch.device) -> dict[str, Any]:
         after = decoupled(AAD(WIDTH, WIDTH), embedding)
         likeness = compare_layers(of_student, normalize, of_teacher, normalize, np.asarray(test.images))
         correlation = picture(after, target).matrix
-        figures = [measure(logits, labels, logits, test.classes)["nll"], redundancy(embedding)["correlation_rms"]]
+        figures = [measure(logits, labels, logits, test.classes).nll, redundancy(embedding)["correlation_rms"]]
         values.append(np.array([*figures, *likeness["cka"], *np.ravel(correlation)]))
     apart = float(np.abs(values[0] - values[1]).max())
     if not apart <= 0.02:

@@ -58,7 +58,7 @@ def main() -> None:
                 **names,
                 parameters=parameter_count(model),
                 weights_sha256=digests[folder.name],
-                **measured,
+                **measured.model_dump(),
                 **redundancy(embedding),
             )
         )

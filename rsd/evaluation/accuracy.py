@@ -1,7 +1,6 @@
 """How good a model is on a split: accuracy, calibration, agreement with its teacher."""
 
 from statistics import fmean, stdev
-from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -9,24 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from rsd.run.records import EvaluationRecord, Summary
+from rsd.run.records import Accuracy, EvaluationRecord, Summary
 
 CALIBRATION_BINS = 15
-
-
-class Accuracy(TypedDict):
-    """Of one model on one split; shares are in per cent."""
-
-    top1: float
-    top5: float
-    nll: float
-    """In nats."""
-    ece: float
-    """In 15 bins (Guo et al. 2017)."""
-    agreement: float
-    """With the teacher's top-1."""
-    per_class: dict[str, float]
-    images: int
 
 
 def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor, classes: list[str]) -> Accuracy:
@@ -39,15 +23,15 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor, classes: lis
     """
     count = len(classes)
     per_class = multiclass_accuracy(logits, labels, count, average=None)
-    return {
-        "top1": _percent(multiclass_accuracy(logits, labels, count, average="micro")),
-        "top5": _percent(multiclass_accuracy(logits, labels, count, average="micro", top_k=min(5, count))),
-        "nll": float(torch.nn.functional.cross_entropy(logits.double(), labels)),
-        "ece": _percent(multiclass_calibration_error(logits.softmax(1), labels, count, CALIBRATION_BINS)),
-        "agreement": _percent((logits.argmax(1) == teacher_logits.argmax(1)).double().mean()),
-        "per_class": {name: _percent(value) for name, value in zip(classes, per_class, strict=True)},
-        "images": len(labels),
-    }
+    return Accuracy(
+        top1=_percent(multiclass_accuracy(logits, labels, count, average="micro")),
+        top5=_percent(multiclass_accuracy(logits, labels, count, average="micro", top_k=min(5, count))),
+        nll=float(torch.nn.functional.cross_entropy(logits.double(), labels)),
+        ece=_percent(multiclass_calibration_error(logits.softmax(1), labels, count, CALIBRATION_BINS)),
+        agreement=_percent((logits.argmax(1) == teacher_logits.argmax(1)).double().mean()),
+        per_class={name: _percent(value) for name, value in zip(classes, per_class, strict=True)},
+        images=len(labels),
+    )
 
 
 def calibration(logits: Tensor, labels: Tensor) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from rsd.run.records.files import (
     Port,
     Rounded,
 )
-from rsd.run.records.judged import Evaluation, EvaluationRecord, Summary
+from rsd.run.records.judged import Accuracy, Evaluation, EvaluationRecord, Summary
 from rsd.run.records.params import Choice, Sources, Watched
 from rsd.run.records.timed import Conditions, Latency, LatencyRecord, Timing
 from rsd.run.records.trained import (
@@ -39,10 +39,10 @@ from rsd.run.records.trained import (
 )
 
 __all__ = [
-    "BundleRecord", "BundledModel", "Choice", "Comparison", "Conditions", "ConvertRecord", "CorrelationChange",
-    "CorrelationPicture", "DatasetRecord", "Details", "DeviceRecord", "EngineRecord", "Evaluation",
+    "Accuracy", "BundleRecord", "BundledModel", "Choice", "Comparison", "Conditions", "ConvertRecord",
+    "CorrelationChange", "CorrelationPicture", "DatasetRecord", "Details", "DeviceRecord", "EngineRecord", "Evaluation",
     "EvaluationRecord", "ExportRecord", "Golden", "GraphInput", "Harm", "IndexedStudent", "InsideRecord", "Latency",
     "LatencyRecord", "Manifest", "Model", "Name", "Origin", "Parity", "Port", "ProbeRecord", "Record", "Requires",
-    "Rounded", "Section", "ShippedRecord", "ShownRecord", "Sources", "StartingWeights", "StudentIndex",
-    "StudentRecord", "Summary", "TeacherRecord", "Timing", "Validation", "Watched", "Written",
+    "Rounded", "Section", "ShippedRecord", "ShownRecord", "Sources", "StartingWeights", "StudentIndex", "StudentRecord",
+    "Summary", "TeacherRecord", "Timing", "Validation", "Watched", "Written",
 ]  # fmt: skip

@@ -7,8 +7,23 @@ from pydantic import model_validator
 from rsd.run.records.base import Part, Record, Written
 
 
-class Evaluation(Part):
-    """A model on the test split; shares are in per cent."""
+class Accuracy(Part):
+    """How good a model is on a split; shares are in per cent."""
+
+    top1: float
+    top5: float
+    nll: float
+    """Negative log-likelihood, in nats."""
+    ece: float
+    """Expected calibration error, in 15 bins (Guo et al. 2017)."""
+    agreement: float
+    """Images to which the teacher gives the same first class."""
+    per_class: dict[str, float]
+    images: int
+
+
+class Evaluation(Accuracy):
+    """A model on the test split."""
 
     model: str
     """`teacher`, or METHOD-SEED."""
@@ -16,16 +31,6 @@ class Evaluation(Part):
     seed: int | None
     """None: the teacher."""
     parameters: int
-    top1: float
-    top5: float
-    nll: float
-    """Negative log-likelihood, in nats."""
-    ece: float
-    """Expected calibration error."""
-    agreement: float
-    """Images to which the teacher gives the same first class."""
-    per_class: dict[str, float]
-    images: int
     embedding_width: int
     effective_rank: float | None = None
     correlation_rms: float | None = None

@@ -33,20 +33,18 @@ def test_metrics_equal_their_definitions(predictions):
     scores, truth = logits.double().numpy(), labels.numpy()
     ranks = (scores > scores[np.arange(300), truth][:, None]).sum(1)
     log_softmax = scores - np.log(np.exp(scores).sum(1, keepdims=True))
-    assert measured["top1"] == pytest.approx(100 * (ranks == 0).mean(), abs=1e-4)
-    assert measured["top5"] == pytest.approx(100 * (ranks < 5).mean(), abs=1e-4)
-    assert measured["nll"] == pytest.approx(-log_softmax[np.arange(300), truth].mean())
-    assert measured["ece"] == pytest.approx(100 * expected_calibration_error(logits, labels), abs=1e-3)
-    assert measured["agreement"] == pytest.approx(
-        100 * (scores.argmax(1) == teacher.numpy().argmax(1)).mean(), abs=1e-4
-    )
-    assert measured["per_class"]["c"] == pytest.approx(100 * (ranks == 0)[truth == 2].mean(), abs=1e-4)
-    assert measured["images"] == 300
+    assert measured.top1 == pytest.approx(100 * (ranks == 0).mean(), abs=1e-4)
+    assert measured.top5 == pytest.approx(100 * (ranks < 5).mean(), abs=1e-4)
+    assert measured.nll == pytest.approx(-log_softmax[np.arange(300), truth].mean())
+    assert measured.ece == pytest.approx(100 * expected_calibration_error(logits, labels), abs=1e-3)
+    assert measured.agreement == pytest.approx(100 * (scores.argmax(1) == teacher.numpy().argmax(1)).mean(), abs=1e-4)
+    assert measured.per_class["c"] == pytest.approx(100 * (ranks == 0)[truth == 2].mean(), abs=1e-4)
+    assert measured.images == 300
 
 
 def test_top5_of_three_classes_is_everything():
     logits = torch.randn(9, 3)
-    assert measure(logits, torch.arange(9) % 3, logits, ["a", "b", "c"])["top5"] == 100
+    assert measure(logits, torch.arange(9) % 3, logits, ["a", "b", "c"]).top5 == 100
 
 
 def test_the_reliability_diagram_sums_to_the_calibration_error(predictions):
