@@ -6,30 +6,19 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import AfterValidator, model_validator
 from torch import nn
 
-from rsd.machine.options import at_home
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import per_channel
 from rsd.models.preprocessing import Preprocessing, pixels_of
 from rsd.models.timm_weights import adopt_weights, check_on_hub
-from rsd.run.paths import Run
+from rsd.models.weights import HUB, check_weights, local_weights, watched_weights
 from rsd.run.records import StartingWeights
 from rsd.sources.images import DatasetRecord
-from rsd.sources.listing import weights_file
 
-NAMED = ("none", "hub")
+NONE = "none"
 
 
-def _outside_the_run(weights: str) -> str:
-    """Refuse weights that the run itself writes: each run would start from those of the last one."""
-    if weights in NAMED:
-        return weights
-    path, run = at_home(Path(weights)), Run().folder
-    if path.resolve().is_relative_to(run.resolve()):
-        raise ValueError(
-            f"expected weights that no run replaces, found {weights}, and {run}/ is written anew by every run; "
-            "copy them out of it first, and give the copy's path"
-        )
-    return str(path)
+def _checked(weights: str) -> str:
+    return weights if weights == NONE else check_weights(weights)
 
 
 class StudentStart(NamedTuple):
@@ -47,14 +36,13 @@ class StudentStart(NamedTuple):
 class StudentOptions(ModelOptions):
     """The section `student` of the params."""
 
-    weights: Annotated[str, AfterValidator(_outside_the_run)] = "none"
-    """`none` draws them from the seed, `hub` takes timm's; or the path of a `.safetensors` file, of a `.pth` file of
-    tensors only, or of a folder with `model.safetensors` and `config.json`, as rsd and `timm.models.save_for_hf` write
-    it. Every student of a run starts from them, the scratch twin, too."""
+    weights: Annotated[str, AfterValidator(_checked)] = NONE
+    """`none` draws them from the seed; others are as for a teacher, see `rsd.models.weights.Weights`. Every student of
+    a run starts from them, the scratch twin, too."""
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:
-        if self.weights == "hub":
+        if self.weights == HUB:
             check_on_hub(self.name, "student.weights hub")
         return self
 
@@ -65,7 +53,7 @@ class StudentOptions(ModelOptions):
     @property
     def watched(self) -> list[Path]:
         """Weights outside the project; when they change, `distill` runs again."""
-        return [] if self.weights in NAMED else [Path(self.weights)]
+        return [] if self.weights == NONE else watched_weights(self.weights)
 
     def start(self, data: DatasetRecord) -> StudentStart:
         """Make the student for these images; what its weights lack is drawn from torch's random state.
@@ -76,9 +64,9 @@ class StudentOptions(ModelOptions):
             UserError: the weights are missing, cannot be read safely or fetched, or do not fit the model.
         """
         model = create(self.model, classes=len(data.classes), image_shape=data.image_shape)
-        if self.weights == "none":
+        if self.weights == NONE:
             return StudentStart(model, Preprocessing(data.mean, data.std))
-        (file,) = map(weights_file, self.watched) if self.watched else (None,)
+        file = local_weights(self.weights, role="student")
         pixels, stated_by = pixels_of(self.name, file)
         adopted = adopt_weights(
             model,

@@ -11,17 +11,30 @@ from timm.models._hub import hf_split
 from rsd.machine.errors import UserError, first_line
 from rsd.machine.options import at_home
 from rsd.run.names import CONFIG, WEIGHTS
+from rsd.run.paths import Run
 from rsd.sources.listing import NAMES, weights_file
 
 HUB = "hub"
 _REPOSITORY = "hf-hub:"
 
 
-def _checked(weights: str) -> str:
+def check_weights(weights: str) -> str:
+    """The place of weights, with the home folder for `~`; for validators.
+
+    Raises:
+        ValueError: it is no name on the hub, or a path below the run's folder: each run would start from what the last
+            one has written.
+    """
     if weights == HUB:
         return weights
     if not weights.startswith(_REPOSITORY):
-        return str(at_home(Path(weights)))
+        path, run = at_home(Path(weights)), Run().folder
+        if path.resolve().is_relative_to(run.resolve()):
+            raise ValueError(
+                f"expected weights that no run replaces, found {weights}, and {run}/ is written anew by every run; "
+                "copy them out of it first, and give the copy's path"
+            )
+        return str(path)
     name = weights.removeprefix(_REPOSITORY)
     try:
         validate_repo_id(name.partition("@")[0])
@@ -32,7 +45,7 @@ def _checked(weights: str) -> str:
     return weights
 
 
-Weights = Annotated[str, AfterValidator(_checked)]
+Weights = Annotated[str, AfterValidator(check_weights)]
 """`hub` takes timm's weights for the model's name. `hf-hub:ORG/NAME` takes a repository in timm's format; `@REVISION`
 may follow. Anything else is a path: a `.safetensors`, a timm-style `.pth` of tensors, or a folder with
 `model.safetensors` and `config.json`, as `timm.models.save_for_hf` and rsd write it. `~` is the home folder."""

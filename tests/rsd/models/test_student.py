@@ -120,8 +120,9 @@ def test_missing_weights_are_one_sentence(tmp_path):
 def test_the_hub_without_a_network_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="cannot be had .*set HF_HOME .*give the student a file of weights"):
-        start("cnn", "hub")
+    for weights in ("hub", "hf-hub:mine/net"):
+        with pytest.raises(UserError, match="cannot be had .*set HF_HOME .*give that folder as student.weights"):
+            start("cnn", weights)
 
 
 def test_a_model_without_hub_weights_is_refused():
@@ -137,5 +138,5 @@ def test_weights_of_this_run_are_refused(monkeypatch, tmp_path, path):
 
 
 def test_paths_are_watched_and_names_are_not():
-    watched = [StudentOptions(name="resnet18", weights=one).watched for one in ("none", "hub", "~/mine", "mine.pth")]
-    assert watched == [[], [], [Path.home() / "mine"], [Path("mine.pth")]]
+    watched = [StudentOptions(name="resnet18", weights=one).watched for one in ("none", "hub", "hf-hub:a/b", "~/mine")]
+    assert watched == [[], [], [], [Path.home() / "mine"]]
