@@ -62,7 +62,9 @@ validation: {options.validation}
 test: {options.test}
 seed: {options.seed}
 """
-        teacher = self.teacher.section | ({"recipe": f"{name}-teacher"} if self.teacher_recipe else {})
+        few = {"select": "cross_validation"} if self.recipe.select == "last" else {}
+        probe = few if self.teacher.section["source"] == "probe" else {}
+        teacher = self.teacher.section | probe | ({"recipe": f"{name}-teacher"} if self.teacher_recipe else {})
         pair = f"""# {by_command}
 data: {name}
 recipe: {name}
