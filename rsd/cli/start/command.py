@@ -45,7 +45,7 @@ def start(
     from rsd.cli.start.estimate import in_words
     from rsd.cli.start.label_table import read_label_table
     from rsd.cli.start.models import choose_student, choose_teacher, device_of, served_side
-    from rsd.cli.start.plan import make_plan
+    from rsd.cli.start.plan import MOST_SECONDS, make_plan
     from rsd.cli.start.survey import described, survey
     from rsd.machine.compute import ComputeOptions
     from rsd.machine.yaml_file import read_yaml
@@ -86,4 +86,6 @@ def start(
     for part in plan.parts:
         print(f"  {part.name}: {in_words(part.seconds)}")
     print("  export, timing and report on top: a few minutes")
+    if total > MOST_SECONDS:
+        print(f"  half the size in conf/data/{name}.yaml takes about a quarter of it")
     print("next: make repro (or dvc repro, then rsd table)")

@@ -53,6 +53,20 @@ def test_a_table_of_another_form_is_rewritten(clone, images, capsys):
     assert resolved["data"]["labels"] == "conf/data/my-images.csv"
 
 
+def test_faulty_rows_keep_their_lines(clone, images):
+    table = images.parent / "labels.csv"
+    rows = [f"{path.relative_to(images)};{path.parent.name}" for path in sorted(images.rglob("*.png"))]
+    table.write_text("\n".join(["file;kind", *rows, "cat/000.png;dog", "cat/001.png;cat", "cat/900.png;cat"]))
+    error = rsd("start", str(images), "--labels", str(table))
+    for fault in (
+        "line 62: cat/000.png as cat and as dog",
+        "line 63: cat/001.png again",
+        "line 64: no image cat/900.png below",
+    ):
+        assert fault in error
+    assert not (clone / "conf" / "data" / "my-images.csv").exists()
+
+
 def test_nothing_is_overwritten_without_force(clone, images):
     assert not rsd("start", str(images))
     before = state(clone)
