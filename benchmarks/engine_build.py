@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,24 +60,16 @@ def rows(students: list[str], precisions: list[str], options: EngineOptions) -> 
             paths = graphs(student, folder)
             for precision in precisions:
                 start = time.process_time()
+                line = {"student": student, "precision": precision, "build, s": "-", "CPU, s": "-", "engine, MB": "-"}
                 try:
                     record = build(paths[precision], folder / "engine", options, precision=precision)
+                    line["build, s"] = f"{record.build_seconds:.1f}"
+                    line["CPU, s"] = f"{time.process_time() - start:.1f}"
+                    line["engine, MB"] = f"{(record.bytes or 0) / 1e6:.1f}"
+                    made_for = ", ".join(record.compute_capabilities)
+                    yield line | {"library": f"{record.library} {record.version} for {made_for}"}
                 except UserError as error:
-                    yield row(student, precision, str(error).replace(str(folder), ""))
-                else:
-                    yield row(student, precision, record.model_dump() | {"cpu_seconds": time.process_time() - start})
-
-
-def row(student: str, precision: str, record: dict[str, Any] | str) -> dict[str, str]:
-    line = {"student": student, "precision": precision}
-    if isinstance(record, str):
-        return line | {"build, s": "-", "CPU, s": "-", "engine, MB": "-", "library": record}
-    return line | {
-        "build, s": f"{record['build_seconds']:.1f}",
-        "CPU, s": f"{record['cpu_seconds']:.1f}",
-        "engine, MB": f"{record['bytes'] / 1e6:.1f}",
-        "library": f"{record['library']} {record['version']} for {', '.join(record['compute_capabilities'])}",
-    }
+                    yield line | {"library": str(error).replace(str(folder), "")}
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,7 +147,8 @@ def _opened(content: bytes) -> Image.Image:
     # A JPEG file may be decoded at a fraction of its size. All others are loaded now: TIFF turns itself upright then,
     # and a fault that PNG meets while it looks for metadata would not show a second time.
     if image.format not in ("JPEG", "MPO"):
-        _load(image)
+        with _whole():
+            image.load()
     return image
 
 
@@ -159,10 +162,8 @@ def _depth(image: Image.Image, content: bytes) -> int:
 
 def _check_png(content: bytes) -> None:
     """Check the checksum of every part of a PNG file, and its end; decoding checks neither."""
-    try:
+    with _whole():
         Image.open(io.BytesIO(content), formats=("PNG",)).verify()
-    except Exception as error:  # a damaged file can raise anything
-        raise BadImageError(f"truncated or damaged: {error}") from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -173,9 +174,11 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
-def _load(image: Image.Image) -> None:
+@contextmanager
+def _whole() -> Iterator[None]:
+    """An error in this block means that the file is damaged."""
     try:
-        image.load()
+        yield
     except MemoryError:  # this machine lacks memory; the image may be fine
         raise
     except Exception as error:  # a damaged file can raise anything
@@ -183,18 +186,14 @@ def _load(image: Image.Image) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    _load(image)
-    try:
+    with _whole():
+        image.load()
         if image.has_transparency_data:
             with_alpha = image.convert("RGBA")
             white = Image.new("RGB", image.size, "white")
             white.paste(with_alpha, mask=with_alpha)
             return white
         return image if image.mode == "RGB" else image.convert("RGB")
-    except MemoryError:  # this machine lacks memory; the image may be fine
-        raise
-    except Exception as error:  # a damaged file can raise anything
-        raise BadImageError(f"truncated or damaged: {error}") from error
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:

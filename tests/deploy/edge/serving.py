@@ -63,11 +63,8 @@ class Tiny:
         self.release, self.wait, self.closed = release, wait, False
         self._session = onnxruntime.InferenceSession(graph(release), providers=[self.provider])
 
-    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        return decode(data, PREPROCESSING, max_pixels=max_pixels)
-
-    def preprocess(self, image: Image.Image) -> np.ndarray:
-        return preprocess(image, PREPROCESSING)
+    def pixels(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        return preprocess(decode(data, PREPROCESSING, max_pixels=max_pixels), PREPROCESSING)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         assert not self.closed, "used after it was closed"

@@ -94,7 +94,7 @@ def test_an_image_is_classified_as_the_model_says(address: str) -> None:
         assert status == 200
         answer = json.loads(body)
         model = Tiny()
-        logits = model.infer(model.preprocess(model.decode(buffer.getvalue()))[None])[0].astype(float)
+        logits = model.infer(model.pixels(buffer.getvalue())[None])[0].astype(float)
         shares = np.exp(logits) / np.exp(logits).sum()
         assert (answer["model"], answer["release"]) == (NAME, 1)
         assert [entry["label"] for entry in answer["classes"]] == [LABELS[index] for index in np.argsort(-shares)]

@@ -127,7 +127,7 @@ class App(Starlette):
         data = uploaded(body, request.headers.get("content-type", ""))
         with self._live.use() as model:
             try:
-                image = model.preprocess(model.decode(data, max_pixels=self._options.max_pixels))
+                image = model.pixels(data, max_pixels=self._options.max_pixels)
             except EdgeError as error:
                 raise HTTPException(400, str(error)) from None
             (logits,) = _logits(request, model, image[None])

@@ -98,7 +98,7 @@ def _predict(args: argparse.Namespace) -> None:
     failed = False
     for path in args.images:
         try:
-            (logits,) = model.infer(model.preprocess(model.decode(path.read_bytes()))[None])
+            (logits,) = model.infer(model.pixels(path.read_bytes())[None])
         except (EdgeError, OSError) as error:
             print(f"error: {path}: {error}", file=sys.stderr)
             failed = True

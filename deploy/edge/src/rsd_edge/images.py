@@ -4,6 +4,8 @@ Every step equals the project's own. The golden files of each bundle check this 
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,15 +98,13 @@ def decode(data: bytes, steps: Preprocessing, *, max_pixels: int = MAX_PIXELS) -
         reduce = min(right - left, bottom - top) / steps.height
         if reduce >= 2:
             image.draft(None, (int(image.width / reduce), int(image.height / reduce)))
-    _load(image)
-    try:
+    with _whole():
+        image.load()
         if image.has_transparency_data:
             with_alpha = image.convert("RGBA")
             image = Image.new("RGB", image.size, "white")
             image.paste(with_alpha, mask=with_alpha)
         image = image.convert("L" if steps.channels == 1 else "RGB")
-    except Exception as error:  # damaged files raise many classes
-        raise EdgeError(f"expected a whole image, found it truncated or damaged ({error}); send it again") from error
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     image.info[_ORIGINAL] = size  # `box` counts in pixels of the whole file
@@ -131,7 +131,8 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     # A JPEG file may be decoded at a fraction of its size. All others are loaded now: TIFF turns itself upright then,
     # and a fault that PNG meets while it looks for metadata would not show a second time.
     if image.format not in ("JPEG", "MPO"):
-        _load(image)
+        with _whole():
+            image.load()
     return image
 
 
@@ -143,9 +144,11 @@ def _depth(image: Image.Image, data: bytes) -> int:
     return data[24] if image.format == "PNG" else 8  # the 25th byte of every PNG file
 
 
-def _load(image: Image.Image) -> None:
+@contextmanager
+def _whole() -> Iterator[None]:
+    """An error in this block means that the file is damaged."""
     try:
-        image.load()
+        yield
     except Exception as error:  # damaged files raise many classes
         raise EdgeError(f"expected a whole image, found it truncated or damaged ({error}); send it again") from error
 

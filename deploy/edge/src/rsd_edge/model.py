@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from PIL import Image
 
 from rsd_edge.bundle import manifest_of
 from rsd_edge.disk import read
@@ -72,13 +71,9 @@ class Model:
         session = _session(path, precision, threads, preprocessing, engines)
         return cls(manifest, precision, labels, preprocessing, session)
 
-    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """The image of a file; see `images.decode`, also for its EdgeError."""
-        return decode(data, self.preprocessing, max_pixels=max_pixels)
-
-    def preprocess(self, image: Image.Image) -> np.ndarray:
-        """The part of an image that the model takes: uint8 `[H, W, C]`."""
-        return preprocess(image, self.preprocessing)
+    def pixels(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """What the model takes of an image file: uint8 `[H, W, C]`; see `images.decode`, also for its EdgeError."""
+        return preprocess(decode(data, self.preprocessing, max_pixels=max_pixels), self.preprocessing)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """Logits float32 `[N, classes]` of images uint8 `[N, H, W, C]`; EdgeError for any other array."""

@@ -129,7 +129,7 @@ def _pixel_difference(model: Model, folder: Path, golden: Golden, images: np.nda
                 f"expected {file.path} in row 0 to {len(images) - 1} of the golden images, found {file.row}; make the "
                 "bundle again"
             )
-        image = model.preprocess(model.decode((folder / file.path).read_bytes()))
+        image = model.pixels((folder / file.path).read_bytes())
         expected = images[file.row]
         difference = int(np.abs(image.astype(int) - expected).max()) if image.shape == expected.shape else 255
         if difference > golden.tolerances.pixels:
