@@ -71,6 +71,7 @@ def _content(records: Records) -> dict[str, Any]:
             else f"{method_name(name)}: no scratch twin of the same seed, so no gain is stated."
             for name, gain in gains.items()
         ],
+        "probe": records.teacher.probe if records.teacher else None,
         "start": start_in_words(records.students.values()),
         "seeds": len(records.choice.seeds),
         "last_epoch": ("select", "last") in flat(records.params.get("recipe", {})),

@@ -48,6 +48,8 @@ class TeacherOptions(Kind, ModelOptions):
     thing: ClassVar[str] = "a kind of teacher"
     trained: ClassVar[bool] = False
     """Whether this kind is trained here, by a recipe."""
+    if_too_weak: ClassVar[str] = "check that its classes are in the data set's order; train it longer"
+    """What else to do about a teacher that is no good."""
 
     source: str = "pretrain"
     recipe: str | None = None
@@ -152,6 +154,6 @@ class TeacherOptions(Kind, ModelOptions):
         if fault := too_weak(top1, labels, self.min_top1):
             raise UserError(
                 f"expected a teacher with {fault} on validation; it was fed {fed}: correct teacher.mean, teacher.std "
-                "and teacher.input_size if its weights were trained on other pixels; check that its classes are in "
-                "the data set's order; train it longer, or lower teacher.min_top1"
+                f"and teacher.input_size if its weights were trained on other pixels; {self.if_too_weak}, or lower "
+                "teacher.min_top1"
             )

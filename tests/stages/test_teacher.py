@@ -209,6 +209,37 @@ def test_other_args_make_another_teacher(project):
     assert sha256(after) != sha256(before)  # by which a view store knows its teacher
 
 
+def test_a_probe_is_an_ordinary_teacher_afterwards(project, monkeypatch, capsys):
+    settings(override={"data": {"labelled": 200, "teacher_share": 0.4}, "recipe": {"augment": {}}})
+    prepare.main()
+    file = OUT.folder / "params" / "teacher.json"
+    args = ARGS | {"channels": [32, 32, 64, 128]}
+    save_for_hf(net := timm.create_model("resnet18", num_classes=0, **args), "no-head", safe_serialization=True)
+    own = {"source": "probe", "weights": "no-head", "select": "cross_validation", "recipe": None, "args": args}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    for name in ("test", "teacher"):
+        shutil.rmtree(OUT.folder / "data" / name)  # it has no business there
+    teacher.main()
+    record = OUT.teacher()
+    assert record.probe
+    assert (record.probe.labels, record.probe.select) == (200, "cross_validation")
+    assert record.probe.top1 == record.validation.top1 > 20
+    output = capsys.readouterr()
+    assert f"teacher resnet18: {record.probe.stated}\n" in output.out
+    assert ("warning: teacher resnet18: expected a teacher that is better" in output.err) != record.probe.beats_pixels
+    weights = load_file(OUT.folder / "teacher" / "model.safetensors")
+    assert torch.equal(weights["layer4.0.conv1.weight"], net.state_dict()["layer4.0.conv1.weight"])
+    assert weights["fc.weight"].shape == (10, 128)
+    embed.main()
+    monkeypatch.setattr(sys, "argv", ["distill", "rsd+kd", "0"])
+    params_files = {
+        name: json.loads((OUT.folder / "params" / "method" / f"{name}.json").read_text()) for name in ("rsd", "kd")
+    }
+    (OUT.folder / "params" / "method" / "rsd+kd.json").write_text(json.dumps(params_files))
+    distill.main()
+    assert OUT.student("rsd+kd", 0).taught
+
+
 def test_a_killed_finetuning_resumes_to_the_same_bytes(project, monkeypatch, capsys):
     params_file = OUT.folder / "params" / "teacher_recipe.json"
     params_file.write_text(json.dumps(json.loads(params_file.read_text()) | {"epochs": 2}))

@@ -1,7 +1,7 @@
 """A finished teacher without a classifier for these classes: a linear probe on its embeddings makes its logits."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class Probe(TeacherOptions):
     whoever takes a teacher from elsewhere has no others.
     """
 
+    if_too_weak: ClassVar[str] = "label more images; take a teacher that has learned from such images"
     weights: Weights = HUB
     """Of this model, with any classifier or none; a classifier is dropped."""
     select: Literal["validation", "cross_validation"] = "validation"

@@ -14,7 +14,7 @@ from rsd.machine.errors import UserError
 from rsd.report.page import write_page
 from rsd.report.table import summary
 from rsd.run.paths import Run
-from rsd.run.records import Comparison
+from rsd.run.records import Comparison, ProbeRecord
 from stages.evaluate import MOST_IMAGES
 from tests.rsd.run import small
 
@@ -54,6 +54,23 @@ def written(out: Path) -> str:
 
 def seen(out: Path) -> str:
     return Text(written(out)).seen
+
+
+def test_the_page_states_the_teachers_probe(out: Path) -> None:
+    assert "before anything was distilled" not in seen(out)
+    probe = ProbeRecord(
+        top1=80.4, images=500, knn_top1=75.2, neighbours=20, labels=160, regularisation=0.01,
+        select="cross_validation", select_labels=158, pixels_top1=70.1, beats_pixels=True,
+    )  # fmt: skip
+    Run(out).write(small.teacher("teacher").model_copy(update={"probe": probe}))
+    text = seen(out)
+    assert "its probe reaches 80.40 % top-1 on 500 validation images, kNN with k = 20 75.20 %; fitted to 160 l" in text
+    assert "C = 0.01 chosen by cross-validation on 158 labels. A linear classifier on pixels" in text
+    assert "not clearly more" not in text
+    Run(out).write(
+        small.teacher("teacher").model_copy(update={"probe": probe.model_copy(update={"beats_pixels": False})})
+    )
+    assert "found 80.40 %, which is not clearly more than the 70.10 % of a linear classifier on pixels" in seen(out)
 
 
 def charts_of(html: str) -> dict[str, Any]:
