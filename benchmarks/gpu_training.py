@@ -128,11 +128,15 @@ def training(device: torch.device, name: str = "cnn", **changes: Any) -> dict[st
         own, expected = losses(trained(compute, name=name)), losses(on_cpu(name))
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
+    return near(own, expected, TOLERANCE[compute.amp])
+
+
+def near(own: np.ndarray, expected: np.ndarray, most: float) -> dict[str, Any]:
+    """The losses of a training as facts; a UserError where they differ from the CPU's by more than this share."""
     apart = float(np.abs(own / expected - 1).max())
-    allowed = TOLERANCE[compute.amp]
-    if not apart <= allowed:
+    if not apart <= most:
         raise UserError(
-            f"expected the losses of the CPU's float32 training within {allowed:.1%}, found {apart:.2%}: "
+            f"expected the losses of the CPU's float32 training within {most:.1%}, found {apart:.2%}: "
             f"{own.tolist()} beside {expected.tolist()}"
         )
     return {"loss": own.tolist(), "apart": apart}
@@ -220,10 +224,7 @@ def distilled(device: torch.device, method: str, name: str) -> Trained:
 def distilling(device: torch.device, method: str, name: str = "vit") -> dict[str, Any]:
     """Train by this method on the device; its losses are those of the CPU, up to rounding and draws of a device."""
     own, expected = (losses(distilled(d, method, name)) for d in (device, torch.device("cpu")))
-    apart = float(np.abs(own / expected - 1).max())
-    if not apart <= 0.1:
-        raise UserError(f"expected the losses of the CPU within 10 %, found {own.tolist()} beside {expected.tolist()}")
-    return {"loss": own.tolist(), "apart": apart}
+    return near(own, expected, 0.1)
 
 
 def looked_into(device: torch.device) -> dict[str, Any]:

@@ -8,7 +8,7 @@ distiller's own `extra_parameters`. All of it is thrown away after training: wha
 
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -36,6 +36,11 @@ class Overhead(NamedTuple):
     """What each method adds, by its name."""
 
 
+def options(pair: dict[str, Any], role: str) -> str:
+    """The teacher's or student's `ModelOptions` of a described pair, as JSON."""
+    return ModelOptions(name=pair[role]["name"], args=pair[role].get("args", {})).model_dump_json()
+
+
 @cache
 def built(options: str, classes: int) -> nn.Module:
     """A model without weights; several pairs share it."""
@@ -47,10 +52,7 @@ def overhead(file: Path) -> Overhead:
     """The overhead of the pair that `file` describes."""
     pair = read_yaml(file)
     classes = CLASSES[pair["data"]]
-    teacher, student = (
-        built(ModelOptions(name=pair[role]["name"], args=pair[role].get("args", {})).model_dump_json(), classes)
-        for role in ("teacher", "student")
-    )
+    teacher, student = (built(options(pair, role), classes) for role in ("teacher", "student"))
     width = embedding_width(teacher)
     with torch.device("meta"):
         extra = {

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.command import command
 from benchmarks.interleaved import markdown
-from benchmarks.overhead import CLASSES, PAIRS, SHAPE, built
+from benchmarks.overhead import CLASSES, PAIRS, SHAPE, built, options
 from rsd.machine.fingerprint import fingerprint, short_name
 from rsd.machine.yaml_file import read_yaml
 from rsd.models.make import ModelOptions, create
@@ -55,10 +55,6 @@ class Cost(NamedTuple):
     """To make the teacher; 0 where it comes from the hub."""
     store: float
     """Bytes of the view store."""
-
-
-def options(pair: dict, role: str) -> str:
-    return ModelOptions(name=pair[role]["name"], args=pair[role].get("args", {})).model_dump_json()
 
 
 @cache

@@ -26,6 +26,7 @@ import pandas as pd
 import typer
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL
 
 from benchmarks.command import command
 from benchmarks.interleaved import markdown
@@ -123,19 +124,11 @@ def scale(sizes: Sequence[int]) -> pd.DataFrame:
     rows = []
     with tempfile.TemporaryDirectory() as folder, server_that_answers():
         project = clone(Path(folder) / "project")
-        from prefect.settings import PREFECT_API_URL
-
+        environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or "", "PREFECT_LOGGING_LEVEL": "ERROR"}
         for size in sizes:
-            command = [sys.executable, "-c", SIMULATE.format(str(project), size)]
-            environment = {
-                **os.environ,
-                "PREFECT_API_URL": str(PREFECT_API_URL.value()),
-                "PREFECT_LOGGING_LEVEL": "ERROR",
-            }
-            process = subprocess.run(
-                command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True
-            )
-            rows.append(json.loads(process.stdout.splitlines()[-1]))
+            again = [sys.executable, "-c", SIMULATE.format(str(project), size)]
+            output = subprocess.run(again, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, check=True).stdout
+            rows.append(json.loads(output.splitlines()[-1]))
             print(rows[-1], file=sys.stderr, flush=True)
     return pd.DataFrame(rows)
 

@@ -7,23 +7,20 @@ choice. Writes docs/sensitivity/students.csv, a row per student, and from it the
 docs/sensitivity.md; pictures go beside it.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
+from benchmarks.command import command
 from benchmarks.marked import put
 from benchmarks.sensitivity.charts import along_chart, grid_chart
 from benchmarks.sensitivity.students import students
 from benchmarks.sensitivity.tables import held_out_table, tables
 from benchmarks.study.charts import save
 from benchmarks.study.students import read_sweep, through_file
-from rsd.machine.errors import UserError
 
 PAGE, FOLDER = Path("docs/sensitivity.md"), Path("docs/sensitivity")
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     frame = through_file(students(read_sweep("sensitivity")), FOLDER / "students.csv")
     put(PAGE, tables(frame))
     for name, draw in {"grid": grid_chart, "settings": along_chart}.items():
@@ -32,7 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    command(main, __doc__)

@@ -20,33 +20,22 @@ from rsd.report.interval import interval
 def tables(frame: pd.DataFrame) -> dict[str, str]:
     """The parts of the page, by the name of their marks."""
     return {
-        "grid": grid_table(frame),
-        **{name: along_table(frame, name) for name in ("gamma", "batch")},
+        "grid": means_table(grid(frame), "kappa", "weight", sort=True),
+        **{name: means_table(along(frame, name), name) for name in ("gamma", "batch")},
         "width": width_table(frame),
         "choice": choice_table(frame),
         "others": held_out_table(frame),
     }
 
 
-def grid_table(frame: pd.DataFrame) -> str:
-    """Mean gain on validation for each weight and kappa."""
-    part = grid(frame)
-    kappas = sorted(part.kappa.unique())
-    lines = [["teacher -> student", "weight", *(f"kappa {kappa:g}" for kappa in kappas)]]
-    for (pair, weight), group in part.groupby(["pair", "weight"]):
-        means = group.groupby("kappa").validation_gain.mean()
-        lines.append([pair_name(str(pair)), f"{weight:g}", *(f"{means[kappa]:+.2f}" for kappa in kappas)])
-    return table(lines)
-
-
-def along_table(frame: pd.DataFrame, column: str) -> str:
-    """Mean gain on validation for each value of one setting."""
-    part = along(frame, column)
+def means_table(part: pd.DataFrame, column: str, *more: str, sort: bool = False) -> str:
+    """Mean gain on validation: a row per pair and value of `more`, a column per value of `column`."""
     values = sorted(part[column].unique())
-    lines = [["teacher -> student", *(f"{column} {value:g}" for value in values)]]
-    for pair, group in part.groupby("pair", sort=False):
+    lines = [["teacher -> student", *more, *(f"{'D' if column == 'width' else column} {value:,g}" for value in values)]]
+    for (pair, *others), group in part.groupby(["pair", *more], sort=sort):
         means = group.groupby(column).validation_gain.mean()
-        lines.append([pair_name(str(pair)), *(f"{means[value]:+.2f}" if value in means else "" for value in values)])
+        cells = [f"{means[value]:+.2f}" if value in means else "" for value in values]
+        lines.append([pair_name(str(pair)), *(one if isinstance(one, str) else f"{one:g}" for one in others), *cells])
     return table(lines)
 
 
@@ -54,14 +43,7 @@ def width_table(frame: pd.DataFrame) -> str:
     """Mean gain on validation for teachers of several widths, with the sums as they are and width-free."""
     plain = along(frame, "width").assign(scaling="the sums as they are")
     own = frame[frame.reference_width == PUBLISHED_WIDTH].assign(scaling=f"reference_width {PUBLISHED_WIDTH}")
-    part = pd.concat([plain, own[own.pair.isin(plain.pair)]])
-    widths = sorted(part.width.unique())
-    lines = [["teacher -> student", "scaling", *(f"D {width:,}" for width in widths)]]
-    for (pair, scaling), group in part.groupby(["pair", "scaling"], sort=False):
-        means = group.groupby("width").validation_gain.mean()
-        cells = [f"{means[width]:+.2f}" if width in means else "" for width in widths]
-        lines.append([pair_name(str(pair)), str(scaling), *cells])
-    return table(lines)
+    return means_table(pd.concat([plain, own[own.pair.isin(plain.pair)]]), "width", "scaling")
 
 
 def choice_table(frame: pd.DataFrame) -> str:
