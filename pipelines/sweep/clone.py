@@ -35,8 +35,8 @@ from rsd.machine.yaml_file import read_yaml
 
 RECORD = "sweep.json"
 """A file in the experiment's commit: what the unit set, and the students that it trained."""
-GONE = ".gone"
-"""Ending of a clone's folder while it is removed."""
+READY = ".git/ready"
+"""A file in a clone that is whole."""
 LINKED = ("datasets",)
 """Folders that neither git nor DVC keeps. A clone on the same machine gets links to them."""
 
@@ -129,14 +129,14 @@ def _network_failures(label: str) -> Iterator[None]:
 def _prepare(folder: Path, unit: Unit, project: Project, needs: Mapping[str, str]) -> None:
     """Make `folder` the project of the snapshot, with the unit's params. Files that git ignores stay."""
     local = Path(project.source).is_absolute()
-    if not (folder / ".git" / "ready").is_file():
+    if not (folder / READY).is_file():
         if folder.exists():
-            shutil.rmtree(folder)  # a clone that was cut off
+            shutil.rmtree(folder)  # a clone that was cut off, or half removed
         # The user's hooks have nothing to do with a sweep. Git objects on this machine are read where they are.
         how = ["--quiet", "--no-checkout", "-c", "core.hooksPath=/dev/null", *(["--shared"] if local else [])]
         git(folder.parents[1], "clone", *how, project.source, str(folder))
         (folder / ".git" / "info" / "exclude").write_text("".join(f"/{name}\n" for name in LINKED))
-        (folder / ".git" / "ready").touch()
+        (folder / READY).touch()
     shared = [f"+{ref}:refs/shared/{name}" for name, ref in needs.items()]
     git(folder, "fetch", "--quiet", "origin", project.snapshot, *shared)
     git(folder, "checkout", "--quiet", "--force", "--detach", project.baseline)
@@ -185,30 +185,17 @@ def forget_others(workspaces: Path, kept: Collection[str]) -> None:
     with suppress(FileNotFoundError):  # the last sweep, or one beside this, removed it
         folders = [*workspaces.iterdir()]
     for folder in folders:
-        # What is left of a removal belongs to the clone that is being removed.
-        clone = folder.with_name(folder.stem[1:]) if folder.suffix == GONE else folder
-        with suppress(StoppedError), _alone(clone, stopped):
-            _finish_removal(clone)
-            if clone.name not in kept:
-                _remove(clone)
+        with suppress(StoppedError), _alone(folder, stopped):
+            if folder.name not in kept:
+                _remove(folder)
     with suppress(OSError):  # there is none, or it is not empty
         workspaces.rmdir()
 
 
 def _remove(clone: Path) -> None:
-    _finish_removal(clone)
+    (clone / READY).unlink(missing_ok=True)  # first: a clone that is half removed must not be found again
     if clone.exists():
-        clone.rename(_gone(clone))  # a clone that is half removed must not be found again
-        _finish_removal(clone)
-
-
-def _finish_removal(clone: Path) -> None:
-    if _gone(clone).exists():
-        shutil.rmtree(_gone(clone))
-
-
-def _gone(clone: Path) -> Path:
-    return clone.with_name(f".{clone.name}{GONE}")
+        shutil.rmtree(clone)
 
 
 @contextmanager

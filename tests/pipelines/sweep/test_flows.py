@@ -268,21 +268,36 @@ def test_a_sweep_runs_the_files_it_started_on(repo: SweepRepo, tmp_path: Path, s
     assert (cell / "work.py").read_text() == before
 
 
-def test_a_clone_under_removal_is_left_alone(tmp_path: Path) -> None:
-    half_removed = tmp_path / "cells" / ".weights-1-d1935t.gone"
-    half_removed.mkdir(parents=True)
+def test_a_clone_in_use_is_left_alone(tmp_path: Path) -> None:
     new = tmp_path / "cells" / UNIT.name
-    new.mkdir()
+    new.mkdir(parents=True)
 
     with clone._alone(new, threading.Event()):
         clone.forget_others(tmp_path / "cells", ())
-        assert half_removed.exists()
         assert new.exists()
     clone.forget_others(tmp_path / "cells", {UNIT.name})
-    assert not half_removed.exists()
     assert new.exists()
     clone.forget_others(tmp_path / "cells", ())
     assert not (tmp_path / "cells").exists()
+
+
+def test_a_half_removed_clone_is_made_anew(repo: SweepRepo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = prepare("weights", [Grid(grid=["method.rsd.weight=0.1"])], repo.path)
+    cell = tmp_path / "cells" / "weights" / "cell"
+    cell.parent.mkdir(parents=True)
+    clone._prepare(cell, ready.units[0], ready.project, {})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(clone.shutil, "rmtree", interrupted)
+        clone._remove(cell)
+    (cell / "work.py").unlink()
+    clone._prepare(cell, ready.units[0], ready.project, {})
+    assert (cell / "work.py").exists()
+
+
+def interrupted(folder: Path) -> None:
+    """What a removal does where it is killed at once."""
+    (folder / ".git" / "index").unlink()
+    raise KeyboardInterrupt
 
 
 def test_workspaces_that_another_sweep_removes_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
