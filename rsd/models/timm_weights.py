@@ -14,6 +14,10 @@ from rsd.models.folder import misfits
 from rsd.models.make import ModelOptions
 from rsd.models.weights import in_place_of_the_network
 
+CLIP_PROJECTION = "visual.proj"
+"""Of an image tower in OpenAI's or OpenCLIP's format, into the space that it shares with texts. timm would make it the
+head."""
+
 
 def check_on_hub(name: str, option: str) -> None:
     """Refuse a model that has no weights on timm's hub; for validators.
@@ -80,10 +84,11 @@ def _loaded(model: nn.Module, options: ModelOptions, file: Path | None, *, chann
         classes = cfg["num_classes"]
     else:
         state = read_state(file)
+        state.pop(CLIP_PROJECTION, None)
         classes = head_classes(state, head_names(model))
         stem = _stem(model, cfg)
         # The default cfg's offset and channels describe the hub's file, not this one.
-        overlay = {"file": str(file), "num_classes": classes, "label_offset": 0, "first_conv": stem}
+        overlay = {"state_dict": state, "num_classes": classes, "label_offset": 0, "first_conv": stem}
         weight = f"{stem}.weight"
         if weight in state and state[weight].shape == model.state_dict()[weight].shape:
             overlay["input_size"] = (channels, *cfg["input_size"][1:])

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
+from timm.layers import to_2tuple
 from torch import nn
 
 from rsd.machine.errors import UserError
@@ -122,14 +123,15 @@ class TeacherOptions(Kind, ModelOptions):
     def preprocessing(self, data: DatasetRecord, pixels: Pixels) -> Preprocessing:
         """What the teacher is fed: what the params say, or else what `pixels` says.
 
-        A teacher that is trained here, or is made for another size by its `args`, takes images as they are served.
+        A finished teacher gets images of the size that its `args`, or else its weights, name; one that is trained here
+        takes them as they are served.
 
         Raises:
             UserError: its input is not square.
         """
-        _, height, width = pixels.input_size or (0, 0, 0)
+        height, width = to_2tuple(self.args.get("img_size", (pixels.input_size or (0, 0, 0))[1:]))
         side = self.input_size
-        if not (side or self.trained or "img_size" in self.args or (height, width) == (data.height, data.width)):
+        if not (side or self.trained or (height, width) == (data.height, data.width)):
             if height != width:
                 raise UserError(
                     f"expected weights for square images, found {height} x {width}; set teacher.input_size to a side"

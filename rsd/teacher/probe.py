@@ -111,7 +111,7 @@ def knn_top1(train: Examples, validation: Examples) -> tuple[float, int]:
 def right_by_pixels(train: LabelledImages, validation: LabelledImages, *, select: Selection, seed: int) -> np.ndarray:
     """Which validation images a linear classifier on pixels has right, bool `[N]`; fitted to the same labels.
 
-    It is a cheap estimate of what the plainly trained twin will reach at least.
+    It is a cheap estimate of what the plainly trained twin may reach.
     """
     labelled = np.flatnonzero(train.labels >= 0)
     if len(labelled) > (most := max(MOST_PIXEL_IMAGES, len(train.classes))):

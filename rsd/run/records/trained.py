@@ -79,7 +79,7 @@ class ProbeRecord(Part):
     select_labels: int
     """Labels that this choice used."""
     pixels_top1: float
-    """Of a linear classifier on pixels, fitted to the same labels: what a plainly trained student reaches at least."""
+    """Of a linear classifier on pixels, fitted to the same labels: about what a student may reach without a teacher."""
     beats_pixels: bool
     """Whether the probe is right on more images than that classifier, by a one-sided sign test."""
 
@@ -100,8 +100,8 @@ class ProbeRecord(Part):
             return None
         return (
             f"expected a teacher that is better than its student trained alone, found {self.top1:.2f} %, which is not "
-            f"clearly more than the {self.pixels_top1:.2f} % of a linear classifier on pixels; such a student is "
-            "likely to reach that, so take a stronger teacher, or check what this one is fed"
+            f"clearly more than the {self.pixels_top1:.2f} % of a linear classifier on pixels with the same labels; "
+            "such a student may reach that, too, so take a stronger teacher, or check what this one is fed"
         )
 
 

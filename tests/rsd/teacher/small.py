@@ -42,7 +42,11 @@ def model(classes=3):
 
 
 def saved(path, net):
-    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
+    return saved_state(path, net.state_dict())
+
+
+def saved_state(path, state):
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
     return path
 
 

@@ -69,6 +69,7 @@ def test_a_grey_vit_of_another_size_is_adapted(tmp_path):
     for args, side in (({"img_size": 14}, 14), ({"img_size": 28, "dynamic_img_size": True}, 21)):
         values = VIT | {"patch_size": 7} | args
         teacher = options("probe", path, name=name, args=values, input_size=side)
+        assert options("probe", path, name=name, args=values).start(data()).preprocessing.input_size == args["img_size"]
         start, (judged, _) = fitted(teacher, images(30), images(21, seed=1))
         assert start.preprocessing.input_size == side
         assert judged.top1 > 90
