@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
-from rsd.config.resolve import param_files
+from rsd.config.exportable import check_exportable
+from rsd.config.resolve import SECTIONS, param_files
 from stages import OUT, run
 
 
 def main() -> None:
-    OUT.write_params(param_files(Path("params.yaml"), Path("conf")))
+    files = param_files(Path("params.yaml"), Path("conf"))
+    check_exportable(*(SECTIONS[name].model_validate(files[f"{name}.json"]) for name in ("student", "data", "export")))
+    OUT.write_params(files)
 
 
 if __name__ == "__main__":
