@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 
 from rsd.machine.files import sha256, write_table, written_aside
 from rsd.machine.unfinished import software_versions
@@ -59,7 +60,7 @@ def write_teacher(
             validation=validation,
             probe=probe,
             device=device,
-            versions=software_versions(),
+            versions=software_versions() | ({"scikit-learn": version("scikit-learn")} if probe else {}),
         )
         record.write(aside)
     return record

@@ -224,6 +224,7 @@ def test_a_probe_is_an_ordinary_teacher_afterwards(project, monkeypatch, capsys)
     assert record.probe
     assert (record.probe.labels, record.probe.select) == (200, "cross_validation")
     assert record.probe.top1 == record.validation.top1 > 20
+    assert "scikit-learn" in record.versions
     output = capsys.readouterr()
     assert f"teacher resnet18: {record.probe.stated}\n" in output.out
     assert ("warning: teacher resnet18: expected a teacher that is better" in output.err) != record.probe.beats_pixels

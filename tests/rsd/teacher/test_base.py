@@ -25,6 +25,11 @@ def test_by_default_a_teacher_beats_one_class():
     options("pretrain", min_top1=0).check_accuracy(55.0, LABELS, FED)
 
 
+def test_a_probe_at_chance_wants_other_things():
+    with pytest.raises(UserError, match="found 50.00 % .*; label more images; take a teacher that has learned"):
+        options("probe", "t.pth").check_accuracy(50.0, LABELS, FED)
+
+
 def test_mean_and_std_come_together():
     for half in ({"mean": [0.5]}, {"std": [0.5]}, {"mean": [0.5], "std": [0.5] * 3}):
         with pytest.raises(ValidationError, match="expected mean and std, with as many values"):
