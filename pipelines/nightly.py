@@ -63,7 +63,7 @@ class Gate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    metric: str = Field("rsd.top1", title="Metric", description="As `dvc metrics show` names it, such as rsd.top1")
+    metric: str = Field("rsd+kd.top1", title="Metric", description="As `dvc metrics show` names it")
     margin: float = Field(0.5, ge=0, title="Margin", description="How much worse it may be, in its own unit")
     better: Literal["higher", "lower"] = Field("higher", title="Which is better")
 
