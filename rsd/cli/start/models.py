@@ -14,9 +14,9 @@ from pydantic import Field, JsonValue, ValidationError
 from rsd.machine.errors import UserError
 from rsd.machine.faults import in_words
 from rsd.measure.budget.kit import arguments
-from rsd.models.checkpoint_file import head_classes, head_names, read_state
 from rsd.models.folder import Pixels, read_config
 from rsd.models.make import ModelOptions
+from rsd.models.timm_weights import adopt_weights
 from rsd.run.names import CONFIG
 from rsd.sources.listing import NAMES, weights_file
 
@@ -55,6 +55,9 @@ OWN_TEACHER: dict[str, JsonValue] = {
     "stem_type": "deep",
     "stem_width": 32,
 }
+LARGEST_TEACHER, USUAL_TEACHER = 384, 224
+"""Sides in pixels: a ViT of the hub for larger images than the first gets the second. DINOv2's own 518 pixels take five
+times as long."""
 HUB_TEACHER = "convnext_tiny.in12k_ft_in1k"
 FEW_LABELS = 2_000
 """With fewer labels, or without a GPU, a teacher of other classes gets a linear classifier, and is not trained."""
@@ -70,14 +73,8 @@ class Model(NamedTuple):
     """Where its weights come from, in words."""
     advice: str = ""
     """What to expect of it."""
-
-    @property
-    def side(self) -> int | None:
-        """The side to which images are resized for it; None: as they are served."""
-        if self.section.get("source", "pretrain") in ("pretrain", "finetune") or "img_size" in self.options.args:
-            return None
-        cfg = timm.get_pretrained_cfg(self.options.name)
-        return cfg.input_size[-1] if cfg else None
+    side: int | None = None
+    """To which images are resized for it, in pixels; None: as they are served."""
 
 
 def device_of(name: str) -> Device:
@@ -125,7 +122,7 @@ def choose_teacher(name: str | None, *, classes: list[str], labels: int) -> Mode
     if name is None:
         fault = on_hub(HUB_TEACHER)
         if fault is None:
-            return _of_other_classes(_options(HUB_TEACHER), "hub", labels)
+            return choose_teacher(HUB_TEACHER, classes=classes, labels=labels)
         return Model(
             _options("resnet18", OWN_TEACHER),
             {"source": "pretrain"},
@@ -142,10 +139,14 @@ def choose_teacher(name: str | None, *, classes: list[str], labels: int) -> Mode
             f"expected the weights of '{name}' on timm's hub or in its cache, found that they cannot be had ({fault}); "
             "fetch them where there is a network and give the file or folder: --teacher FILE"
         )
+    side = cfg.input_size[-1]
+    if name.startswith("vit_") and side > LARGEST_TEACHER:
+        side = USUAL_TEACHER
+        teacher = _options(name, {"img_size": side})
     if cfg.num_classes == len(classes):
         advice = f"Its {cfg.num_classes:,} classes must be yours, in the order of their names; else set source: probe."
-        return Model(teacher, {"source": "hub"}, "timm's weights with their own classifier", advice)
-    return _of_other_classes(teacher, "hub", labels)
+        return Model(teacher, {"source": "hub"}, "timm's weights with their own classifier", advice, side)
+    return _of_other_classes(teacher, "hub", labels, side)
 
 
 def _from_file(path: Path, classes: list[str], labels: int) -> Model:
@@ -159,14 +160,14 @@ def _from_file(path: Path, classes: list[str], labels: int) -> Model:
     described = read_config(config.parent, _Described)
     args = {key: value for key, value in described.model_args.items() if key not in ("num_classes", "in_chans")}
     teacher = _options(described.architecture, args)
-    with torch.device("meta"):
-        head = head_names(timm.create_model(teacher.name, **teacher.args))
-    names = described.label_names
-    fits = names == classes if names else head_classes(read_state(file), head) == len(classes)
-    if fits:
+    own, stated = args.get("img_size"), described.input_size
+    side = own if isinstance(own, int) else stated[-1] if stated else None
+    model = timm.create_model(teacher.name, num_classes=len(classes), **teacher.args)
+    adopted = adopt_weights(model, teacher, file, channels=3, role="teacher")  # misfits are a sentence before the run
+    if not adopted.new_head and described.label_names in (None, classes):
         section = {"source": "file", "weights": str(path)}
-        return Model(teacher, section, f"from {path}, whose classes are yours")
-    return _of_other_classes(teacher, str(path), labels)
+        return Model(teacher, section, f"from {path}, whose classes are as many as yours", side=side)
+    return _of_other_classes(teacher, str(path), labels, side)
 
 
 class _Described(Pixels):
@@ -174,13 +175,13 @@ class _Described(Pixels):
     model_args: dict[str, JsonValue] = Field({})
 
 
-def _of_other_classes(teacher: ModelOptions, weights: str, labels: int) -> Model:
+def _of_other_classes(teacher: ModelOptions, weights: str, labels: int, side: int | None) -> Model:
     """A teacher that gets a new classifier: trained whole with many labels and a GPU, else the classifier alone."""
     place = "timm's hub" if weights == "hub" else weights
     trained = labels >= FEW_LABELS and torch.cuda.is_available()
     how = "trained here" if trained else "as it is, with a linear classifier"
     section = {"source": "finetune" if trained else "probe", "weights": weights}
-    return Model(teacher, section, f"weights from {place}, {how} on {labels:,} labels")
+    return Model(teacher, section, f"weights from {place}, {how} on {labels:,} labels", side=None if trained else side)
 
 
 def on_hub(name: str) -> str | None:

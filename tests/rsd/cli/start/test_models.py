@@ -53,7 +53,8 @@ def test_labels_and_gpu_decide_how_a_teacher_learns(monkeypatch, labels, gpu, so
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     teacher = choose_teacher("vit_small_patch14_dinov2.lvd142m", classes=["a", "b"], labels=labels)
     assert teacher.section == {"source": source, "weights": "hub"}
-    assert teacher.side == (518 if source == "probe" else None)
+    assert teacher.options.args == {"img_size": 224}
+    assert teacher.side == (224 if source == "probe" else None)
 
 
 def test_a_files_head_decides_what_becomes_of_it(tmp_path):
@@ -69,5 +70,8 @@ def test_a_files_head_decides_what_becomes_of_it(tmp_path):
             "weights": str(path),
         }
         assert choose_teacher(str(path), classes=["a", "b", "c"], labels=9).section["source"] == "probe"
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit"}))
+    with pytest.raises(UserError, match="do not fit the teacher 'test_vit'"):
+        choose_teacher(str(file), classes=["a", "b"], labels=9)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "label_names": ["b", "a"]}))
     assert choose_teacher(str(file), classes=["a", "b"], labels=9).section["source"] == "probe"
