@@ -19,13 +19,11 @@ import pandas as pd
 
 from benchmarks.marked import put, table
 from benchmarks.study.charts import save
-from benchmarks.study.tables import bounds, mean_and_deviation
-from benchmarks.study.taught import Images, Lesson, append, missing, recipe_of, rows, teacher
+from benchmarks.study.taught import Images, Lesson, append, gain, missing, over_seeds, recipe_of, rows, stored, teacher
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.yaml_file import read_yaml
 from rsd.models.make import ModelOptions
 from rsd.report.charts.style import Figure, colour
-from rsd.report.interval import interval
 from rsd.report.table import method_name
 
 PAGE, FOLDER = Path("docs/few_labels.md"), Path("docs/study")
@@ -53,7 +51,8 @@ def run(folder: Path) -> None:
     of_teacher = pairs["ViT"]["teacher"]
     options = ModelOptions(name=of_teacher["name"], args=of_teacher["args"])
     model = teacher("CNN", options, images, recipe_of(of_teacher["recipe"]))
-    lesson = Lesson(model=model, images=images, recipe=recipe_of(RECIPE), views=VIEWS)
+    recipe, teacher_top1 = recipe_of(RECIPE), images.top1(model, "test")
+    lesson = Lesson(images, recipe, stored("CNN", model, images, recipe, VIEWS))
     students = {
         name: ModelOptions(name=pair["student"]["name"], args=pair["student"]["args"] | {"embed_dim": WIDTH})
         for name, pair in pairs.items()
@@ -69,7 +68,7 @@ def run(folder: Path) -> None:
         fresh = lesson.student(students[name], method, share, seed, learning_rate=rate)
         row = {
             "student": name, "share": share, "labels": int((images.train(share).labels >= 0).sum()), "method": method,
-            "seed": seed, "rate": rate, "test_top1": images.top1(fresh, "test"), "teacher_top1": lesson.teacher_top1,
+            "seed": seed, "rate": rate, "test_top1": images.top1(fresh, "test"), "teacher_top1": teacher_top1,
         }  # fmt: skip
         append(FILE, row)
 
@@ -102,10 +101,8 @@ def labels_table(frame: pd.DataFrame) -> str:
     lines = [[*head, "RSD + KD less scratch", "95 % interval", "RSD + KD less KD", "95 % interval"]]
     for (name, labels), part in frame.groupby(["student", "labels"], sort=False):
         by_method = part.pivot(index="seed", columns="method", values="test_top1")
-        line = [str(name), f"{labels:,}", *(mean_and_deviation(by_method[method]) for method in METHODS)]
-        for other in ("scratch", "kd"):
-            gain = interval((by_method["rsd+kd"] - by_method[other]).dropna())
-            line += [f"**{gain.mean:+.2f}**", bounds(gain)]
+        line = [str(name), f"{labels:,}", *(over_seeds(part[part.method == method].test_top1) for method in METHODS)]
+        line += gain(by_method, "rsd+kd", "scratch") + gain(by_method, "rsd+kd", "kd")
         lines.append(line)
     return table(lines)
 
@@ -136,7 +133,9 @@ def label_chart(frame: pd.DataFrame) -> Figure:
             y=alt.Y("min(test_top1):Q", title=title, scale=scale), y2="max(test_top1):Q"
         )
         line = base.mark_line(point=True).encode(y=alt.Y("mean(test_top1):Q", title=title, scale=scale))
-        teachers = alt.Chart(data[data.student == name]).mark_rule(strokeDash=[4, 4]).encode(y="mean(teacher_top1):Q")
+        base = alt.Chart(data[data.student == name]).encode(y="mean(teacher_top1):Q")
+        text = base.mark_text(align="left", dx=4, dy=7).encode(x=alt.value(0), text=alt.value("teacher"))
+        teachers = base.mark_rule(strokeDash=[4, 4]) + text
         panels.append((band + line + teachers).properties(width=300, height=240, title=f"{name} student"))
     return alt.hconcat(*panels).resolve_scale(y="shared")
 

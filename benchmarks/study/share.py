@@ -14,8 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.marked import put, table
-from benchmarks.study.tables import mean_and_deviation
-from benchmarks.study.taught import Images, Lesson, append, missing, recipe_of, rows, teacher
+from benchmarks.study.taught import Images, Lesson, append, missing, over_seeds, recipe_of, rows, stored, teacher
 from benchmarks.study.two_teachers import CASES
 from rsd.machine.compute import ComputeOptions, set_up
 
@@ -33,7 +32,7 @@ def run(folder: Path) -> None:
     case = CASES["digits"]
     images, recipe = Images.prepared(case.data, folder), recipe_of(case.recipe)
     model = teacher("CNN", case.teachers["CNN"], images, recipe_of(case.teacher_recipe))
-    lesson = Lesson(images, model, recipe, case.views)
+    lesson = Lesson(images, recipe, stored("CNN", model, images, recipe, case.views))
     for seed, share, method in training:
         fresh = lesson.student(case.student, method, case.labelled, seed, labelled_share=share)
         append(FILE, {"share": share, "method": method, "seed": seed, "test_top1": images.top1(fresh, "test")})
@@ -43,7 +42,7 @@ def share_table(frame: pd.DataFrame) -> str:
     """Test top-1 by the labelled share of a batch."""
     lines = [["labelled share of a batch", "scratch", "RSD + KD"]]
     for share, part in frame.groupby("share"):
-        cells = [mean_and_deviation(part[part.method == method].test_top1) for method in METHODS]
+        cells = [over_seeds(part[part.method == method].test_top1) for method in METHODS]
         lines.append([f"{share:g}", *cells])
     return table(lines)
 

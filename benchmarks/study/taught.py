@@ -4,17 +4,19 @@ One process trains many students, and one teacher and one view store serve every
 the student's labels.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
+from benchmarks.study.tables import bounds, mean_and_deviation
 from rsd.machine.yaml_file import read_yaml
 from rsd.methods import distiller
 from rsd.methods.base import Distiller, Setting
@@ -22,6 +24,8 @@ from rsd.methods.scratch import ScratchDistiller
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
+from rsd.report.interval import interval
+from rsd.run.names import HEADER
 from rsd.run.paths import Run
 from rsd.sources.base import Source
 from rsd.sources.images import DatasetRecord, LabelledImages, read_split, sample_indices
@@ -33,7 +37,7 @@ from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
 
 STATE = Path(".state/taught")
-"""Where trained teachers wait for the next start of the command."""
+"""Where teachers and what they have said wait for the next start of the command."""
 CURVE_IMAGES = 200
 """Validation images after each epoch of a student: its last epoch counts, whatever they say."""
 
@@ -75,11 +79,17 @@ class Images:
     def new(self, options: ModelOptions) -> nn.Module:
         return create(options, classes=len(self.record.classes), image_shape=self.record.image_shape)
 
+    def logits(self, model: nn.Module, split: str) -> Tensor:
+        return predict(model, self.normalize, self.split(split).images, batch_size=256).logits
+
     def top1(self, model: nn.Module, split: str) -> float:
         """In per cent."""
-        images = self.split(split)
-        predicted = predict(model, self.normalize, images.images, batch_size=256).logits.argmax(dim=1)
-        return 100 * float((predicted == torch.from_numpy(images.labels)).double().mean())
+        return top1(self.logits(model, split), self.split(split).labels)
+
+
+def top1(logits: Tensor, labels: np.ndarray) -> float:
+    """In per cent."""
+    return 100 * float((logits.argmax(dim=1) == torch.from_numpy(labels)).double().mean())
 
 
 def recipe_of(name: str) -> Recipe:
@@ -101,14 +111,24 @@ def teacher(kind: str, options: ModelOptions, images: Images, recipe: Recipe) ->
     return model
 
 
-def stored(model: nn.Module, images: Images, recipe: Recipe, views: int) -> StoredTeacher:
-    """What the teacher says of `views` views of each image of the student."""
-    folder = Path(mkdtemp(dir=images.folder))
-    write_store(
-        folder / "store", model, images.normalize, images.split("train"), augment=recipe.augment,
-        options=ViewOptions(count=views), made_from={}, unfinished=folder / "unfinished",
-    )  # fmt: skip
-    return StoredTeacher(folder / "store", made_from={}, device=torch.device("cpu"))
+def stored(
+    name: str, model: nn.Module, images: Images, recipe: Recipe, views: int, normalize: PixelNormalize | None = None
+) -> StoredTeacher:
+    """What the teacher says of `views` views of each image of the student; the next call with these reads it.
+
+    Args:
+        name: of the teacher.
+        normalize: what it is fed; None: what students are fed.
+    """
+    options = ViewOptions(count=views)
+    digest = hashlib.sha256(f"{recipe.augment.model_dump_json()}{options.model_dump_json()}".encode()).hexdigest()[:8]
+    folder = STATE / f"{images.name}-{name}-{digest}"
+    if not (folder / HEADER).is_file():
+        write_store(
+            folder, model, normalize or images.normalize, images.split("train"), augment=recipe.augment,
+            options=options, made_from={}, unfinished=folder.with_suffix(".unfinished"),
+        )  # fmt: skip
+    return StoredTeacher(folder, made_from={}, device=torch.device("cpu"))
 
 
 def student(
@@ -139,13 +159,13 @@ def student(
     return fresh
 
 
+@dataclass(frozen=True)
 class Lesson:
     """Images, and what a teacher says of stored views of them: all that students of any method and labels need."""
 
-    def __init__(self, images: Images, model: nn.Module, recipe: Recipe, views: int) -> None:
-        self.images, self.recipe, self.views = images, recipe, views
-        self.teacher_top1 = images.top1(model, "test")
-        self.store = stored(model, images, recipe, views)
+    images: Images
+    recipe: Recipe
+    store: StoredTeacher
 
     def student(
         self, options: ModelOptions, method: str, labelled: int | float, seed: int, **changes: object
@@ -159,7 +179,7 @@ class Lesson:
         def task(fresh: nn.Module) -> Distiller:
             return kind(fresh, setting, criterion=make_criterion(recipe))
 
-        taught_by = (self.store, self.views) if kind.needs else None
+        taught_by = (self.store, len(self.store.embedding)) if kind.needs else None
         return student(options, self.images, self.images.train(labelled), recipe, task, taught_by, seed)
 
 
@@ -179,3 +199,23 @@ def append(file: Path, row: dict[str, object]) -> None:
     """Add a row to a table, so that a command that is stopped goes on where it was."""
     pd.DataFrame([row]).to_csv(file, mode="a", header=not file.is_file(), index=False, float_format="%.4f")
     print(row, flush=True)
+
+
+def over_seeds(values: pd.Series) -> str:
+    """Mean and standard deviation as far as there are seeds: a study that is not finished has a page, too."""
+    return mean_and_deviation(values) if len(values) > 1 else "".join(f"{value:.2f}" for value in values)
+
+
+def gain(by_method: pd.DataFrame, method: str, other: str) -> list[str]:
+    """What a method gains over another, paired by seed: the mean in bold, and its 95 % interval.
+
+    Args:
+        by_method: a row per seed, a column per method.
+    """
+    if not {method, other} <= {*by_method}:
+        return ["", ""]
+    difference = (by_method[method] - by_method[other]).dropna()
+    if difference.empty:
+        return ["", ""]
+    span = interval(difference)
+    return [f"**{span.mean:+.2f}**", bounds(span)]

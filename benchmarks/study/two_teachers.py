@@ -23,15 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.marked import put, table
-from benchmarks.study.tables import bounds, mean_and_deviation
-from benchmarks.study.taught import Images, append, missing, recipe_of, rows, stored, student, teacher
+from benchmarks.study.taught import Images, append, gain, missing, over_seeds, recipe_of, rows, stored, student, teacher
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.methods.base import Distiller, MethodOptions, Setting, Step
 from rsd.methods.kd import kd_loss
 from rsd.methods.rsd import AAD, rsd_loss
 from rsd.models.make import ModelOptions
 from rsd.models.outputs import Outputs, embedding_width
-from rsd.report.interval import interval
 from rsd.training.recipe import Recipe, make_criterion
 
 PAGE, FILE = Path("docs/few_labels.md"), Path("docs/study/two_teachers.csv")
@@ -166,7 +164,7 @@ def run_case(name: str) -> None:
         for kind, options in case.teachers.items():
             model = teacher(kind, options, images, recipe_of(case.teacher_recipe))
             top1[kind] = {split: images.top1(model, split) for split in ("validation", "test")}
-            stores[kind] = stored(model, images, recipe, case.views)
+            stores[kind] = stored(kind, model, images, recipe, case.views)
         better, other = sorted(case.teachers, key=lambda kind: -top1[kind]["validation"])
         for _, seed, label in cells:
             arm = arms(better, other)[label]
@@ -198,9 +196,8 @@ def teacher_table(frame: pd.DataFrame) -> str:
             "other alone": f"{first.other} alone ({first.other_top1:.2f})",
         }
         for arm in part.arm.unique():
-            apart = interval((by_arm[arm] - by_arm["better alone"]).dropna())
-            gain = ["", ""] if arm == "better alone" else [f"{apart.mean:+.2f}", bounds(apart)]
-            lines.append([f"{name}, {labels}", who.get(arm, arm), mean_and_deviation(by_arm[arm]), *gain])
+            lead = ["", ""] if arm == "better alone" else gain(by_arm, arm, "better alone")
+            lines.append([f"{name}, {labels}", who.get(arm, arm), over_seeds(by_arm[arm].dropna()), *lead])
     return table(lines)
 
 
