@@ -75,13 +75,17 @@ def run(folder: Path) -> None:
 
 def next_rate(name: str, share: float) -> float | None:
     """The learning rate to try next: one of `RATES`, then beyond the best while that is at the edge of the tried."""
-    tried = rows(TUNING)
-    own = tried[(tried.student == name) & (tried.share == share)] if len(tried) else tried
-    top1 = own.set_index("rate").validation_top1 if len(own) else pd.Series(dtype=float)
-    if left := [rate for rate in RATES if rate not in top1.index]:
+    top1 = _top1_of(rows(TUNING), name, share)
+    if left := [rate for rate in RATES if rate not in top1]:
         return left[0]
-    best = float(top1.idxmax())
-    return 2 * best if best == top1.index.max() else best / 2 if best == top1.index.min() else None
+    best = max(top1, key=top1.__getitem__)
+    return 2 * best if best == max(top1) else best / 2 if best == min(top1) else None
+
+
+def _top1_of(tried: pd.DataFrame, name: str, share: float) -> dict[float, float]:
+    """Validation top-1 of scratch by learning rate."""
+    own = tried[(tried.student == name) & (tried.share == share)] if len(tried) else tried
+    return {float(row["rate"]): float(row["validation_top1"]) for row in own.to_dict("records")}
 
 
 def best_rates(tried: pd.DataFrame) -> dict[tuple[str, float], float]:
@@ -109,10 +113,11 @@ def labels_table(frame: pd.DataFrame) -> str:
 
 def tuning_table(tried: pd.DataFrame) -> str:
     """Validation top-1 of scratch by learning rate; the chosen one in bold."""
-    top1 = tried.pivot(index=["student", "share"], columns="rate", values="validation_top1")
-    lines = [["student", "labels, %", *(f"{rate:g}" for rate in top1)]]
+    rates = sorted(set(tried.rate))
+    lines = [["student", "labels, %", *(f"{rate:g}" for rate in rates)]]
     for (name, share), best in best_rates(tried).items():
-        cells = {rate: "" if pd.isna(value) else f"{value:.1f}" for rate, value in top1.loc[(name, share)].items()}
+        top1 = _top1_of(tried, name, share)
+        cells = {rate: f"{top1[rate]:.1f}" if rate in top1 else "" for rate in rates}
         cells[best] = f"**{cells[best]}**"
         lines.append([name, f"{100 * share:g}", *cells.values()])
     return table(lines)

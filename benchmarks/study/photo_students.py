@@ -39,13 +39,15 @@ SHARES = (0.1, 1.0)
 METHODS = ("scratch", "kd", "rsd", "rsd+kd")
 SEEDS = (0, 1, 2)
 RATES = (0.001, 0.002, 0.004)
-VIEWS = 5
+VIEWS = 20
+"""As many as epochs, so that students with a teacher see no view twice, as their scratch twin does not."""
 
 
-def run(folder: Path) -> None:
+def run(folder: Path, views: int) -> None:
     """Train the students that the tables have not."""
     tuning = missing(TUNING, ["student", "rate"], product(PAIRS, RATES))
-    training = missing(FILE, ["student", "seed", "share", "method"], product(PAIRS, SEEDS, SHARES, METHODS))
+    order = product([views], PAIRS, SEEDS, SHARES, METHODS)
+    training = missing(FILE, ["views", "student", "seed", "share", "method"], order)
     if not tuning and not training:
         return
     pairs = {name: read_yaml(Path("conf/pair/photographs") / f"{pair}.yaml") for name, pair in PAIRS.items()}
@@ -53,7 +55,7 @@ def run(folder: Path) -> None:
     images, recipe = Images.prepared("elpv", folder), recipe_of("elpv")
     options = Probe.model_validate(pairs["ViT"]["teacher"])
     start = options.start(images.record)
-    store = stored("lite0", start.model, images, recipe, VIEWS, start.preprocessing.module())
+    store = stored("lite0", start.model, images, recipe, views, start.preprocessing.module())
     lesson = Lesson(images, recipe, store)
     test = images.split("test")
     embedding = predict(start.model.eval(), start.preprocessing.module(), test.images, batch_size=64).embedding
@@ -74,15 +76,15 @@ def run(folder: Path) -> None:
             if name == pair:
                 fresh = lesson.student(students[name], "scratch", 1.0, 0, learning_rate=rate)
                 append(TUNING, {"student": name, "rate": rate, "validation_top1": images.top1(fresh, "validation")})
-        top1_of = rows(TUNING).query("student == @pair").set_index("rate").validation_top1
-        for name, seed, share, method in training:
+        tried = [row for row in rows(TUNING).to_dict("records") if row["student"] == pair]
+        rate = float(max(tried, key=lambda row: row["validation_top1"])["rate"])
+        for _, name, seed, share, method in training:
             if name == pair:
                 store.logits = logits[share]
-                rate = float(top1_of.idxmax())
                 fresh = lesson.student(students[name], method, share, seed, learning_rate=rate)
                 own = scores(images.logits(fresh, "test"), test.labels, test.classes)
-                row = {"student": name, "share": share, "labels": counts[share], "method": method, "seed": seed}
-                append(FILE, {**row, "rate": rate, **own, **teachers[share]})
+                row = {"student": name, "share": share, "labels": counts[share], "views": views, "method": method}
+                append(FILE, {**row, "seed": seed, "rate": rate, **own, **teachers[share]})
 
 
 def scores(logits: Tensor, labels: np.ndarray, classes: list[str]) -> dict[str, float]:
@@ -97,9 +99,9 @@ def scores(logits: Tensor, labels: np.ndarray, classes: list[str]) -> dict[str, 
 
 def photo_table(frame: pd.DataFrame) -> str:
     """Accuracy (average precision) of each method, and what RSD + KD gains in average precision over scratch."""
-    head = ["labels", "teacher's probe", "student", *map(method_name, METHODS)]
+    head = ["labels", "teacher's probe", "student", "views", *map(method_name, METHODS)]
     lines = [[*head, "RSD + KD less scratch, average precision", "95 % interval"]]
-    for (labels, name), part in frame.groupby(["labels", "student"]):
+    for (labels, name, views), part in frame.groupby(["labels", "student", "views"]):
         first = part.iloc[0]
         by_method = part.pivot(index="seed", columns="method", values="average_precision")
         cells = []
@@ -107,15 +109,17 @@ def photo_table(frame: pd.DataFrame) -> str:
             own = part[part.method == method]
             cells.append(f"{over_seeds(own.accuracy)} ({over_seeds(own.average_precision)})" if len(own) else "")
         teacher = f"{first.teacher_accuracy:.2f} ({first.teacher_average_precision:.2f})"
-        lines.append([f"{labels:,}", teacher, str(name), *cells, *gain(by_method, "rsd+kd", "scratch")])
+        lines.append([f"{labels:,}", teacher, str(name), str(views), *cells, *gain(by_method, "rsd+kd", "scratch")])
     return table(lines)
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--views", type=int, default=VIEWS, help="stored views of each image")
+    arguments = parser.parse_args()
     set_up(ComputeOptions())
     with tempfile.TemporaryDirectory() as folder:
-        run(Path(folder))
+        run(Path(folder), arguments.views)
     part = photo_table(rows(FILE))
     put(PAGE, {"photographs": part})
     print(part)

@@ -1,3 +1,5 @@
+import zipfile
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 
@@ -5,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
 from benchmarks.marked import parts
-from benchmarks.study import labels, two_teachers
+from benchmarks.study import labels, photo_students, photographs, two_teachers
 from benchmarks.study.taught import Images, append, missing, rows
 from rsd.methods.base import Setting
 from rsd.models.make import ModelOptions, create
@@ -120,5 +123,29 @@ def test_a_lone_teacher_is_taught_as_rsd_kd():
 
 
 def test_the_pages_tables_follow_from_their_rows():
-    page = parts((ROOT / two_teachers.PAGE).read_text())
-    assert page["teachers"] == two_teachers.teacher_table(rows(ROOT / two_teachers.FILE))
+    page = parts((ROOT / labels.PAGE).read_text())
+    expected = labels.tables(rows(ROOT / labels.FILE), rows(ROOT / labels.TUNING))
+    expected["photographs"] = photo_students.photo_table(rows(ROOT / photo_students.FILE))
+    expected["teachers"] = two_teachers.teacher_table(rows(ROOT / two_teachers.FILE))
+    assert {name: page[name] for name in expected} == expected
+
+
+def test_average_precision_is_that_of_defects():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.0], [0.0, 0.2]])
+    own = photo_students.scores(logits, np.array([0, 1, 1, 0]), ["defective", "functional"])
+    # By falling chance of a defect: a defect, none, a defect, none.
+    assert own == pytest.approx({"accuracy": 50.0, "average_precision": 100 * (1 + 2 / 3) / 2})
+
+
+def test_the_split_keeps_stretches_of_cells_together(tmp_path):
+    with zipfile.ZipFile(tmp_path / "cells.whl", "w") as package:
+        lines = [f"images/cell{n:04}.png {1.0 if n % 3 else 1 / 3} mono" for n in range(300)]
+        package.writestr("elpv_dataset/data/labels.csv", "\n".join(lines) + "\n")
+        content = BytesIO()
+        Image.new("L", (300, 300)).save(content, "PNG")
+        for n in range(300):
+            package.writestr(f"elpv_dataset/data/images/cell{n:04}.png", content.getvalue())
+    counts = photographs.write_cells(tmp_path / "cells.whl", tmp_path)
+    assert counts == {"train/defective": 120, "train/functional": 60, "test/defective": 80, "test/functional": 40}
+    numbers = sorted(int(file.stem[4:]) for file in (tmp_path / "elpv-64" / "test").rglob("*.png"))
+    assert numbers == [*range(60, 120), *range(180, 240)]
