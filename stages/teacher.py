@@ -9,6 +9,7 @@ from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
 from rsd.methods.scratch import ScratchDistiller
+from rsd.models.student import StudentOptions
 from rsd.run.records import Validation
 from rsd.sources.images import read_record, read_split
 from rsd.teacher.base import TeacherOptions
@@ -28,6 +29,7 @@ def main() -> None:
         return
     data = read_record(OUT.data)
     OUT.check_batches(data)
+    OUT.section("student", StudentOptions).start(data)  # a student that cannot be made: no teacher is trained in vain
     device = set_up(compute)
     torch.manual_seed(options.seed)
     start = options.start(data)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
+from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
 from rsd.machine.yaml_file import read_yaml
 from rsd.sources.images import read_split
@@ -69,6 +70,15 @@ def test_the_exported_graph_normalises_as_the_weights(project, capsys):
         expected = reference((torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255 - MEAN) / STD)
     (logits,) = onnxruntime.InferenceSession(OUT.export_folder / "model.onnx").run(["logits"], {"image": images})
     assert np.allclose(logits, expected, atol=1e-4)
+
+
+def test_weights_that_do_not_fit_stop_the_teacher(project):
+    save_file({"fc.bias": torch.zeros(5)}, project / "first" / "model.safetensors")
+    with pytest.raises(UserError, match="do not fit the student 'vit_tiny_patch16_224'"):
+        teacher.main()
+    shutil.rmtree("first")
+    with pytest.raises(UserError, match="expected weights at first, found no such file"):
+        teacher.main()
 
 
 def test_a_killed_student_resumes_unless_weights_change(project, monkeypatch, capsys):
