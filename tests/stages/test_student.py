@@ -15,6 +15,7 @@ from timm.models import save_for_hf
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
 from rsd.machine.yaml_file import read_yaml
+from rsd.models.folder import load_trained
 from rsd.sources.images import read_split
 from rsd.training import checkpoint
 from stages import OUT, distill, export, params, prepare, sources, students, teacher
@@ -63,8 +64,7 @@ def test_the_exported_graph_normalises_as_the_weights(project, capsys):
     students.main()
     export.main()
     assert OUT.export().preprocessing.mean == [MEAN]
-    reference = timm.create_model(record.model.name, num_classes=10, in_chans=1, **record.model.args).double().eval()
-    reference.load_state_dict(load_file(record.weights))
+    reference = load_trained(record.folder).model.double()
     images = np.array(read_split(OUT.data, "test").images[:32])
     with torch.no_grad():
         expected = reference((torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255 - MEAN) / STD)
