@@ -32,7 +32,7 @@ def start(
 
     Example: rsd start ~/my-images
     """
-    from rsd.cli.start.files import PARAMS, check_place, table_text, write_files
+    from rsd.cli.start.files import PARAMS, check_place, read_compute, table_text, write_files
 
     root = images.expanduser().resolve()
     name = name or re.sub(r"[^a-z0-9._-]+", "-", root.name.lower()).strip("-._") or "images"
@@ -47,8 +47,6 @@ def start(
     from rsd.cli.start.models import choose_student, choose_teacher, device_of, served_side
     from rsd.cli.start.plan import MOST_SECONDS, make_plan
     from rsd.cli.start.survey import described, survey
-    from rsd.machine.compute import ComputeOptions
-    from rsd.machine.yaml_file import read_yaml
     from rsd.sources.label_file import labelled_layout
     from rsd.sources.layout import every_image
 
@@ -56,27 +54,27 @@ def start(
     texts, table = {}, labels.expanduser().resolve() if labels else None
     with TemporaryDirectory() as scratch:
         file = table
-        if table and root.is_dir():
-            read = read_label_table(table, root, every_image(root).unlabelled, label_column)
-            paths, classes = read.columns
-            print(f"{table}: {read.separator}, {read.encoding}; paths in column '{paths}', classes in '{classes}'")
-            if not read.is_ours:
-                labelled_layout(root, read.rows, table)  # names the faulty rows of the table as it is
+        paths = every_image(root).unlabelled if table and root.is_dir() else []
+        if table and paths:
+            entries = read_label_table(table, root, paths, label_column)
+            columns = "paths in column '{}', classes in '{}'".format(*entries.columns)
+            print(f"{table}: {entries.separator}, {entries.encoding}; {columns}")
+            if not entries.is_ours:
+                labelled_layout(root, entries.rows, table)  # names the faulty rows of the table as it is
                 table, file = Path("conf") / "data" / f"{name}.csv", Path(scratch) / "labels.csv"
-                texts[table] = table_text(read.rows)
+                texts[table] = table_text(entries.rows)
                 file.write_text(texts[table], encoding="utf-8")
-        looked = survey(root, file)
-    print("\n".join(described(looked)))
+        content = survey(root, file)
+    print("\n".join(described(content)))
 
-    size = served_side(looked.side, kind)
+    size = served_side(content.side, kind)
     models = (
         choose_student(student, size, kind),
-        choose_teacher(teacher, classes=looked.index.classes, labels=looked.labelled),
+        choose_teacher(teacher, classes=content.index.classes, labels=content.labelled),
     )
     for role, model in zip(("student", "teacher"), models, strict=True):
         print(f"{role}: {model.options.name}, {model.why}" + (f"\n  {model.advice}" if model.advice else ""))
-    compute = ComputeOptions.model_validate((read_yaml(PARAMS) or {}).get("compute") or {})
-    plan = make_plan(name, looked, table, size, kind, models, compute)
+    plan = make_plan(name, content, table, size, kind, models, read_compute())
     changes = write_files(texts | plan.texts(), plan.params())
     for path in texts | plan.texts():
         print(f"wrote {path}")

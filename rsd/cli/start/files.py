@@ -14,8 +14,11 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from rsd.config.resolve import resolve
+from rsd.config.section import checked
+from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
+from rsd.machine.yaml_file import read_yaml
 from rsd.sources.label_file import HEADER, Row
 
 PARAMS, CONF = Path("params.yaml"), Path("conf")
@@ -40,6 +43,20 @@ def check_place(name: str, *, force: bool) -> None:
         raise UserError(
             f"expected a new name, found {', '.join(taken)}; give another by --name, or write over them by --force"
         )
+
+
+def read_compute() -> ComputeOptions:
+    """How this project computes, by its params.yaml.
+
+    Raises:
+        UserError: the file or its section is faulty.
+    """
+    content, errors = read_yaml(PARAMS), list[str]()
+    section = content.get("compute") or {} if isinstance(content, dict) else {}
+    values = checked(ComputeOptions, section, "compute.", PARAMS, None, errors)
+    if errors:
+        raise UserError(f"expected a valid section, found {'; '.join(errors)}; correct it")
+    return ComputeOptions(**values)
 
 
 def write_files(texts: Mapping[Path, str], params: Mapping[str, ParamValue]) -> list[str]:

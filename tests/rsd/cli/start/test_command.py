@@ -87,6 +87,8 @@ def test_a_wrong_call_is_one_sentence(clone, images, tmp_path):
     for arguments, sentence in (
         ((str(tmp_path / "none"),), "expected a folder of images at"),
         ((str(empty),), "found 1 .heic; correct the path, or convert them"),
+        ((str(empty), "--labels", str(flat / "0.png")), "found 1 .heic; correct the path"),
+        ((str(images), "--labels", str(flat / "0.png")), "found a binary file; save it as CSV"),
         ((str(flat),), "sort them into folders, or name their classes in a table: --labels"),
         ((str(one),), "expected at least two classes of usable images"),
         ((str(images), "--device", "phone"), "expected a device out of pi5, cpu, jetson, found 'phone'"),
@@ -101,6 +103,12 @@ def test_a_wrong_call_is_one_sentence(clone, images, tmp_path):
         assert sentence in error, arguments
         assert error.startswith("error: expected")
     assert state(clone) == before
+
+
+def test_a_faulty_compute_section_is_a_sentence(clone, images):
+    params = clone / "params.yaml"
+    params.write_text(params.read_text().replace("  threads: 1", "  threads: none"))
+    assert "params.yaml: compute.threads: " in rsd("start", str(images))
 
 
 def test_another_folder_is_no_clone(tmp_path, images, monkeypatch):
