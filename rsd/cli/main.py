@@ -15,7 +15,7 @@ from rsd.cli.options import app_of, duration, number
 from rsd.cli.start.command import start
 from rsd.machine.errors import UserError
 
-app = app_of("Look at what a run made, and ship it. `dvc repro` runs the pipeline itself.")
+app = app_of("Set up a run, look at what it made, and ship it. `dvc repro` runs the pipeline itself.")
 app.command()(start)
 app.add_typer(budget.app, name="budget")
 app.add_typer(sign.app, name="sign")
