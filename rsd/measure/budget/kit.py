@@ -118,11 +118,10 @@ def write_kit(
             (target.parent / "__init__.py").touch()
             shutil.copyfile(source, target)
         (folder / "rsd" / "__init__.py").write_text(PART)
-        if path.name.endswith(".tar.gz"):
-            with written_aside(path) as aside:
+        with written_aside(path) as aside:
+            if path.name.endswith(".tar.gz"):
                 aside.write_bytes(_archive(folder))
-        else:
-            with written_aside(path) as aside:
+            else:
                 shutil.copytree(folder, aside)
     return packed
 
@@ -225,14 +224,12 @@ def randomised(model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module
 
 def _archive(folder: Path) -> bytes:
     """A .tar.gz that holds no time and no owner."""
+
+    def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
+        return entry
+
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:
-        for path in sorted(folder.rglob("*")):
-            entry = archive.gettarinfo(path, str(Path("kit") / path.relative_to(folder)))
-            entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
-            if path.is_dir():
-                archive.addfile(entry)
-            else:
-                with path.open("rb") as file:
-                    archive.addfile(entry, file)
+        archive.add(folder, "kit", filter=anonymous)  # sorted
     return gzip.compress(raw.getvalue(), mtime=0)
