@@ -12,6 +12,7 @@ docs/study/photographs.csv, one per student; from them comes the table between i
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -43,11 +44,11 @@ VIEWS = 20
 """As many as epochs, so that students with a teacher see no view twice, as their scratch twin does not."""
 
 
-def run(folder: Path, views: int) -> None:
+def run(folder: Path, views: int, epochs: int, shares: Sequence[float]) -> None:
     """Train the students that the tables have not."""
     tuning = missing(TUNING, ["student", "rate"], product(PAIRS, RATES))
-    order = product([views], PAIRS, SEEDS, SHARES, METHODS)
-    training = missing(FILE, ["views", "student", "seed", "share", "method"], order)
+    order = product([views], [epochs], PAIRS, SEEDS, shares, METHODS)
+    training = missing(FILE, ["views", "epochs", "student", "seed", "share", "method"], order)
     if not tuning and not training:
         return
     pairs = {name: read_yaml(Path("conf/pair/photographs") / f"{pair}.yaml") for name, pair in PAIRS.items()}
@@ -62,7 +63,7 @@ def run(folder: Path, views: int) -> None:
 
     whole = torch.from_numpy(store.embedding.astype(np.float32))
     counts, logits, teachers = {}, {}, {}
-    for share in SHARES:
+    for share in shares:
         few = images.train(share)
         options.fit(start, few, images.split("validation"), workers=0)
         with torch.no_grad():
@@ -78,13 +79,13 @@ def run(folder: Path, views: int) -> None:
                 append(TUNING, {"student": name, "rate": rate, "validation_top1": images.top1(fresh, "validation")})
         tried = [row for row in rows(TUNING).to_dict("records") if row["student"] == pair]
         rate = float(max(tried, key=lambda row: row["validation_top1"])["rate"])
-        for _, name, seed, share, method in training:
+        for *_, name, seed, share, method in training:
             if name == pair:
                 store.logits = logits[share]
-                fresh = lesson.student(students[name], method, share, seed, learning_rate=rate)
+                fresh = lesson.student(students[name], method, share, seed, learning_rate=rate, epochs=epochs)
                 own = scores(images.logits(fresh, "test"), test.labels, test.classes)
-                row = {"student": name, "share": share, "labels": counts[share], "views": views, "method": method}
-                append(FILE, {**row, "seed": seed, "rate": rate, **own, **teachers[share]})
+                row = {"student": name, "share": share, "labels": counts[share], "views": views, "epochs": epochs}
+                append(FILE, {**row, "method": method, "seed": seed, "rate": rate, **own, **teachers[share]})
 
 
 def scores(logits: Tensor, labels: np.ndarray, classes: list[str]) -> dict[str, float]:
@@ -99,9 +100,9 @@ def scores(logits: Tensor, labels: np.ndarray, classes: list[str]) -> dict[str, 
 
 def photo_table(frame: pd.DataFrame) -> str:
     """Accuracy (average precision) of each method, and what RSD + KD gains in average precision over scratch."""
-    head = ["labels", "teacher's probe", "student", "views", *map(method_name, METHODS)]
+    head = ["labels", "teacher's probe", "student", "views", "epochs", *map(method_name, METHODS)]
     lines = [[*head, "RSD + KD less scratch, average precision", "95 % interval"]]
-    for (labels, name, views), part in frame.groupby(["labels", "student", "views"]):
+    for (labels, name, views, epochs), part in frame.groupby(["labels", "student", "views", "epochs"]):
         first = part.iloc[0]
         by_method = part.pivot(index="seed", columns="method", values="average_precision")
         cells = []
@@ -109,17 +110,21 @@ def photo_table(frame: pd.DataFrame) -> str:
             own = part[part.method == method]
             cells.append(f"{over_seeds(own.accuracy)} ({over_seeds(own.average_precision)})" if len(own) else "")
         teacher = f"{first.teacher_accuracy:.2f} ({first.teacher_average_precision:.2f})"
-        lines.append([f"{labels:,}", teacher, str(name), str(views), *cells, *gain(by_method, "rsd+kd", "scratch")])
+        lines.append(
+            [f"{labels:,}", teacher, str(name), str(views), str(epochs), *cells, *gain(by_method, "rsd+kd", "scratch")]
+        )
     return table(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--views", type=int, default=VIEWS, help="stored views of each image")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the labels")
     arguments = parser.parse_args()
     set_up(ComputeOptions())
     with tempfile.TemporaryDirectory() as folder:
-        run(Path(folder), arguments.views)
+        run(Path(folder), arguments.views, arguments.epochs, arguments.shares)
     part = photo_table(rows(FILE))
     put(PAGE, {"photographs": part})
     print(part)

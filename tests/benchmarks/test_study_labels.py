@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 
 from benchmarks.marked import parts
-from benchmarks.study import labels, photo_students, photographs, two_teachers
+from benchmarks.study import labels, photo_students, photographs, share, two_teachers
 from benchmarks.study.taught import Images, append, missing, rows
 from rsd.methods.base import Setting
 from rsd.models.make import ModelOptions, create
@@ -126,6 +126,7 @@ def test_the_pages_tables_follow_from_their_rows():
     page = parts((ROOT / labels.PAGE).read_text())
     expected = labels.tables(rows(ROOT / labels.FILE), rows(ROOT / labels.TUNING))
     expected["photographs"] = photo_students.photo_table(rows(ROOT / photo_students.FILE))
+    expected["share"] = share.share_table(rows(ROOT / share.FILE))
     expected["teachers"] = two_teachers.teacher_table(rows(ROOT / two_teachers.FILE))
     assert {name: page[name] for name in expected} == expected
 
