@@ -9,7 +9,7 @@
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from benchmarks.command import command
 from benchmarks.interleaved import interleaved
 from benchmarks.overhead import SHAPE
+from benchmarks.rsd_loss import step, textbook
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json
 from rsd.methods.base import Setting
@@ -60,20 +61,6 @@ def before_and_after(record: Mapping[str, Any]) -> alt.HConcatChart:
     return alt.hconcat(*sides)
 
 
-def textbook(student: Tensor, teacher: Tensor, kappa: float = 0.01) -> Tensor:
-    """The equation as it is written: the whole D x D matrix, and a boolean mask for what is off its diagonal."""
-    z_s = (student - student.mean(0)) / (student.std(0, correction=0) + 1e-5)
-    z_t = (teacher - teacher.mean(0)) / (teacher.std(0, correction=0) + 1e-5)
-    p = z_t.T @ z_s / len(z_s)
-    diagonal = torch.eye(len(p), dtype=torch.bool)
-    return (p[diagonal] - 1).square().sum() + kappa * p[~diagonal].square().sum()
-
-
-def _step(loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> None:
-    student.grad = None
-    loss(student, teacher).backward()
-
-
 def gram(rounds: int, batches: tuple[int, ...] = BATCHES, widths: tuple[int, ...] = WIDTHS) -> pd.DataFrame:
     """batch, width, faster: the median of the ratios within a turn."""
     torch.set_num_threads(1)
@@ -84,7 +71,7 @@ def gram(rounds: int, batches: tuple[int, ...] = BATCHES, widths: tuple[int, ...
             student = torch.randn(batch, width, generator=generator).requires_grad_()
             teacher = torch.randn(batch, width, generator=generator)
             losses = {"textbook": textbook, "ours": rsd_loss}
-            runs = {name: partial(_step, loss, student, teacher) for name, loss in losses.items()}
+            runs = {name: partial(step, loss, student, teacher) for name, loss in losses.items()}
             times = interleaved(runs, rounds=rounds, clock=time.process_time)
             rows.append({"batch": batch, "width": width, "faster": (times.textbook / times.ours).median()})
     return pd.DataFrame(rows)

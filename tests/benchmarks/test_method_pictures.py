@@ -5,7 +5,6 @@ import torch
 
 from benchmarks import method_pictures as pictures
 from rsd.machine.errors import UserError
-from rsd.methods.rsd import rsd_loss
 
 
 def test_more_kappa_shrinks_the_diagonal_and_the_rest():
@@ -19,11 +18,6 @@ def test_the_pull_grows_with_width_as_published():
     paper = frame[(frame.scale == "the paper's sums") & (frame.batch == "batch 128")].set_index("width").pull
     assert paper.is_monotonic_increasing
     assert paper[768] == pytest.approx(pictures.PUBLISHED_PULL, rel=0.1)
-
-
-def test_both_versions_compute_the_same_loss():
-    student, teacher = torch.randn(24, 40), torch.randn(24, 40)
-    assert pictures.textbook(student, teacher).item() == pytest.approx(rsd_loss(student, teacher).item(), rel=1e-4)
 
 
 def test_both_ways_are_timed_and_give_a_ratio():
