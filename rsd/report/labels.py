@@ -68,5 +68,5 @@ def labels_used(
 
 def _epoch(purpose: str, recipe: Section, validation: int) -> LabelUse:
     if recipe.root.get("select") == "last" and not recipe.root.get("patience"):
-        return LabelUse(purpose, 0, "none: the last epoch is kept")
+        return LabelUse(purpose, 0, "the last epoch is kept")
     return LabelUse(purpose, validation, "validation")
