@@ -23,7 +23,7 @@ def test_params_writes_each_chosen_methods_code(tmp_path, monkeypatch):
     monkeypatch.setattr(Distiller, "registry", dict(Distiller.registry))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "conf", "conf")
-    chosen = read_yaml(ROOT / "params.yaml") | {"methods": ["scratch", "rsd", "cosine"]}
+    chosen = read_yaml(ROOT / "params.yaml") | {"methods": ["scratch", "rsd", "cosine"], "export": {}}
     Path("params.yaml").write_text(json.dumps(chosen))
     Path("methods").mkdir()
     Path("methods/cosine.py").write_text(block("python", holding="CosineDistiller"))

@@ -55,15 +55,25 @@ def lively(model: nn.Module) -> nn.Module:
                 buffer.normal_(0, 0.1)
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
-        model.get_classifier().weight.normal_(0, 0.2)  # type: ignore[operator]
+        for layer in last_layers(model):
+            layer.weight.normal_(0, 0.2)
     return model.eval()
+
+
+def last_layers(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
+    """What gives the logits; some models take the mean of several heads."""
+    heads = model.get_classifier()  # type: ignore[operator]
+    heads = heads if isinstance(heads, tuple | nn.ModuleList) else [heads]
+    return [[m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1] for head in heads]
 
 
 def telling(model: nn.Module, images: np.ndarray, mean: list[float], std: list[float]) -> nn.Module:
     """Shift the logits by their mean over the images, so that the first class depends on the image."""
     with torch.no_grad():
         logits = RawPixels(model, mean, std)(torch.from_numpy(images))
-        model.get_classifier().bias -= logits.mean(dim=0)  # type: ignore[operator]
+        for layer in last_layers(model):
+            if layer.bias is not None:
+                layer.bias -= logits.mean(dim=0)
     return model
 
 

@@ -1,8 +1,11 @@
-"""A small model of many of timm's families says in every form what PyTorch says: stripped, and in each precision.
+"""A small model of some of timm's families says in every form what PyTorch says: stripped, and in each precision.
 
 The models are untrained, but as lively as trained ones: a model whose logits hardly depend on the image proves nothing.
+Those of `LARGE` are tried in each precision only, without the blocks that repeat the one before: the graph still has
+every kind of block, and is traced in seconds. `UNTRIED` names the families that have no model here.
 """
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.models import model_entrypoint
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -24,23 +28,82 @@ from rsd.sources.images import ArrayImages, LabelledImages
 from tests.rsd.export.conftest import MEAN, STD, lively, squares, telling
 from tests.rsd.export.test_strip import DATA, EXACT, trained
 
-WINDOWS: dict[str, Any] = {"img_size": 64, "embed_dim": 16, "num_heads": 1, "stages": (1, 1, 1, 1)}
+OF_32 = {"img_size": 32}
+LARGE: dict[str, dict[str, Any]] = {
+    "beit_base_patch16_224": OF_32,
+    "cait_xxs24_224": OF_32,
+    "coat_tiny": OF_32,
+    "convit_tiny": OF_32,
+    "csatv2": {},
+    "davit_tiny": {},
+    "eca_botnext26ts_256": OF_32,
+    "efficientvit_b0": {},
+    "eva02_tiny_patch14_224": OF_32,
+    "fastvit_t8": {},
+}
+"""Models that lose their repeated blocks."""
 SMALL: dict[str, dict[str, Any]] = {
-    "hiera_tiny_224": WINDOWS,
+    "hiera_tiny_224": {"img_size": 64, "embed_dim": 16, "num_heads": 1, "stages": (1, 1, 1, 1)},
     **{name: {} for name in timm.list_models("test_*") if name not in ("test_vit2", "test_vit3", "test_vit4")},
 }
-"""timm's own models for tests, and families whose attention is not exported as it is."""
+SIDES = {"csatv2": 64, "davit_tiny": 32, "efficientvit_b0": 32, "fastvit_t8": 32}
+"""Of the images, where the model takes others than its own."""
 LEAST = {"fp32": 1 - 1e-6, "fp16": 0.999, "int8": 0.9}
 """Cosine with PyTorch's logits, of which the mean over the images is 0."""
+AMPLIFIED = {"eca_botnext26ts_256": 0.7, "efficientvit_b0": 0.8}
+"""Instead for int8: many layers without training amplify what is rounded."""
 PIXELS: dict[str, Any] = {"mean": MEAN * 3, "std": STD * 3}
+
+UNTRIED = """
+convmixer cpubone crossvit cspnet cspnext deepseek_vit deit densenet dla dpn edgenext efficientformer
+efficientformer_v2 efficientvim efficientvit_msra fasternet focalnet gcvit gemma4_vit ghostnet hardcorenas hgnet
+hieradet_sam2 hrnet iformer inception_next inception_resnet_v2 inception_v3 inception_v4 lcnetv2 levit lowformer
+metaformer mlp_mixer mobilenetv3 mobilenetv5 mobilevit mvitv2 naflexvit nasnet nest nextvit pit pnasnet pvt_v2
+qwen3_vit rdnet regnet repghost repvit res2net resnest resnetv2 rexnet selecsls senet sequencer shvit sknet starnet
+swiftformer swin_transformer swin_transformer_v2 swin_transformer_v2_cr tiny_vit tnt tresnet twins vgg visformer
+vision_transformer_hybrid vision_transformer_sam vitamin volo vovnet xception xception_aligned xcit
+"""
+"""Families whose export no test holds yet; the stage `params` tries the student that a user takes."""
+
+
+def test_every_family_is_tried_or_named():
+    tried = {model_entrypoint(name).__module__.removeprefix("timm.models.") for name in SMALL | LARGE}
+    assert {*tried, *UNTRIED.split()} == {*timm.list_modules()} - {"mlp"}  # rsd.models.mlp, which is ours
+    assert not tried.intersection(UNTRIED.split())
+
+
+def thinned(model: nn.Module) -> nn.Module:
+    """The model without the blocks that are made as the one before them."""
+    for parent in model.modules():
+        if type(parent) in (nn.Sequential, nn.ModuleList):
+            kept = [next(group) for _, group in groupby(parent.named_children(), lambda item: _made(item[1]))]
+            numbered = isinstance(parent, nn.ModuleList)
+            parent._modules = {str(place) if numbered else name: block for place, (name, block) in enumerate(kept)}
+    return model
+
+
+def _made(block: nn.Module) -> list[tuple[Any, ...]]:
+    """Of what kinds, options and shapes a block is."""
+    return [
+        (
+            name,
+            type(part),
+            {key: value for key, value in vars(part).items() if isinstance(value, int | float | str | tuple)},
+            [parameter.shape for parameter in part.parameters(recurse=False)],
+        )
+        for name, part in block.named_modules()
+        if type(part).__name__ != "DropPath"
+    ]
 
 
 def small(name: str) -> tuple[nn.Module, np.ndarray]:
     """The model, and images `[N, H, W, C]` for it."""
-    args = SMALL[name]
-    side = args.get("img_size") or timm.get_pretrained_cfg(name).input_size[-1]  # type: ignore[union-attr]
+    args = (SMALL | LARGE)[name]
+    side = args.get("img_size") or SIDES.get(name) or timm.get_pretrained_cfg(name).input_size[-1]  # type: ignore[union-attr]
     images = squares(16, side, 3)
-    model = lively(create(ModelOptions(name=name, args=args), classes=10, image_shape=images.shape[1:]))
+    torch.manual_seed(0)
+    model = create(ModelOptions(name=name, args=args), classes=10, image_shape=images.shape[1:])
+    model = lively(thinned(model) if name in LARGE else model)
     for parameter in model.parameters():
         if parameter.ndim == 4 and parameter.std() < 0.03:  # timm's 0.02 lets a ConvNeXt's blocks add next to nothing
             nn.init.normal_(parameter, 0, parameter[0].numel() ** -0.5)
@@ -54,7 +117,7 @@ def in_torch(model: nn.Module, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SMALL | LARGE)
 def test_every_precision_of_a_family_answers_like_pytorch(tmp_path: Path, name: str) -> None:
     model, images = small(name)
     expected = in_torch(model, images)
@@ -65,7 +128,7 @@ def test_every_precision_of_a_family_answers_like_pytorch(tmp_path: Path, name: 
     for precision, path in paths.items():
         logits = logits_of(path, images)
         cosine = np.sum(logits * expected) / np.linalg.norm(logits) / np.linalg.norm(expected)
-        assert cosine > LEAST[precision], precision
+        assert cosine > (AMPLIFIED.get(name, LEAST["int8"]) if precision == "int8" else LEAST[precision]), precision
 
 
 @pytest.mark.slow
