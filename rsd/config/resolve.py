@@ -70,6 +70,7 @@ def param_files(params: Path, conf: Path) -> dict[str, JsonValue]:
         **{f"{name}.json": values for name, values in resolved.items()},
         **{f"method/{name}.json": values for name, values in methods.items()},
         **{f"code/{name}.py": method_code(name) for name in resolved["run"]["methods"]},
+        "shipped.py": method_code(resolved["run"]["ships"]),
     }
 
 
@@ -127,10 +128,9 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     student = sections["student"]
     sections["student_gate"] = {"min_top1": student.pop("min_top1")} if student and "min_top1" in student else {}
     files["student_gate"], override["student_gate"] = pair_file, override.get("student", {})
-    if "method" in sections["export"]:
-        sections["export"] = dict(sections["export"])
-        sections["run"]["ships"] = sections["export"].pop("method")
-    elif isinstance(methods := sections["run"]["methods"], list) and methods:
+    sections["export"] = dict(sections["export"])
+    sections["run"]["ships"] = sections["export"].pop("method", None)
+    if sections["run"]["ships"] is None and isinstance(methods := sections["run"]["methods"], list) and methods:
         sections["run"]["ships"] = methods[-1]
 
     resolved: dict[str, Any] = {"teacher_recipe": None}  # stays None where the teacher is not trained here

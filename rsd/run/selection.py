@@ -37,11 +37,11 @@ def shipped(students: Iterable[IndexedStudent], method: str) -> ShippedRecord:
     best = max(rivals, key=lambda student: (student.validation_top1, -student.validation_loss))
     top1 = f"{best.validation_top1:.2f} %"
     if len(rivals) == 1:
-        reason = f"the only student of export.method {method}; validation top-1 {top1}"
+        reason = f"the only student of {method}; validation top-1 {top1}"
     elif sum(rival.validation_top1 == best.validation_top1 for rival in rivals) > 1:
-        reason = f"of the students of export.method {method} with the best validation top-1, {top1}, the least loss"
+        reason = f"of the students of {method} with the best validation top-1, {top1}, the least loss"
     else:
-        reason = f"the best validation top-1 of the {len(rivals)} students of export.method {method}, {top1}"
+        reason = f"the best validation top-1 of the {len(rivals)} students of {method}, {top1}"
     return ShippedRecord(
         student=best,
         reason=reason,

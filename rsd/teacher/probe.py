@@ -1,20 +1,20 @@
 """A linear classifier on the embeddings of labelled images, and plain checks beside it."""
 
 import warnings
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold
-from sklearn.neighbors import KNeighborsClassifier
 
 from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
 from rsd.machine.progress import progress
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.sources.labels import hide_labels
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 Selection = Literal["validation", "cross_validation"]
 
@@ -72,6 +72,9 @@ def fit_probe(
     Raises:
         UserError: a class has no image in `train`, or `select` is cross_validation and no class has two.
     """
+    needs("data", "sklearn")
+    from sklearn.metrics import log_loss
+
     check_labels(train.label, classes)
     centre = train.embedding.mean(axis=0, dtype=np.float64)
     scale = float(np.sqrt(train.embedding.var(axis=0, dtype=np.float64).mean())) or 1.0
@@ -104,6 +107,8 @@ def knn_top1(train: Examples, validation: Examples) -> tuple[float, int]:
 
     They are as many as a class has images on average, at most `NEIGHBOURS`; nearer ones weigh more.
     """
+    from sklearn.neighbors import KNeighborsClassifier
+
     neighbours = max(1, min(NEIGHBOURS, len(train.label) // len(np.unique(train.label))))
     model = KNeighborsClassifier(neighbours, metric="cosine", weights="distance").fit(*train)
     return 100 * float(model.score(*validation)), neighbours
@@ -150,6 +155,8 @@ def check_labels(label: np.ndarray, classes: list[str]) -> None:
 
 def _folds(inputs: np.ndarray, label: np.ndarray, seed: int) -> list[tuple[Examples, Examples]]:
     """What is fitted to and what is left out, in turn; the only image of a class is never left out."""
+    from sklearn.model_selection import StratifiedKFold
+
     counts = np.bincount(label)
     repeated = counts[label] > 1
     if not repeated.any():
@@ -171,5 +178,7 @@ def _folds(inputs: np.ndarray, label: np.ndarray, seed: int) -> list[tuple[Examp
     ]
 
 
-def _regression(examples: Examples, regularisation: float) -> LogisticRegression:
+def _regression(examples: Examples, regularisation: float) -> "LogisticRegression":
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=regularisation, max_iter=2000).fit(*examples)

@@ -103,6 +103,7 @@ def images(tmp_path, monkeypatch):
         (project / "conf" / kind / "mine.yaml").write_text(json.dumps(content))
     chosen = read_yaml(ROOT / "params.yaml") | {
         "pair": "mine",
+        "methods": ["scratch", "rsd"],
         "seeds": [0],
         "precisions": ["fp32"],
         "views": {"count": 2, "seed": 0, "batch_size": 16},

@@ -46,17 +46,18 @@ def test_the_pair_with_your_own_teacher_is_valid(tmp_path):
     assert resolve(tmp_path / "params.yaml", tmp_path / "conf")["teacher"]["source"] == "file"
 
 
-def test_the_images_and_their_large_pair_are_valid(tmp_path, monkeypatch):
+def test_own_images_and_a_probe_are_valid(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     (tmp_path / "conf" / "data" / "mine.yaml").write_text(block("yaml", holding="my-images", page=PAGES["data"]))
     (tmp_path / "conf" / "pair" / "mine").mkdir()
-    (tmp_path / "conf" / "pair" / "mine" / "swin-resnet.yaml").write_text(block("yaml", holding="mine/swin-resnet"))
-    params = read_yaml(ROOT / "params.yaml") | {"pair": "mine/swin-resnet"}
+    pair = "data: mine\nrecipe: cifar_cnn\nstudent: {name: resnet18}\n" + block("yaml", holding="source: probe")
+    (tmp_path / "conf" / "pair" / "mine" / "probe.yaml").write_text(pair)
+    params = read_yaml(ROOT / "params.yaml") | {"pair": "mine/probe"}
     (tmp_path / "params.yaml").write_text(json.dumps(params))
     resolved = resolve(tmp_path / "params.yaml", tmp_path / "conf")
     assert resolved["data"]["root"] == str(tmp_path / "my-images")
-    assert (resolved["teacher"]["source"], resolved["student"]["name"]) == ("finetune", "resnet18")
+    assert resolved["teacher"]["select"] == "validation"
 
 
 def test_a_folder_with_faults_gets_the_list_shown(tmp_path):

@@ -69,7 +69,7 @@ def test_a_weak_student_stops_the_export(project):
 
 def test_a_misfit_teacher_checkpoint_is_one_sentence(project):
     torch.save({"state_dict": {"conv1.weight": torch.zeros(3, 3)}}, project.folder / "other.pth")
-    project.edit("out/params/teacher.json", source="file", path="other.pth")
+    project.edit("out/params/teacher.json", source="file", weights="other.pth")
     before = digest(project.out / "teacher" / "model.safetensors")
     assert "other.pth do not fit the teacher" in sentence(project.stage("teacher", check=False))
     assert digest(project.out / "teacher" / "model.safetensors") == before
@@ -78,7 +78,7 @@ def test_a_misfit_teacher_checkpoint_is_one_sentence(project):
 def test_a_teachers_folder_gives_that_teacher(project):
     before = digest(project.out / "teacher" / "model.safetensors")
     (project.out / "teacher").rename(project.folder / "kept")
-    project.edit("out/params/teacher.json", source="file", path="kept")
+    project.edit("out/params/teacher.json", source="file", weights="kept")
     project.stage("teacher")
     assert digest(project.out / "teacher" / "model.safetensors") == before
 

@@ -8,15 +8,11 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import RoundTripRepresenter
-
 from rsd.config.resolve import resolve
 from rsd.config.section import checked
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError
+from rsd.machine.extras import needs
 from rsd.machine.files import written_aside
 from rsd.machine.yaml_file import read_yaml
 from rsd.sources.label_file import HEADER, Row
@@ -87,20 +83,19 @@ def write_files(texts: Mapping[Path, str], params: Mapping[str, ParamValue]) -> 
     return changes
 
 
-class _Representer(RoundTripRepresenter):
-    """Writes null as null; ruamel leaves it out."""
-
-    def null(self, value: None) -> ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:null", "null")
-
-
-_Representer.add_representer(type(None), _Representer.null)
-
-
 def changed_params(text: str, values: Mapping[str, ParamValue]) -> tuple[str, list[str]]:
     """The text of params.yaml with other values, and each change in words."""
+    needs("pipeline", "ruamel")
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.representer import RoundTripRepresenter
+
+    class Representer(RoundTripRepresenter):
+        """Writes null as null; ruamel leaves it out."""
+
+    Representer.add_representer(type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml = YAML()
-    yaml.Representer = _Representer
+    yaml.Representer = Representer
     yaml.preserve_quotes = True
     yaml.width = 1_000
     content = yaml.load(text)

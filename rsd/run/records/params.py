@@ -20,7 +20,7 @@ class Choice(Options):
     precisions: list[str] = Field(min_length=1)
     protocol: Literal["ours", "paper"] = "ours"
     ships: str
-    """`export.method`: the method whose best student ships."""
+    """`export.method`, or the last of `methods`: the method whose best student ships."""
 
     @field_validator("methods", "seeds", "precisions")
     @classmethod

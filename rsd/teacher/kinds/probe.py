@@ -9,7 +9,6 @@ from pydantic import model_validator
 from torch import nn
 
 from rsd.machine.errors import UserError
-from rsd.machine.extras import needs
 from rsd.models.chance import SIGNIFICANCE, at_least
 from rsd.models.outputs import embedding_width, outputs
 from rsd.models.pixels import PixelNormalize
@@ -19,6 +18,7 @@ from rsd.models.weights import HUB, Weights, local_weights, watched_weights
 from rsd.run.records import ProbeRecord, Validation
 from rsd.sources.images import DatasetRecord, LabelledImages
 from rsd.teacher.base import Fitted, Start, TeacherOptions
+from rsd.teacher.probe import Examples, check_labels, fit_probe, knn_top1, right_by_pixels
 
 BATCH_SIZE = 64
 """Images per forward pass."""
@@ -52,9 +52,6 @@ class Probe(TeacherOptions):
         return self.start_from_timm(data, local_weights(self.weights))
 
     def fit(self, start: Start, train: LabelledImages, validation: LabelledImages, *, workers: int) -> Fitted:
-        needs("data", "sklearn")
-        from rsd.teacher.probe import Examples, check_labels, fit_probe, knn_top1, right_by_pixels  # late: sklearn
-
         labelled = np.flatnonzero(train.labels >= 0)
         check_labels(train.labels[labelled], train.classes)
         model = start.model.eval()

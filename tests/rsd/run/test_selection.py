@@ -22,7 +22,7 @@ def student(seed: int, top1: float, loss: float, method: str = "rsd") -> Indexed
             "rsd-1",
             "with the best validation top-1, 90.00 %, the least loss",
         ),
-        ([student(4, 10, 9.0), student(0, 99, 0.0, "scratch")], "rsd-4", "the only student of export.method rsd"),
+        ([student(4, 10, 9.0), student(0, 99, 0.0, "scratch")], "rsd-4", "the only student of rsd"),
     ],
 )
 def test_the_best_on_validation_ships_with_the_reason(students, name, reason):
