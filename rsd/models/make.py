@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import timm
 import torch
 from pydantic import AfterValidator, Field
+from timm.data import resolve_input_data_config
 from torch import nn
 
 import rsd.models.mlp  # noqa: F401  registers its models with timm
@@ -53,6 +54,8 @@ def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, 
             "change `args` of this model"
         ) from error
     try:
+        pixels = {"input_size": (channels, height, width), "mean": 0.5, "std": 0.5}
+        resolve_input_data_config(model, args=pixels)  # refuses a size that would be scaled in silence, as by CrossViT
         with torch.no_grad():
             outputs(model.eval(), torch.zeros(1, channels, height, width))
     except Exception as error:

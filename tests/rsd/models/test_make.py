@@ -10,6 +10,7 @@ from tests.rsd.models.small import SHAPE
     [
         (ModelOptions(name="resnet18", args={"widht": 3}), "expected arguments that timm's 'resnet18' takes"),
         (ModelOptions(name="vit_tiny_patch16_224"), "cannot take them"),
+        (ModelOptions(name="crossvit_tiny_240"), r"cannot take them: .*requires \(240, 240\)"),
     ],
 )
 def test_a_model_that_cannot_be_made_is_explained(options, message):
