@@ -41,7 +41,7 @@ def check_exportable(student: ModelOptions, source: Source, options: ExportOptio
         return
     shape = (height, width, CHANNELS)
     try:
-        model = create(ModelOptions(name=student.name, args=student.args), classes=CLASSES, image_shape=shape)
+        model = create(student.model, classes=CLASSES, image_shape=shape)
     except UserError as error:
         if side is None:  # `distill` makes it for the images that there are
             return

@@ -39,6 +39,10 @@ class StagedOutputs(NamedTuple):
     stages: tuple[Stage, ...]
 
 
+_REFUSALS = (TypeError, AttributeError, AssertionError, LookupError, NotImplementedError, ValueError)
+"""What timm's models raise that cannot be taken apart. A plain RuntimeError is none: memory or a device failed."""
+
+
 def staged_outputs(model: nn.Module, inputs: Tensor) -> StagedOutputs:
     """One forward pass that keeps the four stages: inputs `[B, C, H, W]`.
 
@@ -73,7 +77,7 @@ def stage_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[S
     model.eval()
     try:
         stages = staged_outputs(model, zeros).stages
-    except (TypeError, AttributeError, AssertionError, LookupError, NotImplementedError, ValueError) as error:
+    except _REFUSALS as error:
         raise _cannot(model, str(error)) from error
     final = model.forward_features(zeros)  # type: ignore[operator]
     model.train(was_training)

@@ -38,6 +38,11 @@ class ModelOptions(Options):
     name: ModelName
     args: dict[str, Any] = Field({})
 
+    @property
+    def model(self) -> "ModelOptions":
+        """Without what a section of the params says beside."""
+        return ModelOptions(name=self.name, args=self.args)
+
 
 def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """Make an untrained timm model for images of `image_shape` (height, width, channels).

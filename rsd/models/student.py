@@ -47,10 +47,6 @@ class StudentOptions(ModelOptions):
         return self
 
     @property
-    def model(self) -> ModelOptions:
-        return ModelOptions(name=self.name, args=self.args)
-
-    @property
     def watched(self) -> list[Path]:
         """Weights outside the project; when they change, `distill` runs again."""
         return [] if self.weights == NONE else watched_weights(self.weights)

@@ -16,7 +16,8 @@ from rsd.models.folder import Pixels
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import per_channel
 from rsd.models.preprocessing import Preprocessing, pixels_of
-from rsd.models.timm_weights import adopt_weights
+from rsd.models.timm_weights import adopt_weights, check_on_hub
+from rsd.models.weights import HUB, Weights, local_weights, watched_weights
 from rsd.run.records import ProbeRecord, Validation
 from rsd.sources.images import DatasetRecord, LabelledImages
 
@@ -72,10 +73,6 @@ class TeacherOptions(Kind, ModelOptions):
         if bool(self.mean) != bool(self.std) or len(self.mean or []) != len(self.std or []):
             raise ValueError(f"expected mean and std, with as many values, found {self.mean} and {self.std}")
         return self
-
-    @property
-    def model(self) -> ModelOptions:
-        return ModelOptions(name=self.name, args=self.args)
 
     @property
     def watched(self) -> list[Path]:
@@ -159,3 +156,22 @@ class TeacherOptions(Kind, ModelOptions):
                 f"and teacher.input_size if its weights were trained on other pixels; {self.if_too_weak}, or lower "
                 "teacher.min_top1"
             )
+
+
+class FromWeights(TeacherOptions):
+    """What kinds have in common that take weights with any head, or none."""
+
+    weights: Weights = HUB
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.weights == HUB:
+            check_on_hub(self.name, f"source '{self.source}'")
+        return self
+
+    @property
+    def watched(self) -> list[Path]:
+        return watched_weights(self.weights)
+
+    def start(self, data: DatasetRecord) -> Start:
+        return self.start_from_timm(data, local_weights(self.weights))

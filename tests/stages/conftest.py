@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rsd.machine.yaml_file import read_yaml
+from rsd.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,3 +119,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("reproduced"))
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, main: Callable[[], None]) -> None:
+    """Run a stage that trains, and kill it once it has saved its state."""
+    save = checkpoint.save
+
+    def save_and_die(path: Path, state: Any) -> None:
+        save(path, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            main()

@@ -17,9 +17,8 @@ from rsd.machine.files import sha256
 from rsd.machine.yaml_file import read_yaml
 from rsd.models.folder import load_trained
 from rsd.sources.images import read_split
-from rsd.training import checkpoint
 from stages import OUT, distill, export, params, prepare, sources, students, teacher
-from tests.stages.conftest import ROOT, TINY
+from tests.stages.conftest import ROOT, TINY, killed
 
 MEAN, STD = 0.25, 0.75
 
@@ -82,26 +81,16 @@ def test_weights_that_do_not_fit_stop_the_teacher(project):
 
 
 def test_a_killed_student_resumes_unless_weights_change(project, monkeypatch, capsys):
-    weights, save = OUT.student_folder("scratch-0") / "model.safetensors", checkpoint.save
+    weights = OUT.student_folder("scratch-0") / "model.safetensors"
     distill.main()
     undisturbed = weights.read_bytes()
 
-    def save_and_die(path, state):
-        save(path, state)
-        raise KeyboardInterrupt
-
-    def killed():
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save", save_and_die)
-            with pytest.raises(KeyboardInterrupt):
-                distill.main()
-
-    killed()
+    killed(monkeypatch, distill.main)
     distill.main()
     assert "resumed after epoch 1" in capsys.readouterr().err
     assert weights.read_bytes() == undisturbed
 
-    killed()
+    killed(monkeypatch, distill.main)
     first = project / "first" / "model.safetensors"
     save_file({name: tensor * 2 for name, tensor in load_file(first).items()}, first)
     before = OUT.sources_file("student").read_bytes()

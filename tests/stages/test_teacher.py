@@ -20,11 +20,10 @@ from rsd.machine.files import sha256
 from rsd.machine.yaml_file import read_yaml
 from rsd.models.outputs import outputs
 from rsd.sources.images import read_split
-from rsd.training import checkpoint
 from rsd.views.augment import AugmentOptions, views
 from stages import OUT, distill, embed, evaluate, params, prepare, sources, students, teacher
 from tests.rsd.training.test_checkpoint import held
-from tests.stages.conftest import ROOT, TINY
+from tests.stages.conftest import ROOT, TINY, killed
 
 ARGS: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "stem_type": "deep", "stem_width": 4}
 SIDE = 12  # of the teacher's input; the images are served at 8
@@ -247,24 +246,13 @@ def test_a_killed_finetuning_resumes_to_the_same_bytes(project, monkeypatch, cap
     weights = OUT.folder / "teacher" / "model.safetensors"
     teacher.main()
     undisturbed = weights.read_bytes()
-    save = checkpoint.save
 
-    def save_and_die(path, state):
-        save(path, state)
-        raise KeyboardInterrupt
-
-    def killed():
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save", save_and_die)
-            with pytest.raises(KeyboardInterrupt):
-                teacher.main()
-
-    killed()
+    killed(monkeypatch, teacher.main)
     teacher.main()
     assert "resumed after epoch 1" in capsys.readouterr().err
     assert weights.read_bytes() == undisturbed
 
-    killed()
+    killed(monkeypatch, teacher.main)
     theirs = project / "theirs" / "model.safetensors"
     save_file({name: tensor * 2 for name, tensor in load_file(theirs).items()}, theirs)
     teacher.main()

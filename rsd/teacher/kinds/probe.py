@@ -1,11 +1,9 @@
 """A finished teacher without a classifier for these classes: a linear probe on its embeddings makes its logits."""
 
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import model_validator
 from torch import nn
 
 from rsd.machine.errors import UserError
@@ -13,18 +11,16 @@ from rsd.models.chance import SIGNIFICANCE, at_least
 from rsd.models.outputs import embedding_width, outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
-from rsd.models.timm_weights import check_on_hub
-from rsd.models.weights import HUB, Weights, local_weights, watched_weights
 from rsd.run.records import ProbeRecord, Validation
-from rsd.sources.images import DatasetRecord, LabelledImages
-from rsd.teacher.base import Fitted, Start, TeacherOptions
+from rsd.sources.images import LabelledImages
+from rsd.teacher.base import Fitted, FromWeights, Start
 from rsd.teacher.probe import Examples, check_labels, fit_probe, knn_top1, right_by_pixels
 
 BATCH_SIZE = 64
 """Images per forward pass."""
 
 
-class Probe(TeacherOptions):
+class Probe(FromWeights):
     """`teacher.source: probe`; images are prepared as the weights were trained.
 
     The probe is fitted to the student's training images that have a label, not to those of `data.teacher_share`:
@@ -32,24 +28,9 @@ class Probe(TeacherOptions):
     """
 
     if_too_weak: ClassVar[str] = "label more images; take a teacher that has learned from such images"
-    weights: Weights = HUB
-    """Of this model, with any classifier or none; a classifier is dropped."""
     select: Literal["validation", "cross_validation"] = "validation"
     """What chooses the probe's regularisation: the validation images, or cross-validation on the labelled training
     images."""
-
-    @model_validator(mode="after")
-    def _has_weights(self) -> "Probe":
-        if self.weights == HUB:
-            check_on_hub(self.name, f"source '{self.source}'")
-        return self
-
-    @property
-    def watched(self) -> list[Path]:
-        return watched_weights(self.weights)
-
-    def start(self, data: DatasetRecord) -> Start:
-        return self.start_from_timm(data, local_weights(self.weights))
 
     def fit(self, start: Start, train: LabelledImages, validation: LabelledImages, *, workers: int) -> Fitted:
         labelled = np.flatnonzero(train.labels >= 0)
