@@ -71,7 +71,8 @@ def calibrated(proto: onnx.ModelProto, images: Images, options: Int8Options, *, 
     Raises:
         UserError: the graph has nothing that can be quantised.
     """
-    nodes = [node.name for node in proto.graph.node if node.op_type in OPERATORS]
+    in_float = _after_cubic(proto)
+    nodes = [node.name for node in proto.graph.node if node.op_type in OPERATORS and node.name not in in_float]
     if not nodes:
         raise UserError(
             f"expected a graph with one of {', '.join(OPERATORS)} to make int8, found none; ship fp32 or fp16"
@@ -120,7 +121,7 @@ def quantized(proto: onnx.ModelProto, ranges: Calibrated, *, in_float: Collectio
         activation_qType=QuantType.QInt8,
         tensors_range=ranges.values,
         nodes_to_quantize=[],
-        nodes_to_exclude=list(in_float),
+        nodes_to_exclude=[*in_float, *_after_cubic(proto)],
         op_types_to_quantize=OPERATORS,
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
     )
@@ -128,8 +129,33 @@ def quantized(proto: onnx.ModelProto, ranges: Calibrated, *, in_float: Collectio
     quantizer.model.topological_sort()
     result: onnx.ModelProto = quantizer.model.model
     result.ir_version = proto.ir_version
+    _cubic_from_float(result)
     _logits_in_float(result)
     return result
+
+
+def _cubics(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Cubic Resizes. Between Q/DQ pairs ONNX Runtime would compute them in integers, and cannot."""
+    return [
+        node
+        for node in proto.graph.node
+        if node.op_type == "Resize" and any(a.name == "mode" and a.s == b"cubic" for a in node.attribute)
+    ]
+
+
+def _after_cubic(proto: onnx.ModelProto) -> set[str]:
+    """Names of the nodes that a cubic Resize feeds: they stay in float, so that no pair follows it."""
+    resized = {name for node in _cubics(proto) for name in node.output}
+    return {node.name for node in proto.graph.node if resized.intersection(node.input)}
+
+
+def _cubic_from_float(proto: onnx.ModelProto) -> None:
+    """Give a cubic Resize its input as it was before a Q/DQ pair that others need."""
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    for node in _cubics(proto):
+        pair = producers.get(node.input[0])
+        if pair is not None and pair.op_type == "DequantizeLinear":
+            node.input[0] = producers[pair.input[0]].input[0]
 
 
 def _logits_in_float(proto: onnx.ModelProto) -> None:

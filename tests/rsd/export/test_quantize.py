@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto
 from pydantic import ValidationError
+from torch import nn
 
 from rsd.export import tensorrt
 from rsd.export.graph import checked, save
@@ -14,7 +16,9 @@ from rsd.export.options import export_options
 from rsd.export.parity import compare
 from rsd.export.quantize import Int8Options, calibrated, harms, quantized, tries
 from rsd.export.runtimes.onnxruntime import logits_of
+from rsd.export.trace import trace
 from rsd.machine.errors import UserError
+from rsd.models.pixels import RawPixels
 
 
 def int8_of(traced, images, *, in_float=(), **options):
@@ -47,6 +51,32 @@ def test_int8_is_symmetric_per_channel_with_float_biases(traced, images, name):
     assert all(np.prod(scale.dims) > 1 for scale in scales)
     assert not [t for t in values.values() if t.data_type == TensorProto.INT32]
     assert {n.op_type for n in proto.graph.node if n.name in known.nodes} <= {"Conv", "MatMul", "Gemm"}
+
+
+def test_a_cubic_resize_between_convolutions_runs(images):
+    class Scaled(nn.Module):
+        """As CrossViT: one branch sees the image, the other the image scaled."""
+
+        def __init__(self):
+            super().__init__()
+            self.convolutions = nn.ModuleList([nn.Conv2d(images.shape[3], 8, 3), nn.Conv2d(images.shape[3], 8, 3)])
+            self.head = nn.Linear(16, 5)
+
+        def forward(self, image):
+            scaled = nn.functional.interpolate(image, size=(12, 12), mode="bicubic")
+            maps = [part(one) for part, one in zip(self.convolutions, (image, scaled), strict=True)]
+            return self.head(torch.cat([one.square().mean(dim=(2, 3)) for one in maps], dim=1))
+
+    torch.manual_seed(0)
+    pixels = {"mean": [0.5] * images.shape[3], "std": [0.25] * images.shape[3]}
+    model = Scaled().eval()
+    plain = trace(model, **pixels, image_shape=images.shape[1:], classes=5, opset=20, ir_version=10)
+    _, proto = int8_of(plain, images)
+    with torch.no_grad():
+        expected = RawPixels(model, **pixels)(torch.from_numpy(images)).numpy()
+    logits = logits_of(proto.SerializeToString(), images)
+    assert compare(expected, logits, expected.argmax(axis=1)).max_difference_share < 0.1
+    assert any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
 
 
 def test_pixels_and_logits_stay_as_they_are(traced, images):

@@ -45,6 +45,7 @@ rexnet_100 sam2_hiera_tiny selecsls42 shvit_s1 skresnet18 starnet_s050 tiny_vit_
 LARGE: dict[str, dict[str, Any]] = {
     **{name: {"img_size": 32} for name in OF_32.split()},
     **{name: {} for name in ANY_SIZE.split()},
+    "crossvit_tiny_240": {},
     "csatv2": {},
     "efficientformer_l1": {},
     "inception_resnet_v2": {},
@@ -77,7 +78,7 @@ finite logits, no more."""
 PIXELS: dict[str, Any] = {"mean": MEAN * 3, "std": STD * 3}
 
 UNTRIED = """
-crossvit deepseek_vit edgenext efficientvit_msra gemma4_vit hgnet hrnet mobilenetv5 mvitv2 nasnet pnasnet regnet
+deepseek_vit edgenext efficientvit_msra gemma4_vit hgnet hrnet mobilenetv5 mvitv2 nasnet pnasnet regnet
 res2net sequencer swiftformer twins vgg visformer vision_transformer_hybrid vision_transformer_sam vitamin volo vovnet
 xception xception_aligned xcit
 """
