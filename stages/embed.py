@@ -46,7 +46,9 @@ def main() -> None:
     if leads():
         unfinished.forget(state)
     if leads() and options.count:
-        print(f"teacher on its stored views: top-1 {header.top1:.2f} %")
+        labelled = int((images.labels >= 0).sum())
+        of = "" if labelled == len(images.labels) else f", of the {counted(labelled, 'image')} with a label"
+        print(f"teacher on its stored views: top-1 {header.top1:.2f} %{of}")
         check_store(header, classes=len(record.classes), validation_top1=record.validation.top1)
     leave()
 

@@ -19,5 +19,5 @@ def near(word: object, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of the error's message, without a terminal's colours; its type where it has none."""
-    return (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__])[0]
+    """Of the error's message, without a terminal's colours and a full stop; its type where it has none."""
+    return (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

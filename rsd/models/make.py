@@ -10,7 +10,7 @@ from timm.data import resolve_input_data_config
 from torch import nn
 
 import rsd.models.mlp  # noqa: F401  registers its models with timm
-from rsd.machine.errors import UserError
+from rsd.machine.errors import UserError, first_line
 from rsd.machine.options import Options
 from rsd.models.outputs import outputs
 
@@ -66,8 +66,8 @@ def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, 
     except Exception as error:
         raise UserError(
             f"expected a model for images of {height} x {width}, found '{options.name}' with {options.args}, which "
-            f"cannot take them: {error}; change `args` of this model (such as img_size), data.size, or for a teacher "
-            "alone teacher.input_size"
+            f"cannot take them: {first_line(error)}; change `args` of this model (such as img_size), data.size, or for "
+            "a teacher alone teacher.input_size"
         ) from error
     return model.train()
 

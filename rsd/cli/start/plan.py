@@ -92,7 +92,7 @@ teacher: # {self.teacher.why}
             "protocol": "ours",
             "override": {},
             "views.count": self.view_count,
-            "export.method": self.methods[-1],
+            "export.method": None,
             "engine.library": self.device.engine,
             "bundle.name": None,
             "bundle.requires.architectures": list(self.device.architectures),
