@@ -115,6 +115,7 @@ def _exported(
             ) from error
     assert program is not None  # None comes from the exporter that preceded dynamo
     assert program.exported_program is not None
+    _register_constants(program)
     proto = program.model_proto
     written = [(entry.domain, entry.version) for entry in proto.opset_import]
     if written != [("", opset)]:  # the exporter keeps its own opset where it cannot convert, and says so only in a log
@@ -138,6 +139,15 @@ def _program(model: nn.Module, image_shape: tuple[int, int, int], opset: int) ->
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("N")},),
         )
+
+
+def _register_constants(program: torch.onnx.ONNXProgram) -> None:
+    """onnxscript's fusion to Clip loses limits where a value is clipped twice: it gives both the same names."""
+    graph = program.model.graph
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None and value.producer() is None:
+                graph.register_initializer(value)
 
 
 def _cause(error: BaseException) -> str:

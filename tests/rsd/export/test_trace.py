@@ -143,6 +143,24 @@ def test_attention_in_windows_is_exported_unfused(tmp_path):
     assert any(getattr(module, "fused_attn", False) for module in model.modules())  # the given model is left alone
 
 
+def test_a_value_clipped_twice_keeps_every_limit(tmp_path, images):
+    class Clipping(_Linear):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("limits", torch.tensor([0.1, 0.2, 0.4]))
+
+        def forward(self, x):
+            return super().forward(sum(torch.clamp(x, -limit, limit) for limit in self.limits))
+
+    torch.manual_seed(0)
+    model = Clipping()
+    export(model, "fp32", tmp_path / "m.onnx")
+    pixels = (images[..., 0].reshape(len(images), -1) / 255 - MEAN[0]) / STD[0]
+    clipped = sum(pixels.clip(-limit, limit) for limit in (0.1, 0.2, 0.4))
+    expected = clipped @ model.head.weight.detach().numpy().T + model.head.bias.detach().numpy()
+    np.testing.assert_allclose(logits_of(tmp_path / "m.onnx", images), expected, atol=1e-4)
+
+
 def test_an_export_that_fails_is_a_sentence(tmp_path):
     class Eigen(_Linear):
         def forward(self, x):
