@@ -145,12 +145,13 @@ def test_attention_in_windows_is_exported_unfused(tmp_path):
 
 def test_a_value_clipped_twice_keeps_every_limit(tmp_path, images):
     class Clipping(_Linear):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
-            self.register_buffer("limits", torch.tensor([0.1, 0.2, 0.4]))
+            self.limits = nn.Buffer(torch.tensor([0.1, 0.2, 0.4]))
 
-        def forward(self, x):
-            return super().forward(sum(torch.clamp(x, -limit, limit) for limit in self.limits))
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            clipped = [torch.clamp(x, -limit, limit) for limit in self.limits]
+            return super().forward(torch.stack(clipped).sum(dim=0))
 
     torch.manual_seed(0)
     model = Clipping()
