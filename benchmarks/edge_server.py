@@ -136,7 +136,7 @@ def _count(work: Callable[[], object], seconds: float) -> int:
 
 def main(bundle: Path = Path("out/bundle")) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
-    model = bundle / next(iter(manifest["models"].values()))["onnx"]
+    model = bundle / next(iter(manifest["models"].values()))["onnx"]["onnxruntime"]
     bare = session(model)
     image = np.random.default_rng(0).integers(0, 256, bare.get_inputs()[0].shape[1:], dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:

@@ -160,7 +160,7 @@ def edge_session(folder: Path, precision: str) -> dict[str, Any]:
 
     images, labels = _test(folder)
     shape = dict(zip(("height", "width", "channels"), images.shape[1:], strict=True))
-    models = {precision: {"onnx": f"{precision}.onnx"}}
+    models = {precision: {"onnx": {"onnxruntime": f"{precision}.onnx"}}}
     write_json(folder / "manifest.json", {"name": "digits", "release": 1, "models": models})
     write_json(folder / "labels.json", sorted({str(label) for label in labels}))
     write_json(folder / "preprocessing.json", {**shape, "resize": "bilinear", "crop_share": None})

@@ -38,7 +38,14 @@ def write_repository(bundle: Path, repository: Path, *, max_batch: int = MAX_BAT
     outcomes: dict[str, str] = {}
     for precision, model in manifest.models.items():
         name = f"{manifest.name}-{precision}"
-        _write_model(bundle, repository / f"{name}-onnx", manifest, bundle / model.onnx, "onnxruntime", (1, max_batch))
+        _write_model(
+            bundle,
+            repository / f"{name}-onnx",
+            manifest,
+            bundle / model.onnx["onnxruntime"],
+            "onnxruntime",
+            (1, max_batch),
+        )
         outcomes[f"{name}-onnx"] = "written"
         path = bundle / precision / ENGINE_RECORD
         record = read_sidecar(path.parent) if model.engine else None

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from rsd.export import precisions
-from rsd.export.runtimes.onnxruntime import logits_of
+from rsd.export import precisions, runtimes
 from rsd.machine.errors import UserError
 from rsd.machine.extras import needs
 from rsd.machine.files import sha256, write_json, written_aside
@@ -27,13 +26,16 @@ from rsd.run.records import (
     LatencyRecord,
     Manifest,
     Origin,
+    Parity,
     Requires,
 )
 from rsd.sources.images import DatasetRecord, Images
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _LOADS = (("1.18", 21, 10), ("1.21", 22, 10), ("1.23", 23, 11), ("1.24", 23, 13))
 """Releases of ONNX Runtime, each with the newest opset and IR version that it loaded of a ResNet's and a ViT's file."""
+_OPENVINO = "2024.4"
+"""The oldest OpenVINO that the device's package takes."""
 
 
 class BundleOptions(Options):
@@ -71,7 +73,7 @@ def write_bundle(
 
     Args:
         export: of the shipped student.
-        converted: one per precision, as read from its folder; the first one is what a device serves.
+        converted: one per precision, as read from its folder, in the order of preference.
         engines: one per precision, as read from its folder.
         images: test images, uint8 `[N, H, W, C]`; the first few become golden inputs.
         record: of the data set.
@@ -101,9 +103,10 @@ def write_bundle(
             (aside / "licences").mkdir(exist_ok=True)
             shutil.copyfile(path, aside / "licences" / path.name)
         models = {file.precision: _model(aside, file) for file in converted}
+        for_openvino = any("openvino" in model.onnx for model in models.values())
         for engine in engines:
             models[engine.precision].engine = _engine(aside, engine)
-        golden = _golden(aside / GOLDEN, images, record, converted)
+        golden = _golden(aside, images, record, converted, models)
         paths = sorted(path for path in aside.rglob("*") if path.is_file())
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -111,7 +114,12 @@ def write_bundle(
             release=options.release,
             signed=False,
             origin=Origin(made_from=made_from),
-            requires=options.requires.model_copy(update={"onnxruntime": _runtime(options, converted)}),
+            requires=options.requires.model_copy(
+                update={
+                    "onnxruntime": _runtime(aside, options, models),
+                    "openvino": (options.requires.openvino or _OPENVINO) if for_openvino else None,
+                }
+            ),
             p99_ms=options.p99_ms,
             student=export.student,
             models=models,
@@ -131,15 +139,20 @@ def data_licences(licences: Path, name: str, source: str) -> list[Path]:
     return [licences / "data" / f"{stem}.txt" for stem in dict.fromkeys([name, source])]
 
 
-def _runtime(options: BundleOptions, converted: list[ConvertRecord]) -> str:
-    """The oldest ONNX Runtime that loads every file, or the one that the options ask for if that is newer."""
+def _pairs(file: ConvertRecord) -> dict[str, tuple[Path, Parity]]:
+    """The file of a precision that each runtime reads, and its parity there, the preferred runtime first."""
+    return {"onnxruntime": (file.folder / ONNX, file.parity)}
+
+
+def _runtime(folder: Path, options: BundleOptions, models: dict[str, BundledModel]) -> str:
+    """The oldest ONNX Runtime that loads all its files, or the one that the options ask for if that is newer."""
     needs("export", "onnx", "onnxruntime")
     import onnx  # late: `params` imports this file for its options
     import onnxruntime as ort
 
     needed = [options.requires.onnxruntime] if options.requires.onnxruntime else []
-    for file in converted:
-        graph = onnx.load(file.folder / ONNX, load_external_data=False)
+    for model in models.values():
+        graph = onnx.load(folder / model.onnx["onnxruntime"], load_external_data=False)
         opset = max(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
         loading = (release for release, opsets, irs in _LOADS if opset <= opsets and graph.ir_version <= irs)
         needed.append(next(loading, ".".join(ort.__version__.split(".")[:2])))
@@ -147,11 +160,15 @@ def _runtime(options: BundleOptions, converted: list[ConvertRecord]) -> str:
 
 
 def _model(folder: Path, file: ConvertRecord) -> BundledModel:
-    """Copy the file of a precision; its entry of the manifest."""
-    path = f"{file.precision}/{ONNX}"
+    """Copy the files of a precision, the same bytes once; its entry of the manifest."""
     (folder / file.precision).mkdir()
-    shutil.copyfile(file.folder / ONNX, folder / path)
-    return BundledModel(onnx=path, parity=file.parity)
+    paths: dict[str, str] = {}
+    by_runtime = {}
+    for runtime, (source, _) in _pairs(file).items():
+        path = paths.setdefault(sha256(source), f"{file.precision}/{source.name}")
+        shutil.copyfile(source, folder / path)
+        by_runtime[runtime] = path
+    return BundledModel(onnx=by_runtime, parity={runtime: parity for runtime, (_, parity) in _pairs(file).items()})
 
 
 def _engine(folder: Path, engine: EngineRecord) -> str | None:
@@ -164,19 +181,29 @@ def _engine(folder: Path, engine: EngineRecord) -> str | None:
     return path
 
 
-def _golden(folder: Path, images: Images, record: DatasetRecord, converted: list[ConvertRecord]) -> Golden:
-    """Write inputs and the logits that each file must give for them; the manifest's entry."""
-    (folder / "files").mkdir(parents=True)
-    names, pixels = write_files(folder / "files", images, record)
+def _golden(
+    folder: Path,
+    images: Images,
+    record: DatasetRecord,
+    converted: list[ConvertRecord],
+    models: dict[str, BundledModel],
+) -> Golden:
+    """Write inputs and the logits that each file gives for them in each runtime; the manifest's entry."""
+    (folder / GOLDEN / "files").mkdir(parents=True)
+    names, pixels = write_files(folder / GOLDEN / "files", images, record)
     tensors = np.array(images[:IMAGES])
-    np.save(folder / IMAGE_ARRAY, np.concatenate([tensors, pixels]))
-    logits, tolerances = {}, {}
+    inputs = np.concatenate([tensors, pixels])
+    np.save(folder / GOLDEN / IMAGE_ARRAY, inputs)
+    logits: dict[str, dict[str, str]] = {}
+    tolerances = {}
     for file in converted:
-        of_tensors = np.load(file.folder / LOGITS, allow_pickle=False)
-        of_files = logits_of(file.folder / ONNX, pixels)
-        logits[file.precision] = f"{GOLDEN}/logits.{file.precision}.npy"
-        np.save(folder.parent / logits[file.precision], np.concatenate([of_tensors[: len(tensors)], of_files]))
-        tolerances[file.precision] = precisions.get(file.precision).golden * float(np.ptp(of_tensors))
+        logits[file.precision] = {}
+        for runtime, path in models[file.precision].onnx.items():
+            logits[file.precision][runtime] = f"{GOLDEN}/logits.{file.precision}.{runtime}.npy"
+            with runtimes.get(runtime).open(folder / path) as session:
+                np.save(folder / logits[file.precision][runtime], session.logits(inputs))
+        of_test = np.load(file.folder / LOGITS, allow_pickle=False)
+        tolerances[file.precision] = precisions.get(file.precision).golden * float(np.ptp(of_test))
     return Golden(
         images=f"{GOLDEN}/{IMAGE_ARRAY}",
         files=[{"path": f"{GOLDEN}/files/{name}", "row": len(tensors) + row} for row, name in enumerate(names)],

@@ -44,6 +44,8 @@ class Requires(Options):
     architectures: list[Literal["x86_64", "aarch64"]] = Field(["x86_64", "aarch64"], min_length=1)
     onnxruntime: str | None = Field(None, pattern=r"^\d+\.\d+$")
     """Or newer; None, which no manifest holds: the oldest that loads the files."""
+    openvino: str | None = Field(None, pattern=r"^\d+\.\d+$")
+    """Or newer, for the files that OpenVINO reads; None: no file is for OpenVINO."""
     memory_mib: int = Field(256, ge=0, le=1_000_000)
     """Free when a release is installed."""
 
@@ -51,8 +53,10 @@ class Requires(Options):
 class BundledModel(Part):
     """The files of a precision, by their paths in the bundle."""
 
-    onnx: str
-    parity: Parity
+    onnx: dict[str, str]
+    """By the runtime that reads it, in the order of preference; several runtimes may read one file."""
+    parity: dict[str, Parity]
+    """By runtime."""
     engine: str | None = None
 
 
@@ -83,8 +87,8 @@ class Golden(Part):
     images: str
     """Path of an array uint8 `[N, H, W, C]`."""
     files: list[GoldenFile]
-    logits: dict[str, str]
-    """Paths by precision."""
+    logits: dict[str, dict[str, str]]
+    """Paths by precision and runtime."""
     tolerances: Tolerances
 
 
@@ -107,7 +111,7 @@ class Manifest(Written):
     p99_ms: float | None
     student: str
     models: dict[str, BundledModel]
-    """By precision; a device serves the first one."""
+    """By precision, in the order of preference where a device cannot time them."""
     golden: Golden
     metrics: Evaluation
     latency: BundledLatency

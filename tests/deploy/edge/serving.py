@@ -146,15 +146,23 @@ def write_release(root: Path, release: int) -> None:
     """A release folder below `root`, not signed, as `install` leaves one."""
     folder = root / "releases" / str(release)
     (folder / "fp32").mkdir(parents=True)
+    (folder / "golden").mkdir()
     (folder / "fp32" / "model.onnx").write_bytes(graph(release))
     (folder / "labels.json").write_text(json.dumps(LABELS))
-    names = ["labels.json", "preprocessing.json", "fp32/model.onnx", "golden/images.npy"]
+    golden = images(1)
+    (folder / "golden" / "image.png").write_bytes(png(golden[0]))
+    np.save(folder / "golden" / "images.npy", golden)
+    np.save(folder / "golden" / "logits.npy", Tiny(release).infer(golden))
+    names = ["labels.json", "preprocessing.json", "fp32/model.onnx"]
+    names += ["golden/image.png", "golden/images.npy", "golden/logits.npy"]
     manifest = {
-        "schema_version": 2, "name": NAME, "release": release, "models": {"fp32": {"onnx": "fp32/model.onnx"}},
-        "requires": {"architectures": ["x86_64"], "onnxruntime": "1.18", "memory_mib": 0}, "p99_ms": None,
+        "schema_version": 3, "name": NAME, "release": release, "p99_ms": None,
+        "requires": {"architectures": ["x86_64"], "onnxruntime": "1.18", "openvino": None, "memory_mib": 0},
+        "models": {"fp32": {"onnx": {"onnxruntime": "fp32/model.onnx"}}},
         "golden": {
-            "images": "golden/images.npy", "files": [{"path": "golden/images.npy", "row": 0}],
-            "logits": {"fp32": "golden/images.npy"}, "tolerances": {"pixels": 0, "logits": {"fp32": 0}},
+            "images": "golden/images.npy", "files": [{"path": "golden/image.png", "row": 0}],
+            "logits": {"fp32": {"onnxruntime": "golden/logits.npy"}},
+            "tolerances": {"pixels": 0, "logits": {"fp32": 1e-3}},
         },
         "files": {name: {"bytes": 0, "sha256": 64 * "0"} for name in names},
     }  # fmt: skip

@@ -120,7 +120,7 @@ REFUSED = {
         rewrite(lambda m: m["files"]["labels.json"].update(bytes=1 << 40)),
         r"expected 1099511627776 bytes in labels.json, found 24",
     ),
-    "another schema": (rewrite(lambda m: m.update(schema_version=99)), "expected a bundle of schema 2, found 99"),
+    "another schema": (rewrite(lambda m: m.update(schema_version=99)), "expected a bundle of schema 3, found 99"),
     "a manifest of other files": (
         rewrite(lambda m: m["files"].pop("README.md")),
         "expected the signed files in manifest.json, found others",

@@ -93,7 +93,7 @@ def current(root: Path, expected: set[str | None]) -> str | None:
     if folder:
         model = Model.open(folder)
         logits = model.infer(np.load(folder / "golden" / "images.npy"))
-        assert np.allclose(logits, np.load(folder / "golden" / "logits.fp32.npy"), atol=1e-3)
+        assert np.allclose(logits, np.load(folder / "golden" / "logits.fp32.onnxruntime.npy"), atol=1e-3)
     return name
 
 

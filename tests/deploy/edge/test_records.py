@@ -117,7 +117,7 @@ def test_logits_of_another_shape_are_refused(folder, monkeypatch, shape):
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
-@pytest.mark.parametrize("name", ["images.npy", "logits.fp32.npy"])
+@pytest.mark.parametrize("name", ["images.npy", "logits.fp32.onnxruntime.npy"])
 def test_malformed_golden_arrays_end_in_a_sentence(folder, kind, name):
     path = folder / "golden" / name
     whole = path.read_bytes()
@@ -126,7 +126,7 @@ def test_malformed_golden_arrays_end_in_a_sentence(folder, kind, name):
     path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("name", ["images.npy", "logits.fp32.npy", "files/wide.jpg"])
+@pytest.mark.parametrize("name", ["images.npy", "logits.fp32.onnxruntime.npy", "files/wide.jpg"])
 def test_malformed_signed_bundles_leave_the_device_unchanged(workshop, releases, name):
     releases.install(workshop.signed(1, precisions=("fp32",)), workshop.keys)
     releases.activate(workshop.keys)

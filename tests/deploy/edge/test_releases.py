@@ -79,10 +79,10 @@ def test_a_reused_number_or_another_name_is_refused(workshop, releases):
 
 
 def other_golden_logits(bundle, add):
-    path = bundle / "golden" / "logits.fp16.npy"
+    path = bundle / "golden" / "logits.fp16.onnxruntime.npy"
     np.save(path, np.load(path) + np.float32(add))
     facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    edit(bundle / "manifest.json", lambda m: m["files"].update({"golden/logits.fp16.npy": facts}))
+    edit(bundle / "manifest.json", lambda m: m["files"].update({"golden/logits.fp16.onnxruntime.npy": facts}))
 
 
 def test_a_failed_self_test_never_becomes_current(workshop, releases):

@@ -45,11 +45,12 @@ def bundle(tmp_path):
     write_json(folder / "labels.json", ["a cat", "a\ndog", "…"])
     options = BundleOptions(name="digits", release=3)
     whole = write_bundle(tmp_path / "whole", options, **ingredients(tmp_path / "run")).content()
-    models, parity = {}, whole["models"]["fp32"]["parity"]
+    models: dict[str, dict[str, object]] = {}
+    parity = whole["models"]["fp32"]["parity"]
     for precision, library in (("fp32", "tensorrt"), ("fp16", "tensorrt_rtx"), ("int8", None)):
         (folder / precision).mkdir()
         onnx.save(_graph(), folder / precision / "model.onnx")
-        models[precision] = {"onnx": f"{precision}/model.onnx", "parity": parity}
+        models[precision] = {"onnx": {"onnxruntime": f"{precision}/model.onnx"}, "parity": parity}
         if library:
             (folder / precision / "model.engine").write_bytes(b"engine")
             write_json(

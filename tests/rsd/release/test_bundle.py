@@ -5,7 +5,9 @@ import numpy as np
 import onnx
 import pytest
 
-from rsd.export.runtimes.onnxruntime import logits_of
+from rsd.export import runtimes
+from rsd.export.runtimes.onnxruntime import RUNTIME, logits_of
+from rsd.release import bundle
 from rsd.release.bundle import BundleOptions, write_bundle
 from rsd.run.records import Requires
 from tests.bundles import SHAPE, ingredients
@@ -41,6 +43,7 @@ def test_an_unsigned_bundle_holds_what_a_device_needs(made, tmp_path):
     assert (manifest.name, manifest.release, manifest.signed) == ("digits", 3, False)
     assert manifest.models["fp32"].engine == "fp32/model.engine"
     assert manifest.models["fp16"].engine is None
+    assert manifest.requires.openvino is None
     assert json.loads((tmp_path / "bundle" / "labels.json").read_text()) == ["a", "b", "c"]
     assert {p.name for p in (tmp_path / "bundle" / "licences").iterdir()} == {"all.txt", "tiny.txt"}
     assert not (tmp_path / "bundle" / "model.sig").exists()
@@ -62,19 +65,35 @@ def test_golden_logits_are_those_of_shipped_models(tmp_path, precisions):
     for precision in precisions:
         result = logits_of(tmp_path / "bundle" / precision / "model.onnx", images)
         allowed = golden["tolerances"]["logits"][precision]
-        assert np.abs(result - np.load(tmp_path / "bundle" / golden["logits"][precision])).max() <= 1e-5 < allowed
+        recorded = np.load(tmp_path / "bundle" / golden["logits"][precision]["onnxruntime"])
+        assert np.abs(result - recorded).max() <= 1e-5 < allowed
+
+
+def test_two_runtimes_share_a_file_of_equal_bytes(made, tmp_path, monkeypatch):
+    def pairs(file):
+        twin = file.folder / "twin.onnx"
+        twin.write_bytes((file.folder / "model.onnx").read_bytes())
+        return {"onnxruntime": (file.folder / "model.onnx", file.parity), "openvino": (twin, file.parity)}
+
+    monkeypatch.setattr(bundle, "_pairs", pairs)
+    monkeypatch.setattr(runtimes, "get", lambda name: RUNTIME)
+    manifest = write_bundle(tmp_path / "bundle", OPTIONS, **made)
+    assert manifest.models["fp16"].onnx == {"onnxruntime": "fp16/model.onnx", "openvino": "fp16/model.onnx"}
+    assert [path.name for path in (tmp_path / "bundle" / "fp16").glob("*.onnx")] == ["model.onnx"]
+    assert [*manifest.golden.logits["fp16"]] == ["onnxruntime", "openvino"]
+    assert manifest.requires.openvino == "2024.4"
 
 
 def test_golden_files_vary_in_size_and_format(made, tmp_path):
     from PIL import Image
 
-    bundle = tmp_path / "bundle"
-    golden = write_bundle(bundle, OPTIONS, **made).content()["golden"]
-    images = [Image.open(bundle / file["path"]) for file in golden["files"]]
+    folder = tmp_path / "bundle"
+    golden = write_bundle(folder, OPTIONS, **made).content()["golden"]
+    images = [Image.open(folder / file["path"]) for file in golden["files"]]
     assert {image.format for image in images} == {"JPEG", "PNG"}
     assert len({image.size for image in images}) == len(images)
     assert images[0].size == SHAPE[1::-1]
-    assert np.array_equal(np.load(bundle / golden["images"])[8], made["images"][0])
+    assert np.array_equal(np.load(folder / golden["images"])[8], made["images"][0])
 
 
 def test_the_same_inputs_give_the_same_bytes(made, tmp_path):

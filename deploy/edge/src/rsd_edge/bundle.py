@@ -18,7 +18,7 @@ from rsd_edge import disk, signature
 from rsd_edge.errors import EdgeError
 from rsd_edge.records import MalformedError, Manifest, load, short
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 1 << 22
 MAX_FILES = 1000

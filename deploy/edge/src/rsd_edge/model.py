@@ -67,7 +67,7 @@ class Model:
         labels, preprocessing = _labels(folder), Preprocessing.from_json(read(folder / "preprocessing.json", MAX_TEXT))
         ready = engine_folder(folder, precision)
         engines = engines or (ready if ready.is_dir() else None)
-        path = folder / manifest.models[precision].onnx
+        path = folder / manifest.models[precision].onnx["onnxruntime"]
         session = _session(path, precision, threads, preprocessing, engines)
         return cls(manifest, precision, labels, preprocessing, session)
 

@@ -8,7 +8,7 @@ import json
 import re
 import types
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 MAX_RELEASE = 1 << 53
@@ -16,6 +16,9 @@ MAX_PIXELS_APART = 254.0
 """The largest tolerance of pixels, in levels of 0 to 255; a larger one would allow any image."""
 MAX_LOGITS_APART = 1e6
 """The largest tolerance of logits."""
+ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
+TITLES = {ONNXRUNTIME: "ONNX Runtime", OPENVINO: "OpenVINO"}
+"""What people call a runtime, by its name in a manifest."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_]{1,32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -102,20 +105,39 @@ class Requires:
 
     architectures: list[str]
     onnxruntime: str
+    openvino: str | None
+    """None: no file is for it."""
     memory_mib: int
 
     def __post_init__(self) -> None:
         named = self.architectures and all(map(_ARCHITECTURE.fullmatch, self.architectures))
         _require(named, "one architecture or more", self.architectures, "architectures")
-        _require(_VERSION.fullmatch(self.onnxruntime), "a version", self.onnxruntime, "onnxruntime")
+        for runtime, version in (("onnxruntime", self.onnxruntime), ("openvino", self.openvino)):
+            _require(version is None or _VERSION.fullmatch(version), "a version", version, runtime)
         _require(0 <= self.memory_mib < 1 << 40, "0 to 2^40", self.memory_mib, "memory_mib")
+
+
+class Pair(NamedTuple):
+    """What a device can run: the file of a precision, in a runtime."""
+
+    precision: str
+    runtime: str
+
+    def __str__(self) -> str:
+        return f"{self.precision} in {TITLES.get(self.runtime, self.runtime)}"
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The file of one precision."""
+    """The files of one precision."""
 
-    onnx: str
+    onnx: dict[str, str]
+    """By the runtime that reads it; several runtimes may read one file."""
+
+    def __post_init__(self) -> None:
+        _require(ONNXRUNTIME in self.onnx, f"a file for {ONNXRUNTIME}", [*self.onnx], "onnx")
+        for runtime in self.onnx:
+            _require(_NAME.fullmatch(runtime), "the name of a runtime", runtime, "onnx")
 
 
 @dataclass(frozen=True)
@@ -146,8 +168,8 @@ class Golden:
 
     images: str
     files: list[GoldenFile]
-    logits: dict[str, str]
-    """By precision."""
+    logits: dict[str, dict[str, str]]
+    """By precision and runtime."""
     tolerances: Tolerances
 
     def __post_init__(self) -> None:
@@ -163,7 +185,7 @@ class Manifest:
     requires: Requires
     p99_ms: float | None
     models: dict[str, ModelFile]
-    """By precision; the first one is served."""
+    """By precision, in the order of preference where nothing can be timed."""
     golden: Golden
     files: dict[str, File]
     """By relative path: all but the manifest itself and the signature."""
@@ -178,10 +200,19 @@ class Manifest:
             _require(_NAME.fullmatch(precision), "the name of a precision", precision, "models")
             for kind, by_precision in (("logits", golden.logits), ("tolerances", golden.tolerances.logits)):
                 _require(precision in by_precision, f"the golden {kind} of {precision}", [*by_precision], "golden")
-        paths = ["labels.json", "preprocessing.json", golden.images, *golden.logits.values()]
-        paths += [*(model.onnx for model in self.models.values()), *(file.path for file in golden.files)]
+        for precision, runtime in self.pairs:
+            of_pairs = golden.logits[precision]
+            _require(runtime in of_pairs, f"the golden logits of {precision} in {runtime}", [*of_pairs], "golden")
+        paths = ["labels.json", "preprocessing.json", golden.images, *(file.path for file in golden.files)]
+        for by_runtime in [*golden.logits.values(), *(model.onnx for model in self.models.values())]:
+            paths += by_runtime.values()
         for path in paths:
             _require(path in self.files, "a file that the manifest lists", path, "path")
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """All that a device may run, in the order of preference."""
+        return [Pair(precision, runtime) for precision, model in self.models.items() for runtime in model.onnx]
 
     @property
     def id(self) -> str:

@@ -80,7 +80,7 @@ def _self_test(folder: Path, check_p99: bool) -> dict[str, Any]:
         try:
             if not result["precisions"]:
                 result["pixels"] = _pixel_difference(model, folder, golden, images)
-            expected = _array(folder / golden.logits[precision], np.float32)
+            expected = _array(folder / golden.logits[precision]["onnxruntime"], np.float32)
 
             def infer(images: np.ndarray, model: Model = model) -> np.ndarray:
                 start_step()
