@@ -1,4 +1,4 @@
-"""Whether torch.onnx exports the student: checked before anything is trained, and once for each student."""
+"""Whether the student becomes a graph that runs: checked before anything is trained, and once for each student."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def check_exportable(student: ModelOptions, source: Source, options: ExportOptio
         state: a folder that git ignores; `exportable/` in it holds an empty file for each student that has passed.
 
     Raises:
-        UserError: the student cannot be made for the source's images, or cannot be exported.
+        UserError: the student cannot be made for the source's images, cannot be exported, or its graph does not run.
     """
     side: int | None = getattr(source, "size", None)  # a source without one serves images as they are
     height, width = to_2tuple(side or student.args.get("img_size") or _own_size(student.name))
@@ -34,7 +34,7 @@ def check_exportable(student: ModelOptions, source: Source, options: ExportOptio
         "student": [student.name, student.args, height, width],
         "file": [opset, ir_version],
         "code": {file: digest for file, digest in code_digests().items() if file.startswith(("rsd/export", "rsd/mod"))},
-        "versions": software_versions() | {name: version(name) for name in ("onnx", "onnxscript")},
+        "versions": software_versions() | {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")},
     }
     passed = state / "exportable" / hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
     if passed.exists():

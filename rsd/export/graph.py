@@ -5,11 +5,12 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf import text_format
 from onnx import helper
 
-from rsd.export.runtimes.onnxruntime import session_of
+from rsd.export.runtimes.onnxruntime import OnnxSession
 from rsd.machine.errors import UserError, first_line
 from rsd.machine.files import written_aside
 
@@ -32,26 +33,36 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
+def check_runs(content: bytes) -> None:
+    """Load a graph and give it one black image.
+
+    Raises:
+        UserError: ONNX Runtime refuses.
+    """
+    try:
+        session = OnnxSession(content)
+        session.logits(np.zeros((1, *session.shape), np.uint8))
+    except Exception as error:  # onnxruntime raises types of its own, which it does not export
+        raise UserError(
+            f"expected a graph that ONNX Runtime loads and runs, found a fault: {first_line(error)}; choose another "
+            "opset, IR version or precision"
+        ) from error
+
+
 def save(proto: onnx.ModelProto, path: Path, *, metadata: dict[str, str]) -> None:
-    """Write a checked graph, once ONNX Runtime has loaded it.
+    """Write a checked graph, once ONNX Runtime has run it.
 
     Args:
         metadata: put into the file's `metadata_props`; texts only, JSON for what is not a text.
 
     Raises:
-        UserError: the file would hold a path of this machine, or ONNX Runtime does not take it.
+        UserError: the file would hold a path of this machine, or ONNX Runtime does not run it.
     """
     proto = copy.deepcopy(proto)
     helper.set_model_props(proto, dict(sorted(metadata.items())))
     _refuse_paths(proto)
     content = proto.SerializeToString(deterministic=True)
-    try:
-        session_of(content)
-    except Exception as error:  # onnxruntime raises types of its own, which it does not export
-        raise UserError(
-            f"expected a graph that ONNX Runtime loads, found a fault: {first_line(error)}; choose another opset, "
-            "IR version or precision"
-        ) from error
+    check_runs(content)
     with written_aside(path) as aside:
         aside.write_bytes(content)
 

@@ -16,11 +16,12 @@ from torch import nn
 
 from rsd.export import precisions
 from rsd.export.divergence import first_divergence, graph_values, in_words
-from rsd.export.graph import checked
+from rsd.export.graph import check_runs, checked
 from rsd.export.ladder import Ladder
 from rsd.export.parity import Gate
 from rsd.export.pytorch_values import parts, torch_values
 from rsd.machine.errors import UserError, first_line
+from rsd.models.make import parameter_count
 from rsd.models.pixels import RawPixels
 from rsd.run.records import Parity
 
@@ -58,10 +59,11 @@ def trace(
         image_shape: (H, W, C).
 
     Raises:
-        UserError: the model holds a training-only module, cannot be exported, or is not the model that was given
-            in size or shape.
+        UserError: the model holds a training-only module, is too large for a file, or cannot be exported; the graph
+            differs in size or shape from the model, or ONNX Runtime does not run it.
     """
     _refuse_scaffolding(model)
+    _refuse_size(model)
     plain = copy.deepcopy(model).cpu().float().eval()
     proto, program = _exported(RawPixels(plain, mean, std).eval(), image_shape, opset)
     _strip(proto)
@@ -69,6 +71,7 @@ def trace(
     proto.ir_version = ir_version
     proto = checked(proto)
     _check_interface(proto, image_shape, classes)
+    check_runs(proto.SerializeToString())
     return Traced(proto, program)
 
 
@@ -94,6 +97,15 @@ def _refuse_scaffolding(model: nn.Module) -> None:
                 f"expected a plain student to export, found '{name}', which only training needs; "
                 "export the weights that `distill` saved"
             )
+
+
+def _refuse_size(model: nn.Module) -> None:
+    size = 4 * parameter_count(model)
+    if size > onnx.checker.MAXIMUM_PROTOBUF:
+        raise UserError(
+            f"expected a student of less than 2 GiB in fp32, the limit of an ONNX file, found {size / 2**30:.1f} GiB; "
+            "choose a smaller student"
+        )
 
 
 def _exported(

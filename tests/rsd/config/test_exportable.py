@@ -27,6 +27,13 @@ class Branching(nn.Module):
         return means if means.sum() > 0 else -means
 
 
+class InDouble(nn.Module):
+    """Uses an operator that ONNX Runtime has in float32 only."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.hardsigmoid(images.double()).flatten(1)[:, :10].float()
+
+
 @pytest.fixture
 def exports(monkeypatch):
     """The shapes of the images that students were exported for."""
@@ -46,6 +53,13 @@ def test_a_student_that_cannot_be_exported_is_refused(tmp_path, monkeypatch):
         check_exportable(VIT, digits(), ExportOptions(), state=tmp_path)
     assert "\n" not in str(e.value)
     assert not (tmp_path / "exportable").exists()
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(exportable, "create", lambda *_, **__: InDouble())
+    with pytest.raises(UserError, match="student.name: .*: expected a graph that ONNX Runtime loads.*HardSigmoid") as e:
+        check_exportable(VIT, digits(), ExportOptions(), state=tmp_path)
+    assert "\n" not in str(e.value)
 
 
 def test_a_student_is_exported_once(tmp_path, exports):

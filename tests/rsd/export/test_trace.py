@@ -185,7 +185,7 @@ def test_every_opset_agrees_with_pytorch_in_every_precision(traced, images, tmp_
         path = tmp_path / f"{precision}.onnx"
         if (name, precision) == ("vit", "int8") and opset > (precisions.get("int8").largest_opset or (23,))[0]:
             # Once this loads, `rsd.config.resolve` need not refuse the opset any more.
-            with pytest.raises(UserError, match="ONNX Runtime loads, found a fault: .*QuantizeLinear"):
+            with pytest.raises(UserError, match="ONNX Runtime loads and runs, found a fault: .*QuantizeLinear"):
                 save(checked(graph), path, metadata={})
             continue
         save(checked(graph), path, metadata={})
@@ -214,6 +214,13 @@ def test_a_training_only_module_is_refused(tmp_path, part):
     model = _Linear()
     model.add_module(part, nn.Linear(10, 10))
     with pytest.raises(UserError, match=f"found '{part}.weight'"):
+        export(model, "fp32", tmp_path / "m.onnx")
+
+
+def test_a_student_beyond_an_onnx_file_is_refused(tmp_path):
+    with torch.device("meta"):
+        model = nn.Linear(2**15, 2**14)
+    with pytest.raises(UserError, match=r"less than 2 GiB in fp32.*, found 2\.0 GiB"):
         export(model, "fp32", tmp_path / "m.onnx")
 
 
