@@ -24,6 +24,7 @@ from rsd_edge import disk
 from rsd_edge.images import MAX_PIXELS, Preprocessing, decode, preprocess
 from rsd_edge.live import LiveModel
 from rsd_edge.model import Model
+from rsd_edge.records import Pair
 from rsd_edge.serve import Server, listen
 from rsd_edge.serve_options import ServeOptions
 
@@ -57,7 +58,8 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 class Tiny:
     """What the server needs of a `Model`, without a release on disk; `wait` is called in every inference."""
 
-    name, labels, input_shape, precision, provider = NAME, LABELS, SHAPE, "fp32", "CPUExecutionProvider"
+    name, labels, input_shape, provider = NAME, LABELS, SHAPE, "CPUExecutionProvider"
+    pair, threads = Pair("fp32", "onnxruntime"), 1
 
     def __init__(self, release: int = 1, wait: Callable[[], object] = lambda: None) -> None:
         self.release, self.wait, self.closed = release, wait, False

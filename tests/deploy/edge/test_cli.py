@@ -189,7 +189,7 @@ def test_errors_are_one_sentence_and_status_1(shared, at, capsys, tmp_path):
     assert "wide.jpg: " in out  # one bad image does not keep the others
 
 
-HEAVY = {"numpy", "PIL", "onnxruntime", "cryptography", "uvicorn", "starlette", "prometheus_client"}
+HEAVY = {"numpy", "PIL", "onnxruntime", "cryptography", "uvicorn", "starlette", "prometheus_client", "openvino"}
 
 
 def test_only_declared_libraries_are_imported_and_late(tmp_path):

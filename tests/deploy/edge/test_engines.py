@@ -18,7 +18,7 @@ class TensorRT:
     """A runtime that says it has TensorRT, and builds by writing a file."""
 
     def __init__(self, monkeypatch, log: Path):
-        import rsd_edge.model as module
+        import rsd_edge.onnxruntime_session as module
 
         self.real, self.module, self.log = module.ort.InferenceSession, module, log
         log.touch()  # engines are built in a process of their own
@@ -30,7 +30,7 @@ class TensorRT:
 
     def updated_to(self, monkeypatch, version):
         monkeypatch.setattr(self.module.ort, "__version__", version)
-        self.module._runtime.cache_clear()
+        self.module.runtime.cache_clear()
 
     def note(self, kind: str, value: object) -> None:
         with self.log.open("a") as file:
@@ -78,7 +78,7 @@ class Session:
 def tensorrt(monkeypatch, tmp_path):
     runtime = TensorRT(monkeypatch, tmp_path / "tensorrt.log")
     yield runtime
-    runtime.module._runtime.cache_clear()
+    runtime.module.runtime.cache_clear()
 
 
 def test_engines_are_built_by_install_only(shared, releases, tensorrt, capsys):

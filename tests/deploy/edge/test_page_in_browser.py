@@ -58,7 +58,7 @@ def test_the_page_shows_status_and_contacts_nobody_else(tab: Tab, address: str) 
     shown = tab.run("document.body.innerText")
     assert NAME in shown
     assert tab.run("document.getElementById('release').textContent") == "7"
-    assert tab.run("document.getElementById('runs').textContent") == "fp32, CPU"
+    assert tab.run("document.getElementById('runs').textContent") == "fp32, onnxruntime, CPU, 1 thread"
     assert tab.run("document.getElementById('p50').textContent") == "no request yet"
     assert tab.complaints() == []
     assert all(url.startswith(f"http://{address}/") for url in tab.requests())

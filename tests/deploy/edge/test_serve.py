@@ -193,7 +193,8 @@ def test_prometheus_reads_the_metrics_of_every_request() -> None:
     assert samples["rsd_edge_request_seconds_bucket", ("le", "+Inf"), ("route", "infer")] == 3
     assert samples["rsd_edge_inference_seconds_count",] == 4
     assert samples["rsd_edge_resident_bytes",] > 1e6
-    release = {"model": NAME, "release": "4", "precision": "fp32", "provider": "CPUExecutionProvider"}
+    release = {"model": NAME, "release": "4", "precision": "fp32", "runtime": "onnxruntime", "threads": "1"}
+    release |= {"provider": "CPUExecutionProvider"}
     assert samples["rsd_edge_release", *sorted(release.items())] == 1
 
 

@@ -31,14 +31,15 @@ from rsd_edge.form import uploaded
 from rsd_edge.live import LiveModel
 from rsd_edge.metrics import Metrics, resident_bytes
 from rsd_edge.model import Model, top_classes
+from rsd_edge.records import ONNXRUNTIME, OPENVINO
 from rsd_edge.serve_options import ServeOptions
 from rsd_edge.work_queue import WorkQueue
 
 PAGE = (Path(__file__).parent / "page.html").read_bytes()
 TOP = 5
 """Classes in the answer of /v1/classify."""
-PLATFORM = "onnxruntime_onnx"
-"""Triton's name for ONNX Runtime."""
+PLATFORMS = {ONNXRUNTIME: "onnxruntime_onnx", OPENVINO: "openvino"}
+"""Triton's names of the runtimes."""
 
 
 def _by_a_worker(work: Callable[["App", Request, bytes], Response]) -> Callable[["App", Request], Awaitable[Response]]:
@@ -191,7 +192,7 @@ class App(Starlette):
             content = {
                 "name": model.name,
                 "versions": [str(model.release)],
-                "platform": PLATFORM,
+                "platform": PLATFORMS[model.pair.runtime],
                 "inputs": [{"name": protocol.INPUT, "datatype": "UINT8", "shape": [-1, *model.input_shape]}],
                 "outputs": [{"name": protocol.OUTPUT, "datatype": "FP32", "shape": [-1, len(model.labels)]}],
             }
@@ -203,7 +204,7 @@ class App(Starlette):
             _check_served(request, model)
             content = {
                 "name": model.name,
-                "platform": PLATFORM,
+                "platform": PLATFORMS[model.pair.runtime],
                 "max_batch_size": self._options.max_batch,
                 "input": [{"name": protocol.INPUT, "data_type": "TYPE_UINT8", "dims": list(model.input_shape)}],
                 "output": [{"name": protocol.OUTPUT, "data_type": "TYPE_FP32", "dims": [len(model.labels)]}],

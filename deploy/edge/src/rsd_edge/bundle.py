@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxruntime as ort
-
-from rsd_edge import disk, signature
+from rsd_edge import disk, runtimes, signature
 from rsd_edge.errors import EdgeError
-from rsd_edge.records import MalformedError, Manifest, load, short
+from rsd_edge.records import ONNXRUNTIME, MalformedError, Manifest, load, short
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
@@ -162,11 +160,8 @@ def check_device(manifest: Manifest, *, free: int) -> None:
             f"expected a device of {', '.join(requires.architectures)}, found {platform.machine()}; "
             "install a bundle for it"
         )
-    if _version(ort.__version__) < _version(requires.onnxruntime):
-        raise EdgeError(
-            f"expected ONNX Runtime {requires.onnxruntime} or newer, found {ort.__version__}; install a newer one, or "
-            "make the bundle with a lower export.opset or export.ir_version"
-        )
+    if reason := runtimes.refusal(ONNXRUNTIME, requires):
+        raise EdgeError(reason)
     if free < requires.memory_mib << 20:
         raise EdgeError(f"expected {requires.memory_mib} MiB of free memory, found {free >> 20}; end other programs")
 
@@ -227,11 +222,6 @@ def manifest_of(folder: Path) -> Manifest:
         EdgeError: it is not as rsd writes it.
     """
     return _manifest(disk.read(folder / MANIFEST, MAX_MANIFEST))
-
-
-def _version(text: str) -> tuple[int, ...]:
-    numbers = re.match(r"\d+(\.\d+)*", text)
-    return tuple(map(int, numbers[0].split("."))) if numbers else ()
 
 
 def digest_of(content: bytes) -> str:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 SHARE = 0.75
 """Of the free memory that a child may use; what is served keeps the rest."""
 _OUT_OF_MEMORY = re.compile("alloc|out of memory|available memory", re.IGNORECASE)
-"""In the messages of ONNX Runtime: "Failed to allocate memory", "std::bad_alloc", "CUDA out of memory"."""
+"""In the messages of a runtime: "Failed to allocate memory", "std::bad_alloc", "CUDA out of memory"."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -82,13 +82,14 @@ def _child(work: Callable[[], object], writer: Connection, memory: int, seconds:
         writer.send((None, work()))
     except EdgeError as error:
         writer.send((str(error), None))
-    except Exception as error:  # ONNX Runtime raises classes of its own
+    except Exception as error:  # a runtime raises classes of its own
         writer.send((_sentence(error, memory), None))
 
 
 def _sentence(error: Exception, memory: int) -> str:
     reason = f"{type(error).__name__}: {(str(error).strip() or 'no reason').splitlines()[0]}"
-    of_runtime = type(error).__module__.startswith("onnxruntime")
+    module = type(error).__module__
+    of_runtime = module.startswith(("onnxruntime", "rsd_edge.openvino"))
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if isinstance(error, MemoryError) or no_memory or (of_runtime and _OUT_OF_MEMORY.search(str(error))):
         return (
@@ -96,7 +97,8 @@ def _sentence(error: Exception, memory: int) -> str:
             "end other programs"
         )
     if of_runtime:
-        return f"expected ONNX Runtime to run the model, found {reason}; use another release, or repair the runtime"
+        title = "ONNX Runtime" if module.startswith("onnxruntime") else "OpenVINO"
+        return f"expected {title} to run the model, found {reason}; use another release, or repair the runtime"
     if isinstance(error, OSError):
         return f"expected to read the release, found {reason}; install it again"
     return f"expected no fault of rsd-edge itself, found {reason}; report it, and use another release"

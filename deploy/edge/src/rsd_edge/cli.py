@@ -118,7 +118,7 @@ def _bench(args: argparse.Namespace) -> None:
     images = np.random.default_rng(0).integers(0, 256, (16, *model.input_shape), np.uint8)
     times = latency(model.infer, images, samples=args.samples)
     print(
-        f"{model.name} release {model.release}, {model.precision} on {model.provider}, {args.threads} threads: "
+        f"{model.name} release {model.release}, {model.pair} on {model.provider}, {model.threads} threads: "
         f"p50 {times.p50:.3f} ms, p90 {times.p90:.3f} ms, p99 {times.p99:.3f} ms over {times.samples} single images"
     )
 

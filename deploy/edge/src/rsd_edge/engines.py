@@ -29,7 +29,8 @@ def prepare(folder: Path, log: Callable[..., None]) -> None:
         EdgeError: TensorRT refuses the precision that is served; for another precision this is only logged.
     """
     from rsd_edge.bundle import manifest_of
-    from rsd_edge.model import engine_folder, has_tensorrt
+    from rsd_edge.model import engine_folder
+    from rsd_edge.onnxruntime_session import has_tensorrt
 
     if not has_tensorrt():
         return
@@ -51,7 +52,7 @@ def prepare(folder: Path, log: Callable[..., None]) -> None:
 
 def _build(folder: Path, precision: str, target: Path, log: Callable[..., None]) -> bool:
     """Build an engine; False if the runtime does not find TensorRT's libraries and uses another provider."""
-    from rsd_edge.model import TENSORRT
+    from rsd_edge.onnxruntime_session import TENSORRT
 
     task = f"{folder.name}: TensorRT builds its {precision} engine"
     print(f"{task}, which can take minutes", file=sys.stderr)

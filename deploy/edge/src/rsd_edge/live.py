@@ -69,11 +69,17 @@ class LiveModel:
                 loaded.model.close()
 
     def description(self) -> dict[str, Any]:
-        """Model, release, precision and provider of what is served; empty if nothing is."""
+        """Model, release, and how it is run; empty if nothing is served."""
         if (loaded := self._loaded) is None:
             return {}
         model = loaded.model
-        return {"model": model.name, "release": model.release, "precision": model.precision, "provider": model.provider}
+        return {
+            "model": model.name,
+            "release": model.release,
+            **model.pair._asdict(),
+            "provider": model.provider,
+            "threads": model.threads,
+        }
 
     def refresh(self) -> None:
         """Switch if `current` names another release than the one that is served. Only one thread may call this."""

@@ -78,6 +78,12 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def version_of(text: str) -> tuple[int, ...]:
+    """The numbers at the start of a version, to compare it with another."""
+    numbers = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, numbers[0].split("."))) if numbers else ()
+
+
 def _require(holds: object, expected: str, value: Any, where: str) -> None:
     if not holds:
         raise MalformedError(f"expected {expected} as {where}, found {short(value)}")

@@ -88,7 +88,7 @@ def _self_test(folder: Path, check_p99: bool) -> dict[str, Any]:
                 expected = (len(images), len(model.labels))
                 if logits.shape != expected or logits.dtype != np.float32:
                     raise EdgeError(
-                        f"expected float32 {model.precision} logits {list(expected)}, one for each label, found "
+                        f"expected float32 {model.pair.precision} logits {list(expected)}, one for each label, found "
                         f"{logits.dtype} {list(logits.shape)}; make the bundle again"
                     )
                 return logits
