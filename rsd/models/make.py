@@ -48,7 +48,7 @@ def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, 
     """Make an untrained timm model for images of `image_shape` (height, width, channels).
 
     Raises:
-        UserError: the model does not take the arguments or the images.
+        UserError: the model does not take the arguments or the images, or has no classifier.
     """
     height, width, channels = image_shape
     try:
@@ -58,6 +58,11 @@ def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, 
             f"expected arguments that timm's '{options.name}' takes, found {options.args}: {error}; "
             "change `args` of this model"
         ) from error
+    if model.num_classes != classes:
+        raise UserError(
+            f"expected a model that classifies, found '{options.name}', an encoder without a classifier; "
+            "choose another model"
+        )
     try:
         pixels = {"input_size": (channels, height, width), "mean": 0.5, "std": 0.5}
         resolve_input_data_config(model, args=pixels)  # refuses a size that would be scaled in silence, as by CrossViT

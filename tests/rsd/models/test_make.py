@@ -11,6 +11,10 @@ from tests.rsd.models.small import SHAPE
         (ModelOptions(name="resnet18", args={"widht": 3}), "expected arguments that timm's 'resnet18' takes"),
         (ModelOptions(name="vit_tiny_patch16_224"), "cannot take them"),
         (ModelOptions(name="crossvit_tiny_240"), r"cannot take them: .*requires \(240, 240\)"),
+        (
+            ModelOptions(name="deepseek_vit_412m_enc", args={"embed_dim": 48, "depth": 1, "num_heads": 2}),
+            "'deepseek_vit_412m_enc', an encoder without a classifier; choose another",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_made_is_explained(options, message):
