@@ -87,6 +87,15 @@ def test_a_small_pair_has_two_architectures(tmp_path, pair):
     assert parameter_count(models[0]) > parameter_count(models[1])
 
 
+@pytest.mark.parametrize("pair", sorted((ROOT / "conf" / "pair" / "photographs").iterdir()), ids=lambda file: file.stem)
+def test_a_pair_of_photographs_takes_its_images(tmp_path, pair):
+    resolved = composed(tmp_path, pair=f"photographs/{pair.stem}")
+    size = resolved["data"]["size"]
+    student = StudentOptions.model_validate(resolved["student"])
+    assert parameter_count(create(student.model, classes=2, image_shape=(size, size, 1))) > 0
+    assert resolved["data"]["root"] == f"datasets/elpv-{size}"
+
+
 def test_the_pairs_are_the_papers_27():
     files = {tuple(file.stem.split("-")) for file in (ROOT / "conf" / "pair" / "cifar100").iterdir()}
     assert (files, len(files)) == (CIFAR, 12)

@@ -24,6 +24,7 @@ from rsd.methods.scratch import ScratchDistiller
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
+from rsd.models.student import StudentOptions
 from rsd.report.interval import interval
 from rsd.run.names import HEADER
 from rsd.run.paths import Run
@@ -77,6 +78,9 @@ class Images:
         return images._replace(labels=labels)
 
     def new(self, options: ModelOptions) -> nn.Module:
+        """A student's options may name the weights that it starts from."""
+        if isinstance(options, StudentOptions):
+            return options.start(self.record).model
         return create(options, classes=len(self.record.classes), image_shape=self.record.image_shape)
 
     def logits(self, model: nn.Module, split: str) -> Tensor:

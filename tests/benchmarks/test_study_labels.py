@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from scipy import stats
 
 from benchmarks.marked import parts
@@ -16,6 +17,7 @@ from benchmarks.study.taught import Images, append, missing, rows
 from rsd.methods.base import Setting
 from rsd.models.make import ModelOptions, create
 from rsd.models.outputs import Outputs
+from rsd.models.student import StudentOptions
 from rsd.report.charts.style import svg
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +78,18 @@ def test_images_hide_labels_as_prepare_does(tmp_path, monkeypatch):
     assert (few.labels >= 0).sum() == 20
     known = few.labels >= 0
     assert (few.labels[known] == images.split("train").labels[known]).all()
+
+
+def test_a_studys_student_starts_from_its_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    images = Images.prepared("digits_few", tmp_path)
+    options = ModelOptions(name="resnet18", args={"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 8]})
+    given = create(options, classes=3, image_shape=images.record.image_shape)
+    save_file(given.state_dict(), file := tmp_path / "given.safetensors")
+    fresh = images.new(StudentOptions(name=options.name, args=options.args, weights=str(file)))
+    state = {name: value for name, value in given.state_dict().items() if not name.startswith("fc.")}
+    assert all(torch.equal(fresh.state_dict()[name], value) for name, value in state.items())
+    assert fresh.state_dict()["fc.weight"].shape == (10, 8)
 
 
 class Constant:
