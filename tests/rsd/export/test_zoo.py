@@ -43,7 +43,7 @@ lcnetv2_small legacy_seresnet18 lowformer_b0 mobilenetv3_small_050 mobilevit_xxs
 nextvit_small pnasnet5large poolformerv2_s12 pvt_v2_b0 qwen3_vit_88m rdnet_tiny repghostnet_050 repvit_m0_9 resnest26d
 resnetv2_18 rexnet_100 sam2_hiera_tiny selecsls42 shvit_s1 skresnet18 starnet_s050 tiny_vit_5m_224 tresnet_m xception41
 """
-"""Models that take images of 32 x 32 as they are."""
+"""Models that take images of 32 x 32 as they are. PNASNet costs most: no argument makes a smaller one."""
 LARGE: dict[str, dict[str, Any]] = {
     **{name: {"img_size": 32} for name in OF_32.split()},
     **{name: {} for name in ANY_SIZE.split()},
