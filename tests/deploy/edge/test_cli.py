@@ -4,6 +4,7 @@ import ast
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def test_commands_lead_from_signed_bundle_to_prediction(shared, at, capsys, tmp_
     run(capsys, *at, "activate", "tiny-2")
     assert "tiny-1: current again" in run(capsys, *at, "rollback")
     assert "tiny-1: current" in run(capsys, *at, "recover")
-    assert json.loads(run(capsys, *at, "status"))["current"] == "tiny-1"
+    assert json.loads(run(capsys, *at, "status", "--json"))["current"] == "tiny-1"
+    assert re.search("fp(32|16) in ONNX Runtime +[12] .* chosen: the fastest", run(capsys, *at, "status"))
     image = shared.first / "golden" / "files" / "wide.jpg"
     assert "wide.jpg: " in run(capsys, *at, "predict", image, "--top", 1)
     assert "p99" in run(capsys, *at, "bench", "--samples", 20)

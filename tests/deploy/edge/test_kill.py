@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import rsd_edge
 from rsd_edge import bundle as bundles
+from rsd_edge import choices, timing
 from rsd_edge.errors import EdgeError
 from rsd_edge.model import Model
 from rsd_edge.releases import Releases
@@ -107,9 +108,23 @@ def check(root: Path, expected: set[str | None], keys: list[Path]) -> str | None
     state = releases._state()
     assert state.pending is None
     assert {path.name for path in releases.folder.glob("*")} == state.installed.keys()
+    left = {path.name.removesuffix(".json") for path in (root / choices.FOLDER).glob("*")}
+    assert left <= state.installed.keys()
+    if name:
+        choice = choices.read(root, name, state.installed[name])
+        assert choice
+        assert (choice.precision, choice.threads) == ("fp32", 1)
     for release, digest in state.installed.items():
         bundles.check_installed(releases.folder / release, digest)
     return name
+
+
+@pytest.fixture(autouse=True, scope="module")
+def equal_times():
+    """So that a command runs through the same lines each time, whatever the machine does meanwhile."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(timing, "in_turns", lambda ways, **_: {way: [0.001] * 3 for way in ways})
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -138,3 +138,20 @@ def test_a_broken_release_is_retried_less_and_less(monkeypatch: pytest.MonkeyPat
     assert live.error is None
     with live.use() as model:
         assert model.release == 1
+
+
+def test_another_way_to_run_is_a_switch() -> None:
+    models: list[Tiny] = []
+    versions: list[object] = [1]
+
+    def open_model(folder: Path) -> Model:
+        models.append(Tiny())
+        return cast(Model, models[-1])
+
+    live = LiveModel(lambda: Path("1"), open_model, lambda folder: versions[0])
+    for version, count in ((1, 1), (1, 1), (2, 2), (2, 2), (None, 2), (2, 2)):  # None: it is lost, what is served stays
+        versions[0] = version
+        live.refresh()
+        assert len(models) == count
+    assert [model.closed for model in models] == [True, False]
+    assert live.switches == 1

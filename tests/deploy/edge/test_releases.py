@@ -28,7 +28,7 @@ def test_a_release_is_installed_then_current_then_good(shared, releases):
     assert contents(releases.current()) == contents(shared.first)
     assert works(releases.current())
     assert releases.status()["good"] == ["tiny-1"]
-    assert events(releases) == ["installed", "tested", "on trial", "good"]
+    assert events(releases) == ["installed", "chosen", "on trial", "good"]
 
 
 def test_installing_twice_changes_nothing_that_is_served(shared, releases):
@@ -78,30 +78,36 @@ def test_a_reused_number_or_another_name_is_refused(workshop, releases):
         releases.install(workshop.signed(2, name="other"), workshop.keys)
 
 
-def other_golden_logits(bundle, add):
-    path = bundle / "golden" / "logits.fp16.onnxruntime.npy"
+def other_golden_logits(bundle, add, precision="fp16"):
+    path = bundle / "golden" / f"logits.{precision}.onnxruntime.npy"
     np.save(path, np.load(path) + np.float32(add))
     facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    edit(bundle / "manifest.json", lambda m: m["files"].update({"golden/logits.fp16.onnxruntime.npy": facts}))
+    edit(bundle / "manifest.json", lambda m: m["files"].update({f"golden/{path.name}": facts}))
 
 
-def test_a_failed_self_test_never_becomes_current(workshop, releases):
+def test_a_release_without_a_right_pair_is_refused(workshop, releases):
     releases.install(workshop.signed(1), workshop.keys)
     releases.activate(workshop.keys)
     bundle = workshop.unsigned(2)
-    other_golden_logits(bundle, 1)
+    for precision in ("fp32", "fp16"):
+        other_golden_logits(bundle, 1, precision)
     releases.install(workshop.forged(bundle), workshop.keys)
-    with pytest.raises(EdgeError, match="expected the fp16 logits of golden images within .*, found 1 on CPU"):
+    sentence = (
+        "expected one pair .* found none; fp32 in ONNX Runtime: expected the fp32 logits .* within .*, found 1 in"
+    )
+    with pytest.raises(EdgeError, match=sentence):
         releases.activate(workshop.keys)
     assert releases.current().name == "tiny-1"
     assert events(releases)[-1] == "failed"
 
 
 def test_infinite_logits_fail_the_self_test(workshop, releases, monkeypatch):
-    releases.install(workshop.signed(1), workshop.keys)
+    releases.install(workshop.signed(1, precisions=("fp32",)), workshop.keys)
     real = Model.infer
     monkeypatch.setattr(Model, "infer", lambda self, images: real(self, images) + np.float32("inf"))
-    with pytest.raises(EdgeError, match="expected finite fp32 logits of golden images, found NaN or infinity on CPU"):
+    with pytest.raises(
+        EdgeError, match="expected finite fp32 logits of golden images, found NaN or infinity in ONNX Runtime on CPU"
+    ):
         releases.activate(workshop.keys)
     assert releases.current() is None
 
@@ -128,10 +134,10 @@ def test_rollback_on_a_busy_device_only_logs_p99(workshop, releases, monkeypatch
     for number in (1, 2):
         releases.install(workshop.signed(number, precisions=("fp32",), options={"p99_ms": 50.0}), workshop.keys)
         releases.activate(workshop.keys)
-    monkeypatch.setattr(module, "latency", lambda *arguments: module.Latency(1000, 1.0, 1.0, 60.0))
+    monkeypatch.setattr(module, "latency", lambda *arguments, **options: module.Latency(1000, 1.0, 1.0, 60.0))
     assert releases.rollback(workshop.keys) == "tiny-1"
-    (tested,) = [event for event in releases.status()["events"][-3:] if event["event"] == "tested"]
-    assert (tested["release"], tested["p99_ms"]) == ("tiny-1", 60.0)
+    (chosen,) = [event for event in releases.status()["events"][-3:] if event["event"] == "chosen"]
+    assert (chosen["release"], chosen["p99_ms"]) == ("tiny-1", 60.0)
     with pytest.raises(EdgeError, match="expected a 99th percentile of at most 50.0 ms, found 60.000 ms"):
         releases.activate(workshop.keys, "tiny-2")
 

@@ -76,7 +76,8 @@ def _child(work: Callable[[], object], writer: Connection, memory: int, seconds:
     with contextlib.suppress(OSError):  # so that the kernel, too, ends this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_DATA, (used + memory, used + memory))
+    with contextlib.suppress(ValueError):  # a lower limit stands already, or a sandbox forbids to set one
+        resource.setrlimit(resource.RLIMIT_DATA, (used + memory, used + memory))
     signal.alarm(seconds)
     try:
         writer.send((None, work()))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rsd_edge import choices
+from rsd_edge.choices import Pins
 from rsd_edge.errors import EdgeError
 from rsd_edge.health import ready_at
 from rsd_edge.releases import Releases
@@ -49,8 +51,10 @@ def _install(args: argparse.Namespace) -> None:
 
 
 def _activate(args: argparse.Namespace) -> None:
-    name = Releases(args.root).activate(_keys(args), args.release, **_watch_options(args))
-    print(f"{name}: current and good")
+    releases = Releases(args.root)
+    name = releases.activate(_keys(args), args.release, pins=_pins(args), **_watch_options(args))
+    choice = choices.read(args.root, name, releases.status()["manifest_sha256"])
+    print(f"{name}: current and good" + (f", {choice.pair} with {choice.threads} threads" if choice else ""))
     _note_unwatched(args)
 
 
@@ -88,7 +92,28 @@ def _recover(args: argparse.Namespace) -> None:
 
 
 def _status(args: argparse.Namespace) -> None:
-    print(json.dumps(Releases(args.root).status(), indent=2))
+    status = Releases(args.root).status()
+    if args.json:
+        print(json.dumps(status, indent=2))
+        return
+    for name in ("current", "pending", "good", "installed"):
+        value = status[name]
+        print(f"{name:<10} {', '.join(value) if isinstance(value, list) else value or 'none'}")
+    current = status["current"]
+    choice = choices.read(args.root, current, status["manifest_sha256"]) if current else None
+    print(
+        "",
+        *(
+            choice.lines()
+            if choice
+            else [f"choice     none; `rsd-edge {'recover' if current else 'activate'}` makes one"]
+        ),
+        "",
+        sep="\n",
+    )
+    for event in status["events"]:
+        facts = (f"{key} {value}" for key, value in event.items() if key not in ("time", "event") and value is not None)
+        print(event.get("time"), event["event"] + ":", ", ".join(facts))
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -130,12 +155,16 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _model(args: argparse.Namespace) -> Any:
-    from rsd_edge.model import Model
+    from rsd_edge.choosing import open_model
 
     current = Releases(args.root).current()
     if current is None:
         raise EdgeError("expected a current release, found none; run `rsd-edge install` and `rsd-edge activate`")
-    return Model.open(current, precision=args.precision, threads=args.threads)
+    return open_model(args.root, current, _pins(args), lambda sentence: print(f"warning: {sentence}", file=sys.stderr))
+
+
+def _pins(args: argparse.Namespace) -> Pins:
+    return Pins(args.precision, args.runtime, args.threads)
 
 
 def _keys(args: argparse.Namespace) -> list[Path]:
@@ -183,14 +212,14 @@ def _parser() -> argparse.ArgumentParser:
     command("recover", _recover, "after a crash or a power cut, go back to the last good release")
     for each in (install, activate, rollback):
         each.add_argument("--keep", type=count, default=3, help="good releases to keep (default: %(default)s)")
-    command("status", _status, "print what is current, installed and good, as JSON")
+    status = command("status", _status, "print what is current, installed and good, and how it is run")
+    status.add_argument("--json", action="store_true", help="all of it as JSON")
     predict = command("predict", _predict, "classify image files with the current release")
     predict.add_argument("images", type=Path, nargs="+")
     predict.add_argument("--top", type=count, default=3, help="classes to print (default: %(default)s)")
     bench = command("bench", _bench, "time the current release on this device")
     bench.add_argument("--samples", type=count, default=1000, help="inferences (default: %(default)s)")
-    for each in (predict, bench):
-        each.add_argument("--precision", help="which model of the release (default: its first)")
-        each.add_argument("--threads", type=count, default=1, help="threads on the CPU (default: %(default)s)")
+    for each in (activate, predict, bench):
+        add_options(each, only=("precision", "runtime", "threads"))
     add_options(command("serve", _serve, "serve the current release over HTTP"))
     return parser

@@ -20,24 +20,30 @@ LONGEST_WAIT = 4.0
 
 
 class _Loaded:
-    def __init__(self, model: Model, folder: Path) -> None:
-        self.model, self.folder = model, folder
+    def __init__(self, model: Model, folder: Path, version: object) -> None:
+        self.model, self.folder, self.version = model, folder, version
         self.users = 0
         self.retired = False
 
 
 class LiveModel:
-    """Opens the release that `current` names, and switches when it names another.
+    """Opens the release that `current` names, and switches when it names another, or that one is to run otherwise.
 
     A switch opens the new model and runs it once while the old one serves. Then new requests get the new model, and the
     old one is closed when its last request has ended. Until then both are in memory. A release that cannot be opened
     changes nothing but `error`; the time until the next try doubles each time.
     """
 
-    def __init__(self, current: Callable[[], Path | None], open_model: Callable[[Path], Model]) -> None:
-        self._current, self._open = current, open_model
+    def __init__(
+        self,
+        current: Callable[[], Path | None],
+        open_model: Callable[[Path], Model],
+        version: Callable[[Path], object] = lambda folder: None,
+    ) -> None:
+        """`version` tells another way to run the same release; None is none."""
+        self._current, self._open, self._version = current, open_model, version
         self._loaded: _Loaded | None = None
-        self._failed: Path | None = None
+        self._failed: tuple[Path, object] | None = None
         self._wait = self._retry_at = 0.0
         """Seconds between two tries of `_failed`, and when the next one is due on the monotonic clock."""
         self._lock = threading.Lock()
@@ -82,26 +88,28 @@ class LiveModel:
         }
 
     def refresh(self) -> None:
-        """Switch if `current` names another release than the one that is served. Only one thread may call this."""
+        """Switch if another release, or this one in another way, is to be served. Only one thread may call this."""
         folder, old = self._current(), self._loaded
         if folder is None:
             return
-        if old and old.folder == folder:
+        version = self._version(folder)
+        if old and old.folder == folder and version in (None, old.version):
             self.error = self._failed = None
             return
-        if folder == self._failed and time.monotonic() < self._retry_at:
+        target = (folder, version)
+        if target == self._failed and time.monotonic() < self._retry_at:
             return
         try:
             model = self._open(folder)
             model.infer(np.zeros((1, *model.input_shape), np.uint8))
         except Exception as error:  # whatever is wrong with the new release, the old one must go on
             self.failures += 1
-            self._wait = min(2 * self._wait, LONGEST_WAIT) if folder == self._failed else POLL
-            self._failed, self._retry_at = folder, time.monotonic() + self._wait
+            self._wait = min(2 * self._wait, LONGEST_WAIT) if target == self._failed else POLL
+            self._failed, self._retry_at = target, time.monotonic() + self._wait
             self.error = f"release {folder.name} cannot be served: {error}"
             logging.getLogger("rsd_edge").error("%s", self.error)
             return
-        self._serve(_Loaded(model, folder))
+        self._serve(_Loaded(model, folder, version))
         self.switches += old is not None
         self.error = self._failed = None
 

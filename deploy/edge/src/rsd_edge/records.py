@@ -4,10 +4,11 @@ A record is a dataclass; its annotations say what its JSON must hold, and its `_
 Keys that a record does not name are ignored.
 """
 
+import hashlib
 import json
 import re
 import types
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -16,6 +17,8 @@ MAX_PIXELS_APART = 254.0
 """The largest tolerance of pixels, in levels of 0 to 255; a larger one would allow any image."""
 MAX_LOGITS_APART = 1e6
 """The largest tolerance of logits."""
+MAX_THREADS = 64
+"""Of one inference."""
 ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 TITLES = {ONNXRUNTIME: "ONNX Runtime", OPENVINO: "OpenVINO"}
 """What people call a runtime, by its name in a manifest."""
@@ -76,6 +79,11 @@ def short(value: Any) -> str:
     """A value for a sentence, cut to 80 characters of ASCII."""
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def seal(record: Any) -> str:
+    """SHA-256 of a record as compact JSON: a single wrong byte is noticed."""
+    return hashlib.sha256(json.dumps(asdict(record), separators=(",", ":")).encode()).hexdigest()
 
 
 def version_of(text: str) -> tuple[int, ...]:
@@ -269,8 +277,8 @@ class State:
 
 @dataclass(frozen=True)
 class Sealed:
-    """A state as it lies on the disk: a single wrong byte is noticed."""
+    """A state as it lies on the disk."""
 
     sha256: str
-    """Of the state as compact JSON."""
+    """By `seal`."""
     state: State

@@ -2,6 +2,7 @@
 
     ROOT/releases/NAME-RELEASE/   an installed release, as it was signed
     ROOT/engines/NAME-RELEASE/    its TensorRT engines, by precision and runtime
+    ROOT/choices/NAME-RELEASE.json  which precision, runtime and threads serve it here, and why
     ROOT/current                  a link to the release that is served
     ROOT/state.json               the installed, the good and the pending releases, and the newest one of each key
     ROOT/state.copy.json          the same, to rebuild it
@@ -15,11 +16,14 @@ back to the good release at any moment. Folders that `state.json` does not name 
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rsd_edge import disk, engines
+from rsd_edge import choices, disk, engines
+from rsd_edge.choices import Choice, Pins
 from rsd_edge.errors import EdgeError
 from rsd_edge.events import Events
 from rsd_edge.health import watch
@@ -28,6 +32,8 @@ from rsd_edge.state import STATE, mend_copy, raise_highest, read_state, rebuilt_
 
 RESERVE = 64 << 20
 """Bytes of the disk that stay free."""
+AGAIN = 40.0
+"""Seconds for `recover` to choose again, well below those that systemd lets a service start."""
 Healthy = Callable[[str], bool]
 """Whether a release, given by its id, is served."""
 
@@ -147,8 +153,9 @@ class Releases:
         window: float = 10.0,
         healthy: Healthy | None = None,
         keep: int = 3,
+        pins: Pins = Pins(),  # noqa: B008
     ) -> str:
-        """Test an installed release, make it current, watch it, and record it as good.
+        """Test an installed release, choose how it runs, make it current, watch it, and record it as good.
 
         Args:
             keys: pinned public keys; one of them must have signed the release.
@@ -157,6 +164,7 @@ class Releases:
             healthy: called with the id twice a second during the window, see `health.ready_at`. It may return False
                 until it first returns True, and must return True from then on. None skips the window.
             keep: number of good releases to keep.
+            pins: what of its way to run is fixed.
 
         Returns:
             The id.
@@ -168,7 +176,7 @@ class Releases:
             if not state.installed:
                 raise EdgeError("expected an installed release to activate, found none; run `rsd-edge install` first")
             release = release or next(reversed(state.installed))
-            self._try(state, keys, release, window, healthy)
+            self._try(state, keys, release, window, healthy, pins=pins)
             if release in state.history:
                 state.history.remove(release)
             state.history.append(release)
@@ -178,7 +186,7 @@ class Releases:
     def rollback(
         self, keys: Sequence[Path], *, window: float = 10.0, healthy: Healthy | None = None, keep: int = 3
     ) -> str:
-        """Go back to the good release before the current one, with the same tests; returns its id.
+        """Go back to the good release before the current one, with the same tests and pins; returns its id.
 
         Its p99 is logged but not checked: it was fast enough before, and now a server uses the device too.
         """
@@ -186,7 +194,9 @@ class Releases:
             if len(state.history) < 2:
                 raise EdgeError("expected an earlier good release to go back to, found none; install another one")
             release = state.history[-2]
-            self._try(state, keys, release, window, healthy, check_p99=False)
+            last = choices.read(self.root, release, state.installed[release])
+            pins = last.pins if last else Pins()
+            self._try(state, keys, release, window, healthy, check_p99=False, pins=pins)
             state.history.pop()
             self._commit(state, release, keep)
             return release
@@ -197,8 +207,9 @@ class Releases:
         A release that was still on trial is taken back. If the good release is damaged, the last one before it that is
         whole and signed by a pinned key becomes current. Does nothing while another command changes releases: that
         command takes back its own trial. Removes the releases that the state does not name; a lost state is rebuilt to
-        name every whole release that a pinned key signed, that the copy names or that is current. Writes nothing if
-        nothing is to be repaired.
+        name every whole release that a pinned key signed, that the copy names or that is current. Chooses again how the
+        good release runs if runtimes or the CPU have changed, or the choice is lost. Writes nothing if nothing is to be
+        repaired.
 
         Args:
             keys: pinned public keys. They are read only if a state is lost or a release damaged.
@@ -227,7 +238,10 @@ class Releases:
             if (self.root / STATE).exists():
                 mend_copy(self.root)
             self._remove_all_but(state.installed)
-            return state.history[-1] if state.history else None
+            if not state.history:
+                return None
+            self._choose_again(state.history[-1], state.installed[state.history[-1]])
+            return state.history[-1]
 
     def is_whole(self, folder: Path) -> bool:
         """Whether a release is as it was installed, or if the state is lost, as its own manifest says; reads only."""
@@ -245,9 +259,11 @@ class Releases:
     def status(self) -> dict[str, Any]:
         """The current, pending, good and installed releases, and the last events; reads only."""
         state, current = self._state(), self.current()
+        choice = choices.read(self.root, current.name, state.installed.get(current.name)) if current else None
         return {
             "current": current.name if current else None,
             "manifest_sha256": state.installed.get(current.name) if current else None,
+            "choice": asdict(choice) if choice else None,
             "pending": state.pending,
             "good": state.history,
             "installed": list(state.installed),
@@ -266,11 +282,11 @@ class Releases:
         healthy: Healthy | None,
         *,
         check_p99: bool = True,
+        pins: Pins = Pins(),  # noqa: B008
     ) -> None:
         """Make `release` current on trial; if anything fails, the good release is current again."""
-        from rsd_edge import admission
+        from rsd_edge import admission, choosing
         from rsd_edge import bundle as bundles
-        from rsd_edge.selftest import self_test
 
         if release not in state.installed:
             raise EdgeError(f"expected a release out of {', '.join(state.installed)}, found {release}; install it")
@@ -278,19 +294,25 @@ class Releases:
             admission.check_signed(self.folder / release, keys)
             bundles.check_installed(self.folder / release, state.installed[release])
             engines.prepare(self.folder / release, self.events.add)
-            self.events.add("tested", release=release, **self_test(self.folder / release, check_p99=check_p99))
+            choice = choosing.choose(self.folder / release, pins, self.events.add, check_p99=check_p99)
+            self._log_choice(release, choice)
         except EdgeError as error:
             self.events.add("failed", release=release, reason=str(error))
             raise
+        last = choices.read(self.root, release, state.installed[release])
         state.pending = release
         save_state(self.root, state)
         try:
+            choices.save(self.root, release, choice)
             disk.link(self.root / "current", f"releases/{release}")
             self.events.add("on trial", release=release)
             if healthy:
                 watch(release, window, healthy)
         except BaseException as error:  # also when interrupted
             self._take_back(state, str(error) or type(error).__name__)
+            with contextlib.suppress(OSError):
+                if last:  # it may be the good release, which was run in another way
+                    choices.save(self.root, release, last)
             raise
 
     def _commit(self, state: State, release: str, keep: int) -> None:
@@ -304,6 +326,28 @@ class Releases:
         self._point(state)
         state.pending = None
         save_state(self.root, state)
+
+    def _choose_again(self, release: str, manifest_sha256: str) -> None:
+        """Choose how a release runs if that was on another CPU or with other runtimes, or is lost."""
+        from rsd_edge import choosing
+
+        last = choices.read(self.root, release, manifest_sha256)
+        if last and last.fingerprint == choosing.fingerprint():
+            return
+        pins = last.pins if last else Pins()
+        try:
+            choice = choosing.choose(self.folder / release, pins, self.events.add, check_p99=None, seconds=AGAIN)
+        except EdgeError as error:
+            self.events.add("not chosen again", release=release, reason=str(error))
+            print(f"warning: {release} runs as before, because no choice could be made: {error}", file=sys.stderr)
+            return
+        choices.save(self.root, release, choice)
+        self._log_choice(release, choice)
+
+    def _log_choice(self, release: str, choice: Choice) -> None:
+        p50 = None if choice.p50_ms is None else round(choice.p50_ms, 4)
+        facts = {"threads": choice.threads, "reason": choice.reason, "p50_ms": p50, "p99_ms": choice.p99_ms}
+        self.events.add("chosen", release=release, pair=str(choice.pair), **facts)
 
     def _point(self, state: State) -> None:
         """Point `current` at the last good release; remove the link if there is none."""
@@ -350,9 +394,9 @@ class Releases:
         self._remove_all_but(names)
 
     def _remove_all_but(self, names: Collection[str]) -> None:
-        for folder in (self.folder, self.root / "engines"):
+        for folder in (self.folder, self.root / "engines", self.root / choices.FOLDER):
             for path in folder.iterdir() if folder.is_dir() else ():
-                if path.name not in names:
+                if path.name.removesuffix(".json") not in names:
                     if path.is_dir() and not path.is_symlink():
                         shutil.rmtree(path)
                     else:

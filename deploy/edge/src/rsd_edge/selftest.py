@@ -1,23 +1,30 @@
-"""The self-test of a release: its golden pairs and its latency on this device."""
+"""The self-test of a release: its golden files, the golden logits of each pair, and the latency on this device.
 
+What runs here runs in a child process, see `child`: each pair in one of its own.
+"""
+
+import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rsd_edge import child
 from rsd_edge.bundle import manifest_of
+from rsd_edge.disk import read
 from rsd_edge.errors import EdgeError
-from rsd_edge.model import Model
-from rsd_edge.records import Golden, short
+from rsd_edge.images import Preprocessing, decode, preprocess
+from rsd_edge.model import MAX_TEXT, Model
+from rsd_edge.records import TITLES, Pair, short
 
 SAMPLES = 1000
 """Inferences that are timed; ten of them lie above the 99th percentile."""
 WARM_UP = 50
+P99_SECONDS = 120.0
+"""For the samples of a slow model, of which there are fewer then; no more than a sixth of the time that is left."""
 STEP = 120
 """Seconds for each step: to open a model, or to infer once."""
 LONGEST = 3600
@@ -36,92 +43,47 @@ class Latency:
     p99: float
 
 
-def self_test(folder: Path, *, check_p99: bool = True) -> dict[str, Any]:
-    """Run every model of a release on its golden pairs, and time the one that is served, in a child process.
+@dataclass(frozen=True)
+class Deadline:
+    """When the self-test of a release must end, on the monotonic clock."""
 
-    Args:
-        folder: of the release.
-        check_p99: whether the release must keep its limit of p99.
+    release: str
+    seconds: float
+    end: float
 
-    Returns:
-        `precisions`: for each precision, its `provider` and the largest `difference` of a logit. `pixels`: the
-        largest difference of a pixel of the golden files. `p99_ms` of the first precision, None if the bundle has no
-        limit.
+    @classmethod
+    def of(cls, release: str, seconds: float) -> "Deadline":
+        return cls(release, seconds, time.monotonic() + seconds)
 
-    Raises:
-        EdgeError: a pixel, a logit or p99 is beyond what the bundle allows, the model asks for more memory or time
-            than there is, or it ends the runtime.
-    """
-    return child.run(lambda: _self_test(folder, check_p99), folder.name, seconds=STEP)
+    @property
+    def left(self) -> float:
+        """Seconds.
 
-
-def _self_test(folder: Path, check_p99: bool) -> dict[str, Any]:
-    manifest = manifest_of(folder)
-    golden, end = manifest.golden, time.monotonic() + LONGEST
-
-    def start_step() -> None:
-        left = end - time.monotonic()
+        Raises:
+            EdgeError: there are none.
+        """
+        left = self.end - time.monotonic()
         if left <= 0:
             raise EdgeError(
-                f"expected the self-test of {folder.name} to end within {LONGEST} seconds, found it still at work; "
-                "use a faster model, or fewer golden images"
+                f"expected the self-test of {self.release} to end within {self.seconds:g} seconds, found it still at "
+                "work; use a faster model, or fewer golden images"
             )
-        signal.setitimer(signal.ITIMER_REAL, min(STEP, left))
+        return left
 
-    images = _array(folder / golden.images, np.uint8)
-    if images.ndim != 4 or not 0 < len(images) <= MAX_GOLDEN:
-        raise EdgeError(
-            f"expected 1 to {MAX_GOLDEN} golden images [N, H, W, C], found {list(images.shape)}; make the bundle again"
-        )
-    result: dict[str, Any] = {"pixels": 0, "precisions": {}, "p99_ms": None}
-    for precision in manifest.models:
-        start_step()
-        model = Model.open(folder, precision=precision)
-        try:
-            if not result["precisions"]:
-                result["pixels"] = _pixel_difference(model, folder, golden, images)
-            expected = _array(folder / golden.logits[precision]["onnxruntime"], np.float32)
-
-            def infer(images: np.ndarray, model: Model = model) -> np.ndarray:
-                start_step()
-                logits = model.infer(images)
-                expected = (len(images), len(model.labels))
-                if logits.shape != expected or logits.dtype != np.float32:
-                    raise EdgeError(
-                        f"expected float32 {model.pair.precision} logits {list(expected)}, one for each label, found "
-                        f"{logits.dtype} {list(logits.shape)}; make the bundle again"
-                    )
-                return logits
-
-            logits = np.concatenate([infer(images[i : i + 1]) for i in range(len(images))])
-            allowed = golden.tolerances.logits[precision]
-            if not np.isfinite(logits).all():
-                raise EdgeError(
-                    f"expected finite {precision} logits of golden images, found NaN or infinity on {model.provider}; "
-                    "use another release, or repair the runtime"
-                )
-            difference = float(np.abs(logits - expected).max()) if logits.shape == expected.shape else np.inf
-            if not difference <= allowed:  # also true for NaN
-                raise EdgeError(
-                    f"expected the {precision} logits of golden images within {allowed:.3g}, found {difference:.3g} "
-                    f"on {model.provider}; use another release, or repair the runtime"
-                )
-            result["precisions"][precision] = {"provider": model.provider, "difference": difference}
-            limit = manifest.p99_ms
-            if limit is not None and result["p99_ms"] is None:
-                result["p99_ms"] = p99 = latency(infer, images).p99
-                if check_p99 and p99 > limit:
-                    raise EdgeError(
-                        f"expected a 99th percentile of at most {limit} ms, found {p99:.3f} ms on this "
-                        "device; end other programs, or use a smaller model"
-                    )
-        finally:
-            model.close()
-    return result
+    def start_step(self) -> None:
+        """Let this process end after `STEP` seconds, or when no time is left; for a child only."""
+        signal.setitimer(signal.ITIMER_REAL, min(STEP, self.left))
 
 
-def _pixel_difference(model: Model, folder: Path, golden: Golden, images: np.ndarray) -> int:
-    """The largest difference of a pixel, in levels, between the golden files as decoded here and their images."""
+def check_files(folder: Path) -> int:
+    """The largest difference of a pixel, in levels, between the golden files as decoded here and their images.
+
+    Raises:
+        EdgeError: one is beyond what the bundle allows, or a file is malformed.
+    """
+    golden = manifest_of(folder).golden
+    preprocessing = Preprocessing.from_json(read(folder / "preprocessing.json", MAX_TEXT))
+    images = golden_images(folder)
     largest = 0
     for file in golden.files:
         if not 0 <= file.row < len(images):
@@ -129,7 +91,7 @@ def _pixel_difference(model: Model, folder: Path, golden: Golden, images: np.nda
                 f"expected {file.path} in row 0 to {len(images) - 1} of the golden images, found {file.row}; make the "
                 "bundle again"
             )
-        image = model.pixels((folder / file.path).read_bytes())
+        image = preprocess(decode((folder / file.path).read_bytes(), preprocessing), preprocessing)
         expected = images[file.row]
         difference = int(np.abs(image.astype(int) - expected).max()) if image.shape == expected.shape else 255
         if difference > golden.tolerances.pixels:
@@ -139,6 +101,97 @@ def _pixel_difference(model: Model, folder: Path, golden: Golden, images: np.nda
             )
         largest = max(largest, difference)
     return largest
+
+
+def check_pair(
+    folder: Path, pair: Pair, threads: int, deadline: Deadline, *, images: int = MAX_GOLDEN
+) -> tuple[Model, float]:
+    """Open a pair, run it on the golden images, or the first few of them, and compare its logits with the golden ones.
+
+    Returns:
+        The model, which is still open, and the largest difference of a logit.
+
+    Raises:
+        EdgeError: a logit is beyond what the bundle allows, or the runtime does not load the model.
+    """
+    golden = manifest_of(folder).golden
+    inputs = golden_images(folder)
+    deadline.start_step()
+    model = Model.open(folder, precision=pair.precision, runtime=pair.runtime, threads=threads)
+    expected = _array(folder / golden.logits[pair.precision][pair.runtime], np.float32)
+
+    def infer(image: np.ndarray) -> np.ndarray:
+        deadline.start_step()
+        logits, shape = model.infer(image), (1, len(model.labels))
+        if logits.shape != shape or logits.dtype != np.float32:
+            raise EdgeError(
+                f"expected float32 {pair.precision} logits {list(shape)}, one for each label, found {logits.dtype} "
+                f"{list(logits.shape)}; make the bundle again"
+            )
+        return logits
+
+    logits = np.concatenate([infer(inputs[i : i + 1]) for i in range(min(images, len(inputs)))])
+    where = f"in {TITLES[pair.runtime]} on {model.provider}"
+    if not np.isfinite(logits).all():
+        raise EdgeError(
+            f"expected finite {pair.precision} logits of golden images, found NaN or infinity {where}; use another "
+            "release, or repair the runtime"
+        )
+    allowed = golden.tolerances.logits[pair.precision]
+    same_shape = expected.shape == (len(inputs), len(model.labels))
+    difference = float(np.abs(logits - expected[: len(logits)]).max()) if same_shape else np.inf
+    if not difference <= allowed:  # also true for NaN
+        raise EdgeError(
+            f"expected the {pair.precision} logits of golden images within {allowed:.3g}, found {difference:.3g} "
+            f"{where}; use another release, or repair the runtime"
+        )
+    return model, difference
+
+
+def p99_of(folder: Path, pair: Pair, threads: int, deadline: Deadline) -> float:
+    """The 99th percentile of one inference, in milliseconds; EdgeError as `Model.open`."""
+    deadline.start_step()
+    model = Model.open(folder, precision=pair.precision, runtime=pair.runtime, threads=threads)
+
+    def infer(image: np.ndarray) -> np.ndarray:
+        deadline.start_step()
+        return model.infer(image)
+
+    return latency(infer, golden_images(folder), seconds=min(P99_SECONDS, deadline.left / 6)).p99
+
+
+def latency(
+    infer: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    *,
+    samples: int = SAMPLES,
+    seconds: float = math.inf,
+) -> Latency:
+    """Time up to `samples` inferences of one image each, uint8 `[N, H, W, C]` taken in turn, after a warm-up."""
+    times: list[int] = []
+    end = time.monotonic() + seconds
+    for number, image in enumerate(singles(images)):
+        start = time.perf_counter_ns()
+        infer(image)
+        times.append(time.perf_counter_ns() - start)
+        if number + 1 == WARM_UP + samples or (number >= WARM_UP and time.monotonic() > end):
+            break
+    p50, p90, p99 = np.percentile(times[WARM_UP:], [50, 90, 99]) / 1e6
+    return Latency(len(times) - WARM_UP, float(p50), float(p90), float(p99))
+
+
+def singles(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Batches of one image, without an end."""
+    return cycle([images[i : i + 1] for i in range(len(images))])
+
+
+def golden_images(folder: Path) -> np.ndarray:
+    images = _array(folder / manifest_of(folder).golden.images, np.uint8)
+    if images.ndim != 4 or not 0 < len(images) <= MAX_GOLDEN:
+        raise EdgeError(
+            f"expected 1 to {MAX_GOLDEN} golden images [N, H, W, C], found {list(images.shape)}; make the bundle again"
+        )
+    return images
 
 
 def _array(path: Path, dtype: type) -> np.ndarray:
@@ -152,15 +205,3 @@ def _array(path: Path, dtype: type) -> np.ndarray:
             f"expected an array of {np.dtype(dtype)} in {path.name}, found: {short(str(error))}; make the bundle again"
         ) from None
     return np.asarray(array)
-
-
-def latency(infer: Callable[[np.ndarray], np.ndarray], images: np.ndarray, *, samples: int = SAMPLES) -> Latency:
-    """Time `samples` inferences of one image each, uint8 `[N, H, W, C]` taken in turn, after a warm-up."""
-    singles = [images[i : i + 1] for i in range(len(images))]
-    times = []
-    for number in range(WARM_UP + samples):
-        start = time.perf_counter_ns()
-        infer(singles[number % len(singles)])
-        times.append(time.perf_counter_ns() - start)
-    p50, p90, p99 = np.percentile(times[WARM_UP:], [50, 90, 99]) / 1e6
-    return Latency(samples, float(p50), float(p90), float(p99))

@@ -1,6 +1,7 @@
 """`rsd-edge serve`: the application on a socket, until a signal stops it."""
 
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
+from rsd_edge import choices, choosing
 from rsd_edge.app import App
 from rsd_edge.connection import limited
 from rsd_edge.errors import EdgeError
@@ -100,7 +102,8 @@ def read_token(file: Path | None) -> str | None:
 def main(root: Path, options: ServeOptions, keys: Sequence[Path]) -> None:
     """Serve the active release of `root`, and each one that is activated later, until SIGTERM or SIGINT.
 
-    If it is damaged, an earlier good release that one of the pinned `keys` signed is served instead.
+    It runs as `activate` chose, or as the options pin it; if the choice is lost, as the first pair that is right. If
+    the release is damaged, an earlier good one that one of the pinned `keys` signed is served instead.
 
     Raises:
         EdgeError: the server cannot listen, or the token cannot be read.
@@ -117,7 +120,17 @@ def main(root: Path, options: ServeOptions, keys: Sequence[Path]) -> None:
         folder = releases.to_serve()
         return whole(folder, folder.stat().st_ino) if folder and folder.is_dir() else folder
 
-    live = LiveModel(to_serve, lambda folder: Model.open(folder, precision=options.precision, threads=options.threads))
+    def open_chosen(folder: Path) -> Model:
+        return choosing.open_model(root, folder, options.pins, logging.getLogger("rsd_edge").warning)
+
+    def version(folder: Path) -> object:
+        try:
+            facts = choices.path_of(root, folder.name).stat()
+        except OSError:  # lost: what is served stays
+            return None
+        return facts.st_ino, facts.st_mtime_ns
+
+    live = LiveModel(to_serve, open_chosen, version)
     with listen(options) as listener:
         host, port = listener.getsockname()[:2]
         print(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

@@ -3,10 +3,13 @@
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, get_type_hints
+
+from rsd_edge.choices import Pins
+from rsd_edge.records import MAX_THREADS
 
 
 def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:
@@ -33,8 +36,11 @@ class ServeOptions:
     port: Annotated[int, number(int, 0, 65535), "port to listen on; 0 takes a free one"] = 8080
     # A file, because other users can read command lines and environments.
     token_file: Annotated[Path | None, Path, "file with the token for 'Authorization: Bearer TOKEN'"] = None
-    precision: Annotated[str | None, str, "which model of the release to serve, if not its first"] = None
-    threads: Annotated[int, number(int, 1, 64), "threads of the runtime for one inference"] = 1
+    precision: Annotated[str | None, str, "only this precision; else the device chooses"] = None
+    runtime: Annotated[str | None, str, "only this runtime, such as openvino; else the device chooses"] = None
+    threads: Annotated[int | None, number(int, 1, MAX_THREADS), "threads of one inference; else the device chooses"] = (
+        None
+    )
     workers: Annotated[int, number(int, 1, 64), "requests worked on at the same time"] = min(4, os.cpu_count() or 1)
     queue: Annotated[int, number(int, 0, 100_000), "requests that may wait; the next one is answered 429"] = 64
     connections: Annotated[int, number(int, 1, 100_000), "open connections; the next one is closed at once"] = 256
@@ -45,10 +51,17 @@ class ServeOptions:
     max_batch: Annotated[int, number(int, 1, 65536), "images in one request"] = 32
     timeout: Annotated[float, number(float, 0.1, 3600), "seconds for the head, the body and the answer, each"] = 10.0
 
+    @property
+    def pins(self) -> Pins:
+        """What is fixed of how a release is run."""
+        return Pins(self.precision, self.runtime, self.threads)
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the options of `serve`."""
+
+def add_options(parser: argparse.ArgumentParser, *, only: Container[str] | None = None) -> None:
+    """Give `parser` the options of `serve`, or only those of these names."""
     for name, hint in get_type_hints(ServeOptions, include_extras=True).items():
+        if only is not None and name not in only:
+            continue
         kind, help_ = hint.__metadata__
         default = getattr(ServeOptions, name)
         note = "" if default is None else " (default: %(default)s)"

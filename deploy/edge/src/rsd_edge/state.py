@@ -3,15 +3,13 @@
 It lies on the disk twice. The copy serves only to rebuild a state that was lost or damaged.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rsd_edge import disk
 from rsd_edge.errors import EdgeError
-from rsd_edge.records import Highest, Manifest, Sealed, State, load
+from rsd_edge.records import Highest, Manifest, Sealed, State, load, seal
 
 STATE, COPY = "state.json", "state.copy.json"
 MAX_BYTES = 1 << 22
@@ -41,7 +39,7 @@ def read_state(root: Path, *, new: Callable[[], bool]) -> State:
 
 def save_state(root: Path, state: State) -> None:
     """Replace the state, then its copy."""
-    sealed = {"sha256": _seal(state), "state": asdict(state)}
+    sealed = {"sha256": seal(state), "state": asdict(state)}
     for name in (STATE, COPY):
         disk.write_json(root / name, sealed)
 
@@ -121,10 +119,6 @@ def raise_highest(highest: dict[str, Highest], key: str, newest: Highest) -> boo
 def _read(path: Path) -> State:
     """Raises OSError, EdgeError, or ValueError if the content is not a sealed state."""
     sealed = load(Sealed, disk.read(path, MAX_BYTES))
-    if sealed.sha256 != _seal(sealed.state):
+    if sealed.sha256 != seal(sealed.state):
         raise ValueError("another content than its sha256 says")
     return sealed.state
-
-
-def _seal(state: State) -> str:
-    return hashlib.sha256(json.dumps(asdict(state), separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,307 @@
+"""Which pair of precision and runtime serves a release here: the fastest of those that give the golden answers."""
+
+import platform
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+from rsd_edge import child, choices, disk, runtimes, selftest, timing
+from rsd_edge.bundle import MANIFEST, MAX_MANIFEST, digest_of, manifest_of
+from rsd_edge.choices import Choice, Pins, Row
+from rsd_edge.errors import EdgeError
+from rsd_edge.model import Model
+from rsd_edge.onnxruntime_session import first_line, runtime
+from rsd_edge.records import ONNXRUNTIME, OPENVINO, Manifest, Pair
+from rsd_edge.selftest import Deadline
+
+T = TypeVar("T")
+Log = Callable[..., None]
+"""`Events.add`."""
+Way = tuple[Pair, int]
+"""A pair and its threads."""
+TRIES = 3
+"""The fastest ways of which one must hold the limit of p99."""
+_FLAGS = {
+    "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "asimdhp",
+    "i8mm", "bf16", "sve",
+}  # fmt: skip
+"""Of a CPU, as /proc/cpuinfo names them: those by which a runtime chooses its kernels."""
+_CPU = ("model name", "CPU implementer", "CPU part", "CPU variant", "Hardware")
+
+
+def choose(
+    folder: Path,
+    pins: Pins,
+    log: Log,
+    *,
+    check_p99: bool | None = True,
+    seconds: float | None = None,
+) -> Choice:
+    """Check every pair of a release that this device can run, time those that are right, and take the fastest.
+
+    Args:
+        folder: of the release.
+        pins: what is fixed.
+        log: gets a line for each refusal.
+        check_p99: whether the choice must hold the release's limit of p99; None: it does if any of the fastest can;
+            False: it is only measured.
+        seconds: for all of it; by default `selftest.LONGEST`.
+
+    Raises:
+        EdgeError: no pair is right, none of the fastest holds the limit, or the golden files are not as they should be.
+    """
+    manifest = manifest_of(folder)
+    deadline = Deadline.of(folder.name, selftest.LONGEST if seconds is None else seconds)
+    pairs = allowed(manifest, pins)
+    _in_child(lambda: selftest.check_files(folder), folder, deadline)
+    refusals: list[Row] = []
+    ways: list[Way] = []
+    differences: dict[Pair, float] = {}
+    for pair in pairs:
+        try:
+            provider, differences[pair] = _check(folder, manifest, pair, pins.threads or 1, deadline)
+        except EdgeError as error:
+            refusals.append(Row(*pair, None, None, None, None, str(error)))
+            log("pair refused", release=folder.name, pair=str(pair), reason=str(error))
+            continue
+        counts = timing.thread_counts() if provider.startswith("CPU") else [1]
+        ways += [(pair, count) for count in ([pins.threads] if pins.threads else counts)]
+    if not ways:
+        raise EdgeError(_causes(refusals))
+    turns, reasons = _timed(folder, ways, deadline, log)
+    rows = []
+    for pair, threads in ways:
+        way = (pair, threads)
+        times = turns.get(way)
+        p50, spread = (median(times) * 1e3, timing.spread(times)) if times else (None, None)
+        rows.append(Row(*pair, threads, p50, spread, differences[pair], reasons.get(way)))
+    ranking, reason = _ranked(rows, turns, list(differences), pins)
+    best, p99 = ranking[0], None
+    if manifest.p99_ms is not None:
+        try:
+            best, p99 = _within(manifest.p99_ms, folder, ranking, rows, deadline, log, check=check_p99 is not False)
+        except EdgeError:
+            if check_p99:
+                raise
+    return Choice(
+        manifest_sha256=digest_of(disk.read(folder / MANIFEST, MAX_MANIFEST)),
+        fingerprint=fingerprint(),
+        pins=pins,
+        precision=best.precision,
+        runtime=best.runtime,
+        threads=best.threads or 1,
+        reason=reason,
+        p50_ms=best.p50_ms,
+        p99_ms=p99,
+        rows=[*rows, *refusals],
+    )
+
+
+def first_right(folder: Path, pins: Pins) -> Pair:
+    """The first pair that gives the golden answers here, those of ONNX Runtime before the others; nothing is timed.
+
+    Raises:
+        EdgeError: none does.
+    """
+    manifest, deadline = manifest_of(folder), Deadline.of(folder.name, selftest.LONGEST)
+    refusals: list[Row] = []
+    for pair in sorted(allowed(manifest, pins), key=lambda pair: pair.runtime != ONNXRUNTIME):
+        try:
+            _check(folder, manifest, pair, pins.threads or 1, deadline)
+        except EdgeError as error:
+            refusals.append(Row(*pair, None, None, None, None, str(error)))
+        else:
+            return pair
+    raise EdgeError(_causes(refusals))
+
+
+def to_run(folder: Path, choice: Choice | None, pins: Pins) -> Way:
+    """The pair to serve, and its threads: as chosen, or as pinned.
+
+    Without a choice, or if it did not try what is pinned, this is the first that gives the golden answers.
+
+    Raises:
+        EdgeError: what is pinned is not in the bundle or was refused here, or nothing is right.
+    """
+    if choice is not None and pins == Pins():
+        return choice.pair, choice.threads
+    matches = [row for row in choice.rows if pins.allows(row.pair)] if choice else []
+    matches = [row for row in matches if pins.threads in (None, row.threads)] or matches
+    if right := [row for row in matches if not row.refusal]:
+        row = choices.fastest(right)
+        return row.pair, pins.threads or row.threads or 1
+    if matches:
+        raise EdgeError(_causes(matches))
+    return first_right(folder, pins), pins.threads or 1
+
+
+def open_model(root: Path, folder: Path, pins: Pins, warn: Callable[[str], None]) -> Model:
+    """Open a release as it was chosen or pinned; if the choice is lost or cannot be opened, as the fall-back.
+
+    Args:
+        root: of the device.
+        folder: of the release.
+        pins: what is fixed.
+        warn: gets a sentence if it is not as chosen.
+
+    Raises:
+        EdgeError: nothing is right, or what is pinned is not.
+    """
+    choice = choices.read(root, folder.name, digest_of(disk.read(folder / MANIFEST, MAX_MANIFEST)))
+    if choice is None:
+        warn(f"expected a choice for {folder.name}, found none; the first right pair is taken: `rsd-edge recover`")
+    pair, threads = to_run(folder, choice, pins)
+    try:
+        return Model.open(folder, precision=pair.precision, runtime=pair.runtime, threads=threads)
+    except EdgeError as error:
+        if pins != Pins() or choice is None or choice.pins != Pins():
+            raise
+        warn(f"{error}; the first right pair is served instead")
+    pair = first_right(folder, pins)
+    return Model.open(folder, precision=pair.precision, runtime=pair.runtime)
+
+
+def allowed(manifest: Manifest, pins: Pins) -> list[Pair]:
+    """The pairs of a bundle that the pins allow.
+
+    Raises:
+        EdgeError: there is none.
+    """
+    pairs = [pair for pair in manifest.pairs if pins.allows(pair)]
+    if not pairs:
+        raise EdgeError(
+            f"expected a pair out of {', '.join(map(str, manifest.pairs))}, found {pins}; pin one of these, or none"
+        )
+    return pairs
+
+
+def fingerprint() -> dict[str, str]:
+    """What the choice depends on: the runtimes' versions, and the CPU."""
+    text = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0]
+    facts: dict[str, str] = dict(re.findall(r"^(.*?)\s*: (.*)$", text, re.M))
+    flags = _FLAGS.intersection((facts.get("flags") or facts.get("Features") or "").split())
+    return {
+        "machine": platform.machine(),
+        "cpu": " ".join(facts[name] for name in _CPU if name in facts),
+        "flags": " ".join(sorted(flags)),
+        "cores": str(timing.physical_cores()),
+        ONNXRUNTIME: runtime(),
+        OPENVINO: runtimes.installed(OPENVINO) or "none",
+    }
+
+
+def _in_child(work: Callable[[], T], folder: Path, deadline: Deadline) -> T:
+    seconds = max(1, round(min(selftest.STEP, deadline.left)))
+    return child.run(work, folder.name, seconds=seconds)
+
+
+def _check(folder: Path, manifest: Manifest, pair: Pair, threads: int, deadline: Deadline) -> tuple[str, float]:
+    """Provider and largest difference of a pair; EdgeError if it is not right, or not to be had here."""
+    if reason := runtimes.refusal(pair.runtime, manifest.requires):
+        raise EdgeError(reason)
+
+    def work() -> tuple[str, float]:
+        model, difference = selftest.check_pair(folder, pair, threads, deadline)
+        return model.provider, difference
+
+    return _in_child(work, folder, deadline)
+
+
+def _timed(
+    folder: Path, ways: list[Way], deadline: Deadline, log: Log
+) -> tuple[dict[Way, list[float]], dict[Way, str]]:
+    """Seconds of each turn of each way, and why some ways are refused."""
+    singles = [way for way in ways if way[1] == 1]
+    refusals: dict[Way, str] = {}
+    for group in (ways, singles) if singles != ways else (ways,):
+        try:
+            turns, others = _in_child(partial(_race, folder, group, deadline), folder, deadline)
+        except EdgeError as error:  # one of them ended the process, or there was not room for all
+            log("not timed", release=folder.name, ways=len(group), reason=str(error))
+            refusals = {(pair, threads): str(error) for pair, threads in ways if singles and threads > 1}
+        else:
+            return turns, refusals | others
+    return {}, refusals
+
+
+def _race(folder: Path, ways: list[Way], deadline: Deadline) -> tuple[dict[Way, list[float]], dict[Way, str]]:
+    models, refusals = {}, {}
+    for pair, threads in ways:
+        try:
+            models[pair, threads], _ = selftest.check_pair(folder, pair, threads, deadline, images=2)
+        except EdgeError as error:
+            refusals[pair, threads] = str(error)
+        except Exception as error:  # a runtime raises classes of its own
+            refusals[pair, threads] = (
+                f"expected {pair} to run with {threads} threads, found {first_line(error)}; use fewer threads"
+            )
+    images = selftest.golden_images(folder)
+    seconds = min(timing.LONGEST, deadline.left)
+    signal.setitimer(signal.ITIMER_REAL, seconds + selftest.STEP)
+
+    def run(model: Model) -> Callable[[], object]:
+        batches = selftest.singles(images)
+        return lambda: model.infer(next(batches))
+
+    return timing.in_turns({way: run(model) for way, model in models.items()}, seconds=seconds), refusals
+
+
+def _ranked(rows: list[Row], turns: dict[Way, list[float]], order: list[Pair], pins: Pins) -> tuple[list[Row], str]:
+    """The ways that may be served, the best first, and why it is the best; EdgeError if there is none."""
+    right = [row for row in rows if not row.refusal]
+    if not right:
+        raise EdgeError(_causes(rows))
+    racing = [row for row in right if row.p50_ms is not None]
+    if racing and not timing.is_unstable(turns[row.pair, row.threads or 1] for row in racing):
+        ranking = []
+        while racing:
+            ranking.append(choices.fastest(racing))
+            racing.remove(ranking[-1])
+        return ranking, "the fastest" if pins == Pins() else "the fastest of what is pinned"
+    right.sort(key=lambda row: (row.runtime != ONNXRUNTIME, order.index(row.pair), row.threads))
+    why = "no timing on this device was stable" if racing else "nothing could be timed"
+    return right, f"the fall-back, because {why}"
+
+
+def _within(
+    limit: float,
+    folder: Path,
+    ranking: list[Row],
+    rows: list[Row],
+    deadline: Deadline,
+    log: Log,
+    *,
+    check: bool,
+) -> tuple[Row, float]:
+    """The best way whose p99 is within the limit in milliseconds, and its p99; the others' rows in `rows` say so."""
+    sentences: list[str] = []
+    for row in ranking[:TRIES]:
+        measure = partial(selftest.p99_of, folder, row.pair, row.threads or 1, deadline)
+        try:
+            p99 = _in_child(measure, folder, deadline)
+            if p99 <= limit or not check:
+                return row, p99
+            sentences.append(
+                f"expected a 99th percentile of at most {limit} ms, found {p99:.3f} ms on this device; end other "
+                "programs, or use a smaller model"
+            )
+        except EdgeError as error:
+            sentences.append(str(error))
+        log("pair refused", release=folder.name, pair=str(row.pair), threads=row.threads, reason=sentences[-1])
+        if row in rows:
+            rows[rows.index(row)] = replace(row, refusal=sentences[-1])
+    raise EdgeError(sentences[0])
+
+
+def _causes(refusals: list[Row]) -> str:
+    """Why nothing may be served, in one sentence."""
+    causes = {row.refusal or "": row.pair for row in refusals}
+    if len(causes) == 1:
+        return next(iter(causes))
+    listed = "; ".join(f"{pair}: {cause}" for cause, pair in causes.items())
+    return f"expected one pair at least to be right on this device, found none; {listed}"
