@@ -16,7 +16,7 @@ install: $(READY) ## create .venv with the tested versions of everything
 $(READY): pyproject.toml constraints.txt deploy/edge/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: expected $(PYTHON), found none; install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[pipeline,engine,sign,rollout,dask,s3,ssh,dev,docs]' -e ./deploy/edge
+	$(BIN)/python -m pip install -c constraints.txt -e '.[pipeline,openvino,engine,sign,rollout,dask,s3,ssh,dev,docs]' -e ./deploy/edge
 	@touch $@
 
 repro: $(READY) ## run the whole pipeline (dvc repro) and print the table

@@ -134,11 +134,13 @@ def _parity(known: "Records") -> list[dict[str, object]]:
     return [
         {
             "precision": file.precision,
-            "bytes": file.bytes,
-            "images": file.parity.images,
-            "same first class, %": round(100 * file.parity.top1_agreement, 2),
-            "largest difference": f"{file.parity.max_difference:.2g}",
-            "accuracy, points": round(file.parity.accuracy_delta_points, 2),
+            "runtime": runtime,
+            "bytes": pair.bytes,
+            "images": pair.parity.images,
+            "same first class, %": round(100 * pair.parity.top1_agreement, 2),
+            "largest difference": f"{pair.parity.max_difference:.2g}",
+            "accuracy, points": round(pair.parity.accuracy_delta_points, 2),
         }
         for file in known.exports
+        for runtime, pair in file.pairs.items()
     ]

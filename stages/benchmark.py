@@ -11,7 +11,7 @@ from stages import OUT, run
 
 def main() -> None:
     torch.set_num_threads(1)
-    precisions = OUT.choice().precisions
+    converted = {precision: OUT.converted(precision) for precision in OUT.choice().precisions}
     options = OUT.section("benchmark", BenchmarkOptions)
     others = []
     if options.baseline:
@@ -26,17 +26,17 @@ def main() -> None:
             threads=[1],  # two threads make a small model slower, and the stage longer
         )
     benchmark(
-        {precision: OUT.onnx(precision) for precision in precisions},
-        {precision: OUT.engine_folder(precision) for precision in precisions},
+        {name: {runtime: OUT.onnx(name, runtime) for runtime in record.pairs} for name, record in converted.items()},
+        {name: OUT.engine_folder(name) for name in converted},
         options,
         device=OUT.device(),
         folder=OUT.benchmark_folder,
         others=others,
         made_from=OUT.digests(
             OUT.section_file("benchmark"),
-            *(OUT.onnx(precision) for precision in precisions),
-            *(OUT.engine_folder(precision) / ENGINE_RECORD for precision in precisions),
-        ),
+            *(OUT.engine_folder(name) / ENGINE_RECORD for name in converted),
+        )
+        | {path: digest for record in converted.values() for path, digest in record.files.items()},
     )
 
 

@@ -1,4 +1,4 @@
-"""The exported graph -> out/convert/PRECISION/: the file of one precision, held to what PyTorch says of test images."""
+"""The exported graph -> out/convert/PRECISION/: files of one precision, held in each runtime to what PyTorch says."""
 
 import argparse
 import json
@@ -7,15 +7,17 @@ from functools import partial
 import numpy as np
 import onnx
 
-from rsd.export import precisions
+from rsd.export import precisions, runtimes
 from rsd.export.graph import save
 from rsd.export.ladder import Ladder
 from rsd.export.options import export_options
 from rsd.export.precisions.base import Exported
+from rsd.export.run_graph import PASSES_OFF
 from rsd.machine.compute import ComputeOptions
+from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_array
 from rsd.run.names import LOGITS, ONNX
-from rsd.run.records import ConvertRecord
+from rsd.run.records import ConvertRecord, Pair
 from rsd.sources.images import read_split
 from stages import OUT, run
 
@@ -29,30 +31,59 @@ def main() -> None:
     graph = onnx.load(OUT.export_folder / ONNX)
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     expected = np.load(OUT.export_folder / LOGITS, allow_pickle=False)
-    ladder = Ladder(expected, read_split(OUT.data, "test"), threads=threads)
-    source = Exported(graph, exported.parts, ladder, options.gate(name), partial(read_split, OUT.data))
-    converted = precisions.get(name).convert(source, options.of(name))
-
-    parity, path = converted.parity, OUT.onnx(name)
-    test_top1 = round(100 * parity.accuracy, 2)
-    save(converted.graph, path, metadata=metadata | {"precision": name, "test_top1": json.dumps(test_top1)})
-    write_array(path.with_name(LOGITS), converted.logits)
+    test, splits, folder = read_split(OUT.data, "test"), partial(read_split, OUT.data), OUT.convert_folder(name)
+    files: dict[str, onnx.ModelProto] = {}
+    pairs: dict[str, Pair] = {}
+    lost: dict[str, str] = {}
+    for runtime in runtimes.paired():
+        builds = runtimes.get(runtime).builds
+        if builds and not precisions.get(name).by_runtime:  # what ONNX Runtime computes for it is the same, too
+            pairs[runtime] = pairs[runtimes.MAIN]
+            continue
+        if not builds and (reason := runtimes.get(runtime).missing()):
+            lost[runtime] = reason
+            continue
+        ladder = Ladder(expected, test, runs_on=runtime, threads=threads)
+        source = Exported(graph, exported.parts, ladder, options.gate(name), splits)
+        try:
+            converted = precisions.get(name).convert(source, options.of(name))
+        except UserError as error:
+            if runtime == runtimes.MAIN:
+                raise
+            lost[runtime] = str(error)
+            print(f"{name} is not shipped for {runtimes.get(runtime).titles['']}: {error}")
+            continue
+        shared = (file for file, other in files.items() if other == converted.graph)
+        file = next(shared, f"{runtime}.onnx" if files else ONNX)
+        if file not in files:
+            files[file] = converted.graph
+            top1 = json.dumps(round(100 * converted.parity.accuracy, 2))
+            save(converted.graph, folder / file, metadata=metadata | {"precision": name, "test_top1": top1})
+        write_array(folder / (LOGITS if runtime == runtimes.MAIN else f"{runtime}.{LOGITS}"), converted.logits)
+        pairs[runtime] = Pair(
+            file=file,
+            bytes=(folder / file).stat().st_size,
+            sha256=sha256(folder / file),
+            parity=converted.parity,
+            passes_off=[*PASSES_OFF] if builds else [],
+            details=converted.details,
+        )
+        title = runtimes.get(runtime).titles[""]
+        agreement = f"{100 * converted.parity.top1_agreement:.2f} %"
+        print(f"{name} for {title}: same first class as PyTorch on {agreement} of test images")
+        if converted.note:
+            print(converted.note)
+    ladder_of_main = [rung for rung in exported.ladder if rung.rung != name] + [pairs[runtimes.MAIN].parity]
     OUT.write(
         ConvertRecord(
             student=exported.student,
             precision=name,
-            test_top1=test_top1,
-            bytes=path.stat().st_size,
-            sha256=sha256(path),
-            parity=parity,
-            ladder=[rung for rung in exported.ladder if rung.rung != name] + [parity],
-            details=converted.details,
+            ladder=ladder_of_main,
+            pairs=pairs,
+            lost=lost,
             made_from=exported.files,
         )
     )
-    print(f"{name}: same first class as PyTorch on {100 * parity.top1_agreement:.2f} % of test images")
-    if converted.note:
-        print(converted.note)
 
 
 if __name__ == "__main__":

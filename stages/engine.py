@@ -12,10 +12,11 @@ from rsd.export.engine_parity import engine_parity, engine_parting
 from rsd.export.options import export_options
 from rsd.export.parity import GateError
 from rsd.export.refusals import RefusedGraphError
+from rsd.export.runtimes import BUILDER
 from rsd.export.tensorrt import EngineOptions, available, build, skipped
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
-from rsd.run.names import BUILD_LOG, ENGINE, LOGITS
+from rsd.run.names import BUILD_LOG, ENGINE
 from rsd.run.records import Comparison, EngineRecord
 from rsd.sources.images import read_split
 from stages import OUT, run
@@ -28,9 +29,13 @@ def main() -> None:
     options = OUT.section("engine", EngineOptions)
     with written_aside(OUT.engine_folder(precision)) as aside:
         aside.mkdir()
-        onnx = OUT.onnx(precision)
         log = OUT.logs / f"engine-{precision}.log"  # stays there if the build fails
-        record = record_of(onnx, aside / ENGINE, options, precision=precision, log=log)
+        lost = OUT.converted(precision).lost.get(BUILDER)
+        onnx = None if lost else OUT.onnx(precision, BUILDER)
+        if onnx:
+            record = record_of(onnx, aside / ENGINE, options, precision=precision, log=log)
+        else:
+            record = skipped(options.library, precision, lost)
         if record.status == "skipped":
             print(f"{precision}: no engine: {record.reason}")
         else:
@@ -38,7 +43,7 @@ def main() -> None:
             record.write(aside)  # which loading the engine reads
             record.parity = parity(aside, precision, options)
             print(f"{precision}: engine of {(record.bytes or 0) / 1e6:.2f} MB by {record.library} {record.version}")
-        record.made_from = OUT.digests(OUT.onnx(precision), OUT.section_file("engine"))
+        record.made_from = OUT.digests(*([onnx] if onnx else []), OUT.section_file("engine"))
         record.write(aside)
 
 
@@ -55,7 +60,7 @@ def record_of(onnx: Path, engine: Path, options: EngineOptions, *, precision: st
 
 def parity(folder: Path, precision: str, options: EngineOptions) -> Comparison | str:
     """The engine beside its ONNX graph on the test images, held to the gate of its precision where it can run."""
-    onnx, test = OUT.onnx(precision), read_split(OUT.data, "test")
+    onnx, test = OUT.onnx(precision, BUILDER), read_split(OUT.data, "test")
     gate = OUT.section("export", export_options()).gate(precision)
     what = f"{precision} engine"
     try:
@@ -64,7 +69,7 @@ def parity(folder: Path, precision: str, options: EngineOptions) -> Comparison |
             onnx=onnx,
             images=test.images,
             labels=test.labels,
-            reference=np.load(onnx.with_name(LOGITS), allow_pickle=False),
+            reference=np.load(OUT.logits(precision, BUILDER), allow_pickle=False),
             near_tie=gate.near_tie,
             what=what,
         )

@@ -14,7 +14,16 @@ from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.release import sign
 from rsd.release.bundle import BundleOptions, write_bundle
 from rsd.run.paths import Run
-from rsd.run.records import ConvertRecord, EngineRecord, Evaluation, ExportRecord, GraphInput, LatencyRecord, Parity
+from rsd.run.records import (
+    ConvertRecord,
+    EngineRecord,
+    Evaluation,
+    ExportRecord,
+    GraphInput,
+    LatencyRecord,
+    Pair,
+    Parity,
+)
 from rsd.sources.images import DatasetRecord
 from tests.rsd.run.small import DEVICE, PARITY, TIMING
 
@@ -67,12 +76,13 @@ def ingredients(
         )
     )  # fmt: skip
     for precision in precisions:
-        model = run.onnx(precision)
+        model = run.convert_folder(precision) / "model.onnx"
         model.parent.mkdir(parents=True)
         model.write_bytes(graph(shape, seed))
         np.save(model.with_name("logits.npy"), logits_of(model, images))
         parity = Parity(rung=precision, **PARITY)
-        run.write(ConvertRecord(**facts, precision=precision, parity=parity, ladder=[parity]))
+        pairs = {"onnxruntime": Pair(file="model.onnx", bytes=1, sha256="0", parity=parity)}
+        run.write(ConvertRecord(student="rsd-1", precision=precision, pairs=pairs, ladder=[parity]))
         status = "built" if precision == precisions[0] else "skipped"
         run.write(EngineRecord(status=status, precision=precision, library="tensorrt"))
     (run.engine_folder(precisions[0]) / "model.engine").write_bytes(b"engine")

@@ -7,7 +7,8 @@ import onnx
 from numpy.typing import NDArray
 
 from rsd.export.parity import Gate, GateError, compare
-from rsd.export.runtimes.onnxruntime import logits_of
+from rsd.export.run_graph import logits_in
+from rsd.export.runtimes import MAIN
 from rsd.machine.errors import UserError
 from rsd.run.records import Parity
 from rsd.sources.images import LabelledImages
@@ -25,15 +26,18 @@ class Ladder:
     Args:
         expected: logits of the stripped student in PyTorch, float32 `[N, classes]`, of all test images.
         test: the test split, which judges and chooses nothing.
-        threads: CPU threads of ONNX Runtime.
+        runs_on: the runtime that graphs are run in.
+        threads: its CPU threads.
     """
 
-    def __init__(self, expected: NDArray[np.float32], test: LabelledImages, *, threads: int = 1) -> None:
-        self.expected, self.test, self.threads = expected, test, threads
+    def __init__(
+        self, expected: NDArray[np.float32], test: LabelledImages, *, runs_on: str = MAIN, threads: int = 1
+    ) -> None:
+        self.expected, self.test, self.runs_on, self.threads = expected, test, runs_on, threads
 
     def run(self, graph: onnx.ModelProto) -> NDArray[np.float32]:
         """The graph's logits of all test images, `[N, classes]`."""
-        return logits_of(graph.SerializeToString(), self.test.images, threads=self.threads)
+        return logits_in(self.runs_on, graph, self.test.images, threads=self.threads)
 
     def judge(
         self,

@@ -1,11 +1,12 @@
 """An exported graph in int8, by ONNX Runtime's static quantiser: Q/DQ pairs around what is computed in integers.
 
-Symmetric, per channel, biases in float, and only convolutions and matrix products: TensorRT takes no other.
+Weights are symmetric and per channel; the rest is `rsd.export.placement`'s.
 """
 
 import contextlib
 import copy
 import io
+import logging
 import math
 import tempfile
 from collections.abc import Collection, Iterator
@@ -21,14 +22,14 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from pydantic import Field
 
-from rsd.export.runtimes.onnxruntime import logits_of, session_options
+from rsd.export.placement import PRODUCTS, TENSORRT, Form, cubic_from_float, kept_in_float, signed
+from rsd.export.run_graph import logits_in
+from rsd.export.runtimes.onnxruntime import session_options
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
 from rsd.run.records import Harm
 from rsd.sources.images import Images, sample_indices
 
-OPERATORS = ["Conv", "MatMul", "Gemm"]
-"""What is quantised; with the quantiser's default set TensorRT refuses Swin."""
 STEP = 0.05
 """Share of the nodes that each further try keeps in float."""
 BATCH = 16
@@ -57,11 +58,14 @@ class Calibrated(NamedTuple):
     values: TensorsData
     """The range of each value."""
     nodes: list[str]
-    """Names of all nodes that can be quantised, in the graph's order."""
+    """Names of all products that can be quantised, in the graph's order."""
+    form: Form
     options: Int8Options
 
 
-def calibrated(proto: onnx.ModelProto, images: Images, options: Int8Options, *, threads: int = 1) -> Calibrated:
+def calibrated(
+    proto: onnx.ModelProto, images: Images, options: Int8Options, form: Form = TENSORRT, *, threads: int = 1
+) -> Calibrated:
     """Take the range of every value that is to be quantised.
 
     Args:
@@ -71,11 +75,11 @@ def calibrated(proto: onnx.ModelProto, images: Images, options: Int8Options, *, 
     Raises:
         UserError: the graph has nothing that can be quantised.
     """
-    in_float = _after_cubic(proto)
-    nodes = [node.name for node in proto.graph.node if node.op_type in OPERATORS and node.name not in in_float]
+    kept = kept_in_float(proto, form)
+    nodes = [node.name for node in proto.graph.node if node.op_type in PRODUCTS and node.name not in kept]
     if not nodes:
         raise UserError(
-            f"expected a graph with one of {', '.join(OPERATORS)} to make int8, found none; ship fp32 or fp16"
+            f"expected a graph with one of {', '.join(PRODUCTS)} to make int8, found none; ship fp32 or fp16"
         )
     method, more = {
         "min_max": (CalibrationMethod.MinMax, {}),
@@ -87,14 +91,16 @@ def calibrated(proto: onnx.ModelProto, images: Images, options: Int8Options, *, 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         source, augmented = Path(folder) / "graph.onnx", Path(folder) / "augmented.onnx"
         onnx.save(proto, source)
-        calibrator = create_calibrator(source, OPERATORS, str(augmented), calibrate_method=method, extra_options=more)
+        calibrator = create_calibrator(
+            source, [*form.operators], str(augmented), calibrate_method=method, extra_options=more
+        )
         # Its own session takes as many threads as there are cores: other machines, other bits.
         calibrator.infer_session = ort.InferenceSession(
             str(augmented), session_options(threads=threads, optimised=False), providers=["CPUExecutionProvider"]
         )
         for start in range(0, len(sample), BATCH):
             calibrator.collect_data(_Reader(sample[start : start + BATCH]))
-        return Calibrated(calibrator.compute_data(), nodes, options)
+        return Calibrated(calibrator.compute_data(), nodes, form, options)
 
 
 class _Reader(CalibrationDataReader):
@@ -111,51 +117,49 @@ def quantized(proto: onnx.ModelProto, ranges: Calibrated, *, in_float: Collectio
     """A copy of the graph in int8, not checked yet.
 
     Args:
-        in_float: names of nodes that are left as they are.
+        in_float: names of nodes that are left as they are, beside those that the form leaves.
     """
+    form = ranges.form
     quantizer = QDQQuantizer(
         copy.deepcopy(proto),
         per_channel=True,
         reduce_range=ranges.options.reduce_range,
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8,
+        activation_qType=form.activations,
         tensors_range=ranges.values,
         nodes_to_quantize=[],
-        nodes_to_exclude=[*in_float, *_after_cubic(proto)],
-        op_types_to_quantize=OPERATORS,
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+        nodes_to_exclude=[*in_float, *sorted(kept_in_float(proto, form))],
+        op_types_to_quantize=[*form.operators],
+        extra_options={
+            "ActivationSymmetric": form.symmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": form.int32_biases,
+            "OpTypesToExcludeOutputQuantization": [*form.float_results],
+            "TensorQuantOverrides": {
+                name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name in sorted(signed(proto, form))
+            },
+        },
     )
-    quantizer.quantize_model()
+    with _quiet():
+        quantizer.quantize_model()
     quantizer.model.topological_sort()
     result: onnx.ModelProto = quantizer.model.model
     result.ir_version = proto.ir_version
-    _cubic_from_float(result)
+    cubic_from_float(result)
     _logits_in_float(result)
     return result
 
 
-def _cubics(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Cubic Resizes. Between Q/DQ pairs ONNX Runtime would compute them in integers, and cannot."""
-    return [
-        node
-        for node in proto.graph.node
-        if node.op_type == "Resize" and any(a.name == "mode" and a.s == b"cubic" for a in node.attribute)
-    ]
-
-
-def _after_cubic(proto: onnx.ModelProto) -> set[str]:
-    """Names of the nodes that a cubic Resize feeds: they stay in float, so that no pair follows it."""
-    resized = {name for node in _cubics(proto) for name in node.output}
-    return {node.name for node in proto.graph.node if resized.intersection(node.input)}
-
-
-def _cubic_from_float(proto: onnx.ModelProto) -> None:
-    """Give a cubic Resize its input as it was before a Q/DQ pair that others need."""
-    producers = {name: node for node in proto.graph.node for name in node.output}
-    for node in _cubics(proto):
-        pair = producers.get(node.input[0])
-        if pair is not None and pair.op_type == "DequantizeLinear":
-            node.input[0] = producers[pair.input[0]].input[0]
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser warns of each gain of a LayerNormalization, which has no channels to quantise by."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _logits_in_float(proto: onnx.ModelProto) -> None:
@@ -176,19 +180,22 @@ def _logits_in_float(proto: onnx.ModelProto) -> None:
     graph.initializer.extend(initializers)
 
 
-def harms(proto: onnx.ModelProto, ranges: Calibrated, images: NDArray[np.uint8], *, threads: int = 1) -> list[Harm]:
+def harms(
+    proto: onnx.ModelProto, ranges: Calibrated, images: NDArray[np.uint8], *, runs_on: str, threads: int = 1
+) -> list[Harm]:
     """Measure every node that can be quantised, with all others in float; the most harmful first.
 
     Args:
         images: uint8 `[N, H, W, C]`, not of the test split: these choose, the test split judges.
+        runs_on: the runtime.
     """
-    exact = logits_of(proto.SerializeToString(), images, threads=threads)
+    exact = logits_in(runs_on, proto, images, threads=threads)
     spread = float(exact.std()) or 1.0
     operators = {node.name: node.op_type for node in proto.graph.node}
     measured = []
     for name in ranges.nodes:
         alone = quantized(proto, ranges, in_float=[other for other in ranges.nodes if other != name])
-        logits = logits_of(alone.SerializeToString(), images, threads=threads)
+        logits = logits_in(runs_on, alone, images, threads=threads)
         error = float(np.sqrt(np.square(logits - exact).mean())) / spread
         measured.append(Harm(node=name, operator=operators[name], error=error))
     return sorted(measured, key=lambda harm: -harm.error)

@@ -28,6 +28,7 @@ def write_files(
     opset: int = ExportOptions.model_fields["opset"].default,
     ir_version: int = ExportOptions.model_fields["ir_version"].default,
     metadata: dict[str, str] | None = None,
+    runs_on: str = "onnxruntime",
 ) -> None:
     """Trace `model` once and write a checked file per precision; the same arguments give the same bytes.
 
@@ -36,6 +37,7 @@ def write_files(
         mean, std: per channel, of pixels scaled to 0..1.
         image_shape: (H, W, C).
         calibration: images for int8, uint8 `[N, H, W, C]`; noise if None.
+        runs_on: the runtime that the files are for.
 
     Raises:
         UserError: as `rsd.export.trace.trace` and `rsd.export.graph.save`; the model does not fit a precision.
@@ -47,4 +49,5 @@ def write_files(
     )
     for name, path in paths.items():
         kind = precisions.get(name)
-        save(checked(kind.graph(traced.proto, kind.section(), calibration)), path, metadata=metadata or {})
+        graph = kind.graph(traced.proto, kind.section(), calibration, runs_on=runs_on)
+        save(checked(graph), path, metadata=metadata or {})

@@ -56,7 +56,7 @@ class BenchmarkOptions(Options):
     """Batch sizes of the rows that state throughput, with all cores; an engine's are clipped to its profile."""
     cold_starts: int = Field(default=3, ge=0, le=1000)
     """Fresh processes per file and number of threads."""
-    runtimes: list[Annotated[str, OneOf(readers)]] = Field(default=["onnxruntime"], min_length=1)
+    runtimes: list[Annotated[str, OneOf(readers)]] = Field(default=["onnxruntime", "openvino"], min_length=1)
     """Of the ONNX files."""
     baseline: bool = True
     """PyTorch, eager and compiled, as rows of the same run."""
@@ -66,7 +66,7 @@ class BenchmarkOptions(Options):
 
 
 def benchmark(
-    onnx: Mapping[str, Path],
+    onnx: Mapping[str, Mapping[str, Path]],
     engines: Mapping[str, Path],
     options: BenchmarkOptions,
     *,
@@ -80,7 +80,8 @@ def benchmark(
     An engine's single stream is at the smallest batch of its profile, which the row states.
 
     Args:
-        onnx: precision -> `model.onnx`, with one uint8 input `[N, H, W, C]`.
+        onnx: precision -> runtime -> its file, with one uint8 input `[N, H, W, C]`; `tensorrt` is what engines were
+            built from. A runtime that has no file of a precision gets no row of it.
         engines: precision -> folder with `engine.json` and, unless it says skipped, `model.engine`.
         device: this machine.
         folder: gets the record, `latency.json`, and all raw samples, `samples.csv.gz`.
@@ -91,7 +92,7 @@ def benchmark(
     candidates: list[Candidate] = []
     missing: list[Latency] = [one for one in others if isinstance(one, Latency)]
     for name in options.runtimes:
-        for precision, path in onnx.items():
+        for precision, path in [(precision, files[name]) for precision, files in onnx.items() if name in files]:
             plain = onnx_candidate(path, precision=precision, threads=1, runtime=name)
             if reason := runtimes.get(name).missing() or _fault(plain):
                 missing.append(Latency(**plain.row, status=f"not measured: {reason}"))
@@ -107,8 +108,8 @@ def benchmark(
     for precision, engine_folder in engines.items():
         engine = read_sidecar(engine_folder)
         least, most = engine.batches
-        file = str(engine_folder / ENGINE)
-        if reason := _why_not(engine, engine_folder, onnx.get(precision)):
+        file, source = str(engine_folder / ENGINE), onnx.get(precision, {}).get(runtimes.BUILDER)
+        if reason := _why_not(engine, engine_folder, source):
             missing.append(
                 Latency(
                     file=file,
@@ -122,9 +123,7 @@ def benchmark(
             continue
         for batch in sorted({least, *(min(max(batch, least), most) for batch in options.offline_batches)}):
             for way in runtimes.get(engine.library).titles:
-                start = partial(
-                    _engine_session, engine.library, engine_folder, onnx.get(precision), batch=batch, way=way
-                )
+                start = partial(_engine_session, engine.library, engine_folder, source, batch=batch, way=way)
                 row: Row = {
                     "file": file,
                     "precision": precision,

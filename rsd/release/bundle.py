@@ -15,7 +15,7 @@ from rsd.machine.extras import needs
 from rsd.machine.files import sha256, write_json, written_aside
 from rsd.machine.options import Options
 from rsd.release.golden import IMAGES, PIXELS, write_files
-from rsd.run.names import CARD, ENGINE, ENGINE_RECORD, GOLDEN, IMAGE_ARRAY, LABELS, LOGITS, ONNX, PREPROCESSING
+from rsd.run.names import CARD, ENGINE, ENGINE_RECORD, GOLDEN, IMAGE_ARRAY, LABELS, LOGITS, PREPROCESSING
 from rsd.run.records import (
     BundledModel,
     ConvertRecord,
@@ -26,7 +26,7 @@ from rsd.run.records import (
     LatencyRecord,
     Manifest,
     Origin,
-    Parity,
+    Pair,
     Requires,
 )
 from rsd.sources.images import DatasetRecord, Images
@@ -139,9 +139,9 @@ def data_licences(licences: Path, name: str, source: str) -> list[Path]:
     return [licences / "data" / f"{stem}.txt" for stem in dict.fromkeys([name, source])]
 
 
-def _pairs(file: ConvertRecord) -> dict[str, tuple[Path, Parity]]:
-    """The file of a precision that each runtime reads, and its parity there, the preferred runtime first."""
-    return {"onnxruntime": (file.folder / ONNX, file.parity)}
+def _pairs(file: ConvertRecord) -> dict[str, Pair]:
+    """By runtime, ONNX Runtime's first. What builds engines is named where it wants a file of its own."""
+    return {name: pair for name, pair in file.pairs.items() if name != runtimes.BUILDER or pair.file != file.main.file}
 
 
 def _runtime(folder: Path, options: BundleOptions, models: dict[str, BundledModel]) -> str:
@@ -162,13 +162,11 @@ def _runtime(folder: Path, options: BundleOptions, models: dict[str, BundledMode
 def _model(folder: Path, file: ConvertRecord) -> BundledModel:
     """Copy the files of a precision, the same bytes once; its entry of the manifest."""
     (folder / file.precision).mkdir()
-    paths: dict[str, str] = {}
-    by_runtime = {}
-    for runtime, (source, _) in _pairs(file).items():
-        path = paths.setdefault(sha256(source), f"{file.precision}/{source.name}")
-        shutil.copyfile(source, folder / path)
-        by_runtime[runtime] = path
-    return BundledModel(onnx=by_runtime, parity={runtime: parity for runtime, (_, parity) in _pairs(file).items()})
+    pairs = _pairs(file)
+    paths = {runtime: f"{file.precision}/{pair.file}" for runtime, pair in pairs.items()}
+    for path in set(paths.values()):
+        shutil.copyfile(file.folder / Path(path).name, folder / path)
+    return BundledModel(onnx=paths, parity={runtime: pair.parity for runtime, pair in pairs.items()})
 
 
 def _engine(folder: Path, engine: EngineRecord) -> str | None:
@@ -189,6 +187,10 @@ def _golden(
     models: dict[str, BundledModel],
 ) -> Golden:
     """Write inputs and the logits that each file gives for them in each runtime; the manifest's entry."""
+    import onnx  # late, as in `_runtime`
+
+    from rsd.export.run_graph import logits_in
+
     (folder / GOLDEN / "files").mkdir(parents=True)
     names, pixels = write_files(folder / GOLDEN / "files", images, record)
     tensors = np.array(images[:IMAGES])
@@ -200,8 +202,8 @@ def _golden(
         logits[file.precision] = {}
         for runtime, path in models[file.precision].onnx.items():
             logits[file.precision][runtime] = f"{GOLDEN}/logits.{file.precision}.{runtime}.npy"
-            with runtimes.get(runtime).open(folder / path) as session:
-                np.save(folder / logits[file.precision][runtime], session.logits(inputs))
+            answers = logits_in(runtime, onnx.load(folder / path), inputs)
+            np.save(folder / logits[file.precision][runtime], answers)
         of_test = np.load(file.folder / LOGITS, allow_pickle=False)
         tolerances[file.precision] = precisions.get(file.precision).golden * float(np.ptp(of_test))
     return Golden(

@@ -28,7 +28,10 @@ logits = session.run(["logits"], {{"image": images}})[0]  # images: uint8 [N, H,
 
 `preprocessing.json` says how images become this size, `labels.json` names the classes."""
     rows = "\n".join(
-        f"| `{one.precision}/model.onnx` | {one.bytes / 1e6:.2f} MB | {one.test_top1:.2f} % |" for one in converted
+        f"| `{precision}/{file}` | {size / 1e6:.2f} MB | {top1:.2f} % |"
+        for precision, file, size, top1 in dict.fromkeys(
+            (one.precision, pair.file, pair.bytes, pair.test_top1) for one in converted for pair in one.pairs.values()
+        )
     )
     stated = "none is stated" if export.license == NO_LICENSE else export.license
     files = f"""## Files

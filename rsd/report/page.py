@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from rsd.export import runtimes
 from rsd.machine.errors import UserError
 from rsd.measure.budget import choose
 from rsd.report import html, verdict
@@ -90,7 +91,7 @@ def _content(records: Records) -> dict[str, Any]:
         "redundancy": _redundancy(records),
         "correlations": _correlations(records),
         "confusions": _confusions(records),
-        "exports": [_export(export) for export in records.exports],
+        "exports": [line for export in records.exports for line in _pairs(export)],
         "stripped": _stripped(records),
         "engines": records.engines,
         "larger_int8": larger_int8(records.engines),
@@ -144,18 +145,26 @@ def _mistakes(records: Records, data: Path) -> dict[str, Any]:
     return {"mistakes": mistakes, "no_mistakes": ""}
 
 
-def _export(export: ConvertRecord) -> dict[str, Any]:
-    """A line of the ladder of precisions; shares of the parity record become per cent."""
-    return {
-        "precision": export.precision,
-        "bytes": export.bytes,
-        "top1": 100 * export.parity.accuracy,
-        "change": export.parity.accuracy_delta_points,
-        "agreement": 100 * export.parity.top1_agreement,
-        "difference": export.parity.max_difference_share,
-        "cosine": export.parity.min_cosine,
-        "details": export.details,
-    }
+def _pairs(export: ConvertRecord) -> list[dict[str, Any]]:
+    """Lines of the ladder of precisions, one for each runtime; shares of the parity record become per cent.
+
+    A file that another runtime computes in an engine's place, without any difference, gets no line.
+    """
+    return [
+        {
+            "precision": export.precision,
+            "runtime": runtimes.get(runtime).titles[""],
+            "bytes": pair.bytes,
+            "top1": pair.test_top1,
+            "change": pair.parity.accuracy_delta_points,
+            "agreement": 100 * pair.parity.top1_agreement,
+            "difference": pair.parity.max_difference_share,
+            "cosine": pair.parity.min_cosine,
+            "details": pair.details,
+        }
+        for runtime, pair in export.pairs.items()
+        if runtime != runtimes.BUILDER or pair.file != export.main.file
+    ]
 
 
 def _stripped(records: Records) -> Parity | None:
@@ -235,8 +244,8 @@ def _sizes(records: Records) -> pd.DataFrame:
         {
             "name": f"{one.precision}.onnx",
             "precision": one.precision,
-            "bytes": one.bytes,
-            "top1": 100 * one.parity.accuracy,
+            "bytes": one.main.bytes,
+            "top1": one.main.test_top1,
         }
         for one in records.exports
     ]
@@ -259,7 +268,7 @@ def _redundancy(records: Records) -> list[dict[str, Any]]:
 
 def _timed(records: Records) -> pd.DataFrame:
     """The measured rows, with the accuracy of the file that was timed."""
-    top1 = {export.precision: 100 * export.parity.accuracy for export in records.exports}
+    top1 = {export.precision: export.main.test_top1 for export in records.exports}
     rows = [
         {
             "precision": row.precision,

@@ -106,9 +106,11 @@ def _files(known: Snapshot) -> str:
     single = [row for row in known.latency.rows if row.batch == 1] if known.latency else []
     rows = [["file", "size", "agrees with PyTorch", "runs on", "p50", "p99"]]
     for file in known.converted:
-        here = [row for row in single if row.precision == file.precision and _runtime(row) in runtimes.readers()]
-        agreement = f"{100 * file.parity.top1_agreement:.2f} %"
-        rows += _timed_rows(f"{file.student} {file.precision}.onnx", file.bytes, agreement, here)
+        for runtime, pair in file.pairs.items():
+            here = [row for row in single if row.precision == file.precision and _runtime(row) == runtime]
+            if here or runtime == runtimes.MAIN:
+                agreement = f"{100 * pair.parity.top1_agreement:.2f} %"
+                rows += _timed_rows(f"{file.student} {file.precision}.onnx", pair.bytes, agreement, here)
     for engine in known.engines:
         name = f"{engine.precision} engine"
         if engine.status != "built":

@@ -86,7 +86,7 @@ def _gain(records: Records) -> Fact:
 
 
 def _size(records: Records) -> Fact:
-    sizes = [f"{record.precision} {size(record.bytes)}" for record in records.exports]
+    sizes = [f"{record.precision} {size(record.main.bytes)}" for record in records.exports]
     if not sizes:
         return Fact("Size", "unknown", "no file was exported", "none")
     precision, value = sizes[0].split(" ", 1)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, JsonValue
 from rsd.machine.errors import UserError
 from rsd.machine.faults import read_checked
 from rsd.machine.files import read_json, sha256, write_json, written_aside
+from rsd.run.names import LOGITS
 from rsd.run.records import (
     BundleRecord,
     Choice,
@@ -89,9 +90,22 @@ class Run:
     def convert_folder(self, precision: str) -> Path:
         return self.folder / "convert" / precision
 
-    def onnx(self, precision: str) -> Path:
-        """The file of a precision that devices get."""
-        return self.convert_folder(precision) / "model.onnx"
+    def onnx(self, precision: str, runtime: str = "onnxruntime") -> Path:
+        """The file of a precision for a runtime; `tensorrt` is any that builds engines.
+
+        Raises:
+            MissingError: that runtime has none; the record says why.
+        """
+        record = self.converted(precision)
+        if runtime not in record.pairs:
+            raise MissingError(f"expected a {precision} file for {runtime}, found none: {record.lost.get(runtime)}")
+        return self.convert_folder(precision) / record.pairs[runtime].file
+
+    def logits(self, precision: str, runtime: str) -> Path:
+        """What the file of a precision gives for the test images in a runtime, `[N, classes]`."""
+        folder = self.convert_folder(precision)
+        own = folder / f"{runtime}.{LOGITS}"
+        return own if own.is_file() else folder / LOGITS
 
     def engine_folder(self, precision: str) -> Path:
         return self.folder / "engines" / precision

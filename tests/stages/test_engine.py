@@ -9,8 +9,10 @@ from rsd.export.parity import compare
 from rsd.export.tensorrt import EngineOptions
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
-from rsd.run.records import Comparison
+from rsd.run.paths import Run
+from rsd.run.records import Comparison, ConvertRecord, Pair, Parity
 from stages import engine
+from tests.rsd.run.small import PARITY
 
 LABELS = np.arange(40) % 10
 REFERENCE = np.eye(10, dtype=np.float32)[LABELS] * 10
@@ -20,8 +22,12 @@ REFERENCE = np.eye(10, dtype=np.float32)[LABELS] * 10
 def exported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_json(tmp_path / "out/params/export.json", {"gates": {}})
+    write_json(tmp_path / "out/params/engine.json", {})
     (tmp_path / "out/convert/fp32").mkdir(parents=True)
     np.save(tmp_path / "out/convert/fp32/logits.npy", REFERENCE)
+    pair = Pair(file="model.onnx", bytes=1, sha256="0", parity=Parity(rung="fp32", **PARITY))
+    Run().write(ConvertRecord(student="rsd-0", precision="fp32", ladder=[], pairs={"tensorrt": pair}))
+    Run().write(ConvertRecord(student="rsd-0", precision="int8", ladder=[], pairs={}, lost={"tensorrt": "it strays"}))
     monkeypatch.setattr(engine, "read_split", lambda folder, name: SimpleNamespace(images=np.arange(40), labels=LABELS))
     return tmp_path
 
@@ -31,6 +37,13 @@ def says(monkeypatch, logits):
         return logits if isinstance(logits, str) else compare(reference, logits, labels, near_tie=near_tie, what=what)
 
     monkeypatch.setattr(engine, "engine_parity", parity)
+
+
+def test_no_engine_is_built_without_its_file(exported, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["engine", "int8"])
+    engine.main()
+    record = Run().engine("int8")
+    assert (record.status, record.reason) == ("skipped", "it strays")
 
 
 def test_an_engine_that_agrees_with_its_graph_passes(exported, monkeypatch):

@@ -43,7 +43,9 @@ class Bf16(Precision[Bf16Options]):
     tolerance = 5e-2
     golden = 2e-2
 
-    def graph(self, graph: onnx.ModelProto, options: Bf16Options, images: Images) -> onnx.ModelProto:
+    def graph(
+        self, graph: onnx.ModelProto, options: Bf16Options, images: Images, *, runs_on: str = "onnxruntime"
+    ) -> onnx.ModelProto:
         copy = onnx.ModelProto()
         copy.CopyFrom(graph)
         mask = np.uint32((0xFFFFFFFF << (32 - options.kept_bits)) & 0xFFFFFFFF)
@@ -122,7 +124,7 @@ def export(run: Run) -> None:
     torch.manual_seed(0)
     images, data = squares(40, 16, 1), dataset(classes=10)
     model = tiny_model("resnet")
-    student = File(run.onnx("fp32"), model)
+    student = File(run.convert_folder("fp32") / "model.onnx", model)
     labels = student.logits(images).argmax(axis=1)
     for split in ("train", "validation", "test"):
         write_arrays(run.data / split, images, labels)
@@ -153,8 +155,8 @@ def test_a_precision_is_one_more_file(project):
     for name in ("fp32", "bf16"):
         project.stage("convert", name)
     record = Run(project.out).converted("bf16")
-    assert (record.parity.rung, record.parity.images) == ("bf16", 40)
-    assert record.parity.max_difference > Run(project.out).converted("fp32").parity.max_difference
+    assert (record.main.parity.rung, record.main.parity.images) == ("bf16", 40)
+    assert record.main.parity.max_difference > Run(project.out).converted("fp32").main.parity.max_difference
     weights = onnx.load(project.out / "convert" / "bf16" / "model.onnx").graph.initializer
     bits = [onnx.numpy_helper.to_array(tensor).view(np.uint32) for tensor in weights if tensor.data_type == 1]
     assert not any((values & 0x3FFFF).any() for values in bits)
@@ -176,12 +178,16 @@ def test_a_runtime_is_one_more_file(project):
     run = Run(project.out)
     for name in ("fp32", "bf16"):
         project.stage("convert", name)
+        assert run.converted(name).lost == {}
         run.write(EngineRecord(status="skipped", precision=name, library="tensorrt", reason="no GPU"))
     project.stage("device")
     project.stage("benchmark")
     rows = [row for row in run.latency().rows if row.runtime == "reference"]
     assert {(row.precision, row.status) for row in rows} == {("fp32", "measured"), ("bf16", "measured")}
     assert rows[0].cold_start_ms
+    pairs = run.converted("bf16").pairs
+    assert pairs["reference"].file == pairs["onnxruntime"].file == "model.onnx"
+    assert pairs["reference"].parity.max_difference == pytest.approx(pairs["onnxruntime"].parity.max_difference, 1e-3)
     title = "from rsd.report.table import runs_on; print(runs_on('reference', 1))"
     assert project.run("python", "-c", title).stdout.strip() == "ONNX reference, 1 thread"
 

@@ -71,27 +71,33 @@ class Precision(ABC, Generic[Section]):
     golden: ClassVar[float]
     """Share of the logit range by which a device's logits may differ from this machine's: other processors and
     runtimes round and fuse differently."""
+    by_runtime: ClassVar[bool] = False
+    """Whether runtimes want different files."""
     largest_opset: ClassVar[tuple[int, str] | None] = None
     """Of ONNX, and the reason."""
 
     @abstractmethod
-    def graph(self, graph: onnx.ModelProto, options: Section, images: Images) -> onnx.ModelProto:
+    def graph(
+        self, graph: onnx.ModelProto, options: Section, images: Images, *, runs_on: str = "onnxruntime"
+    ) -> onnx.ModelProto:
         """A copy of an fp32 graph of `rsd.export.trace` in this precision, before any gate.
 
         Args:
             images: of the training split, uint8 `[N, H, W, C]`, to calibrate with.
+            runs_on: the runtime that it is for.
 
         Raises:
             UserError: the graph does not fit the precision.
         """
 
     def convert(self, exported: Exported, options: Section) -> Converted:
-        """The file of this precision, held to its gate on all test images.
+        """The file of this precision for the ladder's runtime, held to its gate there on all test images.
 
         Raises:
             UserError: as `graph`; or the gate is missed, and the sentence names the node where the two part.
         """
-        graph = checked(self.graph(exported.graph, options, exported.split("train").images))
+        images = exported.split("train").images
+        graph = checked(self.graph(exported.graph, options, images, runs_on=exported.ladder.runs_on))
         logits = exported.ladder.run(graph)
         explain = exported.explained(graph, self.tolerance)
         return Converted(graph, logits, exported.ladder.judge(exported.gate, logits, explain))

@@ -24,7 +24,9 @@ class Fp16(Precision[Options]):
     tolerance = 1e-2
     golden = 1e-2
 
-    def graph(self, graph: onnx.ModelProto, options: Options, images: Images) -> onnx.ModelProto:
+    def graph(
+        self, graph: onnx.ModelProto, options: Options, images: Images, *, runs_on: str = "onnxruntime"
+    ) -> onnx.ModelProto:
         return to_half(graph)
 
     def convert(self, exported: Exported, options: Options) -> Converted:

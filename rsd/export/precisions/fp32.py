@@ -15,7 +15,9 @@ class Fp32(Precision[Options]):
     tolerance = 1e-4
     golden = 1e-3
 
-    def graph(self, graph: onnx.ModelProto, options: Options, images: Images) -> onnx.ModelProto:
+    def graph(
+        self, graph: onnx.ModelProto, options: Options, images: Images, *, runs_on: str = "onnxruntime"
+    ) -> onnx.ModelProto:
         return graph
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import onnx
 
 from rsd.export.graph import checked
+from rsd.export.int8_file import chosen
 from rsd.export.parity import GateError, compare
 from rsd.export.precisions.base import Converted, Exported, Precision
-from rsd.export.quantize import Int8Options, calibrated, harms, quantized, tries
-from rsd.export.runtimes.onnxruntime import logits_of
+from rsd.export.quantize import Int8Options, harms, quantized, tries
+from rsd.export.run_graph import logits_in
 from rsd.machine.errors import UserError
 from rsd.run.records import Details, Harm
 from rsd.sources.images import Images, sample_indices
@@ -19,6 +20,8 @@ SEARCH_IMAGES = 256
 class Int8Details(Details):
     """How an int8 file was made."""
 
+    form: str
+    """Where its Q/DQ pairs are; see `rsd.export.placement`."""
     calibration: str
     percentile: float
     least_share: float
@@ -34,22 +37,25 @@ class Int8(Precision[Int8Options]):
     limit = 1.0
     tolerance = 1e-1
     golden = 5e-2
+    by_runtime = True
     largest_opset = (20, "ONNX Runtime does not load an int8 transformer above that")
     # From 21 on QuantizeLinear names its type; ONNX Runtime 1.32 keeps that name where it turns the int8 of a
     # transformer into uint8, and then refuses its own graph.
 
-    def graph(self, graph: onnx.ModelProto, options: Int8Options, images: Images) -> onnx.ModelProto:
-        return quantized(graph, calibrated(graph, images, options))
+    def graph(
+        self, graph: onnx.ModelProto, options: Int8Options, images: Images, *, runs_on: str = "onnxruntime"
+    ) -> onnx.ModelProto:
+        return quantized(graph, chosen(graph, images, options, runs_on=runs_on))
 
     def convert(self, exported: Exported, options: Int8Options) -> Converted:
         """Where the gate is missed on the validation images, the nodes that hurt most there go back to float, some more
         at each try. The first count that passes is judged on the test images; only where these refuse it do the tries
         go on.
         """
-        ladder, threads = exported.ladder, exported.ladder.threads
+        ladder, runs_on, threads = exported.ladder, exported.ladder.runs_on, exported.ladder.threads
         train, validation = exported.split("train"), exported.split("validation")
-        ranges = calibrated(exported.graph, train.images, options, threads=threads)
-        expected = logits_of(exported.graph.SerializeToString(), validation.images, threads=threads)
+        ranges = chosen(exported.graph, train.images, options, runs_on=runs_on, threads=threads)
+        expected = logits_in(runs_on, exported.graph, validation.images, threads=threads)
         harmful: list[Harm] = []
         refused: list[int] = []
         for count in [0, *tries(len(ranges.nodes), options.least_share)]:
@@ -57,7 +63,7 @@ class Int8(Precision[Int8Options]):
             graph = checked(quantized(exported.graph, ranges, in_float=[harm.node for harm in in_float]))
             judge = validation
             try:
-                logits = logits_of(graph.SerializeToString(), validation.images, threads=threads)
+                logits = logits_in(runs_on, graph, validation.images, threads=threads)
                 exported.gate.check(compare(expected, logits, validation.labels), split="validation")
                 judge, logits = ladder.test, ladder.run(graph)
                 parity = ladder.judge(exported.gate, logits)
@@ -67,6 +73,7 @@ class Int8(Precision[Int8Options]):
                     refused.append(count)
             else:
                 details = Int8Details(
+                    form=ranges.form.name,
                     **options.model_dump(exclude={"calibration_images"}),
                     calibration_images=min(options.calibration_images, len(train.images)),
                     nodes=len(ranges.nodes),
@@ -77,7 +84,8 @@ class Int8(Precision[Int8Options]):
                 return Converted(graph, logits, parity, details, note)
             if not harmful:
                 index = sample_indices(len(validation.images), SEARCH_IMAGES)
-                harmful = harms(exported.graph, ranges, validation.images[index], threads=threads)
+                images = validation.images[index]
+                harmful = harms(exported.graph, ranges, images, runs_on=runs_on, threads=threads)
         most = ", ".join(f"'{harm.node}' ({harm.operator})" for harm in harmful[:3])
         where = exported.explained(graph, self.tolerance)(judge.images[np.array(missed.images)])
         raise UserError(

@@ -13,6 +13,8 @@ from rsd.machine.modules import module_names
 if TYPE_CHECKING:
     from rsd.export.runtimes.base import Runtime
 
+MAIN, BUILDER = "onnxruntime", "tensorrt"
+
 
 def names() -> list[str]:
     """All that there are."""
@@ -33,6 +35,12 @@ def readers() -> list[str]:
 def builders() -> list[str]:
     """Runtimes that build an engine of an ONNX file first."""
     return [name for name in names() if get(name).builds]
+
+
+def paired() -> list[str]:
+    """What a precision's files are made for: the runtimes of ONNX files, ONNX Runtime first, and `tensorrt`, which
+    stands for all that build engines."""
+    return [MAIN, *(name for name in readers() if name != MAIN), BUILDER]
 
 
 def title(row: str) -> str:

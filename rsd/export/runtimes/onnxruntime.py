@@ -1,6 +1,6 @@
 """ONNX Runtime on the CPU."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,24 +29,29 @@ def session_options(*, threads: int = 1, optimised: bool = True) -> "ort.Session
     return options
 
 
-def session_of(model: Path | bytes, *, threads: int = 1, optimised: bool = True) -> "ort.InferenceSession":
-    """A graph from a file or its bytes."""
+def session_of(
+    model: Path | bytes, *, threads: int = 1, optimised: bool = True, without: Collection[str] = ()
+) -> "ort.InferenceSession":
+    """A graph from a file or its bytes; `without` names passes over the graph that are left out."""
     import onnxruntime as ort
 
     options = session_options(threads=threads, optimised=optimised)
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    return ort.InferenceSession(model, options, providers=providers, disabled_optimizers=[*without])
 
 
-def logits_of(model: Path | bytes, images: "Images", *, batch: int = 128, threads: int = 1) -> "NDArray[np.float32]":
+def logits_of(
+    model: Path | bytes, images: "Images", *, batch: int = 128, threads: int = 1, without: Collection[str] = ()
+) -> "NDArray[np.float32]":
     """Run an exported graph: uint8 `[N, H, W, C]` -> float32 `[N, classes]`."""
-    return OnnxSession(model, threads).logits(images, batch=batch)
+    return OnnxSession(model, threads, without).logits(images, batch=batch)
 
 
 class OnnxSession:
     """A graph with one uint8 input `[N, H, W, C]`; see `rsd.export.runtimes.base.InferenceSession`."""
 
-    def __init__(self, model: Path | bytes, threads: int = 1) -> None:
-        self.session = session_of(model, threads=threads)
+    def __init__(self, model: Path | bytes, threads: int = 1, without: Collection[str] = ()) -> None:
+        self.session = session_of(model, threads=threads, without=without)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -135,7 +135,7 @@ def shipped_student(known: Snapshot) -> TrainedStudent | None:
         data=known.choice.data,
         student=student.name,
         # The test accuracy of PyTorch, moved by what the parity record says of the file.
-        top1={file.precision: evaluation.top1 + file.parity.accuracy_delta_points for file in known.converted},
+        top1={file.precision: evaluation.top1 + file.main.parity.accuracy_delta_points for file in known.converted},
         images=evaluation.images,
         parameters=student.parameters,
     )

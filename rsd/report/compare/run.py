@@ -45,4 +45,4 @@ class ComparedRun:
 
     def bytes_of(self, precision: str) -> int | None:
         """Of the exported file."""
-        return next((file.bytes for file in self.records.exports if file.precision == precision), None)
+        return next((file.main.bytes for file in self.records.exports if file.precision == precision), None)

@@ -15,6 +15,7 @@ from rsd.run.records.files import (
     ExportRecord,
     GraphInput,
     Harm,
+    Pair,
     Parity,
     Port,
     Rounded,
@@ -42,7 +43,7 @@ __all__ = [
     "Accuracy", "BundleRecord", "BundledModel", "Choice", "Comparison", "Conditions", "ConvertRecord",
     "CorrelationChange", "CorrelationPicture", "DatasetRecord", "Details", "DeviceRecord", "EngineRecord", "Evaluation",
     "EvaluationRecord", "ExportRecord", "Golden", "GraphInput", "Harm", "IndexedStudent", "InsideRecord", "Latency",
-    "LatencyRecord", "Manifest", "Model", "Name", "Origin", "Parity", "Port", "ProbeRecord", "Record", "Requires",
-    "Rounded", "Section", "ShippedRecord", "ShownRecord", "Sources", "StartingWeights", "StudentIndex", "StudentRecord",
-    "Summary", "TeacherRecord", "Timing", "Validation", "Watched", "Written",
+    "LatencyRecord", "Manifest", "Model", "Name", "Origin", "Pair", "Parity", "Port", "ProbeRecord", "Record",
+    "Requires", "Rounded", "Section", "ShippedRecord", "ShownRecord", "Sources", "StartingWeights", "StudentIndex",
+    "StudentRecord", "Summary", "TeacherRecord", "Timing", "Validation", "Watched", "Written",
 ]  # fmt: skip

@@ -118,25 +118,47 @@ class Details(BaseModel):
     """Nodes that stayed in float, the most harmful first."""
 
 
-class ConvertRecord(Record):
-    """`convert/PRECISION/convert.json`: the file of one precision, held to its gate."""
+class Pair(Part):
+    """A file in one runtime, held to the gate of its precision there."""
 
-    student: str
-    precision: str
-    test_top1: float
-    """Per cent."""
+    file: str
+    """In the record's folder. Two runtimes may read one file."""
     bytes: int
     sha256: str
     parity: Parity
-    """Of this file against the trained student."""
-    ladder: list[Parity]
+    """Of this pair against the trained student."""
+    passes_off: list[str] = Field([])
+    """Where an engine cannot run here, ONNX Runtime computes in its place, without these passes."""
     details: SerializeAsAny[Details] | None = None
+
+    @property
+    def test_top1(self) -> float:
+        """Per cent."""
+        return round(100 * self.parity.accuracy, 2)
+
+
+class ConvertRecord(Record):
+    """`convert/PRECISION/convert.json`: the files of one precision, a pair for each runtime."""
+
+    student: str
+    precision: str
+    ladder: list[Parity]
+    """From the trained student to the file in ONNX Runtime."""
+    pairs: dict[str, Pair]
+    """By runtime; `tensorrt` is any that builds engines. ONNX Runtime's is always there, and the first."""
+    lost: dict[str, str] = Field({})
+    """Why a runtime has none, in a sentence."""
 
     location = "convert/{0.precision}/convert.json"
 
     @property
+    def main(self) -> Pair:
+        """In ONNX Runtime."""
+        return self.pairs["onnxruntime"]
+
+    @property
     def files(self) -> dict[str, str]:
-        return {f"convert/{self.precision}/model.onnx": self.sha256}
+        return {f"convert/{self.precision}/{pair.file}": pair.sha256 for pair in self.pairs.values()}
 
 
 class Port(Part):

@@ -146,7 +146,7 @@ def test_the_most_harmful_node_is_kept_in_float(traced, images):
     values[:, 0, 0, 0] += 100 * np.abs(values).max()  # each channel's range now belongs to one weight
     kernel.CopyFrom(onnx.numpy_helper.from_array(values, kernel.name))
     known = calibrated(proto, images, Int8Options())
-    ranking = harms(proto, known, images)
+    ranking = harms(proto, known, images, runs_on="tensorrt")
     assert len(ranking) == len(known.nodes)
     assert ranking[0].node == victim.name
     assert (ranking[0].operator, ranking[0].error > 3 * ranking[2].error) == ("Conv", True)

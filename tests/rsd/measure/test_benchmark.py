@@ -31,7 +31,13 @@ def _engine(folder, **record):
 
 def test_every_model_is_timed_in_three_ways(tiny_onnx, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 2)
-    result = benchmark({"fp32": tiny_onnx, "fp16": tiny_onnx}, {}, QUICK, device=DEVICE, folder=tmp_path / "out")
+    result = benchmark(
+        {"fp32": {"onnxruntime": tiny_onnx}, "fp16": {"onnxruntime": tiny_onnx}},
+        {},
+        QUICK,
+        device=DEVICE,
+        folder=tmp_path / "out",
+    )
     assert LatencyRecord.model_validate_json((tmp_path / "out" / "latency.json").read_text()) == result
     outcome = [(row.precision, row.threads, row.batch, row.scenario) for row in result.rows]
     ways = [(1, 1, "single stream"), (2, 1, "single stream"), (2, 4, "offline")]
@@ -50,12 +56,12 @@ def test_every_model_is_timed_in_three_ways(tiny_onnx, tmp_path, monkeypatch):
 
 def test_one_core_is_timed_once(tiny_onnx, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 1)
-    rows = benchmark({"fp32": tiny_onnx}, {}, QUICK, device=DEVICE, folder=tmp_path).rows
+    rows = benchmark({"fp32": {"onnxruntime": tiny_onnx}}, {}, QUICK, device=DEVICE, folder=tmp_path).rows
     assert [(row.threads, row.batch) for row in rows] == [(1, 1), (1, 4)]
 
 
 def test_every_sample_is_kept(tiny_onnx, tmp_path):
-    result = benchmark({"fp32": tiny_onnx}, {}, QUICK, device=DEVICE, folder=tmp_path)
+    result = benchmark({"fp32": {"onnxruntime": tiny_onnx}}, {}, QUICK, device=DEVICE, folder=tmp_path)
     samples = pd.read_csv(tmp_path / "samples.csv.gz")
     assert tuple(samples.columns) == module.SAMPLE_COLUMNS
     assert len(samples) == sum(row.samples or 0 for row in result.rows)
@@ -134,7 +140,7 @@ def test_an_engine_is_timed_with_and_without_copies(tmp_path, monkeypatch, profi
 
 def test_a_file_that_a_runtime_refuses_says_why(tmp_path):
     (tmp_path / "m.onnx").write_text("no graph")
-    (row,) = benchmark({"fp32": tmp_path / "m.onnx"}, {}, QUICK, device=DEVICE, folder=tmp_path).rows
+    (row,) = benchmark({"fp32": {"onnxruntime": tmp_path / "m.onnx"}}, {}, QUICK, device=DEVICE, folder=tmp_path).rows
     assert row.status.startswith("not measured: ")
     assert row.runtime == "onnxruntime"
 

@@ -5,9 +5,7 @@ import numpy as np
 import onnx
 import pytest
 
-from rsd.export import runtimes
-from rsd.export.runtimes.onnxruntime import RUNTIME, logits_of
-from rsd.release import bundle
+from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.release.bundle import BundleOptions, write_bundle
 from rsd.run.records import Requires
 from tests.bundles import SHAPE, ingredients
@@ -69,14 +67,9 @@ def test_golden_logits_are_those_of_shipped_models(tmp_path, precisions):
         assert np.abs(result - recorded).max() <= 1e-5 < allowed
 
 
-def test_two_runtimes_share_a_file_of_equal_bytes(made, tmp_path, monkeypatch):
-    def pairs(file):
-        twin = file.folder / "twin.onnx"
-        twin.write_bytes((file.folder / "model.onnx").read_bytes())
-        return {"onnxruntime": (file.folder / "model.onnx", file.parity), "openvino": (twin, file.parity)}
-
-    monkeypatch.setattr(bundle, "_pairs", pairs)
-    monkeypatch.setattr(runtimes, "get", lambda name: RUNTIME)
+def test_two_runtimes_share_a_file_of_equal_bytes(made, tmp_path):
+    for file in made["converted"]:
+        file.pairs |= dict.fromkeys(("openvino", "tensorrt"), file.main)
     manifest = write_bundle(tmp_path / "bundle", OPTIONS, **made)
     assert manifest.models["fp16"].onnx == {"onnxruntime": "fp16/model.onnx", "openvino": "fp16/model.onnx"}
     assert [path.name for path in (tmp_path / "bundle" / "fp16").glob("*.onnx")] == ["model.onnx"]

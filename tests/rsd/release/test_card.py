@@ -24,7 +24,7 @@ def test_it_adds_test_accuracy_files_and_licence(tmp_path):
     read = ModelCard.load(tmp_path / "README.md")
 
     assert "| test | 98.00 % |" in text
-    assert "| `int8/model.onnx` | 0.00 MB | 98.00 % |" in text
+    assert "| `int8/model.onnx` | 0.00 MB | 50.00 % |" in text
     assert read.data.license == "mit"
     assert read.data.library_name == "onnx"
     assert [result.dataset_split for result in read.data.eval_results] == ["validation", "test"]

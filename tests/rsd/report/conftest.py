@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from rsd.run.paths import Run
-from rsd.run.records import ConvertRecord, EngineRecord, ExportRecord, Model, Parity, StudentRecord, Validation
+from rsd.run.records import ConvertRecord, EngineRecord, ExportRecord, Model, Pair, Parity, StudentRecord, Validation
 from rsd.sources.images import write_arrays
 from tests.rsd.run.small import INPUT
 from tests.rsd.run.small import TRAINED as PLAIN
@@ -255,10 +255,7 @@ def _convert(student: str, precision: str, count: int) -> ConvertRecord:
     return ConvertRecord(
         student=student,
         precision=precision,
-        test_top1=100 * parity.accuracy,
-        bytes=count,
-        sha256=precision,
-        parity=parity,
+        pairs={"onnxruntime": Pair(file="model.onnx", bytes=count, sha256=precision, parity=parity)},
         ladder=[parity],
         made_from={"export/model.onnx": "onnx"},
     )

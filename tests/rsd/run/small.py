@@ -17,6 +17,7 @@ from rsd.run.records import (
     Latency,
     LatencyRecord,
     Model,
+    Pair,
     Parity,
     StudentRecord,
     TeacherRecord,
@@ -150,14 +151,12 @@ def export(run: Run, sha256: str = "onnx") -> None:
 
 def convert(run: Run, precision: str) -> None:
     parity = Parity(rung=precision, **PARITY)
+    digest = f"{precision} of {run.export().sha256}"
     run.write(
         ConvertRecord(
             student="rsd-0",
             precision=precision,
-            test_top1=95.0,
-            bytes=50,
-            sha256=f"{precision} of {run.export().sha256}",
-            parity=parity,
+            pairs={"onnxruntime": Pair(file="model.onnx", bytes=50, sha256=digest, parity=parity)},
             ladder=[parity],
             made_from=run.export().files,
         )

@@ -19,7 +19,9 @@ class OpenVinoError(Exception):
 
 
 class OpenVinoSession:
-    """The file as it is for larger batches, and a form for one image, which is faster; each is compiled when needed.
+    """The file compiled for one image; a larger batch is taken image by image.
+
+    With an open batch size OpenVINO is slower, and 2026.4 computes int8 convolutions wrongly.
 
     Several threads may call `logits` at the same time: each of them has a request of its own.
     """
@@ -33,22 +35,19 @@ class OpenVinoSession:
             raise EdgeError(
                 f"expected OpenVINO on this device, found: {error}; run `pip install 'rsd-edge[openvino]'`"
             ) from error
-        self._core = openvino.Core()
-        self._settings: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",  # its default on some processors is less
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # the device does other work, too
         }
-        self._shape = shape
-        self._lock = threading.Lock()
-        self._compiled: dict[str, Any] = {}
-        """The form for `one` image, and the one for `any` number."""
-        self._requests = threading.local()  # by the same key
+        self._requests = threading.local()
         try:
-            self._any = self._core.read_model(path)
-            self._of("one")
+            core = openvino.Core()
+            model = core.read_model(path)
+            model.reshape([1, *shape])
+            self._compiled = core.compile_model(model, "CPU", settings)
         except Exception as error:  # only RuntimeError is usual
             raise EdgeError(
                 f"expected OpenVINO {openvino.__version__.partition('-')[0]} to load {path.parent.name}/{path.name}, "
@@ -57,28 +56,19 @@ class OpenVinoSession:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Float32 `[N, classes]` of uint8 `[N, H, W, C]`."""
-        form = "one" if len(images) == 1 else "any"
         try:
-            of_thread = self._requests.__dict__
-            if form not in of_thread:
-                of_thread[form] = self._of(form).create_infer_request()
+            if not hasattr(self._requests, "own"):
+                self._requests.own = self._compiled.create_infer_request()
             # The logits are a copy, which the next inference does not overwrite.
-            logits: np.ndarray = of_thread[form].infer([images], share_inputs=True)["logits"]
+            parts = [
+                self._requests.own.infer([images[index : index + 1]], share_inputs=True)["logits"]
+                for index in range(len(images))
+            ]
         except MemoryError:
             raise
         except Exception as error:
             raise OpenVinoError(_reason(error)) from error
-        return logits
-
-    def _of(self, form: str) -> Any:
-        with self._lock:
-            if form not in self._compiled:
-                model = self._any
-                if form == "one":
-                    model = model.clone()
-                    model.reshape([1, *self._shape])
-                self._compiled[form] = self._core.compile_model(model, "CPU", self._settings)
-            return self._compiled[form]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _reason(error: Exception) -> str:
