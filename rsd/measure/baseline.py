@@ -29,6 +29,7 @@ def baseline(
     name: str,
     image_shape: tuple[int, int, int],
     threads: Sequence[int],
+    compiled: bool = True,
 ) -> list[Candidate | Latency]:
     """The same work as the exported graph, pixels to logits at batch 1, eager and compiled.
 
@@ -40,24 +41,27 @@ def baseline(
         mean, std: per channel, of pixels in [0, 1].
         name: what the rows call the model.
         image_shape: (height, width, channels).
+        compiled: whether to compile the model, which takes up to a minute.
     """
     plain = RawPixels(model, mean, std).eval()
     eager: list[Candidate | Latency] = [
         Candidate(_row(name, "pytorch", count), partial(_session, plain, count, image_shape)) for count in threads
     ]
+    if not compiled:
+        return eager
     row = _row(name, "pytorch compiled", 1)
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(compiler):
         reason = f"torch.compile needs a C++ compiler, and there is no {compiler} here"
         return [*eager, Latency(**row, status=f"not measured: {reason}")]
     try:
-        compiled = torch.compile(plain)
-        with _session(compiled, 1, image_shape) as infer:
+        faster = torch.compile(plain)
+        with _session(faster, 1, image_shape) as infer:
             infer()
     except Exception as error:  # the compiler's exceptions have no public type in common
         reason = f"torch.compile failed here ({first_line(error)[:200]})"
         return [*eager, Latency(**row, status=f"not measured: {reason}")]
-    return [*eager, Candidate(row, partial(_session, compiled, 1, image_shape))]
+    return [*eager, Candidate(row, partial(_session, faster, 1, image_shape))]
 
 
 def _row(name: str, runtime: str, threads: int) -> Row:
