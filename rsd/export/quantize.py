@@ -85,7 +85,7 @@ def calibrated(
         "min_max": (CalibrationMethod.MinMax, {}),
         "percentile": (CalibrationMethod.Percentile, {"percentile": options.percentile}),
         # With onnxruntime's own 128 bins entropy has one candidate only, the whole range.
-        "entropy": (CalibrationMethod.Entropy, {"num_bins": 512, "symmetric": True}),
+        "entropy": (CalibrationMethod.Entropy, {"num_bins": 512, "symmetric": form.symmetric}),
     }[options.calibration]
     sample = images[sample_indices(len(images), options.calibration_images)]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints its progress

@@ -41,8 +41,8 @@ def test_int8_is_calibrated_on_the_training_split_alone(traced, images):
     ("validation_passes_at", "test_passes_at", "requests", "refused"),
     [
         (0, 0, ["validation 0", "test 0"], []),
-        (1, 0, ["validation 0", "validation 1", "test 1"], []),
-        (1, 2, ["validation 0", "validation 1", "test 1", "validation 2", "test 2"], [1]),
+        (1, 0, [*["validation 0"] * 3, "validation 1", "test 1"], []),
+        (1, 2, [*["validation 0"] * 3, "validation 1", "test 1", "validation 2", "test 2"], ["percentile, 1 in float"]),
     ],
 )
 def test_validation_images_choose_and_test_images_judge(
@@ -81,6 +81,33 @@ def test_validation_images_choose_and_test_images_judge(
     assert judged == requests
     assert details.refused_by_test == refused
     assert [harm.node for harm in details.in_float] == order[: len(in_float[-1])] == in_float[-1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "passing", "order"),
+    [("min_max", 2, ["min_max", "percentile"]), ("entropy", 3, ["entropy", "min_max", "percentile"])],
+)
+def test_calibrations_come_before_nodes_in_float(traced, images, monkeypatch, asked, passing, order):
+    """The gate is made to pass at one of them; the record names it."""
+    calibrations: list[str] = []
+    choose = module.chosen
+
+    def chosen(graph, images, options, **more):
+        calibrations.append(options.calibration)
+        return choose(graph, images, options, **more)
+
+    def judge(gate, record, *, split="test"):
+        if len(calibrations) < passing:
+            raise GateError("too bad", [3, 4])
+
+    monkeypatch.setattr(module, "chosen", chosen)
+    monkeypatch.setattr(AccuracyDelta, "check", judge)
+    split = labelled(traced("resnet"), images)
+    exported = to_convert(traced("resnet"), images, "int8", train=split, validation=split)
+    details = convert(exported, calibration=asked).details
+    assert isinstance(details, Int8Details)
+    assert calibrations == order
+    assert (details.calibration, details.in_float) == (order[-1], [])
 
 
 def test_failing_int8_says_where_most_is_lost(traced, images):
