@@ -56,11 +56,12 @@ study: $(READY) ## compare RSD with its rivals, and few labels with many: docs/s
 	@python -m benchmarks.study.labels
 	@python -m benchmarks.study.share
 	@python -m benchmarks.study.photographs
-	@python -m benchmarks.study.photo_students --methods scratch rsd
 	@python -m benchmarks.study.photo_students --students ViT
 	@python -m benchmarks.study.photo_students --students ViT --views 5
 	@python -m benchmarks.study.photo_students --students ViT --epochs 80 --shares 1
 	@python -m benchmarks.study.photo_students --students CNN ViT-128 --shares 1
+	@python -m benchmarks.study.photo_students --students CNN ViT-128 --shares 0.1 --methods scratch rsd
+	@python -m benchmarks.study.photo_students --students Lite0 --shares 1 --methods scratch rsd
 	@python -m benchmarks.study.two_teachers
 
 sensitivity: $(READY) ## measure what each setting of RSD changes: docs/sensitivity.md; hours, resumable
