@@ -4,6 +4,7 @@ import gc
 import hashlib
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def test_a_crash_in_the_child_is_a_sentence(work, sentence):
 def test_a_child_returns_its_result_without_holding_locks(tmp_path, releases):
     with releases._locked():
         assert child.run(lambda: {"p99": 1.5}, "tiny-1", seconds=60) == {"p99": 1.5}
-        assert child.run(lambda: len(os.listdir("/proc/self/fd")), "tiny-1", seconds=60) == 5  # stdio, pipe, folder
+        assert child.run(lambda: len(os.listdir("/proc/self/fd")), "tiny-1", seconds=60) == 6  # stdio, pipes, folder
     with Releases(releases.root)._locked():
         pass
 
@@ -164,3 +165,44 @@ def test_garbage_of_the_parent_stays_uncollected(shared):
 
     assert child.run(gc.collect, "tiny-1", seconds=10) is not None
     assert gc.get_freeze_count() == 0
+
+
+def test_a_child_stands_still_between_its_steps():
+    """Its other threads, too: one of them counts as fast as it can."""
+
+    def work():
+        count = [0]
+
+        def run():
+            while True:
+                count[0] += 1
+
+        threading.Thread(target=run, daemon=True).start()
+        while True:
+            time.sleep(0.02)
+            yield count[0]
+
+    with child.steps(work, "tiny-1", seconds=60) as step:
+        first, second = step(), step()
+        time.sleep(0.5)
+        third = step()
+        assert first < second < third
+        assert third - second < 10 * (second - first)
+
+
+def test_a_step_that_crashes_is_a_sentence():
+    def work():
+        yield 1
+        os.abort()
+
+    with child.steps(work, "tiny-1", seconds=60) as step:
+        assert step() == 1
+        with pytest.raises(EdgeError, match="ended with status -6"):
+            step()
+
+
+def test_a_child_that_is_left_ends():
+    with child.steps(lambda: (os.getpid() for _ in range(2)), "tiny-1", seconds=60) as step:
+        number = step()
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)

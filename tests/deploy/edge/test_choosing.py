@@ -153,9 +153,10 @@ def test_a_crash_with_threads_leaves_the_single_ones(device, workshop, times, mo
     ending(monkeypatch, ORT16, threads=2)
     device.activate(workshop.keys)
     assert chosen(device) == (OV16, 1)
-    assert len(logged(device, "not timed")) == 1
+    (event,) = logged(device, "pair refused")
+    assert (event["pair"], event["threads"]) == ("fp16 in ONNX Runtime", 2)
     with pytest.raises(EdgeError, match="ended with status -6"):
-        choosing.to_run(device.current(), choices.read(*place(device)), Pins(precision="fp16", threads=2))
+        choosing.to_run(device.current(), choices.read(*place(device)), Pins(*ORT16, threads=2))
 
 
 def place(releases):

@@ -12,10 +12,10 @@ import os
 import re
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from rsd_edge.errors import EdgeError
 
@@ -28,22 +28,32 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run(work: Callable[[], T], release: str, *, seconds: int) -> T:
-    """The result of `work` in a forked child.
+    """The result of `work` in a forked child; arguments and errors as of `steps`."""
+    with steps(lambda: (work() for _ in range(1)), release, seconds=seconds) as step:
+        return step()
+
+
+@contextlib.contextmanager
+def steps(work: Callable[[], Iterator[T]], release: str, *, seconds: int) -> Iterator[Callable[[], T]]:
+    """A call that runs `work` in a forked child up to its next value. Between calls all of the child's threads stand
+    still, so that it takes no time from others.
 
     Args:
-        work: its result must be picklable.
+        work: its values must be picklable.
         release: the id, for the sentence.
         seconds: after which the child ends, unless `work` sets the timer again.
 
     Raises:
-        EdgeError: `work` raised one or any other exception, or used more memory or time than it may, or crashed.
+        EdgeError: by the call: `work` raised one or any other exception, or used more memory or time than it may, or
+            crashed.
     """
     from rsd_edge.bundle import free_memory
 
     memory = int(SHARE * free_memory())
     context = multiprocessing.get_context("fork")  # a new interpreter would load the runtime for half a second
     reader, writer = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(work, writer, memory, seconds), daemon=True)
+    gate, opener = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(work, writer, gate, memory, seconds), daemon=True)
     # A session of this process that is garbage must not be collected in the child: it would wait there, for ever, for
     # its threads, which the child has not.
     gc.freeze()
@@ -52,27 +62,42 @@ def run(work: Callable[[], T], release: str, *, seconds: int) -> T:
     finally:
         gc.unfreeze()
     writer.close()
+    gate.close()
+
+    def step() -> T:
+        os.kill(child.pid or 0, signal.SIGCONT)
+        with contextlib.suppress(BrokenPipeError):  # it was ended meanwhile; `recv` tells
+            opener.send(None)
+        try:
+            error, result = reader.recv()
+            os.kill(child.pid or 0, signal.SIGSTOP)
+        except EOFError:
+            child.join()
+            error, result = _fate(release, child.exitcode or 0, memory), None
+        if error:
+            raise EdgeError(error)
+        return cast(T, result)
+
     try:
-        error, result = reader.recv()
-    except EOFError:
-        child.join()
-        error, result = _fate(release, child.exitcode or 0, memory), None
+        yield step
     finally:
         child.kill()
         child.join()
         reader.close()
-    if error:
-        raise EdgeError(error)
-    return result
+        opener.close()
 
 
-def _child(work: Callable[[], object], writer: Connection, memory: int, seconds: int) -> None:
+def _child(
+    work: Callable[[], Iterator[object]], writer: Connection, gate: Connection, memory: int, seconds: int
+) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     # The locks of the parent must not outlive it.
-    os.closerange(3, writer.fileno())
-    os.closerange(writer.fileno() + 1, 1 << 16)
+    low, high = sorted((writer.fileno(), gate.fileno()))
+    os.closerange(3, low)
+    os.closerange(low + 1, high)
+    os.closerange(high + 1, 1 << 16)
     with contextlib.suppress(OSError):  # so that the kernel, too, ends this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
@@ -80,7 +105,10 @@ def _child(work: Callable[[], object], writer: Connection, memory: int, seconds:
         resource.setrlimit(resource.RLIMIT_DATA, (used + memory, used + memory))
     signal.alarm(seconds)
     try:
-        writer.send((None, work()))
+        values = work()
+        while True:
+            gate.recv()
+            writer.send((None, next(values)))
     except EdgeError as error:
         writer.send((str(error), None))
     except Exception as error:  # a runtime raises classes of its own

@@ -1,9 +1,11 @@
 """Which pair of precision and runtime serves a release here: the fastest of those that give the golden answers."""
 
+import contextlib
+import math
 import platform
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from rsd_edge.bundle import MANIFEST, MAX_MANIFEST, digest_of, manifest_of
 from rsd_edge.choices import Choice, Pins, Row
 from rsd_edge.errors import EdgeError
 from rsd_edge.model import Model
-from rsd_edge.onnxruntime_session import first_line, runtime
+from rsd_edge.onnxruntime_session import runtime
 from rsd_edge.records import ONNXRUNTIME, OPENVINO, Manifest, Pair
 from rsd_edge.selftest import Deadline
 
@@ -73,11 +75,13 @@ def choose(
         ways += [(pair, count) for count in ([pins.threads] if pins.threads else counts)]
     if not ways:
         raise EdgeError(_causes(refusals))
-    turns, reasons = _timed(folder, ways, deadline, log)
+    turns, reasons = _timed(folder, ways, deadline)
+    for (pair, threads), reason in reasons.items():
+        log("pair refused", release=folder.name, pair=str(pair), threads=threads, reason=reason)
     rows = []
     for pair, threads in ways:
         way = (pair, threads)
-        times = turns.get(way)
+        times = None if way in reasons else turns.get(way)
         p50, spread = (median(times) * 1e3, timing.spread(times)) if times else (None, None)
         rows.append(Row(*pair, threads, p50, spread, differences[pair], reasons.get(way)))
     ranking, reason = _ranked(rows, turns, list(differences), pins)
@@ -196,8 +200,11 @@ def fingerprint() -> dict[str, str]:
 
 
 def _in_child(work: Callable[[], T], folder: Path, deadline: Deadline) -> T:
-    seconds = max(1, round(min(selftest.STEP, deadline.left)))
-    return child.run(work, folder.name, seconds=seconds)
+    return child.run(work, folder.name, seconds=_seconds(deadline))
+
+
+def _seconds(deadline: Deadline) -> int:
+    return max(1, round(min(selftest.STEP, deadline.left)))
 
 
 def _check(folder: Path, manifest: Manifest, pair: Pair, threads: int, deadline: Deadline) -> tuple[str, float]:
@@ -212,43 +219,44 @@ def _check(folder: Path, manifest: Manifest, pair: Pair, threads: int, deadline:
     return _in_child(work, folder, deadline)
 
 
-def _timed(
-    folder: Path, ways: list[Way], deadline: Deadline, log: Log
-) -> tuple[dict[Way, list[float]], dict[Way, str]]:
-    """Seconds of each turn of each way, and why some ways are refused."""
-    singles = [way for way in ways if way[1] == 1]
+def _timed(folder: Path, ways: list[Way], deadline: Deadline) -> tuple[dict[Way, list[float]], dict[Way, str]]:
+    """Seconds of each turn of each way, and why some ways are refused. Each way has a process of its own.
+
+    In one process the threads of one way would slow the others: they wait for work without sleep.
+    """
     refusals: dict[Way, str] = {}
-    for group in (ways, singles) if singles != ways else (ways,):
-        try:
-            turns, others = _in_child(partial(_race, folder, group, deadline), folder, deadline)
-        except EdgeError as error:  # one of them ended the process, or there was not room for all
-            log("not timed", release=folder.name, ways=len(group), reason=str(error))
-            refusals = {(pair, threads): str(error) for pair, threads in ways if singles and threads > 1}
-        else:
-            return turns, refusals | others
-    return {}, refusals
 
-
-def _race(folder: Path, ways: list[Way], deadline: Deadline) -> tuple[dict[Way, list[float]], dict[Way, str]]:
-    models, refusals = {}, {}
-    for pair, threads in ways:
+    def guarded(way: Way, step: Callable[[], float]) -> float:
         try:
-            models[pair, threads], _ = selftest.check_pair(folder, pair, threads, deadline, images=2)
+            return math.inf if way in refusals else step()
         except EdgeError as error:
-            refusals[pair, threads] = str(error)
-        except Exception as error:  # a runtime raises classes of its own
-            refusals[pair, threads] = (
-                f"expected {pair} to run with {threads} threads, found {first_line(error)}; use fewer threads"
-            )
-    images = selftest.golden_images(folder)
-    seconds = min(timing.LONGEST, deadline.left)
-    signal.setitimer(signal.ITIMER_REAL, seconds + selftest.STEP)
+            refusals[way] = str(error)
+            return math.inf
 
-    def run(model: Model) -> Callable[[], object]:
-        batches = selftest.singles(images)
-        return lambda: model.infer(next(batches))
+    with contextlib.ExitStack() as stack:
+        racing = {}
+        for way in ways:
+            work = partial(_turns, folder, way, deadline)
+            step = stack.enter_context(child.steps(work, folder.name, seconds=_seconds(deadline)))
+            guarded(way, step)
+            racing[way] = partial(guarded, way, step)
+        turns = timing.in_turns(
+            {way: step for way, step in racing.items() if way not in refusals},
+            seconds=min(timing.LONGEST, deadline.left),
+        )
+    return turns, refusals
 
-    return timing.in_turns({way: run(model) for way, model in models.items()}, seconds=seconds), refusals
+
+def _turns(folder: Path, way: Way, deadline: Deadline) -> Iterator[float]:
+    """In a child: 0 when the model is open and right, then the seconds of each turn."""
+    (pair, threads), seconds = way, 0.0
+    model, _ = selftest.check_pair(folder, pair, threads, deadline, images=2)
+    batches = selftest.singles(selftest.golden_images(folder))
+    while True:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # it would run on while this process stands still
+        yield seconds
+        deadline.start_step()
+        seconds = timing.turn(lambda: model.infer(next(batches)))
 
 
 def _ranked(rows: list[Row], turns: dict[Way, list[float]], order: list[Pair], pins: Pins) -> tuple[list[Row], str]:

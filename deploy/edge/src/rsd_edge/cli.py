@@ -54,7 +54,10 @@ def _activate(args: argparse.Namespace) -> None:
     releases = Releases(args.root)
     name = releases.activate(_keys(args), args.release, pins=_pins(args), **_watch_options(args))
     choice = choices.read(args.root, name, releases.status()["manifest_sha256"])
-    print(f"{name}: current and good" + (f", {choice.pair} with {choice.threads} threads" if choice else ""))
+    print(f"{name}: current and good")
+    if choice:
+        count = f"{choice.threads} thread{'s' if choice.threads > 1 else ''}"
+        print(f"it runs as {choice.pair} with {count}: {choice.reason}; `rsd-edge status` shows the others")
     _note_unwatched(args)
 
 

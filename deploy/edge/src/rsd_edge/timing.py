@@ -15,21 +15,30 @@ K = TypeVar("K")
 TURNS = 11
 TURN_INFERENCES, TURN_SECONDS = 50, 0.04
 """A turn ends with the first of the two, and holds one inference at least."""
+LONG = 0.2
+"""Seconds of an inference that cold caches hardly change."""
 LONGEST = 8.0
-"""Seconds for all turns together, but for the last inference."""
+"""Seconds for all turns together, but for the last one."""
 HOPELESS = 1.5
-"""A way that was above this factor of the best one in every round, two at least, gets no more turns."""
+"""A way that was above this factor of the best one in every round gets no more turns after `MIN_TURNS`."""
+MIN_TURNS = 3
 UNSTABLE = 0.25
 CPUS = Path("/sys/devices/system/cpu")
 
 
 def in_turns(
-    ways: Mapping[K, Callable[[], object]],
+    ways: Mapping[K, Callable[[], float]],
     *,
     seconds: float = LONGEST,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[K, list[float]]:
-    """The median time of each turn of each way, in seconds; empty for a way whose turn never came."""
+    """The time of each turn of each way, in seconds; empty for a way whose turn never came.
+
+    Args:
+        ways: each takes a turn, such as `turn` in a process of its own, and gives its time.
+        seconds: for all turns together, but for the last one.
+        clock: for tests.
+    """
     end, turns = clock() + seconds, {way: list[float]() for way in ways}
     racing = list(ways)
     for number in range(TURNS if ways else 0):
@@ -37,26 +46,30 @@ def in_turns(
         for way in racing[first:] + racing[:first]:
             if clock() >= end and any(turns.values()):
                 return turns
-            turns[way].append(_turn(ways[way], clock))
+            turns[way].append(ways[way]())
         best = [min(round_) for round_ in zip(*(turns[way] for way in racing), strict=True)]
-        if number:
+        if number + 1 >= MIN_TURNS:
             racing = [way for way in racing if any(map(_is_near, turns[way], best))]
     return turns
 
 
-def _is_near(time_: float, best: float) -> bool:
-    return time_ <= HOPELESS * best
-
-
-def _turn(run: Callable[[], object], clock: Callable[[], float]) -> float:
-    times: list[float] = []
-    start = before = clock()
+def turn(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """The median time of a few inferences. The first does not count, because caches are cold, unless it is long."""
+    start = clock()
+    run()
+    before = clock()
+    times = [before - start] if before - start > LONG else []
+    start = before
     while len(times) < TURN_INFERENCES and (not times or before - start < TURN_SECONDS):
         run()
         after = clock()
         times.append(after - before)
         before = after
     return median(times)
+
+
+def _is_near(time_: float, best: float) -> bool:
+    return time_ <= HOPELESS * best
 
 
 def spread(turns: list[float]) -> float:
