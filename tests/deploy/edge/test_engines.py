@@ -1,5 +1,6 @@
 """The engines that TensorRT builds on a device; a fake stands in for its provider."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import pytest
 from rsd_edge import disk
 from rsd_edge.errors import EdgeError
 from rsd_edge.model import Model
+
+from tests.bundles import edit
 
 
 class TensorRT:
@@ -48,13 +51,13 @@ class TensorRT:
         """Of the last session with TensorRT, by precision."""
         return dict(self.notes("settings"))
 
-    def session(self, path, options, providers):
-        return Session(self, path, providers)
+    def session(self, path, options, providers, **others):
+        return Session(self, path, providers, others)
 
 
 class Session:
-    def __init__(self, runtime, path, providers):
-        self.inner = runtime.real(path, providers=["CPUExecutionProvider"])
+    def __init__(self, runtime, path, providers, others):
+        self.inner = runtime.real(path, providers=["CPUExecutionProvider"], **others)
         self.runtime, self.engines = runtime, None
         if isinstance(providers[0], tuple) and runtime.has_libraries:  # else it falls back, as the real one does
             if Path(path).parent.name == runtime.refuses:
@@ -175,3 +178,26 @@ def test_building_an_engine_prints_progress(shared, releases, tensorrt, monkeypa
     monkeypatch.setattr(Session, "run", slow)
     releases.install(shared.bundle(1), shared.keys)
     assert "tiny-1: TensorRT builds its fp32 engine: 0 s\n" in capsys.readouterr().err
+
+
+def test_an_engine_is_built_of_its_own_file(workshop, releases, tensorrt):
+    """Of the file that the bundle has for it, with that file's golden answers; its CPU reads the other one."""
+    bundle = workshop.unsigned(1, precisions=("fp32",))
+    shutil.copy(bundle / "fp32" / "model.onnx", bundle / "fp32" / "tensorrt.onnx")
+    shutil.copy(bundle / "golden" / "logits.fp32.onnxruntime.npy", bundle / "golden" / "logits.fp32.tensorrt.npy")
+
+    def change(manifest):
+        for path in ("fp32/tensorrt.onnx", "golden/logits.fp32.tensorrt.npy"):
+            content = (bundle / path).read_bytes()
+            manifest["files"][path] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest["models"]["fp32"]["onnx"]["tensorrt"] = "fp32/tensorrt.onnx"
+        manifest["golden"]["logits"]["fp32"]["tensorrt"] = "golden/logits.fp32.tensorrt.npy"
+
+    edit(bundle / "manifest.json", change)
+    releases.install(workshop.forged(bundle), workshop.keys)
+    releases.activate(workshop.keys)
+    assert not [event for event in releases.status()["events"] if event["event"] == "pair refused"]
+    model = Model.open(releases.current())
+    assert (model.provider, model.answers.name) == ("TensorrtExecutionProvider", "logits.fp32.tensorrt.npy")
+    shutil.rmtree(releases.root / "engines")
+    assert Model.open(releases.current()).answers.name == "logits.fp32.onnxruntime.npy"

@@ -9,8 +9,9 @@ from rsd_edge.bundle import manifest_of
 from rsd_edge.disk import read
 from rsd_edge.errors import EdgeError
 from rsd_edge.images import MAX_PIXELS, Preprocessing, decode, preprocess
-from rsd_edge.onnxruntime_session import first_line, runtime
-from rsd_edge.records import ONNXRUNTIME, TITLES, MalformedError, Manifest, Pair, load
+from rsd_edge.onnxruntime_session import first_line, has_tensorrt
+from rsd_edge.onnxruntime_session import runtime as onnxruntime_version
+from rsd_edge.records import BUILDER, ONNXRUNTIME, TITLES, MalformedError, Manifest, Pair, load
 
 MAX_TEXT = 1 << 22
 """Bytes of labels.json and of preprocessing.json."""
@@ -29,6 +30,7 @@ class Model:
         threads: int,
         labels: list[str],
         preprocessing: Preprocessing,
+        answers: Path,
         session: runtimes.Session,
     ) -> None:
         self.name = manifest.name
@@ -37,6 +39,8 @@ class Model:
         self.threads = threads
         self.labels = labels
         self.preprocessing = preprocessing
+        self.answers = answers
+        """The golden logits of the file that is open."""
         self.input_shape = preprocessing.shape
         self.provider = session.provider
         self._session: runtimes.Session | None = session
@@ -73,9 +77,12 @@ class Model:
         labels, preprocessing = _labels(folder), Preprocessing.from_json(read(folder / "preprocessing.json", MAX_TEXT))
         ready = engine_folder(folder, pair.precision)
         engines = engines or (ready if ready.is_dir() else None)
-        path = folder / manifest.models[pair.precision].onnx[runtime]
+        files = manifest.models[pair.precision].onnx
+        builds = runtime == ONNXRUNTIME and engines and has_tensorrt() and BUILDER in files
+        reader = BUILDER if builds else runtime
+        path, answers = folder / files[reader], folder / manifest.golden.logits[pair.precision][reader]
         session = runtimes.open_session(pair, path, threads=threads, shape=preprocessing.shape, engines=engines)
-        return cls(manifest, pair, threads, labels, preprocessing, session)
+        return cls(manifest, pair, threads, labels, preprocessing, answers, session)
 
     def pixels(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """What the model takes of an image file: uint8 `[H, W, C]`; see `images.decode`, also for its EdgeError."""
@@ -128,7 +135,7 @@ def engine_folder(folder: Path, precision: str) -> Path:
     Its name holds the runtime's version: a runtime refuses the engine of another and would build one while a client
     waits.
     """
-    return folder.parent.parent / "engines" / folder.name / f"{precision}-{runtime()}"
+    return folder.parent.parent / "engines" / folder.name / f"{precision}-{onnxruntime_version()}"
 
 
 def _labels(folder: Path) -> list[str]:

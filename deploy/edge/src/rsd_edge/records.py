@@ -20,6 +20,8 @@ MAX_LOGITS_APART = 1e6
 MAX_THREADS = 64
 """Of one inference."""
 ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
+BUILDER = "tensorrt"
+"""Names a file of its own where the engines of ONNX Runtime's TensorRT want another one than its CPU."""
 TITLES = {ONNXRUNTIME: "ONNX Runtime", OPENVINO: "OpenVINO"}
 """What people call a runtime, by its name in a manifest."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -214,9 +216,9 @@ class Manifest:
             _require(_NAME.fullmatch(precision), "the name of a precision", precision, "models")
             for kind, by_precision in (("logits", golden.logits), ("tolerances", golden.tolerances.logits)):
                 _require(precision in by_precision, f"the golden {kind} of {precision}", [*by_precision], "golden")
-        for precision, runtime in self.pairs:
-            of_pairs = golden.logits[precision]
-            _require(runtime in of_pairs, f"the golden logits of {precision} in {runtime}", [*of_pairs], "golden")
+            for runtime in self.models[precision].onnx:
+                logits = golden.logits[precision]
+                _require(runtime in logits, f"the golden logits of {precision} in {runtime}", [*logits], "golden")
         paths = ["labels.json", "preprocessing.json", golden.images, *(file.path for file in golden.files)]
         for by_runtime in [*golden.logits.values(), *(model.onnx for model in self.models.values())]:
             paths += by_runtime.values()
@@ -226,7 +228,12 @@ class Manifest:
     @property
     def pairs(self) -> list[Pair]:
         """All that a device may run, in the order of preference."""
-        return [Pair(precision, runtime) for precision, model in self.models.items() for runtime in model.onnx]
+        return [
+            Pair(precision, runtime)
+            for precision, model in self.models.items()
+            for runtime in model.onnx
+            if runtime != BUILDER
+        ]
 
     @property
     def id(self) -> str:
