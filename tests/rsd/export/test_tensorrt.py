@@ -7,10 +7,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.parser import parse_model
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from pydantic import ValidationError
 
 from rsd.export import tensorrt
+from rsd.export.half import to_half
 from rsd.export.refusals import RefusedGraphError
 from rsd.export.runtimes import _tensorrt
 from rsd.export.runtimes._tensorrt import measurable
@@ -21,6 +23,7 @@ from rsd.machine.files import sha256
 from rsd.run.records import Port
 from stages.engine import record_of
 from tests.rsd.export.conftest import export, tiny_model
+from tests.rsd.export.precisions.test_fp16 import POOLED
 
 pytestmark = pytest.mark.xdist_group("engine")
 
@@ -41,6 +44,13 @@ def test_an_engine_is_built_without_a_gpu(exported, tmp_path, precision):
     assert record.compute_capabilities == ["8.6", "8.9", "12.0"]
     assert (record.onnx_sha256, record.engine_sha256) == (sha256(source), sha256(engine))
     assert record.bytes == engine.stat().st_size > 1000
+
+
+@needs_rtx
+def test_an_fp16_graph_with_pooling_builds(tmp_path):
+    source = tmp_path / "model.onnx"
+    onnx.save(to_half(parse_model(POOLED % 20)), source)
+    assert build(source, tmp_path / "m.engine", EngineOptions(), precision="fp16").status == "built"
 
 
 @needs_rtx

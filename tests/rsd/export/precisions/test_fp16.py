@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx.parser import parse_model
@@ -115,6 +116,37 @@ def test_computed_scales_are_cast_to_float32(images):
     np.testing.assert_allclose(near, exact, atol=1e-2)
 
 
+@pytest.mark.parametrize(("opset", "tensor_type"), [(18, np.float16), (20, np.float32), (23, np.float32)])
+def test_average_pooling_has_a_kernel_on_arm(images, opset, tensor_type):
+    """Below opset 19 in fp16, above it in float32 only; no CPU of the tests has one of the fp16 kernels."""
+    exact = parse_model(POOLED % opset)
+    half = onnx.shape_inference.infer_shapes(to_half(exact), check_type=True, strict_mode=True)
+    types = {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        for value in [*half.graph.value_info, *half.graph.output]
+    }
+    pools = [node for node in half.graph.node if node.op_type == "AveragePool"]
+    assert [types[node.output[0]] for node in pools] == [tensor_type] * 2
+    assert types["small"] == np.float16
+    expected, logits = (logits_of(proto.SerializeToString(), images) for proto in (exact, half))
+    np.testing.assert_allclose(logits, expected, rtol=1e-2)
+
+
+POOLED = """
+<ir_version: 10, opset_import: ["": %d]>
+tiny (uint8[N, 16, 16, 1] image) => (float[N, 4] logits)
+<float[1] hundred = {100}, int64[2] shape = {0, -1},
+ float[4, 4] weight = {1, 2, 3, 4, 5, 6, 7, 8, 8, 7, 6, 5, 4, 3, 2, 1}>
+{
+    pixels = Cast <to = 1> (image)
+    planes = Transpose <perm = [0, 3, 1, 2]> (pixels)
+    large = AveragePool <kernel_shape = [4, 4], strides = [4, 4]> (planes)
+    small = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (large)
+    scaled = Div (small, hundred)
+    flat = Reshape (scaled, shape)
+    logits = MatMul (flat, weight)
+}
+"""
 COMPUTED = """
 <ir_version: 10, opset_import: ["": 20]>
 tiny (uint8[N, 16, 16, 1] image) => (float[N, 10] logits)
