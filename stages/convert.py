@@ -2,12 +2,14 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import onnx
 
 from rsd.export import precisions, runtimes
+from rsd.export.divergence import graph_values, strays
 from rsd.export.graph import save
 from rsd.export.ladder import Ladder
 from rsd.export.options import export_options
@@ -17,9 +19,12 @@ from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError
 from rsd.machine.files import sha256, write_array
 from rsd.run.names import LOGITS, ONNX
-from rsd.run.records import ConvertRecord, Pair
-from rsd.sources.images import read_split
+from rsd.run.records import ConvertRecord, Pair, Stray
+from rsd.sources.images import LabelledImages, read_split
 from stages import OUT, run
+
+LOOKED_AT = 8
+"""Validation images of which every value within a graph is compared."""
 
 
 def main() -> None:
@@ -67,6 +72,7 @@ def main() -> None:
             parity=converted.parity,
             passes_off=[*PASSES_OFF] if builds else [],
             details=converted.details,
+            strays=strays_of(graph, converted.graph, splits("validation"), exported.parts),
         )
         title = runtimes.get(runtime).titles[""]
         agreement = f"{100 * converted.parity.top1_agreement:.2f} %"
@@ -84,6 +90,17 @@ def main() -> None:
             made_from=exported.files,
         )
     )
+
+
+def strays_of(
+    exact: onnx.ModelProto, graph: onnx.ModelProto, split: LabelledImages, parts: Mapping[str, str]
+) -> list[Stray]:
+    """How far the values within a graph lie from those in fp32."""
+    if graph == exact:
+        return []
+    images = split.images[:LOOKED_AT]
+    errors = strays(graph_values(exact, images), graph_values(graph, images))
+    return [Stray(value=name, part=parts.get(name, ""), error=error) for name, error in errors.items()]
 
 
 if __name__ == "__main__":

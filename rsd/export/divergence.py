@@ -45,6 +45,24 @@ def first_divergence(reference: Values, values: Values, tolerance: float) -> Div
     return worst
 
 
+def strays(reference: Values, values: Values) -> dict[str, float]:
+    """How far each common value lies from the reference, in the reference's order.
+
+    Returns:
+        Root mean square of the difference, as a share of the reference's standard deviation; a value that is the same
+        everywhere, or not finite, is left out.
+    """
+    errors = {}
+    for name, value in reference.items():
+        if name in values and values[name].shape == value.shape:
+            exact, other = np.asarray(value, np.float64), np.asarray(values[name], np.float64)
+            spread = float(exact.std()) if exact.size else 0.0
+            error = float(np.sqrt(np.square(other - exact).mean())) / spread if spread else float("nan")
+            if np.isfinite(error):
+                errors[name] = error
+    return errors
+
+
 def _share(reference: NDArray[np.float64], value: NDArray[np.float64]) -> float:
     difference = np.abs(value - reference)[np.isfinite(reference)]
     if not difference.size:

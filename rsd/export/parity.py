@@ -14,6 +14,8 @@ from rsd.run.records import Comparison
 # Two classes closer than this share of the logit range are a near-tie: rounding alone may swap them.
 NEAR_TIE = 0.01
 WORST = 5
+Z_95 = 1.96
+"""Standard errors to either side that hold 95 % of a normal distribution."""
 SMALL_SPLIT = 500
 """Fewer images than this: fp16's default of 0.2 points is less than one of them."""
 
@@ -75,6 +77,9 @@ def compare(
     rows = np.arange(len(labels))
     margin = reference[rows, before] - reference[rows, after]  # 0 where both agree
     right_before, right_after = int((before == labels).sum()), int((after == labels).sum())
+    changes = (after == labels).astype(int) - (before == labels).astype(int)
+    # A normal interval of paired differences says nothing where none or all of them are the same.
+    spread = float(changes.std(ddof=1)) if len(changes) > 1 else 0.0
     return Comparison(
         images=len(labels),
         max_difference=float(difference.max()),
@@ -90,6 +95,7 @@ def compare(
         accuracy=right_after / len(labels),
         accuracy_delta_points=100 * (right_after - right_before) / len(labels),
         accuracy_delta_images=right_after - right_before,
+        accuracy_delta_margin=100 * Z_95 * spread / math.sqrt(len(labels)) if spread else None,
         worst_images=np.argsort(-difference.max(axis=1), kind="stable")[:WORST].tolist(),
     )
 

@@ -14,6 +14,7 @@ from rsd.measure.budget import choose
 from rsd.report import html, verdict
 from rsd.report.charts import accuracy, cost, inside, style, training
 from rsd.report.charts import speed as latency
+from rsd.report.charts.strays import strays_over_depth
 from rsd.report.flat import flat, section_order
 from rsd.report.html import Figure, figure
 from rsd.report.labels import advantage, labels_used
@@ -156,7 +157,8 @@ def _pairs(export: ConvertRecord) -> list[dict[str, Any]]:
             "runtime": runtimes.get(runtime).titles[""],
             "bytes": pair.bytes,
             "top1": pair.test_top1,
-            "change": pair.parity.accuracy_delta_points,
+            "lost": 0.0 - pair.parity.accuracy_delta_points,
+            "margin": pair.parity.accuracy_delta_margin,
             "agreement": 100 * pair.parity.top1_agreement,
             "difference": pair.parity.max_difference_share,
             "cosine": pair.parity.min_cosine,
@@ -165,6 +167,21 @@ def _pairs(export: ConvertRecord) -> list[dict[str, Any]]:
         for runtime, pair in export.pairs.items()
         if runtime != runtimes.BUILDER or pair.file != export.main.file
     ]
+
+
+def _strays(records: Records) -> pd.DataFrame:
+    """A row per value within each precision's file in ONNX Runtime."""
+    return pd.DataFrame(
+        {
+            "precision": export.precision,
+            "depth": number / max(len(export.main.strays) - 1, 1),
+            "error": stray.error,
+            "value": stray.value,
+            "part": stray.part,
+        }
+        for export in records.exports
+        for number, stray in enumerate(export.main.strays)
+    )
 
 
 def _stripped(records: Records) -> Parity | None:
@@ -190,6 +207,8 @@ def _figures(records: Records) -> dict[str, Figure]:
         charts["latency"] = latency.latency_against_accuracy(timed)
     if records.exports:
         charts["size"] = cost.size_against_accuracy(_sizes(records))
+        if len(strayed := _strays(records)):
+            charts["strays"] = strays_over_depth(strayed)
     if records.samples is not None:
         charts["distribution"] = latency.latency_distribution(records.samples[records.samples["batch"] == 1])
     return {name: figure(name, chart) for name, chart in charts.items()}

@@ -19,6 +19,7 @@ from rsd.run.records.files import (
     Parity,
     Port,
     Rounded,
+    Stray,
 )
 from rsd.run.records.judged import Accuracy, Evaluation, EvaluationRecord, Summary
 from rsd.run.records.params import Choice, Sources, Watched
@@ -44,6 +45,6 @@ __all__ = [
     "CorrelationChange", "CorrelationPicture", "DatasetRecord", "Details", "DeviceRecord", "EngineRecord", "Evaluation",
     "EvaluationRecord", "ExportRecord", "Golden", "GraphInput", "Harm", "IndexedStudent", "InsideRecord", "Latency",
     "LatencyRecord", "Manifest", "Model", "Name", "Origin", "Pair", "Parity", "Port", "ProbeRecord", "Record",
-    "Requires", "Rounded", "Section", "ShippedRecord", "ShownRecord", "Sources", "StartingWeights", "StudentIndex",
-    "StudentRecord", "Summary", "TeacherRecord", "Timing", "Validation", "Watched", "Written",
+    "Requires", "Rounded", "Section", "ShippedRecord", "ShownRecord", "Sources", "StartingWeights", "Stray",
+    "StudentIndex", "StudentRecord", "Summary", "TeacherRecord", "Timing", "Validation", "Watched", "Written",
 ]  # fmt: skip

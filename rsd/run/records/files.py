@@ -26,6 +26,8 @@ class Comparison(Part):
     accuracy: float
     accuracy_delta_points: float
     accuracy_delta_images: int
+    accuracy_delta_margin: float | None = None
+    """Half of the 95 % interval of `accuracy_delta_points`, paired over the images; None where no image changed."""
     worst_images: list[int]
 
 
@@ -118,6 +120,16 @@ class Details(BaseModel):
     """Nodes that stayed in float, the most harmful first."""
 
 
+class Stray(Part):
+    """How far a value within a graph lies from the same value in fp32."""
+
+    value: str
+    part: str
+    """Of the PyTorch model; empty if it is not known."""
+    error: float
+    """Root mean square, as a share of the value's standard deviation in fp32."""
+
+
 class Pair(Part):
     """A file in one runtime, held to the gate of its precision there."""
 
@@ -130,6 +142,8 @@ class Pair(Part):
     passes_off: list[str] = Field([])
     """Where an engine cannot run here, ONNX Runtime computes in its place, without these passes."""
     details: SerializeAsAny[Details] | None = None
+    strays: list[Stray] = Field([])
+    """Every value of a file that is not fp32, from pixels to logits, as the file is written."""
 
     @property
     def test_top1(self) -> float:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsd.export.divergence import first_divergence, graph_values, in_words
+from rsd.export.divergence import first_divergence, graph_values, in_words, strays
 from rsd.export.graph import checked
 from rsd.export.half import to_half
 from rsd.export.pytorch_values import module_values, parts, torch_values
@@ -88,3 +88,13 @@ def test_parts_of_a_model_are_compared_by_name():
     assert divergence is not None
     assert (divergence.value, divergence.after) == ("2", "1")
     assert not first._forward_hooks
+
+
+def test_strays_are_shares_of_a_values_spread():
+    generator = np.random.default_rng(0)
+    exact, noise = generator.normal(3, 2, (50, 4)), generator.normal(0, 0.1, (50, 4))
+    reference = {"a": exact, "same": np.ones(3), "b": exact, "lost": exact, "broken": exact}
+    values = {"b": exact, "a": exact + noise, "same": np.ones(3), "broken": np.full((50, 4), np.inf), "new": exact}
+    expected = np.sqrt((noise**2).mean()) / exact.std()
+    assert strays(reference, values) == {"a": pytest.approx(expected), "b": 0.0}
+    assert [*strays(reference, values)] == ["a", "b"]

@@ -39,6 +39,18 @@ def test_what_changed_is_counted_and_located():
     assert record.max_difference_share == pytest.approx(1)
 
 
+def test_the_loss_has_its_paired_interval():
+    """By the differences themselves, image by image, in float64; none where no answer changed."""
+    right = (np.roll(LABELS, 3) == LABELS).astype(np.float64)  # none is right before
+    shifted = np.roll(REFERENCE, 3, axis=0)
+    logits = np.where(np.arange(400)[:, None] < 30, REFERENCE, shifted)
+    record = compare(shifted, logits, LABELS)
+    gained = (np.arange(400) < 30) - right
+    error = np.sqrt(((gained - gained.mean()) ** 2).sum() / 399 / 400)
+    assert record.accuracy_delta_margin == pytest.approx(196 * error)
+    assert compare(REFERENCE, REFERENCE, LABELS).accuracy_delta_margin is None
+
+
 def test_swapped_close_classes_are_a_near_tie():
     reference, logits = REFERENCE.copy(), REFERENCE.copy()
     reference[0, 1] = 9.99

@@ -9,7 +9,17 @@ import pandas as pd
 import pytest
 
 from rsd.run.paths import Run
-from rsd.run.records import ConvertRecord, EngineRecord, ExportRecord, Model, Pair, Parity, StudentRecord, Validation
+from rsd.run.records import (
+    ConvertRecord,
+    EngineRecord,
+    ExportRecord,
+    Model,
+    Pair,
+    Parity,
+    Stray,
+    StudentRecord,
+    Validation,
+)
 from rsd.sources.images import write_arrays
 from tests.rsd.run.small import INPUT
 from tests.rsd.run.small import TRAINED as PLAIN
@@ -249,13 +259,15 @@ def _convert(student: str, precision: str, count: int) -> ConvertRecord:
         accuracy=0.9778 if exact else 0.975,
         accuracy_delta_points=0.0 if exact else -0.28,
         accuracy_delta_images=0 if exact else -1,
+        accuracy_delta_margin=None if exact else 0.54,
         worst_images=[],
         images=IMAGES,
     )
+    strays = [] if exact else [Stray(value=f"v{i}", part="stem", error=1e-3 * (i + 1)) for i in range(3)]
     return ConvertRecord(
         student=student,
         precision=precision,
-        pairs={"onnxruntime": Pair(file="model.onnx", bytes=count, sha256=precision, parity=parity)},
+        pairs={"onnxruntime": Pair(file="model.onnx", bytes=count, sha256=precision, parity=parity, strays=strays)},
         ladder=[parity],
         made_from={"export/model.onnx": "onnx"},
     )

@@ -94,7 +94,7 @@ def test_the_same_records_give_the_same_bytes(out: Path) -> None:
 def test_every_part_of_the_run_has_its_chart(out: Path) -> None:
     terms = {"loss", "cross_entropy", "invariance", "redundancy", "diagonal_mean", "off_diagonal_rms"}
     single = {"accuracy", "validation", "classes", "confusion", "calibration"}
-    single |= {"latency", "distribution", "size", "budget"}
+    single |= {"latency", "distribution", "size", "strays", "budget"}
     vitals = {"term-gradient_norm", "term-learning_rate"}
     inside = {"correlation-before", "correlation-after", "cka-scratch-0", "cka-rsd-0"}
     assert set(charts_of(written(out))) == single | vitals | inside | {f"term-{term}" for term in terms}
@@ -298,7 +298,7 @@ def test_below_the_latencies_stand_their_conditions(out: Path) -> None:
 def test_an_engine_stands_beside_its_onnx_file(out: Path) -> None:
     assert seen(out).count("not measured: no CUDA device") == 4  # two engines, and their latencies
     path = out / "engines" / "fp16" / "engine.json"
-    parity = json.loads((out / "convert" / "fp16" / "convert.json").read_text())["parity"]
+    parity = json.loads((out / "convert" / "fp16" / "convert.json").read_text())["pairs"]["onnxruntime"]["parity"]
     comparison = {key: parity[key] for key in Comparison.model_fields}
     write(path, json.loads(path.read_text()) | {"parity": comparison})
     assert "same answer for 99.72\N{NO-BREAK SPACE}%, largest difference 8.4e-04" in written(out)
@@ -347,16 +347,23 @@ def test_it_imports_no_torch() -> None:
     assert answer.stdout == "False\n"
 
 
+def test_accuracy_lost_has_its_interval(out: Path) -> None:
+    assert '<td class="n">0.28 ± 0.54</td>' in written(out)
+    assert '<td class="n">-0.00</td>' not in written(out)
+
+
 def test_the_ladder_names_exact_stripping_and_float_layers(out: Path) -> None:
     path = out / "convert" / "fp16" / "convert.json"
     record = json.loads(path.read_text())
     stripped = {"rung": "stripped", "against": "as trained", "images": 512}
-    ladder = [record["parity"] | stripped | {"max_difference": 0.0, "max_difference_share": 0.0}]
+    pair = record["pairs"]["onnxruntime"]
+    ladder = [pair["parity"] | stripped | {"max_difference": 0.0, "max_difference_share": 0.0}]
     made = {"nodes": 14, "in_float": [{"node": "node_linear", "operator": "Gemm", "error": 0.1}]}
-    write(out / "convert" / "int8" / "convert.json", record | {"precision": "int8", "ladder": ladder, "details": made})
+    int8 = {"precision": "int8", "ladder": ladder, "pairs": {"onnxruntime": pair | {"details": made}}}
+    write(out / "convert" / "int8" / "convert.json", record | int8)
     run = json.loads((out / "params" / "run.json").read_text())
     write(out / "params" / "run.json", run | {"precisions": ["fp32", "fp16", "int8"]})
     text = seen(out)
-    assert "int8 1 of 14 nodes in float" in text
+    assert "int8 ONNX Runtime 1 of 14 nodes in float" in text
     assert "answers exactly as with it, on 512 test images" in text
     assert "3 of 3 passed" in text
