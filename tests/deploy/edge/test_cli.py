@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -104,7 +105,9 @@ def on_a_full_disk(at, *arguments):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("trouble", ["none", "a trial", "a lost state", "a lost copy", "a damaged key"])
+@pytest.mark.parametrize(
+    "trouble", ["none", "a trial", "a lost state", "a lost copy", "a damaged key", "a lost choice"]
+)
 def test_recover_serves_what_is_whole_without_writing(shared, at, releases, tmp_path, trouble):
     for number in (1, 2):
         releases.install(shared.bundle(number), shared.keys)
@@ -115,6 +118,8 @@ def test_recover_serves_what_is_whole_without_writing(shared, at, releases, tmp_
         lose_state(releases, b"{")
     elif trouble == "a lost copy":
         (releases.root / "state.copy.json").unlink()
+    elif trouble == "a lost choice":
+        shutil.rmtree(releases.root / "choices")
     if trouble == "a damaged key":
         (tmp_path / "keys").mkdir()
         (tmp_path / "keys" / "x.pub").write_text("no key")

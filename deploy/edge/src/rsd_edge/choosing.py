@@ -75,6 +75,7 @@ def choose(
         ways += [(pair, count) for count in ([pins.threads] if pins.threads else counts)]
     if not ways:
         raise EdgeError(_causes(refusals))
+    ways.sort(key=lambda way: way[1])  # where memory ends, it ends for those with many threads
     turns, reasons = _timed(folder, ways, deadline)
     for (pair, threads), reason in reasons.items():
         log("pair refused", release=folder.name, pair=str(pair), threads=threads, reason=reason)
@@ -158,7 +159,7 @@ def open_model(root: Path, folder: Path, pins: Pins, warn: Callable[[str], None]
     """
     choice = choices.read(root, folder.name, digest_of(disk.read(folder / MANIFEST, MAX_MANIFEST)))
     if choice is None:
-        warn(f"expected a choice for {folder.name}, found none; the first right pair is taken: `rsd-edge recover`")
+        warn(f"expected a choice for {folder.name}, found none; the first right pair runs until `rsd-edge recover`")
     pair, threads = to_run(folder, choice, pins)
     try:
         return Model.open(folder, precision=pair.precision, runtime=pair.runtime, threads=threads)
