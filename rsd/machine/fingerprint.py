@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TypedDict
@@ -12,6 +13,7 @@ from typing import TypedDict
 from rsd.machine.cuda import NoDriverError, driver
 
 MACHINE_ID = Path("/etc/machine-id")
+CPUINFO = Path("/proc/cpuinfo")
 LIBRARIES = ("onnxruntime", "torch", "onnx", "tensorrt", "tensorrt_rtx", "polygraphy")
 
 # Instructions that inference kernels choose between, as /proc/cpuinfo names them: x86 first, then Arm.
@@ -19,6 +21,12 @@ CPU_FLAGS = re.compile(
     r"avx2|fma|f16c|avx_vnni(_int8)?|avx512(f|bw|vl|_vnni|_bf16|_fp16)|amx_(tile|int8|bf16|fp16)"
     r"|asimd(hp|dp)?|i8mm|bf16|sve2?"
 )
+INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
+"""Those that add up products of 8-bit integers exactly, in 32 bits."""
+_MAC_FEATURES = {
+    "AdvSIMD": "asimd", "FEAT_FP16": "asimdhp", "FEAT_DotProd": "asimddp", "FEAT_I8MM": "i8mm", "FEAT_BF16": "bf16",
+}  # fmt: skip
+"""As `sysctl` names the instructions of an Arm Mac: as Linux does."""
 
 
 class CPU(TypedDict):
@@ -26,7 +34,7 @@ class CPU(TypedDict):
     architecture: str
     logical_cores: int
     flags: list[str]
-    """Instructions that matter to inference."""
+    """Instructions that matter to inference; empty where the system does not tell."""
 
 
 class Fingerprint(TypedDict):
@@ -46,14 +54,13 @@ class Fingerprint(TypedDict):
 def fingerprint() -> Fingerprint:
     """The facts of this machine, equal at every call until hardware, driver or a library changes."""
     cpuinfo = _cpuinfo()
-    flags = (cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()
     return {
         "machine": _machine(),
         "cpu": {
             "name": cpuinfo.get("model name") or _board() or platform.processor() or "unknown",
             "architecture": platform.machine(),
             "logical_cores": cores(),
-            "flags": sorted(flag for flag in set(flags) if CPU_FLAGS.fullmatch(flag)),
+            "flags": _flags(cpuinfo),
         },
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),
@@ -82,12 +89,24 @@ def _machine() -> str | None:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The lines of the first processor in /proc/cpuinfo; empty where there is no such file."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
+    """The lines of the first processor in /proc/cpuinfo, or what macOS says in their place; empty without either."""
+    if platform.system() == "Darwin":
+        return _as_cpuinfo(_output(["sysctl", "machdep.cpu", "hw.optional.arm"]))
+    if not CPUINFO.is_file():
         return {}
-    pairs = (line.split(":", 1) for line in path.read_text().split("\n\n")[0].splitlines() if ":" in line)
+    pairs = (line.split(":", 1) for line in CPUINFO.read_text().split("\n\n")[0].splitlines() if ":" in line)
     return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _as_cpuinfo(sysctl: str) -> dict[str, str]:
+    facts = dict(line.split(": ", 1) for line in sysctl.splitlines() if ": " in line)
+    flags = [flag for name, flag in _MAC_FEATURES.items() if facts.get(f"hw.optional.arm.{name}") == "1"]
+    return {"model name": facts.get("machdep.cpu.brand_string", ""), "Features": " ".join(flags)}
+
+
+def _flags(cpuinfo: Mapping[str, str]) -> list[str]:
+    flags = (cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()
+    return sorted(flag for flag in set(flags) if CPU_FLAGS.fullmatch(flag))
 
 
 def _board() -> str:
@@ -121,13 +140,17 @@ def _gpus_by_driver() -> list[dict[str, str]]:
 def _gpus_by_tool() -> list[dict[str, str]]:
     fields = ("name", "driver_version", "compute_cap", "memory.total")
     query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
     keys = ("name", "driver", "compute_capability", "memory")
-    rows = (line.split(", ") for line in answer.stdout.splitlines())
+    rows = (line.split(", ") for line in _output(query).splitlines())
     return [dict(zip(keys, row, strict=True)) for row in rows if len(row) == len(keys)]
+
+
+def _output(command: list[str]) -> str:
+    """What a program prints; empty if it fails or is not here."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _version(library: str) -> str | None:

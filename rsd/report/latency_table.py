@@ -7,12 +7,14 @@ from typing import Any
 
 from rsd.machine.faults import read_checked
 from rsd.machine.files import written_aside
+from rsd.machine.fingerprint import INT8_FLAGS
 from rsd.measure.budget.records import read_device
 from rsd.measure.latency import NOISY_SPREAD, SAMPLES_NEEDED
 from rsd.report.charts.speed import latencies
 from rsd.report.charts.style import save_svg
 from rsd.report.table import milliseconds, runs_on, size
 from rsd.run.records import Conditions, Latency, LatencyRecord
+from rsd.run.records.device import CPU
 
 COLUMNS = (
     *("runs on", "batch", "p50", "p90", "p99", "mean", "CPU time", "images/s", "samples"),
@@ -51,17 +53,19 @@ def notes(record: LatencyRecord) -> list[str]:
     if unsettled := [row for row in measured if row.settled is False]:
         sentences.append(f"The warm-up never settled in {len(unsettled)} of {len(measured)} rows.")
     if any(row.precision == "int8" for row in measured):
-        instructions = sorted(set(record.device.cpu.flags) & INT8_FLAGS)
-        which = (
-            f"int8 dot products ({', '.join(instructions)})"
-            if instructions
-            else "no int8 dot product, so int8 saves memory only"
-        )
-        sentences.append(f"This CPU has {which}.")
+        sentences.append(f"This CPU {_int8_products(record.device.cpu)}.")
     return sentences
 
 
-INT8_FLAGS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"}
+def _int8_products(cpu: CPU) -> str:
+    """What the CPU's instructions mean for int8, as the end of a sentence."""
+    if instructions := sorted(INT8_FLAGS.intersection(cpu.flags)):
+        return f"has int8 dot products ({', '.join(instructions)})"
+    if not cpu.flags:
+        return "does not tell its instructions, so whether it has int8 dot products is not known"
+    if cpu.architecture in ("x86_64", "AMD64"):
+        return "has no int8 dot product: int8 gains less, and its sums can overflow (`export.int8.reduce_range`)"
+    return "has no int8 dot product, so int8 gains less"
 
 
 def cells(row: Latency) -> list[str]:

@@ -19,7 +19,7 @@ class CPU(Fingerprinted):
     architecture: Name = "unknown"
     logical_cores: int = Field(ge=1)
     flags: list[Name] = Field([])
-    """Instructions that matter to inference."""
+    """Instructions that matter to inference; empty where the system does not tell."""
 
 
 class GPU(Fingerprinted):

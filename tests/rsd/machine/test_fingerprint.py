@@ -19,6 +19,63 @@ def test_the_facts_are_json_and_name_this_machine():
     assert device.short_name(result).startswith(result["cpu"]["name"])
 
 
+X86 = """processor	: 0
+model name	: {name}
+flags		: fpu vme sse4_2 fma avx f16c avx2 {flags} sha_ni
+bugs		: spectre_v1 avx512_vnni
+
+processor	: 1
+flags		: amx_int8
+"""
+ARM = """processor	: 0
+BogoMIPS	: 108.00
+Features	: fp asimd evtstrm aes {flags}
+CPU implementer	: 0x41
+CPU part	: 0xd0b
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "flags"),
+    [
+        (X86.format(name="Haswell", flags=""), "Haswell", []),
+        (X86.format(name="Ice Lake", flags="avx512f avx512_vnni"), "Ice Lake", ["avx512_vnni", "avx512f"]),
+        (X86.format(name="Alder Lake", flags="avx_vnni"), "Alder Lake", ["avx_vnni"]),
+        (X86.format(name="Xeon", flags="amx_tile amx_int8"), "Xeon", ["amx_int8", "amx_tile"]),
+        (ARM.format(flags="crc32 cpuid"), "Raspberry Pi", ["asimd"]),
+        (ARM.format(flags="asimdhp asimddp"), "Raspberry Pi", ["asimd", "asimddp", "asimdhp"]),
+        (ARM.format(flags="asimddp sve i8mm bf16"), "Raspberry Pi", ["asimd", "asimddp", "bf16", "i8mm", "sve"]),
+        ("", "Raspberry Pi", []),
+    ],
+)
+def test_the_cpu_names_its_dot_products(monkeypatch, tmp_path, text, name, flags):
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(device, "_board", lambda: "Raspberry Pi")
+    device.CPUINFO.write_text(text)
+    cpu = device.fingerprint()["cpu"]
+    always = ["avx2", "f16c", "fma"] if "sse4_2" in text else []
+    assert (cpu["name"], cpu["flags"]) == (name, sorted(flags + always))
+
+
+def test_a_mac_names_its_dot_products(monkeypatch, tmp_path):
+    (tmp_path / "sysctl").write_text(f"#!/bin/sh\ncat <<'END'\n{MAC}END\n")
+    (tmp_path / "sysctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    cpu = device.fingerprint()["cpu"]
+    assert (cpu["name"], cpu["flags"]) == ("Apple M1", ["asimd", "asimddp", "asimdhp"])
+
+
+MAC = """machdep.cpu.brand_string: Apple M1
+machdep.cpu.core_count: 8
+hw.optional.arm.AdvSIMD: 1
+hw.optional.arm.FEAT_DotProd: 1
+hw.optional.arm.FEAT_FP16: 1
+hw.optional.arm.FEAT_BF16: 0
+hw.optional.arm.FEAT_I8MM: 0
+"""
+
+
 @pytest.mark.parametrize("content", ["", "\n", "uninitialized\n", None])
 def test_machines_without_an_id_have_none(monkeypatch, tmp_path, content):
     monkeypatch.setattr(device, "MACHINE_ID", tmp_path / "machine-id")

@@ -59,6 +59,22 @@ def test_the_tables_conditions_stand_below_it():
     assert "2.00 ms | 5.0 MB | 1 kB" in text  # the median cold start
 
 
+@pytest.mark.parametrize(
+    ("architecture", "flags", "sentence"),
+    [
+        ("x86_64", ["avx2", "avx512_vnni"], "This CPU has int8 dot products (avx512_vnni)."),
+        ("x86_64", ["avx2"], "This CPU has no int8 dot product: int8 gains less, and its sums can overflow"),
+        ("aarch64", ["asimd"], "This CPU has no int8 dot product, so int8 gains less."),
+        ("aarch64", ["asimddp", "i8mm"], "This CPU has int8 dot products (asimddp, i8mm)."),
+        ("arm64", [], "This CPU does not tell its instructions"),
+    ],
+)
+def test_the_table_says_whether_int8_is_fast(architecture, flags, sentence):
+    table = record()
+    table.device.cpu.architecture, table.device.cpu.flags = architecture, flags
+    assert sentence in markdown(table)
+
+
 def test_noise_and_an_endless_warm_up_are_named():
     assert "noisy" not in markdown(record())
     text = markdown(record(noisy=True, spread=0.42, settled=False))

@@ -84,10 +84,10 @@ def test_validation_images_choose_and_test_images_judge(
 
 
 @pytest.mark.parametrize(
-    ("asked", "passing", "order"),
+    ("calibration", "passing", "order"),
     [("min_max", 2, ["min_max", "percentile"]), ("entropy", 3, ["entropy", "min_max", "percentile"])],
 )
-def test_calibrations_come_before_nodes_in_float(traced, images, monkeypatch, asked, passing, order):
+def test_calibrations_come_before_nodes_in_float(traced, images, monkeypatch, calibration, passing, order):
     """The gate is made to pass at one of them; the record names it."""
     calibrations: list[str] = []
     choose = module.chosen
@@ -104,7 +104,7 @@ def test_calibrations_come_before_nodes_in_float(traced, images, monkeypatch, as
     monkeypatch.setattr(AccuracyDelta, "check", judge)
     split = labelled(traced("resnet"), images)
     exported = to_convert(traced("resnet"), images, "int8", train=split, validation=split)
-    details = convert(exported, calibration=asked).details
+    details = convert(exported, calibration=calibration).details
     assert isinstance(details, Int8Details)
     assert calibrations == order
     assert (details.calibration, details.in_float) == (order[-1], [])
