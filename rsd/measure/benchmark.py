@@ -81,7 +81,7 @@ def benchmark(
 
     Args:
         onnx: precision -> runtime -> its file, with one uint8 input `[N, H, W, C]`; `tensorrt` is what engines were
-            built from. A runtime that has no file of a precision gets no row of it.
+            built from.
         engines: precision -> folder with `engine.json` and, unless it says skipped, `model.engine`.
         device: this machine.
         folder: gets the record, `latency.json`, and all raw samples, `samples.csv.gz`.
@@ -92,9 +92,11 @@ def benchmark(
     candidates: list[Candidate] = []
     missing: list[Latency] = [one for one in others if isinstance(one, Latency)]
     for name in options.runtimes:
-        for precision, path in [(precision, files[name]) for precision, files in onnx.items() if name in files]:
+        for precision, files in onnx.items():
+            path = files.get(name, files[runtimes.MAIN])
             plain = onnx_candidate(path, precision=precision, threads=1, runtime=name)
-            if reason := runtimes.get(name).missing() or _fault(plain):
+            none = None if name in files else f"no {precision} file is shipped for it"
+            if reason := runtimes.get(name).missing() or none or _fault(plain):
                 missing.append(Latency(**plain.row, status=f"not measured: {reason}"))
                 continue
             for threads in sorted({1, cores()}):
