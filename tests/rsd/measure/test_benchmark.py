@@ -18,7 +18,14 @@ from rsd.measure.latency import scenario
 from rsd.run.records import DeviceRecord, Latency, LatencyRecord
 
 QUICK = BenchmarkOptions(
-    warmup_seconds=0, min_seconds=0, min_samples=10, rounds=2, offline_batches=[4], cold_starts=0, baseline=False
+    warmup_seconds=0,
+    min_seconds=0,
+    min_samples=10,
+    rounds=2,
+    offline_batches=[4],
+    cold_starts=0,
+    baseline=False,
+    runtimes=["onnxruntime"],
 )
 ROW = Latency(file="m.onnx", precision="fp32", runtime="onnxruntime", threads=1, status="waiting", **scenario(1))
 DEVICE = DeviceRecord.model_validate({"cpu": {"name": "x", "logical_cores": 2}, "gpus": []})
@@ -52,6 +59,16 @@ def test_every_model_is_timed_in_three_ways(tiny_onnx, tmp_path, monkeypatch):
         assert row.images_per_second == pytest.approx(row.batch * 1000 / row.mean_ms)
         assert len(row.round_medians_ms or []) == 2
     assert set(result.conditions) == {"before", "after"}
+
+
+def test_a_runtime_without_a_file_is_named(tiny_onnx, tmp_path, monkeypatch):
+    both = QUICK.model_copy(update={"runtimes": ["onnxruntime", "openvino"]})
+    rows = benchmark({"fp32": {"onnxruntime": tiny_onnx}}, {}, both, device=DEVICE, folder=tmp_path).rows
+    (row,) = [row for row in rows if row.runtime == "openvino"]
+    assert row.status == "not measured: no fp32 file is shipped for it"
+    monkeypatch.setattr(type(module.runtimes.get("openvino")), "missing", lambda self: "it is not installed")
+    rows = benchmark({"fp32": {"onnxruntime": tiny_onnx}}, {}, both, device=DEVICE, folder=tmp_path).rows
+    assert [row.status for row in rows if row.runtime == "openvino"] == ["not measured: it is not installed"]
 
 
 def test_one_core_is_timed_once(tiny_onnx, tmp_path, monkeypatch):
