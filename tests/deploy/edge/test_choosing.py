@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from rsd_edge import bundle as bundles
 from rsd_edge import choices, choosing, runtimes, selftest, timing
 from rsd_edge.choices import Pins, Row
 from rsd_edge.errors import EdgeError
@@ -162,6 +163,18 @@ def test_a_crash_with_threads_leaves_the_single_ones(device, workshop, times, mo
 def place(releases):
     current = releases.current().name
     return releases.root, current, releases.status()["manifest_sha256"]
+
+
+def test_a_device_of_little_memory_times_fewer_ways(device, workshop, times, monkeypatch):
+    times[OV32, 4] = [0.1]
+    readings = [1 << 30] * 13  # until each pair has its process for one thread
+    monkeypatch.setattr(bundles, "free_memory", lambda: readings.pop() if readings else 1 << 27)
+    device.activate(workshop.keys)
+    assert chosen(device) == (ORT32, 1)
+    rows = device.status()["choice"]["rows"]
+    assert {row["threads"] for row in rows if row["p50_ms"] is None} == {2, 4}
+    assert not [row for row in rows if row["refusal"]]
+    assert logged(device, "not timed")[0]["reason"] == "there is no memory for them"
 
 
 def test_unstable_times_fall_back_to_onnx_runtime(device, workshop, times):

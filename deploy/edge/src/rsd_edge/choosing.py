@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from rsd_edge import child, choices, disk, runtimes, selftest, timing
+from rsd_edge import bundle, child, choices, disk, runtimes, selftest, timing
 from rsd_edge.bundle import MANIFEST, MAX_MANIFEST, digest_of, manifest_of
 from rsd_edge.choices import Choice, Pins, Row
 from rsd_edge.errors import EdgeError
@@ -76,7 +76,7 @@ def choose(
     if not ways:
         raise EdgeError(_causes(refusals))
     ways.sort(key=lambda way: way[1])  # where memory ends, it ends for those with many threads
-    turns, reasons = _timed(folder, ways, deadline)
+    turns, reasons = _timed(folder, ways, deadline, log)
     for (pair, threads), reason in reasons.items():
         log("pair refused", release=folder.name, pair=str(pair), threads=threads, reason=reason)
     rows = []
@@ -220,7 +220,9 @@ def _check(folder: Path, manifest: Manifest, pair: Pair, threads: int, deadline:
     return _in_child(work, folder, deadline)
 
 
-def _timed(folder: Path, ways: list[Way], deadline: Deadline) -> tuple[dict[Way, list[float]], dict[Way, str]]:
+def _timed(
+    folder: Path, ways: list[Way], deadline: Deadline, log: Log
+) -> tuple[dict[Way, list[float]], dict[Way, str]]:
     """Seconds of each turn of each way, and why some ways are refused. Each way has a process of its own.
 
     In one process the threads of one way would slow the others: they wait for work without sleep.
@@ -234,9 +236,13 @@ def _timed(folder: Path, ways: list[Way], deadline: Deadline) -> tuple[dict[Way,
             refusals[way] = str(error)
             return math.inf
 
+    least = (1 - child.SHARE) * bundle.free_memory()  # what is served keeps it
     with contextlib.ExitStack() as stack:
-        racing = {}
-        for way in ways:
+        racing: dict[Way, Callable[[], float]] = {}
+        for number, way in enumerate(ways):
+            if racing and bundle.free_memory() < least:
+                log("not timed", release=folder.name, ways=len(ways) - number, reason="there is no memory for them")
+                break
             work = partial(_turns, folder, way, deadline)
             step = stack.enter_context(child.steps(work, folder.name, seconds=_seconds(deadline)))
             guarded(way, step)
