@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,13 @@ def ingredients(
     crop_share: float | None = None,
     precisions: tuple[str, ...] = ("fp32", "fp16"),
     seed: int = 0,
+    models: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
-    """What `write_bundle` takes, with an engine for the first precision; the same model stands for every precision."""
+    """What `write_bundle` takes, with an engine for the first precision.
+
+    `models` holds the ONNX file of each precision, for images of `shape`, with a logit for each of `CLASSES`. Without
+    it the same tiny model stands for every precision.
+    """
     images = np.random.default_rng(1).integers(0, 256, (20, *shape), np.uint8)
     run, data = Run(folder), dataset(shape, crop_share)
     served = GraphInput(**data.preprocessing.model_dump(), mean=[0.5], std=[0.5])
@@ -78,7 +84,7 @@ def ingredients(
     for precision in precisions:
         model = run.convert_folder(precision) / "model.onnx"
         model.parent.mkdir(parents=True)
-        model.write_bytes(graph(shape, seed))
+        model.write_bytes(models[precision] if models else graph(shape, seed))
         np.save(model.with_name("logits.npy"), logits_of(model, images))
         parity = Parity(rung=precision, **PARITY)
         pairs = {"onnxruntime": Pair(file="model.onnx", bytes=1, sha256="0", parity=parity)}
