@@ -1,0 +1,42 @@
+import numpy as np
+import onnx
+import pytest
+
+from rsd.export.graph import checked
+from rsd.export.one_step_pixels import one_step_pixels
+from rsd.export.runtimes.onnxruntime import logits_of
+
+
+def in_one_step(proto: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    one_step_pixels(copy)
+    return copy
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+def test_the_logits_stay_as_they_are(traced, images, name):
+    proto = traced(name).traced.proto
+    after = checked(in_one_step(proto))
+    kinds = [node.op_type for node in after.graph.node]
+    assert kinds[:3] == ["Transpose", "Cast", "BatchNormalization"]
+    assert not {"Sub", "Div"} & set(kinds[3:6])
+    expected = logits_of(proto.SerializeToString(), images)
+    np.testing.assert_allclose(logits_of(after.SerializeToString(), images), expected, atol=1e-5 * float(np.ptp(expected)))
+
+
+def test_pixels_that_others_read_are_left_alone(traced):
+    """A second reader of the pixels on their way wants them as they were."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(traced("vit").traced.proto)
+    divided = next(node for node in proto.graph.node if node.op_type == "Div")
+    proto.graph.node.append(onnx.helper.make_node("Relu", [divided.output[0]], ["other"]))
+    assert in_one_step(proto) == proto
+
+
+def test_a_graph_without_normalisation_is_left_alone():
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["N", 4, 4, 1])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None)
+    node = onnx.helper.make_node("Cast", ["image"], ["logits"], to=1)
+    proto = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [image], [logits]))
+    assert in_one_step(proto) == proto
