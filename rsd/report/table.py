@@ -110,7 +110,7 @@ def _files(known: Snapshot) -> str:
             here = [row for row in single if row.precision == file.precision and _runtime(row) == runtime]
             if here or runtime == runtimes.MAIN:
                 agreement = f"{100 * pair.parity.top1_agreement:.2f} %"
-                rows += _timed_rows(f"{file.student} {file.precision}.onnx", pair.bytes, agreement, here)
+                rows += _timed_rows(f"{file.student} {file.precision}.onnx", pair.bytes, agreement, _fastest(here))
     for engine in known.engines:
         name = f"{engine.precision} engine"
         if engine.status != "built":
@@ -124,7 +124,11 @@ def _files(known: Snapshot) -> str:
     if baseline := [row for row in single if row.runtime.startswith("pytorch")]:
         rows += _timed_rows("(not exported)", None, "-", baseline)
     device = known.latency.device.short_name if known.latency else None
-    return _aligned(rows, right={1}) + (f"\n(batch 1, on {device})" if device else "") + note
+    return (
+        _aligned(rows, right={1})
+        + (f"\n(batch 1, the fastest number of threads, on {device})" if device else "")
+        + note
+    )
 
 
 def larger_int8(engines: Iterable[EngineRecord]) -> str | None:
@@ -137,6 +141,12 @@ def larger_int8(engines: Iterable[EngineRecord]) -> str | None:
 
 def _runtime(row: Latency) -> str:
     return row.runtime.partition(" ")[0]
+
+
+def _fastest(rows: list[Latency]) -> list[Latency]:
+    """The number of threads that a file is fastest with; the report has the others."""
+    measured = [row for row in rows if row.p50_ms is not None]
+    return [min(measured, key=lambda row: row.p50_ms or 0)] if measured else rows[:1]
 
 
 def _timed_rows(

@@ -22,7 +22,9 @@ def test_the_logits_stay_as_they_are(traced, images, name):
     assert kinds[:3] == ["Transpose", "Cast", "BatchNormalization"]
     assert not {"Sub", "Div"} & set(kinds[3:6])
     expected = logits_of(proto.SerializeToString(), images)
-    np.testing.assert_allclose(logits_of(after.SerializeToString(), images), expected, atol=1e-5 * float(np.ptp(expected)))
+    np.testing.assert_allclose(
+        logits_of(after.SerializeToString(), images), expected, atol=1e-5 * float(np.ptp(expected))
+    )
 
 
 def test_pixels_that_others_read_are_left_alone(traced):

@@ -144,3 +144,15 @@ def test_another_students_figures_are_left_out_with_cause(out: Path) -> None:
     assert " are left out: students/rsd-2/model.safetensors is another by now; run `dvc repro`" in text
     assert not text.rstrip().endswith("report.html")
     assert "RSD student" in text
+
+
+def test_a_file_shows_its_fastest_number_of_threads(out: Path) -> None:
+    path = out / "benchmark" / "latency.json"
+    record = json.loads(path.read_text())
+    timed = [row for row in record["rows"] if (row["runtime"], row["precision"]) == ("onnxruntime", "fp32")]
+    for threads, faster in ((1, 2), (2, 1)):
+        for row in timed:
+            row["p50_ms"] = 9.0 if row["threads"] == threads else 8.0
+        write(path, record)
+        (line,) = [line for line in summary(Run(out)).splitlines() if "fp32.onnx" in line]
+        assert f"ONNX Runtime, {faster} thread" in line
