@@ -31,6 +31,38 @@ def test_a_release_is_installed_then_current_then_good(shared, releases):
     assert events(releases) == ["installed", "chosen", "on trial", "good"]
 
 
+def schema2(manifest: dict) -> None:
+    """A manifest as releases had it whose files were for ONNX Runtime alone."""
+    manifest["schema_version"] = 2
+    del manifest["requires"]["openvino"]
+    for model in manifest["models"].values():
+        model |= {"onnx": model["onnx"]["onnxruntime"], "parity": model["parity"]["onnxruntime"]}
+    logits = manifest["golden"]["logits"]
+    logits |= {precision: paths["onnxruntime"] for precision, paths in logits.items()}
+
+
+def test_a_release_of_schema_2_is_served_on(workshop, releases):
+    bundle = workshop.unsigned()
+    edit(bundle / "manifest.json", schema2)
+    name, _ = releases.install(workshop.forged(bundle), workshop.keys)
+    assert releases.activate(workshop.keys) == name
+    assert works(releases.current())
+    releases.recover(workshop.keys)
+    assert releases.status()["good"] == [name]
+
+
+@pytest.mark.parametrize("key", ["models", "golden", "requires", "files"])
+def test_a_malformed_schema_2_gets_a_sentence(workshop, releases, key):
+    def broken(manifest: dict) -> None:
+        schema2(manifest)
+        manifest[key] = 7
+
+    bundle = workshop.unsigned()
+    edit(bundle / "manifest.json", broken)
+    with pytest.raises(EdgeError, match=f"as rsd writes it: expected an object as {key}, found 7; make the bundle"):
+        releases.install(workshop.forged(bundle), workshop.keys)
+
+
 def test_installing_twice_changes_nothing_that_is_served(shared, releases):
     releases.install(shared.first, shared.keys)
     releases.activate(shared.keys)

@@ -15,6 +15,7 @@ from pathlib import Path
 from rsd_edge import disk, runtimes, signature
 from rsd_edge.errors import EdgeError
 from rsd_edge.records import ONNXRUNTIME, MalformedError, Manifest, load, short
+from rsd_edge.schema2 import load_schema2
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
@@ -208,6 +209,8 @@ def _manifest(content: bytes) -> Manifest:
     """The manifest of a bundle that was signed, or of a release."""
     try:
         schema = load(_Schema, content).schema_version
+        if schema == 2:
+            return load_schema2(content)
         if schema != SCHEMA_VERSION:
             raise EdgeError(f"expected a bundle of schema {SCHEMA_VERSION}, found {schema}; install its rsd-edge")
         return load(Manifest, content)
