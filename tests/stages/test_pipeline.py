@@ -19,7 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rsd.export import tensorrt
-from rsd.export.quantize import Int8Options, calibrated, quantized
+from rsd.export.int8_file import chosen
+from rsd.export.quantize import Int8Options, quantized
 from rsd.machine.yaml_file import read_yaml
 from rsd.models.folder import load_trained
 from rsd.sources.images import read_split
@@ -85,11 +86,13 @@ def test_the_exported_graph_has_no_aad_or_path(reproduced, precision):
 
 def test_int8_is_calibrated_on_the_training_split(reproduced):
     convert = reproduced.out / "convert"
-    record = json.loads((convert / "int8" / "convert.json").read_text())["details"]
+    record = json.loads((convert / "int8" / "convert.json").read_text())["pairs"]["onnxruntime"]["details"]
     params = json.loads((reproduced.out / "params" / "export.json").read_text())
     proto = onnx.load(convert / "fp32" / "model.onnx")
     train = read_split(reproduced.out / "data", "train").images
-    known = calibrated(proto, train, Int8Options.model_validate(params["int8"]))
+    options = Int8Options.model_validate(params["int8"] | {"calibration": record["calibration"]})
+    known = chosen(proto, train, options, runs_on="onnxruntime")
+    assert known.form.name == record["form"]
     again = quantized(proto, known, in_float=[harm["node"] for harm in record["in_float"]])
     result = onnx.load(convert / "int8" / "model.onnx")
     values = [
@@ -222,7 +225,7 @@ def test_the_golden_pairs_hold_for_the_bundle(reproduced):
     images = np.load(golden / "images.npy")
     for precision in ("fp32", "fp16", "int8"):
         result = logits_of(reproduced.out / "bundle" / precision / "model.onnx", images)
-        assert np.allclose(result, np.load(golden / f"logits.{precision}.npy"), atol=1e-3)
+        assert np.allclose(result, np.load(golden / f"logits.{precision}.onnxruntime.npy"), atol=1e-3)
 
 
 def test_table_and_report_show_teacher_students_and_files(reproduced):
