@@ -45,12 +45,16 @@ CPUINFO = {
     "cortex-a76": ARM_CPUINFO.format(flags="fphp asimdhp asimddp", part="0xd0b"),
     "Haswell": X86_CPUINFO,
 }
+MAY_STRAY = {"cortex-a72": "", "cortex-a76": "fp16", "Haswell": "int8"}
+"""Half precision rounds more than float32, in which the golden logits of fp16 are computed; sums of int8 products
+overflow without VNNI."""
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("emulated"), pytest.mark.timeout(1800)]
 
 
 class Machine(NamedTuple):
     """How to start Python on an emulated CPU."""
 
+    cpu: str
     command: list[str]
     environment: dict[str, str]
 
@@ -122,7 +126,7 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
         python = root / "usr" / "bin" / "python3"
     (root / "proc").mkdir(parents=True, exist_ok=True)
     (root / "proc" / "cpuinfo").write_text(CPUINFO[cpu])  # without it ONNX Runtime cannot be imported on Arm
-    return Machine([qemu, "-L", str(root), "-cpu", cpu, str(python)], environment)
+    return Machine(cpu, [qemu, "-L", str(root), "-cpu", cpu, str(python)], environment)
 
 
 @pytest.fixture(scope="session")
@@ -174,11 +178,11 @@ def test_the_device_works_on_other_cpus(machine, student, tmp_path):
     manifest = json.loads((bundles[1] / "manifest.json").read_text())
     rows, tolerances = choice()["rows"], manifest["golden"]["tolerances"]["logits"]
     assert {row["precision"] for row in rows} == {*PRECISIONS}
-    for row in rows:  # what is not exact here is refused with its reason
+    for row in rows:  # what strays is refused with its reason
         if row["refusal"] is None:
             assert row["difference"] <= tolerances[row["precision"]]
         else:
-            assert row["precision"] != "fp32"
+            assert row["precision"] == MAY_STRAY[machine.cpu]
             assert re.match(r"expected .*logits.*, found .*; ", row["refusal"])
     image = next((bundles[1] / "golden" / "files").glob("*.png"))
     assert f"{image.name}: " in edge("predict", image)
