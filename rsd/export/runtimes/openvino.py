@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,19 @@ def _library() -> Any:
     return importlib.import_module("openvino")
 
 
+@cache
+def _core() -> Any:
+    """One for the whole process. Each gives the main thread another stack for its signals and, when it ends, the one
+    from before (2026.4): where two end in the order in which they began, that is memory which is free by then, and the
+    next signal ends the process."""
+    return _library().Core()
+
+
 class OpenVinoSession:
     """A graph with one uint8 input `[N, H, W, C]`; see `rsd.export.runtimes.base.InferenceSession`."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        self.core = _library().Core()
+        self.core = _core()
         self.path = path
         # Without the hint a CPU that knows bf16 computes fp32 files in it.
         self.config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}

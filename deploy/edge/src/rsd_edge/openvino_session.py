@@ -3,6 +3,7 @@
 import importlib
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class OpenVinoSession:
         }
         self._requests = threading.local()
         try:
-            core = openvino.Core()
+            core = _core(openvino)
             model = core.read_model(path)
             model.reshape([1, *shape])
             self._compiled = core.compile_model(model, "CPU", settings)
@@ -69,6 +70,14 @@ class OpenVinoSession:
         except Exception as error:
             raise OpenVinoError(_reason(error)) from error
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    """One for the whole process. Each gives the main thread another stack for its signals and, when it ends, the one
+    from before (2026.4): where two end in the order in which they began, that is memory which is free by then, and the
+    next signal ends the process."""
+    return openvino.Core()
 
 
 def _reason(error: Exception) -> str:

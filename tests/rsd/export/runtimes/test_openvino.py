@@ -51,3 +51,28 @@ def test_no_runtime_opens_a_socket(exported):
     command = [sys.executable, "-c", LISTENER, exported("vit", "fp32").path]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stderr) == (0, "")
+
+
+SIGNALS = """
+import signal, sys
+from pathlib import Path
+signal.signal(signal.SIGUSR1, lambda *_: None)
+from rsd.export.runtimes.openvino import OpenVinoSession
+for _ in range(3):  # as a server changes its model: the next one is open before the last one ends
+    first = OpenVinoSession(Path(sys.argv[1]))
+    first._compiled(1)
+    second = OpenVinoSession(Path(sys.argv[1]))
+    second._compiled(1)
+    del first
+    del second
+    blocks = [bytearray(1 << 20) for _ in range(64)]
+    del blocks
+    signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+def test_signals_arrive_after_sessions_have_ended(exported):
+    """OpenVINO changes the stack that signals are delivered on."""
+    command = [sys.executable, "-X", "faulthandler", "-c", SIGNALS, exported("vit", "fp32").path]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, "")
