@@ -48,6 +48,14 @@ def cpu_forms(proto: onnx.ModelProto) -> tuple[Form, Form]:
 def kept_in_float(proto: onnx.ModelProto, form: Form) -> set[str]:
     """Names of the nodes that the form leaves as they are, whatever their operator."""
     kept = _fed_by(proto, _is_cubic)
+    if form is not TENSORRT:
+        # ONNX Runtime's integer kernels want a constant matrix on the right.
+        ranks = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
+        kept |= {
+            node.name
+            for node in _products(proto)
+            if node.op_type == "MatMul" and (node.input[0] in ranks or ranks.get(node.input[1], 2) != 2)
+        }
     if form is CPU_PRODUCTS:
         # OpenVINO's attention computes scores from int8, and what softmax weighs from float. A mean over tokens it
         # joins with the pair behind it, and then computes it wrongly (2026.4).

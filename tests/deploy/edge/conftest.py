@@ -2,6 +2,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
+from rsd_edge import openvino_session
 from rsd_edge.releases import Releases
 
 from tests.bundles import Workshop
@@ -20,6 +21,12 @@ class Shared(Workshop):
     @cached_property
     def second(self) -> Path:
         return self.signed(2)
+
+
+@pytest.fixture(autouse=True)
+def _no_streams(monkeypatch):
+    """Tests fork children from a process that has inferred; on a device such a process forks none."""
+    monkeypatch.setattr(openvino_session, "_streams", lambda threads: 0)
 
 
 @pytest.fixture

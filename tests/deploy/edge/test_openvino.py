@@ -1,5 +1,7 @@
 """OpenVINO as a runtime of the device: the same logits, from many threads, and not a word to anybody."""
 
+import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -119,3 +121,14 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry.
     done = subprocess.run([sys.executable, "-c", program], env={"HOME": str(home)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [*home.iterdir()] == []
+
+
+def test_a_forked_child_can_infer_after_its_parent(path):
+    """The self-test runs in one; OpenVINO would hand it a thread that the parent alone has."""
+    expected = OpenVinoSession(path, 1, SHAPE).logits(pixels(1))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        same = np.array_equal(OpenVinoSession(path, 1, SHAPE).logits(pixels(1)), expected)
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -39,7 +39,7 @@ class OpenVinoSession:
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",  # its default on some processors is less
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": _streams(threads),
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # the device does other work, too
         }
@@ -70,6 +70,12 @@ class OpenVinoSession:
         except Exception as error:
             raise OpenVinoError(_reason(error)) from error
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _streams(threads: int) -> int:
+    """Without a stream the caller's thread computes, which is faster, but alone. A stream has a thread of its own, for
+    which a forked child would wait in vain if its parent had one: only processes that have not inferred fork here."""
+    return 0 if threads == 1 else 1
 
 
 @cache
