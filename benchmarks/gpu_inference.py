@@ -72,7 +72,7 @@ def make_student(folder: Path) -> None:
     model.load_state_dict(trained.student)
     write_files(
         model.eval(), {name: folder / f"{name}.onnx" for name in precisions.names()}, mean=mean, std=std,
-        image_shape=shape, classes=10, calibration=ArrayImages(pixels[:256]),
+        image_shape=shape, classes=10, calibration=ArrayImages(pixels[:256]), runs_on="tensorrt",
     )  # fmt: skip
     np.savez(folder / "test.npz", images=pixels[1200:], labels=test.labels)
     for precision in precisions.names():
