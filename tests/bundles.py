@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from rsd.export.runtimes.onnxruntime import logits_of
@@ -65,13 +66,16 @@ def ingredients(
     precisions: tuple[str, ...] = ("fp32", "fp16"),
     seed: int = 0,
     models: Mapping[str, bytes] | None = None,
+    images: NDArray[np.uint8] | None = None,
 ) -> dict[str, Any]:
     """What `write_bundle` takes, with an engine for the first precision.
 
     `models` holds the ONNX file of each precision, for images of `shape`, with a logit for each of `CLASSES`. Without
-    it the same tiny model stands for every precision.
+    it the same tiny model stands for every precision. `images`, of which the golden ones are taken, are noise if they
+    are not given.
     """
-    images = np.random.default_rng(1).integers(0, 256, (20, *shape), np.uint8)
+    if images is None:
+        images = np.random.default_rng(1).integers(0, 256, (20, *shape), np.uint8)
     run, data = Run(folder), dataset(shape, crop_share)
     served = GraphInput(**data.preprocessing.model_dump(), mean=[0.5], std=[0.5])
     facts = {"student": "rsd-1", "test_top1": 98.0, "bytes": 1, "sha256": "0"}
