@@ -6,7 +6,7 @@ from rsd.export import int8_file as module
 from rsd.export import write_int8
 from rsd.export.int8_file import chosen, mean_cosine
 from rsd.export.placement import CPU_ALL, CPU_PRODUCTS
-from rsd.export.quantize import Int8Options
+from rsd.export.quantize import Int8Options, calibrated, quantized
 from rsd.export.run_graph import logits_in
 from rsd.machine.errors import UserError
 
@@ -73,6 +73,23 @@ def test_a_form_that_cannot_run_is_refused(traced, images, monkeypatch, batch):
     monkeypatch.setattr(module, "logits_in", run)
     with pytest.raises(UserError, match="found none .products: no kernel; all: no kernel.; ship fp32"):
         chosen(traced("vit").traced.proto, images, Int8Options(), runs_on="onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("near", "calibration"), [([0.996], "min_max"), ([0.98, 0.97], "min_max"), ([0.98, 0.99], "percentile")]
+)
+def test_the_ranges_nearest_to_fp32_are_taken(source, images, tmp_path, monkeypatch, near, calibration):
+    """The outermost values are left out only where all of them leave the logits far from fp32's."""
+    answers = iter(near)
+    monkeypatch.setattr(module, "mean_cosine", lambda *_: next(answers))
+    monkeypatch.setattr(
+        module, "chosen", lambda proto, images, options, *, runs_on: calibrated(proto, images, options, CPU_PRODUCTS)
+    )
+    write_int8(source("vit"), tmp_path / "int8.onnx", images)
+    assert not [*answers]
+    ranges = calibrated(onnx.load(source("vit")), images, Int8Options(calibration=calibration), CPU_PRODUCTS)
+    expected = logits_in("onnxruntime", quantized(onnx.load(source("vit")), ranges), images)
+    assert np.array_equal(logits_in("onnxruntime", onnx.load(tmp_path / "int8.onnx"), images), expected)
 
 
 def test_bad_arguments_get_a_sentence(source, images, tmp_path):
