@@ -14,7 +14,7 @@ from rsd.machine.cuda import NoDriverError, driver
 
 MACHINE_ID = Path("/etc/machine-id")
 CPUINFO = Path("/proc/cpuinfo")
-LIBRARIES = ("onnxruntime", "torch", "onnx", "tensorrt", "tensorrt_rtx", "polygraphy")
+LIBRARIES = ("onnxruntime", "openvino", "torch", "onnx", "tensorrt", "tensorrt_rtx", "polygraphy")
 
 # Instructions that inference kernels choose between, as /proc/cpuinfo names them: x86 first, then Arm.
 CPU_FLAGS = re.compile(

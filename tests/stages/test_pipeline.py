@@ -172,10 +172,10 @@ def test_measurements_depend_on_a_fresh_fingerprint(reproduced):
 
 HIDDEN = """
 import importlib.metadata, sys
-sys.modules["tensorrt_rtx"] = sys.modules["tensorrt"] = None
+sys.modules["tensorrt_rtx"] = sys.modules["tensorrt"] = sys.modules["openvino"] = None
 real = importlib.metadata.version
 def version(name):
-    if name.replace("_", "-").startswith("tensorrt"):
+    if name.replace("_", "-").startswith(("tensorrt", "openvino")):
         raise importlib.metadata.PackageNotFoundError(name)
     return real(name)
 importlib.metadata.version = version
@@ -184,17 +184,23 @@ importlib.metadata.version = version
 
 @pytest.mark.slow
 @pytest.mark.skipif(tensorrt.available() is None, reason="no TensorRT library to hide")
-def test_a_library_installed_later_brings_the_engine(reproduced, tmp_path):
-    """As if tensorrt were not installed, then installed: `sitecustomize` hides it from every stage."""
-    engine = reproduced.out / "engines" / "fp32"
+def test_a_library_installed_later_brings_its_files(reproduced, tmp_path):
+    """As if TensorRT and OpenVINO were not installed, then installed: `sitecustomize` hides them from every stage."""
+
+    def pairs():
+        return json.loads((reproduced.out / "convert" / "int8" / "convert.json").read_text())["pairs"].keys()
+
+    engine, before = reproduced.out / "engines" / "fp32", pairs()
     (tmp_path / "sitecustomize.py").write_text(HIDDEN)
     without = reproduced.run("dvc", "repro", PYTHONPATH=str(tmp_path)).stdout
-    assert {"engine@fp32", "engine@fp16", "benchmark", "bundle", "report"} <= set(ran(without))
+    assert {"convert@int8", "engine@fp32", "engine@fp16", "benchmark", "bundle", "report"} <= set(ran(without))
+    assert pairs() == before - {"openvino"}
     assert "no TensorRT library can build here; `pip install" in without
     assert not (engine / "model.engine").exists()
     assert "not measured: no TensorRT library" in (reproduced.out / "benchmark" / "latency.json").read_text()
     reproduced.run("dvc", "repro")
     assert (engine / "model.engine").is_file()
+    assert pairs() == before > {"onnxruntime"}
 
 
 def test_latency_rows_are_measured_or_say_why(reproduced):
