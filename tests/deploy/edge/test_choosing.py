@@ -11,6 +11,7 @@ from rsd_edge import bundle as bundles
 from rsd_edge import choices, choosing, runtimes, selftest, timing
 from rsd_edge.choices import Pins, Row
 from rsd_edge.errors import EdgeError
+from rsd_edge.fingerprint import fingerprint
 from rsd_edge.model import Model
 from rsd_edge.records import Pair, seal
 
@@ -397,11 +398,11 @@ def test_the_least_median_wins():
 
 
 def test_runtimes_and_cpu_name_the_device(monkeypatch):
-    facts = choosing.fingerprint()
+    facts = fingerprint()
     assert {*facts} == {"machine", "cpu", "flags", "cores", "onnxruntime", "openvino"}
     assert facts["machine"] == os.uname().machine
     monkeypatch.setattr(runtimes, "installed", lambda name: None)
-    assert choosing.fingerprint()["openvino"] == "none"
+    assert fingerprint()["openvino"] == "none"
 
 
 def test_a_copied_device_keeps_its_choice(device, workshop, tmp_path):

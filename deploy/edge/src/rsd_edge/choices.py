@@ -59,7 +59,7 @@ class Choice:
 
     manifest_sha256: str
     fingerprint: dict[str, str]
-    """Of the device, see `choosing.fingerprint`."""
+    """Of the device, see `rsd_edge.fingerprint`."""
     pins: Pins
     precision: str
     runtime: str

@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import platform
-import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,9 +14,9 @@ from rsd_edge import bundle, child, choices, disk, runtimes, selftest, timing
 from rsd_edge.bundle import MANIFEST, MAX_MANIFEST, digest_of, manifest_of
 from rsd_edge.choices import Choice, Pins, Row
 from rsd_edge.errors import EdgeError
+from rsd_edge.fingerprint import fingerprint
 from rsd_edge.model import Model
-from rsd_edge.onnxruntime_session import runtime
-from rsd_edge.records import ONNXRUNTIME, OPENVINO, Manifest, Pair
+from rsd_edge.records import ONNXRUNTIME, Manifest, Pair
 from rsd_edge.selftest import Deadline
 
 T = TypeVar("T")
@@ -28,12 +26,6 @@ Way = tuple[Pair, int]
 """A pair and its threads."""
 TRIES = 3
 """The fastest ways of which one must hold the limit of p99."""
-_FLAGS = {
-    "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "asimdhp",
-    "i8mm", "bf16", "sve",
-}  # fmt: skip
-"""Of a CPU, as /proc/cpuinfo names them: those by which a runtime chooses its kernels."""
-_CPU = ("model name", "CPU implementer", "CPU part", "CPU variant", "Hardware")
 
 
 def choose(
@@ -183,21 +175,6 @@ def allowed(manifest: Manifest, pins: Pins) -> list[Pair]:
             f"expected a pair out of {', '.join(map(str, manifest.pairs))}, found {pins}; pin one of these, or none"
         )
     return pairs
-
-
-def fingerprint() -> dict[str, str]:
-    """What the choice depends on: the runtimes' versions, and the CPU."""
-    text = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0]
-    facts: dict[str, str] = dict(re.findall(r"^(.*?)\s*: (.*)$", text, re.M))
-    flags = _FLAGS.intersection((facts.get("flags") or facts.get("Features") or "").split())
-    return {
-        "machine": platform.machine(),
-        "cpu": " ".join(facts[name] for name in _CPU if name in facts),
-        "flags": " ".join(sorted(flags)),
-        "cores": str(timing.physical_cores()),
-        ONNXRUNTIME: runtime(),
-        OPENVINO: runtimes.installed(OPENVINO) or "none",
-    }
 
 
 def _in_child(work: Callable[[], T], folder: Path, deadline: Deadline) -> T:
