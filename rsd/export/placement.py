@@ -38,8 +38,7 @@ CPU_ALL = CPU_PRODUCTS._replace(name="all", operators=tuple(sorted({*QDQRegistry
 def cpu_forms(proto: onnx.ModelProto) -> tuple[Form, Form]:
     """The forms for CPUs, the one that is the faster for this graph first.
 
-    Nets of convolutions gain from integers all the way (MobileNetV2 1.7 times against 1.2 times fp32 in ONNX Runtime);
-    nets of matrix products lose time to the pairs between these (DeiT-T 1.2 against 1.7).
+    Nets of convolutions gain from integers all the way; nets of matrix products lose time to the pairs between these.
     """
     count = [sum(node.op_type in kinds for node in proto.graph.node) for kinds in (("Conv",), ("MatMul", "Gemm"))]
     return (CPU_ALL, CPU_PRODUCTS) if count[0] > count[1] else (CPU_PRODUCTS, CPU_ALL)

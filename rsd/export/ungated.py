@@ -9,6 +9,7 @@ from torch import nn
 from rsd.export import precisions
 from rsd.export.graph import checked, save
 from rsd.export.options import ExportOptions
+from rsd.export.runtimes import MAIN
 from rsd.export.trace import trace
 from rsd.sources.images import ArrayImages, Images
 
@@ -28,7 +29,7 @@ def write_files(
     opset: int = ExportOptions.model_fields["opset"].default,
     ir_version: int = ExportOptions.model_fields["ir_version"].default,
     metadata: dict[str, str] | None = None,
-    runs_on: str = "onnxruntime",
+    runs_on: str = MAIN,
 ) -> None:
     """Trace `model` once and write a checked file per precision; the same arguments give the same bytes.
 

@@ -4,6 +4,7 @@ import onnx
 
 from rsd.export.parity import MaxDifference
 from rsd.export.precisions.base import Precision
+from rsd.export.runtimes import MAIN
 from rsd.machine.options import Options
 from rsd.sources.images import Images
 
@@ -16,7 +17,7 @@ class Fp32(Precision[Options]):
     golden = 1e-3
 
     def graph(
-        self, graph: onnx.ModelProto, options: Options, images: Images, *, runs_on: str = "onnxruntime"
+        self, graph: onnx.ModelProto, options: Options, images: Images, *, runs_on: str = MAIN
     ) -> onnx.ModelProto:
         return graph
 

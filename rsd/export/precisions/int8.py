@@ -13,6 +13,7 @@ from rsd.export.parity import GateError, compare
 from rsd.export.precisions.base import Converted, Exported, Precision
 from rsd.export.quantize import Calibrated, Int8Options, harms, quantized, tries
 from rsd.export.run_graph import logits_in
+from rsd.export.runtimes import MAIN
 from rsd.machine.errors import UserError
 from rsd.run.records import Details, Harm
 from rsd.sources.images import Images, sample_indices
@@ -48,7 +49,7 @@ class Int8(Precision[Int8Options]):
     # transformer into uint8, and then refuses its own graph.
 
     def graph(
-        self, graph: onnx.ModelProto, options: Int8Options, images: Images, *, runs_on: str = "onnxruntime"
+        self, graph: onnx.ModelProto, options: Int8Options, images: Images, *, runs_on: str = MAIN
     ) -> onnx.ModelProto:
         return quantized(graph, chosen(graph, images, options, runs_on=runs_on))
 
