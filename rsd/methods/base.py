@@ -62,6 +62,8 @@ class Step:
     """Which of the training images these are, `[B]`; those with a label may come twice."""
     labelled: int | None = None
     """How many of the images, the first ones, have a label; None: all."""
+    logged: bool = True
+    """Whether scalars that are for the log alone are of use at this step."""
 
     @property
     def labels(self) -> Tensor:
@@ -218,6 +220,7 @@ class Distiller(TrainingTask):
         index: Tensor | None = None,
         *,
         labelled: int | None = None,
+        logged: bool = True,
     ) -> dict[str, Tensor]:
         """One training step's forward pass.
 
@@ -228,6 +231,7 @@ class Distiller(TrainingTask):
             index: which of the training images these are, `[B]`; for a method that remembers each.
             labelled: how many of the images, the first ones, have a label; None: all. The cross-entropy is over these,
                 the method's own terms over all.
+            logged: whether the method computes what is for the log alone.
         """
         if self.needs and teacher is None:
             raise ValueError(f"{type(self).__name__} was given no outputs of the teacher")
@@ -239,7 +243,7 @@ class Distiller(TrainingTask):
         cross_entropy = self.criterion(student.logits[:labelled], target[:labelled])
         loss, log = cross_entropy, dict[str, Tensor]()
         if self.needs and teacher is not None:
-            extra, log = self.distillation_terms(Step(student, teacher, adapted, target, index, labelled))
+            extra, log = self.distillation_terms(Step(student, teacher, adapted, target, index, labelled, logged))
             loss = cross_entropy + extra
         return {"loss": loss, "output": student.logits, "cross_entropy": cross_entropy, **log}
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, JsonValue
@@ -11,14 +11,12 @@ from torch import Tensor, nn
 
 from rsd.machine.errors import UserError
 from rsd.machine.parallel import gather, processes
-from rsd.methods._batches import centre, pair
+from rsd.methods._correlation import correlate
 from rsd.methods._picture import describe
 from rsd.methods.base import Distiller, MethodOptions, Setting, Step
 from rsd.models.outputs import Outputs, embedding_width
 from rsd.run.records import CorrelationChange
 
-_EPS = 1e-5
-"""Added to the standard deviation."""
 SPACES = ("embedding", "logits")
 STRONGEST_PULL = 30.0
 """`RSDDistiller.pull` above which a user is warned; of the published runs the strongest (a ResNet50 teaches, 2048
@@ -85,49 +83,6 @@ def decoupled(aad: nn.Module, embedding: Tensor) -> Tensor:
     A fresh batch norm has no running statistics to speak of. The AAD stays as it is.
     """
     return copy.deepcopy(aad).to(embedding.device).train()(embedding)
-
-
-class Correlation(NamedTuple):
-    """What the cross-correlation `P = Zt' Zs / B` of two standardised batches says."""
-
-    invariance: Tensor
-    """`sum_i (P_ii - 1)^2`, a scalar."""
-    redundancy: Tensor
-    """`sum_{i != j} P_ij^2`, a scalar. That of a random pair is about `D^2 / B`."""
-    diagonal: Tensor
-    """`P_ii`, `[D]`: how well each dimension of the teacher is matched; 1 is perfect, 0 chance."""
-
-
-def _standardize(z: Tensor) -> Tensor:
-    """Zero mean and unit biased standard deviation per column of `[B, D]`."""
-    centred, deviation = centre(z, dim=0)
-    return centred / (deviation + _EPS)
-
-
-def correlate(student: Tensor, teacher: Tensor) -> Correlation:
-    """The Pearson cross-correlation of redundancy suppression (arXiv 2507.21844).
-
-    `||P||_F^2 = sum((Zt Zt') * (Zs Zs')) / B^2`, so a batch smaller than the width never needs the D x D
-    matrix: the B x B Gram matrices give the same number. The cheaper form, counted in multiplications of
-    forward and backward (2 B D^2 against 4 B^2 D), is taken.
-
-    Args:
-        student: `[B, D]`, B >= 2, already mapped to the teacher's width.
-        teacher: `[B, D]`.
-
-    Raises:
-        ValueError: the shapes differ, are not two-dimensional, or B is 1.
-    """
-    student, teacher = pair(student, teacher, at_least=2)
-    z_s, z_t = _standardize(student), _standardize(teacher)
-    batch, width = z_s.shape
-    diagonal = (z_t * z_s).mean(dim=0)
-    with torch.autocast(z_s.device.type, enabled=False):
-        if 2 * batch < width:
-            squares = ((z_t @ z_t.T) * (z_s @ z_s.T)).sum() / batch**2
-        else:
-            squares = (z_t.T @ z_s / batch).square().sum()
-    return Correlation((diagonal - 1).square().sum(), squares - diagonal.square().sum(), diagonal)
 
 
 def rsd_terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,20 +202,20 @@ class RSDDistiller(Distiller, method="rsd"):
         return self.options.weight * (scale * width + self.options.kappa * square * width * (width - 1) / batch)
 
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        losses, log = list[Tensor](), dict[str, Tensor]()
+        loss, log = step.student.logits.new_zeros(()), dict[str, Tensor]()
         for number, (space, (student, teacher)) in enumerate(step.adapted.items()):
             invariance, redundancy, diagonal = correlate(student, teacher)
             batch, width = student.shape
-            pairs = max(width * (width - 1), 1)
             scale, square = self.scales(width)
-            losses.append(scale * invariance + self.options.kappa * square * redundancy)
+            loss = loss + self.options.weight * (scale * invariance + self.options.kappa * square * redundancy)
             prefix = f"{space}_" if number else ""
-            log |= {
-                f"{prefix}invariance": invariance,
-                f"{prefix}redundancy": redundancy,
-                f"{prefix}diagonal_mean": diagonal.detach().mean(),
-                f"{prefix}off_diagonal_rms": (redundancy.detach().clamp_min(0) / pairs).sqrt(),
-                # Uncorrelated dimensions still show 1/sqrt(B) by chance: the floor of a healthy run.
-                f"{prefix}off_diagonal_chance": student.new_full((), batch**-0.5),
-            }
-        return self.options.weight * torch.stack(losses).sum(), log
+            log |= {f"{prefix}invariance": invariance, f"{prefix}redundancy": redundancy}
+            if step.logged:
+                pairs = max(width * (width - 1), 1)
+                log |= {
+                    f"{prefix}diagonal_mean": diagonal.mean(),
+                    f"{prefix}off_diagonal_rms": (redundancy.detach().clamp_min(0) / pairs).sqrt(),
+                    # Uncorrelated dimensions still show 1/sqrt(B) by chance: the floor of a healthy run.
+                    f"{prefix}off_diagonal_chance": student.new_full((), batch**-0.5),
+                }
+        return loss, log

@@ -159,11 +159,12 @@ def has_stalled(history: list[dict[str, float]], patience: int | None) -> bool:
     return len(scores) - 1 - scores.index(max(scores)) >= patience
 
 
-def mean_row(sums: Mapping[str, Tensor], *, steps: int) -> dict[str, float]:
-    """Means over an epoch; the gradient norm's over the steps that were not skipped."""
+def mean_row(sums: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, float]:
+    """Means over the steps of an epoch that gave a scalar; the gradient norm's over those that were not skipped."""
     skipped = float(sums.get("skipped_steps", torch.zeros(())))
-    row = {key: float(value) / steps for key, value in sums.items()}
+    row = {key: float(value) / counts[key] for key, value in sums.items()}
     if "skipped_steps" in sums:
+        steps = counts["gradient_norm"]
         row["skipped_steps"] = skipped
         row["gradient_norm"] = float(sums["gradient_norm"]) / (steps - skipped) if skipped < steps else math.nan
     return row

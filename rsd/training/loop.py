@@ -194,7 +194,7 @@ def _end_epoch(run: TrainingState, stepper: Stepper, data: Data, steps: int, bat
     row = {
         "epoch": float(epoch),
         "learning_rate": stepper.learning_rate,
-        **mean_row(run.sums, steps=steps),
+        **mean_row(run.sums, run.counts),
         **_scores(logits, data.validation.labels),
     }
     check_validation(row["validation_loss"], step=epoch * steps, last=stepper.last)

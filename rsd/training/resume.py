@@ -27,7 +27,9 @@ class TrainingState:
     done: int = 0
     """Steps of the present epoch."""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Of each scalar over these steps."""
+    """Of each scalar over the steps that gave it."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """How many steps gave it."""
     seconds: float = 0.0
     """That these steps took."""
 
@@ -36,14 +38,15 @@ class TrainingState:
 
     def add(self, terms: dict[str, Tensor], seconds: float) -> None:
         """Count a step."""
-        self.sums = {key: self.sums[key] + value if key in self.sums else value for key, value in terms.items()}
+        self.sums |= {key: self.sums[key] + value if key in self.sums else value for key, value in terms.items()}
+        self.counts |= {key: self.counts.get(key, 0) + 1 for key in terms}
         self.done += 1
         self.seconds += seconds
 
     def end_epoch(self, row: dict[str, float], times: dict[str, float]) -> None:
         self.history.append(row)
         self.times.append(times)
-        self.done, self.sums, self.seconds = 0, {}, 0.0
+        self.done, self.sums, self.counts, self.seconds = 0, {}, {}, 0.0
 
     def check(self, *, steps: int, epochs: int) -> None:
         """Check a state that was read.

@@ -20,6 +20,8 @@ from rsd.training.recipe import Recipe, make_optimizer, make_scheduler, part_siz
 from rsd.views.batches import Portions
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+LOG_EVERY = 10
+"""Of so many steps of an epoch the first gives what is for the log alone."""
 HINTS = {"none": "", "bf16": "set compute.amp to none, ", "fp16": "set compute.amp to none or bf16, "}
 
 
@@ -62,6 +64,7 @@ class Stepper:
         shared = shared or Portions(recipe.accumulation, part_size(recipe, processes=processes()), 0)
         self.size = shared.labelled + shared.unlabelled
         self.labelled = shared.labelled if shared.unlabelled else None
+        self.steps_per_epoch = steps_per_epoch
         task.check_accumulation(task.options, recipe.accumulation)
         task.amp, self.hint = AMP[compute.amp], HINTS[compute.amp]
         if compute.amp == "bf16" and self.device.type == "cpu":
@@ -105,12 +108,13 @@ class Stepper:
         raw, target = raw.to(self.device, non_blocking=True), target.to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
         terms: dict[str, Tensor] = {}
+        logged = number % self.steps_per_epoch % LOG_EVERY == 0
         parts = self.recipe.accumulation
         for part in range(parts):
             own = slice(part * self.size, (part + 1) * self.size)
             last = part == parts - 1
             with training_kernels(self.compute, self.device), nullcontext() if last else self.task.no_sync():
-                result = self._forward(raw[own], target[own], index[own], view[own])
+                result = self._forward(raw[own], target[own], index[own], view[own], logged=logged)
                 self.scaler.scale(result["loss"] / parts).backward()
             for key, value in result.items():
                 if key != "output":
@@ -132,7 +136,9 @@ class Stepper:
         self.last = terms
         return terms
 
-    def _forward(self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray) -> dict[str, Tensor]:
+    def _forward(
+        self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray, *, logged: bool
+    ) -> dict[str, Tensor]:
         teacher = None
         if self.teacher:
             with self.task.mixed_precision():
@@ -141,7 +147,7 @@ class Stepper:
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         number = torch.from_numpy(index).to(self.device, non_blocking=True)
-        return self.task(inputs, target, teacher, number, labelled=self.labelled)
+        return self.task(inputs, target, teacher, number, labelled=self.labelled, logged=logged)
 
     def _average(self, number: int) -> None:
         if number:

@@ -80,6 +80,14 @@ def test_the_log_tells_a_healthy_correlation_from_chance(batch):
     )
 
 
+def test_what_is_only_logged_can_be_left_out(batch):
+    images, target, teacher = batch
+    task = RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH)).eval()
+    whole, bare = (task(images, target, teacher, logged=logged) for logged in (True, False))
+    assert {*whole} - {*bare} == {"diagonal_mean", "off_diagonal_rms", "off_diagonal_chance"}
+    assert torch.equal(whole["loss"], bare["loss"])
+
+
 def test_extra_parameters_are_those_of_the_aad_alone():
     assert RSDDistiller(student(), Setting(teacher_width=TEACHER_WIDTH)).extra_parameters == 16 * 32 + 64 + 32 * 20
     assert ScratchDistiller(student()).extra_parameters == 0

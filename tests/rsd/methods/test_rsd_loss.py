@@ -17,8 +17,8 @@ def textbook(student, teacher):
     return (torch.diagonal(p) - 1).pow(2).sum(), p[off].pow(2).sum()
 
 
-# B < D takes the Gram form, B > D the matrix form; the last three stand around the border 2B = D.
-SHAPES = [(2, 5), (16, 64), (32, 7), (128, 96), (48, 96), (47, 96), (49, 96)]
+# B < D takes the Gram form, B >= D the matrix form; the last three stand around the border.
+SHAPES = [(2, 5), (16, 64), (32, 7), (128, 96), (48, 48), (47, 48), (49, 48)]
 
 
 @pytest.mark.parametrize(("batch", "width"), SHAPES)
@@ -31,6 +31,22 @@ def test_equals_the_definition_in_value_and_gradient(batch, width):
         (g_ours,) = torch.autograd.grad(ours, student, retain_graph=True)
         (g_theirs,) = torch.autograd.grad(theirs, student, retain_graph=True)
         assert (g_ours - g_theirs).norm() <= 1e-6 * g_theirs.norm()
+
+
+@pytest.mark.parametrize(("batch", "width"), [(3, 7), (8, 5), (6, 6)])
+def test_the_gradient_of_each_output_is_numerically_right(batch, width):
+    """Of the teacher, too: whoever correlates two students needs it."""
+    student, teacher = (z.requires_grad_() for z in pair(batch, width))
+    assert torch.autograd.gradcheck(lambda *z: tuple(correlate(*z)), (student, teacher))
+
+
+@pytest.mark.parametrize(("batch", "width"), [(16, 40), (40, 16)])
+def test_compiled_in_one_graph_it_is_the_same(batch, width):
+    student, teacher = pair(batch, width, torch.float32)
+    losses = [loss(student.requires_grad_(), teacher) for loss in (torch.compile(rsd_loss, fullgraph=True), rsd_loss)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
+    ours, theirs = (torch.autograd.grad(loss, student)[0] for loss in losses)
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.01, 1.0])

@@ -52,9 +52,15 @@ def test_training_stalls_patience_epochs_after_the_best():
 
 
 def test_skipped_steps_count_in_no_gradient_norm():
-    row = mean_row(scalars(loss=8.0, gradient_norm=6.0, skipped_steps=1.0), steps=4)
+    sums = scalars(loss=8.0, gradient_norm=6.0, skipped_steps=1.0)
+    row = mean_row(sums, dict.fromkeys(sums, 4))
     assert row == {"loss": 2.0, "gradient_norm": 2.0, "skipped_steps": 1.0}
-    assert mean_row(scalars(loss=8.0, gradient_norm=6.0), steps=4) == {"loss": 2.0, "gradient_norm": 1.5}
+    del sums["skipped_steps"]
+    assert mean_row(sums, dict.fromkeys(sums, 4)) == {"loss": 2.0, "gradient_norm": 1.5}
+
+
+def test_a_mean_is_over_the_steps_that_count():
+    assert mean_row(scalars(loss=8.0, seldom=3.0), {"loss": 4, "seldom": 1}) == {"loss": 2.0, "seldom": 3.0}
 
 
 def test_the_log_needs_no_tensorboard(tmp_path, monkeypatch):

@@ -302,7 +302,7 @@ def test_the_twin_trains_on_the_labelled_images_only():
     shown = []
 
     class Twin(ScratchDistiller, method="twin"):
-        def forward(self, input, target, teacher=None, index=None, *, labelled=None):
+        def forward(self, input, target, teacher=None, index=None, *, labelled=None, logged=True):
             shown.append((index.numpy(), target.numpy(), labelled))
             return super().forward(input, target, teacher, index, labelled=labelled)
 

@@ -1,0 +1,109 @@
+"""What a step of each method costs beside a plain one, the teacher's outputs from a view store.
+
+    python -m benchmarks.method_steps                          # the digits' pair and ResNet18 at 224 x 224, batch 16
+    python -m benchmarks.method_steps --only "digits, 16 px"
+    python -m benchmarks.method_steps --clock cpu              # on a machine that does other work meanwhile
+
+Ten minutes on one quiet core. Untrained models, float32, one CPU thread. A step is `rsd.training.stepper`'s own, with
+its checks and its log, on one batch, turn by turn with the plain one; the ratio is the median within a turn. FitNet
+compares feature maps, which no store holds: its row runs the teacher, and so does the plain step beside it.
+"AAD alone" trains RSD's scaffold with the mean of its output as the loss: what scaffold and optimiser cost, without
+the correlation.
+"""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from benchmarks.command import CLOCKS, Clock, command
+from benchmarks.interleaved import interleaved, markdown, spread
+from benchmarks.pair import Bench, Case, bench
+from benchmarks.view_store import CASES as STORE_CASES
+from rsd.methods import distiller, methods
+from rsd.methods.base import Distiller, Setting, Step
+from rsd.methods.rsd import RSDDistiller
+from rsd.models.features import stage_shapes
+from rsd.models.make import ModelOptions
+from rsd.models.outputs import embedding_width
+from rsd.teacher.store import LiveTeacher
+
+PLAIN = "scratch"
+CASES = {
+    "digits, 16 px": STORE_CASES["digits, 16 px"],
+    "Swin-T, ResNet18, 224 px": Case(
+        ModelOptions(name="swin_tiny_patch4_window7_224"), ModelOptions(name="resnet18"), "sgd", batch=16, images=64
+    ),
+}
+ROUNDS = {"digits, 16 px": 200, "Swin-T, ResNet18, 224 px": 7}
+
+
+class AADAlone(RSDDistiller):
+    """Trains the scaffold without the correlation."""
+
+    def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        student, _ = step.adapted["embedding"]
+        return student.mean(), {}
+
+
+def kinds() -> dict[str, type[Distiller]]:
+    """What is timed, the plain step first."""
+    names = [name for name in methods() if name != PLAIN]
+    return {PLAIN: distiller(PLAIN), "AAD alone": AADAlone} | {name: distiller(name) for name in names}
+
+
+def steps(pair: Bench) -> dict[str, Callable[[], object]]:
+    """A step of each method on a copy of the student; "scratch + teacher" is the plain one that runs the teacher."""
+    case = pair.case
+    setting = Setting(
+        teacher_width=embedding_width(pair.teacher),
+        teacher_stages=stage_shapes(pair.teacher, case.shape),
+        image_shape=case.shape,
+        image_count=case.images,
+    )
+    runs: dict[str, Callable[[], object]] = {}
+    for name, kind in kinds().items():
+        task = kind(copy.deepcopy(pair.student), setting)
+        live = LiveTeacher(pair.teacher, pair.normalize, staged=True) if "stages" in kind.needs else None
+        runs[name] = pair.step(task, live or (pair.stored if kind.needs else None))
+    live, plain = LiveTeacher(pair.teacher, pair.normalize, staged=True), pair.step(pair.scratch(), None)
+
+    def plain_and_teacher() -> None:
+        live(pair.raw, pair.index, pair.view)
+        plain()
+
+    return runs | {"scratch + teacher": plain_and_teacher}
+
+
+def compare(name: str, rounds: int, clock: Clock) -> list[dict[str, str]]:
+    """A row per method."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = steps(bench(CASES[name], Path(folder), torch.device("cpu")))
+        times = interleaved(runs, rounds=rounds, warmup=2, clock=CLOCKS[clock])
+    rows = []
+    for method, kind in kinds().items():
+        beside = "scratch + teacher" if "stages" in kind.needs else PLAIN
+        low, middle, high = np.percentile(times[method] / times[beside], [25, 50, 75])
+        row = {"pair": name, "method": method, "ms": spread(1000 * times[method]), "beside": beside}
+        rows.append(row | {"times the plain step": f"{middle:.3f} ({low:.3f} to {high:.3f})"})
+    return rows
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help="A pair of the table; may be repeated.")] = None,
+    rounds: int | None = None,
+    clock: Clock = "wall",
+) -> None:
+    torch.set_num_threads(1)
+    rows = [row for name in only or CASES for row in compare(name, rounds or ROUNDS[name], clock)]
+    print(f"{clock} clock\n\n{markdown(rows)}")
+
+
+if __name__ == "__main__":
+    command(main, __doc__)
