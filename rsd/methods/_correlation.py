@@ -41,62 +41,66 @@ def correlate(student: Tensor, teacher: Tensor) -> Correlation:
 
 
 class _Correlate(torch.autograd.Function):
-    """Invariance, redundancy and diagonal of two batches `[B, D]`.
+    """Invariance, redundancy and diagonal of two batches `[B, D]`; the diagonal has no gradient.
 
-    With `c_j = P_jj`, `q_j = sum_i P_ij^2`, `H = Zt Zt' Zs` and the incoming gradients a, b and d the gradient at Zs is
-    `G = (2 a (c - 1) - 2 b c + d) / B * Zt + 2 b / B^2 * H`. Its column means are zero, and those of `G * Zs` are
-    `m = (2 a (c - 1) - 2 b c + d) / B * c + 2 b / B * q`; so at the student it is `G / (sigma + eps) - Zs m / sigma`.
+    With `c_j = P_jj`, `q_j = B^2 sum_i P_ij^2`, `H = Zt Zt' Zs` and the incoming gradients a and b the gradient at Zs
+    is `G = u Zt + v H` with `u = 2 (a (c - 1) - b c) / B` and `v = 2 b / B^2`. Its column means are zero, and those of
+    `G * Zs` are `m = u c + v q / B`; so at the student it is `G / (sigma + eps) - Zs m / sigma`.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z_s, factor_s, deviation_s = _standardize(student)
-        z_t, factor_t, deviation_t = _standardize(teacher)
+        both, factor, deviation = _standardized(torch.stack([student, teacher]))
+        z_s, z_t = both
         batch, width = z_s.shape
         diagonal = (z_t * z_s).mean(dim=0)
-        with torch.autocast(z_s.device.type, enabled=False):
+        away = diagonal - 1
+        with torch.autocast(both.device.type, enabled=False):
             if batch < width:
                 product = z_t @ z_t.T @ z_s  # H
                 squares = (z_s * product).sum(dim=0)
             else:
                 product = z_t.T @ z_s  # B P
                 squares = product.square().sum(dim=0)
-        squares /= batch**2
-        ctx.save_for_backward(z_s, z_t, factor_s, factor_t, deviation_s, deviation_t, diagonal, squares, product)
-        return (diagonal - 1).square().sum(), squares.sum() - diagonal.square().sum(), diagonal
+        ctx.save_for_backward(both, factor, deviation, diagonal, away, squares, product)
+        ctx.mark_non_differentiable(diagonal)
+        return away.dot(away), squares.sum() / batch**2 - diagonal.dot(diagonal), diagonal
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_invariance: Tensor, of_redundancy: Tensor, of_diagonal: Tensor) -> tuple[Any, Any]:
-        z_s, z_t, factor_s, factor_t, deviation_s, deviation_t, diagonal, squares, product = ctx.saved_tensors
+    def backward(ctx: Any, of_invariance: Tensor, of_redundancy: Tensor, _: Any) -> tuple[Any, Any]:
+        both, factor, deviation, diagonal, away, squares, product = ctx.saved_tensors
+        z_s, z_t = both
         batch, width = z_s.shape
-        own = (2 * (of_invariance * (diagonal - 1) - of_redundancy * diagonal) + of_diagonal) / batch
-        others = 2 * of_redundancy / batch
+        u = (of_invariance * away).sub_(of_redundancy * diagonal).mul_(2 / batch)
+        v = of_redundancy * (2 / batch**2)
+
+        def gradient(own: int, h: Tensor, q: Tensor) -> Tensor:
+            mean = (u * diagonal).addcmul_(q, v / batch)
+            result = h * (v * factor[own])
+            return result.addcmul_(both[1 - own], u * factor[own]).addcmul_(both[own], mean / deviation[own], value=-1)
+
         for_student = for_teacher = None
-        with torch.autocast(z_s.device.type, enabled=False):
+        with torch.autocast(both.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
-                pulled = product if batch < width else z_t @ product
-                mean = own * diagonal + others * squares
-                for_student = z_t * (own * factor_s)
-                for_student.addcmul_(pulled, others / batch * factor_s).addcmul_(z_s, -mean / deviation_s)
+                for_student = gradient(0, product if batch < width else z_t @ product, squares)
             if ctx.needs_input_grad[1]:
-                pulled = z_s @ (z_s.T @ z_t)
-                mean = own * diagonal + others * (z_t * pulled).sum(dim=0) / batch**2
-                for_teacher = z_s * (own * factor_t)
-                for_teacher.addcmul_(pulled, others / batch * factor_t).addcmul_(z_t, -mean / deviation_t)
+                h = z_s @ (z_s.T @ z_t)
+                for_teacher = gradient(1, h, (z_t * h).sum(dim=0))
         return for_student, for_teacher
 
 
-def _standardize(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Zero mean and unit biased standard deviation per column of `[B, D]`; the factors `[D]`, and the deviations.
+def _standardized(both: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Zero mean and unit biased standard deviation per column, in place: `[2, B, D]`; the factors and the deviations,
+    `[2, D]`.
 
     A column that is constant but for rounding becomes zeros, with a factor of 0 and a deviation of 1, so that it has no
-    gradient: the definition's is unbounded there.
+    gradient: the definition's is unbounded there. What is not finite stays so.
     """
-    mean = z.mean(dim=0)
-    centred = z - mean
-    variance = centred.square().mean(dim=0)
-    varies = ~(variance <= (8 * torch.finfo(z.dtype).eps * mean).square())  # NaN varies, so that it is noticed
+    mean = both.mean(dim=1)
+    both.sub_(mean[:, None])
+    variance = both.square().mean(dim=1)
+    varies = variance > (8 * torch.finfo(both.dtype).eps * mean).square()
     deviation = torch.where(varies, variance, 1.0).sqrt()
     factor = varies / (deviation + _EPS)
-    return centred.mul_(factor), factor, deviation
+    return both.mul_(factor[:, None]), factor, deviation

@@ -1,9 +1,10 @@
 """How a model is trained: its options, and timm's optimiser and learning-rate schedule made from them."""
 
+import inspect
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
@@ -107,13 +108,17 @@ def make_criterion(recipe: Recipe) -> nn.Module:
 
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimiser over a trainable module; norms and biases are not decayed."""
+    """The recipe's optimiser over a trainable module, as one kernel where PyTorch has it; norms and biases are not
+    decayed."""
+    kind = get_optimizer_info(recipe.optimizer).opt_class
+    fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
     return create_optimizer_v2(
         module,
         opt=recipe.optimizer,
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
+        **fused,
     )
 
 

@@ -84,6 +84,7 @@ class Stepper:
         # Unwrapped: the wrapper of several processes hides which weights a student exempts from decay.
         self.optimizer = make_optimizer(unwrap_model(task.trainable_module), recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, steps_per_epoch=steps_per_epoch)
+        self.clipped = [*task.get_clip_parameters()]  # to list them takes a hundredth of a small student's step
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.amp == "fp16")
         self.last: dict[str, Tensor] = {}
         """Scalars of the last step, for the sentence about one that went wrong."""
@@ -125,7 +126,7 @@ class Stepper:
             values = mean(torch.stack(list(terms.values())))
             terms = dict(zip(terms, values.unbind(), strict=True))
         self.scaler.unscale_(self.optimizer)
-        norm = clip_grad_norm_(self.task.get_clip_parameters(), self.recipe.clip_gradient or math.inf).detach()
+        norm = clip_grad_norm_(self.clipped, self.recipe.clip_gradient or math.inf).detach()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.has_average:

@@ -57,7 +57,7 @@ def test_autocast_changes_nothing(name, batch, width):
     assert torch.equal(within, loss(student, teacher, target))
 
 
-@pytest.mark.parametrize("loss", [kd_loss, dist_loss, rkd_loss])
+@pytest.mark.parametrize("loss", [kd_loss, dist_loss, rkd_loss, rsd_loss])
 def test_a_nan_makes_the_loss_nan(loss):
     student, teacher = pair(6, 7)
     student[2, 3] = float("nan")

@@ -1,0 +1,22 @@
+import torch
+
+from benchmarks import method_steps
+from benchmarks.pair import Case, bench
+from benchmarks.view_store import CASES
+from rsd.methods import methods
+
+
+def test_every_method_has_a_row(monkeypatch):
+    monkeypatch.setattr(method_steps, "CASES", {"digits": CASES["digits, 16 px"]._replace(batch=8, images=32)})
+    rows = method_steps.compare("digits", rounds=1, clock="cpu")
+    assert {row["method"] for row in rows} == {"AAD alone", *methods()} - {"scratch"}
+    assert {row["method"] for row in rows if row["beside"] != "scratch"} == {"fitnet"}
+
+
+def test_the_aad_alone_trains_its_scaffold(tmp_path):
+    case: Case = CASES["digits, 16 px"]._replace(batch=8, images=32)
+    pair = bench(case, tmp_path, torch.device("cpu"))
+    task = method_steps.AADAlone(pair.student, method_steps.setting_of(pair))
+    before = {name: value.clone() for name, value in task.scaffold_state().items()}
+    pair.step(task, pair.stored)()
+    assert any(not torch.equal(value, before[name]) for name, value in task.scaffold_state().items())
