@@ -112,6 +112,9 @@ def checks() -> list[Check]:
         Check(
             "training twice with attention in amp bf16, same bits", partial(gpu_training.attention_repeated, amp="bf16")
         ),
+        Check("steps as one CUDA graph", gpu_training.as_one_graph),
+        Check("steps as one CUDA graph in amp bf16", partial(gpu_training.as_one_graph, amp="bf16")),
+        Check("views on the device, same bits", lambda device, _: gpu_training.served_on(device)),
         Check("kernels of other bits refused", lambda device, _: gpu_training.refused(device)),
         Check("resume, same bits", gpu_training.resumed),
         Check("resume in amp fp16, same bits", partial(gpu_training.resumed, amp="fp16")),

@@ -7,7 +7,7 @@ check of two processes: `python -m benchmarks.gpu_training FOLDER DEVICE`.
 import subprocess
 import sys
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_speed import ways
-from benchmarks.pair import Case
+from benchmarks.pair import Case, bench
 from rsd.evaluation.accuracy import measure
 from rsd.evaluation.cka import compare_layers
 from rsd.evaluation.redundancy import redundancy
@@ -39,6 +39,8 @@ from rsd.teacher.store import LiveTeacher, ViewOptions
 from rsd.training.loop import Data, Session, Trained, train
 from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import AugmentOptions, ViewChoice
+from rsd.views.batches import batches, epoch_plan
+from rsd.views.on_device import device_batches
 
 CLASSES, SIDE, WIDTH = 4, 16, 32
 STUDENTS = {
@@ -175,6 +177,38 @@ def attention_repeated(device: torch.device, folder: Path, *, case: Case = ATTEN
         losses_of_runs.append([{name: float(value) for name, value in step().items()} for _ in range(4)])
     if losses_of_runs[0] != losses_of_runs[1]:
         raise UserError(f"expected the same steps twice, found {losses_of_runs[0][-1]} beside {losses_of_runs[1][-1]}")
+    return {}
+
+
+def as_one_graph(device: torch.device, folder: Path, *, case: Case = ATTENTION, **changes: Any) -> dict[str, Any]:
+    """Steps of RSD that are one CUDA graph have the losses of those that are not; two such runs have the same bits."""
+    losses_of_runs = []
+    for run, graph in enumerate((False, True, True)):
+        compute = options(device, cuda_graph=graph, **changes)
+        set_up(compute)
+        place = folder / f"graph-{compute.amp}-{run}"
+        place.mkdir()
+        pair = bench(case, place, device)
+        steps = pair.stepper(pair.rsd(), pair.stored, compute)
+        terms = [steps.step(pair.raw, pair.target, pair.index, pair.view, number=number) for number in range(15)]
+        losses_of_runs.append(np.array([float(term["loss"]) for term in terms]))
+        if graph and device.type == "cuda" and not (steps.graph and len(steps.graph.graphs) == 2):
+            raise UserError("expected the steps to be one graph, found that they ran kernel by kernel")
+    kernels, first, second = losses_of_runs
+    if not np.array_equal(first, second):
+        raise UserError(f"expected the same bits from two runs, found {first.tolist()} beside {second.tolist()}")
+    return near(first, kernels, TOLERANCE[compute.amp])
+
+
+def served_on(device: torch.device) -> dict[str, Any]:
+    """Views that are cut and flipped on the device have the bits of the CPU's."""
+    split, augment = images(100, 0), AugmentOptions(shift=3, flip=True)
+    plan = partial(epoch_plan, images=100, batch_size=32, augment=augment, seed=0, view_choice=ViewChoice(0))
+    numbers = range(9)
+    ours = device_batches(split, plan, 3, augment, device, seed=0, numbers=numbers)
+    for one, other in zip(ours, batches(split, plan, 3, augment, seed=0, numbers=numbers), strict=True):
+        if not (torch.equal(one.raw.cpu(), other.raw) and torch.equal(one.target.cpu(), other.target)):
+            raise UserError("expected the pixels and labels of the CPU's batches, found others")
     return {}
 
 

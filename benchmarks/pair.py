@@ -72,16 +72,20 @@ class Bench:
     def step(
         self, task: Distiller, teacher: Teacher | None, compute: ComputeOptions | None = None
     ) -> Callable[[], dict[str, Tensor]]:
-        """A step of `Stepper` on the batch."""
+        """A step of `stepper`, always the first, on the batch."""
+        stepper = self.stepper(task, teacher, compute)
+        return lambda: stepper.step(self.raw, self.target, self.index, self.view, number=0)
+
+    def stepper(self, task: Distiller, teacher: Teacher | None, compute: ComputeOptions | None = None) -> Stepper:
+        """Trains the task by a recipe for timing."""
         recipe = Recipe(
             epochs=1, batch_size=self.case.batch, optimizer=self.case.optimizer, learning_rate=1e-4, weight_decay=0.05,
             clip_gradient=5.0,
         )  # fmt: skip
-        stepper = Stepper(
+        return Stepper(
             task.to(self.device).train(), recipe, compute or ComputeOptions(), normalize=self.normalize,
             teacher=teacher, steps_per_epoch=1000,
         )  # fmt: skip
-        return lambda: stepper.step(self.raw, self.target, self.index, self.view, number=0)
 
 
 def bench(case: Case, folder: Path, device: torch.device, *, seed: int = 0) -> Bench:

@@ -31,6 +31,9 @@ class ComputeOptions(Options):
     """Memory format of feature maps; faster for CNNs on GPUs with amp."""
     compile: bool = False
     """`torch.compile` the modules that are trained. The bits then depend on the compiler, too."""
+    cuda_graph: bool = False
+    """Run a whole training step on a GPU as one CUDA graph, where the teacher's outputs are stored; with several
+    processes, a batch in parts, fp16 or `compile` it runs kernel by kernel, and says so."""
     deterministic: bool = True
     """Train on a GPU with kernels that give the same bits in every run; false takes the fastest kernels."""
     threads: int = Field(1, gt=0, le=1024)

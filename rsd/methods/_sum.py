@@ -73,6 +73,7 @@ def sum_of(kinds: Sequence[type[Distiller]]) -> type[Distiller]:
         "kinds": tuple(kinds),
         "needs": frozenset[Any]().union(*(kind.needs for kind in kinds)),
         "staged": any(kind.staged for kind in kinds),
+        "capturable": all(kind.capturable for kind in kinds),
         "Options": create_model("SumOptions", __base__=MethodOptions, **sections),
         "paper": {kind.method: kind.paper for kind in kinds},
     }

@@ -111,6 +111,9 @@ class Distiller(TrainingTask):
     """The outputs of the teacher that the loss takes; empty where there is no teacher."""
     staged: ClassVar[bool] = False
     """Whether the method takes the student apart into stages."""
+    capturable: ClassVar[bool] = True
+    """Whether every step does the same on the device, so that it can be one CUDA graph. A method that decides by
+    numbers on the CPU from step to step sets it to False."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     paper: ClassVar[dict[str, JsonValue]] = {}
     """What `protocol: paper` sets in the method's section."""

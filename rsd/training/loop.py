@@ -36,6 +36,7 @@ from rsd.views.batches import (
     partly_labelled_plan,
     portions,
 )
+from rsd.views.on_device import device_batches, fits
 
 Teacher = Callable[[Tensor, np.ndarray, np.ndarray], Outputs | StagedOutputs]
 """The teacher's outputs for a batch of raw views `[B, H, W, C]`, given their indices and view numbers `[B]`."""
@@ -120,7 +121,7 @@ def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trai
     run = saver.load(steps=steps, epochs=recipe.epochs, name=session.name)
     log = Log(session.logs if leads else None, session.name, epochs=len(run.history))
     numbers = range(len(run.history) * steps + run.done, recipe.epochs * steps)
-    served = _served(data.train, recipe, session, shared, steps, numbers)
+    served = _served(data.train, recipe, session, shared, steps, numbers, stepper.device)
     with progress(
         total=numbers.stop * shared.batch_size,
         done=numbers.start * shared.batch_size,
@@ -165,7 +166,13 @@ def _portions(labels: np.ndarray, recipe: Recipe, *, taught: bool) -> Portions:
 
 
 def _served(
-    images: LabelledImages, recipe: Recipe, session: Session, shared: Portions, steps: int, numbers: range
+    images: LabelledImages,
+    recipe: Recipe,
+    session: Session,
+    shared: Portions,
+    steps: int,
+    numbers: range,
+    device: torch.device,
 ) -> Iterator[Batch]:
     """This process's share of the batches of these numbers."""
     if (images.labels >= 0).all():
@@ -175,6 +182,8 @@ def _served(
     whole = partial(plan, augment=recipe.augment, seed=session.seed, view_choice=session.views)
     own = partial(_own_plan, plan=whole, share=parallel.own_share(shared.batch_size))
     seed, workers = session.views.seed, session.compute.workers
+    if fits(images, recipe.augment, device):
+        return device_batches(images, own, steps, recipe.augment, device, seed=seed, numbers=numbers)
     return batches(images, own, steps, recipe.augment, seed=seed, numbers=numbers, workers=workers)
 
 

@@ -1,7 +1,7 @@
 """How a model is trained: its options, and timm's optimiser and learning-rate schedule made from them."""
 
 import inspect
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
@@ -111,7 +111,8 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
     """The recipe's optimiser over a trainable module, as one kernel where PyTorch has it; norms and biases are not
     decayed."""
     kind = get_optimizer_info(recipe.optimizer).opt_class
-    fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
+    has_one = isinstance(kind, type) and "fused" in inspect.signature(kind).parameters
+    fused: dict[str, Any] = {"fused": True} if has_one else {}
     return create_optimizer_v2(
         module,
         opt=recipe.optimizer,

@@ -1,6 +1,7 @@
 """One step of training: forward, backward, clip, update; and the state that a resumed run needs of it."""
 
 import math
+import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,8 +15,11 @@ from rsd.machine.compute import ComputeOptions, training_kernels
 from rsd.machine.errors import UserError
 from rsd.machine.parallel import all_of, mean, processes, rank
 from rsd.methods.base import Distiller
+from rsd.models.outputs import Outputs
 from rsd.models.pixels import PixelNormalize
+from rsd.teacher.store import StoredTeacher
 from rsd.training.health import check_finite
+from rsd.training.one_graph import OneGraph, obstacle
 from rsd.training.recipe import Recipe, make_optimizer, make_scheduler, part_size
 from rsd.views.batches import Portions
 
@@ -86,6 +90,17 @@ class Stepper:
         self.scheduler = make_scheduler(self.optimizer, recipe, steps_per_epoch=steps_per_epoch)
         self.clipped = [*task.get_clip_parameters()]  # to list them takes a hundredth of a small student's step
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.amp == "fp16")
+        self.graph: OneGraph | None = None
+        if compute.cuda_graph:
+            live = teacher is not None and not isinstance(teacher, StoredTeacher)
+            if reason := obstacle(task, recipe, compute, self.optimizer, live_teacher=live):
+                print(
+                    "warning: expected steps that can be one CUDA graph (compute.cuda_graph), found "
+                    f"{reason}; they run kernel by kernel",
+                    file=sys.stderr,
+                )
+            else:
+                self.graph = OneGraph(self._whole, self.optimizer)
         self.last: dict[str, Tensor] = {}
         """Scalars of the last step, for the sentence about one that went wrong."""
 
@@ -107,15 +122,32 @@ class Stepper:
             UserError: the loss or the gradient is not finite, or cannot be computed in this precision.
         """
         raw, target = raw.to(self.device, non_blocking=True), target.to(self.device, non_blocking=True)
+        logged = number % self.steps_per_epoch % LOG_EVERY == 0
+        if self.graph:
+            terms = self.graph(raw, target, self._numbers(index), self._taught(raw, index, view), logged)
+        else:
+            terms = self._in_parts(raw, target, index, view, logged)
+        norm = terms.pop("gradient_norm")
+        if self.has_average:
+            self._average(number)
+        self.scheduler.step_update(number + 1)
+        # Last, because it waits for the GPU, which by now has all of the step to do. A refused step ends the run.
+        terms |= self._checked(terms, norm, number)
+        self.last = terms
+        return terms
+
+    def _in_parts(
+        self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray, logged: bool
+    ) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         terms: dict[str, Tensor] = {}
-        logged = number % self.steps_per_epoch % LOG_EVERY == 0
         parts = self.recipe.accumulation
         for part in range(parts):
             own = slice(part * self.size, (part + 1) * self.size)
             last = part == parts - 1
             with training_kernels(self.compute, self.device), nullcontext() if last else self.task.no_sync():
-                result = self._forward(raw[own], target[own], index[own], view[own], logged=logged)
+                taught, numbers = self._taught(raw[own], index[own], view[own]), self._numbers(index[own])
+                result = self._forward(raw[own], target[own], numbers, taught, logged)
                 self.scaler.scale(result["loss"] / parts).backward()
             for key, value in result.items():
                 if key != "output":
@@ -129,26 +161,35 @@ class Stepper:
         norm = clip_grad_norm_(self.clipped, self.recipe.clip_gradient or math.inf).detach()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.has_average:
-            self._average(number)
-        self.scheduler.step_update(number + 1)
-        # Last, because it waits for the GPU, which by now has all of the step to do. A refused step ends the run.
-        terms |= self._checked(terms, norm, number)
-        self.last = terms
-        return terms
+        return terms | {"gradient_norm": norm}
 
-    def _forward(
-        self, raw: Tensor, target: Tensor, index: np.ndarray, view: np.ndarray, *, logged: bool
+    def _whole(
+        self, raw: Tensor, target: Tensor, numbers: Tensor, teacher: Outputs | None, logged: bool
     ) -> dict[str, Tensor]:
-        teacher = None
-        if self.teacher:
-            with self.task.mixed_precision():
-                teacher = self.teacher(raw, index, view)
+        """As `_in_parts`, with nothing between the kernels that the CPU must do."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with training_kernels(self.compute, self.device):
+            result = self._forward(raw, target, numbers, teacher, logged)
+            result["loss"].backward()
+        norm = clip_grad_norm_(self.clipped, self.recipe.clip_gradient or math.inf)
+        self.optimizer.step()
+        terms = {key: value for key, value in result.items() if key != "output"} | {"gradient_norm": norm}
+        return {key: value.detach() for key, value in terms.items()}
+
+    def _taught(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Any:
+        if not self.teacher:
+            return None
+        with self.task.mixed_precision():
+            return self.teacher(raw, index, view)
+
+    def _numbers(self, index: np.ndarray) -> Tensor:
+        return torch.from_numpy(index).to(self.device, non_blocking=True)
+
+    def _forward(self, raw: Tensor, target: Tensor, numbers: Tensor, teacher: Any, logged: bool) -> dict[str, Tensor]:
         inputs = self.normalize(raw)
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        number = torch.from_numpy(index).to(self.device, non_blocking=True)
-        return self.task(inputs, target, teacher, number, labelled=self.labelled, logged=logged)
+        return self.task(inputs, target, teacher, numbers, labelled=self.labelled, logged=logged)
 
     def _average(self, number: int) -> None:
         if number:

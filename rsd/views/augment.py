@@ -54,6 +54,11 @@ class AugmentOptions(Options):
         """Whether images are mixed in pairs, so that labels are probabilities."""
         return bool(self.mixup or self.cutmix)
 
+    @property
+    def only_moves(self) -> bool:
+        """Whether a view has its image's own pixels, at most moved or mirrored."""
+        return not (self.crop or self.randaugment or self.color_jitter or self.erase or self.mixes)
+
 
 class ViewChoice(NamedTuple):
     """Which views of `seed` are served: `cycle` of them in turn, or new views in each epoch if 0."""
@@ -86,7 +91,7 @@ def views(
     """
     view = np.broadcast_to(view, index.shape)
     draw = uniform(seed, index, view, _DRAWN)
-    mirrored = (draw[:, _FLIP] < 0.5) & options.flip
+    mirrored, moves = _changes(draw, options)
     if options.crop:
         source: Any = ArrayImages(images) if isinstance(images, np.ndarray) else images
         boxes = drawn_boxes(source.sizes(index), options.crop, seed=seed, index=index, view=view)
@@ -94,7 +99,7 @@ def views(
     else:
         pixels = images[index]
         if options.shift:
-            pixels = _moved(pixels, draw[:, _SHIFT], options.shift)
+            pixels = _moved(pixels, moves, options.shift)
         if mirrored.any():
             pixels = np.array(pixels)
             pixels[mirrored] = flipped(pixels[mirrored])
@@ -105,10 +110,23 @@ def views(
     return pixels
 
 
-def _moved(images: np.ndarray, draw: np.ndarray, shift: int) -> np.ndarray:
+def changes(
+    index: np.ndarray, options: AugmentOptions, *, seed: int, view: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which views are mirrored, bool `[B]`; and where each begins in its image with a black border of `shift` pixels,
+    rows and columns, int64 `[B, 2]`. For whoever makes views that differ in nothing else (`AugmentOptions.only_moves`).
+    """
+    return _changes(uniform(seed, index, view, _DRAWN), options)
+
+
+def _changes(draw: np.ndarray, options: AugmentOptions) -> tuple[np.ndarray, np.ndarray]:
+    return (draw[:, _FLIP] < 0.5) & options.flip, (draw[:, _SHIFT] * (2 * options.shift + 1)).astype(np.int64)
+
+
+def _moved(images: np.ndarray, moves: np.ndarray, shift: int) -> np.ndarray:
     """Images `[B, H, W, C]` moved by up to `shift` pixels over black."""
     count, height, width, channels = images.shape
-    down, right = (draw * (2 * shift + 1)).astype(np.int64).T
+    down, right = moves.T
     padded = np.zeros((count, height + 2 * shift, width + 2 * shift, channels), np.uint8)
     padded[:, shift : shift + height, shift : shift + width] = images
     windows = sliding_window_view(padded, (height, width), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)

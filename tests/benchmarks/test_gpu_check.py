@@ -50,7 +50,18 @@ def test_every_path_is_listed_once():
         gpu = [name for name in gpu_inference.PROVIDERS if name != "CPUExecutionProvider"]
         expected |= {f"ONNX Runtime, {name}, {precision}" for name in gpu} | {f"edge session, {precision}"}
     assert expected - set(names) == set()
-    for words in ("channels_last", "compile", "NCCL", "resume", "embed", "same bits", "teacher", "CKA"):
+    for words in (
+        "channels_last",
+        "compile",
+        "CUDA graph",
+        "views on the device",
+        "NCCL",
+        "resume",
+        "embed",
+        "same bits",
+        "teacher",
+        "CKA",
+    ):
         assert any(words in name for name in names), words
 
 
@@ -128,13 +139,27 @@ def test_a_failed_check_does_not_hide_the_next(monkeypatch, tmp_path):
         lambda folder: gpu_training.training(CPU, "vit", amp="bf16"),
         lambda folder: gpu_training.training(CPU, channels_last=True),
         lambda folder: gpu_training.attention_repeated(CPU, folder, case=TOY),
+        lambda folder: gpu_training.as_one_graph(CPU, folder, case=TOY),
+        lambda folder: gpu_training.served_on(CPU),
         lambda folder: gpu_training.resumed(CPU, folder),
         lambda folder: gpu_training.embedded(CPU, folder),
         lambda folder: gpu_training.looked_into(CPU),
         lambda folder: gpu_training.distilling(CPU, "scratch", "cnn"),
         lambda folder: gpu_training.distilling(CPU, "fitnet"),
     ],
-    ids=["float32", "bf16", "channels_last", "attention", "resume", "embed", "evaluate", "teacher", "fitnet"],
+    ids=[
+        "float32",
+        "bf16",
+        "channels_last",
+        "attention",
+        "graph",
+        "views",
+        "resume",
+        "embed",
+        "evaluate",
+        "teacher",
+        "fitnet",
+    ],
 )
 def test_each_check_of_training_passes_on_a_cpu(tmp_path, run):
     result = run_check(Check("c", lambda device, folder: run(folder)), CPU, tmp_path)
