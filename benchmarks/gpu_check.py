@@ -120,6 +120,7 @@ def checks() -> list[Check]:
         Check("resume in amp fp16, same bits", partial(gpu_training.resumed, amp="fp16")),
         Check("training, two processes over NCCL", gpu_training.in_two_processes, gpus=2),
         Check("embed", gpu_training.embedded),
+        Check("rows of a view store in pinned memory", gpu_training.rows_ahead),
         Check("teacher, trained", lambda device, _: gpu_training.distilling(device, "scratch", "cnn")),
         Check("evaluate, CKA, correlation", lambda device, _: gpu_training.looked_into(device)),
     ]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_speed import ways
-from benchmarks.pair import Case, bench
+from benchmarks.pair import Case, bench, random_store
 from rsd.evaluation.accuracy import measure
 from rsd.evaluation.cka import compare_layers
 from rsd.evaluation.redundancy import redundancy
@@ -305,6 +305,28 @@ def embedded(device: torch.device, folder: Path) -> dict[str, Any]:
     if not apart <= 0.01:
         raise UserError(f"expected the embeddings that the CPU gives within 1 %, found {apart:.2%} of the largest")
     return {"apart": apart}
+
+
+def rows_ahead(device: torch.device, folder: Path) -> dict[str, Any]:
+    """Rows of a view store that are read ahead, for a GPU into pinned memory, are those of the file."""
+    place = folder / "rows"
+    place.mkdir()
+    store = random_store(place, 4096, 768, 1000, device)
+    view = np.zeros(256, np.int64)
+    batches = list(np.random.default_rng(0).permutation(4096).reshape(-1, 256))
+    store.prefetch(batches[0], view)
+    if store.ahead[0].outputs.embedding.is_pinned() != (device.type == "cuda"):
+        raise UserError("expected rows in pinned memory for a GPU alone, found the contrary")
+    raw, answers = torch.empty(0), []
+    for number, index in enumerate(batches):
+        if number + 1 < len(batches):
+            store.prefetch(batches[number + 1], view)
+        answers.append(store(raw, index, view))  # a copy may still go on when its pinned memory is used again
+    for index, answer in zip(batches, answers, strict=True):
+        for name, values in answer._asdict().items():
+            if not np.array_equal(values.cpu().numpy(), getattr(store, name)[view, index]):
+                raise UserError(f"expected the {name} of the file, found others")
+    return {}
 
 
 def in_two_processes(device: torch.device, folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from rsd.machine import unfinished
 from rsd.machine.compute import ComputeOptions, on_this_machine, set_up
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
-from rsd.machine.words import counted
+from rsd.machine.words import counted, size_in_words
 from rsd.models.folder import load_trained
 from rsd.sources.images import read_split
 from rsd.teacher.embed import check_store, write_store
@@ -27,7 +27,7 @@ def main() -> None:
     size = options.count * len(images.labels) * 2 * (record.embedding_width + len(record.classes))
     if options.count and leads():
         views = f"{counted(options.count, 'view')} of {counted(len(images.labels), 'image')}"
-        print(f"view store: {views}, {size / 1e6:.1f} MB", flush=True)
+        print(f"view store: {views}, {size_in_words(size)}", flush=True)
     elif not options.count:
         print("view store: none (views.count is 0), the teacher will run live")
     made_from = store_digests(teacher=record.weights, dataset=OUT.dataset, augment=augment, options=options)

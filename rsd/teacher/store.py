@@ -2,9 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+import mmap
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +25,13 @@ from rsd.models.pixels import PixelNormalize
 from rsd.run.names import HEADER
 from rsd.run.records import Written
 from rsd.views.augment import AugmentOptions
+
+READERS = 16
+"""Threads that read rows, so many at once: a disk serves sixteen requests together several times as fast."""
+ROWS_OF_A_READER = 16
+"""A smaller batch takes fewer readers, each of which costs ten microseconds."""
+HELD_BYTES = 256 << 20
+"""Of a store, in the resident memory of a process; the system's page cache keeps more where it has room."""
 
 
 class ViewOptions(Options):
@@ -73,8 +85,21 @@ def store_digests(*, teacher: Path, dataset: Path, augment: AugmentOptions, opti
     }
 
 
+class Rows(NamedTuple):
+    """The teacher's outputs for a batch, while they are being read."""
+
+    index: np.ndarray
+    view: np.ndarray
+    outputs: Outputs
+    """In pinned memory where they go to a GPU; whole when all reads are done."""
+    reads: list[Future[None]]
+
+
 class StoredTeacher:
     """Looks the teacher's outputs up instead of running it.
+
+    The store may be larger than memory. Rows are read in the order in which they lie in the file, without reading
+    ahead of them. On CUDA they go into pinned memory, from which the GPU copies them while it computes.
 
     Args:
         made_from: what the store must have been made from, see `store_digests`.
@@ -96,12 +121,82 @@ class StoredTeacher:
             shape = header.views, header.images
             self.embedding = _mapped(folder, "embedding", (*shape, header.embedding_width))
             self.logits = _mapped(folder, "logits", (*shape, header.logits_width))
+        self._held = Held((self.embedding, self.logits))
+        self._readers = ThreadPoolExecutor(READERS, "view store")
+        self.ahead: deque[Rows] = deque()
+        """Of coming calls, in their order."""
+
+    def prefetch(self, index: np.ndarray, view: np.ndarray) -> None:
+        """Read rows meanwhile, for a later call; calls come in the same order.
+
+        Args:
+            index, view: numbers of images and views, int64 `[B]`, those of the call.
+        """
+        self.ahead.append(self._reading(index, view))
 
     def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs:
-        return Outputs(
-            torch.from_numpy(self.embedding[view, index]).to(self.device, non_blocking=True),
-            torch.from_numpy(self.logits[view, index]).to(self.device, non_blocking=True),
+        rows = self._prefetched(index, view) or self._reading(index, view)
+        for read in rows.reads:
+            read.result()
+        return Outputs(*(values.to(self.device, non_blocking=True) for values in rows.outputs))
+
+    def _prefetched(self, index: np.ndarray, view: np.ndarray) -> Rows | None:
+        while self.ahead:  # a call that did not come leaves rows
+            rows = self.ahead.popleft()
+            if np.array_equal(rows.index, index) and np.array_equal(rows.view, view):
+                return rows
+        return None
+
+    def _reading(self, index: np.ndarray, view: np.ndarray) -> Rows:
+        pinned = self.device.type == "cuda"
+        rows = Outputs(
+            *(
+                torch.empty((len(index), array.shape[2]), dtype=torch.float16, pin_memory=pinned)
+                for array in (self.embedding, self.logits)
+            )
         )
+        self._held.add(len(index))
+        if self._held.small:  # it stays in memory, and a thread costs more than a row
+            self._read(rows, index, view, np.arange(len(index)))
+            return Rows(index, view, rows, [])
+        by_place = np.lexsort((index, view))
+        reads = [
+            self._readers.submit(self._read, rows, index, view, part)
+            for part in np.array_split(by_place, min(READERS, -(-len(index) // ROWS_OF_A_READER)))
+        ]
+        return Rows(index, view, rows, reads)
+
+    def _read(self, rows: Outputs, index: np.ndarray, view: np.ndarray, part: np.ndarray) -> None:
+        for array, values in zip((self.embedding, self.logits), rows, strict=True):
+            # `take` lets the other threads of Python run while it waits for the disk; an index in brackets does not.
+            place = np.ravel_multi_index((view[part], index[part]), array.shape[:2])
+            values.numpy()[part] = array.reshape(-1, array.shape[2]).take(place, axis=0)
+
+
+class Held:
+    """Keeps what a process holds of memory-mapped arrays below `HELD_BYTES`, give or take a batch.
+
+    Every page that was touched counts as resident memory of the process until it is given back. It stays in the
+    system's page cache, from which the next touch takes it, and a changed page is written all the same.
+
+    Args:
+        arrays: memory maps.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.maps = [array.base for array in arrays if isinstance(array.base, mmap.mmap)]
+        # A touch maps up to sixteen pages of four kilobytes. Arrays within the bound are never given back.
+        self.small = sum(array.nbytes for array in arrays) <= HELD_BYTES
+        self.most = math.inf if self.small else HELD_BYTES // (len(arrays) * (16 << 12))
+        self.rows = 0
+
+    def add(self, rows: int) -> None:
+        """Count rows that are about to be touched, of each array."""
+        self.rows += rows
+        if self.rows > self.most:
+            for mapped in self.maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
+            self.rows = rows
 
 
 @contextmanager
@@ -122,6 +217,9 @@ def _mapped(folder: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarra
         raise ValueError(f"{name}.npy is {array.shape}, and {shape} by the header")
     if array.dtype != np.float16:
         raise ValueError(f"{name}.npy holds {array.dtype}, and a store float16")
+    if isinstance(array.base, mmap.mmap):  # an empty array has none
+        # Rows come in random order. Reading ahead, up to megabytes for a row, would read a large store many times.
+        array.base.madvise(mmap.MADV_RANDOM)
     return array
 
 

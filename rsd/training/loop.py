@@ -121,7 +121,8 @@ def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trai
     run = saver.load(steps=steps, epochs=recipe.epochs, name=session.name)
     log = Log(session.logs if leads else None, session.name, epochs=len(run.history))
     numbers = range(len(run.history) * steps + run.done, recipe.epochs * steps)
-    served = _served(data.train, recipe, session, shared, steps, numbers, stepper.device)
+    views = _served(data.train, recipe, session, shared, steps, numbers, stepper.device)
+    served = _with_rows_ahead(views, stepper)
     with progress(
         total=numbers.stop * shared.batch_size,
         done=numbers.start * shared.batch_size,
@@ -185,6 +186,18 @@ def _served(
     if fits(images, recipe.augment, device):
         return device_batches(images, own, steps, recipe.augment, device, seed=seed, numbers=numbers)
     return batches(images, own, steps, recipe.augment, seed=seed, numbers=numbers, workers=workers)
+
+
+def _with_rows_ahead(served: Iterator[Batch], stepper: Stepper) -> Iterator[Batch]:
+    """The same batches. The teacher's rows of each are read while the student learns from the one before."""
+    previous = None
+    for batch in served:
+        stepper.prefetch(batch.images, batch.views)
+        if previous is not None:
+            yield previous
+        previous = batch
+    if previous is not None:
+        yield previous
 
 
 def _own_plan(epoch: int, *, plan: Callable[[int], EpochPlan], share: slice) -> EpochPlan:

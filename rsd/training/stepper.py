@@ -142,8 +142,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         terms: dict[str, Tensor] = {}
         parts = self.recipe.accumulation
-        for part in range(parts):
-            own = slice(part * self.size, (part + 1) * self.size)
+        for part, own in enumerate(self._slices()):
             last = part == parts - 1
             with training_kernels(self.compute, self.device), nullcontext() if last else self.task.no_sync():
                 taught, numbers = self._taught(raw[own], index[own], view[own]), self._numbers(index[own])
@@ -162,6 +161,19 @@ class Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return terms | {"gradient_norm": norm}
+
+    def prefetch(self, index: np.ndarray, view: np.ndarray) -> None:
+        """Have a view store read the rows of the next step meanwhile.
+
+        Args:
+            index, view: those of that step.
+        """
+        if isinstance(self.teacher, StoredTeacher):
+            for own in self._slices():
+                self.teacher.prefetch(index[own], view[own])
+
+    def _slices(self) -> list[slice]:
+        return [slice(part * self.size, (part + 1) * self.size) for part in range(self.recipe.accumulation)]
 
     def _whole(
         self, raw: Tensor, target: Tensor, numbers: Tensor, teacher: Outputs | None, logged: bool

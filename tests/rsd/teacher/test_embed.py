@@ -1,9 +1,11 @@
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from rsd.models.make import ModelOptions, create
 from rsd.models.outputs import outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
+from rsd.teacher import store
 from rsd.teacher.embed import check_store, write_store
 from rsd.teacher.store import StoreHeader, ViewOptions
 from rsd.views.augment import AugmentOptions
@@ -139,6 +142,22 @@ def test_a_full_disk_stops_before_the_teacher_runs(tmp_path, monkeypatch):
         write(tmp_path)
     monkeypatch.undo()
     write(tmp_path)  # what was begun without room is not taken for an unfinished store
+
+
+def test_a_small_disk_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=900))
+    with pytest.raises(UserError, match=r"room for the view store \(0.0 MB\) in .*, found 0.0 MB; free space, lower"):
+        write(tmp_path)
+    assert not [*tmp_path.rglob("*.npy")]
+
+
+def test_pages_given_back_keep_their_content(tmp_path, monkeypatch):
+    (tmp_path / "whole").mkdir()
+    write(tmp_path / "whole")
+    monkeypatch.setattr(store, "HELD_BYTES", 1)  # after every batch
+    write(tmp_path)
+    for name in ("embedding.npy", "logits.npy"):
+        assert (tmp_path / "views" / name).read_bytes() == (tmp_path / "whole" / "views" / name).read_bytes()
 
 
 def test_workers_write_the_same_store(tmp_path):

@@ -2,6 +2,7 @@ import json
 import os
 import random
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from rsd.models.features import StagedOutputs
 from rsd.models.make import ModelOptions, create
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
+from rsd.teacher import store as module
 from rsd.teacher.embed import write_store
-from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
+from rsd.teacher.store import LiveTeacher, StoredTeacher, StoreHeader, ViewOptions, store_digests
 from rsd.views.augment import AugmentOptions, views
 from tests.junk import ARRAYS, DEEP, mutate
 
@@ -71,6 +73,49 @@ def test_a_damaged_store_is_one_sentence(store, name, left):
 
 def opened(store):
     return StoredTeacher(store, made_from=MADE_FROM, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("held", [1, 1 << 30], ids=["given back", "held"])
+@pytest.mark.parametrize("size", [1, 2, 7, 200])
+def test_rows_are_the_files_in_any_order(store, size, held, monkeypatch):
+    monkeypatch.setattr(module, "HELD_BYTES", held)
+    stored, chance = opened(store), np.random.default_rng(size)
+    batches = [(chance.integers(0, 10, size), chance.integers(0, 3, size)) for _ in range(6)]
+    for number, (index, view) in enumerate(batches):
+        for later in batches[number : number + number % 3]:  # none, one or two ahead, some of them a second time
+            stored.prefetch(*later)
+        answers = stored(torch.empty(0), index, view)
+        for name in ("embedding", "logits"):
+            whole = np.load(store / f"{name}.npy")
+            assert np.array_equal(getattr(answers, name).numpy(), whole[view, index])
+
+
+def test_numbers_beyond_the_store_are_refused(store):
+    for index, view in ((10, 0), (0, 3)):
+        with pytest.raises(ValueError, match="invalid entry"):
+            opened(store)(torch.empty(0), np.array([index]), np.array([view]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not count this process's files")
+def test_a_large_store_takes_little_memory(tmp_path, monkeypatch):
+    images, widths = 50_000, {"embedding": 2048, "logits": 1000}
+    for name, width in widths.items():  # 300 MB of zeros, which take no room on the disk
+        np.lib.format.open_memmap(tmp_path / f"{name}.npy", mode="w+", dtype=np.float16, shape=(1, images, width))
+    header = StoreHeader(views=1, seed=0, images=images, made_from={}, embedding_width=2048, logits_width=1000)
+    (tmp_path / "header.json").write_text(header.model_dump_json(exclude_none=True))
+    monkeypatch.setattr(module, "HELD_BYTES", 32 << 20)
+    stored = StoredTeacher(tmp_path, made_from={}, device=torch.device("cpu"))
+    before, most = resident_files(), 0
+    for index in np.random.default_rng(0).permutation(images).reshape(-1, 250):
+        stored(torch.empty(0), index, np.zeros_like(index))
+        most = max(most, resident_files() - before)
+    assert most < 64 << 20
+
+
+def resident_files():
+    """Bytes of mapped files that this process holds."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
 
 
 def test_a_malformed_header_ends_in_a_sentence(store):

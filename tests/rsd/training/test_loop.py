@@ -5,15 +5,18 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.pair import random_store
 from rsd.machine.errors import UserError
 from rsd.methods import distiller
 from rsd.methods.base import Setting
+from rsd.methods.kd import KDDistiller
 from rsd.methods.rsd import RSDDistiller
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.make import ModelOptions, create
 from rsd.models.outputs import Outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
+from rsd.teacher.store import StoredTeacher
 from rsd.training import checkpoint
 from rsd.training.loop import Data, Session, train, validate
 from rsd.training.recipe import Recipe
@@ -341,3 +344,28 @@ def test_accumulated_parts_of_a_partly_labelled_batch_agree():
     whole, halves = run(1), run(2)
     for term in ("loss", "cross_entropy", "kd", "validation_loss"):
         assert column(halves, term) == pytest.approx(column(whole, term), rel=1e-3)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_stores_rows_are_read_ahead(tmp_path, monkeypatch, accumulation):
+    store = random_store(tmp_path, len(TRAIN.labels), 6, 2, torch.device("cpu"))
+    recipe = RECIPE.model_copy(update={"accumulation": accumulation, "epochs": 2})
+
+    def looked_up(raw, index, view):
+        return Outputs(*(torch.from_numpy(values[view, index]) for values in (store.embedding, store.logits)))
+
+    def run(taught_by):
+        task = KDDistiller(student(), Setting(teacher_width=6))
+        return train(task, DATA, recipe, Session(3, ViewChoice(0, 1), taught_by))
+
+    expected, real, calls = run(looked_up), StoredTeacher.__call__, []
+
+    def watched(self, *arguments):
+        calls.append(len(self.ahead))
+        return real(self, *arguments)
+
+    monkeypatch.setattr(StoredTeacher, "__call__", watched)
+    assert same(run(store), expected)
+    assert len(calls) == 2 * 4 * accumulation
+    assert min(calls[:-accumulation]) > accumulation  # its own and the next step's
+    assert not store.ahead
