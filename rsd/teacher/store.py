@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -85,7 +85,8 @@ def store_digests(*, teacher: Path, dataset: Path, augment: AugmentOptions, opti
     }
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """The teacher's outputs for a batch, while they are being read."""
 
     index: np.ndarray
@@ -121,7 +122,7 @@ class StoredTeacher:
             shape = header.views, header.images
             self.embedding = _mapped(folder, "embedding", (*shape, header.embedding_width))
             self.logits = _mapped(folder, "logits", (*shape, header.logits_width))
-        self._held = Held((self.embedding, self.logits))
+        self.held = Held((self.embedding, self.logits))
         self._readers = ThreadPoolExecutor(READERS, "view store")
         self.ahead: deque[Rows] = deque()
         """Of coming calls, in their order."""
@@ -155,8 +156,8 @@ class StoredTeacher:
                 for array in (self.embedding, self.logits)
             )
         )
-        self._held.add(len(index))
-        if self._held.small:  # it stays in memory, and a thread costs more than a row
+        self.held.add(len(index))
+        if self.held.small:  # it stays in memory, and a thread costs more than a row
             self._read(rows, index, view, np.arange(len(index)))
             return Rows(index, view, rows, [])
         by_place = np.lexsort((index, view))
@@ -184,7 +185,7 @@ class Held:
     """
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
-        self.maps = [array.base for array in arrays if isinstance(array.base, mmap.mmap)]
+        self.maps = [base for array in arrays if (base := _map_of(array))]
         # A touch maps up to sixteen pages of four kilobytes. Arrays within the bound are never given back.
         self.small = sum(array.nbytes for array in arrays) <= HELD_BYTES
         self.most = math.inf if self.small else HELD_BYTES // (len(arrays) * (16 << 12))
@@ -194,9 +195,13 @@ class Held:
         """Count rows that are about to be touched, of each array."""
         self.rows += rows
         if self.rows > self.most:
-            for mapped in self.maps:
-                mapped.madvise(mmap.MADV_DONTNEED)
+            self.give_back()
             self.rows = rows
+
+    def give_back(self) -> None:
+        """Hold nothing of the arrays. They can be read and written on."""
+        for mapped in self.maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager
@@ -217,10 +222,15 @@ def _mapped(folder: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarra
         raise ValueError(f"{name}.npy is {array.shape}, and {shape} by the header")
     if array.dtype != np.float16:
         raise ValueError(f"{name}.npy holds {array.dtype}, and a store float16")
-    if isinstance(array.base, mmap.mmap):  # an empty array has none
+    if base := _map_of(array):
         # Rows come in random order. Reading ahead, up to megabytes for a row, would read a large store many times.
-        array.base.madvise(mmap.MADV_RANDOM)
+        base.madvise(mmap.MADV_RANDOM)
     return array
+
+
+def _map_of(array: np.ndarray) -> mmap.mmap | None:
+    base: object = array.base
+    return base if isinstance(base, mmap.mmap) else None  # an empty array has none
 
 
 class LiveTeacher:

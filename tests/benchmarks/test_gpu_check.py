@@ -138,7 +138,20 @@ def test_a_failed_check_does_not_hide_the_next(monkeypatch, tmp_path):
         lambda folder: gpu_training.distilling(CPU, "scratch", "cnn"),
         lambda folder: gpu_training.distilling(CPU, "fitnet"),
     ],
-    ids=("float32 bf16 channels_last attention graph views resume embed rows_ahead evaluate teacher fitnet".split()),
+    ids=[
+        "float32",
+        "bf16",
+        "channels_last",
+        "attention",
+        "graph",
+        "views",
+        "resume",
+        "embed",
+        "rows",
+        "evaluate",
+        "teacher",
+        "fitnet",
+    ],
 )
 def test_each_check_of_training_passes_on_a_cpu(tmp_path, run):
     result = run_check(Check("c", lambda device, folder: run(folder)), CPU, tmp_path)

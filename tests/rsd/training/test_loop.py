@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.pair import random_store
+from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import UserError
 from rsd.methods import distiller
 from rsd.methods.base import Setting
@@ -369,3 +370,27 @@ def test_a_stores_rows_are_read_ahead(tmp_path, monkeypatch, accumulation):
     assert len(calls) == 2 * 4 * accumulation
     assert min(calls[:-accumulation]) > accumulation  # its own and the next step's
     assert not store.ahead
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_resumes_with_a_stores_rows(tmp_path, monkeypatch, workers):
+    random_store(tmp_path, len(TRAIN.labels), 6, 2, torch.device("cpu"))
+    real = StoredTeacher.__call__
+
+    def run(state=None, last=99):
+        store, calls = StoredTeacher(tmp_path, made_from={}, device=torch.device("cpu")), []
+
+        def answers(self, *arguments):
+            calls.append(1)
+            if len(calls) > last:
+                raise KeyboardInterrupt
+            return real(self, *arguments)
+
+        monkeypatch.setattr(StoredTeacher, "__call__", answers)
+        task = RSDDistiller(student(drop=0.2), Setting(teacher_width=6))
+        compute = ComputeOptions(workers=workers)
+        return train(task, DATA, RECIPE, Session(3, ViewChoice(0, 1), store, compute, state=state, save_seconds=0.0))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "state" / "checkpoint.pt", last=6)
+    assert same(run(tmp_path / "state" / "checkpoint.pt"), run())
