@@ -1,6 +1,7 @@
 """Redundancy suppression distillation (ICCV 2025, arXiv 2507.21844)."""
 
 import copy
+import functools
 import math
 from typing import ClassVar, Literal
 
@@ -202,12 +203,12 @@ class RSDDistiller(Distiller, method="rsd"):
         return self.options.weight * (scale * width + self.options.kappa * square * width * (width - 1) / batch)
 
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, log = step.student.logits.new_zeros(()), dict[str, Tensor]()
+        losses, log = list[Tensor](), dict[str, Tensor]()
         for number, (space, (student, teacher)) in enumerate(step.adapted.items()):
             invariance, redundancy, diagonal = correlate(student, teacher)
             batch, width = student.shape
-            scale, square = self.scales(width)
-            loss = loss + self.options.weight * (scale * invariance + self.options.kappa * square * redundancy)
+            scale, square = (self.options.weight * factor for factor in self.scales(width))
+            losses.append(torch.add(scale * invariance, redundancy, alpha=self.options.kappa * square))
             prefix = f"{space}_" if number else ""
             log |= {f"{prefix}invariance": invariance, f"{prefix}redundancy": redundancy}
             if step.logged:
@@ -218,4 +219,4 @@ class RSDDistiller(Distiller, method="rsd"):
                     # Uncorrelated dimensions still show 1/sqrt(B) by chance: the floor of a healthy run.
                     f"{prefix}off_diagonal_chance": student.new_full((), batch**-0.5),
                 }
-        return loss, log
+        return functools.reduce(torch.add, losses), log
