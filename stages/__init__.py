@@ -6,21 +6,27 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
 from rsd.machine.errors import UserError
+from rsd.run import times
 from rsd.run.paths import Run
 
+_START = time.time() - time.process_time()
+"""About when Python started: what it has done until here is to compute."""
 OUT = Run("out")
 """The folder that the stages fill."""
 
 
 def run(stage: Callable[[], None]) -> None:
     """Run a stage's `main`; what the user can mend becomes one sentence on stderr and exit status 1."""
+    work = time.time()
     try:
         stage()
+        _note_time(work)
     except UserError as error:
         _fail(str(error))
     except OSError as error:
@@ -38,6 +44,14 @@ def run(stage: Callable[[], None]) -> None:
 
 _STARTER = "TORCHELASTIC_ERROR_FILE"
 """Set by torchrun: where one of several processes says what went wrong, for its starter to print once."""
+
+
+def _note_time(work: float) -> None:
+    """Note how long a stage of DVC took that began its work at `work`; a stage that torchrun started is part of one."""
+    if (name := os.environ.get("DVC_STAGE")) and _STARTER not in os.environ:
+        now = time.time()
+        with suppress(OSError):  # the stage has succeeded; its time is not worth a failure
+            times.note(times.StageTime(stage=name, start=_START, seconds=now - _START, imports=work - _START))
 
 
 def _fail(sentence: str) -> NoReturn:

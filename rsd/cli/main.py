@@ -41,15 +41,17 @@ def options(
 @app.command()
 def table(
     folder: Annotated[Path | None, typer.Argument(help="The folder of a run.", show_default="out")] = None,
+    time: Annotated[bool, typer.Option("--time", help="Print how long each stage took.")] = False,
 ) -> None:
     """Print the accuracies, sizes and latencies of the last run.
 
     Example: rsd table
     """
-    from rsd.report.table import summary
+    from rsd.report import stage_times, table
     from rsd.run.paths import Run
 
-    print(summary(Run(folder) if folder else Run()))
+    run = Run(folder) if folder else Run()
+    print(stage_times.summary(run) if time else table.summary(run))
 
 
 @app.command()
