@@ -1,8 +1,11 @@
-# Every target first installs the environment, once.
+# Every target first installs what it needs, once: `repro` what the pipeline runs with, the others the rest on top of it.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PIPELINE := $(VENV)/.ready-pipeline
 READY := $(VENV)/.ready
+RUNS_WITH := pipeline,openvino,engine
+REST := sign,rollout,dask,s3,ssh,dev,docs
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -13,13 +16,22 @@ help: ## list the targets
 
 install: $(READY) ## create .venv with the tested versions of everything
 
-$(READY): pyproject.toml constraints.txt deploy/edge/pyproject.toml
+$(PIPELINE): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: expected $(PYTHON), found none; install Python 3.11, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[pipeline,openvino,engine,sign,rollout,dask,s3,ssh,dev,docs]' -e ./deploy/edge
-	@touch $@
+	@$(call pip,install pipeline,-e '.[$(RUNS_WITH)]')
 
-repro: $(READY) ## run the whole pipeline (dvc repro) and print the table
+$(READY): $(PIPELINE) deploy/edge/pyproject.toml
+	@$(call pip,install the rest,-e '.[$(REST)]' -e ./deploy/edge)
+
+# Install the second argument and note the seconds under the name that is the first, for `rsd table --time`.
+define pip
+start=$$(date +%s); set -ex; $(BIN)/python -m pip install -c constraints.txt $(2); { set +x; } 2>/dev/null; \
+	mkdir -p .state; seconds=$$(($$(date +%s) - start)); \
+	echo "{\"stage\": \"$(1)\", \"start\": $$start, \"seconds\": $$seconds}" >> .state/times.jsonl; touch $@
+endef
+
+repro: $(PIPELINE) ## run the whole pipeline (dvc repro) and print the table
 	@python -m pipelines.dvc_lock
 	@dvc repro
 	@rsd table

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from rsd.run import times
 from tests.readme import block
 
 ROOT = Path(__file__).parents[1]
@@ -160,6 +161,45 @@ def test_a_missing_extra_is_a_sentence(extra, program):
     assert answer.returncode == 1
     sentence = answer.stderr.splitlines()[-1]
     assert re.search(rf": expected the library \w+, found none; run `pip install 'rsd\[{extra}\]'`$", sentence)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Runs a target of the Makefile where programs only say how they were called; their calls are the answer."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "deploy/edge/pyproject.toml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("python", "dvc", "rsd"):
+        program = tmp_path / ".venv" / "bin" / name
+        program.write_text('#!/bin/sh\necho "$(basename $0) $@"\n')
+        program.chmod(0o755)
+
+    def make(target: str) -> list[str]:
+        command = ["make", f"PYTHON={sys.executable}", target]
+        done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True)
+        return [line for line in done.stdout.splitlines() if line.split()[0] in ("python", "dvc", "rsd")]
+
+    return make
+
+
+def test_make_repro_installs_what_the_pipeline_needs(made, tmp_path):
+    pip = "python -m pip install -c constraints.txt -e"
+    first, *rest = made("repro")
+    assert first == f"{pip} .[pipeline,openvino,engine]"
+    assert rest == made("repro") == ["python -m pipelines.dvc_lock", "dvc repro", "rsd table"]
+    [time] = times.read(tmp_path / times.FILE)
+    assert time.stage == "install pipeline"
+
+
+def test_other_targets_install_the_rest_on_top(made):
+    made("repro")
+    [pip] = made("install")
+    extras = {"pipeline", "openvino", "engine", *re.findall(r"\w+", pip.partition("[")[2].partition("]")[0])}
+    brought = {extra for text in PROJECT["optional-dependencies"]["pipeline"] for extra in Requirement(text).extras}
+    assert extras | brought == set(PROJECT["optional-dependencies"])
+    assert pip.endswith(" -e ./deploy/edge")
+    assert made("install") == []
 
 
 def optional_imports(file: Path) -> set[str]:
