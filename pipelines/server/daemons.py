@@ -122,6 +122,8 @@ class Site:
             # Prefect's default is memory: after a restart nobody would free a limit that was held before.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_CLIENT_MAX_RETRIES": str(RETRIES),
+            # Prefect's default is 10: every run would wait so long, and a run that is resumed once more.
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
             **({} if self.elsewhere else {"RSD_OUT_URL": self.files}),
             **os.environ,
             "PREFECT_HOME": str(self.home),
