@@ -1,5 +1,6 @@
 """One short script per stage of dvc.yaml, named as the stage: read params, call rsd, write outputs."""
 
+import gc
 import json
 import os
 import sys
@@ -17,12 +18,20 @@ from rsd.run.paths import Run
 
 _START = time.time() - time.process_time()
 """About when Python started: what it has done until here is to compute."""
+_STARTS = sys.argv[:1] == ["-m"]
+"""While Python looks for the module of `python -m stages.NAME`."""
+if _STARTS:
+    # What PyTorch and the like leave is no garbage. To look through it, while they are imported and at the end, took
+    # almost half of the time of a short stage; `run` excepts it and switches the collector on.
+    gc.disable()
 OUT = Run("out")
 """The folder that the stages fill."""
 
 
 def run(stage: Callable[[], None]) -> None:
     """Run a stage's `main`; what the user can mend becomes one sentence on stderr and exit status 1."""
+    gc.freeze()
+    gc.enable()
     work = time.time()
     try:
         stage()
@@ -73,5 +82,5 @@ def _print_sentence(kind: type[BaseException], error: BaseException, trace: Trac
         sys.__excepthook__(kind, error, trace)
 
 
-if sys.argv[:1] == ["-m"]:  # while Python looks for the module of `python -m stages.NAME`
+if _STARTS:
     sys.excepthook = _print_sentence
