@@ -260,7 +260,11 @@ def wait_until(holds: Callable[[], bool], seconds: float, process: subprocess.Po
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares this folder's session fixtures runs in one process."""
+    """What shares this folder's session fixtures runs in one process.
+
+    Slow tests mostly wait for a worker, so those of each folder run in a process of their own, with a server.
+    """
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("prefect"))
+            slow = item.get_closest_marker("slow") is not None
+            item.add_marker(pytest.mark.xdist_group(f"prefect {item.path.parent.name}" if slow else "prefect"))
