@@ -1,11 +1,14 @@
 """The real project in a temporary folder, with settings so small that the whole graph takes a minute."""
 
+import atexit
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +50,14 @@ class Project:
         self.folder = folder
         self.out = folder / "out"
 
-    def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, afresh: bool = False, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """`afresh`: each stage loads all its libraries, as it does for a user."""
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=environment() | variables,
+            env=environment() | ({} if afresh else starter()) | variables,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -73,6 +79,22 @@ def environment() -> dict[str, str]:
     """`python` and `dvc` are those that run the tests; `rsd` is that of the current folder."""
     path = [str(ROOT / "tests" / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
     return os.environ | {"PATH": ":".join(path), "COLUMNS": "200"}
+
+
+@cache
+def starter() -> dict[str, str]:
+    """The variables with which `python -m stages.NAME` is started by a process that has loaded the libraries."""
+    address = f"{tempfile.mkdtemp()}/starter"
+    program = str(Path(__file__).with_name("starter.py"))
+    process = subprocess.Popen(
+        [sys.executable, program, address], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "listening\n"
+    atexit.register(shutil.rmtree, Path(address).parent)
+    atexit.register(process.communicate)
+    variables = {"STARTER": program, "STARTER_ADDRESS": address, "STARTER_PYTHON": sys.executable}
+    return variables | {"PATH": f"{Path(__file__).with_name('bin')}:{environment()['PATH']}"}
 
 
 def copy_of_the_project(folder: Path) -> Project:
@@ -102,7 +124,7 @@ def copy_of_the_project(folder: Path) -> Project:
 def reproduced(tmp_path_factory):
     """The project after its first `dvc repro`. Tests that change files take `project`, a copy of it."""
     project = copy_of_the_project(tmp_path_factory.mktemp("project"))
-    project.first_run = project.run("dvc", "repro").stdout  # type: ignore[attr-defined]
+    project.first_run = project.run("dvc", "repro", afresh=True).stdout  # type: ignore[attr-defined]
     return project
 
 

@@ -1,5 +1,7 @@
 """Every stage that DVC runs leaves how long it took, where no other stage reads it."""
 
+import gc
+
 import pytest
 
 from rsd.machine.errors import UserError
@@ -50,3 +52,11 @@ def test_a_run_leaves_the_time_of_each_stage(reproduced):
     assert lines[0].split()[:3] == ["stage", "seconds", "share"]
     assert any(line.startswith("distill@rsd-0 ") for line in lines)
     assert any(line.startswith("total ") for line in lines)
+
+
+def test_the_collector_is_on_while_a_stage_works(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    gc.disable()  # as `python -m stages.NAME` does during its imports
+    states = []
+    run(lambda: states.append((gc.isenabled(), gc.get_freeze_count() > 0)))
+    assert states == [(True, True)]
