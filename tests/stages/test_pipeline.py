@@ -192,7 +192,7 @@ def test_a_library_installed_later_brings_its_files(reproduced, tmp_path):
 
     engine, before = reproduced.out / "engines" / "fp32", pairs()
     (tmp_path / "sitecustomize.py").write_text(HIDDEN)
-    without = reproduced.run("dvc", "repro", PYTHONPATH=str(tmp_path)).stdout
+    without = reproduced.run("dvc", "repro", afresh=True, PYTHONPATH=str(tmp_path)).stdout
     assert {"convert@int8", "engine@fp32", "engine@fp16", "benchmark", "bundle", "report"} <= set(ran(without))
     assert pairs() == before - {"openvino"}
     assert "no TensorRT library can build here; `pip install" in without
