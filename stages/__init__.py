@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from rsd.machine.errors import UserError
+from rsd.machine.errors import PATIENCE, UserError
 from rsd.run import times
 from rsd.run.paths import Run
 
@@ -42,11 +42,11 @@ def run(stage: Callable[[], None]) -> None:
         _fail(f"expected to read and write under {OUT.folder}, found: {error}; free space or mend rights, run again")
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on")
-    except Exception:
+    except Exception as error:
         if _STARTER in os.environ:
             # The likely cause is that another process has died, which torchrun must notice first: it then ends
-            # this one, which says nothing.
-            time.sleep(3)
+            # this one, which says nothing. On another machine `rsd nodes` must notice, which takes longer.
+            time.sleep(float(os.environ.get(PATIENCE, 3)) if isinstance(error, RuntimeError) else 3)
         traceback.print_exc()
         sys.exit(1)
 

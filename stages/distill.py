@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rsd.machine import unfinished
+from rsd.machine.cell import check_count
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.files import sha256, write_table, written_aside
 from rsd.machine.launch import is_launcher, launch
@@ -45,8 +46,10 @@ def main() -> None:
     method, seed = arguments.method, arguments.seed
     name = f"{method}-{seed}"
     compute = OUT.section("compute", ComputeOptions)
+    check_count(compute)
     if is_launcher(compute):
-        launch("stages.distill", sys.argv[1:], compute)
+        inputs = [OUT.params, OUT.sources, OUT.dataset, OUT.data / "train", OUT.data / "validation", OUT.teacher_folder]
+        launch("stages.distill", sys.argv[1:], compute, [*inputs, OUT.views])
         return
 
     data = read_record(OUT.data)

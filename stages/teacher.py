@@ -5,6 +5,7 @@ import sys
 import torch
 
 from rsd.machine import unfinished
+from rsd.machine.cell import check_count
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.launch import is_launcher, launch
 from rsd.machine.parallel import leads, leave
@@ -24,8 +25,11 @@ from stages import OUT, run
 def main() -> None:
     options = OUT.section("teacher", TeacherOptions)
     compute = OUT.section("compute", ComputeOptions)
+    check_count(compute)
     if options.trained and is_launcher(compute):
-        launch("stages.teacher", sys.argv[1:], compute)
+        inputs = [OUT.params, OUT.sources, OUT.dataset]
+        inputs += [OUT.data / split for split in ("teacher", "train", "validation")]
+        launch("stages.teacher", sys.argv[1:], compute, inputs)
         return
     data = read_record(OUT.data)
     OUT.check_batches(data)

@@ -148,6 +148,43 @@ def check(folder: Annotated[Path, typer.Argument(help="Holds *.yaml, each writte
         print(json.dumps(answer(file, Path("conf"))))
 
 
+@app.command()
+def nodes(
+    command: Annotated[
+        list[str] | None, typer.Argument(help="What the first node runs, such as `-- dvc repro`; others ignore it.")
+    ] = None,
+    node: Annotated[
+        int | None,
+        typer.Option(
+            parser=number(int, 0, 1023), help="This node; the first is 0 and leads.", show_default="0, or Slurm's"
+        ),
+    ] = None,
+    leader: Annotated[
+        str | None, typer.Option(metavar="HOST[:PORT]", help="The first node.", show_default="Slurm's first host")
+    ] = None,
+) -> None:
+    """Train on several machines: run a command on the first, and follow its stages on the others.
+
+    With Slurm, `srun rsd nodes -- dvc repro` starts all of them.
+
+    Example: rsd nodes -- dvc repro
+    """
+    import os
+
+    from rsd.machine.place import place
+
+    own = place(node, leader, os.environ)
+    if not own.node and not command:
+        raise UserError("expected a command for the first node, found none; run `rsd nodes -- dvc repro`")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the sentences of this project say more; before torch
+    from rsd.machine.nodes import follow, lead
+
+    if own.node:
+        follow(own)
+    elif status := lead(own, command or []):
+        raise typer.Exit(status)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0 on success, 1 with a sentence on stderr, 2 on a wrong option."""
     try:

@@ -4,10 +4,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
@@ -22,6 +22,8 @@ class ComputeOptions(Options):
     processes: int = Field(1, gt=0, le=1024)
     """Processes that train together on one batch, over all machines, started by torchrun. They share the embedding and
     the evaluation, too. With `cuda` each has a GPU of its own."""
+    nodes: int = Field(1, gt=0, le=1024)
+    """Machines over which these processes are spread evenly, started by `rsd nodes`."""
     workers: int = Field(0, ge=0, le=1024)
     """Extra processes that prepare batches, for each process; they do not change a pixel."""
     amp: Literal["none", "bf16", "fp16"] = "none"
@@ -41,15 +43,26 @@ class ComputeOptions(Options):
     become very slow when they share cores."""
 
     def decisive(self) -> dict[str, bool | int | str]:
-        """The settings that change the numbers of a training: all but `workers`. The stages depend on the same."""
-        return self.model_dump(exclude={"workers"})
+        """The settings that change the numbers of a training: all but `nodes` and `workers`. The stages depend on the
+        same."""
+        return self.model_dump(exclude={"nodes", "workers"})
+
+    @model_validator(mode="after")
+    def _shares_processes_evenly(self) -> Self:
+        if self.processes % self.nodes:
+            raise ValueError(
+                f"expected compute.processes to be a multiple of the {self.nodes} nodes (compute.nodes), found "
+                f"{self.processes}; it is the total over all nodes"
+            )
+        return self
 
 
 def on_this_machine(options: ComputeOptions) -> ComputeOptions:
-    """The options for work whose numbers depend on no process count: at most one process per GPU here."""
-    if not _takes_cuda(options):
-        return options
-    return options.model_copy(update={"processes": max(1, min(options.processes, torch.cuda.device_count()))})
+    """The options for work whose numbers depend on no process count: this node's share, at most one per GPU here."""
+    own = options.model_copy(update={"processes": options.processes // options.nodes, "nodes": 1})
+    if not _takes_cuda(own):
+        return own
+    return own.model_copy(update={"processes": max(1, min(own.processes, torch.cuda.device_count()))})
 
 
 def set_up(options: ComputeOptions) -> torch.device:

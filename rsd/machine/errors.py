@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+PATIENCE = "RSD_PATIENCE"
+"""The environment variable with the seconds that a process which lost its peers leaves to whoever knows why."""
+
 
 class UserError(Exception):
     """One clear sentence: what was expected, what was found, and what to do.

@@ -1,13 +1,16 @@
-"""A stage in several processes, started by torchrun on this machine."""
+"""A stage in several processes, started by torchrun on this machine or on several."""
 
 import logging
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+from rsd.machine.cell import SILENCE, interface, part
 from rsd.machine.compute import ComputeOptions
-from rsd.machine.errors import UserError
+from rsd.machine.errors import PATIENCE, UserError
 
 
 def is_launcher(options: ComputeOptions) -> bool:
@@ -15,10 +18,13 @@ def is_launcher(options: ComputeOptions) -> bool:
     return options.processes > 1 and "RANK" not in os.environ
 
 
-def launch(module: str, arguments: Sequence[str], options: ComputeOptions) -> None:
+def launch(module: str, arguments: Sequence[str], options: ComputeOptions, inputs: Sequence[Path] = ()) -> None:
     """Run `python -m module arguments` in `options.processes` processes, and wait for them.
 
     The first failure ends all of them.
+
+    Args:
+        inputs: files and folders that the numbers depend on; several nodes compare theirs before they start.
 
     Raises:
         UserError: a process failed; the sentence is the process's own if it left one (see `stages.run`).
@@ -35,7 +41,14 @@ def launch(module: str, arguments: Sequence[str], options: ComputeOptions) -> No
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     count = ["--standalone", "--nproc-per-node", str(options.processes)]
     try:
-        run(parse_args([*count, "-m", module, *arguments]))
+        with ExitStack() as stack:
+            if options.nodes > 1:
+                own = stack.enter_context(part(module, arguments, options, inputs))
+                count = own.torchrun(options)
+                if name := interface(own.peer):
+                    os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+                os.environ[PATIENCE] = str(SILENCE + 10)
+            run(parse_args([*count, "-m", module, *arguments]))
     except SignalException as ended:
         raise KeyboardInterrupt from ended
     except ChildFailedError as error:

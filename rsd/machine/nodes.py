@@ -1,0 +1,343 @@
+"""A run over several nodes: the first runs a command, such as `dvc repro`, and the others follow its stages."""
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from pydantic import ValidationError
+
+from rsd.machine.cell import (
+    CALL,
+    COMMANDS,
+    COUNT,
+    FAILED,
+    OVER,
+    PART,
+    SILENCE,
+    STORE,
+    WAIT,
+    Cell,
+    Part,
+    connect,
+    difference,
+    digests,
+)
+from rsd.machine.errors import UserError
+from rsd.machine.files import sha256
+from rsd.machine.place import Place
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
+GRACE = 10.0
+"""Seconds that a command has to end by itself, and again after an interrupt, before it is killed."""
+AGAIN = "run the same commands again to go on from the last checkpoint"
+
+
+def lead(place: Place, command: Sequence[str]) -> int:
+    """Run `command` as the first node, and end it when another node dies.
+
+    Returns:
+        The command's exit status.
+
+    Raises:
+        UserError: the port is taken, the command cannot be run, or another node has died or cannot go on.
+        KeyboardInterrupt: a signal has ended this process, which has ended the command and the other nodes.
+    """
+    store = _host(place.port)
+    watch = _Watch(store)
+    variables = {STORE: f"127.0.0.1:{place.port}"} | ({COUNT: str(place.started)} if place.started else {})
+    try:
+        process = subprocess.Popen(command, env=os.environ | variables, start_new_session=True)
+    except OSError as error:
+        raise UserError(f"expected a command that can be run, found {command[0]}: {error.strerror}") from error
+    _interrupt_by_terminate()
+    sentence = "the first node was interrupted"
+    try:
+        while process.poll() is None and not watch.fault():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
+        if fault := watch.fault():
+            sentence = fault
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=GRACE / 2)  # its own sentence comes first, if it has one
+            raise UserError(fault)
+        status = process.returncode
+        if not status and watch.nodes and not store.check(["cells"]):
+            print(
+                "warning: no stage needed the other nodes: compute.nodes is 1, or all was up to date", file=sys.stderr
+            )
+        sentence = f"the first node's command ended with status {status}" if status else ""
+        return status
+    finally:
+        _end(process)
+        store.set(OVER, sentence)
+        watch.wait()
+
+
+def _host(port: int) -> "TCPStore":
+    from torch.distributed import TCPStore
+
+    try:
+        return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    except RuntimeError as error:
+        raise UserError(
+            f"expected port {port} to be free for the other nodes, found it taken; end what listens there, or give "
+            "all nodes another: --leader HOST:PORT"
+        ) from error
+
+
+class _Watch:
+    """Looks after the other nodes, once a second: counting looks, not seconds, forgives a pause of this machine."""
+
+    def __init__(self, store: "TCPStore") -> None:
+        self.store = store
+        self.pulses: dict[int, tuple[bytes, int]] = {}
+        """Of each node: its last sign of life, and how many looks saw no new one."""
+        self.nodes: list[int] = []
+        self.sentence = ""
+
+    def fault(self) -> str:
+        """What ends the run; empty while all is well."""
+        if self.sentence:
+            return self.sentence
+        if self.store.check([FAILED]):
+            self.sentence = self.store.get(FAILED).decode()
+        for node in self._nodes():
+            pulse = self.store.get(f"pulse/{node}")
+            before, looks = self.pulses.get(node, (b"", 0))
+            self.pulses[node] = (pulse, looks + 1 if pulse == before else 0)
+            if looks >= SILENCE:
+                self.sentence = (
+                    f"node {node} ({self.store.get(f'address/{node}').decode()}) gave no sign of life for {SILENCE} "
+                    f"seconds: it has died, or the network between it and this node has; {AGAIN}"
+                )
+        return self.sentence
+
+    def _nodes(self) -> list[int]:
+        """Those that have come."""
+        while self.store.check([key := f"arrival/{len(self.nodes) + 1}"]):
+            self.nodes.append(int(self.store.get(key)))
+        return self.nodes
+
+    def wait(self) -> None:
+        """Give the nodes that live the time to read how the run ended."""
+        deadline = time.monotonic() + CALL
+        while not all(self.store.check([f"bye/{node}"]) for node in self.nodes) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt the command's process group, as by Ctrl-C, so that DVC releases its locks; then kill what is left."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=GRACE)
+
+
+def _interrupt_by_terminate() -> None:
+    """SIGTERM, as Slurm sends it, ends this process like Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def follow(place: Place) -> None:
+    """Take part in every stage that the first node announces, until its run is over.
+
+    Raises:
+        UserError: the first node does not come, or is gone; the run has failed there; another process is this node; or
+            this node cannot take part.
+        KeyboardInterrupt: a signal has ended this process; the first node is told.
+    """
+    own = _reach(place, WAIT)
+    store = connect(place.leader, place.port)
+    if store.add(f"node/{place.node}", 1) > 1:
+        raise UserError(
+            f"expected one node {place.node}, found a second; give each node a number of its own, or end the whole run "
+            "before you start it again"
+        )
+    store.set(f"address/{place.node}", own)
+    store.set(f"pulse/{place.node}", "")
+    store.set(f"arrival/{store.add('arrivals', 1)}", str(place.node))
+    _interrupt_by_terminate()
+    line = _Line(store, place.node)
+    line.start()
+    known: dict[tuple[str, int, int], str] = {}
+
+    def digest(path: Path) -> str:
+        # Large files are hashed once, not for each stage.
+        state = path.stat()
+        key = (str(path), state.st_size, state.st_mtime_ns)
+        if key not in known:
+            known[key] = sha256(path)
+        return known[key]
+
+    print(f"node {place.node} follows {place.leader}:{place.port}", flush=True)
+    try:
+        while cell := line.next():
+            sentence = _refusal(place.node, cell) or difference(
+                place.node, cell.digests, digests(cell.inputs, digest=digest)
+            )
+            line.say(f"answer/{cell.number}/{place.node}", sentence)
+            if sentence:
+                line.say(FAILED, sentence)
+                raise UserError(sentence)
+            print(f"node {place.node}: {cell.name}", flush=True)
+            if sentence := _take_part(place, cell, line):
+                line.say(FAILED, f"node {place.node} ({own}): {sentence}")
+                raise UserError(sentence)
+    except KeyboardInterrupt:
+        line.say(FAILED, f"node {place.node} ({own}) was interrupted; {AGAIN}")
+        raise
+    finally:
+        line.stop()
+    if line.sentence:
+        raise UserError(f"{line.sentence}; see its output")
+    print(f"node {place.node}: the run is over", flush=True)
+
+
+def _refusal(node: int, cell: Cell) -> str:
+    """Why this node has no part in the cell, whatever its inputs."""
+    if node >= cell.nodes:
+        return f"expected nodes 0 to {cell.nodes - 1} (compute.nodes is {cell.nodes}), found node {node}; end it"
+    return ""
+
+
+def _reach(place: Place, wait: float) -> str:
+    """Wait for the first node; this node's own address on the way to it."""
+    deadline, fault = time.monotonic() + wait, ""
+    while True:
+        try:
+            with socket.create_connection((place.leader, place.port), timeout=5) as connection:
+                return str(connection.getsockname()[0])
+        except OSError as error:
+            fault = error.strerror or str(error)
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"expected the first node at {place.leader}:{place.port} within {wait / 60:g} minutes, found none "
+                f"({fault}); {COMMANDS}"
+            )
+        time.sleep(0.5)
+
+
+def _take_part(place: Place, cell: Cell, line: "_Line") -> str:
+    """Run the stage's part on this node; what went wrong, if anything.
+
+    Raises:
+        UserError: the first node is gone, or its run has failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "error.json"
+        own = Part(place.node, place.leader, cell.port, place.port, peer=place.leader)
+        process = subprocess.Popen(
+            [sys.executable, "-m", cell.module, *cell.arguments],
+            env=os.environ | {PART: json.dumps(own), "TORCHELASTIC_ERROR_FILE": str(file)},  # see stages.run
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None and not line.is_over():
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.2)
+        finally:
+            _end(process)
+        if process.returncode and not line.is_over():
+            end = f"its part of {cell.name} ended with status {process.returncode}; {AGAIN}"
+            return str(json.loads(file.read_text())["message"]) if file.is_file() else end
+    return ""
+
+
+class _Line(threading.Thread):
+    """A later node's connection. All goes through this thread: a call to a machine that has vanished never returns."""
+
+    def __init__(self, store: "TCPStore", node: int) -> None:
+        super().__init__(daemon=True)
+        self.store, self.node = store, node
+        self.outbox: queue.Queue[tuple[str, str]] = queue.Queue()
+        self.inbox: queue.Queue[str] = queue.Queue()
+        self.number = 1
+        """Of the next cell."""
+        self.beats = 0
+        self.ended = False
+        self.stopped = threading.Event()
+        self.sentence = ""
+        """Why the run has failed."""
+        self._looks = (0, 0)
+
+    def run(self) -> None:
+        try:
+            while True:
+                last = self.stopped.is_set()
+                while not self.outbox.empty():
+                    self.store.set(*self.outbox.get())
+                if last:
+                    return
+                self.store.set(f"pulse/{self.node}", str(self.beats))
+                if self.store.check([key := f"cell/{self.number}"]):
+                    self.inbox.put(self.store.get(key).decode())
+                    self.number += 1
+                if self.store.check([OVER]):
+                    self.sentence = self.store.get(OVER).decode()
+                    self.ended = True
+                    self.store.set(f"bye/{self.node}", "")
+                    return
+                self.beats += 1
+                self.stopped.wait(0.2)
+        except RuntimeError:
+            self.sentence = f"the first node is gone; {AGAIN}"
+            self.ended = True
+
+    def is_over(self) -> bool:
+        """Whether the run is over. To be called about five times a second, as often as the thread goes round.
+
+        Raises:
+            UserError: the first node gives no sign of life.
+        """
+        beats, looks = self._looks
+        self._looks = (self.beats, looks + 1 if beats == self.beats else 0)
+        if looks >= 5 * SILENCE and not self.ended:
+            raise UserError(f"the first node gave no sign of life for {SILENCE} seconds; {AGAIN}")
+        return self.ended
+
+    def next(self) -> Cell | None:
+        """Wait for the next cell; None when the run is over.
+
+        Raises:
+            UserError: the first node gives no sign of life, or announces what this version does not know.
+        """
+        while not self.is_over():
+            with suppress(queue.Empty):
+                try:
+                    return Cell.model_validate_json(self.inbox.get(timeout=0.2))
+                except ValidationError as error:
+                    raise UserError(
+                        "expected a stage of this project from the first node, found another message; give all nodes "
+                        "the same version of the project"
+                    ) from error
+        return None
+
+    def say(self, key: str, value: str) -> None:
+        self.outbox.put((key, value))
+
+    def stop(self) -> None:
+        """End the thread when all is sent, unless its machine has vanished."""
+        self.stopped.set()
+        self.join(CALL)
