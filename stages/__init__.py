@@ -46,7 +46,10 @@ def run(stage: Callable[[], None]) -> None:
         if _STARTER in os.environ:
             # The likely cause is that another process has died, which torchrun must notice first: it then ends
             # this one, which says nothing. On another machine `rsd nodes` must notice, which takes longer.
-            time.sleep(float(os.environ.get(PATIENCE, 3)) if isinstance(error, RuntimeError) else 3)
+            try:
+                time.sleep(float(os.environ.get(PATIENCE, 3)) if isinstance(error, RuntimeError) else 3)
+            except KeyboardInterrupt:
+                sys.exit(1)
         traceback.print_exc()
         sys.exit(1)
 

@@ -163,7 +163,7 @@ def nodes(
         str | None, typer.Option(metavar="HOST[:PORT]", help="The first node.", show_default="Slurm's first host")
     ] = None,
 ) -> None:
-    """Train on several machines: run a command on the first, and follow its stages on the others.
+    """Train on several machines: lead on the first, follow on the others.
 
     With Slurm, `srun rsd nodes -- dvc repro` starts all of them.
 
@@ -177,8 +177,9 @@ def nodes(
     if not own.node and not command:
         raise UserError("expected a command for the first node, found none; run `rsd nodes -- dvc repro`")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the sentences of this project say more; before torch
-    from rsd.machine.nodes import follow, lead
+    from rsd.machine.nodes import follow, interrupt_by_terminate, lead
 
+    interrupt_by_terminate()
     if own.node:
         follow(own)
     elif status := lead(own, command or []):

@@ -38,6 +38,8 @@ OVER, FAILED = "over", "failed"
 """Keys of the store: how the run ended, and why a later node cannot go on."""
 WAIT = 600.0
 """Seconds for a node to come."""
+HINT = 5.0
+"""Seconds until someone is told that it is missing."""
 COMMANDS = "run `rsd nodes -- dvc repro` on the first node and `rsd nodes --node 1 --leader HOST` on the next"
 
 CALL = 5.0
@@ -208,7 +210,7 @@ def _await(store: "TCPStore", node: int) -> None:
         waited = time.monotonic() - started
         if waited > WAIT:
             raise UserError(f"expected node {node} within {WAIT / 60:.0f} minutes, found none; {COMMANDS}")
-        if waited > 5 and not hint:
+        if waited > HINT and not hint:
             print(f"waiting for node {node}: run `rsd nodes --node {node} --leader HOST` there", file=sys.stderr)
             hint = True
         time.sleep(0.1)

@@ -64,7 +64,6 @@ def lead(place: Place, command: Sequence[str]) -> int:
         process = subprocess.Popen(command, env=os.environ | variables, start_new_session=True)
     except OSError as error:
         raise UserError(f"expected a command that can be run, found {command[0]}: {error.strerror}") from error
-    _interrupt_by_terminate()
     sentence = "the first node was interrupted"
     try:
         while process.poll() is None and not watch.fault():
@@ -150,14 +149,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 process.wait(timeout=GRACE)
 
 
-def _interrupt_by_terminate() -> None:
-    """SIGTERM, as Slurm sends it, ends this process like Ctrl-C."""
+def interrupt_by_terminate() -> None:
+    """Let SIGTERM, which Slurm sends, end this process like Ctrl-C."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def follow(place: Place) -> None:
@@ -178,7 +176,6 @@ def follow(place: Place) -> None:
     store.set(f"address/{place.node}", own)
     store.set(f"pulse/{place.node}", "")
     store.set(f"arrival/{store.add('arrivals', 1)}", str(place.node))
-    _interrupt_by_terminate()
     line = _Line(store, place.node)
     line.start()
     known: dict[tuple[str, int, int], str] = {}

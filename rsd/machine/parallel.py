@@ -136,6 +136,21 @@ def mean(own: Tensor) -> Tensor:
     return own if processes() == 1 else torch.stack(all_of(own)).mean(dim=0)
 
 
+def bytes_from_leader(own: bytes | None) -> bytes | None:
+    """The leading process's bytes, or its None. It reaches processes of machines that do not see its files."""
+    if processes() == 1:
+        return own
+    size = torch.tensor([-1 if own is None else len(own)], device=_wire())
+    distributed.broadcast(size, 0)
+    if size.item() < 0:
+        return None
+    content = torch.empty(int(size), dtype=torch.uint8, device=_wire())
+    if leads() and own:
+        content.copy_(torch.frombuffer(bytearray(own), dtype=torch.uint8))
+    distributed.broadcast(content, 0)
+    return content.cpu().numpy().tobytes()
+
+
 def from_leader(module: nn.Module) -> None:
     """Set the module's buffers to their values in the leading process."""
     if processes() == 1:

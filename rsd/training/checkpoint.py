@@ -1,5 +1,6 @@
 """The state of an unfinished training, written whole and read without running anything."""
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rsd.machine import parallel
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
 
@@ -41,6 +43,21 @@ def load(path: Path) -> dict[str, Any] | None:
         return None
     with whole(path):
         return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def load_leaders(path: Path) -> dict[str, Any] | None:
+    """The state at the leading process's `path`, in every process; they may be on machines with folders of their own.
+
+    Raises:
+        UserError: it is damaged, or holds more than tensors and plain values.
+    """
+    if parallel.processes() == 1:
+        return load(path)
+    content = parallel.bytes_from_leader(path.read_bytes() if parallel.leads() and path.is_file() else None)
+    if content is None:
+        return None
+    with whole(path):
+        return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
 
 
 @contextmanager

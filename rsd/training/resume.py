@@ -92,7 +92,7 @@ class Saver:
         Raises:
             UserError: the checkpoint is damaged.
         """
-        saved = checkpoint.load(self.path) if self.path else None
+        saved = checkpoint.load_leaders(self.path) if self.path else None
         if not self.path or saved is None:
             return TrainingState()
         with checkpoint.whole(self.path):

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -192,32 +191,6 @@ def test_two_processes_train_the_student_of_one(project):
     output = sentence(project.stage("distill", "rsd", "0", check=False))
     assert output.startswith("error: expected a finite")
     assert output.count("expected a finite") == 1
-
-
-@pytest.mark.slow
-def test_two_nodes_train_the_student_of_one(project):
-    """Two agents of torchrun on loopback, by the command of docs/training.md with the counts of this machine."""
-    project.edit("out/params/compute.json", processes=2)
-    files = [project.out / "students" / "rsd-0" / name for name in FILES]
-    project.stage("distill", "rsd", "0")
-    on_one = [digest(file) for file in files]
-    shutil.rmtree(project.out / "students" / "rsd-0")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = f"torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint {endpoint}".split()
-    command += ["-m", "stages.distill", "rsd", "0"]
-    how = {"cwd": project.folder, "env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    nodes = [subprocess.Popen(command, **how, text=True, start_new_session=True) for _ in range(2)]
-    try:
-        output = [node.communicate(timeout=600)[0] for node in nodes]
-    finally:
-        for node in nodes:
-            if node.poll() is None:
-                os.killpg(node.pid, signal.SIGKILL)
-                node.wait()
-    assert [node.returncode for node in nodes] == [0, 0], output
-    assert [digest(file) for file in files] == on_one
 
 
 @pytest.mark.slow

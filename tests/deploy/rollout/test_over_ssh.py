@@ -7,17 +7,18 @@ but SSH. Ansible runs in a fourth namespace, which has a cable to each.
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rsd_edge.releases import Releases
+
+from benchmarks.namespaces import ip, namespace, why_not
 
 from .fleet import BIN, Fleet, Host, edge_variables, outcomes
 
@@ -25,39 +26,17 @@ SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/sbin")
 NAMES = ("edge-1", "edge-2", "edge-3")
 
 
-def why_not() -> str | None:
-    if os.geteuid() != 0:
-        return "only root may make network namespaces"
-    if missing := [name for name in ("ip", "ssh", "ssh-keygen") if not shutil.which(name)] + ["sshd"] * (not SSHD):
-        return f"no {', '.join(missing)} here: `apt-get install openssh-server openssh-client iproute2`"
-    done = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True)
-    return done.stderr.strip() if done.returncode else None
+def why_none() -> str | None:
+    if missing := [name for name in ("ssh", "ssh-keygen") if not shutil.which(name)] + ["sshd"] * (not SSHD):
+        return f"no {', '.join(missing)} here: `apt-get install openssh-server openssh-client`"
+    return why_not()
 
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("ssh"),
-    pytest.mark.skipif(bool(reason := why_not()), reason=str(reason)),
+    pytest.mark.skipif(bool(reason := why_none()), reason=str(reason)),
 ]
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-
-@contextmanager
-def namespace(name: str) -> Iterator[str]:
-    full = f"rsd-{os.getpid()}-{name}"
-    ip("netns", "add", full)
-    try:
-        ip("-n", full, "link", "set", "lo", "up")
-        yield full
-    finally:
-        # SSH keeps its connections for a while; nothing of ours outlives the block.
-        for pid in subprocess.run(["ip", "netns", "pids", full], capture_output=True, text=True).stdout.split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        subprocess.run(["ip", "netns", "del", full], check=False)
 
 
 @contextmanager

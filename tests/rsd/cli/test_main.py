@@ -15,7 +15,7 @@ from tests.command import rsd
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = {
-    (): ["start", "table", "predict", "latency", "sustained", "triton", "check", "budget", "sign"],
+    (): ["start", "table", "predict", "latency", "sustained", "triton", "check", "nodes", "budget", "sign"],
     ("budget",): ["kit", "run", "import", "keep", "show"],
     ("sign",): ["key", "bundle", "verify"],
 }
@@ -79,6 +79,18 @@ def test_a_folder_without_rights_is_a_sentence(tmp_path):
 @pytest.mark.parametrize("arguments", [["tabel"], ["sign"], ["sustained"], ["triton", "a", "b", "--max-batch", "0"]])
 def test_wrong_usage_has_status_two(arguments):
     assert rsd(*arguments) == "2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "error: expected a command for the first node, found none; run `rsd nodes -- dvc repro`"),
+        (["--node", "1"], "error: expected node 1 to know the first node, found no --leader; add --leader HOST"),
+    ],
+)
+def test_nodes_without_a_place_are_a_sentence(arguments, sentence, monkeypatch):
+    monkeypatch.delenv("SLURM_NODEID", raising=False)
+    assert rsd("nodes", *arguments) == sentence
 
 
 def test_the_version_is_printed(capsys):
