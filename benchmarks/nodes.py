@@ -2,16 +2,17 @@
 
     python -m benchmarks.nodes      # takes root: the nodes are network namespaces
 
-About ten minutes. A node trains on 16 images of 32 x 32 with a ViT-Tiny of 5.4 M parameters and a stored teacher, in
+About five minutes. A node trains on 16 images of 32 x 32 with a ViT-Tiny of 5.4 M parameters and a stored teacher, in
 one process with one thread over gloo. The nodes share this machine's cores: with more nodes than cores a step takes
-longer without any link. `tc netem` slows each node's link. The model splits a step of N nodes into
+longer without any link. `tc tbf` limits the rate at which each node sends. The model splits a step of N nodes into
 
     T(N) = C(N) + a * 2 (N - 1) * delay + b * 2 (N - 1) / N * bytes / rate
 
 where C(N) is the step over a link that is not slowed, and the other terms are a ring all-reduce's: 2 (N - 1) messages
-one after the other, which carry the gradients' bytes 2 (N - 1) / N times. `a` counts the all-reduces whose delays are
-not hidden, `b` how often the gradients are carried. Both are fitted to the steps of two nodes alone; those of four
-nodes check them. More nodes are predicted with C(1), as if each had a core of its own.
+one after the other, which carry the gradients' bytes 2 (N - 1) / N times. `a` is the number of collective operations of
+a step, counted by PyTorch's profiler; that none of their delays is hidden is the worst case. `b` says how often the
+gradients are carried, less what is hidden behind the backward pass. It is fitted to the steps of two nodes alone; those
+of four nodes check it. More nodes are predicted with C(1), as if each had a core of its own.
 """
 
 import json
@@ -54,10 +55,11 @@ class Link(NamedTuple):
     megabits: float = 0.0
     """Per second."""
     milliseconds: float = 0.0
-    """Of delay, one way."""
+    """Of delay, one way; for predictions."""
 
     def __str__(self) -> str:
-        return f"{self.megabits:g} Mbit/s, {self.milliseconds:g} ms" if self.megabits else "not slowed"
+        delay = f", {self.milliseconds:g} ms" if self.milliseconds else ""
+        return f"{self.megabits:g} Mbit/s{delay}" if self.megabits else "not slowed"
 
 
 class Row(NamedTuple):
@@ -69,6 +71,8 @@ class Row(NamedTuple):
     """Of each step."""
     size: int
     """Bytes of all gradients."""
+    operations: int
+    """Collective ones of a step."""
 
     @property
     def median(self) -> float:
@@ -78,7 +82,7 @@ class Row(NamedTuple):
 class Model(NamedTuple):
     """See the module's text."""
 
-    delays: float
+    operations: int
     """`a`."""
     copies: float
     """`b`."""
@@ -86,7 +90,7 @@ class Model(NamedTuple):
     def added(self, nodes: int, link: Link, size: int) -> float:
         """Seconds that the link adds to a step."""
         delay, carried = costs(nodes, link, size)
-        return self.delays * delay + self.copies * carried
+        return self.operations * delay + self.copies * carried
 
 
 def costs(nodes: int, link: Link, size: int) -> tuple[float, float]:
@@ -101,14 +105,13 @@ def fit(rows: Sequence[Row]) -> Model:
     """Least squares over the slowed rows, each beside the row of as many nodes whose link is not slowed."""
     free = {row.nodes: row.median for row in rows if not row.link.megabits}
     slowed = [row for row in rows if row.link.megabits]
-    matrix = np.array([costs(row.nodes, row.link, row.size) for row in slowed])
-    extra = np.array([row.median - free[row.nodes] for row in slowed])
     weights = 1 / np.array([row.median for row in slowed])  # the error that counts is the relative one
-    delays, copies = np.linalg.lstsq(matrix * weights[:, None], extra * weights, rcond=None)[0]
-    return Model(float(delays), float(copies))
+    carried = weights * [costs(row.nodes, row.link, row.size)[1] for row in slowed]
+    added = weights * [row.median - free[row.nodes] for row in slowed]
+    return Model(rows[0].operations, float(carried @ added / (carried @ carried)))
 
 
-LINKS = [Link(1000, 0.1), Link(200, 0.1), Link(1000, 5), Link(200, 5)]
+LINKS = [Link(megabits) for megabits in (1000, 400, 200, 100)]
 FURTHER = [Link(10_000, 0.05), Link(1000, 0.1)]
 """Of the clusters that are predicted."""
 
@@ -117,12 +120,15 @@ def measured(machines: Sequence[Machine], link: Link, steps: int) -> Row:
     """Train some steps with these machines' links slowed."""
     for machine in machines:
         if link.megabits:
-            slowed = ["netem", "delay", f"{link.milliseconds}ms", "rate", f"{link.megabits}mbit", "limit", "100000"]
+            burst = max(500 * link.megabits, 128_000)  # bytes: four milliseconds, since the kernel's clock is coarse
+            slowed = ["tbf", "rate", f"{link.megabits:g}mbit", "burst", f"{burst:.0f}", "latency", "400ms"]
             subprocess.run(machine.command("tc", "qdisc", "replace", "dev", "eth0", "root", *slowed), check=True)
         else:
             # There is nothing to delete before the first setting.
             subprocess.run(machine.command("tc", "qdisc", "del", "dev", "eth0", "root"), capture_output=True)
     shared = os.environ | {
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "KINETO_LOG_LEVEL": "6",
         "WORLD_SIZE": str(len(machines)), "LOCAL_RANK": "0", "MASTER_ADDR": machines[0].address, "MASTER_PORT": PORT,
         "GLOO_SOCKET_IFNAME": "eth0",
     }  # fmt: skip
@@ -139,12 +145,12 @@ def measured(machines: Sequence[Machine], link: Link, steps: int) -> Row:
         output, *_ = [process.communicate()[0] for process in workers]
         if any(process.returncode for process in workers):
             raise UserError("expected every node to train, found one that did not; its words are above")
-    seconds, size = json.loads(output.splitlines()[-1])
-    return Row(len(machines), link, seconds, size)
+    seconds, size, operations = json.loads(output.splitlines()[-1])
+    return Row(len(machines), link, seconds, size, operations)
 
 
 def work(steps: int) -> None:
-    """What each node runs: it prints the seconds of each step, and the gradients' bytes."""
+    """What each node runs; the first prints the seconds of each step, the gradients' bytes, and a step's operations."""
     count = int(os.environ["WORLD_SIZE"])
     device = set_up(ComputeOptions(device="cpu", processes=count))
     with tempfile.TemporaryDirectory() as folder:
@@ -159,9 +165,12 @@ def work(steps: int) -> None:
             wait()
             if number >= 0:
                 seconds.append(time.perf_counter() - start)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            step()
+        operations = sum(event.count for event in profile.key_averages() if event.key.startswith("gloo:"))
         size = sum(4 * parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
     if leads():
-        print(json.dumps([seconds, size]), flush=True)
+        print(json.dumps([seconds, size, operations]), flush=True)
     leave()
 
 
@@ -209,7 +218,7 @@ def report(rows: Sequence[Row]) -> str:
         f"{SHARE} images per node, {size / 1e6:.1f} MB of gradients, {torch.get_num_threads()} thread per node, all "
         f"nodes on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; median and quartiles of "
         f"{len(rows[0].seconds)} steps\n\n{markdown(table)}\n\n"
-        f"a = {model.delays:.1f}, b = {model.copies:.2f}, from two nodes; the steps of four nodes differ from "
+        f"a = {model.operations}, b = {model.copies:.2f}, from two nodes; the steps of four nodes differ from "
         f"the model by {100 * min(errors):.0f} to {100 * max(errors):.0f} %\n\n{markdown(further)}"
     )
 

@@ -163,9 +163,10 @@ def nodes(
         str | None, typer.Option(metavar="HOST[:PORT]", help="The first node.", show_default="Slurm's first host")
     ] = None,
 ) -> None:
-    """Train on several machines: lead on the first, follow on the others.
+    """Train on several machines; run it on each.
 
-    With Slurm, `srun rsd nodes -- dvc repro` starts all of them.
+    The first node runs the command, and the others take part in its trainings. With Slurm,
+    `srun rsd nodes -- dvc repro` starts all of them.
 
     Example: rsd nodes -- dvc repro
     """
