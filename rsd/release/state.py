@@ -69,4 +69,11 @@ def _same_params(file: Path, recorded: dict[str, Any]) -> bool:
     if file.suffix == ".yaml":
         return bool(read_yaml(file) == recorded)
     content = read_json(file) if file.is_file() else {}
-    return all(content.get(key) == value for key, value in recorded.items())
+    return all(_value(content, key) == value for key, value in recorded.items())
+
+
+def _value(content: Any, key: str) -> Any:
+    """What DVC takes for a key: `versions.onnxruntime` is a key of the mapping `versions`; None if it is absent."""
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content

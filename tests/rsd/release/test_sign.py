@@ -17,7 +17,7 @@ from rsd.release.state import digest
 from rsd.run.paths import Run
 from tests.bundles import Workshop, edit
 from tests.command import rsd
-from tests.rsd.run.small import evaluate, index, student, whole_run
+from tests.rsd.run.small import DEVICE, evaluate, index, student, whole_run
 
 
 @pytest.fixture
@@ -127,6 +127,7 @@ def project(workshop, tmp_path, monkeypatch):
     (folder / ".gitignore").write_text("/out/\n")
     (folder / "params.yaml").write_text("seeds: [0]\n")
     write_json(run.params / "bundle.json", {"release": 1})
+    run.write(DEVICE)
     monkeypatch.chdir(folder)
     for command in ("init -q", "config user.email a@b", "config user.name a", "add -A", "commit -qm first"):
         subprocess.run(["git", *command.split()], check=True)
@@ -157,6 +158,8 @@ def lock_of(project: Path) -> dict[str, Any]:
                 for kind in ("deps", "outs")
             }
     stages["params"]["params"] = {"params.yaml": {"seeds": [0]}}
+    cores = json.loads((project / "out" / "device.json").read_text())["cpu"]["logical_cores"]
+    stages["convert@fp32"]["params"] = {"out/device.json": {"cpu.logical_cores": cores}}
     return stages
 
 
