@@ -6,12 +6,13 @@
 
 `sweep` runs 12 cells (six weights of RSD, two counts of epochs; the digits, one seed) three times in a clone of this
 project, each with a cache of its own: one after the other by `dvc repro` alone, in one folder, as a user would without
-a sweep; as a sweep with one job; with two. `scale` plans, runs and collects (table and chart) 100 to 1,000 cells whose
-work is replaced by nothing, each size in a process of its own, and draws seconds and memory over the cells to
-docs/sweep.png.
+a sweep; as a sweep with one job; with two. `scale` plans, runs and collects (table and chart) 10 to 1,000 cells that
+sleep for a fifth of a second, two at a time, each size in a process of its own. It draws seconds and memory over the
+cells to docs/sweep.png. The seconds are those beyond the sleep.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -45,7 +46,10 @@ from rsd.measure.latency import peak_memory
 PROJECT = Path(__file__).parents[1]
 PARTS = ["plan, s", "run, s", "collect, s"]
 SIMULATE = "import json, benchmarks.sweep; print(json.dumps(benchmarks.sweep.simulated({!r}, {})))"
-SIZES = (100, 200, 400, 700, 1000)
+SIZES = (10, 100, 400, 1000)
+JOBS = 2
+SLEEP = 0.2
+"""Seconds that a simulated cell takes."""
 GRID = ["method.rsd.weight=0.03,0.05,0.1,0.2,0.3,0.5", "+override.recipe.epochs=6,8", "views.count=8"]
 FIXED = ["--methods", "scratch", "rsd", "--seeds", "0"]
 
@@ -83,30 +87,35 @@ def _shown(line: str) -> None:
 
 
 @flow(name="simulated sweep", persist_result=False)
-def simulated(root: str, count: int, axis: str = "views.seed") -> dict[str, float]:
-    """Plan, run and collect a sweep of `count` empty cells; seconds of each, and the process's peak memory in MB.
+def simulated(root: str, count: int, axis: str = "views.seed", sleep: float = SLEEP) -> dict[str, float]:
+    """Plan, run and collect a sweep of `count` cells that sleep; seconds of each, and the process's peak memory in MB.
 
-    All cells have one record; `axis` is the param, a whole number, that tells them apart.
+    All cells have one record. The seconds to run are those beyond the sleep.
+
+    Args:
+        axis: the param, a whole number, that tells the cells apart.
+        sleep: seconds.
     """
     record = _record(Path(root))
 
     @task(cache_policy=NO_CACHE, persist_result=False)
-    def nothing(unit: Any, project: Any, needs: Any, stop: Any) -> str:
+    def asleep(unit: Any, project: Any, needs: Any, stop: Any) -> str:
         """In place of a cell."""
+        time.sleep(sleep)
         return record
 
     start = time.perf_counter()
     ready = prepare("simulated", [Grid(grid=[f"{axis}=range(0,{count})"], seeds=[0])], Path(root))
     planned = time.perf_counter()
-    with on_threads(2) as place:
-        failures = run_units(ready, place, {}, unit_task=nothing)
+    with on_threads(JOBS) as place:
+        failures = run_units(ready, place, {}, unit_task=asleep)
     assert not failures
     end_of_run = time.perf_counter()
     collect(ready)
     return {
         "cells": count,
         "plan, s": planned - start,
-        "run, s": end_of_run - planned,
+        "run, s": end_of_run - planned - math.ceil(count / JOBS) * sleep,
         "collect, s": time.perf_counter() - end_of_run,
         "peak memory, MB": (peak_memory() or 0) / 2**20,
     }

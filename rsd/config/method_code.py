@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def method_code(method: str) -> str:
         file = _file(module)
         if module not in texts and file:
             texts[module] = file.read_text()
-            waiting += _imports(ast.parse(texts[module]), module.rpartition(".")[0])
+            waiting += _imports(texts[module], module.rpartition(".")[0])
     order = [*own, *sorted(texts.keys() - {*own})]
     return "\n\n".join(f"# {module.replace('.', '/')}.py\n{texts[module]}" for module in order)
 
@@ -41,8 +42,13 @@ def _file(module: str) -> Path | None:
     return file if file and file.is_file() else None
 
 
-def _imports(code: ast.Module, room: str) -> Iterator[str]:
+@cache  # a sweep reads the same methods for each of its cells
+def _imports(code: str, room: str) -> tuple[str, ...]:
     """Names of all modules that the code of a module in `room` may import, also inside functions."""
+    return tuple(_imported(ast.parse(code), room))
+
+
+def _imported(code: ast.Module, room: str) -> Iterator[str]:
     for node in ast.walk(code):
         if isinstance(node, ast.Import):
             for alias in node.names:

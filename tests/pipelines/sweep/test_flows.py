@@ -320,7 +320,7 @@ def test_a_wrong_grid_is_refused_before_the_server(repo: SweepRepo, monkeypatch:
 def test_the_simulated_sweep_plans_runs_and_collects(repo: SweepRepo, prefect_server: dict[str, str]) -> None:
     rows = []
     for count in (20, 40):
-        rows.append(simulated(str(repo.path), count, "method.rsd.weight"))
+        rows.append(simulated(str(repo.path), count, "method.rsd.weight", sleep=0.01))
         table = pd.read_csv(repo.path / "out/sweeps/simulated/table.csv")
         assert sorted(set(table["method.rsd.weight"])) == list(range(count))
     table = pd.DataFrame(rows)
