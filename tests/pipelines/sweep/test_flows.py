@@ -326,5 +326,5 @@ def test_the_simulated_sweep_plans_runs_and_collects(repo: SweepRepo, prefect_se
     table = pd.DataFrame(rows)
 
     assert (repo.path / "out/sweeps/simulated/plot.png").is_file()
-    assert (table[["plan, s", "run, s", "collect, s", "peak memory, MB"]] > 0).all(axis=None)
-    assert {"plan, s", "run, s", "collect, s"} <= set(chart(table).to_json().split('"'))
+    assert (table[["plan, s", "plan, CPU s", "run, s", "collect, s", "peak memory, MB"]] > 0).all(axis=None)
+    assert {"plan, CPU s", "run, s", "collect, s"} <= set(chart(table).to_json().split('"'))
