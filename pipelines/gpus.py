@@ -45,14 +45,14 @@ def create_limits(gpus: Sequence[str]) -> None:
 def gpus_for(
     compute: Mapping[str, object], stop: threading.Event, say: Callable[[str], None], *, alone: bool = False
 ) -> Iterator[dict[str, str]]:
-    """Hold as many GPUs of this machine as `compute.processes` says, or all of them for a stage that runs `alone`.
+    """Hold as many GPUs as a node's share of `compute.processes`, or all of them for a stage that runs `alone`.
 
     Yields the environment that shows only those. It is empty where the stage computes on the CPU.
     """
     gpus = [] if compute.get("device") == "cpu" else visible_gpus()
     create_limits(gpus)
-    processes = compute.get("processes")
-    count = len(gpus) if alone else processes if isinstance(processes, int) and processes else 1
+    processes, nodes = (value if isinstance(value := compute.get(key), int) else 1 for key in ("processes", "nodes"))
+    count = len(gpus) if alone else max(1, processes // max(1, nodes))
     with reserved(count, gpus, stop, say) as environment:
         yield environment
 

@@ -37,7 +37,7 @@ def start(machine, folder, *words):
 def test_a_killed_node_ends_the_run_and_resumes(project, tmp_path):
     """Without a shared folder: the later node has the inputs, and gets the checkpoint from the first."""
     project.edit("out/params/compute.json", processes=2)
-    project.edit("out/params/recipe.json", epochs=60)
+    project.edit("out/params/recipe.json", epochs=30)
     for student in ("rsd", "scratch"):
         project.stage("distill", student, "0")
     alone = written(project)
