@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,9 +73,9 @@ class Bench:
     def step(
         self, task: Distiller, teacher: Teacher | None, compute: ComputeOptions | None = None
     ) -> Callable[[], dict[str, Tensor]]:
-        """A step of `stepper`, always the first, on the batch."""
-        stepper = self.stepper(task, teacher, compute)
-        return lambda: stepper.step(self.raw, self.target, self.index, self.view, number=0)
+        """A step of `stepper` on the batch; each call takes the next."""
+        stepper, numbers = self.stepper(task, teacher, compute), count()
+        return lambda: stepper.step(self.raw, self.target, self.index, self.view, number=next(numbers))
 
     def stepper(self, task: Distiller, teacher: Teacher | None, compute: ComputeOptions | None = None) -> Stepper:
         """Trains the task by a recipe for timing."""

@@ -15,6 +15,8 @@ _EPS = 1e-5
 class Correlation(NamedTuple):
     """What the cross-correlation `P = Zt' Zs / B` of two standardised batches says."""
 
+    loss: Tensor
+    """Both sums, weighted: a scalar."""
     invariance: Tensor
     """`sum_i (P_ii - 1)^2`, a scalar."""
     redundancy: Tensor
@@ -23,33 +25,36 @@ class Correlation(NamedTuple):
     """`P_ii`, `[D]`: how well each dimension of the teacher is matched; 1 is perfect, 0 chance."""
 
 
-def correlate(student: Tensor, teacher: Tensor) -> Correlation:
+def correlate(student: Tensor, teacher: Tensor, *, weights: tuple[float, float] = (1.0, 1.0)) -> Correlation:
     """The Pearson cross-correlation of redundancy suppression (arXiv 2507.21844).
 
     `B^2 ||P||_F^2 = sum(Zs * Zt Zt' Zs)`, so a batch smaller than the width never needs the D x D matrix: the B x B
     Gram matrix of the teacher gives the same number, and `Zt Zt' Zs` is all that the gradient needs, too. Where the
-    batch is larger, `Zt' Zs` is the cheaper one. There is no second derivative.
+    batch is larger, `Zt' Zs` is the cheaper one. Only the loss has a gradient, and no second one.
 
     Args:
         student: `[B, D]`, B >= 2, already mapped to the teacher's width.
         teacher: `[B, D]`.
+        weights: of invariance and redundancy in the loss.
 
     Raises:
         ValueError: the shapes differ, are not two-dimensional, or B is 1.
     """
-    return Correlation(*_Correlate.apply(*pair(student, teacher, at_least=2)))
+    return Correlation(*_Correlate.apply(*pair(student, teacher, at_least=2), *weights))
 
 
 class _Correlate(torch.autograd.Function):
-    """Invariance, redundancy and diagonal of two batches `[B, D]`; the diagonal has no gradient.
+    """The loss `a invariance + b redundancy` of two batches `[B, D]`, both sums, and the diagonal.
 
-    With `c_j = P_jj`, `q_j = B^2 sum_i P_ij^2`, `H = Zt Zt' Zs` and the incoming gradients a and b the gradient at Zs
-    is `G = u Zt + v H` with `u = 2 (a (c - 1) - b c) / B` and `v = 2 b / B^2`. Its column means are zero, and those of
-    `G * Zs` are `m = u c + v q / B`; so at the student it is `G / (sigma + eps) - Zs m / sigma`.
+    With `c_j = P_jj`, `q_j = B^2 sum_i P_ij^2` and `H = Zt Zt' Zs` the gradient at Zs is `G = u Zt + v H` with
+    `u = 2 (a (c - 1) - b c) / B` and `v = 2 b / B^2`. Its column means are zero, and those of `G * Zs` are
+    `m = u c + v q / B`; so at the student it is `G / (sigma + eps) - Zs m / sigma`.
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, of_invariance: float, of_redundancy: float
+    ) -> tuple[Tensor, ...]:
         both, factor, deviation = _standardized(torch.stack([student, teacher]))
         z_s, z_t = both
         batch, width = z_s.shape
@@ -62,23 +67,26 @@ class _Correlate(torch.autograd.Function):
             else:
                 product = z_t.T @ z_s  # B P
                 squares = product.square().sum(dim=0)
+        invariance, redundancy = away.dot(away), squares.sum() / batch**2 - diagonal.dot(diagonal)
         ctx.save_for_backward(both, factor, deviation, diagonal, away, squares, product)
-        ctx.mark_non_differentiable(diagonal)
-        return away.dot(away), squares.sum() / batch**2 - diagonal.dot(diagonal), diagonal
+        ctx.weights = of_invariance, of_redundancy
+        ctx.mark_non_differentiable(invariance, redundancy, diagonal)
+        return of_invariance * invariance + of_redundancy * redundancy, invariance, redundancy, diagonal
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_invariance: Tensor, of_redundancy: Tensor, _: Any) -> tuple[Any, Any]:
+    def backward(ctx: Any, of_loss: Tensor, *_: Any) -> tuple[Any, ...]:
         both, factor, deviation, diagonal, away, squares, product = ctx.saved_tensors
         z_s, z_t = both
         batch, width = z_s.shape
-        u = (of_invariance * away).sub_(of_redundancy * diagonal).mul_(2 / batch)
-        v = of_redundancy * (2 / batch**2)
+        a, b = (2 * weight / batch for weight in ctx.weights)
+        u, v = (a * away).sub_(diagonal, alpha=b), b / batch
 
         def gradient(own: int, h: Tensor, q: Tensor) -> Tensor:
-            mean = (u * diagonal).addcmul_(q, v / batch)
+            mean = (u * diagonal).add_(q, alpha=v / batch)
             result = h * (v * factor[own])
-            return result.addcmul_(both[1 - own], u * factor[own]).addcmul_(both[own], mean / deviation[own], value=-1)
+            result.addcmul_(both[1 - own], u * factor[own]).addcmul_(both[own], mean / deviation[own], value=-1)
+            return result.mul_(of_loss)
 
         for_student = for_teacher = None
         with torch.autocast(both.device.type, enabled=False):
@@ -87,7 +95,7 @@ class _Correlate(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 h = z_s @ (z_s.T @ z_t)
                 for_teacher = gradient(1, h, (z_t * h).sum(dim=0))
-        return for_student, for_teacher
+        return for_student, for_teacher, None, None
 
 
 def _standardized(both: Tensor) -> tuple[Tensor, Tensor, Tensor]:

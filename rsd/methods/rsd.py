@@ -87,18 +87,28 @@ def decoupled(aad: nn.Module, embedding: Tensor) -> Tensor:
 
 
 def rsd_terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """The two sums of redundancy suppression, before `kappa`: invariance and redundancy, see `correlate`."""
-    invariance, redundancy, _ = correlate(student, teacher)
-    return invariance, redundancy
+    """The two sums of redundancy suppression, before `kappa`: invariance and redundancy, see `rsd_loss`.
+
+    Each has its own gradient, which takes the correlation twice; a loss of both is cheaper by `rsd_loss`.
+    """
+    return correlate(student, teacher, weights=(1, 0)).loss, correlate(student, teacher, weights=(0, 1)).loss
 
 
 def rsd_loss(student: Tensor, teacher: Tensor, *, kappa: float = 0.01) -> Tensor:
     """Redundancy suppression distillation (arXiv 2507.21844): `invariance + kappa * redundancy`.
 
-    A sum over the `D x D` correlations, not a mean. Shapes and errors as in `correlate`.
+    `invariance` is `sum_i (P_ii - 1)^2`, `redundancy` `sum_{i != j} P_ij^2`, with `P = Zt' Zs / B` of the standardised
+    batches: a sum over the `D x D` correlations, not a mean.
+
+    Args:
+        student: `[B, D]`, B >= 2, already mapped to the teacher's width.
+        teacher: `[B, D]`.
+        kappa: weight of the redundancy.
+
+    Raises:
+        ValueError: the shapes differ, are not two-dimensional, or B is 1.
     """
-    invariance, redundancy = rsd_terms(student, teacher)
-    return invariance + kappa * redundancy
+    return correlate(student, teacher, weights=(1, kappa)).loss
 
 
 class Correlated(nn.Module):
@@ -205,17 +215,19 @@ class RSDDistiller(Distiller, method="rsd"):
     def distillation_terms(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         losses, log = list[Tensor](), dict[str, Tensor]()
         for number, (space, (student, teacher)) in enumerate(step.adapted.items()):
-            invariance, redundancy, diagonal = correlate(student, teacher)
             batch, width = student.shape
             scale, square = (self.options.weight * factor for factor in self.scales(width))
-            losses.append(torch.add(scale * invariance, redundancy, alpha=self.options.kappa * square))
+            loss, invariance, redundancy, diagonal = correlate(
+                student, teacher, weights=(scale, self.options.kappa * square)
+            )
+            losses.append(loss)
             prefix = f"{space}_" if number else ""
             log |= {f"{prefix}invariance": invariance, f"{prefix}redundancy": redundancy}
             if step.logged:
                 pairs = max(width * (width - 1), 1)
                 log |= {
                     f"{prefix}diagonal_mean": diagonal.mean(),
-                    f"{prefix}off_diagonal_rms": (redundancy.detach().clamp_min(0) / pairs).sqrt(),
+                    f"{prefix}off_diagonal_rms": (redundancy.clamp_min(0) / pairs).sqrt(),
                     # Uncorrelated dimensions still show 1/sqrt(B) by chance: the floor of a healthy run.
                     f"{prefix}off_diagonal_chance": student.new_full((), batch**-0.5),
                 }

@@ -99,8 +99,9 @@ class Rows:
 class StoredTeacher:
     """Looks the teacher's outputs up instead of running it.
 
-    The store may be larger than memory. Rows are read in the order in which they lie in the file, without reading
-    ahead of them. On CUDA they go into pinned memory, from which the GPU copies them while it computes.
+    A store of up to `HELD_BYTES` is loaded, onto the device. A larger one may be larger than memory: its rows are read
+    in the order in which they lie in the file, without reading ahead of them. On CUDA they go into pinned memory, from
+    which the GPU copies them while it computes.
 
     Args:
         made_from: what the store must have been made from, see `store_digests`.
@@ -123,6 +124,12 @@ class StoredTeacher:
             self.embedding = _mapped(folder, "embedding", (*shape, header.embedding_width))
             self.logits = _mapped(folder, "logits", (*shape, header.logits_width))
         self.held = Held((self.embedding, self.logits))
+        self.whole: list[Tensor] = []
+        """All rows on the device, where they are few."""
+        if self.held.small:
+            with _whole(folder):
+                flat = (array.reshape(-1, array.shape[2]) for array in (self.embedding, self.logits))
+                self.whole = [torch.from_numpy(np.array(rows)).to(device) for rows in flat]
         self._readers = ThreadPoolExecutor(READERS, "view store")
         self.ahead: deque[Rows] = deque()
         """Of coming calls, in their order."""
@@ -133,9 +140,13 @@ class StoredTeacher:
         Args:
             index, view: numbers of images and views, int64 `[B]`, those of the call.
         """
-        self.ahead.append(self._reading(index, view))
+        if not self.whole:
+            self.ahead.append(self._reading(index, view))
 
     def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs:
+        if self.whole:
+            place = torch.from_numpy(self._place(index, view)).to(self.device, non_blocking=True)
+            return Outputs(*(rows.index_select(0, place) for rows in self.whole))
         rows = self._prefetched(index, view) or self._reading(index, view)
         for read in rows.reads:
             read.result()
@@ -157,9 +168,6 @@ class StoredTeacher:
             )
         )
         self.held.add(len(index))
-        if self.held.small:  # it stays in memory, and a thread costs more than a row
-            self._read(rows, index, view, np.arange(len(index)))
-            return Rows(index, view, rows, [])
         by_place = np.lexsort((index, view))
         reads = [
             self._readers.submit(self._read, rows, index, view, part)
@@ -170,8 +178,12 @@ class StoredTeacher:
     def _read(self, rows: Outputs, index: np.ndarray, view: np.ndarray, part: np.ndarray) -> None:
         for array, values in zip((self.embedding, self.logits), rows, strict=True):
             # `take` lets the other threads of Python run while it waits for the disk; an index in brackets does not.
-            place = np.ravel_multi_index((view[part], index[part]), array.shape[:2])
+            place = self._place(index[part], view[part])
             values.numpy()[part] = array.reshape(-1, array.shape[2]).take(place, axis=0)
+
+    def _place(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
+        """Rows of the arrays that have a row for each image of each view; ValueError for one that is not there."""
+        return np.ravel_multi_index((view, index), self.embedding.shape[:2])
 
 
 class Held:

@@ -17,6 +17,7 @@ from rsd.models.make import ModelOptions, create
 from rsd.models.outputs import Outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
+from rsd.teacher import store as store_module
 from rsd.teacher.store import StoredTeacher
 from rsd.training import checkpoint
 from rsd.training.loop import Data, Session, train, validate
@@ -349,6 +350,7 @@ def test_accumulated_parts_of_a_partly_labelled_batch_agree():
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_stores_rows_are_read_ahead(tmp_path, monkeypatch, accumulation):
+    monkeypatch.setattr(store_module, "HELD_BYTES", 1)  # as if it were large
     store = random_store(tmp_path, len(TRAIN.labels), 6, 2, torch.device("cpu"))
     recipe = RECIPE.model_copy(update={"accumulation": accumulation, "epochs": 2})
 
