@@ -25,7 +25,7 @@ from rsd.models.outputs import embedding_width
 from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
 from rsd.models.student import StudentOptions, StudentStart
-from rsd.run.names import CARD, HISTORY, SCAFFOLD, WEIGHTS
+from rsd.run.names import CARD, HEADER, HISTORY, SCAFFOLD, WEIGHTS
 from rsd.run.records import InsideRecord, StudentRecord
 from rsd.sources.images import DatasetRecord, read_record, read_split, sample
 from rsd.teacher.store import LiveTeacher, StoredTeacher, ViewOptions, store_digests
@@ -49,7 +49,8 @@ def main() -> None:
     check_count(compute)
     if is_launcher(compute):
         inputs = [OUT.params, OUT.sources, OUT.dataset, OUT.data / "train", OUT.data / "validation", OUT.teacher_folder]
-        launch("stages.distill", sys.argv[1:], compute, [*inputs, OUT.views])
+        # Of a view store its header, which holds the digests of what it was made from: to read all of it takes long.
+        launch("stages.distill", sys.argv[1:], compute, [*inputs, OUT.views / HEADER])
         return
 
     data = read_record(OUT.data)

@@ -44,6 +44,7 @@ def write_int8(source: Path, target: Path, images: NDArray[np.uint8], *, runs_on
     """
     if runs_on not in runtimes.names():
         raise UserError(f"expected a runtime out of {', '.join(runtimes.names())}, found {runs_on!r}")
+    _check_here(runs_on)
     try:
         proto = onnx.load(source)
         (image,) = proto.graph.input
@@ -92,8 +93,7 @@ def chosen(
     """
     if runtimes.get(runs_on).builds:
         return calibrated(proto, images, options, TENSORRT, threads=threads)
-    if reason := runtimes.get(runs_on).missing():
-        raise UserError(f"expected a runtime that is here, found {reason}; pip install 'rsd[{runs_on}]'")
+    _check_here(runs_on)
     judges = images[sample_indices(len(images), min(options.calibration_images, JUDGES))]
     exact = logits_in(runs_on, proto, judges, threads=threads)
     closeness: list[tuple[float, Calibrated]] = []
@@ -117,6 +117,12 @@ def chosen(
         raise UserError(f"expected int8 in a form that {runs_on} runs, found none ({'; '.join(causes)}); ship fp32")
     best = max(near for near, _ in closeness)
     return next(ranges for near, ranges in closeness if near >= best - CLOSE)
+
+
+def _check_here(runs_on: str) -> None:
+    runtime = runtimes.get(runs_on)
+    if not runtime.builds and (reason := runtime.missing()):
+        raise UserError(f"expected a runtime that is here, found {reason}; pip install 'rsd[{runs_on}]'")
 
 
 def mean_cosine(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> float:

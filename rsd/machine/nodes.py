@@ -150,12 +150,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def interrupt_by_terminate() -> None:
-    """Let SIGTERM, which Slurm sends, end this process like Ctrl-C."""
+    """Let SIGTERM, which Slurm sends, and the loss of the terminal end this process like Ctrl-C."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for name in (signal.SIGTERM, signal.SIGHUP):  # the command lives in a session of its own, without this terminal
+        signal.signal(name, interrupt)
 
 
 def follow(place: Place) -> None:

@@ -60,7 +60,7 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 def _slurms(environment: Mapping[str, str]) -> Place:
     node = _number(environment, "SLURM_NODEID")
-    count = _number(environment, "SLURM_JOB_NUM_NODES", "SLURM_NNODES")
+    count = _number(environment, "SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "SLURM_NNODES")
     if _number(environment, "SLURM_LOCALID", default=0):
         raise UserError(
             f"expected one task on each node, found a second on node {node}; give srun --ntasks-per-node=1, "
@@ -68,7 +68,8 @@ def _slurms(environment: Mapping[str, str]) -> Place:
         )
     if node >= count:
         raise UserError(f"expected a node from 0 to {count - 1} in Slurm's environment, found SLURM_NODEID={node}")
-    nodes = environment.get("SLURM_JOB_NODELIST") or environment.get("SLURM_NODELIST", "")
+    lists = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")  # a step may have some of a job's nodes
+    nodes = next((environment[name] for name in lists if environment.get(name)), "")
     port = PORT + _number(environment, "SLURM_JOB_ID", default=0) % PORTS
     return Place(node, first_host(nodes) if node else "", port, count)
 

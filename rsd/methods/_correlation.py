@@ -86,6 +86,7 @@ class _Correlate(torch.autograd.Function):
             mean = (u * diagonal).add_(q, alpha=v / batch)
             result = h * (v * factor[own])
             result.addcmul_(both[1 - own], u * factor[own]).addcmul_(both[own], mean / deviation[own], value=-1)
+            result -= result.mean(dim=0)  # zero but for rounding, which would add up in the gradient of a bias
             return result.mul_(of_loss)
 
         for_student = for_teacher = None

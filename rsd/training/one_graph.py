@@ -1,6 +1,5 @@
 """A whole step on a GPU as one CUDA graph: its many small kernels are launched at once."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rsd.machine.compute import ComputeOptions
+from rsd.machine.errors import UserError
 from rsd.machine.parallel import processes
 from rsd.methods.base import Distiller
 from rsd.models.outputs import Outputs
@@ -39,18 +39,21 @@ def obstacle(
 
 
 class OneGraph:
-    """Runs `step` kernel by kernel at first, then as a graph; if that cannot be recorded, it says so and goes on as
-    before.
+    """Runs `step` kernel by kernel at first, then as a graph.
 
     Args:
         step: always called with tensors of the same shapes. Whatever it reads must lie on the device and stay in its
             place; the optimiser's learning rates may change from call to call.
+
+    Raises:
+        UserError: by a call: the step cannot be recorded. What PyTorch leaves then is no state to go on from.
     """
 
     def __init__(self, step: Step, optimizer: Optimizer) -> None:
         self.step, self.optimizer = step, optimizer
         self.warm_up = WARM_UP
-        self.gave_up = False
+        self.pool: Any = None
+        """The memory that all graphs share: one runs at a time, and its results are copied."""
         self.inputs: list[Tensor] = []
         self.rates: list[Tensor] = []
         self.graphs: dict[bool, tuple[Callable[[], Tensor], list[str]]] = {}
@@ -67,10 +70,8 @@ class OneGraph:
             self.warm_up -= 1
             with _aside(raw.device):
                 return self._by_kernels(now, logged)
-        if not self.gave_up and logged not in self.graphs:
+        if logged not in self.graphs:
             self._record(now, logged)
-        if self.gave_up:
-            return self._by_kernels(now, logged)
         for kept, value in zip(self.inputs, now, strict=True):
             kept.copy_(value, non_blocking=True)
         replay, keys = self.graphs[logged]
@@ -81,24 +82,24 @@ class OneGraph:
         keys: list[str] = []
 
         def body() -> Tensor:
-            terms = self._by_kernels(self.inputs, logged)
+            terms = self._by_kernels(self.inputs, logged, recorded=True)
             keys[:] = terms
             return torch.stack([value.to(terms["loss"].dtype) for value in terms.values()])
 
+        if self.pool is None and now[0].is_cuda:
+            self.pool = torch.cuda.graph_pool_handle()
         try:
-            self.graphs[logged] = record(body), keys
+            self.graphs[logged] = record(body, self.pool), keys
         except RuntimeError as error:
-            self.gave_up = True
             reason = " ".join(str(error).split())[:200]
-            print(
-                f"warning: expected a step that one CUDA graph can hold, found one that it cannot ({reason}); it runs "
-                "kernel by kernel",
-                file=sys.stderr,
-            )
+            raise UserError(
+                f"expected a step that one CUDA graph can hold, found one that it cannot ({reason}); set "
+                "compute.cuda_graph to false"
+            ) from error
 
-    def _by_kernels(self, inputs: list[Tensor], logged: bool) -> dict[str, Tensor]:
+    def _by_kernels(self, inputs: list[Tensor], logged: bool, *, recorded: bool = False) -> dict[str, Tensor]:
         raw, target, number, *outputs = inputs
-        with self._rates_on_the_device():
+        with self._rates_on_the_device(capturable=recorded):
             return self.step(raw, target, number, Outputs(*outputs) if outputs else None, logged)
 
     @property
@@ -106,7 +107,7 @@ class OneGraph:
         return self.optimizer.param_groups
 
     @contextmanager
-    def _rates_on_the_device(self) -> Iterator[None]:
+    def _rates_on_the_device(self, *, capturable: bool) -> Iterator[None]:
         """A graph would keep numbers as they are; from these tensors it reads what they hold at each replay. Steps
         before it read them, too: as float32 a rate has other bits, and a resumed run begins with such steps again.
         """
@@ -117,7 +118,7 @@ class OneGraph:
             for group, rate in zip(self._groups, self.rates, strict=True):
                 group["lr"] = rate
                 if "capturable" in group:
-                    group["capturable"] = rate.is_cuda
+                    group["capturable"] = capturable and rate.is_cuda
             yield
         finally:
             for group, values in zip(self._groups, before, strict=True):
@@ -137,14 +138,19 @@ def _aside(device: torch.device) -> Iterator[None]:
     torch.cuda.current_stream(device).wait_stream(stream)
 
 
-def record(body: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def record(body: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
     """A call that runs on the GPU what `body` does, and gives its result, which the next call overwrites.
+
+    Args:
+        pool: of memory, from `torch.cuda.graph_pool_handle`.
 
     Raises:
         RuntimeError: `body` waits for the GPU, or does what no graph can hold.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may pin memory meanwhile
+    with torch.cuda.graph(
+        graph, pool=pool, capture_error_mode="thread_local"
+    ):  # other threads may pin memory meanwhile
         result = body()
 
     def replay() -> Tensor:

@@ -1,6 +1,5 @@
 """How a model is trained: its options, and timm's optimiser and learning-rate schedule made from them."""
 
-import inspect
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -9,7 +8,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
@@ -107,12 +106,18 @@ def make_criterion(recipe: Recipe) -> nn.Module:
     return kind(label_smoothing=recipe.label_smoothing)
 
 
-def make_optimizer(module: nn.Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimiser over a trainable module, as one kernel where PyTorch has it; norms and biases are not
-    decayed."""
+def make_optimizer(module: nn.Module, recipe: Recipe, *, scaled: bool = False) -> Optimizer:
+    """The recipe's optimiser over a trainable module; norms and biases are not decayed.
+
+    SGD, Adam and AdamW run as one kernel.
+
+    Args:
+        scaled: whether the loss is scaled for fp16. The kernel of SGD would then begin with a momentum that nobody has
+            written where the first gradient is not finite, so all run without.
+    """
     kind = get_optimizer_info(recipe.optimizer).opt_class
-    has_one = isinstance(kind, type) and "fused" in inspect.signature(kind).parameters
-    fused: dict[str, Any] = {"fused": True} if has_one else {}
+    has_one = isinstance(kind, type) and issubclass(kind, SGD | Adam | AdamW)
+    fused: dict[str, Any] = {"fused": True} if has_one and not scaled else {}
     return create_optimizer_v2(
         module,
         opt=recipe.optimizer,

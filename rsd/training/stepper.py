@@ -86,7 +86,7 @@ class Stepper:
         if processes() > 1:
             task.prepare_distributed([torch.cuda.current_device()] if self.device.type == "cuda" else None)
         # Unwrapped: the wrapper of several processes hides which weights a student exempts from decay.
-        self.optimizer = make_optimizer(unwrap_model(task.trainable_module), recipe)
+        self.optimizer = make_optimizer(unwrap_model(task.trainable_module), recipe, scaled=compute.amp == "fp16")
         self.scheduler = make_scheduler(self.optimizer, recipe, steps_per_epoch=steps_per_epoch)
         self.clipped = [*task.get_clip_parameters()]  # to list them takes a hundredth of a small student's step
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=compute.amp == "fp16")

@@ -14,6 +14,10 @@ SHARE = 0.25
 """Of the device's free memory that the images may take."""
 
 
+PART = 4096
+"""Images that are read into the CPU's memory at once."""
+
+
 def fits(images: LabelledImages, augment: AugmentOptions, device: torch.device) -> bool:
     """Whether `device_batches` serves these: a GPU, arrays at the size at which they are served, and room for them."""
     source = images.images
@@ -38,7 +42,9 @@ def device_batches(
     Args:
         images: that fit, see `fits`.
     """
-    pixels = torch.from_numpy(np.array(images.images[:])).to(device)
+    pixels = torch.empty(images.images.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(pixels), PART):
+        pixels[start : start + PART] = torch.from_numpy(np.array(images.images[start : start + PART]))
     labels = torch.from_numpy(images.labels).to(device)
     latest: tuple[int, EpochPlan] | None = None
     for number in numbers:

@@ -56,7 +56,10 @@ def guard(connection: socket.socket) -> list[str]:
     size, streams, _, _ = socket.recv_fds(connection, 4, 3)
     call = b""
     while len(call) < int.from_bytes(size, "big"):
-        call += connection.recv(MOST_BYTES)
+        part = connection.recv(MOST_BYTES)
+        if not part:  # the caller has died
+            os._exit(1)
+        call += part
     arguments, folder, variables = json.loads(call)
     if (process := os.fork()) == 0:
         connection.close()

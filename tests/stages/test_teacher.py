@@ -143,7 +143,7 @@ def test_stages_start_processes_for_their_work_and_gpus(project, monkeypatch):
     """On a node of four GPUs, of two that train together."""
     started: dict[str, int] = {}
 
-    def launched(module, arguments, options):
+    def launched(module, arguments, options, inputs=()):
         started[module] = options.processes
 
     for stage in (teacher, embed, evaluate):

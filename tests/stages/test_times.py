@@ -50,7 +50,8 @@ def test_a_state_that_cannot_be_written_fails_nothing(monkeypatch, tmp_path):
 def test_a_run_leaves_the_time_of_each_stage(reproduced):
     lines = reproduced.run("rsd", "table", "--time").stdout.splitlines()
     assert lines[0].split()[:3] == ["stage", "seconds", "share"]
-    assert any(line.startswith("distill@rsd-0 ") for line in lines)
+    # Another test may have run the graph again meanwhile: its cells are then of an earlier run.
+    assert any(line.removeprefix("from the cache: ").startswith("distill@rsd-0 ") for line in lines)
     assert any(line.startswith("total ") for line in lines)
 
 

@@ -65,7 +65,7 @@ def test_slurms_jobs_take_ports_of_their_own():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"SLURM_JOB_NUM_NODES": ""}, "SLURM_JOB_NUM_NODES: expected a number in Slurm's environment, found none"),
+        ({"SLURM_JOB_NUM_NODES": ""}, "SLURM_STEP_NUM_NODES: expected a number in Slurm's environment, found none"),
         ({"SLURM_NODEID": "x"}, "SLURM_NODEID: expected a number in Slurm's environment, found x"),
         ({"SLURM_NODEID": "2"}, "expected a node from 0 to 1 in Slurm's environment, found SLURM_NODEID=2"),
         ({"SLURM_LOCALID": "1"}, "expected one task on each node, found a second on node 1"),

@@ -109,6 +109,21 @@ def test_mixed_precision_takes_about_the_same_step(method, amp):
     assert set(terms[amp]) - set(terms["none"]) == ({"skipped_steps"} if amp == "fp16" else set())
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_skipped_first_step_leaves_no_trace(optimizer):
+    """Not in the momentum either."""
+    weights = []
+    for first in (2.0**60, 2.0**10):
+        changes = {"optimizer": optimizer, "learning_rate": 1e-3, "schedule": "step"}  # the same rate at each step
+        steps = stepper(task_of(distiller("kd")), changes, {"amp": "fp16"})
+        if first > 2.0**16:
+            steps.scaler.load_state_dict(steps.scaler.state_dict() | {"scale": first})
+            assert take_step(steps, 1)[0]["skipped_steps"] == 1
+        steps.scaler.load_state_dict(steps.scaler.state_dict() | {"scale": 2.0**10})
+        weights.append(take_step(steps, 1)[1])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_a_gradient_beyond_fp16_skips_the_step():
     steps = stepper(task_of(distiller("kd")), None, {"amp": "fp16"})
     steps.scaler.load_state_dict(steps.scaler.state_dict() | {"scale": 2.0**40})
