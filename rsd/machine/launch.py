@@ -35,7 +35,9 @@ def launch(module: str, arguments: Sequence[str], options: ComputeOptions, input
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the sentence below says more than its tables
+    # The sentence below says more than its tables; and an agent that ends after the first node's complains of that.
+    for name in ("torch.distributed", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     # Silences DistributedDataParallel's advice on unused parameters (see Distiller.prepare_distributed).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -45,8 +47,8 @@ def launch(module: str, arguments: Sequence[str], options: ComputeOptions, input
             if options.nodes > 1:
                 own = stack.enter_context(part(module, arguments, options, inputs))
                 count = own.torchrun(options)
-                if name := interface(own.peer):
-                    os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+                if own_interface := interface(own.peer):
+                    os.environ.setdefault("GLOO_SOCKET_IFNAME", own_interface)
                 os.environ[PATIENCE] = str(SILENCE + 10)
             run(parse_args([*count, "-m", module, *arguments]))
     except SignalException as ended:
