@@ -2,6 +2,7 @@
 
     python -m benchmarks.method_steps                          # the digits' pair and ResNet18 at 224 x 224, batch 16
     python -m benchmarks.method_steps --only "digits, 16 px"
+    python -m benchmarks.method_steps --method rsd --method bare --method "AAD alone"
     python -m benchmarks.method_steps --clock cpu              # on a machine that does other work meanwhile
 
 Ten minutes on one quiet core. Untrained models, float32, one CPU thread. A step is `rsd.training.stepper`'s own, with
@@ -9,7 +10,8 @@ its checks and its log, on one batch. Ten of the small pair's steps, as in a tra
 with as many plain ones; the ratio is the median within a turn. FitNet
 compares feature maps, which no store holds: its row runs the teacher, and so does the plain step beside it.
 "AAD alone" trains RSD's scaffold with the mean of its output as the loss: what scaffold and optimiser cost, without
-the correlation.
+the correlation. "bare" is RSD's loss, AAD and optimiser without the stepper's checks, log and schedule, beside a plain
+step without them.
 """
 
 import copy
@@ -27,6 +29,7 @@ from torch import Tensor
 from benchmarks.command import CLOCKS, Clock, command
 from benchmarks.interleaved import interleaved, markdown, spread
 from benchmarks.pair import Bench, Case, bench
+from benchmarks.rsd_step import bare_step
 from benchmarks.view_store import CASES as STORE_CASES
 from rsd.methods import distiller, methods
 from rsd.methods.base import Distiller, Setting, Step
@@ -56,10 +59,20 @@ class AADAlone(RSDDistiller):
         return student.mean(), {}
 
 
+BARE, AAD_ALONE = "bare", "AAD alone"
+BESIDE = {BARE: "bare scratch"}
+"""What a row is timed beside, if not the plain step."""
+
+
 def kinds() -> dict[str, type[Distiller]]:
     """What is timed, the plain step first."""
     names = [name for name in methods() if name != PLAIN]
-    return {PLAIN: distiller(PLAIN), "AAD alone": AADAlone} | {name: distiller(name) for name in names}
+    return {PLAIN: distiller(PLAIN), AAD_ALONE: AADAlone} | {name: distiller(name) for name in names}
+
+
+def rows_of_the_table() -> list[str]:
+    """All that is timed beside a plain step."""
+    return [BARE, *(name for name in kinds() if name != PLAIN)]
 
 
 def setting_of(pair: Bench) -> Setting:
@@ -86,7 +99,11 @@ def steps(pair: Bench) -> dict[str, Callable[[], object]]:
         live(pair.raw, pair.index, pair.view)
         plain()
 
-    return runs | {"scratch + teacher": plain_and_teacher}
+    return runs | {
+        "scratch + teacher": plain_and_teacher,
+        BARE: bare_step(pair.rsd(), pair, pair.stored),
+        BESIDE[BARE]: bare_step(pair.scratch(), pair, None),
+    }
 
 
 def repeat(step: Callable[[], object], count: int) -> None:
@@ -95,15 +112,14 @@ def repeat(step: Callable[[], object], count: int) -> None:
         step()
 
 
-def compare(name: str, rounds: int, clock: Clock) -> list[dict[str, str]]:
+def compare(name: str, timed: list[str], rounds: int, clock: Clock) -> list[dict[str, str]]:
     """A row per method."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         runs = steps(bench(CASES[name], Path(folder), torch.device("cpu")))
-        for method, kind in kinds().items():
-            if method == PLAIN:
-                continue
-            beside = "scratch + teacher" if "stages" in kind.needs else PLAIN
+        staged = {method for method, kind in kinds().items() if "stages" in kind.needs}
+        for method in timed:
+            beside = BESIDE.get(method, "scratch + teacher" if method in staged else PLAIN)
             # Two at a time: a memory bank would empty the caches for all others.
             both = {one: partial(repeat, runs[one], STEPS[name]) for one in (beside, method)}
             times = interleaved(both, rounds=rounds, warmup=2, clock=CLOCKS[clock]) / STEPS[name]
@@ -120,11 +136,13 @@ def compare(name: str, rounds: int, clock: Clock) -> list[dict[str, str]]:
 
 def main(
     only: Annotated[list[str] | None, typer.Option(help="A pair of the table; may be repeated.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="A row of the table; may be repeated.")] = None,
     rounds: int | None = None,
     clock: Clock = "wall",
 ) -> None:
     torch.set_num_threads(1)
-    rows = [row for name in only or CASES for row in compare(name, rounds or ROUNDS[name], clock)]
+    timed = method or rows_of_the_table()
+    rows = [row for name in only or CASES for row in compare(name, timed, rounds or ROUNDS[name], clock)]
     print(f"{clock} clock\n\n{markdown(rows)}")
 
 

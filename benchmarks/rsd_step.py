@@ -55,31 +55,36 @@ def updated(task: Any, pair: Bench, forward: Callable[[], dict[str, Tensor]]) ->
     return step
 
 
+def bare_step(task: Distiller, pair: Bench, teacher: Teacher | None) -> Step:
+    """A step without what `rsd.training.stepper` adds: checks, log, schedule."""
+    task.train()
+    batch = (pair.raw, pair.index, pair.view)
+
+    def forward() -> dict[str, Tensor]:
+        taught = teacher(*batch) if teacher else None
+        return task(pair.normalize(pair.raw), pair.target, taught, logged=False)
+
+    return updated(task, pair, forward)
+
+
 def steps(pair: Bench) -> dict[str, Step]:
     """Every way to train the student for a step, by name."""
     batch, live = (pair.raw, pair.index, pair.view), pair.live()
-
-    def ours(task: Distiller, teacher: Teacher | None) -> Step:
-        task.train()
-        return updated(
-            task, pair, lambda: task(pair.normalize(pair.raw), pair.target, teacher(*batch) if teacher else None)
-        )
-
     theirs = FeatureDistillationTask(
         copy.deepcopy(pair.student), pair.teacher, criterion=nn.CrossEntropyLoss(), verbose=False
     )
     theirs.train()
-    scratch_beside = ours(pair.scratch(), None)
+    scratch_beside = bare_step(pair.scratch(), pair, None)
 
     def scratch_and_teacher() -> None:
         live(*batch)
         scratch_beside()
 
     return {
-        "scratch": ours(pair.scratch(), None),
-        "stored": ours(pair.rsd(), pair.stored),
+        "scratch": bare_step(pair.scratch(), pair, None),
+        "stored": bare_step(pair.rsd(), pair, pair.stored),
         "scratch + teacher": scratch_and_teacher,
-        "live": ours(pair.rsd(), live),
+        "live": bare_step(pair.rsd(), pair, live),
         "timm": updated(theirs, pair, lambda: theirs(pair.normalize(pair.raw), pair.target)),
     }
 

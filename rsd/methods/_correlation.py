@@ -10,6 +10,8 @@ from rsd.methods._batches import pair
 
 _EPS = 1e-5
 """Added to the standard deviation."""
+_LEAST = 1e-15
+"""A standard deviation that counts as none."""
 
 
 class Correlation(NamedTuple):
@@ -55,20 +57,21 @@ class _Correlate(torch.autograd.Function):
     def forward(
         ctx: Any, student: Tensor, teacher: Tensor, of_invariance: float, of_redundancy: float
     ) -> tuple[Tensor, ...]:
-        both, factor, deviation = _standardized(torch.stack([student, teacher]))
-        z_s, z_t = both
+        (z_s, *scales_s), (z_t, *scales_t) = _standardized(student), _standardized(teacher)
         batch, width = z_s.shape
-        diagonal = (z_t * z_s).mean(dim=0)
-        away = diagonal - 1
-        with torch.autocast(both.device.type, enabled=False):
+        with torch.autocast(z_s.device.type, enabled=False):
             if batch < width:
                 product = z_t @ z_t.T @ z_s  # H
                 squares = (z_s * product).sum(dim=0)
+                diagonal = (z_t * z_s).mean(dim=0)
             else:
                 product = z_t.T @ z_s  # B P
-                squares = product.square().sum(dim=0)
-        invariance, redundancy = away.dot(away), squares.sum() / batch**2 - diagonal.dot(diagonal)
-        ctx.save_for_backward(both, factor, deviation, diagonal, away, squares, product)
+                squares = (product * product).sum(dim=0)
+                diagonal = product.diagonal() / batch
+        away = diagonal - 1
+        invariance = (away * away).sum()
+        redundancy = squares.sum() / batch**2 - (diagonal * diagonal).sum()
+        ctx.save_for_backward(z_s, z_t, *scales_s, *scales_t, diagonal, away, squares, product)
         ctx.weights = of_invariance, of_redundancy
         ctx.mark_non_differentiable(invariance, redundancy, diagonal)
         return of_invariance * invariance + of_redundancy * redundancy, invariance, redundancy, diagonal
@@ -76,40 +79,38 @@ class _Correlate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_loss: Tensor, *_: Any) -> tuple[Any, ...]:
-        both, factor, deviation, diagonal, away, squares, product = ctx.saved_tensors
-        z_s, z_t = both
+        z_s, z_t, *scales, diagonal, away, squares, product = ctx.saved_tensors
         batch, width = z_s.shape
         a, b = (2 * weight / batch for weight in ctx.weights)
-        u, v = (a * away).sub_(diagonal, alpha=b), b / batch
+        u, v = (a * away).sub_(diagonal, alpha=b).mul_(of_loss), of_loss * (b / batch)
 
-        def gradient(own: int, h: Tensor, q: Tensor) -> Tensor:
-            mean = (u * diagonal).add_(q, alpha=v / batch)
-            result = h * (v * factor[own])
-            result.addcmul_(both[1 - own], u * factor[own]).addcmul_(both[own], mean / deviation[own], value=-1)
-            result -= result.mean(dim=0)  # zero but for rounding, which would add up in the gradient of a bias
-            return result.mul_(of_loss)
+        def gradient(own: Tensor, other: Tensor, h: Tensor, q: Tensor, inverse: Tensor, factor: Tensor) -> Tensor:
+            mean = (u * diagonal).addcmul_(q, v, value=1 / batch)
+            result = h * (v * factor) if h is product else h.mul_(v * factor)
+            result.addcmul_(other, u * factor).addcmul_(own, mean * inverse, value=-1)
+            return result.sub_(
+                result.mean(dim=0)
+            )  # zero but for rounding, which would add up in the gradient of a bias
 
         for_student = for_teacher = None
-        with torch.autocast(both.device.type, enabled=False):
+        with torch.autocast(z_s.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
-                for_student = gradient(0, product if batch < width else z_t @ product, squares)
+                h = product if batch < width else z_t @ product
+                for_student = gradient(z_s, z_t, h, squares, *scales[:2])
             if ctx.needs_input_grad[1]:
                 h = z_s @ (z_s.T @ z_t)
-                for_teacher = gradient(1, h, (z_t * h).sum(dim=0))
+                for_teacher = gradient(z_t, z_s, h, (z_t * h).sum(dim=0), *scales[2:])
         return for_student, for_teacher, None, None
 
 
-def _standardized(both: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Zero mean and unit biased standard deviation per column, in place: `[2, B, D]`; the factors and the deviations,
-    `[2, D]`.
+def _standardized(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Zero mean and unit biased standard deviation per column, `[B, D]`; `1 / sigma` and `1 / (sigma + eps)`, `[D]`.
 
-    A column that is constant but for rounding becomes zeros, with a factor of 0 and a deviation of 1, so that it has no
-    gradient: the definition's is unbounded there. What is not finite stays so.
+    A column that is constant but for rounding becomes zeros, with a factor of 0, so that it has no gradient: the
+    definition's is unbounded there. What is not finite stays so.
     """
-    mean = both.mean(dim=1)
-    both.sub_(mean[:, None])
-    variance = both.square().mean(dim=1)
-    varies = variance > (8 * torch.finfo(both.dtype).eps * mean).square()
-    deviation = torch.where(varies, variance, 1.0).sqrt()
-    factor = varies / (deviation + _EPS)
-    return both.mul_(factor[:, None]), factor, deviation
+    # One kernel for mean, deviation and both passes over the batch.
+    result, mean, inverse = torch.native_batch_norm(z, None, None, None, None, True, 0.0, _LEAST**2)
+    rounding = mean.abs_().mul_(8 * torch.finfo(z.dtype).eps).add_(2 * _LEAST)
+    share = (rounding.mul_(inverse) < 1) / (inverse * _EPS).add_(1)
+    return result.mul_(share), inverse, inverse * share
