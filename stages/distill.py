@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rsd.machine import unfinished
-from rsd.machine.cell import check_count
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.files import sha256, write_table, written_aside
 from rsd.machine.launch import is_launcher, launch
+from rsd.machine.node_stage import check_count
 from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
 from rsd.methods.base import Distiller, Setting

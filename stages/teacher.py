@@ -5,9 +5,9 @@ import sys
 import torch
 
 from rsd.machine import unfinished
-from rsd.machine.cell import check_count
 from rsd.machine.compute import ComputeOptions, set_up
 from rsd.machine.launch import is_launcher, launch
+from rsd.machine.node_stage import check_count
 from rsd.machine.parallel import leads, leave
 from rsd.methods.scratch import ScratchDistiller
 from rsd.models.student import StudentOptions

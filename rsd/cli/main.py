@@ -172,16 +172,16 @@ def nodes(
     """
     import os
 
-    from rsd.machine.place import place
+    from rsd.machine.node import this_node
 
-    own = place(node, leader, os.environ)
-    if not own.node and not command:
+    own = this_node(node, leader, os.environ)
+    if not own.number and not command:
         raise UserError("expected a command for the first node, found none; run `rsd nodes -- dvc repro`")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the sentences of this project say more; before torch
     from rsd.machine.nodes import follow, interrupt_by_terminate, lead
 
     interrupt_by_terminate()
-    if own.node:
+    if own.number:
         follow(own)
     elif status := lead(own, command or []):
         raise typer.Exit(status)

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rsd.machine.cell import SILENCE, interface, part
 from rsd.machine.compute import ComputeOptions
 from rsd.machine.errors import PATIENCE, UserError
+from rsd.machine.node_stage import SILENCE, interface, part
 
 
 def is_launcher(options: ComputeOptions) -> bool:

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
-from rsd.machine.cell import (
+from rsd.machine.errors import UserError
+from rsd.machine.node import Node
+from rsd.machine.node_stage import (
     CALL,
     COMMANDS,
     COUNT,
@@ -29,15 +31,11 @@ from rsd.machine.cell import (
     SILENCE,
     STORE,
     WAIT,
-    Cell,
+    Announcement,
     Part,
     connect,
-    difference,
-    digests,
+    refusal,
 )
-from rsd.machine.errors import UserError
-from rsd.machine.files import sha256
-from rsd.machine.place import Place
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -47,7 +45,7 @@ GRACE = 10.0
 AGAIN = "run the same commands again to go on from the last checkpoint"
 
 
-def lead(place: Place, command: Sequence[str]) -> int:
+def lead(node: Node, command: Sequence[str]) -> int:
     """Run `command` as the first node, and end it when another node dies.
 
     Returns:
@@ -57,9 +55,9 @@ def lead(place: Place, command: Sequence[str]) -> int:
         UserError: the port is taken, the command cannot be run, or another node has died or cannot go on.
         KeyboardInterrupt: a signal has ended this process, which has ended the command and the other nodes.
     """
-    store = _host(place.port)
+    store = _host(node.port)
     watch = _Watch(store)
-    variables = {STORE: f"127.0.0.1:{place.port}"} | ({COUNT: str(place.started)} if place.started else {})
+    variables = {STORE: f"127.0.0.1:{node.port}"} | ({COUNT: str(node.started)} if node.started else {})
     try:
         process = subprocess.Popen(command, env=os.environ | variables, start_new_session=True)
     except OSError as error:
@@ -75,7 +73,7 @@ def lead(place: Place, command: Sequence[str]) -> int:
                 process.wait(timeout=GRACE / 2)  # its own sentence comes first, if it has one
             raise UserError(fault)
         status = process.returncode
-        if not status and watch.nodes and not store.check(["cells"]):
+        if not status and watch.nodes and not store.check(["stages"]):
             print(
                 "warning: no stage needed the other nodes: compute.nodes is 1, or all was up to date", file=sys.stderr
             )
@@ -140,12 +138,15 @@ class _Watch:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt the command's process group, as by Ctrl-C, so that DVC releases its locks; then kill what is left."""
+    """Interrupt the command's process group, as by Ctrl-C, so that DVC releases its locks; then kill what is left.
+
+    A second Ctrl-C kills at once.
+    """
     for number in (signal.SIGINT, signal.SIGKILL):
         if process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
                 process.wait(timeout=GRACE)
 
 
@@ -159,111 +160,92 @@ def interrupt_by_terminate() -> None:
         signal.signal(name, interrupt)
 
 
-def follow(place: Place) -> None:
+def follow(node: Node) -> None:
     """Take part in every stage that the first node announces, until its run is over.
 
     Raises:
         UserError: the first node does not come, or is gone; the run has failed there; another process is this node; or
-            this node cannot take part.
+            this node cannot take part, which the first node is told.
         KeyboardInterrupt: a signal has ended this process; the first node is told.
     """
-    own = _reach(place, WAIT)
-    store = connect(place.leader, place.port)
-    if store.add(f"node/{place.node}", 1) > 1:
+    own = _reach(node, WAIT)
+    store = connect(node.leader, node.port)
+    if store.add(f"node/{node.number}", 1) > 1:
         raise UserError(
-            f"expected one node {place.node}, found a second; give each node a number of its own, or end the whole run "
-            "before you start it again"
+            f"expected one node {node.number}, found a second; give each node a number of its own, or end the whole "
+            "run before you start it again"
         )
-    store.set(f"address/{place.node}", own)
-    store.set(f"pulse/{place.node}", "")
-    store.set(f"arrival/{store.add('arrivals', 1)}", str(place.node))
-    line = _Line(store, place.node)
-    line.start()
-    known: dict[tuple[str, int, int], str] = {}
-
-    def digest(path: Path) -> str:
-        # Large files are hashed once, not for each stage.
-        state = path.stat()
-        key = (str(path), state.st_size, state.st_mtime_ns)
-        if key not in known:
-            known[key] = sha256(path)
-        return known[key]
-
-    print(f"node {place.node} follows {place.leader}:{place.port}", flush=True)
+    store.set(f"address/{node.number}", own)
+    store.set(f"pulse/{node.number}", "")
+    store.set(f"arrival/{store.add('arrivals', 1)}", str(node.number))
+    connection = _Connection(store, node.number)
+    connection.start()
+    fault = ""
+    print(f"node {node.number} follows {node.leader}:{node.port}", flush=True)
     try:
-        while cell := line.next():
-            sentence = _refusal(place.node, cell) or difference(
-                place.node, cell.digests, digests(cell.inputs, digest=digest)
-            )
-            line.say(f"answer/{cell.number}/{place.node}", sentence)
-            if sentence:
-                line.say(FAILED, sentence)
-                raise UserError(sentence)
-            print(f"node {place.node}: {cell.name}", flush=True)
-            if sentence := _take_part(place, cell, line):
-                line.say(FAILED, f"node {place.node} ({own}): {sentence}")
-                raise UserError(sentence)
+        while stage := connection.next():
+            fault = refusal(node.number, stage)
+            connection.say(f"answer/{stage.number}/{node.number}", fault)
+            if fault:
+                raise UserError(fault)
+            print(f"node {node.number}: {stage.name}", flush=True)
+            _take_part(node, stage, connection)
+    except (UserError, OSError) as error:
+        connection.say(FAILED, fault or f"node {node.number} ({own}): {error}")
+        raise
     except KeyboardInterrupt:
-        line.say(FAILED, f"node {place.node} ({own}) was interrupted; {AGAIN}")
+        connection.say(FAILED, f"node {node.number} ({own}) was interrupted; {AGAIN}")
         raise
     finally:
-        line.stop()
-    if line.sentence:
-        raise UserError(f"{line.sentence}; see its output")
-    print(f"node {place.node}: the run is over", flush=True)
+        connection.stop()
+    if connection.sentence:
+        raise UserError(f"{connection.sentence}; see its output")
+    print(f"node {node.number}: the run is over", flush=True)
 
 
-def _refusal(node: int, cell: Cell) -> str:
-    """Why this node has no part in the cell, whatever its inputs."""
-    if node >= cell.nodes:
-        return f"expected nodes 0 to {cell.nodes - 1} (compute.nodes is {cell.nodes}), found node {node}; end it"
-    return ""
-
-
-def _reach(place: Place, wait: float) -> str:
+def _reach(node: Node, wait: float) -> str:
     """Wait for the first node; this node's own address on the way to it."""
     deadline, fault = time.monotonic() + wait, ""
     while True:
         try:
-            with socket.create_connection((place.leader, place.port), timeout=5) as connection:
+            with socket.create_connection((node.leader, node.port), timeout=5) as connection:
                 return str(connection.getsockname()[0])
         except OSError as error:
             fault = error.strerror or str(error)
         if time.monotonic() > deadline:
             raise UserError(
-                f"expected the first node at {place.leader}:{place.port} within {wait / 60:g} minutes, found none "
+                f"expected the first node at {node.leader}:{node.port} within {wait / 60:g} minutes, found none "
                 f"({fault}); {COMMANDS}"
             )
         time.sleep(0.5)
 
 
-def _take_part(place: Place, cell: Cell, line: "_Line") -> str:
-    """Run the stage's part on this node; what went wrong, if anything.
+def _take_part(node: Node, stage: Announcement, connection: "_Connection") -> None:
+    """Run the stage's part on this node.
 
     Raises:
-        UserError: the first node is gone, or its run has failed.
+        UserError: it failed, with its own sentence if it has one; or the first node is gone.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "error.json"
-        own = Part(place.node, place.leader, cell.port, place.port, peer=place.leader)
+        own = Part(node.number, node.leader, stage.port, node.port, peer=node.leader)
         process = subprocess.Popen(
-            [sys.executable, "-m", cell.module, *cell.arguments],
+            [sys.executable, "-m", stage.module, *stage.arguments],
             env=os.environ | {PART: json.dumps(own), "TORCHELASTIC_ERROR_FILE": str(file)},  # see stages.run
             start_new_session=True,
         )
         try:
-            while process.poll() is None and not line.is_over():
+            while process.poll() is None and not connection.is_over():
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.2)
         finally:
             _end(process)
-        if process.returncode and not line.is_over():
-            end = f"its part of {cell.name} ended with status {process.returncode}; {AGAIN}"
-            return str(json.loads(file.read_text())["message"]) if file.is_file() else end
-    return ""
+        if process.returncode and not connection.is_over():
+            end = f"its part of {stage.name} ended with status {process.returncode}; {AGAIN}"
+            raise UserError(json.loads(file.read_text())["message"] if file.is_file() else end)
 
 
-class _Line(threading.Thread):
+class _Connection(threading.Thread):
     """A later node's connection. All goes through this thread: a call to a machine that has vanished never returns."""
 
     def __init__(self, store: "TCPStore", node: int) -> None:
@@ -272,7 +254,7 @@ class _Line(threading.Thread):
         self.outbox: queue.Queue[tuple[str, str]] = queue.Queue()
         self.inbox: queue.Queue[str] = queue.Queue()
         self.number = 1
-        """Of the next cell."""
+        """Of the next stage."""
         self.beats = 0
         self.ended = False
         self.stopped = threading.Event()
@@ -289,7 +271,7 @@ class _Line(threading.Thread):
                 if last:
                     return
                 self.store.set(f"pulse/{self.node}", str(self.beats))
-                if self.store.check([key := f"cell/{self.number}"]):
+                if self.store.check([key := f"stage/{self.number}"]):
                     self.inbox.put(self.store.get(key).decode())
                     self.number += 1
                 if self.store.check([OVER]):
@@ -315,8 +297,8 @@ class _Line(threading.Thread):
             raise UserError(f"the first node gave no sign of life for {SILENCE} seconds; {AGAIN}")
         return self.ended
 
-    def next(self) -> Cell | None:
-        """Wait for the next cell; None when the run is over.
+    def next(self) -> Announcement | None:
+        """Wait for the next stage; None when the run is over.
 
         Raises:
             UserError: the first node gives no sign of life, or announces what this version does not know.
@@ -324,7 +306,7 @@ class _Line(threading.Thread):
         while not self.is_over():
             with suppress(queue.Empty):
                 try:
-                    return Cell.model_validate_json(self.inbox.get(timeout=0.2))
+                    return Announcement.model_validate_json(self.inbox.get(timeout=0.2))
                 except ValidationError as error:
                     raise UserError(
                         "expected a stage of this project from the first node, found another message; give all nodes "

@@ -12,12 +12,14 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from rsd.machine.compute import ComputeOptions
@@ -48,7 +50,7 @@ SILENCE = 20
 """Seconds without a sign of life after which a node counts as dead."""
 
 
-class Cell(BaseModel):
+class Announcement(BaseModel):
     """What a later node needs to know of a stage."""
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +66,8 @@ class Cell(BaseModel):
     """Files and folders that the stage reads, relative to the project's folder."""
     digests: dict[str, str]
     """See `digests`."""
+    gpu: bool | None = None
+    """Whether the first node has a GPU; None where the stage computes on the CPU in any case."""
 
     @property
     def name(self) -> str:
@@ -72,7 +76,7 @@ class Cell(BaseModel):
 
 
 class Part(NamedTuple):
-    """One node's part in a cell."""
+    """One node's part in a stage."""
 
     node: int
     leader: str
@@ -93,12 +97,11 @@ class Part(NamedTuple):
         ]
 
 
-def digests(inputs: Sequence[str | Path], *, digest: Callable[[Path], str] = sha256) -> dict[str, str]:
+def digests(inputs: Sequence[str | Path]) -> dict[str, str]:
     """SHA-256 of every file that a stage's numbers depend on, by its path: the code, the inputs; and the versions.
 
     Args:
         inputs: files and folders; one that is not there has no digest.
-        digest: of a file.
     """
     project = Path(__file__).parents[2]
     code = [file for room in ("rsd", "stages") for file in sorted((project / room).rglob("*.py"))]
@@ -111,7 +114,34 @@ def digests(inputs: Sequence[str | Path], *, digest: Callable[[Path], str] = sha
         f"version of {name}": hashlib.sha256(version.encode()).hexdigest()
         for name, version in software_versions().items()
     }
-    return versions | {name: digest(file) for name, file in named.items() if file.is_file()}
+    return versions | {name: _digest(file) for name, file in named.items() if file.is_file()}
+
+
+def _digest(file: Path) -> str:
+    state = file.stat()
+    return _digest_in_state(file, state.st_size, state.st_mtime_ns)
+
+
+@cache  # a later node hashes a large file once, not for each stage
+def _digest_in_state(file: Path, size: int, modified: int) -> str:
+    return sha256(file)
+
+
+def refusal(node: int, stage: Announcement) -> str:
+    """Why this node can have no part in the stage; empty if it can.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if node >= stage.nodes:
+        return f"expected nodes 0 to {stage.nodes - 1} (compute.nodes is {stage.nodes}), found node {node}; end it"
+    if stage.gpu is not None and stage.gpu != torch.cuda.is_available():
+        expected, other, broken = ("a GPU", "none", "its") if stage.gpu else ("no GPU", "one", "the first node's")
+        return (
+            f"expected node {node} to have {expected}, like the first node, found {other}; mend {broken} driver, or "
+            "set compute.device to cpu"
+        )
+    return difference(node, stage.digests, digests(stage.inputs))
 
 
 def difference(node: int, leaders: Mapping[str, str], own: Mapping[str, str]) -> str:
@@ -183,20 +213,21 @@ def announce(
     with socket.socket() as probe:
         probe.bind(("", 0))
         free = probe.getsockname()[1]
-    cell = Cell(
-        number=store.add("cells", 1),
+    stage = Announcement(
+        number=store.add("stages", 1),
         module=module,
         arguments=list(arguments),
         nodes=options.nodes,
         port=free,
         inputs=[str(path) for path in inputs],
         digests=digests(inputs),
+        gpu=None if options.device == "cpu" else torch.cuda.is_available(),
     )
-    store.set(f"cell/{cell.number}", cell.model_dump_json())
+    store.set(f"stage/{stage.number}", stage.model_dump_json())
     for node in range(1, options.nodes):
         _await(store, node)
         # Without a limit: the node may hash large files, and `rsd nodes` notices if it dies.
-        while not store.check([key := f"answer/{cell.number}/{node}"]):
+        while not store.check([key := f"answer/{stage.number}/{node}"]):
             time.sleep(0.1)
         if sentence := store.get(key).decode():
             raise UserError(sentence)

@@ -3,12 +3,13 @@
 import socket
 
 import pytest
+import torch
 from pydantic import ValidationError
 
-from rsd.machine import cell
-from rsd.machine.cell import Cell, Part, check_count, difference, digests, interface, part
+from rsd.machine import node_stage
 from rsd.machine.compute import ComputeOptions, on_this_machine
 from rsd.machine.errors import UserError
+from rsd.machine.node_stage import Announcement, Part, check_count, difference, digests, interface, part, refusal
 
 TWO = ComputeOptions(device="cpu", processes=4, nodes=2)
 
@@ -56,6 +57,24 @@ def test_a_node_with_other_inputs_says_which(tmp_path, monkeypatch):
     assert "version of python, found another (and " in difference(1, leaders, other)
 
 
+@pytest.mark.parametrize(
+    ("leaders", "own", "sentence"),
+    [
+        (True, False, "expected node 1 to have a GPU, like the first node, found none; mend its driver, or set"),
+        (False, True, "expected node 1 to have no GPU, like the first node, found one; mend the first node's driver"),
+        (True, True, ""),
+        (None, True, ""),
+    ],
+)
+def test_all_nodes_or_none_have_a_gpu(monkeypatch, leaders, own, sentence):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: own)
+    stage = Announcement(
+        number=1, module="stages.distill", arguments=[], nodes=2, port=1, inputs=[], digests=digests([]), gpu=leaders
+    )
+    assert refusal(1, stage).startswith(sentence)
+    assert bool(refusal(1, stage)) == bool(sentence)
+
+
 def test_a_users_method_counts_as_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "methods").mkdir()
@@ -64,7 +83,7 @@ def test_a_users_method_counts_as_code(tmp_path, monkeypatch):
 
 
 def test_a_stage_outside_the_run_says_the_commands(monkeypatch):
-    monkeypatch.delenv(cell.STORE, raising=False)
+    monkeypatch.delenv(node_stage.STORE, raising=False)
     with (
         pytest.raises(UserError, match=r"expected 2 nodes .compute.nodes., found one; run `rsd nodes -- dvc repro`"),
         part("stages.distill", [], TWO, []),
@@ -74,9 +93,9 @@ def test_a_stage_outside_the_run_says_the_commands(monkeypatch):
 
 def test_slurms_nodes_must_be_those_of_params(monkeypatch):
     check_count(TWO)
-    monkeypatch.setenv(cell.COUNT, "2")
+    monkeypatch.setenv(node_stage.COUNT, "2")
     check_count(TWO)
-    monkeypatch.setenv(cell.COUNT, "3")
+    monkeypatch.setenv(node_stage.COUNT, "3")
     with pytest.raises(UserError, match=r"expected 2 nodes .compute.nodes., found 3 by Slurm"):
         check_count(TWO)
 
@@ -84,7 +103,7 @@ def test_slurms_nodes_must_be_those_of_params(monkeypatch):
 @pytest.mark.parametrize("module", ["os", "stages", "stages.x.y", "rsd.cli", "stages.distill\n", "stages.-c"])
 def test_a_node_runs_nothing_but_stages(module):
     with pytest.raises(ValidationError):
-        Cell(number=1, module=module, arguments=[], nodes=2, port=1, inputs=[], digests={})
+        Announcement(number=1, module=module, arguments=[], nodes=2, port=1, inputs=[], digests={})
 
 
 def test_the_interface_is_that_of_the_way():

@@ -6,30 +6,30 @@ import string
 import pytest
 
 from rsd.machine.errors import UserError
-from rsd.machine.place import PORT, Place, first_host, place
+from rsd.machine.node import PORT, Node, first_host, this_node
 
 SLURM = {"SLURM_NODEID": "1", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "gpu[03-04]", "SLURM_LOCALID": "0"}
 
 
 def test_a_node_alone_leads():
-    assert place(None, None, {}) == Place(0, "", PORT)
+    assert this_node(None, None, {}) == Node(0, "", PORT)
 
 
 @pytest.mark.parametrize(
     ("leader", "expected"),
     [
-        ("head", Place(1, "head", PORT)),
-        ("head:29500", Place(1, "head", 29500)),
-        ("10.0.0.1:29500", Place(1, "10.0.0.1", 29500)),
-        ("[fd00::1]:29500", Place(1, "fd00::1", 29500)),
+        ("head", Node(1, "head", PORT)),
+        ("head:29500", Node(1, "head", 29500)),
+        ("10.0.0.1:29500", Node(1, "10.0.0.1", 29500)),
+        ("[fd00::1]:29500", Node(1, "fd00::1", 29500)),
     ],
 )
 def test_a_later_node_reaches_the_leader(leader, expected):
-    assert place(1, leader, SLURM) == expected  # the options come before Slurm's environment
+    assert this_node(1, leader, SLURM) == expected  # the options come before Slurm's environment
 
 
 def test_the_leader_takes_the_port_only():
-    assert place(0, "anything:29500", {}) == Place(0, "", 29500)
+    assert this_node(0, "anything:29500", {}) == Node(0, "", 29500)
 
 
 @pytest.mark.parametrize(
@@ -46,19 +46,19 @@ def test_the_leader_takes_the_port_only():
 )
 def test_a_wrong_option_is_one_sentence(node, leader, sentence):
     with pytest.raises(UserError) as error:
-        place(node, leader, {})
+        this_node(node, leader, {})
     assert str(error.value).startswith(sentence)
 
 
 def test_slurms_environment_is_taken_as_it_is():
-    assert place(None, None, SLURM) == Place(1, "gpu03", PORT, 2)
-    assert place(None, None, SLURM | {"SLURM_NODEID": "0"}) == Place(0, "", PORT, 2)
+    assert this_node(None, None, SLURM) == Node(1, "gpu03", PORT, 2)
+    assert this_node(None, None, SLURM | {"SLURM_NODEID": "0"}) == Node(0, "", PORT, 2)
     older = {"SLURM_NNODES" if key == "SLURM_JOB_NUM_NODES" else key: value for key, value in SLURM.items()}
-    assert place(None, None, older) == Place(1, "gpu03", PORT, 2)
+    assert this_node(None, None, older) == Node(1, "gpu03", PORT, 2)
 
 
 def test_slurms_jobs_take_ports_of_their_own():
-    ports = {place(None, None, SLURM | {"SLURM_JOB_ID": str(job)}).port for job in range(4_000, 5_000)}
+    ports = {this_node(None, None, SLURM | {"SLURM_JOB_ID": str(job)}).port for job in range(4_000, 5_000)}
     assert ports == set(range(PORT, PORT + 1000))
 
 
@@ -74,7 +74,7 @@ def test_slurms_jobs_take_ports_of_their_own():
 )
 def test_a_broken_slurm_environment_is_one_sentence(change, sentence):
     with pytest.raises(UserError) as error:
-        place(None, None, SLURM | change)
+        this_node(None, None, SLURM | change)
     assert str(error.value).startswith(sentence)
 
 

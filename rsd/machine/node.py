@@ -13,10 +13,10 @@ PORTS = 1000
 """Slurm jobs that meet on one machine take different ports from here on."""
 
 
-class Place(NamedTuple):
+class Node(NamedTuple):
     """Which node this is, and where the first one is reached."""
 
-    node: int
+    number: int
     """From 0; node 0 leads."""
     leader: str
     """Host name or address of node 0; empty on node 0 itself."""
@@ -25,8 +25,8 @@ class Place(NamedTuple):
     """Nodes that Slurm has started; None without Slurm."""
 
 
-def place(node: int | None, leader: str | None, environment: Mapping[str, str]) -> Place:
-    """The place that the options state; where they state none, that of Slurm's environment.
+def this_node(node: int | None, leader: str | None, environment: Mapping[str, str]) -> Node:
+    """The node that the options state; where they state none, that of Slurm's environment.
 
     Args:
         node: from 0.
@@ -44,7 +44,7 @@ def place(node: int | None, leader: str | None, environment: Mapping[str, str]) 
         raise UserError(f"expected node {number} to know the first node, found no --leader; add --leader HOST")
     if node is None and leader:
         raise UserError("expected the number of this node with --leader, found none; add --node 1 (the first is 0)")
-    return Place(number, host if number else "", port)
+    return Node(number, host if number else "", port)
 
 
 def _endpoint(text: str) -> tuple[str, int]:
@@ -58,7 +58,7 @@ def _endpoint(text: str) -> tuple[str, int]:
     return host, port or PORT
 
 
-def _slurms(environment: Mapping[str, str]) -> Place:
+def _slurms(environment: Mapping[str, str]) -> Node:
     node = _number(environment, "SLURM_NODEID")
     count = _number(environment, "SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "SLURM_NNODES")
     if _number(environment, "SLURM_LOCALID", default=0):
@@ -71,7 +71,7 @@ def _slurms(environment: Mapping[str, str]) -> Place:
     lists = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")  # a step may have some of a job's nodes
     nodes = next((environment[name] for name in lists if environment.get(name)), "")
     port = PORT + _number(environment, "SLURM_JOB_ID", default=0) % PORTS
-    return Place(node, first_host(nodes) if node else "", port, count)
+    return Node(node, first_host(nodes) if node else "", port, count)
 
 
 def _number(environment: Mapping[str, str], *names: str, default: int | None = None) -> int:
