@@ -22,7 +22,6 @@ from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from pydantic import Field
 
-from rsd.export.one_step_pixels import one_step_pixels
 from rsd.export.placement import PRODUCTS, TENSORRT, Form, cubic_from_float, kept_in_float, signed
 from rsd.export.run_graph import logits_in
 from rsd.export.runtimes.onnxruntime import session_options
@@ -148,8 +147,6 @@ def quantized(proto: onnx.ModelProto, ranges: Calibrated, *, in_float: Collectio
     result.ir_version = proto.ir_version
     cubic_from_float(result)
     _logits_in_float(result)
-    if form is not TENSORRT:
-        one_step_pixels(result)
     return result
 
 

@@ -74,8 +74,8 @@ def test_an_fp16_graph_keeps_float32_pixel_statistics(exported):
     types = {t.name: t.data_type for t in graph.initializer}
     full = [t for t in graph.initializer if t.data_type == TensorProto.FLOAT]
     assert types["model.pos_embed"] == TensorProto.FLOAT16
-    assert sum(int(np.prod(t.dims)) for t in full) <= 3  # 255, mean and std
-    assert types["normalize.mean"] == TensorProto.FLOAT
+    assert sum(int(np.prod(t.dims)) for t in full) <= 4  # scale, shift, 0 and 1 of their BatchNormalization
+    assert types["pixels.scale"] == types["pixels.shift"] == TensorProto.FLOAT
 
 
 def test_the_same_model_gives_the_same_bytes(exported, tmp_path, capfd):
