@@ -48,6 +48,9 @@ def one_step_pixels(proto: onnx.ModelProto) -> None:
             epsilon=0.0,
         ),
     ]
-    rest = [node for node in graph.node if node not in chain]
-    del graph.node[:]
-    graph.node.extend([*nodes, *rest])
+    nodes += [node for node in graph.node if node not in chain]
+    read = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    for entries, new in ((graph.node, nodes), (graph.initializer, kept)):
+        del entries[:]
+        entries.extend(new)

@@ -38,6 +38,8 @@ def test_the_logits_stay_as_they_are(exporters, images, name):
     kinds = [node.op_type for node in after.graph.node]
     assert kinds[:3] == ["Cast", "Transpose", "BatchNormalization"]
     assert not {"Sub", "Div"} & set(kinds[3:6])
+    read = {name for node in after.graph.node for name in node.input}
+    assert {tensor.name for tensor in after.graph.initializer} <= read
     expected = logits_of(proto.SerializeToString(), images)
     np.testing.assert_allclose(
         logits_of(after.SerializeToString(), images), expected, atol=1e-5 * float(np.ptp(expected))
