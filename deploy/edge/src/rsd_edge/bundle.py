@@ -15,7 +15,7 @@ from pathlib import Path
 from rsd_edge import disk, runtimes, signature
 from rsd_edge.errors import EdgeError
 from rsd_edge.records import ONNXRUNTIME, MalformedError, Manifest, load, short
-from rsd_edge.schema2 import load_schema2
+from rsd_edge.schema2 import upgraded
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
@@ -55,15 +55,7 @@ class Bundle:
 
 
 def read(folder: Path, keys: Sequence[Path]) -> Bundle:
-    """Check the signature of a bundle, its manifest, and the names, kinds and sizes of its files.
-
-    Args:
-        folder: of the bundle.
-        keys: PEM files of the one or two pinned public keys.
-
-    Raises:
-        EdgeError: on the first check that fails.
-    """
+    """Check the signature of a bundle, its manifest, and its files' names, kinds, sizes; EdgeError for what fails."""
     pinned = signature.pinned_keys(keys)
     sizes = _file_sizes(folder)
     if signature.NAME not in sizes:
@@ -134,23 +126,15 @@ def check_installed(folder: Path, manifest_sha256: str) -> None:
 
 
 def signer(folder: Path, manifest_sha256: str, pinned: signature.PinnedKeys) -> str:
-    """Digest of the pinned key that signed an installed release.
-
-    Raises:
-        EdgeError: none did.
-    """
-    signed = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), pinned)
-    if signed.files.get(MANIFEST) != manifest_sha256:
+    """Digest of the pinned key that signed an installed release; EdgeError if none did."""
+    key, files = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), pinned)
+    if files.get(MANIFEST) != manifest_sha256:
         raise EdgeError(f"expected the signature of release {folder.name}, found that of another bundle; {_AGAIN}")
-    return signed.key
+    return key
 
 
 def check_device(manifest: Manifest, *, free: int) -> None:
-    """Check that this device meets what a bundle requires.
-
-    Args:
-        manifest: of the bundle.
-        free: bytes of memory that programs can still use.
+    """Check that this device, with so many bytes of free memory, meets what a bundle requires.
 
     Raises:
         EdgeError: the architecture is another, the runtime is older, or the memory is too small.
@@ -209,21 +193,15 @@ def _manifest(content: bytes) -> Manifest:
     """The manifest of a bundle that was signed, or of a release."""
     try:
         schema = load(_Schema, content).schema_version
-        if schema == 2:
-            return load_schema2(content)
-        if schema != SCHEMA_VERSION:
+        if schema not in (2, SCHEMA_VERSION):
             raise EdgeError(f"expected a bundle of schema {SCHEMA_VERSION}, found {schema}; install its rsd-edge")
-        return load(Manifest, content)
+        return load(Manifest, content if schema == SCHEMA_VERSION else upgraded(content))
     except MalformedError as error:
         raise EdgeError(f"expected a {MANIFEST} as rsd writes it: {error}; make the bundle again") from None
 
 
 def manifest_of(folder: Path) -> Manifest:
-    """The manifest of a release whose digest was checked.
-
-    Raises:
-        EdgeError: it is not as rsd writes it.
-    """
+    """The manifest of a release whose digest was checked; EdgeError if it is not as rsd writes it."""
     return _manifest(disk.read(folder / MANIFEST, MAX_MANIFEST))
 
 

@@ -50,21 +50,18 @@ def choose(
         EdgeError: no pair is right, none of the fastest holds the limit, or the golden files are not as they should be.
     """
     manifest = manifest_of(folder)
-    deadline = Deadline.of(folder.name, selftest.LONGEST if seconds is None else seconds)
+    deadline = Deadline(folder.name, selftest.LONGEST if seconds is None else seconds)
     pairs = allowed(manifest, pins)
     _in_child(lambda: selftest.check_files(folder), folder, deadline)
     refusals: list[Row] = []
     ways: list[Way] = []
     differences: dict[Pair, float] = {}
-    for pair in pairs:
-        try:
-            provider, differences[pair] = _check(folder, manifest, pair, pins.threads or 1, deadline)
-        except EdgeError as error:
-            refusals.append(Row(*pair, None, None, None, None, str(error)))
-            log("pair refused", release=folder.name, pair=str(pair), reason=str(error))
-            continue
+    for pair, provider, difference in _right(folder, manifest, pairs, pins.threads or 1, deadline, refusals):
+        differences[pair] = difference
         counts = timing.thread_counts() if provider.startswith("CPU") else [1]
         ways += [(pair, count) for count in ([pins.threads] if pins.threads else counts)]
+    for row in refusals:
+        log("pair refused", release=folder.name, pair=str(row.pair), reason=row.refusal)
     if not ways:
         raise EdgeError(_causes(refusals))
     ways.sort(key=lambda way: way[1])  # where memory ends, it ends for those with many threads
@@ -100,20 +97,12 @@ def choose(
 
 
 def first_right(folder: Path, pins: Pins) -> Pair:
-    """The first pair that gives the golden answers here, those of ONNX Runtime before the others; nothing is timed.
-
-    Raises:
-        EdgeError: none does.
-    """
-    manifest, deadline = manifest_of(folder), Deadline.of(folder.name, selftest.LONGEST)
+    """The first pair that gives the golden answers here, ONNX Runtime's first, untimed; EdgeError if none does."""
+    manifest, deadline = manifest_of(folder), Deadline(folder.name, selftest.LONGEST)
     refusals: list[Row] = []
-    for pair in sorted(allowed(manifest, pins), key=lambda pair: pair.runtime != ONNXRUNTIME):
-        try:
-            _check(folder, manifest, pair, pins.threads or 1, deadline)
-        except EdgeError as error:
-            refusals.append(Row(*pair, None, None, None, None, str(error)))
-        else:
-            return pair
+    pairs = sorted(allowed(manifest, pins), key=lambda pair: pair.runtime != ONNXRUNTIME)
+    for pair, _, _ in _right(folder, manifest, pairs, pins.threads or 1, deadline, refusals):
+        return pair
     raise EdgeError(_causes(refusals))
 
 
@@ -140,11 +129,7 @@ def to_run(folder: Path, choice: Choice | None, pins: Pins) -> Way:
 def open_model(root: Path, folder: Path, pins: Pins, warn: Callable[[str], None]) -> Model:
     """Open a release as it was chosen or pinned; if the choice is lost or cannot be opened, as the fall-back.
 
-    Args:
-        root: of the device.
-        folder: of the release.
-        pins: what is fixed.
-        warn: gets a sentence if it is not as chosen.
+    `warn` gets a sentence if it is not as chosen.
 
     Raises:
         EdgeError: nothing is right, or what is pinned is not.
@@ -164,11 +149,7 @@ def open_model(root: Path, folder: Path, pins: Pins, warn: Callable[[str], None]
 
 
 def allowed(manifest: Manifest, pins: Pins) -> list[Pair]:
-    """The pairs of a bundle that the pins allow.
-
-    Raises:
-        EdgeError: there is none.
-    """
+    """The pairs of a bundle that the pins allow; EdgeError if there is none."""
     pairs = [pair for pair in manifest.pairs if pins.allows(pair)]
     if not pairs:
         raise EdgeError(
@@ -185,16 +166,24 @@ def _seconds(deadline: Deadline) -> int:
     return max(1, round(min(selftest.STEP, deadline.left)))
 
 
-def _check(folder: Path, manifest: Manifest, pair: Pair, threads: int, deadline: Deadline) -> tuple[str, float]:
-    """Provider and largest difference of a pair; EdgeError if it is not right, or not to be had here."""
-    if reason := runtimes.refusal(pair.runtime, manifest.requires):
-        raise EdgeError(reason)
+def _right(
+    folder: Path, manifest: Manifest, pairs: list[Pair], threads: int, deadline: Deadline, refusals: list[Row]
+) -> Iterator[tuple[Pair, str, float]]:
+    """The pairs that give the golden answers, with provider and largest difference; `refusals` gets the others."""
 
-    def work() -> tuple[str, float]:
+    def work(pair: Pair) -> tuple[str, float]:
         model, difference = selftest.check_pair(folder, pair, threads, deadline)
         return model.provider, difference
 
-    return _in_child(work, folder, deadline)
+    for pair in pairs:
+        try:
+            if reason := runtimes.refusal(pair.runtime, manifest.requires):
+                raise EdgeError(reason)
+            provider, difference = _in_child(partial(work, pair), folder, deadline)
+        except EdgeError as error:
+            refusals.append(Row(*pair, None, None, None, None, str(error)))
+        else:
+            yield pair, provider, difference
 
 
 def _timed(
@@ -285,8 +274,7 @@ def _within(
         except EdgeError as error:
             sentences.append(str(error))
         log("pair refused", release=folder.name, pair=str(row.pair), threads=row.threads, reason=sentences[-1])
-        if row in rows:
-            rows[rows.index(row)] = replace(row, refusal=sentences[-1])
+        rows[rows.index(row)] = replace(row, refusal=sentences[-1])
     raise EdgeError(sentences[0])
 
 

@@ -99,11 +99,7 @@ class Model:
         return session.logits(images)
 
     def warm_up(self) -> None:
-        """Infer once. Only then does TensorRT build its engine, or the runtime fall back to another provider.
-
-        Raises:
-            EdgeError: the runtime cannot infer.
-        """
+        """Infer once: only then TensorRT builds its engine, or the runtime falls back; EdgeError if it cannot infer."""
         try:
             self.infer(np.zeros((1, *self.input_shape), np.uint8))
         except EdgeError:

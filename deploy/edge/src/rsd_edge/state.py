@@ -16,11 +16,7 @@ MAX_BYTES = 1 << 22
 
 
 def read_state(root: Path, *, new: Callable[[], bool]) -> State:
-    """The state of a device's folder.
-
-    Args:
-        root: the folder.
-        new: called if the file is absent; whether the folder is new, so that no state was lost.
+    """The state of a device's folder; if the file is absent, `new` says whether the folder is, so that none was lost.
 
     Raises:
         EdgeError: the file is damaged or lost.
