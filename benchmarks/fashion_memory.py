@@ -36,17 +36,10 @@ STAGES = (
 def settings(epochs: int, views: int) -> dict[str, Any]:
     """What differs from the project's params.yaml."""
     fewer = {"epochs": epochs, "warmup_epochs": 0}
-    return {
-        "data": "fashion_mnist",
-        "seeds": [0],
-        "views": {"count": views, "seed": 0, "batch_size": 256},
-        "override": {
-            "teacher": {"min_top1": 0},
-            "teacher_recipe": fewer,
-            "recipe": fewer,
-            "student": {"args": {"img_size": 28}},
-        },
-    }
+    override: dict[str, Any] = {"teacher": {"min_top1": 0}, "teacher_recipe": fewer, "recipe": fewer}
+    override["student"] = {"args": {"img_size": 28}}
+    stored = {"count": views, "seed": 0, "batch_size": 256}
+    return {"data": "fashion_mnist", "seeds": [0], "views": stored, "override": override}
 
 
 def peak_of(command: list[str], folder: Path) -> tuple[float, float]:
