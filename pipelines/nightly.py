@@ -196,12 +196,13 @@ def publish(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
 
 def release(folder: Path, results: Sequence[str], lock: int, variables: Mapping[str, str]) -> str:
     """Commit `results`, tag and publish them; returns the tag. If publishing fails, commit and tag are undone."""
+    words = f"Released by {runtime.flow_run.name}"
     if not has_upstream(folder):
-        return tag_release(folder, results, _words())
+        return tag_release(folder, results, words)
     fetch(folder, lock, variables)
     if has_moved(folder):
         raise UserError(MOVED)
-    tag = tag_release(folder, results, _words())
+    tag = tag_release(folder, results, words)
     try:
         publish(folder, lock, variables)
     except BaseException as error:  # a signal as well
@@ -220,10 +221,6 @@ def fetch(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
     _over_the_network(FETCH, folder, lock, variables)
 
 
-def _words() -> str:
-    return f"Released by {runtime.flow_run.name}"
-
-
 def masked(line: str, variables: Mapping[str, str]) -> str:
     """`line` without the values of the secret."""
     for value in variables.values():
@@ -237,7 +234,7 @@ def _run_masked(
     folder: Path,
     lock: int,
     variables: Mapping[str, str],
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Ended:
     """Run `command` with the secret's `variables`; neither `say` nor the result has their values."""
     own = {"GIT_TERMINAL_PROMPT": "0", **variables}
