@@ -113,10 +113,12 @@ def resumption(folder: Path, place: Site) -> list[dict[str, str]]:
         "by `make server`": lambda: lifecycle.start(place, say=lambda _: None),
         "by the missing heartbeat alone": place.worker.start,
     }
-    return [{"taken up": by, "stood still, s": f"{_stood(folder, place, start):.0f}"} for by, start in starts.items()]
+    return [
+        {"taken up": by, "stood still, s": f"{_standstill(folder, place, start):.0f}"} for by, start in starts.items()
+    ]
 
 
-def _stood(folder: Path, place: Site, take_up: Callable[[], None]) -> float:
+def _standstill(folder: Path, place: Site, take_up: Callable[[], None]) -> float:
     for path in ("state", "trained", "dvc.lock"):
         (folder / path).unlink(missing_ok=True)
     shutil.rmtree(folder / ".dvc" / "cache", ignore_errors=True)
