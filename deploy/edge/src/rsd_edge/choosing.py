@@ -39,8 +39,6 @@ def choose(
     """Check every pair of a release that this device can run, time those that are right, and take the fastest.
 
     Args:
-        folder: of the release.
-        pins: what is fixed.
         log: gets a line for each refusal.
         check_p99: whether the choice must hold the release's limit of p99; None: it does if any of the fastest can;
             False: it is only measured.

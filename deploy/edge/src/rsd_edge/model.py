@@ -60,7 +60,6 @@ class Model:
         TensorRT is used only if `engines.prepare` has built its engine before, so that no client waits for that.
 
         Args:
-            folder: of the release.
             precision: one of the bundle's; by default its first.
             runtime: one that the bundle has a file of this precision for.
             threads: of one inference on the CPU.

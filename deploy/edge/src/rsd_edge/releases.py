@@ -102,7 +102,7 @@ class Releases(Store):
         keep: int = 3,
         pins: Pins = Pins(),  # noqa: B008
     ) -> str:
-        """Test an installed release, choose how it runs, make it current, watch it, and record it as good.
+        """Test an installed release, choose how it runs, make it current, watch it, record it as good, return its id.
 
         Args:
             keys: pinned public keys; one of them must have signed the release.
@@ -112,9 +112,6 @@ class Releases(Store):
                 until it first returns True, and must return True from then on. None skips the window.
             keep: number of good releases to keep.
             pins: what of its way to run is fixed.
-
-        Returns:
-            The id.
 
         Raises:
             EdgeError: the release failed; what was current before is current again.

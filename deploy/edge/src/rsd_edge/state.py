@@ -57,12 +57,6 @@ def rebuilt_state(root: Path, folders: Sequence[Path], current: Path | None, key
     A release is kept if its files are whole and a pinned key has signed it, the copy names it, or it is current. If the
     copy is lost too, the releases before the current one count as good.
 
-    Args:
-        root: the device's folder.
-        folders: of the releases.
-        current: the folder that the link `current` names.
-        keys: pinned public keys.
-
     Raises:
         EdgeError: there are no keys, or one of the key files holds none.
     """
