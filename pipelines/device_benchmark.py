@@ -190,10 +190,6 @@ def _sentence(one: Any, margin: float) -> str:
     )
 
 
-def main() -> None:
+if __name__ == "__main__":
     with one_sentence(), server_that_answers():
         device_benchmark()
-
-
-if __name__ == "__main__":
-    main()
