@@ -22,7 +22,7 @@ def check_newer(state: State, bundle: bundles.Bundle, newest: Highest | None, *,
     Raises:
         EdgeError: it is of another name, reuses a number, or is older although `allow_downgrade` is not set.
     """
-    manifest, digest = bundle.manifest, bundle.files[bundles.MANIFEST]
+    manifest, digest = bundle.manifest, bundle.files[bundles.MANIFEST].sha256
     previous = state.installed.get(manifest.id)
     if state.name not in (None, manifest.name):
         raise EdgeError(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rsd_edge import disk, runtimes, signature
 from rsd_edge.errors import EdgeError
-from rsd_edge.records import ONNXRUNTIME, MalformedError, Manifest, load, short
+from rsd_edge.records import ONNXRUNTIME, File, MalformedError, Manifest, load, short
 from rsd_edge.schema2 import upgraded
 
 SCHEMA_VERSION = 3
@@ -40,18 +40,13 @@ class Bundle:
     manifest: Manifest
     key: str
     """Digest of the pinned key that signed it."""
-    files: dict[str, str]
-    """Relative path -> hex SHA-256, with the manifest, without the signature."""
-    manifest_bytes: int
-
-    def size(self, name: str) -> int:
-        """Bytes of one of `files`."""
-        return self.manifest_bytes if name == MANIFEST else self.manifest.files[name].bytes
+    files: dict[str, File]
+    """By relative path, with the manifest, without the signature."""
 
     @property
     def bytes(self) -> int:
         """Size of all files together."""
-        return sum(map(self.size, self.files))
+        return sum(file.bytes for file in self.files.values())
 
 
 def read(folder: Path, keys: Sequence[Path]) -> Bundle:
@@ -75,12 +70,13 @@ def read(folder: Path, keys: Sequence[Path]) -> Bundle:
     if digest_of(content) != files[MANIFEST]:
         raise EdgeError(f"expected {MANIFEST} as it was signed, found it changed; {_AGAIN}")
     manifest = _manifest(content)
-    if {**{name: file.sha256 for name, file in manifest.files.items()}, MANIFEST: files[MANIFEST]} != files:
+    listed = {**manifest.files, MANIFEST: File(len(content), files[MANIFEST])}
+    if {name: file.sha256 for name, file in listed.items()} != files:
         raise EdgeError(f"expected the signed files in {MANIFEST}, found others; make and sign the bundle again")
-    bundle = Bundle(folder, manifest, key, files, len(content))
-    for name in files:
-        if sizes[name] != bundle.size(name):
-            raise EdgeError(f"expected {bundle.size(name)} bytes in {name}, found {sizes[name]}; {_AGAIN}")
+    bundle = Bundle(folder, manifest, key, listed)
+    for name, file in listed.items():
+        if sizes[name] != file.bytes:
+            raise EdgeError(f"expected {file.bytes} bytes in {name}, found {sizes[name]}; {_AGAIN}")
     if bundle.bytes > MAX_BYTES:
         raise EdgeError(f"expected at most {MAX_BYTES} bytes in a bundle, found {bundle.bytes}; make it smaller")
     return bundle
@@ -92,11 +88,11 @@ def check_files(bundle: Bundle, target: Path | None = None) -> None:
     Raises:
         EdgeError: a file is not as it was signed.
     """
-    for name, expected in bundle.files.items():
+    for name, file in bundle.files.items():
         copy = target / name if target else None
         if copy:
             copy.parent.mkdir(parents=True, exist_ok=True)
-        if disk.digest(bundle.folder / name, bundle.size(name), copy=copy) != expected:
+        if disk.digest(bundle.folder / name, file.bytes, copy=copy) != file.sha256:
             raise EdgeError(f"expected {name} as it was signed, found it changed; {_AGAIN}")
     if target:
         disk.write(target / signature.NAME, disk.read(bundle.folder / signature.NAME, signature.MAX_BYTES))

@@ -53,7 +53,7 @@ class Releases(Store):
                     self._check_room(2 * source.stat().st_size)  # once unpacked, once installed
                 bundle = bundles.read(stack.enter_context(unpacked(source, self.folder / ".unpacked")), keys)
                 bundles.check_device(bundle.manifest, free=bundles.free_memory())
-                id_, manifest_sha256 = bundle.manifest.id, bundle.files[bundles.MANIFEST]
+                id_, manifest_sha256 = bundle.manifest.id, bundle.files[bundles.MANIFEST].sha256
                 newest = Highest(bundle.manifest.release, manifest_sha256)
                 limit = admission.newest_counted(state, keys)
                 previous = state.installed.get(id_)
