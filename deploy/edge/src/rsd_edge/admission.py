@@ -42,8 +42,7 @@ def check_signed(folder: Path, keys: Sequence[Path]) -> None:
     """EdgeError if no pinned key has signed an installed release, such as after its key was removed from them."""
     pinned = signature.pinned_keys(keys)
     try:
-        digest = bundles.digest_of(disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST))
-        bundles.signer(folder, digest, pinned)
+        bundles.signer(folder, bundles.manifest_digest(folder), pinned)
     except OSError as error:
         raise EdgeError(f"expected release {folder.name} whole, found: {error}; install it again") from None
 

@@ -67,7 +67,7 @@ def read(folder: Path, keys: Sequence[Path]) -> Bundle:
     if MANIFEST not in files:
         raise EdgeError(f"expected {MANIFEST} among the signed files, found none; sign a bundle that rsd made")
     content = disk.read(folder / MANIFEST, MAX_MANIFEST)
-    if digest_of(content) != files[MANIFEST]:
+    if hashlib.sha256(content).hexdigest() != files[MANIFEST]:
         raise EdgeError(f"expected {MANIFEST} as it was signed, found it changed; {_AGAIN}")
     manifest = _manifest(content)
     listed = {**manifest.files, MANIFEST: File(len(content), files[MANIFEST])}
@@ -201,6 +201,6 @@ def manifest_of(folder: Path) -> Manifest:
     return _manifest(disk.read(folder / MANIFEST, MAX_MANIFEST))
 
 
-def digest_of(content: bytes) -> str:
-    """Hex SHA-256."""
-    return hashlib.sha256(content).hexdigest()
+def manifest_digest(folder: Path) -> str:
+    """Hex SHA-256 of the manifest of a release."""
+    return hashlib.sha256(disk.read(folder / MANIFEST, MAX_MANIFEST)).hexdigest()

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from rsd_edge import bundle, child, choices, disk, runtimes, selftest, timing
-from rsd_edge.bundle import MANIFEST, MAX_MANIFEST, digest_of, manifest_of
+from rsd_edge import bundle, child, choices, runtimes, selftest, timing
+from rsd_edge.bundle import manifest_digest, manifest_of
 from rsd_edge.choices import Choice, Pins, Row
 from rsd_edge.errors import EdgeError
 from rsd_edge.fingerprint import fingerprint
@@ -81,7 +81,7 @@ def choose(
             if check_p99:
                 raise
     return Choice(
-        manifest_sha256=digest_of(disk.read(folder / MANIFEST, MAX_MANIFEST)),
+        manifest_sha256=manifest_digest(folder),
         fingerprint=fingerprint(),
         pins=pins,
         precision=best.precision,
@@ -132,7 +132,7 @@ def open_model(root: Path, folder: Path, pins: Pins, warn: Callable[[str], None]
     Raises:
         EdgeError: nothing is right, or what is pinned is not.
     """
-    choice = choices.read(root, folder.name, digest_of(disk.read(folder / MANIFEST, MAX_MANIFEST)))
+    choice = choices.read(root, folder.name, manifest_digest(folder))
     if choice is None:
         warn(f"expected a choice for {folder.name}, found none; the first right pair runs until `rsd-edge recover`")
     pair, threads = to_run(folder, choice, pins)

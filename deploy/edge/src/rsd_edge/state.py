@@ -72,7 +72,7 @@ def rebuilt_state(root: Path, folders: Sequence[Path], current: Path | None, key
     highest = dict(copy.highest)
     for folder in folders:
         try:
-            digest = bundles.digest_of(disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST))
+            digest = bundles.manifest_digest(folder)
             bundles.check_installed(folder, digest)
             manifest = bundles.manifest_of(folder)
         except (OSError, EdgeError):

@@ -74,7 +74,7 @@ class Store:
         from rsd_edge import bundle as bundles
 
         try:
-            digest = bundles.digest_of(disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST))
+            digest = bundles.manifest_digest(folder)
             with contextlib.suppress(EdgeError):
                 digest = self._state().installed.get(folder.name, digest)
             bundles.check_installed(folder, digest)
