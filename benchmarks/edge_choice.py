@@ -9,8 +9,6 @@ its own; the reference is the median over all of these turns. A choice counts if
 least one. Ends with status 1 if fewer than nine in ten count.
 """
 
-import hashlib
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import onnx
@@ -40,6 +38,7 @@ from rsd.export import precisions
 from rsd.export.half import to_half
 from rsd.export.run_graph import logits_in
 from rsd.machine.errors import UserError
+from rsd.machine.files import sha256, write_json
 
 NEAR, SHARE = 1.03, 0.9
 TIMES, ROUNDS = 10, 6
@@ -66,8 +65,8 @@ def release(name: str, folder: Path) -> Path:
             np.save(folder / golden[kind][runtime], logits)
             tolerances[kind] = precisions.get(kind).golden * float(np.ptp(logits))
     served = {"height": height, "width": width, "channels": channels, "resize": "bilinear", "crop_share": None}
-    _write(folder / "preprocessing.json", served | {"mean": [0.5], "std": [0.25], "normalised": "inside"})
-    _write(folder / "labels.json", [str(number) for number in range(classes)])
+    write_json(folder / "preprocessing.json", served | {"mean": [0.5], "std": [0.25], "normalised": "inside"})
+    write_json(folder / "labels.json", [str(number) for number in range(classes)])
     manifest = {
         "schema_version": 3,
         "name": "timed",
@@ -82,19 +81,12 @@ def release(name: str, folder: Path) -> Path:
             "images": "images.npy", "files": [{"path": "as-served.png", "row": 0}], "logits": golden,
             "tolerances": {"pixels": 3, "logits": tolerances},
         },
-        "files": {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.is_file()},
+        "files": {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())
+        },
     }  # fmt: skip
-    _write(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, manifest)
     return folder
-
-
-def _write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value))
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _turns(folder: Path, way: Way) -> Iterator[float]:
@@ -127,17 +119,10 @@ def compare(name: str, times: int) -> tuple[list[dict[str, str]], int]:
                     turns[way].append(step())
     reference = {way: median(seconds) for way, seconds in turns.items()}
     best = min(reference.values())
-    rows = [
-        {
-            "model": name,
-            "pair": str(pair),
-            "threads": str(threads),
-            "p50": f"{1e3 * reference[pair, threads]:.3g} ms",
-            "of the best": f"{reference[pair, threads] / best:.3f}",
-            "chosen": f"{counts[pair, threads]} of {times}",
-        }
-        for pair, threads in sorted(ways, key=lambda way: reference[way])
-    ]
+    rows = []
+    for way in sorted(ways, key=lambda way: reference[way]):
+        row = {"model": name, "pair": str(way[0]), "threads": str(way[1]), "p50": f"{1e3 * reference[way]:.3g} ms"}
+        rows.append({**row, "of the best": f"{reference[way] / best:.3f}", "chosen": f"{counts[way]} of {times}"})
     return rows, sum(count for way, count in counts.items() if reference[way] <= NEAR * best)
 
 

@@ -28,13 +28,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import psutil  # type: ignore[import-untyped]
 from PIL import Image
 
 from benchmarks import edge_install
 from benchmarks.command import command
 from benchmarks.interleaved import interleaved, markdown
+from rsd.export.runtimes.onnxruntime import session_of
 from rsd.machine.errors import UserError
 
 OVERHEAD, START = 1.0, 2.0
@@ -107,13 +107,6 @@ def _post(path: str, body: bytes, headers: str = "") -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: device\r\n{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def session(model: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-
-
 def hammer(port: int, request: bytes, seconds: float) -> int:
     """Number of requests of one client that were answered."""
     client = Client(port)
@@ -122,7 +115,7 @@ def hammer(port: int, request: bytes, seconds: float) -> int:
 
 def infer(model: Path, image: np.ndarray, seconds: float) -> int:
     """Number of inferences of one process."""
-    bare = session(model)
+    bare = session_of(model)
     return _count(lambda: bare.run(None, {"image": image[None]}), seconds)
 
 
@@ -137,7 +130,7 @@ def _count(work: Callable[[], object], seconds: float) -> int:
 def main(bundle: Path = Path("out/bundle")) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     model = bundle / next(iter(manifest["models"].values()))["onnx"]["onnxruntime"]
-    bare = session(model)
+    bare = session_of(model)
     image = np.random.default_rng(0).integers(0, 256, bare.get_inputs()[0].shape[1:], dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -49,15 +49,9 @@ def graphs(student: str, folder: Path) -> dict[str, Path]:
     paths = {precision: folder / f"{student}-{precision}.onnx" for precision in known.names()}
     noise = ArrayImages(np.random.default_rng(0).integers(0, 256, (4, *SHAPE), dtype=np.uint8))
     write_files(
-        model,
-        paths,
-        mean=[0.5] * 3,
-        std=[0.25] * 3,
-        image_shape=SHAPE,
-        classes=classes,
-        calibration=noise,
+        model, paths, mean=[0.5] * 3, std=[0.25] * 3, image_shape=SHAPE, classes=classes, calibration=noise,
         runs_on="tensorrt",
-    )
+    )  # fmt: skip
     return paths
 
 

@@ -3,13 +3,10 @@
     python -m benchmarks.fashion_memory
     python -m benchmarks.fashion_memory --epochs 3 --views 4
 
-Eleven minutes on two cores with other work. Debian's package dataset-fashion-mnist must be installed. In a temporary
-copy of the project every stage from `prepare` to `evaluate` runs as `dvc repro` would start it, for a small pair of the
-digits' kind, by default for one epoch and one stored view: more epochs take longer, and a view is 8 MB more of a
-memory-mapped file. The figure is the peak resident size of the stage's process, as the kernel counted it; it holds
-PyTorch and timm, which a stage takes before it has read an image, and what it has read of memory-mapped files, which
-the kernel takes back when it needs the room. It never says less than what this process held when it started the stage
-(about 100 MB).
+Eleven minutes on two busy cores, with Debian's package dataset-fashion-mnist. In a temporary copy of the project every
+stage from `prepare` to `evaluate` runs as `dvc repro` would start it, for a small pair of the digits' kind. The figure
+is the peak resident size of the stage's process: PyTorch, timm and what it has read of memory-mapped files are in it.
+It is never less than what this process held when it started the stage (about 100 MB).
 """
 
 import json
@@ -36,17 +33,10 @@ STAGES = (
 def settings(epochs: int, views: int) -> dict[str, Any]:
     """What differs from the project's params.yaml."""
     fewer = {"epochs": epochs, "warmup_epochs": 0}
-    return {
-        "data": "fashion_mnist",
-        "seeds": [0],
-        "views": {"count": views, "seed": 0, "batch_size": 256},
-        "override": {
-            "teacher": {"min_top1": 0},
-            "teacher_recipe": fewer,
-            "recipe": fewer,
-            "student": {"args": {"img_size": 28}},
-        },
-    }
+    override: dict[str, Any] = {"teacher": {"min_top1": 0}, "teacher_recipe": fewer, "recipe": fewer}
+    override["student"] = {"args": {"img_size": 28}}
+    stored = {"count": views, "seed": 0, "batch_size": 256}
+    return {"data": "fashion_mnist", "seeds": [0], "views": stored, "override": override}
 
 
 def peak_of(command: list[str], folder: Path) -> tuple[float, float]:

@@ -102,47 +102,41 @@ def overhead(folder: Path, place: Site, *, rounds: int, stages: int) -> list[dic
     rows = []
     for name in ways:
         beyond = seconds[name] - seconds["dvc repro"]
-        plain = name == "dvc repro"
-        rows.append(
-            {
-                "way": name,
-                "seconds": spread(seconds[name]),
-                "beyond dvc repro, s": "" if plain else spread(beyond),
-                "a stage, s": "" if plain else spread(beyond / stages),
-            }
-        )
+        each, whole = ("", "") if name == "dvc repro" else (spread(beyond / stages), spread(beyond))
+        rows.append({"way": name, "seconds": spread(seconds[name]), "beyond dvc repro, s": whole, "a stage, s": each})
     return rows
 
 
 def resumption(folder: Path, place: Site) -> list[dict[str, str]]:
     """How long a training stands still when its worker and its flow get SIGKILL: by `make server`, and alone."""
-    rows = []
-    for name in ("by `make server`", "by the missing heartbeat alone"):
-        for path in ("state", "trained", "dvc.lock"):
-            (folder / path).unlink(missing_ok=True)
-        shutil.rmtree(folder / ".dvc" / "cache", ignore_errors=True)
-        run_deployment("reproduce/default", parameters={"root": str(folder)}, timeout=0, as_subflow=False)
-        _wait(lambda: _step(folder) > 10, 120)
-        worker = place.worker.running()
-        assert worker is not None
-        start = time.monotonic()
-        for process in [worker, *worker.children(recursive=True)]:
-            if "prefect" in " ".join(process.cmdline()):
-                process.send_signal(signal.SIGKILL)
-        time.sleep(2)  # its stage has been interrupted by then
-        last_step = _step(folder)
+    starts = {
+        "by `make server`": lambda: lifecycle.start(place, say=lambda _: None),
+        "by the missing heartbeat alone": place.worker.start,
+    }
+    return [
+        {"taken up": by, "stood still, s": f"{_standstill(folder, place, start):.0f}"} for by, start in starts.items()
+    ]
 
-        def goes_on(last_step: int = last_step) -> bool:
-            return _step(folder) > last_step
 
-        if name == "by `make server`":
-            lifecycle.start(place, say=lambda _: None)
-        else:
-            place.worker.start()
-        _wait(goes_on, 600)
-        rows.append({"taken up": name, "stood still, s": f"{time.monotonic() - start:.0f}"})
-        _wait(lambda: (folder / "trained").exists(), 300)
-    return rows
+def _standstill(folder: Path, place: Site, take_up: Callable[[], None]) -> float:
+    for path in ("state", "trained", "dvc.lock"):
+        (folder / path).unlink(missing_ok=True)
+    shutil.rmtree(folder / ".dvc" / "cache", ignore_errors=True)
+    run_deployment("reproduce/default", parameters={"root": str(folder)}, timeout=0, as_subflow=False)
+    _wait(lambda: _step(folder) > 10, 120)
+    worker = place.worker.running()
+    assert worker is not None
+    start = time.monotonic()
+    for process in [worker, *worker.children(recursive=True)]:
+        if "prefect" in " ".join(process.cmdline()):
+            process.send_signal(signal.SIGKILL)
+    time.sleep(2)  # its stage has been interrupted by then
+    last_step = _step(folder)
+    take_up()
+    _wait(lambda: _step(folder) > last_step, 600)
+    seconds = time.monotonic() - start
+    _wait(lambda: (folder / "trained").exists(), 300)
+    return seconds
 
 
 def _project(folder: Path, graph: str) -> None:

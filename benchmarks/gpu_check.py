@@ -42,10 +42,6 @@ PROVIDER_LIBRARIES = {
 }
 
 
-def _nothing() -> str | None:
-    return None
-
-
 @dataclass(frozen=True)
 class Check:
     """One path. It passes if `run` returns; a UserError says what was expected and what was found."""
@@ -54,7 +50,7 @@ class Check:
     run: Callable[[torch.device, Path], dict[str, Any]]
     """Device and a folder of its own run -> facts for the record."""
     gpus: int = 1
-    missing: Callable[[], str | None] = _nothing
+    missing: Callable[[], str | None] | None = None
     """Why it cannot be run on this machine even with a GPU."""
 
 
@@ -169,13 +165,11 @@ def without_gpu() -> str | None:
 
 def run_check(check: Check, device: torch.device, folder: Path) -> dict[str, Any]:
     """Run a check: its name, status ("passed", "failed: ..." or "not run: ..."), seconds and facts."""
-    if reason := check.missing():
+    reason = check.missing and check.missing()
+    if not reason and device.type == "cuda" and torch.cuda.device_count() < check.gpus:
+        reason = f"it needs {check.gpus} GPUs, here is {torch.cuda.device_count()}"
+    if reason:
         return {"check": check.name, "status": f"not run: {reason}"}
-    if device.type == "cuda" and torch.cuda.device_count() < check.gpus:
-        return {
-            "check": check.name,
-            "status": f"not run: it needs {check.gpus} GPUs, here is {torch.cuda.device_count()}",
-        }
     start = time.perf_counter()
     try:
         facts, status = check.run(device, folder), "passed"

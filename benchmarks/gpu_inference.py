@@ -8,7 +8,6 @@ Polygraphy takes one TensorRT library per process, hence each engine has a proce
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
+from benchmarks.interleaved import interleaved
 from rsd.export import precisions
 from rsd.export.engine import open_engine
 from rsd.export.engine_parity import engine_parting
@@ -109,13 +109,7 @@ def _facts(record: Comparison) -> dict[str, Any]:
 
 def median_ms(call: Callable[[], Any]) -> float:
     """The median of some calls, after a warm-up; a check, no benchmark."""
-    seconds = []
-    for number in range(WARM_UP + RUNS):
-        start = time.perf_counter()
-        call()
-        if number >= WARM_UP:
-            seconds.append(time.perf_counter() - start)
-    return 1000 * float(np.median(seconds))
+    return 1000 * float(interleaved({"call": call}, rounds=RUNS, warmup=WARM_UP)["call"].median())
 
 
 def _built(
@@ -177,13 +171,10 @@ def engine(folder: Path, library: str, precision: str, options: dict[str, Any]) 
     onnx, images = folder / f"{precision}.onnx", _test(folder)[0]
     with open_engine(place, onnx=onnx) as ready:
         parity = through_gate(ready.logits(images), folder, precision)
-        latency = {
-            f"batch {size}": {
-                "with copies, ms": median_ms(ready.with_copies(images[:size])),
-                "compute only, ms": median_ms(ready.compute_only(images[:size])),
-            }
-            for size in (1, record.batches[1])
-        }
+        latency = {}
+        for size in (1, record.batches[1]):
+            copies, alone = ready.with_copies(images[:size]), ready.compute_only(images[:size])
+            latency[f"batch {size}"] = {"with copies, ms": median_ms(copies), "compute only, ms": median_ms(alone)}
     facts = record.model_dump(include={"version", "bytes", "build_seconds", "compute_capabilities"})
     return {**facts, "parity": parity, "latency": latency}
 

@@ -52,13 +52,9 @@ STUDENTS = {
     ),
 }
 RECIPE = Recipe(
-    epochs=2,
-    batch_size=32,
-    optimizer="adamw",
-    learning_rate=2e-3,
-    warmup_epochs=0,
+    epochs=2, batch_size=32, optimizer="adamw", learning_rate=2e-3, warmup_epochs=0,
     augment=AugmentOptions(shift=1, flip=True),
-)
+)  # fmt: skip
 # Share of the loss by which an epoch may differ from float32 on the CPU. bf16 has 7 bits of mantissa; fp16 skips the
 # first steps, of which there are few here, until its scale is found.
 TOLERANCE = {"none": 1e-3, "fp16": 0.3, "bf16": 0.1}
@@ -291,15 +287,10 @@ def embedded(device: torch.device, folder: Path) -> dict[str, Any]:
     for where in (torch.device("cpu"), device):
         store = folder / f"store-{len(stores)}"
         write_store(
-            store,
-            student("cnn").to(where),
-            PixelNormalize([0.5] * 3, [0.25] * 3).to(where),
-            images(64, 0),
-            augment=RECIPE.augment,
-            options=ViewOptions(count=2, batch_size=32),
-            made_from={},
+            store, student("cnn").to(where), PixelNormalize([0.5] * 3, [0.25] * 3).to(where), images(64, 0),
+            augment=RECIPE.augment, options=ViewOptions(count=2, batch_size=32), made_from={},
             unfinished=folder / "unfinished",
-        )
+        )  # fmt: skip
         stores.append(np.load(store / "embedding.npy", allow_pickle=False).astype(np.float32))
     apart = float(np.abs(stores[0] - stores[1]).max() / np.abs(stores[0]).max())
     if not apart <= 0.01:

@@ -110,25 +110,13 @@ def main(rounds: int = 9, clock: Clock = "wall") -> None:
                 ("32 px, in memory", 32, 8, ArrayImages(pixels), _Pictures(pixels, labels)),
                 ("JPEG", 224, 1, files, ImageFolder(name)),
             ):
-                times = interleaved(
-                    {
-                        "rsd": pulled(ours(mine, labels[: len(mine)], augment), count),
-                        "timm": pulled(theirs(other, size, policy), count),
-                    },
-                    rounds=rounds,
-                    warmup=1,
-                    clock=CLOCKS[clock],
-                )
-                rows.append(
-                    {
-                        "images": what,
-                        "RandAugment": policy or "-",
-                        "rsd, images/s": spread(count * BATCH / times["rsd"], digits=5),
-                        "timm, images/s": spread(count * BATCH / times["timm"], digits=5),
-                        "times as fast": spread(times["timm"] / times["rsd"]),
-                        "target": f"{TARGETS[what]:g}" if policy is None else "-",
-                    }
-                )
+                served = {"rsd": ours(mine, labels[: len(mine)], augment), "timm": theirs(other, size, policy)}
+                turns = {name: pulled(stream, count) for name, stream in served.items()}
+                times = interleaved(turns, rounds=rounds, warmup=1, clock=CLOCKS[clock])
+                rates = {f"{name}, images/s": spread(count * BATCH / times[name], digits=5) for name in turns}
+                row = {"images": what, "RandAugment": policy or "-", **rates}
+                row["times as fast"] = spread(times["timm"] / times["rsd"])
+                rows.append({**row, "target": f"{TARGETS[what]:g}" if policy is None else "-"})
     print(markdown(rows))
 
 

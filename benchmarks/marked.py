@@ -20,11 +20,7 @@ def parts(text: str) -> dict[str, str]:
 
 
 def put(page: Path, contents: Mapping[str, str]) -> None:
-    """Write each part between its marks; the rest of the page stays.
-
-    Raises:
-        UserError: the page has no such marks; it is then left as it was.
-    """
+    """Write each part between its marks, and leave the rest as it is; UserError if the page has no such marks."""
     text = page.read_text()
     for name, part in contents.items():
         first, last = f"<!-- {name} -->\n", f"<!-- /{name} -->"

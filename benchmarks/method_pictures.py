@@ -121,17 +121,11 @@ def kappas(steps: int, choices: tuple[float, ...] = KAPPAS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def kappa_chart(rows: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    lines = (
-        alt.Chart(rows)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("kappa:Q", scale=alt.Scale(type="log"), title="kappa", axis=alt.Axis(format="~g", tickCount=5)),
-            y=alt.Y("value:Q", title="correlation"),
-            color=alt.Color("what:N", title=None, scale=SCHEME, legend=alt.Legend(orient="top", labelLimit=300)),
-        )
-    )
-    return alt.layer(lines).properties(width=420, height=260)
+def kappa_chart(rows: pd.DataFrame) -> alt.Chart:
+    x = alt.X("kappa:Q", scale=alt.Scale(type="log"), title="kappa", axis=alt.Axis(format="~g", tickCount=5))
+    y = alt.Y("value:Q", title="correlation")
+    colour = alt.Color("what:N", title=None, scale=SCHEME, legend=alt.Legend(orient="top", labelLimit=300))
+    return alt.Chart(rows).mark_line(point=True).encode(x=x, y=y, color=colour).properties(width=420, height=260)
 
 
 def pulls() -> pd.DataFrame:
@@ -152,17 +146,10 @@ def pulls() -> pd.DataFrame:
 
 
 def pull_chart(rows: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    x = alt.X("width:Q", scale=alt.Scale(type="log", base=2, domain=[64, 2048]), title="width D of the teacher")
     y = alt.Y("pull:Q", scale=alt.Scale(type="log"), title="gradient at the embedding / that of the cross-entropy")
-    lines = (
-        alt.Chart(rows)
-        .mark_line()
-        .encode(
-            x=alt.X("width:Q", scale=alt.Scale(type="log", base=2, domain=[64, 2048]), title="width D of the teacher"),
-            y=y,
-            color=alt.Color("batch:N", title=None, sort=None, scale=SCHEME),
-            strokeDash=alt.StrokeDash("scale:N", title=None),
-        )
-    )
+    colour, dash = alt.Color("batch:N", title=None, sort=None, scale=SCHEME), alt.StrokeDash("scale:N", title=None)
+    lines = alt.Chart(rows).mark_line().encode(x=x, y=y, color=colour, strokeDash=dash)
     marks = pd.DataFrame({"pull": [STRONGEST_PULL, PUBLISHED_PULL], "text": ["warned above", "most published runs"]})
     rules = alt.Chart(marks).mark_rule(strokeDash=[2, 3], color=NEUTRAL).encode(y=y)
     text = alt.Chart(marks).mark_text(dy=-6, color=NEUTRAL).encode(x=alt.value(165), y=y, text="text:N")

@@ -8,14 +8,14 @@ distiller's own `extra_parameters`. All of it is thrown away after training: wha
 
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.interleaved import markdown
 from rsd.machine.yaml_file import read_yaml
-from rsd.methods.base import Setting
+from rsd.methods.base import Distiller, Setting
 from rsd.methods.ofa import OFADistiller
 from rsd.methods.rsd import RSDDistiller, RSDOptions
 from rsd.models.make import ModelOptions, create, parameter_count
@@ -24,16 +24,6 @@ from rsd.models.outputs import embedding_width
 PAIRS = Path(__file__).parents[1] / "conf" / "pair"
 CLASSES = {"cifar100": 100, "imagenet": 1000}
 SHAPE = (224, 224, 3)
-
-
-class Overhead(NamedTuple):
-    """Parameters of one pair."""
-
-    data: str
-    pair: str
-    student: int
-    extra: dict[str, int]
-    """What each method adds, by its name."""
 
 
 def options(pair: dict[str, Any], role: str) -> str:
@@ -48,40 +38,30 @@ def built(options: str, classes: int) -> nn.Module:
         return create(ModelOptions.model_validate_json(options), classes=classes, image_shape=SHAPE)
 
 
-def overhead(file: Path) -> Overhead:
-    """The overhead of the pair that `file` describes."""
+def overhead(file: Path) -> tuple[int, dict[str, int]]:
+    """Parameters of the student of the pair that `file` describes, and what each method adds, by its name."""
     pair = read_yaml(file)
     classes = CLASSES[pair["data"]]
     teacher, student = (built(options(pair, role), classes) for role in ("teacher", "student"))
     width = embedding_width(teacher)
     with torch.device("meta"):
-        extra = {
-            f"RSD, gamma {gamma:g}": RSDDistiller(
-                student, Setting(teacher_width=width), RSDOptions(gamma=gamma)
-            ).extra_parameters
-            for gamma in (2.0, 4.0)
-        }
-        extra["OFA"] = OFADistiller(student, Setting(teacher_width=width, image_shape=SHAPE)).extra_parameters
-    return Overhead(pair["data"], file.stem, parameter_count(student), extra)
+        setting = Setting(teacher_width=width, image_shape=SHAPE)
+        rsd = {f"RSD, gamma {g:g}": RSDDistiller(student, setting, RSDOptions(gamma=g)) for g in (2.0, 4.0)}
+        tasks: dict[str, Distiller] = {**rsd, "OFA": OFADistiller(student, setting)}
+    return parameter_count(student), {name: task.extra_parameters for name, task in tasks.items()}
 
 
-def overheads() -> list[Overhead]:
-    """All pairs, CIFAR-100's first."""
-    return [overhead(file) for data in CLASSES for file in sorted((PAIRS / data).glob("*.yaml"))]
+def pair_files() -> list[Path]:
+    """Of all pairs, CIFAR-100's first."""
+    return [file for data in CLASSES for file in sorted((PAIRS / data).glob("*.yaml"))]
 
 
-def row(overhead_of_pair: Overhead) -> dict[str, str]:
+def row(file: Path) -> dict[str, str]:
     """A line of the table: millions, and the share of the student's own parameters."""
-    return {
-        "data": overhead_of_pair.data,
-        "teacher-student": overhead_of_pair.pair,
-        "student, M": f"{overhead_of_pair.student / 1e6:.2f}",
-        **{
-            f"{name}, M": f"{count / 1e6:.2f} ({count / overhead_of_pair.student:.0%})"
-            for name, count in overhead_of_pair.extra.items()
-        },
-    }
+    student, extra = overhead(file)
+    extras = {f"{name}, M": f"{count / 1e6:.2f} ({count / student:.0%})" for name, count in extra.items()}
+    return {"data": file.parent.name, "teacher-student": file.stem, "student, M": f"{student / 1e6:.2f}", **extras}
 
 
 if __name__ == "__main__":
-    print(markdown([row(pair) for pair in overheads()]))
+    print(markdown([*map(row, pair_files())]))

@@ -10,7 +10,7 @@ large. What augmenting and reading the images takes is left out, and so are vali
 """
 
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.command import command
 from benchmarks.interleaved import markdown
-from benchmarks.overhead import CLASSES, PAIRS, SHAPE, built, options
+from benchmarks.overhead import CLASSES, PAIRS, SHAPE, built, options, pair_files
 from rsd.machine.fingerprint import fingerprint, short_name
 from rsd.machine.yaml_file import read_yaml
 from rsd.models.make import ModelOptions, create
@@ -89,11 +89,6 @@ def cost(file: Path, views: int) -> Cost:
         finetuning=TRAINING_STEP * teacher * images * epochs(recipe) if recipe else 0.0,
         store=2.0 * images * views * (width + classes),
     )
-
-
-def costs(views: int) -> list[Cost]:
-    """All pairs, CIFAR-100's first."""
-    return [cost(file, views) for data in CLASSES for file in sorted((PAIRS / data).glob("*.yaml"))]
 
 
 @cache
@@ -170,27 +165,22 @@ def main(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = 128 if device == "cuda" else 8
     rows, bars, total = [], list[dict[str, object]](), 0.0
-    for pair_cost in costs(views):
+    for file in pair_files():
+        pair, pair_cost = read_yaml(file), cost(file, views)
         if tflops:
             teacher = student = tflops * 1e12
         else:
-            pair = read_yaml(PAIRS / pair_cost.data / f"{pair_cost.pair}.yaml")
-            teacher, student = (
-                throughput(
-                    options(pair, role), CLASSES[pair_cost.data], training=role == "student", device=device, batch=batch
-                )
-                for role in ("teacher", "student")
-            )
+            reached = partial(throughput, classes=CLASSES[pair_cost.data], device=device, batch=batch)
+            teacher = reached(options(pair, "teacher"), training=False)
+            student = reached(options(pair, "student"), training=True)
         rows.append(row(pair_cost, teacher=teacher, student=student))
         for what, seconds in (("student", pair_cost.student / student), ("live teacher", pair_cost.live / teacher)):
             bars.append({"data": pair_cost.data, "pair": pair_cost.pair, "what": what, "hours": seconds / 3600})
         total += (pair_cost.finetuning + pair_cost.live) / teacher + 2 * pair_cost.student / student
     print(markdown(rows))
-    where = (
-        f"assumed, not measured: {tflops:g} TFLOP/s kept up"
-        if tflops
-        else f"measured on {short_name(fingerprint())}, {device}, batch {batch}"
-    )
+    where = f"measured on {short_name(fingerprint())}, {device}, batch {batch}"
+    if tflops:
+        where = f"assumed, not measured: {tflops:g} TFLOP/s kept up"
     print(f"\n{where}; {views} stored views")
     if plot:
         chart(pd.DataFrame(bars)).save(plot, scale_factor=1.5)

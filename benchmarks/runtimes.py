@@ -180,16 +180,10 @@ def table(record: LatencyRecord, cosines: dict[str, dict[str, float]]) -> str:
             lines.append(head | {"p50": row.status, "p99": "", "size": "", "cosine": "", "times fp32": ""})
             continue
         near = cosines[row.file].get(f"{row.runtime} {row.precision}")
-        lines.append(
-            head
-            | {
-                "p50": f"{row.p50_ms:.3g} ms" + (" (noisy)" if row.noisy else ""),
-                "p99": "too few samples" if row.p99_ms is None else f"{row.p99_ms:.3g} ms",
-                "size": size(row.file_bytes) if row.file_bytes else "-",
-                "cosine": "-" if near is None else f"{near:.4f}",
-                "times fp32": f"{next(speed):.2f}",
-            }
-        )
+        p99 = "too few samples" if row.p99_ms is None else f"{row.p99_ms:.3g} ms"
+        head |= {"p50": f"{row.p50_ms:.3g} ms" + (" (noisy)" if row.noisy else ""), "p99": p99}
+        head |= {"size": size(row.file_bytes) if row.file_bytes else "-"}
+        lines.append(head | {"cosine": "-" if near is None else f"{near:.4f}", "times fp32": f"{next(speed):.2f}"})
     return markdown(lines)
 
 

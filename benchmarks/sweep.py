@@ -5,10 +5,9 @@
     python -m benchmarks.sweep scale      # the simulated sweeps
 
 `sweep` runs 12 cells (six weights of RSD, two counts of epochs; the digits, one seed) three times in a clone of this
-project, each with a cache of its own: one after the other by `dvc repro` alone, in one folder, as a user would without
-a sweep; as a sweep with one job; with two. `scale` plans, runs and collects (table and chart) 10 to 1,000 cells that
-sleep for a fifth of a second, two at a time, each size in a process of its own. It draws seconds and memory over the
-cells to docs/sweep.png. The seconds are those beyond the sleep.
+project with an empty cache: by `dvc repro` alone, one after the other in one folder; as a sweep with one job; with two.
+`scale` plans, runs and collects (table and chart) 10 to 1,000 cells that sleep for a fifth of a second, two at a time,
+each size in a process of its own. It draws seconds beyond the sleep, and memory, over the cells to docs/sweep.png.
 """
 
 import json

@@ -6,7 +6,7 @@ Reads what `dvc repro embed` made; touches no test image. One row per learning r
 over the seeds. The recipe in conf/recipe/ is the setting that is best for *scratch*, not for RSD.
 """
 
-import pandas as pd
+import numpy as np
 import torch
 
 from benchmarks.command import command
@@ -51,20 +51,12 @@ def main(learning_rates: list[float], epochs: int = 40) -> None:
         recipe = OUT.section("recipe", Recipe).model_copy(update={"epochs": epochs, "learning_rate": rate})
         cells = {"learning rate": f"{rate:g}"}
         for method, teacher in (("scratch", None), ("rsd", store)):
-            top1 = pd.Series(
-                [
-                    validation_top1(
-                        method,
-                        seed,
-                        recipe,
-                        teacher=teacher,
-                        views=ViewChoice(stored.seed, stored.count) if teacher else ViewChoice(seed),
-                        name=f"{method}-{seed} lr {rate:g} {epochs} epochs",
-                    )
-                    for seed in SEEDS
-                ]
-            )
-            cells[method] = f"{top1.mean():.2f} +- {top1.std():.2f}"
+            top1 = []
+            for seed in SEEDS:
+                views = ViewChoice(stored.seed, stored.count) if teacher else ViewChoice(seed)
+                name = f"{method}-{seed} lr {rate:g} {epochs} epochs"
+                top1.append(validation_top1(method, seed, recipe, teacher=teacher, views=views, name=name))
+            cells[method] = f"{np.mean(top1):.2f} +- {np.std(top1, ddof=1):.2f}"
         return cells
 
     print_rows(map(row, learning_rates))

@@ -39,26 +39,18 @@ def measure(counts: Sequence[int], seeds: Sequence[int], recipe: Recipe) -> pd.D
     with tempfile.TemporaryDirectory() as folder:
         model, normalize, _ = load_trained(OUT.teacher_folder)
         write_store(
-            Path(folder) / "views",
-            model,
-            normalize,
-            read_split(OUT.data, "train"),
-            augment=recipe.augment,
-            options=ViewOptions(count=max(counts), seed=VIEW_SEED),
-            made_from={},
+            Path(folder) / "views", model, normalize, read_split(OUT.data, "train"), augment=recipe.augment,
+            options=ViewOptions(count=max(counts), seed=VIEW_SEED), made_from={},
             unfinished=Path(folder) / "unfinished",
-        )
+        )  # fmt: skip
         store = StoredTeacher(Path(folder) / "views", made_from={}, device=torch.device("cpu"))
         for seed in seeds:
             for count in (0, *counts):
-                top1 = validation_top1(
-                    "rsd" if count else "scratch",
-                    seed,
-                    recipe,
-                    teacher=store if count else None,
-                    views=ViewChoice(VIEW_SEED, count) if count else ViewChoice(seed),
-                    name=f"rsd-{seed} with {count} views" if count else f"scratch-{seed}",
-                )
+                method, teacher, views, name = "scratch", None, ViewChoice(seed), f"scratch-{seed}"
+                if count:
+                    method, teacher, views = "rsd", store, ViewChoice(VIEW_SEED, count)
+                    name = f"rsd-{seed} with {count} views"
+                top1 = validation_top1(method, seed, recipe, teacher=teacher, views=views, name=name)
                 rows.append({"views": count, "seed": seed, "top1": top1})
     return pd.DataFrame(rows)
 
@@ -70,14 +62,10 @@ def table(frame: pd.DataFrame, epochs: int) -> str:
     rows = []
     for count in by_seed.columns:
         name = f"RSD, V = {_label(int(count), epochs)}" if count else "scratch, new views each epoch"
-        top1, behind = by_seed[count], by_seed[count] - most
-        rows.append(
-            {
-                "": name,
-                "validation top-1 %": f"{top1.mean():.2f} ± {top1.std():.2f}",
-                "against the most views": "" if count in (0, by_seed.columns.max()) else f"{behind.mean():+.2f}",
-            }
-        )
+        top1 = by_seed[count]
+        mean = f"{top1.mean():.2f} ± {top1.std():.2f}"
+        behind = "" if count in (0, by_seed.columns.max()) else f"{(top1 - most).mean():+.2f}"
+        rows.append({"": name, "validation top-1 %": mean, "against the most views": behind})
     return markdown(rows)
 
 

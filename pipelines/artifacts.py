@@ -88,9 +88,9 @@ def _publish_results(run: Run, *, budget: Path) -> None:
 
     known = records.read(run)
     facts = [f"- **{fact.label}** {fact.value} ({fact.note})" for fact in verdict.facts(known)]
-    pictures = [picture(style.svg(accuracy_side_by_side(known.frame)), "test top-1")]
+    accuracy = picture(style.svg(accuracy_side_by_side(known.frame)), "test top-1")
     create_markdown_artifact(
-        "\n\n".join([f"### {verdict.headline(known)}", "\n".join(facts), *pictures, *known.left_out]),
+        "\n\n".join([f"### {verdict.headline(known)}", "\n".join(facts), accuracy, *known.left_out]),
         key="verdict",
         description="The run in one sentence, five numbers and a picture",
     )
@@ -104,10 +104,8 @@ def _publish_results(run: Run, *, budget: Path) -> None:
                 description="Latency on this machine",
             )
     if known.curves is not None:
-        charts = [training.learning_curve(known.curves, "validation_top1", title="validation top-1, %")]
-        charts += [
-            training.learning_curve(known.curves, term, title=term) for term in training.loss_terms(known.curves)
-        ]
+        titles = {"validation_top1": "validation top-1, %"} | {t: t for t in training.loss_terms(known.curves)}
+        charts = [training.learning_curve(known.curves, name, title=title) for name, title in titles.items()]
         legend = " ".join(_legend(name, style.colour(name)) for name in style.method_order(known.curves["method"]))
         create_markdown_artifact(
             "\n\n".join([legend, *(picture(style.svg(chart), "curve") for chart in charts)]),

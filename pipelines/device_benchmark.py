@@ -28,7 +28,7 @@ from pydantic import Field
 
 from pipelines import chosen
 from pipelines.artifacts import key_of, picture, warn_only
-from pipelines.dvc_graph import StageNode, stages
+from pipelines.dvc_graph import stages
 from pipelines.git import git
 from pipelines.outcome import failed
 from pipelines.reproduce import reproduce, run_all, run_name
@@ -51,10 +51,6 @@ BUSY_LOAD = 0.5
 
 class SlowerError(UserError):
     """A shipped file has become slower than it was."""
-
-
-class BusyError(UserError):
-    """The machine is busy with something else."""
 
 
 @flow(name="device-benchmark", flow_run_name=run_name, persist_result=False, retries=0)
@@ -88,9 +84,11 @@ def device_benchmark(root: str = ".", margin: Annotated[float, Field(gt=0)] = 0.
                 for run in reproduce(root=root, targets=[node.address for node in stages_alone])
                 if run.state == "ran"
             }
-            again = [node for node in stages_alone if node.address not in just_ran]
+            # Their upstream is up to date.
+            again = [replace(node, upstream=()) for node in stages_alone if node.address not in just_ran]
             quiet.submit().wait()
-            _time_again(again, folder, lock)
+            if failures := [run.message for run in run_all(again, 1, folder, lock, force=True) if not run.good]:
+                raise UserError("\n".join(failures))
             summary, slower = record(folder, margin)
     except UserError as error:
         return failed(error)
@@ -106,7 +104,7 @@ def quiet() -> None:
     """Fail, and be tried again, while the machine is busy. After four minutes the benchmark runs in any case."""
     load = os.getloadavg()[0] / cores()
     if load > BUSY_LOAD:
-        raise BusyError(f"expected a load of at most {BUSY_LOAD:g} per core, found {load:.2f}")
+        raise UserError(f"expected a load of at most {BUSY_LOAD:g} per core, found {load:.2f}")
 
 
 def record(folder: Path, margin: float) -> tuple[str, list[str]]:
@@ -155,13 +153,6 @@ def alert(sentences: Sequence[str], folder: Path, notify: str | None) -> None:
             _block(notify).notify(body, subject=f"{chosen.pair(folder)} has become slower")  # type: ignore[unused-coroutine]
 
 
-def _time_again(nodes: Sequence[StageNode], folder: Path, lock: int) -> None:
-    alone = [replace(node, upstream=()) for node in nodes]  # their upstream is up to date
-    runs = run_all(alone, 1, folder, lock, force=True)
-    if failures := [run.message for run in runs if not run.good]:
-        raise UserError("\n".join(failures))
-
-
 def _architecture(student: "TrainedStudent | None") -> str:
     if student is None:
         return ""
@@ -199,10 +190,6 @@ def _sentence(one: Any, margin: float) -> str:
     )
 
 
-def main() -> None:
+if __name__ == "__main__":
     with one_sentence(), server_that_answers():
         device_benchmark()
-
-
-if __name__ == "__main__":
-    main()

@@ -29,11 +29,7 @@ def check(folder: Path) -> None:
 
 
 def mend(folder: Path, say: Callable[[str], None]) -> None:
-    """Remove a damaged file, or the entries of processes that are gone; `say` gets a sentence about it.
-
-    Raises:
-        UserError: a process holds the file.
-    """
+    """Remove a damaged file, or entries of processes that are gone, and say so; UserError if a process holds it."""
     if fault := _fault(folder, mend=True):
         say(f"{fault}; mended")
 

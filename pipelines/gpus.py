@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import httpx
 from prefect import get_client
@@ -41,20 +41,15 @@ def create_limits(gpus: Sequence[str]) -> None:
                 client.upsert_global_concurrency_limit_by_name(limit_of(gpu), 1)
 
 
-@contextmanager
 def gpus_for(
     compute: Mapping[str, object], stop: threading.Event, say: Callable[[str], None], *, alone: bool = False
-) -> Iterator[dict[str, str]]:
-    """Hold as many GPUs as a node's share of `compute.processes`, or all of them for a stage that runs `alone`.
-
-    Yields the environment that shows only those. It is empty where the stage computes on the CPU.
-    """
+) -> AbstractContextManager[dict[str, str]]:
+    """`reserved` for a node's share of the processes, or all GPUs for a stage that runs `alone`; none on the CPU."""
     gpus = [] if compute.get("device") == "cpu" else visible_gpus()
     create_limits(gpus)
     processes, nodes = (value if isinstance(value := compute.get(key), int) else 1 for key in ("processes", "nodes"))
     count = len(gpus) if alone else max(1, processes // max(1, nodes))
-    with reserved(count, gpus, stop, say) as environment:
-        yield environment
+    return reserved(count, gpus, stop, say)
 
 
 @contextmanager

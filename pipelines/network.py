@@ -11,29 +11,14 @@ from pipelines.outcome import StageError
 
 LASTING = (
     # git
-    "a git repository",
-    "does not exist",
-    "' not found",
-    "Repository not found",
-    "fast-forward",
-    "diverging",
-    "rejected]",
-    "overwritten by merge",
-    "Authentication failed",
-    "could not read Username",
-    "Permission denied",
+    "a git repository", "does not exist", "' not found", "Repository not found", "fast-forward", "diverging",
+    "rejected]", "overwritten by merge", "Authentication failed", "could not read Username", "Permission denied",
     # DVC
-    "Checkout failed",
-    "no remote",
-    "No remote",
-    "config file error",
-    "Forbidden",
-    "AccessDenied",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
+    "Checkout failed", "no remote", "No remote", "config file error", "Forbidden", "AccessDenied",
+    "InvalidAccessKeyId", "SignatureDoesNotMatch",
     # either
     "No space left",
-)
+)  # fmt: skip
 """Parts of messages that a second try would only repeat."""
 
 

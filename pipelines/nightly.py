@@ -21,24 +21,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines import release as releases
 from pipelines.artifacts import warn_only
 from pipelines.dvc_command import DVC, no_tips, reason
 from pipelines.git import git
 from pipelines.network import NetworkError, failure, worth_a_retry
 from pipelines.outcome import failed
 from pipelines.process_group import Ended, run_group
-from pipelines.release import (
-    changed,
-    data_files,
-    follow_upstream,
-    has_moved,
-    has_upstream,
-    is_at,
-    last_release,
-    tag_release,
-    take_back,
-    unpublished,
-)
 from pipelines.reproduce import reproduce, run_name
 from pipelines.server.automations import begin
 from pipelines.server.connection import one_sentence, server_that_answers
@@ -95,15 +84,15 @@ def nightly(root: str = ".", gates: list[Gate] = DEFAULT_GATES, jobs: int | None
             _check_clean(folder)
             pull(folder, lock, variables)
             reproduce(root=root, jobs=jobs)
-            before = last_release(folder)
-            results, _ = changed(folder)
-            new = before is None or bool(results) or not is_at(folder, before)
+            before = releases.last_release(folder)
+            results, _ = releases.changed(folder)
+            new = before is None or bool(results) or not releases.is_at(folder, before)
             if new:
                 compare(folder, before, gates, lock, variables)
                 push(folder, lock, variables)
                 tag = release(folder, results, lock, variables)
                 log.info("released %s", tag)
-            elif has_upstream(folder):
+            elif releases.has_upstream(folder):
                 publish(folder, lock, variables)  # what an earlier run could not
     except UserError as error:
         return failed(error)
@@ -124,14 +113,14 @@ def secrets() -> dict[str, str]:
 @task(cache_policy=NO_CACHE, retries=4, retry_delay_seconds=exponential_backoff(10), retry_condition_fn=worth_a_retry)
 def pull(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
     """Fetch new commits, new versions of imported data, and the data that the `.dvc` files name."""
-    if has_upstream(folder):
+    if releases.has_upstream(folder):
         _over_the_network(FETCH, folder, lock, variables)
-        for tag in unpublished(folder):  # by a run that was killed, or that could not push it
+        for tag in releases.unpublished(folder):  # by a run that was killed, or that could not push it
             get_run_logger().info("%s was never published; taking it back", tag)
-            take_back(folder, tag)
-        if dropped := follow_upstream(folder):
+            releases.take_back(folder, tag)
+        if dropped := releases.follow_upstream(folder):
             get_run_logger().info("%s: results of an earlier run, replaced by newer ones", ", ".join(dropped))
-    files = data_files(folder)
+    files = releases.data_files(folder)
     if not files:
         get_run_logger().info("DVC keeps no data here; the stage `sources` checks data that lies elsewhere")
         return
@@ -196,19 +185,20 @@ def publish(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
 
 def release(folder: Path, results: Sequence[str], lock: int, variables: Mapping[str, str]) -> str:
     """Commit `results`, tag and publish them; returns the tag. If publishing fails, commit and tag are undone."""
-    if not has_upstream(folder):
-        return tag_release(folder, results, _words())
+    words = f"Released by {runtime.flow_run.name}"
+    if not releases.has_upstream(folder):
+        return releases.tag_release(folder, results, words)
     fetch(folder, lock, variables)
-    if has_moved(folder):
+    if releases.has_moved(folder):
         raise UserError(MOVED)
-    tag = tag_release(folder, results, _words())
+    tag = releases.tag_release(folder, results, words)
     try:
         publish(folder, lock, variables)
     except BaseException as error:  # a signal as well
-        take_back(folder, tag)
+        releases.take_back(folder, tag)
         if isinstance(error, UserError) and not isinstance(error, NetworkError):
             fetch(folder, lock, variables)
-            if has_moved(folder):  # somebody was faster by a moment
+            if releases.has_moved(folder):  # somebody was faster by a moment
                 raise UserError(MOVED) from error
         raise
     return tag
@@ -218,10 +208,6 @@ def release(folder: Path, results: Sequence[str], lock: int, variables: Mapping[
 def fetch(folder: Path, lock: int, variables: Mapping[str, str]) -> None:
     """Fetch the commits and tags of the upstream; the workspace stays as it is."""
     _over_the_network(FETCH, folder, lock, variables)
-
-
-def _words() -> str:
-    return f"Released by {runtime.flow_run.name}"
 
 
 def masked(line: str, variables: Mapping[str, str]) -> str:
@@ -237,7 +223,7 @@ def _run_masked(
     folder: Path,
     lock: int,
     variables: Mapping[str, str],
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Ended:
     """Run `command` with the secret's `variables`; neither `say` nor the result has their values."""
     own = {"GIT_TERMINAL_PROMPT": "0", **variables}
@@ -255,7 +241,7 @@ def _over_the_network(command: list[str], folder: Path, lock: int, variables: Ma
 
 def _check_clean(folder: Path) -> None:
     git(folder, "rev-parse", "HEAD")
-    _, others = changed(folder)
+    _, others = releases.changed(folder)
     if others:
         raise UserError(
             f"expected a workspace without changes, so that the tag names what ran, found {', '.join(others)} changed; "
@@ -263,10 +249,6 @@ def _check_clean(folder: Path) -> None:
         )
 
 
-def main() -> None:
+if __name__ == "__main__":
     with one_sentence(), server_that_answers():
         nightly()
-
-
-if __name__ == "__main__":
-    main()

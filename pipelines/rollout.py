@@ -84,14 +84,13 @@ def rollout(
     """
     try:
         begin()  # one that was killed is taken up: hosts that have the release are left alone
-        variables = _given(Path(bundle), Path(inventory))
-        _check(waves or [], allowed_percent, approval_hours)
+        _check(bundle, inventory, waves, allowed_percent, approval_hours)
     except UserError as error:
         return failed(error)
     with tempfile.TemporaryDirectory(prefix="rollout-") as folder:
         results = Path(folder) / "results.json"
-        variables |= {"results": str(results), "allowed_percent": allowed_percent}
-        variables |= {"waves": waves} if waves else {}
+        variables: dict[str, Any] = {"bundle": str(Path(bundle).resolve()), "results": str(results)}
+        variables |= {"allowed_percent": allowed_percent, **({"waves": waves} if waves else {})}
         if approve:
             # The playbook outlasts the pause, which is the one to say that nobody answered.
             variables |= {"approvals": folder, "approval_seconds": int(approval_hours * 3600) + 2 * SPARE_SECONDS}
@@ -177,18 +176,16 @@ def reason(lines: Iterable[str]) -> str:
     return last or "the playbook ended without a word"
 
 
-def _given(bundle: Path, inventory: Path) -> dict[str, Any]:
-    """Variables for the playbook; `UserError` for what is wrong before anything starts."""
-    if not (bundle / "manifest.json").is_file():
+def _check(
+    bundle: str, inventory: str, waves: list[int | str] | None, allowed_percent: float, approval_hours: float
+) -> None:
+    """`UserError` for what is wrong before anything starts."""
+    if not (Path(bundle) / "manifest.json").is_file():
         raise UserError(f"expected a signed bundle in {bundle}, found none; sign one with `rsd sign bundle`")
-    if not inventory.exists():
+    if not Path(inventory).exists():
         raise UserError(f"expected an inventory in {inventory}, found none; see deploy/rollout/inventory.example.yml")
     needs("rollout", "ansible")
-    return {"bundle": str(bundle.resolve())}
-
-
-def _check(waves: list[int | str], allowed_percent: float, approval_hours: float) -> None:
-    if wrong := [size for size in waves if not re.fullmatch(r"[1-9]\d{0,5}|([1-9]\d?|100)%", str(size))]:
+    if wrong := [size for size in waves or [] if not re.fullmatch(r"[1-9]\d{0,5}|([1-9]\d?|100)%", str(size))]:
         raise UserError(f"waves: expected counts and shares such as 1,10%,100%, found {wrong[0]!r}")
     if not 0 <= allowed_percent <= 100:
         raise UserError(f"allowed percent: expected a number from 0 to 100, found {allowed_percent:g}")
@@ -213,8 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--approval-hours", type=float, default=24.0, help="how long to wait (default: 24)")
     options = parser.parse_args(arguments)
     with one_sentence(again="run the same command again: hosts that have the release are left alone"):
-        _given(Path(options.bundle), Path(options.inventory))
-        _check(options.waves or [], options.allowed_percent, options.approval_hours)
+        _check(options.bundle, options.inventory, options.waves, options.allowed_percent, options.approval_hours)
         if options.approve and not PREFECT_API_URL.value():
             raise UserError("--approve: expected a Prefect server to ask on, found none; set PREFECT_API_URL")
         with server_that_answers():

@@ -4,7 +4,6 @@ import heapq
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from graphlib import TopologicalSorter
 from queue import SimpleQueue
 from typing import Any
@@ -56,7 +55,7 @@ def as_they_end(
             future = submit(name)
             if future is not None:
                 running[name] = future
-                future.add_done_callback(partial(_put, ended, name))
+                future.add_done_callback(lambda _, name=name: ended.put(name))  # type: ignore[misc]
                 continue
         else:
             name = ended.get()
@@ -64,10 +63,6 @@ def as_they_end(
         yield name, future
         future = None  # Dask recomputes the result of a lost worker only while somebody holds its future
         graph.done(name)
-
-
-def _put(ended: SimpleQueue[str], name: str, _future: object) -> None:
-    ended.put(name)
 
 
 @contextmanager

@@ -8,18 +8,10 @@ A few minutes on two quiet cores. torchdistill is no dependency of the project; 
 other version: `pip install -c constraints.txt torchdistill==1.1.5`.
 
 The pairs are the digits' (batch 64) and Swin-T with ResNet18 at 224 x 224 (batch 8), untrained, in float32 on one CPU
-thread. All train the same student on the same batch by the same optimiser (Nesterov's SGD, a constant
-learning rate, gradients clipped to the same norm), turn by turn. A step is what each one's own loop does: normalise raw
-pixels, run the teacher (*stored*: look its outputs up in a view store), forward, backward, clip, update. Ours
-(`Stepper`) also checks that every term and the gradient are finite, and draws CRD's negatives, which torchdistill's
-data loader has drawn before. Left out for all: reading and augmenting images, an average of the weights, mixed
-precision, validation, logs.
-
-Before anything is timed, each peer's loss and clipped gradient at the first step are held to ours: KD (both peers),
-DIST, RKD and CRD (torchdistill) are the same numbers, or there is no table. timm's other task,
-`FeatureDistillationTask`, is a mean squared error behind a linear map: another loss in RSD's place, so that its row
-says what the two cost beside each other and no more. There is no row for CC (torchdistill's compares kernels of the
-batch, ours neighbours in it), nor for DKD, FitNet at four stages and OFA, which neither has as ours are.
+thread. All train the same student on the same batch by the same optimiser, turn by turn. *stored* looks the teacher's
+outputs up in a view store. Before anything is timed, each peer's loss and clipped gradient at the first step are held
+to ours; where they differ there is no table. timm's `FeatureDistillationTask` is another loss, in RSD's place.
+docs/performance.md says what a step contains, and which methods have no row.
 
 Times are medians with quartiles, ratios the medians of the ratios within a turn: above 1 the peer takes longer. Memory
 is the peak of a process of its own that makes two steps: its resident size, imports included, or with `--device cuda`

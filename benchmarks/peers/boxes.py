@@ -18,11 +18,9 @@ from rsd.models.outputs import embedding_width
 EMBEDDING = {"ResNet": "global_pool", "VisionTransformer": "head_drop", "SwinTransformer": "head.global_pool"}
 """By class of the model, the module whose output is the penultimate embedding."""
 LOGITS = {
-    "student_module_path": ".",
-    "student_module_io": "output",
-    "teacher_module_path": ".",
-    "teacher_module_io": "output",
-}
+    "student_module_path": ".", "student_module_io": "output",
+    "teacher_module_path": ".", "teacher_module_io": "output",
+}  # fmt: skip
 CROSS_ENTROPY = {
     "criterion": {"key": "CrossEntropyLoss", "kwargs": {}},
     "criterion_wrapper": {
@@ -39,36 +37,23 @@ CROSS_ENTROPY = {
 def _own_term(method: str, student: str, teacher: str) -> dict[str, Any]:
     """The method's loss; for KD with the cross-entropy in it. `student`, `teacher`: paths of the embeddings."""
     options = METHODS[method][1]
+    key, kwargs = "DISTLoss", dict[str, Any](LOGITS)
     if isinstance(options, KDOptions):
-        return {"key": "KDLoss", "kwargs": {**LOGITS, "temperature": options.temperature, "alpha": 1.0, "beta": 1.0}}
-    if isinstance(options, RKDOptions):
-        return {
-            "key": "RKDLoss",
-            "kwargs": {
-                "student_output_path": student,
-                "teacher_output_path": teacher,
-                "dist_factor": options.distance_weight,
-                "angle_factor": options.angle_weight,
-                "reduction": "mean",
-            },
-        }
-    if isinstance(options, CRDOptions):
-        return {
-            "key": "CRDLoss",
-            "kwargs": {
-                "student_norm_module_path": "normalizer",
-                "student_empty_module_path": "empty",
-                "teacher_norm_module_path": "normalizer",
-                "input_size": options.width,
-                "output_size": REMEMBERED,
-                "num_negative_samples": options.negatives,
-                "num_samples": REMEMBERED,
-                "temperature": options.temperature,
-                "momentum": options.momentum,
-                "eps": 0.0,  # by default 1e-7, which adds 2 x 1e-7 x the images remembered to the loss
-            },
-        }
-    return {"key": "DISTLoss", "kwargs": {**LOGITS}}
+        key, kwargs = "KDLoss", {**LOGITS, "temperature": options.temperature, "alpha": 1.0, "beta": 1.0}
+    elif isinstance(options, RKDOptions):
+        key, kwargs = "RKDLoss", {
+            "student_output_path": student, "teacher_output_path": teacher, "dist_factor": options.distance_weight,
+            "angle_factor": options.angle_weight, "reduction": "mean",
+        }  # fmt: skip
+    elif isinstance(options, CRDOptions):
+        key, kwargs = "CRDLoss", {
+            "student_norm_module_path": "normalizer", "student_empty_module_path": "empty",
+            "teacher_norm_module_path": "normalizer", "input_size": options.width, "output_size": REMEMBERED,
+            "num_negative_samples": options.negatives, "num_samples": REMEMBERED, "temperature": options.temperature,
+            "momentum": options.momentum,
+            "eps": 0.0,  # by default 1e-7, which adds 2 x 1e-7 x the images remembered to the loss
+        }  # fmt: skip
+    return {"key": key, "kwargs": kwargs}
 
 
 def _model(model: nn.Module, method: str, *, trained: bool) -> dict[str, Any]:
@@ -97,12 +82,8 @@ def _model(model: nn.Module, method: str, *, trained: bool) -> dict[str, Any]:
 def torchdistill_box(bench: Bench, method: str) -> Trainer:
     """A step as torchdistill's training script makes it, for a method of its own: kd, dist, rkd, crd."""
     student, teacher = bench.student, bench.teacher
-    terms = {
-        method: {
-            "criterion": _own_term(method, EMBEDDING[type(student).__name__], EMBEDDING[type(teacher).__name__]),
-            "weight": 1.0,
-        }
-    }
+    own = _own_term(method, EMBEDDING[type(student).__name__], EMBEDDING[type(teacher).__name__])
+    terms = {method: {"criterion": own, "weight": 1.0}}
     if method != "kd":
         terms["ce"] = CROSS_ENTROPY
     box = get_distillation_box(

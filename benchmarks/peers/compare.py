@@ -95,12 +95,8 @@ def compared(
             if way.by not in ("ours", "stored") and way != OTHER_LOSS
         }
         steps = {way: trainer(setting.copy(), way).step for way in ways_of_pair}
-        times = interleaved(
-            {" ".join(way): partial(_synchronized, step, device) for way, step in steps.items()},
-            rounds=rounds,
-            warmup=1,
-            clock=clock,
-        )
+        turns = {" ".join(way): partial(_synchronized, step, device) for way, step in steps.items()}
+        times = interleaved(turns, rounds=rounds, warmup=1, clock=clock)
     return times, differs
 
 
@@ -142,19 +138,9 @@ def rows(name: str, times: pd.DataFrame, differs: dict[Way, float], peaks: dict[
             continue
         own, stored = Way(way.method, "ours"), Way(way.method, "stored")
         seconds = {one: times[" ".join(one)] for one in (own, stored, way)}
-        lines.append(
-            {
-                "pair": name,
-                "loss": way.method,
-                "peer": way.by,
-                "ours, s": spread(seconds[own]),
-                "peer, s": spread(seconds[way]),
-                "peer / ours": spread(seconds[way] / seconds[own]),
-                "peer / stored": spread(seconds[way] / seconds[stored]),
-                "ours, MB": f"{peaks[own]:.0f}",
-                "stored, MB": f"{peaks[stored]:.0f}",
-                "peer, MB": f"{peaks[way]:.0f}",
-                "gradients differ by": f"{differs[way]:.0e}" if way in differs else "another loss",
-            }
-        )
+        line = {"pair": name, "loss": way.method, "peer": way.by}
+        line |= {"ours, s": spread(seconds[own]), "peer, s": spread(seconds[way])}
+        line |= {f"peer / {one.by}": spread(seconds[way] / seconds[one]) for one in (own, stored)}
+        line |= {"ours, MB": f"{peaks[own]:.0f}", "stored, MB": f"{peaks[stored]:.0f}", "peer, MB": f"{peaks[way]:.0f}"}
+        lines.append(line | {"gradients differ by": f"{differs[way]:.0e}" if way in differs else "another loss"})
     return lines

@@ -70,22 +70,14 @@ def ours(bench: Bench, method: str, *, stored: bool) -> Trainer:
     setting = Setting(teacher_width=embedding_width(bench.teacher), image_count=REMEMBERED)
     task = distiller(bench.student, setting, options).to(bench.device)
     recipe = Recipe(
-        epochs=1,
-        batch_size=len(bench.raw),
-        optimizer="sgd",
-        momentum=MOMENTUM,
-        learning_rate=LEARNING_RATE,
+        epochs=1, batch_size=len(bench.raw), optimizer="sgd", momentum=MOMENTUM, learning_rate=LEARNING_RATE,
         clip_gradient=CLIP,
-    )
+    )  # fmt: skip
     teacher: Teacher = bench.stored if stored else bench.live()
     stepper = Stepper(
-        task.train(),
-        recipe,
-        ComputeOptions(),
-        normalize=bench.normalize,
-        teacher=teacher,
+        task.train(), recipe, ComputeOptions(), normalize=bench.normalize, teacher=teacher,
         steps_per_epoch=10**9,  # the learning rate stays where it is, as the peers' does
-    )
+    )  # fmt: skip
     # The step does not hold on to `bench`: with stored outputs nobody keeps the teacher.
     batch = (bench.raw, bench.target, bench.index, bench.view)
     return Trainer(bench.student, stepper.optimizer, lambda: stepper.step(*batch, number=0)["loss"])

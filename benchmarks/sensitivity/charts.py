@@ -32,12 +32,9 @@ def along_chart(frame: pd.DataFrame) -> Figure:
     """Gain over scratch along every setting, a line per pair, a dot per seed."""
     panels = []
     for column in ("weight", "kappa", "gamma", "batch"):
-        part = along(frame, column).assign(pair=lambda rows: [pair_name(pair) for pair in rows.pair])
-        scale = (
-            alt.Scale(type="symlog", constant=1e-3)
-            if column == "kappa"
-            else alt.Scale(type="log", nice=False, padding=10)
-        )
+        part = along(frame, column).assign(pair=lambda rows: rows.pair.map(pair_name))
+        log = alt.Scale(type="log", nice=False, padding=10)
+        scale = alt.Scale(type="symlog", constant=1e-3) if column == "kappa" else log
         ticks = alt.Axis(values=sorted(part[column].unique()), format="~g")
         base = alt.Chart(part[["pair", column, "validation_gain"]]).encode(
             x=alt.X(f"{column}:Q", scale=scale, axis=ticks, title=column),

@@ -49,25 +49,24 @@ def students(rows: pd.DataFrame) -> pd.DataFrame:
 
 def along(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """The students of `CHOSEN_ON` that differ from the defaults and the usual context in one column only."""
-    plain = pd.Series(True, index=frame.index)
-    for name in SETTINGS:
-        if name != column:
-            plain &= _is_default(frame, name)
-    plain &= _usual_width(frame) | (column == "width")
-    plain &= (frame.batch == BATCH) | (column == "batch")
-    group = frame[plain & frame.pair.isin(CHOSEN_ON)]
+    group = _differing(frame, column)
+    group = group[group.pair.isin(CHOSEN_ON)]
     return group[group.groupby("pair")[column].transform("nunique") > 1]
 
 
-def settings(frame: pd.DataFrame) -> pd.DataFrame:
-    """The students that differ from the defaults and the usual context in weight and kappa only."""
-    plain = _is_default(frame, "gamma") & _is_default(frame, "reference_width")
-    return frame[plain & _usual_width(frame) & (frame.batch == BATCH)]
+def _differing(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The students that differ from the defaults and the usual context in these columns only."""
+    alike = (frame.width == teacher_widths(frame)) | ("width" in columns)
+    usual = {name: getattr(DEFAULTS, name) for name in SETTINGS} | {"batch": BATCH}
+    for name, value in usual.items():
+        if name not in columns:
+            alike &= frame[name].isna() if value is None else frame[name] == value
+    return frame[alike]
 
 
 def grid(frame: pd.DataFrame) -> pd.DataFrame:
     """The students of `CHOSEN_ON` on the full grid of weights and kappas."""
-    plain = settings(frame)
+    plain = _differing(frame, *WEIGHT_AND_KAPPA)
     plain = plain[plain.pair.isin(CHOSEN_ON)]
     weights = plain.groupby(["pair", "kappa"]).weight.transform("nunique")
     kappas = plain.groupby(["pair", "weight"]).kappa.transform("nunique")
@@ -102,7 +101,7 @@ def held_out_losses(frame: pd.DataFrame, weight: float, kappa: float) -> pd.Data
         Columns pair, seed, best_weight, best_kappa, best, own (top-1 on test) and loss.
     """
     losses = []
-    part = settings(frame)
+    part = _differing(frame, *WEIGHT_AND_KAPPA)
     for pair, group in part[~part.pair.isin(CHOSEN_ON)].groupby("pair", sort=False):
         means = group.groupby(WEIGHT_AND_KAPPA)[["validation_top1"]].mean()
         best_weight, best_kappa = means.reset_index().nlargest(1, "validation_top1")[WEIGHT_AND_KAPPA].to_numpy()[0]
@@ -111,12 +110,3 @@ def held_out_losses(frame: pd.DataFrame, weight: float, kappa: float) -> pd.Data
         head = {"pair": pair, "seed": test.index, "best_weight": best_weight, "best_kappa": best_kappa}
         losses.append(pd.DataFrame({**head, "best": best, "own": own, "loss": best - own}))
     return pd.concat(losses, ignore_index=True)
-
-
-def _is_default(frame: pd.DataFrame, name: str) -> pd.Series:
-    default = getattr(DEFAULTS, name)
-    return frame[name].isna() if default is None else frame[name] == default
-
-
-def _usual_width(frame: pd.DataFrame) -> pd.Series:
-    return frame.width == teacher_widths(frame)

@@ -3,16 +3,7 @@
 import pandas as pd
 
 from benchmarks.marked import table
-from benchmarks.sensitivity.students import (
-    CHOSEN_ON,
-    JUDGED,
-    PUBLISHED_WIDTH,
-    WEIGHT_AND_KAPPA,
-    along,
-    grid,
-    held_out_losses,
-    setting_losses,
-)
+from benchmarks.sensitivity import students
 from benchmarks.study.tables import bounds, pair_name
 from rsd.report.interval import interval
 
@@ -20,8 +11,8 @@ from rsd.report.interval import interval
 def tables(frame: pd.DataFrame) -> dict[str, str]:
     """The parts of the page, by the name of their marks."""
     return {
-        "grid": means_table(grid(frame), "kappa", "weight", sort=True),
-        **{name: means_table(along(frame, name), name) for name in ("gamma", "batch")},
+        "grid": means_table(students.grid(frame), "kappa", "weight", sort=True),
+        **{name: means_table(students.along(frame, name), name) for name in ("gamma", "batch")},
         "width": width_table(frame),
         "choice": choice_table(frame),
         "others": held_out_table(frame),
@@ -41,19 +32,20 @@ def means_table(part: pd.DataFrame, column: str, *more: str, sort: bool = False)
 
 def width_table(frame: pd.DataFrame) -> str:
     """Mean gain on validation for teachers of several widths, with the sums as they are and width-free."""
-    plain = along(frame, "width").assign(scaling="the sums as they are")
-    own = frame[frame.reference_width == PUBLISHED_WIDTH].assign(scaling=f"reference_width {PUBLISHED_WIDTH}")
+    plain = students.along(frame, "width").assign(scaling="the sums as they are")
+    width = students.PUBLISHED_WIDTH
+    own = frame[frame.reference_width == width].assign(scaling=f"reference_width {width}")
     return means_table(pd.concat([plain, own[own.pair.isin(plain.pair)]]), "width", "scaling")
 
 
 def choice_table(frame: pd.DataFrame) -> str:
     """Mean loss of each weight and kappa against the best of the grid, the least first."""
-    settings = grid(frame)[WEIGHT_AND_KAPPA].drop_duplicates()
-    losses = {(weight, kappa): setting_losses(frame, weight, kappa) for weight, kappa in settings.to_numpy()}
-    lines = [["weight", "kappa", *map(pair_name, CHOSEN_ON), "mean loss", "95 % interval"]]
+    settings = students.grid(frame)[students.WEIGHT_AND_KAPPA].drop_duplicates()
+    losses = {(weight, kappa): students.setting_losses(frame, weight, kappa) for weight, kappa in settings.to_numpy()}
+    lines = [["weight", "kappa", *map(pair_name, students.CHOSEN_ON), "mean loss", "95 % interval"]]
     for weight, kappa in sorted(losses, key=lambda setting: losses[setting].loss.mean()):
         lost = losses[weight, kappa]
-        each = [f"{lost[lost.pair == pair].loss.mean():+.2f}" for pair in CHOSEN_ON]
+        each = [f"{lost[lost.pair == pair].loss.mean():+.2f}" for pair in students.CHOSEN_ON]
         whole = interval(lost.loss)
         lines.append([f"{weight:g}", f"{kappa:g}", *each, f"{whole.mean:+.2f}", bounds(whole)])
     return table(lines)
@@ -61,7 +53,7 @@ def choice_table(frame: pd.DataFrame) -> str:
 
 def held_out_table(frame: pd.DataFrame) -> str:
     """What each of `JUDGED` loses to the best setting of each held-out pair."""
-    lost = {setting: held_out_losses(frame, *setting) for setting in JUDGED}
+    lost = {setting: students.held_out_losses(frame, *setting) for setting in students.JUDGED}
     names = [f"weight {weight:g}, kappa {kappa:g}" for weight, kappa in lost]
     head = ["teacher -> student", "best on validation", "its test top-1"]
     lines = [[*head, *(cell for name in names for cell in (name, "it loses"))]]

@@ -7,10 +7,8 @@ marks in docs/study.md. Pictures go beside them: what the experiments of `study`
 DVC's cache.
 """
 
-import argparse
 import io
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import dvc.api
 import pandas as pd
 
+from benchmarks.command import command
 from benchmarks.marked import put
 from benchmarks.method_pictures import before_and_after
 from benchmarks.study import why
@@ -26,7 +25,6 @@ from benchmarks.study.students import read_sweep, students, through_file
 from benchmarks.study.tables import likeness_table, pair_table, tables
 from pipelines.sweep.grid import grids_of
 from pipelines.sweep.prepare import prepare
-from rsd.machine.errors import UserError
 from rsd.report.charts.style import Figure
 
 NAME = "study"
@@ -49,7 +47,6 @@ def read_inside(root: Path) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     frame = through_file(students(read_sweep(NAME)), FOLDER / "students.csv")
     parts = through_file(why.students(read_sweep("why")), FOLDER / "why.csv")
     likeness, records = read_inside(Path())
@@ -68,7 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    command(main, __doc__)

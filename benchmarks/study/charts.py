@@ -17,10 +17,7 @@ from rsd.report.table import method_name
 
 def gain_chart(frame: pd.DataFrame) -> Figure:
     """Every pair's gains: a dot per seed, a bar for the mean."""
-    with_gain = gains(frame)
-    data = with_gain[with_gain.method.isin(MAIN)].assign(
-        pair=[pair_name(pair) for pair in with_gain[with_gain.method.isin(MAIN)].pair]
-    )
+    data = gains(frame[frame.method.isin(["scratch", *MAIN])]).assign(pair=lambda rows: rows.pair.map(pair_name))
     base = alt.Chart(data[["pair", "method", "seed", "gain"]]).encode(
         y=alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=300)),
         yOffset=alt.YOffset("method:N", sort=list(MAIN)),
@@ -33,7 +30,7 @@ def gain_chart(frame: pd.DataFrame) -> Figure:
 
 def lead_chart(frame: pd.DataFrame) -> Figure:
     """Gain over the lead that the teacher has: a dot per pair and method."""
-    data = leads(frame).reset_index().assign(pair=lambda rows: [pair_name(pair) for pair in rows.pair])
+    data = leads(frame).reset_index().assign(pair=lambda rows: rows.pair.map(pair_name))
     base = alt.Chart(data[["pair", "method", "lead", "gain"]]).encode(
         x=alt.X("lead:Q", title="teacher's lead over the scratch twin, points of test top-1"),
         y=alt.Y("gain:Q", title="mean gain over the scratch twin, points"),
@@ -46,16 +43,11 @@ def lead_chart(frame: pd.DataFrame) -> Figure:
 def rank_chart(frame: pd.DataFrame) -> Figure:
     """The effective rank of the embeddings, a dot per seed."""
     methods = ["scratch", *MAIN]
-    data = frame[frame.method.isin(methods)]
-    data = data.assign(pair=[pair_name(pair) for pair in data.pair])
-    base = alt.Chart(data[["pair", "method", "seed", "test_effective_rank"]])
+    data = frame[frame.method.isin(methods)].assign(pair=lambda rows: rows.pair.map(pair_name))
+    base = alt.Chart(data[["pair", "method", "seed", "test_effective_rank"]]).mark_circle(size=60, opacity=0.9)
     x = alt.X("test_effective_rank:Q", title="effective rank of the embedding", scale=alt.Scale(zero=False))
     y = alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=300))
-    return (
-        base.mark_circle(size=60, opacity=0.9)
-        .encode(x=x, y=y, color=method_colours(methods))
-        .properties(width=420, height=220)
-    )
+    return base.encode(x=x, y=y, color=method_colours(methods)).properties(width=420, height=220)
 
 
 def likeness_chart(likeness: pd.DataFrame) -> Figure:

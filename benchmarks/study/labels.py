@@ -9,7 +9,6 @@ RSD and RSD + KD with three seeds. Rows go to docs/study/labels_tuning.csv and d
 from them come docs/study/labels.png and the tables between their marks in docs/few_labels.md.
 """
 
-import argparse
 import tempfile
 from itertools import product
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
+from benchmarks.command import command
 from benchmarks.marked import put, table
 from benchmarks.study.charts import save
 from benchmarks.study.taught import Images, Lesson, append, gain, missing, over_seeds, recipe_of, rows, stored, teacher
@@ -66,11 +66,9 @@ def run(folder: Path) -> None:
     for name, share, method, seed in training:
         rate = rates[name, share]
         fresh = lesson.student(students[name], method, share, seed, learning_rate=rate)
-        row = {
-            "student": name, "share": share, "labels": int((images.train(share).labels >= 0).sum()), "method": method,
-            "seed": seed, "rate": rate, "test_top1": images.top1(fresh, "test"), "teacher_top1": teacher_top1,
-        }  # fmt: skip
-        append(FILE, row)
+        row = {"student": name, "share": share, "labels": int((images.train(share).labels >= 0).sum())}
+        row |= {"method": method, "seed": seed, "rate": rate, "test_top1": images.top1(fresh, "test")}
+        append(FILE, row | {"teacher_top1": teacher_top1})
 
 
 def next_rate(name: str, share: float) -> float | None:
@@ -145,20 +143,14 @@ def label_chart(frame: pd.DataFrame) -> Figure:
     return alt.hconcat(*panels).resolve_scale(y="shared")
 
 
-def publish() -> None:
-    """The picture and the tables, from the rows alone."""
+def main() -> None:
+    set_up(ComputeOptions())
+    with tempfile.TemporaryDirectory() as folder:
+        run(Path(folder))
     frame = rows(FILE)
     put(PAGE, tables(frame, rows(TUNING)))
     save(label_chart(frame), FOLDER / "labels.png")
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    set_up(ComputeOptions())
-    with tempfile.TemporaryDirectory() as folder:
-        run(Path(folder))
-    publish()
-
-
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

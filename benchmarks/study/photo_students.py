@@ -37,12 +37,7 @@ from rsd.teacher.kinds.probe import Probe
 
 PAGE, FOLDER = Path("docs/few_labels.md"), Path("docs/study")
 FILE, TUNING = FOLDER / "photographs.csv", FOLDER / "photographs_tuning.csv"
-PAIRS = {
-    "ViT": "lite0-vit",
-    "CNN": "lite0-cnn",
-    "ViT-128": "lite0-vit_128",
-    "Lite0": "lite0-lite0",
-}
+PAIRS = {"ViT": "lite0-vit", "CNN": "lite0-cnn", "ViT-128": "lite0-vit_128", "Lite0": "lite0-lite0"}
 """Of conf/pair/photographs, by the name that the tables give its student."""
 POSITIVE = "defective"
 SHARES = (0.1, 1.0)

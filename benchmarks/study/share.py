@@ -6,13 +6,13 @@ Scratch and RSD + KD, three seeds. Writes a row per student to docs/study/share.
 docs/few_labels.md.
 """
 
-import argparse
 import tempfile
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.command import command
 from benchmarks.marked import put, table
 from benchmarks.study.taught import Images, Lesson, append, missing, over_seeds, recipe_of, rows, stored, teacher
 from benchmarks.study.two_teachers import CASES
@@ -48,7 +48,6 @@ def share_table(frame: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     set_up(ComputeOptions())
     with tempfile.TemporaryDirectory() as folder:
         run(Path(folder))
@@ -58,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -27,11 +27,7 @@ TWIN = ("pair", "seed")
 
 
 def read_sweep(name: str) -> pd.DataFrame:
-    """The students of a sweep, a row per student and cell.
-
-    Raises:
-        UserError: it has not run.
-    """
+    """The students of a sweep, a row per student and cell; UserError if it has not run."""
     file = Path("out/sweeps") / name / "students.csv"
     if not file.is_file():
         raise UserError(
@@ -55,11 +51,11 @@ def students(rows: pd.DataFrame, twin: Sequence[str] = TWIN) -> pd.DataFrame:
 
 
 def _label(row: dict[Any, Any]) -> str:
-    own = [
-        name for setting, name in VARIANTS.items()
-        if setting.split(".")[1] == row["method"] and str(row.get(setting.split("=")[0], "")) == setting.split("=")[1]
-    ]  # fmt: skip
-    return own[0] if own else method_name(row["method"])
+    for setting, name in VARIANTS.items():
+        key, value = setting.split("=")
+        if key.split(".")[1] == row["method"] and str(row.get(key, "")) == value:
+            return name
+    return method_name(row["method"])
 
 
 def through_file(frame: pd.DataFrame, file: Path) -> pd.DataFrame:

@@ -66,9 +66,8 @@ def inside_table(frame: pd.DataFrame) -> str:
     for pair, part in frame.groupby("pair", sort=False):
         means = part.groupby("method")[["test_effective_rank", "test_correlation_rms"]].mean()
         ranks = [f"{means.test_effective_rank[method]:.1f}" for method in methods]
-        lines.append(
-            [pair_name(str(pair)), *ranks, *(f"{means.test_correlation_rms[method]:.3f}" for method in methods)]
-        )
+        correlations = [f"{means.test_correlation_rms[method]:.3f}" for method in methods]
+        lines.append([pair_name(str(pair)), *ranks, *correlations])
     return table(lines)
 
 
@@ -77,11 +76,8 @@ def likeness_table(likeness: dict[str, pd.DataFrame], records: dict[str, dict[st
     head = ["teacher -> student", "CKA of the embeddings, scratch", "RSD", "mean over all layers, scratch", "RSD"]
     lines = [[*head, "diagonal of P before", "after", "off it before", "after", "a perfect copy"]]
     for pair, layers in likeness.items():
-        ends = (
-            layers[(layers.student_layer == "embedding") & (layers.teacher_layer == "embedding")]
-            .set_index("method")
-            .cka
-        )
+        both = (layers.student_layer == "embedding") & (layers.teacher_layer == "embedding")
+        ends = layers[both].set_index("method").cka
         means = layers.groupby("method").cka.mean()
         of = records[pair]
         p = [of[when][what] for what in ("diagonal_mean", "off_diagonal_rms") for when in ("before", "after")]

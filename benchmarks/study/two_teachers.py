@@ -10,7 +10,7 @@ to docs/study/two_teachers.csv and the table between its marks in docs/few_label
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -30,6 +30,7 @@ from rsd.methods.kd import kd_loss
 from rsd.methods.rsd import AAD, rsd_loss
 from rsd.models.make import ModelOptions
 from rsd.models.outputs import Outputs, embedding_width
+from rsd.training.loop import Teacher
 from rsd.training.recipe import Recipe, make_criterion
 
 PAGE, FILE = Path("docs/few_labels.md"), Path("docs/study/two_teachers.csv")
@@ -134,16 +135,12 @@ class SeveralTeachers(Distiller, method="several_teachers"):
         return rsd + kd, {"rsd": rsd, "kd": kd}
 
 
-Answers = Callable[[Tensor, np.ndarray, np.ndarray], Outputs]
-"""What a `StoredTeacher` is."""
-
-
 @dataclass(frozen=True)
 class Together:
     """Several stores as one teacher: their embeddings side by side, and logits whose softmax is the mean of theirs."""
 
-    embeddings: Sequence[Answers]
-    logits: Sequence[Answers]
+    embeddings: Sequence[Teacher]
+    logits: Sequence[Teacher]
 
     def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs:
         embedding = torch.cat([store(raw, index, view).embedding.float() for store in self.embeddings], dim=1)

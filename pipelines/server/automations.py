@@ -17,13 +17,7 @@ import psutil  # type: ignore[import-untyped]
 from prefect import get_client
 from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    WorkPoolFilter,
-    WorkPoolFilterName,
-)
+from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectAlreadyExists
@@ -150,11 +144,8 @@ def take_up_lost_runs(pool: str) -> list[str]:
     The automations would do so, too, but minutes later.
     """
     with get_client(sync_client=True) as client:
-        live = [StateType.RUNNING, StateType.PENDING]
-        runs = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=live))),
-            work_pool_filter=_named(pool),
-        )
+        live = FlowRunFilter.model_validate({"state": {"type": {"any_": [StateType.RUNNING, StateType.PENDING]}}})
+        runs = client.read_flow_runs(flow_run_filter=live, work_pool_filter=_named(pool))
         lost = [run for run in runs if died_here(run)]
         for run in lost:
             client.set_flow_run_state(run.id, AwaitingRetry(message="resumed: its worker died"), force=True)
@@ -191,4 +182,4 @@ def died_here(run: FlowRun) -> bool:
 
 
 def _named(pool: str) -> WorkPoolFilter:
-    return WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
+    return WorkPoolFilter.model_validate({"name": {"any_": [pool]}})

@@ -11,23 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 
-from prefect import get_client
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_CLIENT_MAX_RETRIES,
-    PREFECT_SERVER_ANALYTICS_ENABLED,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
+from prefect import get_client, settings
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from rsd.machine.errors import UserError
 
 RETRIES = 7
 """Waits of 2, 4 ... 128 s: four minutes without a server end no run. Prefect's default gives up after one."""
 DEFAULTS = {
-    PREFECT_CLIENT_MAX_RETRIES: RETRIES,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # 10 to 30 s are usual on a busy machine
-    PREFECT_SERVER_ANALYTICS_ENABLED: False,  # its first heartbeat meets a locked database, with a traceback
+    settings.PREFECT_CLIENT_MAX_RETRIES: RETRIES,
+    settings.PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120,  # 10 to 30 s are usual on a busy machine
+    settings.PREFECT_SERVER_ANALYTICS_ENABLED: False,  # its first heartbeat meets a locked database, with a traceback
 }
 """For settings that the user has not set. Prefect hands them on to Dask's workers."""
 

@@ -85,10 +85,6 @@ class Daemon:
                 seconds += sum(one.cpu_times()[:2])
         return (self.home / f"{self.name}.log").stat().st_size, int(seconds)
 
-    def last_lines(self) -> str:
-        lines = (self.home / f"{self.name}.log").read_text(errors="replace").splitlines()
-        return "\n".join(lines[-10:])
-
 
 @dataclass(frozen=True)
 class Site:

@@ -79,9 +79,10 @@ def start_server(place: Site, say: Callable[[str], None] = print) -> None:
         if before != (before := place.server.progress()):
             changed = now
         if not place.server.running() or now > min(changed + START_SECONDS, start + LONGEST_START):
-            lines = place.server.last_lines()
+            log = place.home / "server.log"
+            lines = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
             place.server.stop()
-            raise UserError(f"the Prefect server did not come up; {place.home}/server.log ends with\n{lines}")
+            raise UserError(f"the Prefect server did not come up; {log} ends with\n{lines}")
         time.sleep(0.2)
     outcome = "runs already" if runs else f"started; its database is in {place.home_in_words}"
     say(f"server       {place.page} {outcome}")

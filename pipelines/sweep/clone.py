@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,16 +198,14 @@ def _remove(clone: Path) -> None:
         shutil.rmtree(clone)
 
 
-@contextmanager
-def _alone(folder: Path, stop: threading.Event) -> Iterator[int]:
+def _alone(folder: Path, stop: threading.Event) -> AbstractContextManager[int]:
     """Nobody else works in the clone `folder`: a lost worker's cell may still run when its sweep is started again.
 
-    Yields the descriptor of the lock. Raises `StoppedError`.
+    Gives the descriptor of the lock. Raises `StoppedError`.
     """
 
     def wait(_descriptor: int) -> None:
         if stop.is_set():
             raise StoppedError(f"{folder.name} was stopped")
 
-    with locked(folder.parents[1] / ".locks" / folder.name, wait=wait) as descriptor:
-        yield descriptor
+    return locked(folder.parents[1] / ".locks" / folder.name, wait=wait)

@@ -150,11 +150,11 @@ def _overrides(grid: Grid, params: Path) -> list[list[str]]:
     method_sets: list[list[str] | None] = [None]
     if methods:
         others = [name for name in dict.fromkeys(methods) if name != "scratch"]
-        together = [["scratch", *others]]
-        method_sets = [*([["scratch", name] for name in others] if "methods" in grid.split and others else together)]
+        apart = "methods" in grid.split and others
+        method_sets = [["scratch", name] for name in others] if apart else [["scratch", *others]]
     seed_sets: list[list[int] | None] = [None]
     if seeds:
-        seed_sets = [*([[seed] for seed in seeds] if "seeds" in grid.split else [seeds])]
+        seed_sets = [[seed] for seed in seeds] if "seeds" in grid.split else [seeds]
     shipped = (base.get("export") or {}).get("method")  # has to be one of the methods, exported or not
     cells = []
     for overrides, method_set, seed_set in product(axes, method_sets, seed_sets):

@@ -28,12 +28,9 @@ WORKERS_SECONDS = 60
 
 
 @task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=3,
-    retry_delay_seconds=[2, 15, 60],
+    cache_policy=NO_CACHE, persist_result=False, retries=3, retry_delay_seconds=[2, 15, 60],
     retry_condition_fn=worth_a_retry,
-)
+)  # fmt: skip
 def run_unit(unit: Unit, project: Project, needs: dict[str, str], stop: threading.Event) -> Any:
     """Run one unit of a sweep in a clone of its own; returns the ref of its experiment.
 

@@ -101,7 +101,7 @@ def markdown(table: pd.DataFrame, points: Sequence[str]) -> str:
     head = [*points, "method", "seeds", *columns.values()]
     lines = [head, ["---"] * len(head)]
     for row in table.to_dict("records"):
-        cells = [_cell(row, name, signed=name.endswith("gain")) for name in columns]
+        cells = [_cell(row, name, "+.2f" if name.endswith("gain") else ".2f") for name in columns]
         lines.append([*(str(row[name]) for name in points), row["method"], str(row["seeds"]), *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -117,11 +117,10 @@ def best(table: pd.DataFrame, points: Sequence[str]) -> str:
     return f"Best on validation{equal}: {'; '.join(names)}. The test split chooses nothing."
 
 
-def _cell(row: Mapping[Any, Any], name: str, *, signed: bool) -> str:
+def _cell(row: Mapping[Any, Any], name: str, form: str) -> str:
     mean, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if pd.isna(mean):
         return ""
-    form = "+.2f" if signed else ".2f"
     return f"{mean:{form}}" + ("" if pd.isna(low) else f" ({low:{form}} to {high:{form}})")
 
 
@@ -158,9 +157,8 @@ def chart(table: pd.DataFrame, points: Sequence[str]) -> alt.Chart | alt.LayerCh
     base = alt.Chart(shown).encode(x=alt.X("along:Q", title=along, scale=wide, axis=ticks), color=paint)
     y = alt.Y("mean:Q", title=title, axis=values, scale=scale)
     bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
-    layers = (bars + base.mark_line().encode(y=y) + base.mark_circle(size=60, opacity=1).encode(y=y)).properties(
-        width=320, height=220
-    )
+    layers = bars + base.mark_line().encode(y=y) + base.mark_circle(size=60, opacity=1).encode(y=y)
+    layers = layers.properties(width=320, height=220)
     settings = list(dict.fromkeys(shown["setting"]))
     if len(settings) == 1:
         return layers
@@ -171,12 +169,8 @@ def write(folder: Path, rows: pd.DataFrame, missing: Sequence[str]) -> str:
     """Write students.csv, table.csv, table.md, plot.svg and plot.png into `folder`; returns the text of table.md."""
     points = axes(rows)
     table = summary(rows)
-    lines = [
-        markdown(table, points),
-        "",
-        "Mean (95 % interval over three seeds or more); gains are paired by seed.",
-        "",
-    ]
+    note = "Mean (95 % interval over three seeds or more); gains are paired by seed."
+    lines = [markdown(table, points), "", note, ""]
     lines += [best(table, points)] if len(table) else []
     lines += [f"Missing: {', '.join(missing)}."] if missing else []
     text = "\n".join(lines).rstrip() + "\n"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from prefect.client.schemas.sorting import LogSort
 
 from pipelines import network
 from pipelines import nightly as module
+from pipelines import release as releases
 from pipelines.network import NetworkError
 from pipelines.nightly import MOVED, SECRET, Gate, compare, masked, miss, nightly
 from pipelines.process_group import Ended
@@ -170,20 +172,20 @@ def test_an_absent_remote_is_tried_again(released: Released, monkeypatch: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["reproduce", "tag_release"])
+@pytest.mark.parametrize(("where", "step"), [(module, "reproduce"), (releases, "tag_release")])
 def test_a_colleagues_push_costs_one_night(
-    released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: ModuleType, step: str
 ) -> None:
     first = run(released)
     released.new_data_elsewhere(5, tmp_path)
-    real = getattr(module, step)
+    real = getattr(where, step)
 
     def meanwhile(*arguments: Any, **options: Any) -> Any:
         released.new_results_elsewhere(tmp_path)
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, step, meanwhile)
+        patch.setattr(where, step, meanwhile)
         with pytest.raises(UserError) as stopped:
             run(released)
 

@@ -2,10 +2,12 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
-from rsd_edge import openvino_session
+from rsd_edge import openvino_session, timing
+from rsd_edge.records import Pair
 from rsd_edge.releases import Releases
 
 from tests.bundles import Workshop
+from tests.deploy.edge.pairs import add_openvino
 
 
 class Shared(Workshop):
@@ -43,3 +45,23 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def releases(tmp_path):
     return Releases(tmp_path / "device")
+
+
+@pytest.fixture
+def times(monkeypatch):
+    """Milliseconds of each way, in place of what this machine measures; 1 for those that are not in it."""
+    given: dict[tuple[Pair, int], list[float]] = {}
+    monkeypatch.setattr(
+        timing, "in_turns", lambda ways, **_: {way: [ms / 1e3 for ms in given.get(way, [1.0])] for way in ways}
+    )
+    monkeypatch.setattr(timing, "physical_cores", lambda: 4)
+    return given
+
+
+@pytest.fixture
+def device(workshop, releases, times):
+    """With one release of two precisions, which ONNX Runtime and OpenVINO read."""
+    bundle = workshop.unsigned(1)
+    add_openvino(bundle)
+    releases.install(workshop.forged(bundle), workshop.keys)
+    return releases

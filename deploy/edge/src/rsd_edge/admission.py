@@ -17,16 +17,12 @@ def newest_counted(state: State, keys: Sequence[Path]) -> Highest | None:
 
 
 def check_newer(state: State, bundle: bundles.Bundle, newest: Highest | None, *, allow_downgrade: bool) -> None:
-    """Check the name and the number of a bundle against what is or was installed here.
-
-    Args:
-        newest: `newest_counted`.
-        allow_downgrade: take an older release than that.
+    """Check the name and the number of a bundle against what is or was installed here, `newest_counted` too.
 
     Raises:
-        EdgeError: it is of another name, reuses a number, or is older.
+        EdgeError: it is of another name, reuses a number, or is older although `allow_downgrade` is not set.
     """
-    manifest, digest = bundle.manifest, bundle.files[bundles.MANIFEST]
+    manifest, digest = bundle.manifest, bundle.files[bundles.MANIFEST].sha256
     previous = state.installed.get(manifest.id)
     if state.name not in (None, manifest.name):
         raise EdgeError(
@@ -43,15 +39,10 @@ def check_newer(state: State, bundle: bundles.Bundle, newest: Highest | None, *,
 
 
 def check_signed(folder: Path, keys: Sequence[Path]) -> None:
-    """Check that a pinned key has signed an installed release.
-
-    Raises:
-        EdgeError: none did, such as after its key was removed from the pinned ones.
-    """
+    """EdgeError if no pinned key has signed an installed release, such as after its key was removed from them."""
     pinned = signature.pinned_keys(keys)
     try:
-        digest = bundles.digest_of(disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST))
-        bundles.signer(folder, digest, pinned)
+        bundles.signer(folder, bundles.manifest_digest(folder), pinned)
     except OSError as error:
         raise EdgeError(f"expected release {folder.name} whole, found: {error}; install it again") from None
 

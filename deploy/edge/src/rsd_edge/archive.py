@@ -17,12 +17,8 @@ from rsd_edge.signature import NAME
 MAX_HEADER = 1 << 16
 """Bytes of a long name or of attributes, which tarfile reads into memory."""
 _HEADERS = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 _AGAIN = "make it with `tar -C BUNDLE -cf FILE .` and copy it again"
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rsd_edge import disk, runtimes, signature
 from rsd_edge.errors import EdgeError
-from rsd_edge.records import ONNXRUNTIME, MalformedError, Manifest, load, short
-from rsd_edge.schema2 import load_schema2
+from rsd_edge.records import ONNXRUNTIME, File, MalformedError, Manifest, load, short
+from rsd_edge.schema2 import upgraded
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
@@ -40,30 +40,17 @@ class Bundle:
     manifest: Manifest
     key: str
     """Digest of the pinned key that signed it."""
-    files: dict[str, str]
-    """Relative path -> hex SHA-256, with the manifest, without the signature."""
-    manifest_bytes: int
-
-    def size(self, name: str) -> int:
-        """Bytes of one of `files`."""
-        return self.manifest_bytes if name == MANIFEST else self.manifest.files[name].bytes
+    files: dict[str, File]
+    """By relative path, with the manifest, without the signature."""
 
     @property
     def bytes(self) -> int:
         """Size of all files together."""
-        return sum(map(self.size, self.files))
+        return sum(file.bytes for file in self.files.values())
 
 
 def read(folder: Path, keys: Sequence[Path]) -> Bundle:
-    """Check the signature of a bundle, its manifest, and the names, kinds and sizes of its files.
-
-    Args:
-        folder: of the bundle.
-        keys: PEM files of the one or two pinned public keys.
-
-    Raises:
-        EdgeError: on the first check that fails.
-    """
+    """Check the signature of a bundle, its manifest, and its files' names, kinds, sizes; EdgeError for what fails."""
     pinned = signature.pinned_keys(keys)
     sizes = _file_sizes(folder)
     if signature.NAME not in sizes:
@@ -80,15 +67,16 @@ def read(folder: Path, keys: Sequence[Path]) -> Bundle:
     if MANIFEST not in files:
         raise EdgeError(f"expected {MANIFEST} among the signed files, found none; sign a bundle that rsd made")
     content = disk.read(folder / MANIFEST, MAX_MANIFEST)
-    if digest_of(content) != files[MANIFEST]:
+    if hashlib.sha256(content).hexdigest() != files[MANIFEST]:
         raise EdgeError(f"expected {MANIFEST} as it was signed, found it changed; {_AGAIN}")
     manifest = _manifest(content)
-    if {**{name: file.sha256 for name, file in manifest.files.items()}, MANIFEST: files[MANIFEST]} != files:
+    listed = {**manifest.files, MANIFEST: File(len(content), files[MANIFEST])}
+    if {name: file.sha256 for name, file in listed.items()} != files:
         raise EdgeError(f"expected the signed files in {MANIFEST}, found others; make and sign the bundle again")
-    bundle = Bundle(folder, manifest, key, files, len(content))
-    for name in files:
-        if sizes[name] != bundle.size(name):
-            raise EdgeError(f"expected {bundle.size(name)} bytes in {name}, found {sizes[name]}; {_AGAIN}")
+    bundle = Bundle(folder, manifest, key, listed)
+    for name, file in listed.items():
+        if sizes[name] != file.bytes:
+            raise EdgeError(f"expected {file.bytes} bytes in {name}, found {sizes[name]}; {_AGAIN}")
     if bundle.bytes > MAX_BYTES:
         raise EdgeError(f"expected at most {MAX_BYTES} bytes in a bundle, found {bundle.bytes}; make it smaller")
     return bundle
@@ -100,11 +88,11 @@ def check_files(bundle: Bundle, target: Path | None = None) -> None:
     Raises:
         EdgeError: a file is not as it was signed.
     """
-    for name, expected in bundle.files.items():
+    for name, file in bundle.files.items():
         copy = target / name if target else None
         if copy:
             copy.parent.mkdir(parents=True, exist_ok=True)
-        if disk.digest(bundle.folder / name, bundle.size(name), copy=copy) != expected:
+        if disk.digest(bundle.folder / name, file.bytes, copy=copy) != file.sha256:
             raise EdgeError(f"expected {name} as it was signed, found it changed; {_AGAIN}")
     if target:
         disk.write(target / signature.NAME, disk.read(bundle.folder / signature.NAME, signature.MAX_BYTES))
@@ -134,23 +122,15 @@ def check_installed(folder: Path, manifest_sha256: str) -> None:
 
 
 def signer(folder: Path, manifest_sha256: str, pinned: signature.PinnedKeys) -> str:
-    """Digest of the pinned key that signed an installed release.
-
-    Raises:
-        EdgeError: none did.
-    """
-    signed = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), pinned)
-    if signed.files.get(MANIFEST) != manifest_sha256:
+    """Digest of the pinned key that signed an installed release; EdgeError if none did."""
+    key, files = signature.signed_files(disk.read(folder / signature.NAME, signature.MAX_BYTES), pinned)
+    if files.get(MANIFEST) != manifest_sha256:
         raise EdgeError(f"expected the signature of release {folder.name}, found that of another bundle; {_AGAIN}")
-    return signed.key
+    return key
 
 
 def check_device(manifest: Manifest, *, free: int) -> None:
-    """Check that this device meets what a bundle requires.
-
-    Args:
-        manifest: of the bundle.
-        free: bytes of memory that programs can still use.
+    """Check that this device, with so many bytes of free memory, meets what a bundle requires.
 
     Raises:
         EdgeError: the architecture is another, the runtime is older, or the memory is too small.
@@ -209,24 +189,18 @@ def _manifest(content: bytes) -> Manifest:
     """The manifest of a bundle that was signed, or of a release."""
     try:
         schema = load(_Schema, content).schema_version
-        if schema == 2:
-            return load_schema2(content)
-        if schema != SCHEMA_VERSION:
+        if schema not in (2, SCHEMA_VERSION):
             raise EdgeError(f"expected a bundle of schema {SCHEMA_VERSION}, found {schema}; install its rsd-edge")
-        return load(Manifest, content)
+        return load(Manifest, content if schema == SCHEMA_VERSION else upgraded(content))
     except MalformedError as error:
         raise EdgeError(f"expected a {MANIFEST} as rsd writes it: {error}; make the bundle again") from None
 
 
 def manifest_of(folder: Path) -> Manifest:
-    """The manifest of a release whose digest was checked.
-
-    Raises:
-        EdgeError: it is not as rsd writes it.
-    """
+    """The manifest of a release whose digest was checked; EdgeError if it is not as rsd writes it."""
     return _manifest(disk.read(folder / MANIFEST, MAX_MANIFEST))
 
 
-def digest_of(content: bytes) -> str:
-    """Hex SHA-256."""
-    return hashlib.sha256(content).hexdigest()
+def manifest_digest(folder: Path) -> str:
+    """Hex SHA-256 of the manifest of a release."""
+    return hashlib.sha256(disk.read(folder / MANIFEST, MAX_MANIFEST)).hexdigest()

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from rsd_edge import bundle, child, choices, disk, runtimes, selftest, timing
-from rsd_edge.bundle import MANIFEST, MAX_MANIFEST, digest_of, manifest_of
+from rsd_edge import bundle, child, choices, runtimes, selftest, timing
+from rsd_edge.bundle import manifest_digest, manifest_of
 from rsd_edge.choices import Choice, Pins, Row
 from rsd_edge.errors import EdgeError
 from rsd_edge.fingerprint import fingerprint
@@ -39,8 +39,6 @@ def choose(
     """Check every pair of a release that this device can run, time those that are right, and take the fastest.
 
     Args:
-        folder: of the release.
-        pins: what is fixed.
         log: gets a line for each refusal.
         check_p99: whether the choice must hold the release's limit of p99; None: it does if any of the fastest can;
             False: it is only measured.
@@ -50,21 +48,18 @@ def choose(
         EdgeError: no pair is right, none of the fastest holds the limit, or the golden files are not as they should be.
     """
     manifest = manifest_of(folder)
-    deadline = Deadline.of(folder.name, selftest.LONGEST if seconds is None else seconds)
+    deadline = Deadline(folder.name, selftest.LONGEST if seconds is None else seconds)
     pairs = allowed(manifest, pins)
     _in_child(lambda: selftest.check_files(folder), folder, deadline)
     refusals: list[Row] = []
     ways: list[Way] = []
     differences: dict[Pair, float] = {}
-    for pair in pairs:
-        try:
-            provider, differences[pair] = _check(folder, manifest, pair, pins.threads or 1, deadline)
-        except EdgeError as error:
-            refusals.append(Row(*pair, None, None, None, None, str(error)))
-            log("pair refused", release=folder.name, pair=str(pair), reason=str(error))
-            continue
+    for pair, provider, difference in _right(folder, manifest, pairs, pins.threads or 1, deadline, refusals):
+        differences[pair] = difference
         counts = timing.thread_counts() if provider.startswith("CPU") else [1]
         ways += [(pair, count) for count in ([pins.threads] if pins.threads else counts)]
+    for row in refusals:
+        log("pair refused", release=folder.name, pair=str(row.pair), reason=row.refusal)
     if not ways:
         raise EdgeError(_causes(refusals))
     ways.sort(key=lambda way: way[1])  # where memory ends, it ends for those with many threads
@@ -86,7 +81,7 @@ def choose(
             if check_p99:
                 raise
     return Choice(
-        manifest_sha256=digest_of(disk.read(folder / MANIFEST, MAX_MANIFEST)),
+        manifest_sha256=manifest_digest(folder),
         fingerprint=fingerprint(),
         pins=pins,
         precision=best.precision,
@@ -100,20 +95,12 @@ def choose(
 
 
 def first_right(folder: Path, pins: Pins) -> Pair:
-    """The first pair that gives the golden answers here, those of ONNX Runtime before the others; nothing is timed.
-
-    Raises:
-        EdgeError: none does.
-    """
-    manifest, deadline = manifest_of(folder), Deadline.of(folder.name, selftest.LONGEST)
+    """The first pair that gives the golden answers here, ONNX Runtime's first, untimed; EdgeError if none does."""
+    manifest, deadline = manifest_of(folder), Deadline(folder.name, selftest.LONGEST)
     refusals: list[Row] = []
-    for pair in sorted(allowed(manifest, pins), key=lambda pair: pair.runtime != ONNXRUNTIME):
-        try:
-            _check(folder, manifest, pair, pins.threads or 1, deadline)
-        except EdgeError as error:
-            refusals.append(Row(*pair, None, None, None, None, str(error)))
-        else:
-            return pair
+    pairs = sorted(allowed(manifest, pins), key=lambda pair: pair.runtime != ONNXRUNTIME)
+    for pair, _, _ in _right(folder, manifest, pairs, pins.threads or 1, deadline, refusals):
+        return pair
     raise EdgeError(_causes(refusals))
 
 
@@ -140,16 +127,12 @@ def to_run(folder: Path, choice: Choice | None, pins: Pins) -> Way:
 def open_model(root: Path, folder: Path, pins: Pins, warn: Callable[[str], None]) -> Model:
     """Open a release as it was chosen or pinned; if the choice is lost or cannot be opened, as the fall-back.
 
-    Args:
-        root: of the device.
-        folder: of the release.
-        pins: what is fixed.
-        warn: gets a sentence if it is not as chosen.
+    `warn` gets a sentence if it is not as chosen.
 
     Raises:
         EdgeError: nothing is right, or what is pinned is not.
     """
-    choice = choices.read(root, folder.name, digest_of(disk.read(folder / MANIFEST, MAX_MANIFEST)))
+    choice = choices.read(root, folder.name, manifest_digest(folder))
     if choice is None:
         warn(f"expected a choice for {folder.name}, found none; the first right pair runs until `rsd-edge recover`")
     pair, threads = to_run(folder, choice, pins)
@@ -164,11 +147,7 @@ def open_model(root: Path, folder: Path, pins: Pins, warn: Callable[[str], None]
 
 
 def allowed(manifest: Manifest, pins: Pins) -> list[Pair]:
-    """The pairs of a bundle that the pins allow.
-
-    Raises:
-        EdgeError: there is none.
-    """
+    """The pairs of a bundle that the pins allow; EdgeError if there is none."""
     pairs = [pair for pair in manifest.pairs if pins.allows(pair)]
     if not pairs:
         raise EdgeError(
@@ -185,16 +164,24 @@ def _seconds(deadline: Deadline) -> int:
     return max(1, round(min(selftest.STEP, deadline.left)))
 
 
-def _check(folder: Path, manifest: Manifest, pair: Pair, threads: int, deadline: Deadline) -> tuple[str, float]:
-    """Provider and largest difference of a pair; EdgeError if it is not right, or not to be had here."""
-    if reason := runtimes.refusal(pair.runtime, manifest.requires):
-        raise EdgeError(reason)
+def _right(
+    folder: Path, manifest: Manifest, pairs: list[Pair], threads: int, deadline: Deadline, refusals: list[Row]
+) -> Iterator[tuple[Pair, str, float]]:
+    """The pairs that give the golden answers, with provider and largest difference; `refusals` gets the others."""
 
-    def work() -> tuple[str, float]:
+    def work(pair: Pair) -> tuple[str, float]:
         model, difference = selftest.check_pair(folder, pair, threads, deadline)
         return model.provider, difference
 
-    return _in_child(work, folder, deadline)
+    for pair in pairs:
+        try:
+            if reason := runtimes.refusal(pair.runtime, manifest.requires):
+                raise EdgeError(reason)
+            provider, difference = _in_child(partial(work, pair), folder, deadline)
+        except EdgeError as error:
+            refusals.append(Row(*pair, None, None, None, None, str(error)))
+        else:
+            yield pair, provider, difference
 
 
 def _timed(
@@ -285,8 +272,7 @@ def _within(
         except EdgeError as error:
             sentences.append(str(error))
         log("pair refused", release=folder.name, pair=str(row.pair), threads=row.threads, reason=sentences[-1])
-        if row in rows:
-            rows[rows.index(row)] = replace(row, refusal=sentences[-1])
+        rows[rows.index(row)] = replace(row, refusal=sentences[-1])
     raise EdgeError(sentences[0])
 
 

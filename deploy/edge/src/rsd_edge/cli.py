@@ -104,16 +104,8 @@ def _status(args: argparse.Namespace) -> None:
         print(f"{name:<10} {', '.join(value) if isinstance(value, list) else value or 'none'}")
     current = status["current"]
     choice = choices.read(args.root, current, status["manifest_sha256"]) if current else None
-    print(
-        "",
-        *(
-            choice.lines()
-            if choice
-            else [f"choice     none; `rsd-edge {'recover' if current else 'activate'}` makes one"]
-        ),
-        "",
-        sep="\n",
-    )
+    none = f"choice     none; `rsd-edge {'recover' if current else 'activate'}` makes one"
+    print("", *(choice.lines() if choice else [none]), "", sep="\n")
     for event in status["events"]:
         facts = (f"{key} {value}" for key, value in event.items() if key not in ("time", "event") and value is not None)
         print(event.get("time"), event["event"] + ":", ", ".join(facts))

@@ -19,11 +19,7 @@ PROGRESS = 10.0
 
 
 def prepare(folder: Path, log: Callable[..., None]) -> None:
-    """Let TensorRT, if this device has it, build the engines of a release that are missing.
-
-    Args:
-        folder: of the installed release.
-        log: `Events.add`.
+    """Let TensorRT, if this device has it, build the engines of a release that are missing; `log` is `Events.add`.
 
     Raises:
         EdgeError: TensorRT refuses the precision that is served; for another precision this is only logged.

@@ -71,7 +71,7 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def total(self, sample: str, matches: Callable[[dict[str, str]], bool] = lambda labels: True) -> float:
-        """Sum of a sample such as `requests_total` over the labels for which `chosen` is true."""
+        """Sum of a sample such as `requests_total` over the labels for which `matches` is true."""
         samples = (each for metric in self._registry.collect() for each in metric.samples)
         return sum(each.value for each in samples if each.name == f"rsd_edge_{sample}" and matches(each.labels))
 

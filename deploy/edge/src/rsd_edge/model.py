@@ -60,7 +60,6 @@ class Model:
         TensorRT is used only if `engines.prepare` has built its engine before, so that no client waits for that.
 
         Args:
-            folder: of the release.
             precision: one of the bundle's; by default its first.
             runtime: one that the bundle has a file of this precision for.
             threads: of one inference on the CPU.
@@ -99,11 +98,7 @@ class Model:
         return session.logits(images)
 
     def warm_up(self) -> None:
-        """Infer once. Only then does TensorRT build its engine, or the runtime fall back to another provider.
-
-        Raises:
-            EdgeError: the runtime cannot infer.
-        """
+        """Infer once: only then TensorRT builds its engine, or the runtime falls back; EdgeError if it cannot infer."""
         try:
             self.infer(np.zeros((1, *self.input_shape), np.uint8))
         except EdgeError:

@@ -36,11 +36,7 @@ class MalformedError(ValueError):
 
 
 def load(kind: type[T], content: bytes | str) -> T:
-    """The record of type `kind` in a JSON text.
-
-    Raises:
-        MalformedError: the text is no JSON, or a value is missing or not of its type.
-    """
+    """The record `kind` in a JSON text; MalformedError if it is no JSON, or a value is missing or not of its type."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:

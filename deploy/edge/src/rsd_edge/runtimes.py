@@ -48,13 +48,9 @@ def refusal(runtime: str, requires: Requires) -> str | None:
 def open_session(
     pair: Pair, path: Path, *, threads: int, shape: tuple[int, int, int], engines: Path | None = None
 ) -> Session:
-    """Open the file of a pair.
+    """Open the ONNX file of a pair for images of `shape` `(H, W, C)`, with so many threads of the CPU.
 
-    Args:
-        path: of the ONNX file.
-        threads: of one inference on the CPU.
-        shape: `(H, W, C)` of an image.
-        engines: a folder in which ONNX Runtime's TensorRT may build its engine.
+    In the folder `engines` ONNX Runtime's TensorRT may build its engine.
 
     Raises:
         EdgeError: the runtime is not here or does not load the file.

@@ -61,11 +61,7 @@ class Server(uvicorn.Server):
 
 
 def listen(options: ServeOptions) -> socket.socket:
-    """A socket that listens on the host and port of the options.
-
-    Raises:
-        EdgeError: the system refuses it, such as a port in use.
-    """
+    """A socket on the host and port of the options; EdgeError if the system refuses it, such as a port in use."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         listener = socket.create_server((options.host, options.port), family=family, backlog=1024)
@@ -80,11 +76,7 @@ def listen(options: ServeOptions) -> socket.socket:
 
 
 def read_token(file: Path | None) -> str | None:
-    """The token in `file`.
-
-    Raises:
-        EdgeError: the file cannot be read or holds no token.
-    """
+    """The token in `file`; EdgeError if it cannot be read or holds none."""
     if file is None:
         return None
     try:

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -24,7 +23,7 @@ PinnedKeys = Mapping[str, ec.EllipticCurvePublicKey]
 """Public keys by the digest by which `model-signing` names them."""
 NAME = "model.sig"
 MAX_BYTES = 1 << 22
-_TYPE = "application/vnd.in-toto+json"
+_TYPE = b"application/vnd.in-toto+json"
 # Matches the whole file, so that nothing of it is parsed before the signature is verified.
 _FORMAT = re.compile(
     rb'\{"mediaType":"application/vnd\.dev\.sigstore\.bundle\.v0\.3\+json",'
@@ -36,32 +35,17 @@ _FORMAT = re.compile(
 _HASHES = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384(), "secp521r1": hashes.SHA512()}
 
 
-class Signed(NamedTuple):
-    """What a valid signature says."""
-
-    key: str
-    """Digest of the key that signed."""
-    files: dict[str, str]
-    """Relative path -> hex SHA-256."""
-
-
 def pinned_keys(paths: Sequence[Path]) -> PinnedKeys:
-    """The pinned public keys in PEM files.
-
-    Raises:
-        EdgeError: there are none or more than two, or a file holds no key.
-    """
+    """The pinned public keys in PEM files; EdgeError if there are not one or two, or a file holds no key."""
     if not 1 <= len(paths) <= 2:
         raise EdgeError(f"expected one or two pinned public keys, found {len(paths)}; change the keys folder")
     return dict(map(public_key, paths))
 
 
-def signed_files(signature: bytes, pinned: PinnedKeys) -> Signed:
-    """The files that a signature lists, and the pinned key that signed. The files themselves are not read.
+def signed_files(signature: bytes, pinned: PinnedKeys) -> tuple[str, dict[str, str]]:
+    """Digest of the pinned key that signed, and the files that the content of `model.sig` lists with their SHA-256.
 
-    Args:
-        signature: content of `model.sig`.
-        pinned: `pinned_keys`; one of them must have signed.
+    The files themselves are not read.
 
     Raises:
         EdgeError: the signature is damaged, by another key, or does not list files as `model-signing` does.
@@ -78,14 +62,11 @@ def signed_files(signature: bytes, pinned: PinnedKeys) -> Signed:
         )
     key = pinned[hint]
     try:
-        key.verify(value, b"DSSEv1 %d %s %d %s" % (len(_TYPE), _TYPE.encode(), len(payload), payload), _hash(key))
+        message = b"DSSEv1 %d %s %d %s" % (len(_TYPE), _TYPE, len(payload), payload)
+        key.verify(value, message, ec.ECDSA(_HASHES[key.curve.name]))
     except InvalidSignature:
         raise EdgeError(f"expected a valid signature of the bundle, found {NAME} changed; copy it again") from None
-    return Signed(hint, _listed(payload))
-
-
-def _hash(key: ec.EllipticCurvePublicKey) -> ec.ECDSA:
-    return ec.ECDSA(_HASHES[key.curve.name])
+    return hint, _listed(payload)
 
 
 def public_key(path: Path) -> tuple[str, ec.EllipticCurvePublicKey]:

@@ -16,11 +16,7 @@ MAX_BYTES = 1 << 22
 
 
 def read_state(root: Path, *, new: Callable[[], bool]) -> State:
-    """The state of a device's folder.
-
-    Args:
-        root: the folder.
-        new: called if the file is absent; whether the folder is new, so that no state was lost.
+    """The state of a device's folder; if the file is absent, `new` says whether the folder is, so that none was lost.
 
     Raises:
         EdgeError: the file is damaged or lost.
@@ -61,12 +57,6 @@ def rebuilt_state(root: Path, folders: Sequence[Path], current: Path | None, key
     A release is kept if its files are whole and a pinned key has signed it, the copy names it, or it is current. If the
     copy is lost too, the releases before the current one count as good.
 
-    Args:
-        root: the device's folder.
-        folders: of the releases.
-        current: the folder that the link `current` names.
-        keys: pinned public keys.
-
     Raises:
         EdgeError: there are no keys, or one of the key files holds none.
     """
@@ -82,7 +72,7 @@ def rebuilt_state(root: Path, folders: Sequence[Path], current: Path | None, key
     highest = dict(copy.highest)
     for folder in folders:
         try:
-            digest = bundles.digest_of(disk.read(folder / bundles.MANIFEST, bundles.MAX_MANIFEST))
+            digest = bundles.manifest_digest(folder)
             bundles.check_installed(folder, digest)
             manifest = bundles.manifest_of(folder)
         except (OSError, EdgeError):
