@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.gpu_speed import loop_rows, step_row, ways
+from benchmarks import gpu_speed
+from benchmarks.gpu_speed import largest_batch, loop_rows, step_row, view_rates, ways
 from benchmarks.pair import Case
 from rsd.machine.compute import ComputeOptions
 from rsd.models.make import ModelOptions
@@ -49,6 +51,24 @@ def test_every_source_and_number_of_workers_is_measured() -> None:
         (what, count) for what in ("32 x 32, in memory", "JPEG, 500 x 375") for count in ("0", "1")
     ]
     assert all(float(row["images/s"]) > 0 for row in rows)
+
+
+def test_views_are_timed_from_both_sides() -> None:
+    row = view_rates(CPU, images=64, batch=16, epochs=2)
+
+    assert [float(value) > 0 for key, value in row.items() if key.endswith("images/s")] == [True, True]
+
+
+def test_the_largest_batch_is_the_last_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sized(case: Case, *_: object) -> dict[str, object]:
+        return {way: partial(limited, case.batch, most) for way, most in (("scratch", 64), ("stored", 32))}
+
+    def limited(batch: int, most: int) -> None:
+        if batch > most:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(gpu_speed, "ways", sized)
+    assert largest_batch(TOY, "float32", CPU) == {"compute": "float32", "scratch": "64", "stored": "32"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
