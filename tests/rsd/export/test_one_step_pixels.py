@@ -1,4 +1,5 @@
 import sys
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ def exporters(monkeypatch):
     monkeypatch.setattr(sys.modules[trace.__module__], "one_step_pixels", lambda proto: None)
 
     def make(name: str) -> onnx.ModelProto:
-        shape = {"image_shape": (16, 16, 1), "classes": 10, "opset": 20, "ir_version": 10}
+        shape: dict[str, Any] = {"image_shape": (16, 16, 1), "classes": 10, "opset": 20, "ir_version": 10}
         return trace(tiny_model(name), mean=MEAN, std=STD, **shape).proto
 
     return make
