@@ -303,7 +303,7 @@ def rows_ahead(device: torch.device, folder: Path) -> dict[str, Any]:
     place = folder / "rows"
     place.mkdir()
     store = random_store(place, 4096, 768, 1000, device)
-    store.whole.clear()  # as if it were too large to be loaded
+    store.loaded.clear()  # as if it were too large to be loaded
     view = np.zeros(256, np.int64)
     batches = list(np.random.default_rng(0).permutation(4096).reshape(-1, 256))
     store.prefetch(batches[0], view)

@@ -30,7 +30,7 @@ from rsd.models.outputs import Outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
 from rsd.teacher.embed import write_store
-from rsd.teacher.store import Held, StoredTeacher, ViewOptions
+from rsd.teacher.store import ResidentMemory, StoredTeacher, ViewOptions
 from rsd.views.augment import AugmentOptions, ViewChoice
 from rsd.views.batches import epoch_plan
 
@@ -106,9 +106,9 @@ def ours(folder: Path) -> StoredTeacher:
     return StoredTeacher(folder, made_from={}, device=torch.device("cpu"))
 
 
-def drop(folder: Path, held: Held) -> None:
+def drop(folder: Path, resident: ResidentMemory) -> None:
     """Take the store out of the page cache, from which no page goes that a process holds."""
-    held.give_back()
+    resident.give_back()
     for file in folder.glob("*.npy"):
         descriptor = os.open(file, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -120,7 +120,7 @@ class ByNumpy:
 
     def __init__(self, folder: Path) -> None:
         self.arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in Outputs._fields]
-        self.held = Held(self.arrays)
+        self.resident = ResidentMemory(self.arrays)
 
     def prefetch(self, index: np.ndarray, view: np.ndarray) -> None:
         """It cannot."""
@@ -141,14 +141,14 @@ def read(
         warm: whether the batches are looked up before, untimed.
     """
     store = make(folder)
-    drop(folder, store.held)
+    drop(folder, store.resident)
     before, most, images, spent = resident(), np.zeros(2), 0, 0.0
     for index, view in batches if warm else []:
         store(torch.empty(0), index, view)
     bytes_before = from_disk()
     for index, view in batches:
         if not cached:
-            drop(folder, store.held)
+            drop(folder, store.resident)
         spent += step  # exactly so long; a sleep takes longer, for which the store is not to blame
         if step:
             start = time.perf_counter()

@@ -16,16 +16,13 @@ from rsd.machine.errors import PATIENCE, UserError
 from rsd.run import times
 from rsd.run.paths import Run
 
-_START = time.time() - time.process_time()
-"""About when Python started: what it has done until here is to compute."""
-_STARTS = sys.argv[:1] == ["-m"]
-"""While Python looks for the module of `python -m stages.NAME`."""
+_START = time.time() - time.process_time()  # about when Python started: what it has done until here is to compute
+_STARTS = sys.argv[:1] == ["-m"]  # while Python looks for the module of `python -m stages.NAME`
 if _STARTS:
     # What PyTorch and the like leave is no garbage. To look through it, while they are imported and at the end, took
     # almost half of the time of a short stage; `run` excepts it and switches the collector on.
     gc.disable()
-OUT = Run("out")
-"""The folder that the stages fill."""
+OUT = Run("out")  # the folder that the stages fill
 
 
 def run(stage: Callable[[], None]) -> None:

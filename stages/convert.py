@@ -22,8 +22,7 @@ from rsd.run.records import ConvertRecord, ExportRecord, Pair, Stray
 from rsd.sources.images import read_split
 from stages import OUT, run
 
-LOOKED_AT = 8
-"""Validation images of which every value within a graph is compared."""
+LOOKED_AT = 8  # validation images of which every value within a graph is compared
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from rsd.machine.parallel import leads, leave
 from rsd.methods import distiller
 from rsd.methods.base import Distiller, Setting
 from rsd.models.card import student_card
-from rsd.models.features import StageShape, stage_shapes
+from rsd.models.features import stage_shapes
 from rsd.models.folder import load_trained, save_trained, save_weights
 from rsd.models.make import parameter_count
 from rsd.models.outputs import embedding_width
@@ -34,8 +33,7 @@ from rsd.training.recipe import Recipe, make_criterion
 from rsd.views.augment import ViewChoice
 from stages import OUT, run
 
-MOST_IMAGES = 512
-"""Validation images that a look inside takes."""
+MOST_IMAGES = 512  # validation images that a look inside takes
 
 
 def main() -> None:
@@ -67,10 +65,8 @@ def main() -> None:
     teacher, views, teacher_digests = None, ViewChoice(seed), None
     if distiller_class.needs:
         distiller_class.check_views(OUT.section("views", ViewOptions).count)
-        teacher, width, stages, views, teacher_digests = _teacher(
-            seed, recipe, device, staged="stages" in distiller_class.needs
-        )
-        setting = setting._replace(teacher_width=width, teacher_stages=stages)
+        staged = "stages" in distiller_class.needs
+        teacher, setting, views, teacher_digests = _teacher(seed, recipe, device, setting, staged=staged)
     task = distiller_class(student, setting, options, make_criterion(recipe)).to(device)
     advice = task.advice(batch_size=recipe.batch_size, classes=len(data.classes))
     if leads():
@@ -164,30 +160,22 @@ def write(folder: Path, start: StudentStart, trained: Trained, data: DatasetReco
     OUT.write(whole)
 
 
-class TeacherInUse(NamedTuple):
-    """The teacher that training asks, stored or live."""
-
-    teacher: Teacher
-    width: int
-    """Of its embedding."""
-    stages: tuple[StageShape, ...] | None
-    views: ViewChoice
-    """The views whose outputs it gives."""
-    digests: dict[str, str]
-    """SHA-256 of the files that it was made from."""
-
-
-def _teacher(seed: int, recipe: Recipe, device: torch.device, *, staged: bool) -> TeacherInUse:
+def _teacher(
+    seed: int, recipe: Recipe, device: torch.device, setting: Setting, *, staged: bool
+) -> tuple[Teacher, Setting, ViewChoice, dict[str, str]]:
+    """The teacher, stored or live, the setting with it, the views that it answers, and digests of what it is of."""
     options = OUT.section("views", ViewOptions)
     weights = OUT.teacher_folder / WEIGHTS
     if options.count:
         made_from = store_digests(teacher=weights, dataset=OUT.dataset, augment=recipe.augment, options=options)
         stored = StoredTeacher(OUT.views, made_from=made_from, device=device)
-        return TeacherInUse(stored, stored.embedding.shape[2], None, ViewChoice(options.seed, options.count), made_from)
+        setting = setting._replace(teacher_width=stored.embedding.shape[2])
+        return stored, setting, ViewChoice(options.seed, options.count), made_from
     model, normalize, config = load_trained(OUT.teacher_folder)
     shapes = stage_shapes(model, config.image_shape) if staged else None
     live = LiveTeacher(model.to(device), normalize.to(device), staged=staged)
-    return TeacherInUse(live, embedding_width(model), shapes, ViewChoice(seed), {"teacher": sha256(weights)})
+    setting = setting._replace(teacher_width=embedding_width(model), teacher_stages=shapes)
+    return live, setting, ViewChoice(seed), {"teacher": sha256(weights)}
 
 
 if __name__ == "__main__":

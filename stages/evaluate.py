@@ -23,10 +23,8 @@ from rsd.run.records import Evaluation, EvaluationRecord, ShownRecord, StudentIn
 from rsd.sources.images import LabelledImages, read_split, sample
 from stages import OUT, run
 
-MOST_IMAGES = 512
-"""A look inside takes no more images than this, drawn by a fixed seed."""
-MOST_EMBEDDED = 2048
-"""And this many for the rank of an embedding, which cannot be higher."""
+MOST_IMAGES = 512  # a look inside takes no more images than this, drawn by a fixed seed
+MOST_EMBEDDED = 2048  # and this many for the rank of an embedding, which cannot be higher
 
 
 def main() -> None:
@@ -63,11 +61,9 @@ def main() -> None:
             )
         )
         bins.append(calibration(logits, labels).assign(**names))
+        answers = {"actual": labels, "predicted": logits.argmax(1)}
         confusion[folder.name] = pd.DataFrame(
-            {
-                "actual": [test.classes[i] for i in labels.tolist()],
-                "predicted": [test.classes[i] for i in logits.argmax(1).tolist()],
-            }
+            {name: [test.classes[i] for i in numbers.tolist()] for name, numbers in answers.items()}
         )
         if (folder / HISTORY).is_file():
             curves.append(pd.read_csv(folder / HISTORY).assign(**names))
@@ -86,11 +82,8 @@ def main() -> None:
         (aside / CONFUSION).mkdir()
         for name, frame in confusion.items():
             frame.to_csv(aside / CONFUSION / f"{name}.csv", index=False)
-    print(
-        pd.DataFrame([row.model_dump() for row in rows])[["model", "top1", "nll", "ece", "agreement"]].to_string(
-            index=False
-        )
-    )
+    table = pd.DataFrame([row.model_dump() for row in rows])[["model", "top1", "nll", "ece", "agreement"]]
+    print(table.to_string(index=False))
 
 
 def _likeness(methods: list[str], index: StudentIndex, test: LabelledImages, device: torch.device) -> pd.DataFrame:

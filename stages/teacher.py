@@ -70,7 +70,7 @@ def main() -> None:
 
     fitted = options.fit(start, read_split(OUT.data, "train"), validation, workers=compute.workers)
     if fitted:
-        probe, measured = fitted.probe, fitted.validation
+        measured, probe = fitted
         print(f"teacher {options.name}: {probe.stated}")
     else:
         scores = validate(model, normalize, validation, batch_size=256, workers=compute.workers)

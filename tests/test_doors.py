@@ -16,7 +16,6 @@ UNTYPED = {
     "rsd/methods/base.py: Distiller.load_task_state": "the signature is timm's",
     "rsd/models/make.py: ModelOptions.args": "keyword arguments of timm's models",
     "rsd/training/checkpoint.py: load": "states as torch gives them",
-    "rsd/training/checkpoint.py: load_leaders": "states as torch gives them",
     "rsd/training/resume.py: TrainingState.best": "a checkpoint's content, checked when it is read",
     "rsd/training/stepper.py: Stepper.load": "states as torch gives them",
     "rsd/training/stepper.py: Stepper.state": "states as torch gives them",

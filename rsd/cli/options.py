@@ -38,11 +38,7 @@ def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[
 
 
 def duration(text: str) -> float:
-    """Seconds of `90`, `90s` or `10m`; a week at most.
-
-    Raises:
-        typer.BadParameter: it is none of them.
-    """
+    """Seconds of `90`, `90s` or `10m`, a week at most; typer.BadParameter for anything else."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m") else (text, "s")
     try:
         seconds = float(number) * {"s": 1, "m": 60}[unit]

@@ -21,12 +21,7 @@ class Verdict(TypedDict, total=False):
 
 
 def check(file: Path, conf: Path) -> Verdict:
-    """What is wrong with one file, or a digest of every section that it resolves to.
-
-    Args:
-        file: written as params.yaml.
-        conf: the folder of the named choices.
-    """
+    """What is wrong with one file, written as params.yaml, or a digest of every section that it resolves to."""
     try:
         return {"sections": {name: _digest(content) for name, content in param_files(file, conf).items()}}
     except UserError as error:

@@ -28,7 +28,8 @@ def check_exportable(student: ModelOptions, source: Source, options: ExportOptio
         UserError: the student cannot be made for the source's images, cannot be exported, or its graph does not run.
     """
     side: int | None = getattr(source, "size", None)  # a source without one serves images as they are
-    height, width = to_2tuple(side or student.args.get("img_size") or _own_size(student.name))
+    own = timm.get_pretrained_cfg(student.name)
+    height, width = to_2tuple(side or student.args.get("img_size") or own.input_size[1:])  # type: ignore[union-attr]
     opset, ir_version = options.opset, options.ir_version
     inputs = {
         "student": [student.name, student.args, height, width],
@@ -53,11 +54,3 @@ def check_exportable(student: ModelOptions, source: Source, options: ExportOptio
         raise UserError(f"student.name: {student.name}: {error}") from error
     passed.parent.mkdir(parents=True, exist_ok=True)
     passed.touch()
-
-
-def _own_size(name: str) -> tuple[int, int]:
-    """Height and width in pixels of the images that timm made the model for."""
-    config = timm.get_pretrained_cfg(name)
-    assert config is not None  # as the params were checked
-    _, height, width = config.input_size
-    return height, width

@@ -8,12 +8,9 @@ from pathlib import Path
 
 from rsd import methods
 
-SUM = "rsd.methods._sum"
-"""The module that adds methods up; the cell of a sum depends on it."""
-EVERY_CELL = ("rsd.methods", "rsd.methods.base")
-"""Modules that every cell depends on anyway."""
-HANDED_ON = ("rsd", "rsd.losses")
-"""Modules that hand on the names of others."""
+SUM = "rsd.methods._sum"  # the module that adds methods up; the cell of a sum depends on it
+EVERY_CELL = ("rsd.methods", "rsd.methods.base")  # modules that every cell depends on anyway
+HANDED_ON = ("rsd", "rsd.losses")  # modules that hand on the names of others
 
 
 def method_code(method: str) -> str:

@@ -112,7 +112,8 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
     }
     for name in ("data", "teacher", "student", "recipe"):
         sections[name] = _merge(sections[name], override.get(name, {}))
-    if _is_trained(sections["teacher"]) and sections["teacher"].get("recipe"):
+    teacher_kind = kind_of(TeacherOptions, sections["teacher"])
+    if teacher_kind and teacher_kind.trained and sections["teacher"].get("recipe"):
         files["teacher_recipe"], teacher_recipe = _named(
             conf, "recipe", sections["teacher"]["recipe"], errors, pair_file
         )
@@ -141,7 +142,8 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
         resolved[name] = None if values is None else checked(kind, values, prefix, file, override.get(name), errors)
     # A section of its own, so that another number of epochs does not make another view store.
     resolved["augment"] = (resolved["recipe"] or {}).get("augment")
-    resolved["watched"] = _watched(resolved)
+    watched = {name: SECTIONS[name].model_validate(resolved[name]).watched for name in _WATCHED if resolved[name]}
+    resolved["watched"] = Watched(**watched).model_dump(mode="json")
     paper = content.get("protocol") == "paper"
     resolved["method"] = _methods(method, sections["run"]["methods"], resolved["views"], params, errors, paper=paper)
     whole = [name for name in (resolved["run"] or {}).get("methods", ()) if resolved["method"].get(name) is not None]
@@ -175,12 +177,7 @@ def resolve(params: Path, conf: Path) -> dict[str, Any]:
 def _methods(
     options: dict[str, Any], selection: Any, views: Any, file: Path, errors: list[str], *, paper: bool
 ) -> dict[str, Any]:
-    """The sections of the methods, also of the user's own.
-
-    Args:
-        views: the resolved section.
-        paper: whether the published protocol is above what the sections say.
-    """
+    """The sections of the methods, also of the user's own; `paper` lays the published protocol above them."""
     known = distillers.methods() + distillers.own_methods()
     selection = selection if isinstance(selection, list) else None
     names = [name for name in selection or [] if isinstance(name, str)]
@@ -248,17 +245,6 @@ def _not_in_parts(name: str, resolved: Mapping[str, Any], file: Path) -> list[st
         except UserError as error:
             errors.append(f"{file}: {name}.accumulation: {error}")
     return errors
-
-
-def _is_trained(teacher: dict[str, Any]) -> bool:
-    kind = kind_of(TeacherOptions, teacher)
-    return kind is not None and kind.trained
-
-
-def _watched(resolved: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What the source of images, the teacher and the student read outside the project; of a faulty section, nothing."""
-    paths = {name: SECTIONS[name].model_validate(resolved[name]).watched for name in _WATCHED if resolved[name]}
-    return Watched(**paths).model_dump(mode="json")
 
 
 def _contradicted(above: Mapping[str, Any], paper: Mapping[str, Any], path: str, file: Path) -> list[str]:

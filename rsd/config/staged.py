@@ -14,16 +14,9 @@ from rsd.models.features import stage_shapes
 
 
 def not_staged(methods: Iterable[str], models: Mapping[str, tuple[str, Mapping[str, JsonValue]]]) -> dict[str, str]:
-    """`student` or `teacher` -> why one of the methods cannot take it apart.
-
-    Args:
-        models: timm's name and arguments of the student and the teacher; of a faulty section, none.
-    """
+    """`student` or `teacher` -> why a method cannot take it apart; `models` has timm's name and arguments of each."""
     kinds = [distillers.distiller(method) for method in methods]
-    needs = {
-        "student": any(kind.staged for kind in kinds),
-        "teacher": any("stages" in kind.needs for kind in kinds),
-    }
+    needs = {"student": any(kind.staged for kind in kinds), "teacher": any("stages" in kind.needs for kind in kinds)}
     faults = {}
     for name in (name for name, is_needed in needs.items() if is_needed and name in models):
         try:

@@ -14,13 +14,7 @@ CALIBRATION_BINS = 15
 
 
 def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor, classes: list[str]) -> Accuracy:
-    """Metrics of one model on one split.
-
-    Args:
-        logits: `[N, C]`.
-        labels: class indices `[N]`.
-        teacher_logits: `[N, C]` for the same images.
-    """
+    """Metrics of a model on a split, by its logits `[N, C]`, class indices `[N]` and its teacher's logits `[N, C]`."""
     count = len(classes)
     per_class = multiclass_accuracy(logits, labels, count, average=None)
     return Accuracy(

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,9 @@ LEAST_IMAGES = 4  # the unbiased estimator divides by n - 3
 _COLUMNS_AT_ONCE = 65_536  # of a layer's features in float64
 
 
-class MinibatchCKA:
-    """Linear CKA between every layer of one model and every layer of another, accumulated over minibatches.
+@torch.no_grad()
+def minibatch_cka(batches: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]) -> pd.DataFrame:
+    """Linear CKA between every layer of one model (rows) and every layer of another (columns), over minibatches.
 
     Nguyen, Raghu and Kornblith (ICLR 2021, equation 4): the mean over minibatches of the unbiased HSIC of two
     layers, over the root of the same means of each layer with itself. HSIC is the estimator of Song et al.
@@ -27,43 +28,27 @@ class MinibatchCKA:
 
     Sums are float64. A layer that is the same for every image has no CKA: its entries are NaN. Unlike layers
     scatter around 0 and may be slightly negative.
+
+    Args:
+        batches: for each minibatch of n images the layers of both models, `[n, ...]` by name; everything behind the
+            first dimension is flattened.
+
+    Raises:
+        ValueError: n is below 4, or not the same for all layers.
     """
-
-    def __init__(self) -> None:
-        self._cross: Tensor | float = 0.0
-        self._first: Tensor | float = 0.0
-        self._second: Tensor | float = 0.0
-
-    @torch.no_grad()
-    def update(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
-        """Add a minibatch.
-
-        Args:
-            first: a tensor `[n, ...]` per layer of one model; everything behind the first dimension is flattened.
-            second: the other model's layers for the same n images.
-
-        Raises:
-            ValueError: n is below 4, or not the same for all layers.
-        """
-        x, y = _grams(first), _grams(second)
+    cross = of_first = of_second = torch.zeros((), dtype=torch.float64)
+    rows, columns = list[str](), list[str]()
+    for first, second in batches:
+        x, y = _grams(list(first.values())), _grams(list(second.values()))
         if x.shape[1] != y.shape[1]:
             raise ValueError("expected layers of the same images, found batches of different sizes")
         n = math.isqrt(x.shape[1])
         scale = n * (n - 3)
-        self._cross = self._cross + x @ y.T / scale
-        self._first = self._first + x.square().sum(1) / scale
-        self._second = self._second + y.square().sum(1) / scale
-
-    def compute(self) -> Tensor:
-        """CKA `[layers of first, layers of second]`, float64 on the CPU.
-
-        Raises:
-            ValueError: no minibatch was added.
-        """
-        if not (isinstance(self._cross, Tensor) and isinstance(self._first, Tensor)):
-            raise ValueError("expected at least one minibatch, found none; call update first")
-        assert isinstance(self._second, Tensor)
-        return (self._cross / (self._first[:, None] * self._second[None]).sqrt()).cpu()
+        cross = cross + x @ y.T / scale
+        of_first = of_first + x.square().sum(1) / scale
+        of_second = of_second + y.square().sum(1) / scale
+        rows, columns = list(first), list(second)
+    return pd.DataFrame((cross / (of_first[:, None] * of_second[None]).sqrt()).cpu().numpy(), rows, columns)
 
 
 def _grams(layers: Sequence[Tensor]) -> Tensor:
@@ -147,19 +132,18 @@ def compare_layers(
     """
     if len(images) < LEAST_IMAGES:
         raise UserError(f"expected at least {LEAST_IMAGES} images to compare layers on, found {len(images)}")
-    cka = MinibatchCKA()
-    rows: list[str] = []
-    columns: list[str] = []
-    for batch in np.array_split(images, math.ceil(len(images) / batch_size)):
-        raw = torch.from_numpy(np.array(batch))
-        of_student = layer_features(student, student_normalize(raw.to(student_normalize.mean.device)))
-        of_teacher = layer_features(teacher, teacher_normalize(raw.to(teacher_normalize.mean.device)))
-        rows, columns = list(of_student), list(of_teacher)
-        cka.update(list(of_student.values()), list(of_teacher.values()))
+
+    def layers(raw: Tensor, model: nn.Module, normalize: PixelNormalize) -> dict[str, Tensor]:
+        return layer_features(model, normalize(raw.to(normalize.mean.device)))
+
+    batches = map(torch.from_numpy, map(np.array, np.array_split(images, math.ceil(len(images) / batch_size))))
+    table = minibatch_cka(
+        (layers(raw, student, student_normalize), layers(raw, teacher, teacher_normalize)) for raw in batches
+    )
     return pd.DataFrame(
         [
             {"student_layer": row, "teacher_layer": column, "cka": value}
-            for row, values in zip(rows, cka.compute().tolist(), strict=True)
-            for column, value in zip(columns, values, strict=True)
+            for row, values in zip(table.index, table.to_numpy().tolist(), strict=True)
+            for column, value in zip(table.columns, values, strict=True)
         ]
     )

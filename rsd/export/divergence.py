@@ -10,8 +10,7 @@ from onnx import TensorProto, helper
 
 from rsd.export.runtimes.onnxruntime import session_of
 
-Values = Mapping[str, NDArray[np.floating]]
-"""What was computed on the way, by name, in the order of computation."""
+Values = Mapping[str, NDArray[np.floating]]  # what was computed on the way, by name, in the order of computation
 
 
 class Divergence(NamedTuple):

@@ -33,18 +33,12 @@ class OtherGpuError(WrongEngineError):
 
 
 def check_engine(folder: Path) -> EngineRecord:
-    """Make sure that the engine in `folder` can run here, before a byte of it is loaded.
+    """The sidecar of the engine in `folder`, once it is sure that it can run here; no byte of it is loaded.
 
     Checked in this order: there is one; its SHA-256 is the sidecar's; the library that built it is here, in a
     version that reads it; a driver works and is new enough; the GPU is one that the engine is for; and what the
     library itself says, where it can be asked (`tensorrt_rtx`). What is wrong with the file is so found without a
     GPU, too.
-
-    Args:
-        folder: with `engine.json` and `model.engine`.
-
-    Returns:
-        The sidecar.
 
     Raises:
         OtherGpuError: it is not for this GPU.
@@ -153,18 +147,14 @@ class Engine:
     Args:
         runner: an active `polygraphy.backend.trt.TrtRunner`.
         shape: height, width and channels of an image.
-        largest: images of one batch at most, as the engine's profile says; `smallest` at least.
+        smallest, largest: images of one batch, as the engine's profile says.
     """
 
     def __init__(self, runner: Any, *, shape: tuple[int, int, int], smallest: int, largest: int) -> None:
         self._runner, self.shape, self._smallest, self._largest = runner, shape, smallest, largest
 
     def with_copies(self, images: NDArray[np.uint8]) -> Callable[[], Any]:
-        """A call from an image in the host's memory to logits in the host's memory, as an application sees it.
-
-        Args:
-            images: uint8 `[B, H, W, C]`, a batch within the profile.
-        """
+        """A call from a batch `[B, H, W, C]` in the host's memory to logits there, as an application sees it."""
         return lambda: self._runner.infer({"image": images}, check_inputs=False)
 
     def compute_only(self, images: NDArray[np.uint8]) -> Callable[[], Any]:

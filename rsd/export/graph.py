@@ -16,11 +16,7 @@ from rsd.machine.files import written_aside
 
 
 def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the shapes and types of all its values, after onnx's own full check.
-
-    Raises:
-        UserError: onnx finds a fault.
-    """
+    """The graph with the shapes and types of all its values; UserError where onnx's own full check finds a fault."""
     proto = copy.deepcopy(proto)
     # Written anew by shape inference, with the types of this graph.
     del proto.graph.value_info[:]
@@ -34,11 +30,7 @@ def checked(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_runs(content: bytes) -> None:
-    """Load a graph and give it one black image.
-
-    Raises:
-        UserError: ONNX Runtime refuses.
-    """
+    """Load a graph and give it one black image; UserError where ONNX Runtime refuses."""
     try:
         session = OnnxSession(content)
         session.logits(np.zeros((1, *session.shape), np.uint8))

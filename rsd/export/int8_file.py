@@ -16,10 +16,8 @@ from rsd.export.run_graph import logits_in
 from rsd.machine.errors import UserError, first_line
 from rsd.sources.images import ArrayImages, Images, sample_indices
 
-JUDGES = 32
-"""Calibration images on which the forms are compared."""
-CLOSE = 0.005
-"""Of mean cosine: a faster form may be so much further from fp32."""
+JUDGES = 32  # calibration images on which the forms are compared
+CLOSE = 0.005  # of mean cosine: a faster form may be so much further from fp32
 CALIBRATIONS: tuple[Literal["min_max", "percentile"], ...] = ("min_max", "percentile")
 """That `write_int8` tries, in this order."""
 

@@ -13,11 +13,9 @@ from rsd.machine.errors import UserError
 from rsd.run.records import Parity
 from rsd.sources.images import LabelledImages
 
-SAMPLE = 512
-"""Test images on which the rung `stripped` is compared; files are compared on all."""
+SAMPLE = 512  # test images on which the rung `stripped` is compared; files are compared on all
 
-Explain = Callable[[NDArray[np.uint8]], str]
-"""Where a rung and the one below it part for these images, as a clause."""
+Explain = Callable[[NDArray[np.uint8]], str]  # where a rung and the one below it part for these images, as a clause
 
 
 class Ladder:

@@ -10,8 +10,7 @@ from rsd.export import precisions
 from rsd.export.parity import Gate, MaxDifference
 from rsd.machine.options import Options
 
-NO_LICENSE = "NOASSERTION"
-"""What SPDX writes where nobody has said."""
+NO_LICENSE = "NOASSERTION"  # what SPDX writes where nobody has said
 
 
 class Gates(Options):
@@ -52,8 +51,7 @@ class ExportOptions(Options):
 
     def of(self, name: str) -> Options:
         """The section of a precision."""
-        options: Options = getattr(self, name)
-        return options
+        return getattr(self, name)
 
 
 @cache

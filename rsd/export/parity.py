@@ -14,10 +14,8 @@ from rsd.run.records import Comparison
 # Two classes closer than this share of the logit range are a near-tie: rounding alone may swap them.
 NEAR_TIE = 0.01
 WORST = 5
-Z_95 = 1.96
-"""Standard errors to either side that hold 95 % of a normal distribution."""
-SMALL_SPLIT = 500
-"""Fewer images than this: fp16's default of 0.2 points is less than one of them."""
+Z_95 = 1.96  # standard errors to either side that hold 95 % of a normal distribution
+SMALL_SPLIT = 500  # fewer images than this: fp16's default of 0.2 points is less than one of them
 
 
 class GateError(UserError):

@@ -82,7 +82,7 @@ def cubic_from_float(proto: onnx.ModelProto) -> None:
 
     Between pairs ONNX Runtime would compute it in integers, and cannot.
     """
-    producers = _producers(proto)
+    producers = {name: node for node in proto.graph.node for name in node.output}
     for node in filter(_is_cubic, proto.graph.node):
         pair = producers.get(node.input[0])
         if pair is not None and pair.op_type == "DequantizeLinear":
@@ -95,10 +95,6 @@ def _is_cubic(node: onnx.NodeProto) -> bool:
 
 def _products(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in proto.graph.node if node.op_type in PRODUCTS]
-
-
-def _producers(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    return {name: node for node in proto.graph.node for name in node.output}
 
 
 def _fed_by(proto: onnx.ModelProto, kind: Callable[[onnx.NodeProto], bool]) -> set[str]:

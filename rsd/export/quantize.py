@@ -30,10 +30,8 @@ from rsd.machine.options import Options
 from rsd.run.records import Harm
 from rsd.sources.images import Images, sample_indices
 
-STEP = 0.05
-"""Share of the nodes that each further try keeps in float."""
-BATCH = 16
-"""Of calibration: all values between the layers are held for so many images."""
+STEP = 0.05  # share of the nodes that each further try keeps in float
+BATCH = 16  # of calibration: all values between the layers are held for so many images
 
 
 class Int8Options(Options):
@@ -114,11 +112,7 @@ class _Reader(CalibrationDataReader):
 
 
 def quantized(proto: onnx.ModelProto, ranges: Calibrated, *, in_float: Collection[str] = ()) -> onnx.ModelProto:
-    """A copy of the graph in int8, not checked yet.
-
-    Args:
-        in_float: names of nodes that are left as they are, beside those that the form leaves.
-    """
+    """A copy of the graph in int8, not checked yet; nodes `in_float` stay as they are, beside those of the form."""
     form = ranges.form
     quantizer = QDQQuantizer(
         copy.deepcopy(proto),

@@ -37,11 +37,7 @@ def unparsed(parser: Any, onnx_path: Path, library: str) -> RefusedGraphError:
 
 
 def unbuilt(messages: Sequence[str], onnx_path: Path, library: str) -> RefusedGraphError | None:
-    """The error for a graph that was parsed but not built; None where the machine may be at fault.
-
-    Args:
-        messages: of the library's logger.
-    """
+    """The error for a graph that was parsed but not built, by the logger's messages; None if the machine may be why."""
     faults = [message for message in messages if message.startswith("ERROR") and "not supported" in message]
     if not faults:
         return None

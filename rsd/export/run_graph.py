@@ -12,8 +12,7 @@ from rsd.export.runtimes.onnxruntime import logits_of
 from rsd.machine.errors import UserError, first_line
 from rsd.sources.images import Images
 
-BATCH = 128
-"""Images that are in memory at once."""
+BATCH = 128  # images that are in memory at once
 PASSES_OFF = ("WeightBiasQuantization",)
 """Passes that ONNX Runtime leaves out where it stands in for an engine: this one quantises the float biases that
 TensorRT keeps, which costs as much again as int8 itself."""

@@ -20,7 +20,6 @@ class StudentGate(Options):
         """Stop a pipeline whose student has learned nothing.
 
         Args:
-            name: of the student.
             logits: of the test images, `[N, classes]`.
             labels: of these images, `[N]`.
 

@@ -72,11 +72,9 @@ def builder(name: str) -> TensorRT:
 
 def skipped(library: str, precision: str, reason: str | None = None) -> EngineRecord:
     """The record of an engine that could not be built; without a reason, because `available` names no library."""
-    if reason:
-        return EngineRecord(status="skipped", precision=precision, library=library, reason=reason)
-    reason = f"no TensorRT library can build here; `{INSTALL}` adds one"
-    if library != "auto":
-        reason = builder(library).cannot_build() or reason
+    if not reason and library != "auto":
+        reason = builder(library).cannot_build()
+    reason = reason or f"no TensorRT library can build here; `{INSTALL}` adds one"
     return EngineRecord(status="skipped", precision=precision, library=library, reason=reason)
 
 
@@ -89,7 +87,7 @@ def build(
     log: Path | None = None,
     every_value: bool = False,
 ) -> EngineRecord:
-    """Build a strongly typed engine: every precision is the one written in the ONNX graph, float32 included.
+    """Build a strongly typed engine, whose every precision is that of the ONNX graph; the record to keep beside it.
 
     Args:
         onnx_path: a graph with one input and a dynamic first dimension; int8 as explicit Q/DQ.
@@ -98,9 +96,6 @@ def build(
         log: where the library's messages go, of a failed build, too.
         every_value: make every float value between pixels and logits an output, under its name in the ONNX graph; less
             is fused then.
-
-    Returns:
-        The record to be kept beside the engine.
 
     Raises:
         RefusedGraphError: the graph holds something that TensorRT does not take or build.

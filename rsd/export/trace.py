@@ -63,8 +63,7 @@ def trace(
         UserError: the model holds a training-only module, is too large for a file, or cannot be exported; the graph
             differs in size or shape from the model, or ONNX Runtime does not run it.
     """
-    _refuse_scaffolding(model)
-    _refuse_size(model)
+    _check_model(model)
     plain = copy.deepcopy(model).cpu().float().eval()
     proto, program = _exported(RawPixels(plain, mean, std).eval(), image_shape, opset)
     _strip(proto)
@@ -78,11 +77,7 @@ def trace(
 
 
 def judge_traced(ladder: Ladder, gate: Gate, traced: Traced) -> Parity:
-    """Hold the graph to PyTorch on all test images.
-
-    Raises:
-        UserError: they differ; the sentence names the node where.
-    """
+    """Hold the graph to PyTorch on all test images; UserError names the node where they differ."""
 
     def explain(images: NDArray[np.uint8]) -> str:
         values = torch_values(traced.program, images), graph_values(traced.proto, images)
@@ -92,16 +87,13 @@ def judge_traced(ladder: Ladder, gate: Gate, traced: Traced) -> Parity:
     return ladder.judge(gate, ladder.run(traced.proto), explain)
 
 
-def _refuse_scaffolding(model: nn.Module) -> None:
+def _check_model(model: nn.Module) -> None:
     for name in model.state_dict():
         if name.split(".")[0] in SCAFFOLDING:
             raise UserError(
                 f"expected a plain student to export, found '{name}', which only training needs; "
                 "export the weights that `distill` saved"
             )
-
-
-def _refuse_size(model: nn.Module) -> None:
     size = 4 * parameter_count(model)
     if size > onnx.checker.MAXIMUM_PROTOBUF:
         raise UserError(
@@ -223,8 +215,9 @@ def _check_size(proto: onnx.ModelProto, model: nn.Module) -> None:
 
 def _check_interface(proto: onnx.ModelProto, image_shape: tuple[int, int, int], classes: int) -> None:
     ports = [
-        (value.name, value.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in _dims(value)])
+        (value.name, kind.elem_type, [d.dim_param or d.dim_value for d in kind.shape.dim])
         for value in [*proto.graph.input, *proto.graph.output]
+        for kind in [value.type.tensor_type]
     ]
     expected = [("image", TensorProto.UINT8, ["N", *image_shape]), ("logits", TensorProto.FLOAT, ["N", classes])]
     if ports != expected:
@@ -232,7 +225,3 @@ def _check_interface(proto: onnx.ModelProto, image_shape: tuple[int, int, int], 
             f"expected a graph from image, uint8 {['N', *image_shape]}, to logits, float32 {['N', classes]}, "
             f"found (name, type, shape) {ports}; check the number of classes and the image size"
         )
-
-
-def _dims(value: onnx.ValueInfoProto) -> Sequence[onnx.TensorShapeProto.Dimension]:
-    return value.type.tensor_type.shape.dim

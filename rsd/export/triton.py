@@ -13,7 +13,7 @@ import numpy as np
 from rsd.export.engine import read_sidecar
 from rsd.machine.errors import UserError
 from rsd.machine.files import read_json, sha256, written_aside
-from rsd.run.names import ENGINE_RECORD, GOLDEN, IMAGE_ARRAY, LABELS, ONNX
+from rsd.run.names import GOLDEN, IMAGE_ARRAY, LABELS, ONNX
 from rsd.run.records import EngineRecord, Manifest
 
 MAX_BATCH = 8
@@ -38,22 +38,14 @@ def write_repository(bundle: Path, repository: Path, *, max_batch: int = MAX_BAT
     outcomes: dict[str, str] = {}
     for precision, model in manifest.models.items():
         name = f"{manifest.name}-{precision}"
-        _write_model(
-            bundle,
-            repository / f"{name}-onnx",
-            manifest,
-            bundle / model.onnx["onnxruntime"],
-            "onnxruntime",
-            (1, max_batch),
-        )
+        graph = bundle / model.onnx["onnxruntime"]
+        _write_model(bundle, repository / f"{name}-onnx", manifest, graph, "onnxruntime", (1, max_batch))
         outcomes[f"{name}-onnx"] = "written"
-        path = bundle / precision / ENGINE_RECORD
-        record = read_sidecar(path.parent) if model.engine else None
+        record = read_sidecar(bundle / precision) if model.engine else None
         reason = _not_for_triton(record)
         if reason is None and record and model.engine:
-            _write_model(
-                bundle, repository / f"{name}-tensorrt", manifest, bundle / model.engine, "tensorrt", record.batches
-            )
+            folder, engine = repository / f"{name}-tensorrt", bundle / model.engine
+            _write_model(bundle, folder, manifest, engine, "tensorrt", record.batches)
         outcomes[f"{name}-tensorrt"] = reason or "written"
     return outcomes
 

@@ -13,8 +13,7 @@ from rsd.export.runtimes import MAIN
 from rsd.export.trace import trace
 from rsd.sources.images import ArrayImages, Images
 
-NOISE = 32
-"""Images of noise to calibrate with."""
+NOISE = 32  # images of noise to calibrate with
 
 
 def write_files(

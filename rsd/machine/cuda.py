@@ -31,11 +31,7 @@ class Driver(NamedTuple):
 
 
 def driver() -> Driver:
-    """The driver of this machine and the devices that CUDA_VISIBLE_DEVICES leaves visible.
-
-    Raises:
-        NoDriverError: there is no driver, it does not start, or it sees no device; the sentence says which.
-    """
+    """The driver and the devices that CUDA_VISIBLE_DEVICES leaves visible; NoDriverError says what is missing."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError as error:

@@ -10,15 +10,7 @@ class MissingExtraError(UserError, ImportError):
 
 
 def needs(extra: str, *modules: str) -> None:
-    """Check that the libraries of an extra are installed, without importing them.
-
-    Args:
-        extra: as in `pip install 'rsd[EXTRA]'`.
-        modules: what the caller is about to import.
-
-    Raises:
-        MissingExtraError: a module cannot be found; the sentence gives the command that installs it.
-    """
+    """Check that modules of an extra are installed, without an import; MissingExtraError says how to install it."""
     for module in modules:
         if find_spec(module) is None:
             raise MissingExtraError(f"expected the library {module}, found none; run `pip install 'rsd[{extra}]'`")

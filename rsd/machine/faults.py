@@ -40,11 +40,7 @@ _EXPECTED = {
 
 
 def in_words(fault: ErrorDetails, known: Iterable[str] = ()) -> str:
-    """A sentence of one of a `ValidationError`'s `errors()`, without the place of the value.
-
-    Args:
-        known: the keys that may stand where an unknown one does.
-    """
+    """A sentence of one of a `ValidationError`'s `errors()`, without its place; `known` keys for an unknown one."""
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "extra_forbidden":
         return f"unknown key{near(fault['loc'][-1], known)}"
@@ -60,16 +56,12 @@ def in_words(fault: ErrorDetails, known: Iterable[str] = ()) -> str:
     return f"expected {words.format(**context | whole)}, found {value if len(value) <= 100 else value[:97] + '...'}"
 
 
-def first_fault(error: Exception, whole: str = "the whole") -> str:
-    """`KEY: SENTENCE` of the first thing that pydantic finds wrong; any other error says that a file is no JSON.
-
-    Args:
-        whole: stands for the key where the whole content is wrong.
-    """
+def first_fault(error: Exception) -> str:
+    """`KEY: SENTENCE` of the first thing that pydantic finds wrong; any other error says that a file is no JSON."""
     if not isinstance(error, ValidationError):
         return f"no JSON ({type(error).__name__})"
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or whole}: {in_words(first)}"
+    return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {in_words(first)}"
 
 
 def read_checked(path: Path, kind: type[Model], *, what: str, then: str) -> Model:

@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TypedDict
@@ -27,6 +26,7 @@ _MAC_FEATURES = {
     "AdvSIMD": "asimd", "FEAT_FP16": "asimdhp", "FEAT_DotProd": "asimddp", "FEAT_I8MM": "i8mm", "FEAT_BF16": "bf16",
 }  # fmt: skip
 """As `sysctl` names the instructions of an Arm Mac: as Linux does."""
+_GPU_FACTS = ("name", "driver", "compute_capability", "memory")
 
 
 class CPU(TypedDict):
@@ -54,17 +54,18 @@ class Fingerprint(TypedDict):
 def fingerprint() -> Fingerprint:
     """The facts of this machine, equal at every call until hardware, driver or a library changes."""
     cpuinfo = _cpuinfo()
+    flags = (cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()
     return {
         "machine": _machine(),
         "cpu": {
             "name": cpuinfo.get("model name") or _board() or platform.processor() or "unknown",
             "architecture": platform.machine(),
             "logical_cores": cores(),
-            "flags": _flags(cpuinfo),
+            "flags": sorted(filter(CPU_FLAGS.fullmatch, {*flags})),
         },
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "python": platform.python_version(),
-        "gpus": _gpus(),
+        "gpus": _gpus_by_tool() or _gpus_by_driver(),
         "versions": {name: _version(name) for name in LIBRARIES},
     }
 
@@ -91,32 +92,20 @@ def _machine() -> str | None:
 def _cpuinfo() -> dict[str, str]:
     """The lines of the first processor in /proc/cpuinfo, or what macOS says in their place; empty without either."""
     if platform.system() == "Darwin":
-        return _as_cpuinfo(_output(["sysctl", "machdep.cpu", "hw.optional.arm"]))
+        sysctl = _output(["sysctl", "machdep.cpu", "hw.optional.arm"])
+        facts = dict(line.split(": ", 1) for line in sysctl.splitlines() if ": " in line)
+        flags = [flag for name, flag in _MAC_FEATURES.items() if facts.get(f"hw.optional.arm.{name}") == "1"]
+        return {"model name": facts.get("machdep.cpu.brand_string", ""), "Features": " ".join(flags)}
     if not CPUINFO.is_file():
         return {}
     pairs = (line.split(":", 1) for line in CPUINFO.read_text().split("\n\n")[0].splitlines() if ":" in line)
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def _as_cpuinfo(sysctl: str) -> dict[str, str]:
-    facts = dict(line.split(": ", 1) for line in sysctl.splitlines() if ": " in line)
-    flags = [flag for name, flag in _MAC_FEATURES.items() if facts.get(f"hw.optional.arm.{name}") == "1"]
-    return {"model name": facts.get("machdep.cpu.brand_string", ""), "Features": " ".join(flags)}
-
-
-def _flags(cpuinfo: Mapping[str, str]) -> list[str]:
-    flags = (cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()
-    return sorted(flag for flag in set(flags) if CPU_FLAGS.fullmatch(flag))
-
-
 def _board() -> str:
     """The name of the board, for a CPU without a name, as on a Jetson."""
     path = Path("/proc/device-tree/model")
     return path.read_text().strip("\0\n ") if path.is_file() else ""
-
-
-def _gpus() -> list[dict[str, str]]:
-    return _gpus_by_tool() or _gpus_by_driver()
 
 
 def _gpus_by_driver() -> list[dict[str, str]]:
@@ -126,23 +115,15 @@ def _gpus_by_driver() -> list[dict[str, str]]:
     except NoDriverError:
         return []
     version = "CUDA {}.{}".format(*cuda)
-    return [
-        {
-            "name": gpu.name,
-            "driver": version,
-            "compute_capability": gpu.compute_capability,
-            "memory": f"{gpu.memory_mib} MiB",
-        }
-        for gpu in gpus
-    ]
+    rows = ((gpu.name, version, gpu.compute_capability, f"{gpu.memory_mib} MiB") for gpu in gpus)
+    return [dict(zip(_GPU_FACTS, row, strict=True)) for row in rows]
 
 
 def _gpus_by_tool() -> list[dict[str, str]]:
     fields = ("name", "driver_version", "compute_cap", "memory.total")
     query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
-    keys = ("name", "driver", "compute_capability", "memory")
     rows = (line.split(", ") for line in _output(query).splitlines())
-    return [dict(zip(keys, row, strict=True)) for row in rows if len(row) == len(keys)]
+    return [dict(zip(_GPU_FACTS, row, strict=True)) for row in rows if len(row) == len(_GPU_FACTS)]
 
 
 def _output(command: list[str]) -> str:

@@ -33,11 +33,7 @@ class Kind(Options):
 
     @classmethod
     def named(cls, name: object) -> type[Self]:
-        """The class of a kind.
-
-        Raises:
-            UserError: there is no file of that name, or it does not define one kind.
-        """
+        """The class of a kind; UserError if no file has that name, or it does not define one kind."""
         names = cls.names()
         if not isinstance(name, str) or name not in names:
             raise UserError(f"expected {cls.thing} out of {', '.join(names)}, found {name!r}{near(name, names)}")

@@ -13,8 +13,7 @@ from torch.autograd.function import FunctionCtx
 
 from rsd.machine.errors import UserError
 
-TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others, unless torchrun ends it first."""
+TIMEOUT = timedelta(minutes=10)  # how long a process waits for the others, unless torchrun ends it first
 
 
 def join(device: torch.device, processes: int) -> torch.device:
@@ -59,11 +58,7 @@ def leave() -> None:
 
 
 def wait(*, patiently: bool = False) -> None:
-    """Go on when every process has come here.
-
-    Args:
-        patiently: wait without a time limit, on one machine; the death of a process is still an error.
-    """
+    """Go on when every process has come here; `patiently` without a time limit, though a death is still an error."""
     if processes() > 1:
         distributed.barrier(_unhurried() if patiently else None)
 

@@ -17,8 +17,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import sha256
 
 STATE = Path(".state")
-_locks: dict[Path, TextIO] = {}
-"""The locks that this process holds."""
+_locks: dict[Path, TextIO] = {}  # the locks that this process holds
 
 
 def code_digests() -> dict[str, str]:

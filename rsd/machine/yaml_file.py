@@ -8,11 +8,7 @@ from rsd.machine.extras import needs
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; None if it is empty.
-
-    Raises:
-        UserError: it is missing, no YAML, no UTF-8, or has a key twice.
-    """
+    """A YAML file's content, None if empty; UserError if it is missing, no YAML, no UTF-8, or has a key twice."""
     needs("pipeline", "ruamel")
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError

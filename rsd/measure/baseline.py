@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from rsd.machine.errors import first_line
-from rsd.measure.latency import Candidate, Infer, Row, image, scenario
+from rsd.measure.latency import Candidate, Infer, image, untimed
 from rsd.models.pixels import RawPixels
 from rsd.run.records import Latency
 
@@ -45,11 +45,12 @@ def baseline(
     """
     plain = RawPixels(model, mean, std).eval()
     eager: list[Candidate | Latency] = [
-        Candidate(_row(name, "pytorch", count), partial(_session, plain, count, image_shape)) for count in threads
+        Candidate(untimed(name, "fp32", "pytorch", count), partial(_session, plain, count, image_shape))
+        for count in threads
     ]
     if not compiled:
         return eager
-    row = _row(name, "pytorch compiled", 1)
+    row = untimed(name, "fp32", "pytorch compiled", 1)
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(compiler):
         reason = f"torch.compile needs a C++ compiler, and there is no {compiler} here"
@@ -62,10 +63,6 @@ def baseline(
         reason = f"torch.compile failed here ({first_line(error)[:200]})"
         return [*eager, Latency(**row, status=f"not measured: {reason}")]
     return [*eager, Candidate(row, partial(_session, faster, 1, image_shape))]
-
-
-def _row(name: str, runtime: str, threads: int) -> Row:
-    return {"file": name, "precision": "fp32", "runtime": runtime, "threads": threads, **scenario(1)}
 
 
 @contextmanager

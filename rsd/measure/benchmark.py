@@ -28,14 +28,13 @@ from rsd.measure.latency import (
     Candidate,
     Infer,
     Plan,
-    Row,
     conditions,
     fresh,
     image,
     measured,
     onnx_candidate,
-    scenario,
     take_turns,
+    untimed,
 )
 from rsd.run.names import ENGINE, SAMPLES
 from rsd.run.records import DeviceRecord, EngineRecord, Latency, LatencyRecord
@@ -112,29 +111,13 @@ def benchmark(
         least, most = engine.batches
         file, source = str(engine_folder / ENGINE), onnx.get(precision, {}).get(runtimes.BUILDER)
         if reason := _why_not(engine, engine_folder, source):
-            missing.append(
-                Latency(
-                    file=file,
-                    precision=precision,
-                    runtime=engine.library,
-                    threads=None,
-                    **scenario(least),
-                    status=reason,
-                )
-            )
+            missing.append(Latency(**untimed(file, precision, engine.library, None, least), status=reason))
             continue
         for batch in sorted({least, *(min(max(batch, least), most) for batch in options.offline_batches)}):
             for way in runtimes.get(engine.library).titles:
                 start = partial(_engine_session, engine.library, engine_folder, source, batch=batch, way=way)
-                row: Row = {
-                    "file": file,
-                    "precision": precision,
-                    "runtime": f"{engine.library} {way}".strip(),
-                    "threads": None,
-                    **scenario(batch),
-                    "file_bytes": engine.bytes,
-                }
-                candidates.append(Candidate(row, start))
+                runtime = f"{engine.library} {way}".strip()
+                candidates.append(Candidate(untimed(file, precision, runtime, None, batch, engine.bytes), start))
     candidates += [one for one in others if isinstance(one, Candidate)]
 
     with tqdm(total=options.rounds * len(candidates), desc="benchmark", unit="turn", disable=None) as bar:

@@ -1,8 +1,8 @@
 """Latency of ONNX files, as MLPerf measures it.
 
 This module needs a runtime and numpy only. A kit holds a copy of it, so that a device measures as the `benchmark` stage
-does. Latency is from images in the host's memory to logits in the host's memory. Nothing
-is removed from the samples, and a percentile is stated only where there are enough of them.
+does. Latency is from images in the host's memory to logits there. Nothing is removed from the samples, and a percentile
+is stated only where there are enough of them.
 """
 
 import argparse
@@ -46,13 +46,6 @@ class Plan:
     """Fresh processes per file; 0 leaves cold start and memory unmeasured."""
 
 
-class Warmup(NamedTuple):
-    """What a warm-up took, and whether the last two windows agreed."""
-
-    calls: int
-    settled: bool
-
-
 class Turn(NamedTuple):
     """One model's share of one round."""
 
@@ -60,7 +53,9 @@ class Turn(NamedTuple):
     """Of each call, in order."""
     cpu_seconds: float
     """Of all threads of this process over these calls; it does not grow when others take the machine."""
-    warmup: Warmup
+    warmup_calls: int
+    settled: bool
+    """Whether the last two windows of the warm-up agreed."""
 
 
 class Conditions(TypedDict):
@@ -72,40 +67,25 @@ class Conditions(TypedDict):
     load: float | None
 
 
-class Scenario(TypedDict):
-    """MLPerf's name of what is done with batches of a size, and the size."""
-
-    scenario: str
-    batch: int
-
-
-class Facts(TypedDict, total=False):
-    """What is known of a file before it is timed."""
-
-    file_bytes: int | None
-    cold_start_ms: list[float]
-    peak_memory_bytes: int | None
-    runtime_memory_bytes: int | None
-
-
-class Row(Scenario, Facts):
+class Row(TypedDict, total=False):
     """A row of the record before it is timed; `rsd.run.records.Latency` explains the keys, as those below."""
 
     file: str
     precision: str
     runtime: str
     threads: int | None
+    scenario: str
+    batch: int
+    file_bytes: int | None
+    cold_start_ms: list[float]
+    peak_memory_bytes: int | None
+    runtime_memory_bytes: int | None
 
 
-class Outcome(Row):
-    """A row after that; `measured` has figures, too."""
+class Outcome(Row, total=False):
+    """A row after that; figures only if it was measured."""
 
     status: str
-
-
-class Figures(TypedDict):
-    """What follows from the samples of a row."""
-
     samples: int
     mean_ms: float
     p50_ms: float
@@ -115,11 +95,6 @@ class Figures(TypedDict):
     round_medians_ms: list[float]
     spread: float
     noisy: bool
-
-
-class Measured(Outcome, Figures):
-    """A row with its figures."""
-
     cpu_ms: float
     warmup_calls: int
     settled: bool
@@ -146,10 +121,10 @@ def take_turns(
             candidate = candidates[index]
             least = math.ceil(samples_wanted(plan, candidate.row["batch"]) / plan.rounds)
             with candidate.start() as infer:
-                warmup = warm_up(infer, plan.warmup_seconds)
+                calls, settled = warm_up(infer, plan.warmup_seconds)
                 start = time.process_time()
                 nanoseconds = timed(infer, plan.min_seconds / plan.rounds, least)
-                turns[index].append(Turn(nanoseconds, time.process_time() - start, warmup))
+                turns[index].append(Turn(nanoseconds, time.process_time() - start, calls, settled))
             progress(f"round {number + 1} of {plan.rounds}: {candidate.row['file']}")
     return turns
 
@@ -159,11 +134,10 @@ def samples_wanted(plan: Plan, batch: int) -> int:
     return plan.min_samples if batch == 1 else min(plan.min_samples, SAMPLES_NEEDED[90])
 
 
-def warm_up(infer: Infer, seconds: float) -> Warmup:
-    """Call until it is stable: the medians of two successive windows differ by less than 5 %.
+def warm_up(infer: Infer, seconds: float) -> tuple[int, bool]:
+    """Call until the medians of two successive windows differ by less than 5 %: how many calls, and whether they did.
 
-    A window lasts `seconds` and at least 3 calls. After 10 windows that disagree the warm-up gives up, and the row
-    says so.
+    A window lasts `seconds` and at least 3 calls. After 10 windows that disagree the warm-up gives up.
     """
     calls, before = 0, None
     for _ in range(MOST_WINDOWS):
@@ -171,9 +145,9 @@ def warm_up(infer: Infer, seconds: float) -> Warmup:
         calls += len(window)
         median = float(np.median(window))
         if before is not None and abs(median - before) < SETTLED * before:
-            return Warmup(calls, True)
+            return calls, True
         before = median
-    return Warmup(calls, False)
+    return calls, False
 
 
 def timed(infer: Infer, seconds: float, least: int) -> list[int]:
@@ -190,7 +164,7 @@ def timed(infer: Infer, seconds: float, least: int) -> list[int]:
     return samples
 
 
-def statistics(rounds: Sequence[Sequence[int]], batch: int) -> Figures:
+def statistics(rounds: Sequence[Sequence[int]], batch: int) -> Outcome:
     """Figures of one row from all of its samples, nanoseconds per round of a call on `batch` images.
 
     Percentiles are samples that occurred (numpy's `higher`); with too few samples they are None.
@@ -215,7 +189,7 @@ def statistics(rounds: Sequence[Sequence[int]], batch: int) -> Figures:
     }
 
 
-def measured(row: Row, turns: Sequence[Turn]) -> Measured:
+def measured(row: Row, turns: Sequence[Turn]) -> Outcome:
     """`row` with its figures."""
     calls = sum(len(turn.nanoseconds) for turn in turns)
     return {
@@ -223,8 +197,8 @@ def measured(row: Row, turns: Sequence[Turn]) -> Measured:
         "status": "measured",
         **statistics([turn.nanoseconds for turn in turns], row["batch"]),
         "cpu_ms": 1000 * sum(turn.cpu_seconds for turn in turns) / calls,
-        "warmup_calls": sum(turn.warmup.calls for turn in turns),
-        "settled": all(turn.warmup.settled for turn in turns),
+        "warmup_calls": sum(turn.warmup_calls for turn in turns),
+        "settled": all(turn.settled for turn in turns),
     }
 
 
@@ -246,23 +220,20 @@ def onnx_candidate(
     path: Path, *, precision: str, threads: int, batch: int = 1, file: str | None = None, runtime: str = "onnxruntime"
 ) -> Candidate:
     """An ONNX file at batch 1 (single stream: one image after another) or more (offline: batch after batch)."""
-    row: Row = {
-        "file": file or str(path),
-        "precision": precision,
-        "runtime": runtime,
-        "threads": threads,
-        **scenario(batch),
-        "file_bytes": path.stat().st_size,
-    }
+    row = untimed(file or str(path), precision, runtime, threads, batch, path.stat().st_size)
     return Candidate(row, functools.partial(session, runtime, path, threads, batch))
 
 
-def scenario(batch: int) -> Scenario:
-    """Of a batch of this size."""
-    return {"scenario": "single stream" if batch == 1 else "offline", "batch": batch}
+def untimed(
+    file: str, precision: str, runtime: str, threads: int | None, batch: int = 1, file_bytes: int | None = None
+) -> Row:
+    """A row by what is timed; `scenario` is MLPerf's name of what is done with batches of this size."""
+    scenario = "single stream" if batch == 1 else "offline"
+    row: Row = {"file": file, "precision": precision, "runtime": runtime, "threads": threads, "scenario": scenario}
+    return {**row, "batch": batch, "file_bytes": file_bytes}
 
 
-def fresh(path: Path, threads: int, times: int, *, runtime: str = "onnxruntime") -> Facts:
+def fresh(path: Path, threads: int, times: int, *, runtime: str = "onnxruntime") -> Row:
     """Cold start and memory of an ONNX file, each time in a process of its own that does nothing else.
 
     Returns:

@@ -15,8 +15,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.modules import module_names
 from rsd.methods.base import Distiller
 
-OWN = Path("methods")
-"""A user's own methods, in the folder where stages are started."""
+OWN = Path("methods")  # a user's own methods, in the folder where stages are started
 
 
 def methods() -> list[str]:

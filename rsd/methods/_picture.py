@@ -7,17 +7,16 @@ from torch import Tensor
 from rsd.models.correlation import cross_correlation, off_diagonal_rms
 from rsd.run.records import CorrelationChange, CorrelationPicture
 
-MAX_CELLS = 64
-"""A larger matrix is drawn as this many rows and columns of means."""
+MAX_CELLS = 64  # a larger matrix is drawn as this many rows and columns of means
 
 
-def block_means(matrix: Tensor, cells: int = MAX_CELLS) -> Tensor:
-    """`matrix` `[D, D]` as at most `cells` x `cells` means of near-equal blocks; unchanged where D is no larger."""
+def block_means(matrix: Tensor) -> Tensor:
+    """`matrix` `[D, D]` as `MAX_CELLS` x `MAX_CELLS` means of near-equal blocks; unchanged where D is no larger."""
     width = len(matrix)
-    if width <= cells:
+    if width <= MAX_CELLS:
         return matrix
-    cell = torch.arange(width, device=matrix.device) * cells // width
-    share = torch.nn.functional.one_hot(cell, cells).to(matrix.dtype)
+    cell = torch.arange(width, device=matrix.device) * MAX_CELLS // width
+    share = torch.nn.functional.one_hot(cell, MAX_CELLS).to(matrix.dtype)
     share = share / share.sum(0)
     return share.T @ matrix @ share
 

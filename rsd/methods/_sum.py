@@ -62,11 +62,7 @@ class SumDistiller(Distiller):
 
 
 def sum_of(kinds: Sequence[type[Distiller]]) -> type[Distiller]:
-    """The method that adds up these; its options hold a section for each.
-
-    Args:
-        kinds: two methods or more, none of them twice.
-    """
+    """The method that adds up two methods or more, each once; its options hold a section for each."""
     sections: dict[str, Any] = {kind.method: (kind.Options, Field(default_factory=kind.Options)) for kind in kinds}
     members = {
         "__module__": __name__,

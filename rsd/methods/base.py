@@ -152,14 +152,7 @@ class Distiller(TrainingTask):
 
     @classmethod
     def check_views(cls, count: int) -> None:
-        """Refuse a teacher that cannot give what the method needs.
-
-        Args:
-            count: stored views of each image; 0 for a live teacher.
-
-        Raises:
-            UserError: the method needs feature maps, and the teacher is a view store.
-        """
+        """Raise UserError where `count` stored views (0: a live teacher) cannot give what the method needs."""
         if "stages" in cls.needs and count:
             raise UserError(
                 f"expected a live teacher for method '{cls.method}', which compares feature maps, found stored views "
@@ -173,11 +166,7 @@ class Distiller(TrainingTask):
 
     @classmethod
     def check_accumulation(cls, options: MethodOptions, parts: int) -> None:
-        """Refuse to split a batch into parts where the sum of their losses is not the loss of the whole.
-
-        Raises:
-            UserError: the method compares the images of a batch with each other.
-        """
+        """Raise UserError where a method that compares the images of a batch is to take it in parts."""
         if parts > 1 and cls.couples_batch(options):
             raise UserError(
                 f"expected 1 with method '{cls.method}', which compares all images of a batch with each other, found "
@@ -186,11 +175,7 @@ class Distiller(TrainingTask):
             )
 
     def advice(self, *, batch_size: int, classes: int) -> list[str]:
-        """Warnings about the method's options for this batch, a sentence each; nothing is refused.
-
-        Args:
-            batch_size: images per step over all processes.
-        """
+        """Warnings about the options for so many images per step over all processes, a sentence each."""
         return []
 
     def student_side(self, student: Outputs) -> Tensor | None:

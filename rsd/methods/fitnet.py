@@ -17,11 +17,7 @@ class FitNetOptions(WeightOptions):
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """FitNet (ICLR 2015, arXiv 1412.6550, eq. 3): the mean squared difference of two aligned features.
-
-    Args:
-        student, teacher: of one shape, such as `[B, C, H, W]`.
-    """
+    """FitNet (ICLR 2015, arXiv 1412.6550, eq. 3): the mean squared difference of two features of one shape."""
     if student.shape != teacher.shape:
         raise ValueError(f"expected features of one shape, found {list(student.shape)} and {list(teacher.shape)}")
     dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)

@@ -16,8 +16,7 @@ from rsd.methods.rsd import rsd_loss
 from rsd.models.features import Stage, StagedOutputs, StageShape, stage_shapes
 from rsd.models.outputs import Outputs, embedding_width
 
-GRID = 7
-"""A token branch merges patches until its grid has this side."""
+GRID = 7  # a token branch merges patches until its grid has this side
 
 
 class OFAOptions(MethodOptions):

@@ -6,8 +6,7 @@ from rsd.machine.words import counted
 from rsd.run.records import Section, StudentRecord, TeacherRecord
 from rsd.sources.images import DatasetRecord
 
-MOST_CLASSES = 20
-"""A card names no more classes than this; `config.json` names all."""
+MOST_CLASSES = 20  # a card names no more classes than this; `config.json` names all
 
 
 def student_card(student: StudentRecord, teacher: TeacherRecord, data: DatasetRecord) -> ModelCard:

@@ -21,8 +21,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     state, own = read_state(path), model.state_dict()
     head = head_names(model)
     expected, classes = (head_classes(tensors, head) for tensors in (own, state))
-    rest = ({name: tensor for name, tensor in tensors.items() if name not in head} for tensors in (own, state))
-    if classes != expected and not misfits(*rest):
+    if classes != expected and not misfits(own, state, without=head):
         raise UserError(
             f"expected a head for {expected} classes, as the data has, in {path}, found "
             f"{f'one for {classes}' if classes else 'none'}; "
@@ -32,11 +31,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a timm-style checkpoint, without wrappers and prefixes.
-
-    Raises:
-        UserError: the file is missing, or is no checkpoint of tensors that can be read safely.
-    """
+    """The state dict in a timm-style checkpoint, without wrappers and prefixes; UserError if it is not read safely."""
     try:
         state = timm.models.load_state_dict(str(weights_file(path)), weights_only=True)
         if not (state and all(isinstance(tensor, Tensor) for tensor in state.values())):

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
@@ -28,11 +28,7 @@ OTHERS_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "
 
 
 def save_weights(state: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
-    """Write a state dict as safetensors, whole or not at all.
-
-    Raises:
-        OSError: there is no room for it, or the folder cannot be written.
-    """
+    """Write a state dict as safetensors, whole or not at all; OSError if there is no room or it cannot be written."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with written_aside(path) as aside:
         try:
@@ -44,11 +40,7 @@ def save_weights(state: dict[str, Tensor], path: Path, *, metadata: dict[str, st
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into `model`, strictly.
-
-    Raises:
-        UserError: the file is missing, is not safetensors, or does not fit the model.
-    """
+    """Load a safetensors file into `model`, strictly; UserError where it is missing, damaged or does not fit."""
     if not path.is_file():
         raise UserError(f"expected weights at {path}, found no such file; check the path")
     try:
@@ -59,11 +51,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], *, path: Path, what: str) -> None:
-    """Load `state`, which was read from `path`, into `model`, strictly.
-
-    Raises:
-        UserError: names or shapes do not fit; the sentence says which, and calls the model `what`.
-    """
+    """Load `state`, which was read from `path`, into the model, strictly; UserError names what does not fit `what`."""
     if faults := misfits(model.state_dict(), state):
         raise UserError(
             f"the weights in {path} do not fit {what}: {faults}; "
@@ -72,8 +60,9 @@ def load_state(model: nn.Module, state: dict[str, Tensor], *, path: Path, what: 
     model.load_state_dict(state)
 
 
-def misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
-    """The names and shapes of `state` that differ from `own`, in words; empty if none does."""
+def misfits(own: dict[str, Tensor], state: dict[str, Tensor], *, without: Collection[str] = ()) -> str:
+    """The names and shapes of `state` that differ from `own`, in words; empty if none does but those `without`."""
+    own, state = ({name: part[name] for name in part if name not in without} for part in (own, state))
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     reshaped = [
         f"{name} is {list(state[name].shape)} instead of {list(own[name].shape)}"
@@ -196,11 +185,7 @@ def save_trained(
 
 
 def load_trained(folder: Path) -> LoadedModel:
-    """Make the model of a folder and load its weights, strictly.
-
-    Raises:
-        UserError: a file is missing or damaged, or the weights do not fit.
-    """
+    """Make the model of a folder and load its weights, strictly; UserError where a file is missing or does not fit."""
     config = read_config(folder, ModelConfig)
     model = create(config.options, classes=config.num_classes, image_shape=config.image_shape)
     load_weights(model, folder / WEIGHTS)
@@ -213,11 +198,7 @@ Config = TypeVar("Config", bound=Pixels)
 
 
 def read_config(folder: Path, kind: type[Config]) -> Config:
-    """Read a folder's `config.json`. What it does not say of pixels is timm's default for the architecture.
-
-    Raises:
-        UserError: it is missing, or does not describe a timm model.
-    """
+    """A folder's `config.json`, or a UserError. What it does not say of pixels is timm's default for the model."""
     try:
         stated, architecture, args = load_model_config_from_path(folder)
         stated = _default_pixels(architecture, stated) | stated | {"architecture": architecture, "model_args": args}

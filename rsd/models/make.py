@@ -28,8 +28,7 @@ def _known(name: str) -> str:
     return name
 
 
-ModelName = Annotated[str, AfterValidator(_known)]
-"""A timm name, with or without a tag."""
+ModelName = Annotated[str, AfterValidator(_known)]  # a timm name, with or without a tag
 
 
 class ModelOptions(Options):
@@ -45,11 +44,7 @@ class ModelOptions(Options):
 
 
 def create(options: ModelOptions, *, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """Make an untrained timm model for images of `image_shape` (height, width, channels).
-
-    Raises:
-        UserError: the model does not take the arguments or the images, or has no classifier.
-    """
+    """An untrained timm model for images (height, width, channels); UserError if they or the arguments do not fit."""
     height, width, channels = image_shape
     try:
         model = timm.create_model(options.name, num_classes=classes, in_chans=channels, **options.args)

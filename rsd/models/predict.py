@@ -21,7 +21,6 @@ def predict(
     *,
     batch_size: int,
     workers: int = 0,
-    numbers: range | None = None,
     index: np.ndarray | None = None,
     name: str | None = None,
 ) -> Outputs:
@@ -31,8 +30,7 @@ def predict(
 
     Args:
         workers: processes that read and decode the images; the pixels do not depend on them.
-        numbers: the batches to take, at least one; None takes all.
-        index: the images to take, int64 `[N]`; None takes all.
+        index: the images to take, at least one, int64 `[N]`; None takes all.
         name: of a progress bar; None shows none.
     """
     was_training = model.training
@@ -40,7 +38,7 @@ def predict(
     parts = []
     batches = _Raw(images, batch_size, np.arange(len(images)) if index is None else index)
     with progress(total=len(batches.index), name=name or "", unit="images", shown=name is not None) as bar:
-        for raw in in_order(batches, range(len(batches)) if numbers is None else numbers, workers=workers):
+        for raw in in_order(batches, range(len(batches)), workers=workers):
             batch = outputs(model, normalize(raw.to(normalize.mean.device)))
             parts.append(Outputs(*(tensor.float().cpu() for tensor in batch)))
             bar.update(len(raw))
@@ -59,14 +57,11 @@ def predict_together(
     if parallel.processes() == 1:
         return predict(model, normalize, images, batch_size=batch_size, workers=workers).logits
     parallel.from_leader(model)
-    count = len(images)
-    own = parallel.own_share(-(-count // batch_size))
-    logits = torch.zeros(count, int(model.num_classes))  # type: ignore[arg-type]
-    if own.start < own.stop:
-        own_logits = predict(
-            model, normalize, images, batch_size=batch_size, workers=workers, numbers=range(own.start, own.stop)
-        ).logits
-        logits[own.start * batch_size : own.stop * batch_size] = own_logits
+    share = parallel.own_share(-(-len(images) // batch_size))
+    index = np.arange(len(images))[share.start * batch_size : share.stop * batch_size]
+    logits = torch.zeros(len(images), int(model.num_classes))  # type: ignore[arg-type]
+    if len(index):
+        logits[index] = predict(model, normalize, images, batch_size=batch_size, workers=workers, index=index).logits
     return torch.stack(parallel.all_of(logits)).sum(dim=0)
 
 

@@ -41,7 +41,6 @@ def pixels_of(name: str, weights: Path | None) -> tuple[Pixels, str]:
     student see the same view, which `data.crop_share` cuts.
 
     Args:
-        name: of the timm model.
         weights: a file; None for the hub's.
 
     Raises:

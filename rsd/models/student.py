@@ -64,19 +64,15 @@ class StudentOptions(ModelOptions):
             return StudentStart(model, Preprocessing(data.mean, data.std))
         file = local_weights(self.weights, role="student")
         pixels, stated_by = pixels_of(self.name, file)
-        adopted = adopt_weights(
-            model,
-            self.model,
-            file,
-            channels=data.channels,
-            role="student",
-            new_head=pixels.label_names not in (None, data.classes),
+        others = pixels.label_names not in (None, data.classes)
+        digest, new_head = adopt_weights(
+            model, self.model, file, channels=data.channels, role="student", new_head=others
         )
         weights = StartingWeights(
             name=self.weights if file else model.pretrained_cfg["hf_hub_id"],  # type: ignore[index]
-            sha256=adopted.sha256,
+            sha256=digest,
             license=pixels.license,
-            new_head=adopted.new_head,
+            new_head=new_head,
         )
         mean, std = (per_channel(values, data.channels) for values in (pixels.mean, pixels.std))
         return StudentStart(model, Preprocessing(mean, std), weights, stated_by)

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -20,26 +20,13 @@ head."""
 
 
 def check_on_hub(name: str, option: str) -> None:
-    """Refuse a model that has no weights on timm's hub; for validators.
-
-    Args:
-        option: what asks for them, for the sentence.
-    """
+    """Refuse a model without the weights on timm's hub that `option` asks for; for validators."""
     cfg = timm.get_pretrained_cfg(name)
     if not (cfg and cfg.has_weights):
         raise ValueError(
             f"expected a model with weights on timm's hub with {option}, found that '{name}' has none; "
             "timm.list_pretrained() names those that have"
         )
-
-
-class Adopted(NamedTuple):
-    """Weights that a model was given."""
-
-    sha256: str
-    """Of their file, or of the hub's tensors."""
-    new_head: bool
-    """Whether the model kept its own head."""
 
 
 def adopt_weights(
@@ -50,7 +37,7 @@ def adopt_weights(
     channels: int,
     role: str,
     new_head: bool = False,
-) -> Adopted:
+) -> tuple[str, bool]:
     """Give `model`, which `options` made, timm's weights; where the head has another shape, the model's own stays.
 
     timm adapts the weights to another number of channels.
@@ -60,6 +47,9 @@ def adopt_weights(
         role: `teacher` or `student`, for the sentences.
         new_head: keep the model's own head in any case.
 
+    Returns:
+        SHA-256 of their file, or of the hub's tensors; and whether the model kept its own head.
+
     Raises:
         UserError: the weights are missing, cannot be read safely or fetched, or do not fit the model.
     """
@@ -68,7 +58,7 @@ def adopt_weights(
     own, state = model.state_dict(), loaded.state_dict()
     kept = [name for name in head_names(model) if new_head or name not in state or state[name].shape != own[name].shape]
     model.load_state_dict(state | {name: own[name] for name in kept})
-    return Adopted(digest, bool(kept))
+    return digest, bool(kept)
 
 
 def _loaded(model: nn.Module, options: ModelOptions, file: Path | None, *, channels: int, role: str) -> nn.Module:
@@ -77,7 +67,7 @@ def _loaded(model: nn.Module, options: ModelOptions, file: Path | None, *, chann
     timm knows how weights of older formats, another input size or other channels become this model's. With the
     weights' own number of classes it loads strictly: nothing is left at random.
     """
-    cfg = _cfg(model)
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     if file is None:
         state: dict[str, Tensor] = {}
         overlay: dict[str, Any] = {}
@@ -103,12 +93,10 @@ def _loaded(model: nn.Module, options: ModelOptions, file: Path | None, *, chann
         )
     except Exception as error:  # whatever timm, the hub's client or the network raise
         if file is not None:
-            head = head_names(model)
-            own = {name: tensor for name, tensor in model.state_dict().items() if name not in head}
-            rest = {name: tensor for name, tensor in state.items() if name not in head}
+            fault = misfits(model.state_dict(), state, without=head_names(model)) or first_line(error)
             raise UserError(
-                f"the weights in {file} do not fit the {role} '{options.name}' with {options.args}: "
-                f"{misfits(own, rest) or first_line(error)}; give weights of this model, or change its name and args"
+                f"the weights in {file} do not fit the {role} '{options.name}' with {options.args}: {fault}; "
+                "give weights of this model, or change its name and args"
             ) from error
         if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
             faults = " ".join(str(error).split())
@@ -120,11 +108,6 @@ def _loaded(model: nn.Module, options: ModelOptions, file: Path | None, *, chann
             f"expected the weights of '{options.name}' on the hub or in its cache, found that they cannot be had "
             f"({first_line(error)}); {in_place_of_the_network(role)}"
         ) from error
-
-
-def _cfg(model: nn.Module) -> dict[str, Any]:
-    """timm's description of the weights: their classes, input, normalisation."""
-    return model.pretrained_cfg  # type: ignore[return-value]
 
 
 def _stem(model: nn.Module, cfg: dict[str, Any]) -> str | None:

@@ -26,7 +26,6 @@ from rsd.run.records import (
     LatencyRecord,
     Manifest,
     Origin,
-    Pair,
     Requires,
 )
 from rsd.sources.images import DatasetRecord, Images
@@ -34,8 +33,7 @@ from rsd.sources.images import DatasetRecord, Images
 SCHEMA_VERSION = 3
 _LOADS = (("1.18", 21, 10), ("1.21", 22, 10), ("1.23", 23, 11), ("1.24", 23, 13))
 """Releases of ONNX Runtime, each with the newest opset and IR version that it loaded of a ResNet's and a ViT's file."""
-_OPENVINO = "2024.4"
-"""The oldest OpenVINO that the device's package takes."""
+_OPENVINO = "2024.4"  # the oldest OpenVINO that the device's package takes
 
 
 class BundleOptions(Options):
@@ -139,11 +137,6 @@ def data_licences(licences: Path, name: str, source: str) -> list[Path]:
     return [licences / "data" / f"{stem}.txt" for stem in dict.fromkeys([name, source])]
 
 
-def _pairs(file: ConvertRecord) -> dict[str, Pair]:
-    """By runtime, ONNX Runtime's first. What builds engines is named where it wants a file of its own."""
-    return {name: pair for name, pair in file.pairs.items() if name != runtimes.BUILDER or pair.file != file.main.file}
-
-
 def _runtime(folder: Path, options: BundleOptions, models: dict[str, BundledModel]) -> str:
     """The oldest ONNX Runtime that loads all its files, or the one that the options ask for if that is newer."""
     needs("export", "onnx", "onnxruntime")
@@ -162,7 +155,8 @@ def _runtime(folder: Path, options: BundleOptions, models: dict[str, BundledMode
 def _model(folder: Path, file: ConvertRecord) -> BundledModel:
     """Copy the files of a precision, the same bytes once; its entry of the manifest."""
     (folder / file.precision).mkdir()
-    pairs = _pairs(file)
+    # What builds engines is named only where it wants a file of its own.
+    pairs = {name: pair for name, pair in file.pairs.items() if name != runtimes.BUILDER or pair.file != file.main.file}
     paths = {runtime: f"{file.precision}/{pair.file}" for runtime, pair in pairs.items()}
     for path in set(paths.values()):
         shutil.copyfile(file.folder / Path(path).name, folder / path)
@@ -180,11 +174,7 @@ def _engine(folder: Path, engine: EngineRecord) -> str | None:
 
 
 def _golden(
-    folder: Path,
-    images: Images,
-    record: DatasetRecord,
-    converted: list[ConvertRecord],
-    models: dict[str, BundledModel],
+    folder: Path, images: Images, record: DatasetRecord, converted: list[ConvertRecord], models: dict[str, BundledModel]
 ) -> Golden:
     """Write inputs and the logits that each file gives for them in each runtime; the manifest's entry."""
     import onnx  # late, as in `_runtime`

@@ -10,8 +10,7 @@ from rsd.sources.image_file import decode
 from rsd.sources.images import ArrayImages, DatasetRecord, ImageFiles, Images
 
 IMAGES = 8
-PIXELS = 3
-"""Levels of 255 by which a pixel of a decoded file may differ: JPEG decoders round differently."""
+PIXELS = 3  # levels of 255 by which a pixel of a decoded file may differ: JPEG decoders round differently
 _ORIENTATION = 0x0112
 
 
@@ -25,10 +24,12 @@ def write_files(folder: Path, images: Images, record: DatasetRecord) -> tuple[li
         The names, and the pixels that a device must get from them, uint8 `[N, H, W, C]`.
     """
     height, width = record.height, record.width
+    on_its_side = Image.Exif()
+    on_its_side[_ORIENTATION] = 6
     kinds: list[tuple[str, tuple[int, int], dict[str, Any]]] = [
         ("as-served.png", (width, height), {}),
         ("wide.jpg", (3 * width, 2 * height), {"quality": 90}),
-        ("on-its-side.jpg", (2 * width + 1, 3 * height + 2), {"quality": 90, "exif": _on_its_side()}),
+        ("on-its-side.jpg", (2 * width + 1, 3 * height + 2), {"quality": 90, "exif": on_its_side}),
         ("small-palette.png", (max(width // 2, 2) + 1, max(height // 2, 2)), {}),
         ("transparent.png", (width + 3, 2 * height), {}),
         ("large.jpg", (5 * width, 4 * height + 3), {"quality": 80}),
@@ -46,12 +47,6 @@ def write_files(folder: Path, images: Images, record: DatasetRecord) -> tuple[li
         names.append(name)
         pixels.append(_served(folder / name, record))
     return names, np.stack(pixels)
-
-
-def _on_its_side() -> Image.Exif:
-    exif = Image.Exif()
-    exif[_ORIENTATION] = 6
-    return exif
 
 
 def _served(path: Path, record: DatasetRecord) -> np.ndarray:

@@ -115,11 +115,7 @@ def sign(bundle: Path, target: Path, key: Path, *, commit: str | None = None) ->
 
 
 def verify(bundle: Path, key: Path) -> None:
-    """Check a signed bundle against a public key, by `model-signing`.
-
-    Raises:
-        UserError: it is not signed, not by this key, or not what was signed.
-    """
+    """Check a signed bundle against a public key, by `model-signing`; UserError if it is not as this key signed it."""
     verifying, hashing = _library("verifying"), _library("hashing")
     if not (bundle / SIGNATURE).is_file():
         raise UserError(f"expected a signed bundle in {bundle}, found no {SIGNATURE}; sign it first")

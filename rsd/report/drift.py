@@ -30,11 +30,7 @@ def verdict(windows: list[Window]) -> str:
 def write(
     folder: Path, model: Path, threads: int, seconds: float, windows: list[Window], samples: list[list[int]]
 ) -> str:
-    """Write `sustained.json`, `sustained.md`, `sustained.svg` and every sample into `folder`; the text of the second.
-
-    Args:
-        windows, samples: as `rsd.measure.sustained.sustained` returns them.
-    """
+    """Write what `rsd.measure.sustained` returns as `sustained.json`, `.md` and `.svg`, with every sample; the text."""
     device, sentence = fingerprint(), verdict(windows)
     record = {"model": model.name, "threads": threads, "device": device, "verdict": sentence}
     write_json(folder / "sustained.json", {**record, "windows": windows})

@@ -13,8 +13,7 @@ LEAST_SEEDS = 3
 """Of fewer values the t interval spans more than any accuracy could, or nothing: it would say nothing true."""
 UNBOUNDED = (-math.inf, math.inf)
 PERCENT = (0.0, 100.0)
-POINTS = (-100.0, 100.0)
-"""A difference of two percentages."""
+POINTS = (-100.0, 100.0)  # a difference of two percentages
 
 
 class Interval(NamedTuple):

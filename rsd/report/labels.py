@@ -38,11 +38,7 @@ def labels_used(
     converted: Iterable[ConvertRecord],
     teacher_recipe: JsonValue,
 ) -> list[LabelUse]:
-    """Every use of labels in a run, in the order of the stages; choices that use none are named, too.
-
-    Args:
-        teacher_recipe: the section of the params; null where the teacher is not trained here.
-    """
+    """Every use of labels in a run, stage by stage, and choices without any; a teacher from elsewhere has no recipe."""
     validation, test = data.counts["validation"], data.counts["test"]
     uses = []
     if teacher and teacher.learned_from is not None:

@@ -104,11 +104,7 @@ def _load(state: Conditions) -> str:
 
 
 def read(path: Path) -> LatencyRecord:
-    """What the stage `benchmark` or a kit's run.py wrote.
-
-    Raises:
-        UserError: it is neither of the two.
-    """
+    """What the stage `benchmark` or a kit's run.py wrote; UserError for anything else."""
     # A kit's is a record with its candidates and samples.
     if path.is_file() and b'"candidates"' in path.read_bytes():
         return read_device(path)

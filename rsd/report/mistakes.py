@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.special import softmax
 
 from rsd.machine.errors import UserError
 from rsd.report.records import Records
@@ -17,10 +18,8 @@ from rsd.run.records import Evaluation
 from rsd.sources.images import read_split
 
 MOST = 12
-LARGEST_SIDE = 112
-"""Pixels of a picture in the page; a larger image is shrunk."""
-FEW_PIXELS = 64
-"""A picture of fewer pixels a side is drawn with sharp pixels."""
+LARGEST_SIDE = 112  # pixels of a picture in the page; a larger image is shrunk
+FEW_PIXELS = 64  # a picture of fewer pixels a side is drawn with sharp pixels
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,7 @@ class Mistake:
 
 
 def worst(records: Records, data: Path, *, most: int = MOST) -> list[Mistake]:
-    """The mistakes of the shipped student, the surest first; empty if it made none.
-
-    Args:
-        data: the prepared data set.
+    """The mistakes of the shipped student on the prepared `data`, the surest first; empty if it made none.
 
     Raises:
         UserError: there is no such student, its logits or the images are missing, or their shapes disagree.
@@ -76,7 +72,7 @@ def worst(records: Records, data: Path, *, most: int = MOST) -> list[Mistake]:
         )
     answers = logits.argmax(1)
     wrong = np.flatnonzero(answers != test.labels)
-    shares = _softmax(np.asarray(logits[wrong], np.float64))
+    shares = softmax(np.asarray(logits[wrong], np.float64), axis=1)
     sure = shares[np.arange(len(wrong)), answers[wrong]]
     mistakes = []
     for place in np.argsort(-sure, kind="stable")[:most]:
@@ -108,11 +104,6 @@ def _others(records: Records, shipped: Evaluation, number: int, images: int) -> 
             row = rows.iloc[number]
             answers.append(Answer(method_name(method), row["predicted"], row["predicted"] == row["actual"]))
     return answers
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -24,14 +24,13 @@ from rsd.report.records import Records, read
 from rsd.report.table import larger_int8, method_name, start_in_words, twin
 from rsd.report.terms import caption
 from rsd.run.paths import Run
-from rsd.run.records import ConvertRecord, Parity
+from rsd.run.records import ConvertRecord
 
 
 def write_page(path: Path, run: Run, *, params: Path, budget: Path) -> None:
-    """Write the report on one run to `path`.
+    """Write the report on one run to `path`, whole or not at all.
 
     Args:
-        path: the HTML file; it is either written whole or left as it was.
         params: the params.yaml of this run, shown unchanged.
         budget: folder with `devices/*.json` and `trained.json`; see `rsd.measure.budget`.
 
@@ -93,7 +92,7 @@ def _content(records: Records) -> dict[str, Any]:
         "correlations": _correlations(records),
         "confusions": _confusions(records),
         "exports": [line for export in records.exports for line in _pairs(export)],
-        "stripped": _stripped(records),
+        "stripped": next((rung for one in records.exports for rung in one.ladder if rung.rung == "stripped"), None),
         "engines": records.engines,
         "larger_int8": larger_int8(records.engines),
         "latency_head": COLUMNS,
@@ -122,19 +121,9 @@ def _labels(records: Records) -> dict[str, Any]:
     data, teacher = records.data, records.teacher
     if data is None:
         return {}
-    uses = labels_used(
-        records.choice,
-        data,
-        teacher,
-        records.students.values(),
-        records.exports,
-        records.params.get("teacher_recipe"),
-    )
-    return {
-        "images": data.stated_counts,
-        "labels": uses,
-        "advantage": advantage(data, teacher) if teacher else None,
-    }
+    recipe = records.params.get("teacher_recipe")
+    uses = labels_used(records.choice, data, teacher, records.students.values(), records.exports, recipe)
+    return {"images": data.stated_counts, "labels": uses, "advantage": advantage(data, teacher) if teacher else None}
 
 
 def _mistakes(records: Records, data: Path) -> dict[str, Any]:
@@ -182,11 +171,6 @@ def _strays(records: Records) -> pd.DataFrame:
         for export in records.exports
         for number, stray in enumerate(export.main.strays)
     )
-
-
-def _stripped(records: Records) -> Parity | None:
-    """The lowest rung of the ladder: the student without what trained it, against the one within it."""
-    return next((rung for export in records.exports for rung in export.ladder if rung.rung == "stripped"), None)
 
 
 def _figures(records: Records) -> dict[str, Figure]:
@@ -260,13 +244,7 @@ def _sizes(records: Records) -> pd.DataFrame:
         name=[method_name(name) for name in trained["method"]], bytes=4 * trained["parameters"], precision=None
     )
     files = [
-        {
-            "name": f"{one.precision}.onnx",
-            "precision": one.precision,
-            "bytes": one.main.bytes,
-            "top1": one.main.test_top1,
-        }
-        for one in records.exports
+        (f"{one.precision}.onnx", None, one.precision, one.main.bytes, one.main.test_top1) for one in records.exports
     ]
     columns = ["name", "method", "precision", "bytes", "top1"]
     rows = pd.concat([weights.reindex(columns=columns), pd.DataFrame(files, columns=columns)], ignore_index=True)

@@ -1,6 +1,5 @@
 """What the stages recorded about one run, read for whoever wants to show it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pandas as pd
 from pydantic import JsonValue
 
+from rsd.machine.files import read_json
 from rsd.report.interval import POINTS, Interval, interval
 from rsd.run.names import CALIBRATION, CONFUSION, CURVES, LIKENESS, SAMPLES
 from rsd.run.paths import Run
@@ -84,11 +84,7 @@ class Records:
 
 
 def read(run: Run) -> Records:
-    """Read a run's records and tables.
-
-    Raises:
-        UserError: no model was evaluated, or a record is damaged.
-    """
+    """Read a run's records and tables; UserError if no model was evaluated, or a record is damaged."""
     known, evaluation = evaluated(run)
     folder = run.evaluation_folder
     return Records(
@@ -108,7 +104,7 @@ def read(run: Run) -> Records:
         benchmark=known.latency,
         samples=_csv(run.benchmark_folder / SAMPLES) if known.latency else None,
         params={
-            ".".join(file.relative_to(run.params).with_suffix("").parts): _json(file)
+            ".".join(file.relative_to(run.params).with_suffix("").parts): read_json(file)
             for file in sorted(run.params.rglob("*.json"))
         },
         device=known.device,
@@ -121,10 +117,6 @@ def _confusion(folder: Path) -> pd.DataFrame | None:
     answers = {path.stem: _csv(path, dtype=str, keep_default_na=False) for path in sorted(folder.glob("*.csv"))}
     parts = [frame.assign(model=model) for model, frame in answers.items() if frame is not None]
     return pd.concat(parts, ignore_index=True) if parts else None
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _csv(path: Path, **options: Any) -> pd.DataFrame | None:

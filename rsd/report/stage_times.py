@@ -10,10 +10,8 @@ from rsd.run import times
 from rsd.run.paths import MissingError, Run
 from rsd.run.times import StageTime
 
-INSTALLATION = "install "
-"""How the names begin that the Makefile notes."""
-PAUSE = 600.0
-"""Seconds without a stage, after which the next one belongs to another run."""
+INSTALLATION = "install "  # how the names begin that the Makefile notes
+PAUSE = 600.0  # seconds without a stage, after which the next one belongs to another run
 
 
 def summary(run: Run) -> str:

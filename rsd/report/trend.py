@@ -15,10 +15,8 @@ from rsd.report.charts.style import layered
 from rsd.report.table import runs_on
 from rsd.run.records import LatencyRecord
 
-REMEMBERED = 7
-"""The newest quiet points whose median a point is compared with."""
-LEAST = 3
-"""Fewer quiet points than that judge nothing."""
+REMEMBERED = 7  # the newest quiet points whose median a point is compared with
+LEAST = 3  # fewer quiet points than that judge nothing
 
 
 @dataclass(frozen=True)

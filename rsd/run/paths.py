@@ -91,11 +91,7 @@ class Run:
         return self.folder / "convert" / precision
 
     def onnx(self, precision: str, runtime: str = "onnxruntime") -> Path:
-        """The file of a precision for a runtime; `tensorrt` is any that builds engines.
-
-        Raises:
-            MissingError: that runtime has none; the record says why.
-        """
+        """The file of a precision for a runtime, `tensorrt` for any that builds engines; MissingError says why not."""
         record = self.converted(precision)
         if runtime not in record.pairs:
             raise MissingError(f"expected a {precision} file for {runtime}, found none: {record.lost.get(runtime)}")

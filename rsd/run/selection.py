@@ -9,11 +9,7 @@ from rsd.run.records import Choice, IndexedStudent, ShippedRecord, StudentIndex
 
 
 def index(run: Run) -> StudentIndex:
-    """The students that the params ask for, in their order.
-
-    Raises:
-        UserError: one of them was not trained.
-    """
+    """The students that the params ask for, in their order; UserError if one was not trained."""
     records = [run.student(method, seed) for method in run.choice().methods for seed in run.choice().seeds]
     return StudentIndex(
         students=[

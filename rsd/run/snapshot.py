@@ -63,11 +63,7 @@ class Snapshot:
 
 
 def snapshot(run: Run) -> Snapshot:
-    """Read what there is.
-
-    Raises:
-        UserError: the run has no resolved params, or a record is damaged.
-    """
+    """Read what there is; UserError if the run has no resolved params, or a record is damaged."""
     choice, stale = run.choice(), run.stale()
     records = [record for record in run.records() if record.place not in stale]
 
@@ -97,11 +93,7 @@ def snapshot(run: Run) -> Snapshot:
 
 
 def evaluated(run: Run) -> tuple[Snapshot, EvaluationRecord]:
-    """A run whose models were judged.
-
-    Raises:
-        UserError: they were not, or have been trained anew since.
-    """
+    """A run whose models were judged; UserError if they were not, or have been trained anew since."""
     if not run.evaluation_file.is_file():
         raise UserError(f"expected evaluated models in {run.folder}, found none; run `make repro`")
     known = snapshot(run)

@@ -19,11 +19,7 @@ class ArraySource(Source):
     """Side in pixels at which the images are served; null: as they are."""
 
     def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """The images for training and validation, and the test images; each uint8 `[N, H, W, C]`.
-
-        Raises:
-            UserError: a file is missing or damaged.
-        """
+        """Images for training and validation, and test images, uint8 `[N, H, W, C]`; UserError for a bad file."""
         raise NotImplementedError
 
     @property

@@ -8,11 +8,7 @@ from rsd.machine.files import written_aside
 
 
 def download(url: str, path: Path, *, md5: str) -> None:
-    """Fetch `url` to `path`; the file appears only once it is whole and has the right MD5.
-
-    Raises:
-        UserError: there is no network or no such address, the content is another, or `path` cannot be written.
-    """
+    """Fetch `url` to `path`, whole and with the right MD5 or not at all; UserError says what was in the way."""
     from torchvision.datasets.utils import download_url  # seconds to import, and rarely needed
 
     try:

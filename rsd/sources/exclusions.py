@@ -62,11 +62,7 @@ def _groups(identity: np.ndarray) -> Iterator[np.ndarray]:
 def whole_classes(
     layout: Layout, classes: list[str], table: FileTable, identity: np.ndarray, usable: np.ndarray, *, parts: int
 ) -> tuple[list[int], list[Finding]]:
-    """The classes with usable images in every split, and what the others lack.
-
-    Args:
-        parts: into how many parts the train split is cut; each takes an image of every class.
-    """
+    """The classes with usable images in every split, one in each of so many `parts` of train; what others lack."""
     findings = []
     complete = list(range(len(classes)))
     for s, (split, by_class) in enumerate(layout.files.items()):

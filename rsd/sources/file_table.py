@@ -39,10 +39,8 @@ def inspect_all(
 
     Args:
         served: side in pixels at which the images are served.
-        workers: threads; cores + 4, at most 32, if None: some of them wait for the disk. The result does not depend
-            on it. (Threads, because Pillow decodes outside of Python's lock and they share their memory: on two cores
-            they were faster than processes at 500 and 2,000 pixels; at 64, now one and now the other, by up to a
-            third.)
+        workers: threads, since Pillow decodes outside of Python's lock; None: cores + 4, at most 32, as some wait for
+            the disk. The result does not depend on it.
     """
     position = {name: c for c, name in enumerate(classes)}
     paths, split, label = [], [], []

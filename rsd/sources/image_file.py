@@ -90,7 +90,8 @@ def inspect(path: Path, *, served: int, pixels: bool = False) -> Inspected:
     content = _content(path)
     image = _opened(content)
     if image.format == "PNG":
-        _check_png(content)
+        with _whole():  # decoding checks neither the checksum of every part nor the end
+            Image.open(io.BytesIO(content), formats=("PNG",)).verify()
     width, height = image.size
     orientation = _orientation(image)
     image.draft(None, (served, served))  # every byte is still read, so that a truncated file is found
@@ -158,12 +159,6 @@ def _depth(image: Image.Image, content: bytes) -> int:
         depths = getattr(image, "tag_v2", {}).get(258)  # BitsPerSample
         return max(depths) if isinstance(depths, tuple) and depths else 1
     return content[24] if image.format == "PNG" else 8  # the 25th byte of every PNG file
-
-
-def _check_png(content: bytes) -> None:
-    """Check the checksum of every part of a PNG file, and its end; decoding checks neither."""
-    with _whole():
-        Image.open(io.BytesIO(content), formats=("PNG",)).verify()
 
 
 def _orientation(image: Image.Image) -> int:

@@ -112,11 +112,7 @@ class ImageFiles:
         return self.originals[index]
 
     def decoded(self, index: np.ndarray, boxes: np.ndarray) -> Iterator[tuple[Image.Image, np.ndarray]]:
-        """Each image, and its part in the pixels at which it was decoded.
-
-        Args:
-            boxes: the parts to serve: top, left, height, width in the original's pixels, float64 `[B, 4]`.
-        """
+        """Each image and its box (top, left, height, width, float64 `[B, 4]`) in the pixels at which it is decoded."""
         for number, box in zip(index, boxes, strict=True):
             # A JPEG whose part is served at half of its size is decoded at half of its size, which is faster.
             image = decode(self.root / os.fsdecode(self.paths[number]), reduce=min(box[2:]) / self.size)
@@ -159,11 +155,7 @@ def read_record(data: Path) -> DatasetRecord:
 
 
 def read_split(data: Path, split: str) -> LabelledImages:
-    """A prepared split, memory-mapped, or served from its files.
-
-    Raises:
-        UserError: the split is not there, or its images and labels do not belong together.
-    """
+    """A prepared split, memory-mapped or from its files; UserError where it is missing or its parts do not match."""
     folder = data / split
     if not (folder / IMAGE_LABELS).is_file():
         raise UserError(f"expected a prepared split in {folder}, found none; run `dvc repro prepare`")

@@ -22,22 +22,8 @@ class Row(NamedTuple):
     """Of the class; empty: no label."""
 
 
-def read_labelled(root: Path, table: Path) -> Layout:
-    """The images below `root`, those that `table` names by class, the others without a label.
-
-    Args:
-        table: CSV in UTF-8 with the first line `path,class`; paths are relative to the root. A row without a class, and
-            an image without a row, have no label.
-
-    Raises:
-        UserError: the table cannot be read, has other columns, or names a path that is no image, one image twice, or no
-            class at all.
-    """
-    return labelled_layout(root, _rows(table), table)
-
-
 def labelled_layout(root: Path, rows: Iterable[Row], table: Path) -> Layout:
-    """The images below `root` by the class in their row of `table`; the others have no label.
+    """The images below `root` by the class in their row of `table`; without a row or a class they have no label.
 
     Raises:
         UserError: a row names a path that is no image, or one image twice, or no row names a class.
@@ -69,7 +55,8 @@ def labelled_layout(root: Path, rows: Iterable[Row], table: Path) -> Layout:
     return everything._replace(files={"train": by_class}, folders={"train": ""}, unlabelled=without)
 
 
-def _rows(table: Path) -> list[Row]:
+def read_rows(table: Path) -> list[Row]:
+    """The rows of a CSV in UTF-8 with the first line `path,class`; UserError if it cannot be read or is another."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, strict=True) if row]

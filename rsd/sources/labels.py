@@ -4,8 +4,7 @@ import numpy as np
 
 from rsd.machine.errors import UserError
 
-NO_LABEL = -1
-"""In the place of a class index."""
+NO_LABEL = -1  # in the place of a class index
 
 
 def hide_labels(labels: np.ndarray, labelled: int | float, classes: list[str], *, seed: int) -> np.ndarray:

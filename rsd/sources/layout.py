@@ -10,8 +10,6 @@ from rsd.machine.errors import UserError
 from rsd.sources.image_file import SUFFIXES
 
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-
-
 _LOOP = "a link to a folder that holds it; remove it"
 _UNLABELLED = ("unlabelled", "unlabeled")
 
@@ -68,29 +66,21 @@ def read_layout(root: Path) -> Layout:
 
 
 def every_image(root: Path) -> Layout:
-    """All images below `root`, in whatever folders, as a layout without any class.
-
-    Raises:
-        UserError: there is no such folder.
-    """
+    """All images below `root`, in whatever folders, as a layout without any class; UserError without such a folder."""
     reader = _Reader(root)
-    reader.check_folder()
     images = reader._images("")
     return Layout({}, {}, reader.findings, dict(reader.ignored), images)
 
 
 class _Reader:
     def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise UserError(f"expected a folder of images in {root}, found no such folder; correct data.root")
         self.root = root
         self.findings: list[Finding] = []
         self.ignored: Counter[str] = Counter()
 
-    def check_folder(self) -> None:
-        if not self.root.is_dir():
-            raise UserError(f"expected a folder of images in {self.root}, found no such folder; correct data.root")
-
     def read(self) -> Layout:
-        self.check_folder()
         top = self._list("")
         if not top.folders:
             raise UserError(
@@ -110,7 +100,8 @@ class _Reader:
     def _splits(self, top: _Listed) -> dict[str, str]:
         """Which folder is which split."""
         named = [name for name in top.folders if name.lower() in _SPLITS]
-        splits = [name for name in named if self._peek(name).folders]
+        # Another reader looks into them, whose findings do not count.
+        splits = [name for name in named if _Reader(self.root)._list(f"{name}/").folders]
         others = [name for name in top.folders if name not in splits]
         if not splits:
             if len(named) == len(top.folders) and any(_SPLITS[name.lower()] == "train" for name in named):
@@ -151,10 +142,7 @@ class _Reader:
         if listed.images:
             count, example = len(listed.images), listed.images[0]
             self.findings.append(Finding(folder or ".", f"{count} images outside of any class, such as {example}"))
-        classes = {}
-        for name in listed.folders:
-            classes[name] = self._images(f"{folder}{name}/")
-        return classes
+        return {name: self._images(f"{folder}{name}/") for name in listed.folders}
 
     def _images(self, folder: str) -> list[str]:
         """The images of a class, in its folder and in the folders below it, sorted."""
@@ -171,17 +159,8 @@ class _Reader:
             waiting += [(f"{place}{inner}/", above | {real}) for inner in inside.folders]
         return sorted(images)
 
-    def _peek(self, name: str) -> _Listed:
-        """The content of a folder, without findings."""
-        other = _Reader(self.root)
-        return other._list(f"{name}/")
-
     def _list(self, folder: str) -> _Listed:
-        """The folders and images directly in a folder, sorted.
-
-        Args:
-            folder: relative to the root: empty, or with a slash at its end.
-        """
+        """The folders and images directly in a folder below the root (empty, or with a slash at its end), sorted."""
         folders: list[str] = []
         images: list[str] = []
         place = self.root / folder
@@ -201,15 +180,10 @@ class _Reader:
                         self.ignored[shown(suffix) or "no suffix"] += 1
                     elif _is_odd(entry.name):
                         self.findings.append(Finding(path, "a name with control characters or not in UTF-8; rename it"))
-                    elif is_folder and entry.is_symlink() and Path(entry.path).resolve() in _and_parents(place):
+                    elif is_folder and entry.is_symlink() and place.resolve().is_relative_to(os.path.realpath(entry)):
                         self.findings.append(Finding(path, _LOOP))
                     else:
                         (folders if is_folder else images).append(entry.name)
         except OSError as error:
             self.findings.append(Finding(folder.rstrip("/") or ".", f"cannot be listed: {error.strerror}"))
         return _Listed(sorted(folders), sorted(images))
-
-
-def _and_parents(folder: Path) -> list[Path]:
-    resolved = folder.resolve()
-    return [resolved, *resolved.parents]

@@ -13,11 +13,7 @@ NAMES = (WEIGHTS, "pytorch_model.bin")
 
 
 def weights_file(path: Path) -> Path:
-    """The file of weights: `path` itself, or the file in the folder `path`.
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """The file of weights: `path` itself, or the file in the folder `path`; UserError if there is none."""
     for file in (path / name for name in NAMES) if path.is_dir() else (path,):
         if file.is_file():
             return file

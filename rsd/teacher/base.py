@@ -33,13 +33,6 @@ class Start(NamedTuple):
     """Who says what it is to be fed."""
 
 
-class Fitted(NamedTuple):
-    """What a kind that fits a classifier knows of it."""
-
-    validation: Validation
-    probe: ProbeRecord
-
-
 class TeacherOptions(Kind, ModelOptions):
     """The section `teacher` of the params: a model by its timm name, and where its weights come from.
 
@@ -88,18 +81,16 @@ class TeacherOptions(Kind, ModelOptions):
         raise NotImplementedError
 
     def start_from_timm(self, data: DatasetRecord, file: Path | None = None) -> Start:
-        """The teacher with timm's weights from `file`, or else its hub; a head of another shape is drawn anew.
-
-        Raises:
-            UserError: as `start`.
-        """
+        """The teacher with timm's weights from `file` or its hub; a head of another shape is new. Errors as `start`."""
         pixels, stated_by = pixels_of(self.name, file)
         preprocessing = self.preprocessing(data, pixels)
         model = self.new_model(data, preprocessing.input_size)
-        adopted = adopt_weights(model, self.model, file, channels=data.channels, role="teacher")
-        return Start(model, preprocessing, adopted.sha256, stated_by)
+        digest, _ = adopt_weights(model, self.model, file, channels=data.channels, role="teacher")
+        return Start(model, preprocessing, digest, stated_by)
 
-    def fit(self, start: Start, train: LabelledImages, validation: LabelledImages, *, workers: int) -> Fitted | None:
+    def fit(
+        self, start: Start, train: LabelledImages, validation: LabelledImages, *, workers: int
+    ) -> tuple[Validation, ProbeRecord] | None:
         """Fit the classifier of `start.model` in place, without gradients; None: this kind has none to fit.
 
         Args:

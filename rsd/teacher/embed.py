@@ -21,13 +21,12 @@ from rsd.machine.words import size_in_words
 from rsd.models.outputs import embedding_width, outputs
 from rsd.models.pixels import PixelNormalize
 from rsd.sources.images import LabelledImages
-from rsd.teacher.store import Held, StoreHeader, ViewOptions
+from rsd.teacher.store import ResidentMemory, StoreHeader, ViewOptions
 from rsd.views.augment import AugmentOptions
 from rsd.views.batches import batches, store_plan
 
 REMEDY = "free space, lower views.count, or run the teacher live with views.count 0"
-SAVE_SECONDS = 30.0
-"""A kill costs no more than this much of the teacher's work."""
+SAVE_SECONDS = 30.0  # a kill costs no more than this much of the teacher's work
 
 
 def write_store(
@@ -65,7 +64,7 @@ def write_store(
     arrays = _opened(
         unfinished, {name: (options.count, count, width) for name, width in widths.items()} if options.count else {}
     )
-    held = Held([*arrays.values()])
+    resident = ResidentMemory([*arrays.values()])
     progress_file = unfinished / f"progress-{parallel.rank()}.json"
     try:
         done, correct = json.loads(progress_file.read_text())
@@ -91,7 +90,7 @@ def write_store(
         for batch in batches(
             images, plan, per_view, augment, seed=options.seed, numbers=range(done, own.stop), workers=workers
         ):
-            held.add(len(batch.images))
+            resident.add(len(batch.images))
             answers = outputs(teacher, normalize(batch.raw.to(normalize.mean.device)))
             for name, value in answers._asdict().items():
                 half = value.half()
@@ -140,21 +139,17 @@ def _opened(unfinished: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
         if made_for != parallel.processes():  # other shares, so the saved progress means nothing
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            _check_room(unfinished, sum(2 * math.prod(shape) for shape in shapes.values()))
+            size, room = sum(2 * math.prod(shape) for shape in shapes.values()), shutil.disk_usage(unfinished).free
+            if size > room:
+                raise UserError(
+                    f"expected room for the view store ({size_in_words(size)}) in {unfinished}, found "
+                    f"{size_in_words(room)}; {REMEDY}"
+                )
             for name, shape in shapes.items():
                 _make(unfinished / f"{name}.npy", shape)
             write_json(unfinished / _MADE_FOR, parallel.processes())
     parallel.wait(patiently=True)
     return {name: np.lib.format.open_memmap(unfinished / f"{name}.npy", mode="r+") for name in shapes}
-
-
-def _check_room(folder: Path, size: int) -> None:
-    room = shutil.disk_usage(folder).free
-    if size > room:
-        raise UserError(
-            f"expected room for the view store ({size_in_words(size)}) in {folder}, found {size_in_words(room)}; "
-            f"{REMEDY}"
-        )
 
 
 def _make(path: Path, shape: tuple[int, ...]) -> None:

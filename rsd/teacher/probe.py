@@ -21,14 +21,11 @@ Selection = Literal["validation", "cross_validation"]
 REGULARISATIONS = tuple(10.0**power for power in range(-4, 4))
 """scikit-learn's C, the inverse strength; of two that are equally good the smaller one is taken."""
 FOLDS = 5
-NEIGHBOURS = 20
-"""The most that kNN asks, as in DINO's evaluation."""
+NEIGHBOURS = 20  # the most that kNN asks, as in DINO's evaluation
 
 
-PIXEL_SIDE = 16
-"""Side of the images that the classifier on pixels gets."""
-MOST_PIXEL_IMAGES = 5000
-"""Labelled images that it is fitted to."""
+PIXEL_SIDE = 16  # side of the images that the classifier on pixels gets
+MOST_PIXEL_IMAGES = 5000  # labelled images that it is fitted to
 
 
 class Examples(NamedTuple):
@@ -135,11 +132,7 @@ def right_by_pixels(train: LabelledImages, validation: LabelledImages, *, select
 
 
 def check_labels(label: np.ndarray, classes: list[str]) -> None:
-    """Refuse labels that no probe can be fitted to.
-
-    Raises:
-        UserError: there are fewer labelled images than classes, or a class has none.
-    """
+    """UserError for labels that no probe can be fitted to: fewer than there are classes, or none of a class."""
     if len(label) < len(classes):
         raise UserError(
             f"expected at least one labelled training image for each of the {len(classes)} classes, to fit the "

@@ -26,11 +26,9 @@ from rsd.run.names import HEADER
 from rsd.run.records import Written
 from rsd.views.augment import AugmentOptions
 
-READERS = 16
-"""Threads that read rows, so many at once: a disk serves sixteen requests together several times as fast."""
-ROWS_OF_A_READER = 16
-"""A smaller batch takes fewer readers, each of which costs ten microseconds."""
-HELD_BYTES = 256 << 20
+READERS = 16  # threads that read rows, so many at once: a disk serves sixteen requests together several times as fast
+ROWS_OF_A_READER = 16  # a smaller batch takes fewer readers, each of which costs ten microseconds
+RESIDENT_BYTES = 256 << 20
 """Of a store, in the resident memory of a process; the system's page cache keeps more where it has room."""
 
 
@@ -99,9 +97,9 @@ class Rows:
 class StoredTeacher:
     """Looks the teacher's outputs up instead of running it.
 
-    A store of up to `HELD_BYTES` is loaded, onto the device. A larger one may be larger than memory: its rows are read
-    in the order in which they lie in the file, without reading ahead of them. On CUDA they go into pinned memory, from
-    which the GPU copies them while it computes.
+    A store of up to `RESIDENT_BYTES` is loaded, onto the device. Of a larger one, perhaps larger than memory, rows are
+    read in the order of the file, without reading ahead. On CUDA they go into pinned memory, from which the GPU copies
+    them while it computes.
 
     Args:
         made_from: what the store must have been made from, see `store_digests`.
@@ -111,7 +109,7 @@ class StoredTeacher:
     """
 
     def __init__(self, folder: Path, *, made_from: dict[str, str], device: torch.device) -> None:
-        with _whole(folder):
+        with _intact(folder):
             header = StoreHeader.model_validate_json((folder / HEADER).read_bytes())
         if other := [name for name, digest in made_from.items() if header.made_from.get(name) != digest]:
             raise UserError(
@@ -119,34 +117,29 @@ class StoredTeacher:
                 f"one with other digests of {', '.join(other)} in {folder}; run `dvc repro embed`"
             )
         self.device = device
-        with _whole(folder):
-            shape = header.views, header.images
-            self.embedding = _mapped(folder, "embedding", (*shape, header.embedding_width))
-            self.logits = _mapped(folder, "logits", (*shape, header.logits_width))
-        self.held = Held((self.embedding, self.logits))
-        self.whole: list[Tensor] = []
+        self.loaded: list[Tensor] = []
         """All rows on the device, where they are few."""
-        if self.held.small:
-            with _whole(folder):
+        with _intact(folder):
+            shape = header.views, header.images
+            self.embedding = _memory_map(folder, "embedding", (*shape, header.embedding_width))
+            self.logits = _memory_map(folder, "logits", (*shape, header.logits_width))
+            self.resident = ResidentMemory((self.embedding, self.logits))
+            if self.resident.small:
                 flat = (array.reshape(-1, array.shape[2]) for array in (self.embedding, self.logits))
-                self.whole = [torch.from_numpy(np.array(rows)).to(device) for rows in flat]
+                self.loaded = [torch.from_numpy(np.array(rows)).to(device) for rows in flat]
         self._readers = ThreadPoolExecutor(READERS, "view store")
         self.ahead: deque[Rows] = deque()
         """Of coming calls, in their order."""
 
     def prefetch(self, index: np.ndarray, view: np.ndarray) -> None:
-        """Read rows meanwhile, for a later call; calls come in the same order.
-
-        Args:
-            index, view: numbers of images and views, int64 `[B]`, those of the call.
-        """
-        if not self.whole:
+        """Read meanwhile the rows of a later call with this `index` and `view`; calls come in the same order."""
+        if not self.loaded:
             self.ahead.append(self._reading(index, view))
 
     def __call__(self, raw: Tensor, index: np.ndarray, view: np.ndarray) -> Outputs:
-        if self.whole:
-            place = torch.from_numpy(self._place(index, view)).to(self.device, non_blocking=True)
-            return Outputs(*(rows.index_select(0, place) for rows in self.whole))
+        if self.loaded:
+            numbers = torch.from_numpy(self._row_numbers(index, view)).to(self.device, non_blocking=True)
+            return Outputs(*(rows.index_select(0, numbers) for rows in self.loaded))
         rows = self._prefetched(index, view) or self._reading(index, view)
         for read in rows.reads:
             read.result()
@@ -167,40 +160,37 @@ class StoredTeacher:
                 for array in (self.embedding, self.logits)
             )
         )
-        self.held.add(len(index))
-        by_place = np.lexsort((index, view))
+        self.resident.add(len(index))
+        in_file_order = np.lexsort((index, view))
         reads = [
             self._readers.submit(self._read, rows, index, view, part)
-            for part in np.array_split(by_place, min(READERS, -(-len(index) // ROWS_OF_A_READER)))
+            for part in np.array_split(in_file_order, min(READERS, -(-len(index) // ROWS_OF_A_READER)))
         ]
         return Rows(index, view, rows, reads)
 
     def _read(self, rows: Outputs, index: np.ndarray, view: np.ndarray, part: np.ndarray) -> None:
         for array, values in zip((self.embedding, self.logits), rows, strict=True):
             # `take` lets the other threads of Python run while it waits for the disk; an index in brackets does not.
-            place = self._place(index[part], view[part])
-            values.numpy()[part] = array.reshape(-1, array.shape[2]).take(place, axis=0)
+            numbers = self._row_numbers(index[part], view[part])
+            values.numpy()[part] = array.reshape(-1, array.shape[2]).take(numbers, axis=0)
 
-    def _place(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
+    def _row_numbers(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
         """Rows of the arrays that have a row for each image of each view; ValueError for one that is not there."""
         return np.ravel_multi_index((view, index), self.embedding.shape[:2])
 
 
-class Held:
-    """Keeps what a process holds of memory-mapped arrays below `HELD_BYTES`, give or take a batch.
+class ResidentMemory:
+    """Keeps what a process holds of memory-mapped arrays below `RESIDENT_BYTES`, give or take a batch.
 
     Every page that was touched counts as resident memory of the process until it is given back. It stays in the
     system's page cache, from which the next touch takes it, and a changed page is written all the same.
-
-    Args:
-        arrays: memory maps.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self.maps = [base for array in arrays if (base := _map_of(array))]
         # A touch maps up to sixteen pages of four kilobytes. Arrays within the bound are never given back.
-        self.small = sum(array.nbytes for array in arrays) <= HELD_BYTES
-        self.most = math.inf if self.small else HELD_BYTES // (len(arrays) * (16 << 12))
+        self.small = sum(array.nbytes for array in arrays) <= RESIDENT_BYTES
+        self.most = math.inf if self.small else RESIDENT_BYTES // (len(arrays) * (16 << 12))
         self.rows = 0
 
     def add(self, rows: int) -> None:
@@ -217,7 +207,7 @@ class Held:
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[None]:
+def _intact(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever a damaged file raises
@@ -228,7 +218,7 @@ def _whole(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _mapped(folder: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+def _memory_map(folder: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
     array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     if array.shape != shape:
         raise ValueError(f"{name}.npy is {array.shape}, and {shape} by the header")
@@ -246,11 +236,7 @@ def _map_of(array: np.ndarray) -> mmap.mmap | None:
 
 
 class LiveTeacher:
-    """Runs the teacher on the pixels that the student is shown; it never leaves eval mode.
-
-    Args:
-        staged: whether it also gives the feature maps of its stages.
-    """
+    """Runs the teacher, always in eval mode, on the student's pixels; `staged`: with the feature maps of its stages."""
 
     def __init__(self, teacher: nn.Module, normalize: PixelNormalize, *, staged: bool = False) -> None:
         self.teacher = teacher.eval()

@@ -12,12 +12,9 @@ from rsd.models.preprocessing import Preprocessing
 from rsd.sources.images import DatasetRecord, LabelledImages
 from rsd.teacher.base import TeacherOptions
 
-MOST_IMAGES = 256
-"""Validation images that each candidate is tried on."""
-LEAST_GAIN = 0.05
-"""Share of these images that another input must win; with fewer images `CERTAIN` asks for more."""
-CERTAIN = 0.001
-"""Probability that equally good inputs differ so much, by a one-sided sign test."""
+MOST_IMAGES = 256  # validation images that each candidate is tried on
+LEAST_GAIN = 0.05  # share of these images that another input must win; with fewer images `CERTAIN` asks for more
+CERTAIN = 0.001  # probability that equally good inputs differ so much, by a one-sided sign test
 USUAL_SIDE = 224
 USUAL = (
     (constants.IMAGENET_INCEPTION_MEAN, constants.IMAGENET_INCEPTION_STD),

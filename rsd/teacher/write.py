@@ -27,11 +27,7 @@ def write_teacher(
     history: Sequence[Mapping[str, float]] | None,
     device: str,
 ) -> TeacherRecord:
-    """Write weights, timm's `config.json`, the record `model.json` and, of a teacher trained here, `history.csv`.
-
-    Args:
-        teacher: with its final weights.
-    """
+    """Write a teacher's final weights, timm's `config.json`, `model.json` and, if trained here, `history.csv`."""
     model, fed = teacher.model, teacher.preprocessing
     pixels = {"mean": fed.mean, "std": fed.std, "input_size": fed.input_size}
     name = options.model.model_dump()

@@ -14,11 +14,7 @@ from rsd.machine.files import written_aside
 
 
 def save(path: Path, state: Mapping[str, object]) -> None:
-    """Write tensors and plain values, whole or not at all.
-
-    Raises:
-        UserError: there is no room for it, or the folder cannot be written; what was there before stays.
-    """
+    """Write tensors and plain values; UserError if there is no room or right for it, and what was before stays."""
     try:
         with written_aside(path) as aside, aside.open("wb") as file:
             torch.save(dict(state), file)
@@ -34,39 +30,26 @@ def save(path: Path, state: Mapping[str, object]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The state at `path`, or None if there is none.
+    """The state at the leading process's `path`, or None if there is none, in every process; all call it.
+
+    They may be on machines with folders of their own.
 
     Raises:
         UserError: it is damaged, or holds more than tensors and plain values.
     """
-    if not path.is_file():
+    source: Path | io.BytesIO | None = path if path.is_file() else None
+    if parallel.processes() > 1:
+        content = parallel.bytes_from_leader(path.read_bytes() if parallel.leads() and source else None)
+        source = None if content is None else io.BytesIO(content)
+    if source is None:
         return None
     with whole(path):
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def load_leaders(path: Path) -> dict[str, Any] | None:
-    """The state at the leading process's `path`, in every process; they may be on machines with folders of their own.
-
-    Raises:
-        UserError: it is damaged, or holds more than tensors and plain values.
-    """
-    if parallel.processes() == 1:
-        return load(path)
-    content = parallel.bytes_from_leader(path.read_bytes() if parallel.leads() and path.is_file() else None)
-    if content is None:
-        return None
-    with whole(path):
-        return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        return dict(torch.load(source, map_location="cpu", weights_only=True))
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged checkpoint raises, when it is read or taken up, into one sentence.
-
-    Raises:
-        UserError: the block raised something else than that memory is short.
-    """
+    """Turn whatever a damaged checkpoint raises, but for a lack of memory, into the sentence of a UserError."""
     try:
         yield
     except torch.OutOfMemoryError:

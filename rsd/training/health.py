@@ -14,8 +14,7 @@ from torch import Tensor
 from rsd.machine.errors import UserError
 from rsd.machine.files import write_table
 
-CONSTANT = 1e-5
-"""Outputs that differ by less than this share of the largest one differ by rounding only."""
+CONSTANT = 1e-5  # outputs that differ by less than this share of the largest one differ by rounding only
 
 
 def check_finite(
@@ -50,12 +49,7 @@ def check_finite(
 
 
 def check_validation(loss: float, *, step: int, last: Mapping[str, Tensor | float]) -> None:
-    """Stop at a validation loss that is not finite.
-
-    Args:
-        step: after which it was measured.
-        last: values of that step.
-    """
+    """Stop at a validation loss, measured after `step`, that is not finite; `last` are values of that step."""
     if not math.isfinite(loss):
         raise UserError(
             f"expected a finite validation loss, found {loss} after step {step} (last values of training: "

@@ -144,9 +144,7 @@ def train(task: Distiller, data: Data, recipe: Recipe, session: Session) -> Trai
                     clock = time.perf_counter()
             _end_epoch(run, stepper, data, steps, shared.batch_size, session)
             bar.set_postfix_str(f"validation {run.history[-1]['validation_top1']:.1f} %", refresh=False)
-            log.write(
-                run.logged()
-            )  # before the checkpoint: a run that is killed between the two trains the epoch again
+            log.write(run.logged())  # first: a run that is killed between the two trains the epoch again
             saver.save(run)
     return Trained(
         **run.best["weights"],

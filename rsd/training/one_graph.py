@@ -17,8 +17,7 @@ from rsd.training.recipe import Recipe
 
 Step = Callable[[Tensor, Tensor, Tensor, Outputs | None, bool], dict[str, Tensor]]
 """Forward, backward and update: views, targets, image numbers, the teacher's outputs, whether it is logged; scalars."""
-WARM_UP = 3
-"""Steps that run kernel by kernel first, so that every buffer and every algorithm is there."""
+WARM_UP = 3  # steps that run kernel by kernel first, so that every buffer and every algorithm is there
 
 
 def obstacle(
@@ -63,8 +62,10 @@ class OneGraph:
         self, raw: Tensor, target: Tensor, number: Tensor, teacher: Outputs | None, logged: bool
     ) -> dict[str, Tensor]:
         now = [raw, target, number, *(teacher or ())]
-        self.rates = self.rates or [torch.tensor(group["lr"], device=raw.device) for group in self._groups]
-        for rate, group in zip(self.rates, self._groups, strict=True):
+        self.rates = self.rates or [
+            torch.tensor(group["lr"], device=raw.device) for group in self.optimizer.param_groups
+        ]
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         if self.warm_up:
             self.warm_up -= 1
@@ -102,26 +103,22 @@ class OneGraph:
         with self._rates_on_the_device(capturable=recorded):
             return self.step(raw, target, number, Outputs(*outputs) if outputs else None, logged)
 
-    @property
-    def _groups(self) -> list[dict[str, Any]]:
-        return self.optimizer.param_groups
-
     @contextmanager
     def _rates_on_the_device(self, *, capturable: bool) -> Iterator[None]:
         """A graph would keep numbers as they are; from these tensors it reads what they hold at each replay. Steps
         before it read them, too: as float32 a rate has other bits, and a resumed run begins with such steps again.
         """
         before: list[dict[str, Any]] = [
-            {key: group[key] for key in ("lr", "capturable") if key in group} for group in self._groups
+            {key: group[key] for key in ("lr", "capturable") if key in group} for group in self.optimizer.param_groups
         ]
         try:
-            for group, rate in zip(self._groups, self.rates, strict=True):
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate
                 if "capturable" in group:
                     group["capturable"] = capturable and rate.is_cuda
             yield
         finally:
-            for group, values in zip(self._groups, before, strict=True):
+            for group, values in zip(self.optimizer.param_groups, before, strict=True):
                 group |= values
 
 
@@ -148,9 +145,8 @@ def record(body: Callable[[], Tensor], pool: Any) -> Callable[[], Tensor]:
         RuntimeError: `body` waits for the GPU, or does what no graph can hold.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(
-        graph, pool=pool, capture_error_mode="thread_local"
-    ):  # other threads may pin memory meanwhile
+    # Only this thread is watched: others may pin memory meanwhile.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         result = body()
 
     def replay() -> Tensor:

@@ -69,11 +69,7 @@ class Recipe(Options):
 
 
 def part_size(recipe: Recipe, *, processes: int) -> int:
-    """Images that go through the student at once: one part of one process's share.
-
-    Raises:
-        UserError: the batch cannot be shared out evenly.
-    """
+    """Images that go through the student at once, a part of a process's share; UserError if the parts are not even."""
     parts = processes * recipe.accumulation
     if recipe.batch_size % parts or recipe.batch_size // parts < 2:
         raise UserError(

@@ -49,11 +49,7 @@ class TrainingState:
         self.done, self.sums, self.counts, self.seconds = 0, {}, {}, 0.0
 
     def check(self, *, steps: int, epochs: int) -> None:
-        """Check a state that was read.
-
-        Raises:
-            ValueError: no training of `epochs` epochs of `steps` steps leaves such a state.
-        """
+        """Raise ValueError if no training of `epochs` epochs of `steps` steps leaves such a state."""
         rows = [*self.history, *self.times, *([self.best["row"]] if self.best else [])]
         if not all(type(value) in (int, float) for row in rows for value in row.values()):
             raise ValueError("rows that hold other things than numbers")
@@ -86,13 +82,11 @@ class Saver:
 
         Args:
             steps: of an epoch.
-            epochs: of the whole training, for the message.
-            name: of the run, for the message.
 
         Raises:
             UserError: the checkpoint is damaged.
         """
-        saved = checkpoint.load_leaders(self.path) if self.path else None
+        saved = checkpoint.load(self.path) if self.path else None
         if not self.path or saved is None:
             return TrainingState()
         with checkpoint.whole(self.path):

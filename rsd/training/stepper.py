@@ -24,8 +24,7 @@ from rsd.training.recipe import Recipe, make_optimizer, make_scheduler, part_siz
 from rsd.views.batches import Portions
 
 AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-LOG_EVERY = 10
-"""Of so many steps of an epoch the first gives what is for the log alone."""
+LOG_EVERY = 10  # of so many steps of an epoch the first gives what is for the log alone
 HINTS = {"none": "", "bf16": "set compute.amp to none, ", "fp16": "set compute.amp to none or bf16, "}
 
 
@@ -128,8 +127,10 @@ class Stepper:
         else:
             terms = self._in_parts(raw, target, index, view, logged)
         norm = terms.pop("gradient_norm")
-        if self.has_average:
-            self._average(number)
+        if self.has_average and number:
+            self.task.update_ema()
+        elif self.has_average:  # not from what the weights were before training, some of which (CRD's Z) are NaN
+            self.task.trainable_module_ema.set(unwrap_model(self.task.trainable_module))
         self.scheduler.step_update(number + 1)
         # Last, because it waits for the GPU, which by now has all of the step to do. A refused step ends the run.
         terms |= self._checked(terms, norm, number)
@@ -163,11 +164,7 @@ class Stepper:
         return terms | {"gradient_norm": norm}
 
     def prefetch(self, index: np.ndarray, view: np.ndarray) -> None:
-        """Have a view store read the rows of the next step meanwhile.
-
-        Args:
-            index, view: those of that step.
-        """
+        """Have a view store read the rows of the next step, of these images and views, meanwhile."""
         if isinstance(self.teacher, StoredTeacher):
             for own in self._slices():
                 self.teacher.prefetch(index[own], view[own])
@@ -202,12 +199,6 @@ class Stepper:
         if self.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return self.task(inputs, target, teacher, numbers, labelled=self.labelled, logged=logged)
-
-    def _average(self, number: int) -> None:
-        if number:
-            self.task.update_ema()
-        else:  # not from what the weights were before training, some of which (CRD's Z) were not a number
-            self.task.trainable_module_ema.set(unwrap_model(self.task.trainable_module))
 
     def _checked(self, terms: dict[str, Tensor], norm: Tensor, number: int) -> dict[str, Tensor]:
         if not self.scaler.is_enabled():

@@ -71,9 +71,7 @@ class ViewChoice(NamedTuple):
         return view % self.cycle if self.cycle else view
 
 
-# What a view's first uniform numbers decide; the next ones decide crops.
-_DRAWN = range(8)
-_SHIFT, _FLIP, _ERASE = slice(0, 2), 2, slice(3, 8)
+_MOVE, _ERASE = range(3), range(3, 8)  # what a view's first uniform numbers decide; the next ones decide crops
 
 
 def views(
@@ -90,8 +88,7 @@ def views(
         uint8 `[B, H, W, C]`; a row depends on its own index and view only, never on the batch around it.
     """
     view = np.broadcast_to(view, index.shape)
-    draw = uniform(seed, index, view, _DRAWN)
-    mirrored, moves = _changes(draw, options)
+    mirrored, moves = changes(index, options, seed=seed, view=view)
     if options.crop:
         source: Any = ArrayImages(images) if isinstance(images, np.ndarray) else images
         boxes = drawn_boxes(source.sizes(index), options.crop, seed=seed, index=index, view=view)
@@ -106,7 +103,8 @@ def views(
     if options.randaugment or options.color_jitter:
         pixels = perturbed(pixels, options.randaugment, options.color_jitter, seed=seed, index=index, view=view)
     if options.erase:
-        pixels = erased(pixels, options.erase, draw[:, _ERASE], seed=seed, index=index, view=view)
+        draw = uniform(seed, index, view, _ERASE)
+        pixels = erased(pixels, options.erase, draw, seed=seed, index=index, view=view)
     return pixels
 
 
@@ -116,11 +114,8 @@ def changes(
     """Which views are mirrored, bool `[B]`; and where each begins in its image with a black border of `shift` pixels,
     rows and columns, int64 `[B, 2]`. For whoever makes views that differ in nothing else (`AugmentOptions.only_moves`).
     """
-    return _changes(uniform(seed, index, view, _DRAWN), options)
-
-
-def _changes(draw: np.ndarray, options: AugmentOptions) -> tuple[np.ndarray, np.ndarray]:
-    return (draw[:, _FLIP] < 0.5) & options.flip, (draw[:, _SHIFT] * (2 * options.shift + 1)).astype(np.int64)
+    draw = uniform(seed, index, view, _MOVE)
+    return (draw[:, 2] < 0.5) & options.flip, (draw[:, :2] * (2 * options.shift + 1)).astype(np.int64)
 
 
 def _moved(images: np.ndarray, moves: np.ndarray, shift: int) -> np.ndarray:

@@ -36,11 +36,7 @@ class EpochPlan(NamedTuple):
 
 
 def batch_count(images: int, batch_size: int) -> int:
-    """Full batches per epoch; the rest is dropped, so that a correlation is always over a whole batch.
-
-    Raises:
-        UserError: there are fewer images than one batch.
-    """
+    """Full batches per epoch; the rest is dropped, as a correlation is over a whole batch. UserError without one."""
     if images < batch_size:
         raise UserError(
             f"expected at least one batch of {batch_size} training images, found {images}; "
@@ -110,18 +106,15 @@ def partly_labelled_plan(
     own, and so are the others. A pass through the others ends before the batch in which one would come twice.
     """
     halves = []
-    for stream, (members, rows, once) in enumerate(
-        (
-            (np.flatnonzero(labels >= 0), shared.labelled, False),
-            (np.flatnonzero(labels < 0), shared.unlabelled, True),
-        )
-    ):
+    parts = ((labels >= 0, shared.labelled, False), (labels < 0, shared.unlabelled, True))
+    for stream, (is_member, rows, once) in enumerate(parts):
+        members = np.flatnonzero(is_member)
         count, length = shared.parts * rows, len(members) * augment.repeats
         positions = range(epoch * steps * count, (epoch + 1) * steps * count)
         length = length // count * count if once and count else length
         images, views = _passes(members, positions, length, augment, (seed, stream), view_choice)
         halves.append((images.reshape(steps, shared.parts, rows), views.reshape(steps, shared.parts, rows)))
-    images, views = (np.concatenate(parts, axis=2).reshape(steps, -1) for parts in zip(*halves, strict=True))
+    images, views = (np.concatenate(both, axis=2).reshape(steps, -1) for both in zip(*halves, strict=True))
     return EpochPlan(list(images), list(views))
 
 
@@ -133,11 +126,7 @@ def _passes(
     stream: tuple[int, int],
     view_choice: ViewChoice,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images and views at these positions of endless passes through `members`, of which `length` rows count each.
-
-    Args:
-        stream: seed and number of the passes' random order.
-    """
+    """Images and views at positions of endless passes through `members`, `length` rows each; `stream` seeds them."""
     repeats, together = augment.repeats, 2 if augment.mixes else 1
     images, views = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for number in range(positions.start // length, -(-positions.stop // length)) if positions else ():

@@ -24,11 +24,7 @@ def partners(images: int, *, seed: int, pairing: int) -> np.ndarray:
 
 
 def partners_of(index: np.ndarray, labels: np.ndarray, *, seed: int, pairing: int) -> np.ndarray:
-    """The partners of some images, int64 `[B]`: of those with a label one with a label, of the others one without.
-
-    Args:
-        labels: of the whole split, int64 `[N]`; -1 where there is none.
-    """
+    """The partners of images, int64 `[B]`, labelled where the image is; `labels` `[N]` of the split, -1 for none."""
     labelled = labels >= 0
     if labelled.all():
         return partners(len(labels), seed=seed, pairing=pairing)[index]

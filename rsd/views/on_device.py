@@ -10,12 +10,8 @@ from rsd.sources.images import ArrayImages, LabelledImages
 from rsd.views.augment import AugmentOptions, changes
 from rsd.views.batches import Batch, EpochPlan
 
-SHARE = 0.25
-"""Of the device's free memory that the images may take."""
-
-
-PART = 4096
-"""Images that are read into the CPU's memory at once."""
+SHARE = 0.25  # of the device's free memory that the images may take
+PART = 4096  # images that are read into the CPU's memory at once
 
 
 def fits(images: LabelledImages, augment: AugmentOptions, device: torch.device) -> bool:
@@ -37,11 +33,7 @@ def device_batches(
     seed: int,
     numbers: range,
 ) -> Iterator[Batch]:
-    """As `rsd.views.batches.batches`, with the same bits, on `device`.
-
-    Args:
-        images: that fit, see `fits`.
-    """
+    """As `rsd.views.batches.batches`, with the same bits, on `device`; for images for which `fits` holds."""
     pixels = torch.empty(images.images.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(pixels), PART):
         pixels[start : start + PART] = torch.from_numpy(np.array(images.images[start : start + PART]))

@@ -59,11 +59,7 @@ def understands(words: str) -> bool:
 def erased(
     images: np.ndarray, share: float, draw: np.ndarray, *, seed: int, index: np.ndarray, view: int | np.ndarray
 ) -> np.ndarray:
-    """A rectangle of noise in `share` of the images `[B, H, W, C]`.
-
-    Args:
-        draw: uniform numbers `[B, 5]`: area, aspect ratio, row, column, and whether there is a rectangle.
-    """
+    """Noise in a rectangle of `share` of the images; `draw` `[B, 5]`: area, aspect ratio, row, column, whether."""
     height, width, channels = images.shape[1:]
     changed = np.array(images)
     views = np.broadcast_to(view, index.shape)

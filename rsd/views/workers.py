@@ -16,11 +16,7 @@ warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 
 def in_order(dataset: Dataset[Item], numbers: range, *, workers: int = 0) -> Iterator[Item]:
-    """`dataset[number]` for each of the numbers; `workers` other processes prepare them ahead of time.
-
-    Raises:
-        UserError: as `dataset` does, in whichever process.
-    """
+    """`dataset[number]` for each number, prepared ahead by `workers` processes; a UserError of any comes through."""
     if not workers:
         return (dataset[number] for number in numbers)
     loader = DataLoader(

@@ -16,10 +16,8 @@ from rsd.training.recipe import Recipe, make_criterion
 from rsd.training.stepper import Stepper
 from rsd.views.augment import views
 
-ANSWERED = 8
-"""Images that the teacher is timed on together."""
-TIMED = 2
-"""Steps that are timed, after one that is not."""
+ANSWERED = 8  # images that the teacher is timed on together
+TIMED = 2  # steps that are timed, after one that is not
 
 
 class Part(NamedTuple):
@@ -46,11 +44,7 @@ def step_seconds(images: LabelledImages, model: nn.Module, recipe: Recipe, compu
 def answer_seconds(
     images: LabelledImages, model: nn.Module, recipe: Recipe, compute: ComputeOptions, side: int | None
 ) -> float:
-    """Seconds of a teacher's answer for one view of an image.
-
-    Args:
-        side: to which images are resized for it; None: as they are served.
-    """
+    """Seconds of a teacher's answer for one view, resized to `side` for it; None: as images are served."""
     model = model.eval().to(device := set_up(compute))
     normalize = _normalize(images, side).to(device)
 

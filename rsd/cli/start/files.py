@@ -18,17 +18,12 @@ from rsd.machine.yaml_file import read_yaml
 from rsd.sources.label_file import HEADER, Row
 
 PARAMS, CONF = Path("params.yaml"), Path("conf")
-ParamValue = str | int | list[str] | list[int] | dict[str, str] | None
-"""A value in params.yaml."""
+ParamValue = str | int | list[str] | list[int] | dict[str, str] | None  # a value in params.yaml
 KINDS = ("data", "pair", "recipe")
 
 
 def check_place(name: str, *, force: bool) -> None:
-    """Refuse a folder that is no clone of the project, and, without `force`, a name that is taken.
-
-    Raises:
-        UserError: one of the two.
-    """
+    """UserError for a folder that is no clone of the project and, without `force`, for a name that is taken."""
     if missing := [name for name in ("dvc.yaml", str(PARAMS), str(CONF)) if not Path(name).exists()]:
         raise UserError(
             f"expected a clone of the project in the present folder, found no {missing[0]}; change to its folder"
@@ -42,11 +37,7 @@ def check_place(name: str, *, force: bool) -> None:
 
 
 def read_compute() -> ComputeOptions:
-    """How this project computes, by its params.yaml.
-
-    Raises:
-        UserError: the file or its section is faulty.
-    """
+    """How this project computes, by its params.yaml; UserError where the file or its section is faulty."""
     content, errors = read_yaml(PARAMS), list[str]()
     section = content.get("compute") or {} if isinstance(content, dict) else {}
     values = checked(ComputeOptions, section, "compute.", PARAMS, None, errors)

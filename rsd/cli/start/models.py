@@ -41,20 +41,14 @@ DEVICES = {
     "jetson": Device("resnet18", 224, ("fp32", "fp16", "int8"), ("aarch64",), "tensorrt"),
 }
 SIDES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224)
-SMALL = 128
-"""Images of a smaller side get a narrow ResNet: a mobile network shrinks them 32-fold, to a few pixels."""
+SMALL = 128  # images of a smaller side get a narrow ResNet: a mobile network shrinks them 32-fold, to a few pixels
 SMALL_STUDENT: dict[str, JsonValue] = {
     "layers": [1, 1, 1, 1],
     "channels": [16, 32, 64, 128],
     "stem_type": "deep",
     "stem_width": 16,
 }
-OWN_TEACHER: dict[str, JsonValue] = {
-    "layers": [1, 1, 1, 1],
-    "channels": [32, 64, 128, 256],
-    "stem_type": "deep",
-    "stem_width": 32,
-}
+OWN_TEACHER: dict[str, JsonValue] = SMALL_STUDENT | {"channels": [32, 64, 128, 256], "stem_width": 32}
 LARGEST_TEACHER, USUAL_TEACHER = 384, 224
 """Sides in pixels: a ViT of the hub for larger images than the first gets the second. DINOv2's own 518 pixels take five
 times as long."""
@@ -78,11 +72,7 @@ class Model(NamedTuple):
 
 
 def device_of(name: str) -> Device:
-    """The device of that name.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The device of that name; UserError if there is none."""
     if name not in DEVICES:
         raise UserError(f"expected a device out of {', '.join(DEVICES)}, found '{name}'; correct --device")
     return DEVICES[name]
@@ -94,11 +84,7 @@ def served_side(side: int, device: Device) -> int:
 
 
 def choose_student(name: str | None, size: int, device: Device) -> Model:
-    """The student named, or the device's; with the hub's weights where they can be had.
-
-    Raises:
-        UserError: timm has no such model.
-    """
+    """The student named, or the device's; with the hub's weights if they can be had. UserError for an unknown model."""
     if name is None and size < SMALL:
         return Model(_options("resnet18", SMALL_STUDENT), {}, "narrow, for small images; from random weights")
     student = _options(name or device.student, arguments(name or device.student, size))
@@ -163,8 +149,9 @@ def _from_file(path: Path, classes: list[str], labels: int) -> Model:
     own, stated = args.get("img_size"), described.input_size
     side = own if isinstance(own, int) else stated[-1] if stated else None
     model = timm.create_model(teacher.name, num_classes=len(classes), **teacher.args)
-    adopted = adopt_weights(model, teacher, file, channels=3, role="teacher")  # misfits are a sentence before the run
-    if not adopted.new_head and described.label_names in (None, classes):
+    # What does not fit is a sentence before the run.
+    _, new_head = adopt_weights(model, teacher, file, channels=3, role="teacher")
+    if not new_head and described.label_names in (None, classes):
         section = {"source": "file", "weights": str(path)}
         return Model(teacher, section, f"from {path}, whose classes are as many as yours", side=side)
     return _of_other_classes(teacher, str(path), labels, side)

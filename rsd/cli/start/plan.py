@@ -15,10 +15,8 @@ from rsd.models.make import create
 from rsd.training.recipe import Recipe
 
 SEEDS = [0, 1, 2]
-MOST_SECONDS = 2 * 3600
-"""A run that would take longer with three seeds gets one."""
-VIEW_COUNTS = (30, 15, 8, 4)
-"""Stored views of each image: the most that the teacher answers in `STORE_SECONDS`."""
+MOST_SECONDS = 2 * 3600  # a run that would take longer with three seeds gets one
+VIEW_COUNTS = (30, 15, 8, 4)  # stored views of each image: the most that the teacher answers in `STORE_SECONDS`
 STORE_SECONDS = 1800
 
 

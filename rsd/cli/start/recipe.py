@@ -6,17 +6,11 @@ STEPS = {"random": 1_000, "pretrained": 500}
 """Updates, whatever the number of images: from random weights, a thousand images need as many as ten thousand."""
 LEAST_EPOCHS, MOST_EPOCHS = 10, 300
 LEARNING_RATES = {"random": 3e-3, "pretrained": 3e-4}
-LEAST_VALIDATION = 50
-"""With fewer validation images the last epoch is kept: so few cannot tell one epoch from the next."""
+LEAST_VALIDATION = 50  # with fewer validation images the last epoch is kept: so few cannot tell one epoch from the next
 
 
 def fitting_recipe(images: int, *, pretrained: bool, validation: int) -> Recipe:
-    """A recipe for `images` training images.
-
-    Args:
-        pretrained: whether the weights come from elsewhere.
-        validation: images of the validation split.
-    """
+    """A recipe for so many training and validation images, from `pretrained` or from random weights."""
     kind = "pretrained" if pretrained else "random"
     batch = 64 if images >= 256 else max(2, min(32, images // 4))
     epochs = min(max(-(-STEPS[kind] // max(images // batch, 1)), LEAST_EPOCHS), MOST_EPOCHS)

@@ -16,10 +16,8 @@ from rsd.sources.images import ImageFiles, LabelledImages, sample_indices
 from rsd.sources.kinds.folder import Folder, FolderIndex, index_folder, numbered
 from rsd.sources.layout import every_image
 
-MOST_CLASSES = 20
-"""Classes that are named with their counts."""
-LOOKED_INTO = 2_000
-"""Images whose kind of file and of colours is counted."""
+MOST_CLASSES = 20  # classes that are named with their counts
+LOOKED_INTO = 2_000  # images whose kind of file and of colours is counted
 _COLOURS = {"L": "grey", "1": "black and white", "P": "paletted", "LA": "grey with alpha", "RGBA": "RGB with alpha"}
 
 

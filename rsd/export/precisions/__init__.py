@@ -20,12 +20,7 @@ def names() -> list[str]:
 
 
 def get(name: str) -> "Precision[Any]":
-    """What the file of this name holds as `PRECISION`.
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """What the file of this name holds as `PRECISION`; UserError if there is no such file."""
     if name not in names():
         raise UserError(f"expected a precision out of {', '.join(names())}, found {name!r}")
-    precision: Precision[Any] = importlib.import_module(f"{__name__}.{name}").PRECISION
-    return precision
+    return importlib.import_module(f"{__name__}.{name}").PRECISION

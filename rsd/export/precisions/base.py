@@ -13,7 +13,6 @@ from rsd.export.divergence import first_divergence, graph_values, in_words
 from rsd.export.graph import checked
 from rsd.export.ladder import Explain, Ladder
 from rsd.export.parity import AccuracyDelta, Gate
-from rsd.export.runtimes import MAIN
 from rsd.machine.options import Options
 from rsd.run.records import Details, Parity
 from rsd.sources.images import Images, LabelledImages
@@ -78,9 +77,7 @@ class Precision(ABC, Generic[Section]):
     """Of ONNX, and the reason."""
 
     @abstractmethod
-    def graph(
-        self, graph: onnx.ModelProto, options: Section, images: Images, *, runs_on: str = MAIN
-    ) -> onnx.ModelProto:
+    def graph(self, graph: onnx.ModelProto, options: Section, images: Images, *, runs_on: str) -> onnx.ModelProto:
         """A copy of an fp32 graph of `rsd.export.trace` in this precision, before any gate.
 
         Args:

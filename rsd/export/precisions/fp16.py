@@ -9,7 +9,6 @@ from rsd.export.graph import checked
 from rsd.export.half import to_half
 from rsd.export.ladder import SAMPLE
 from rsd.export.precisions.base import Converted, Exported, Precision
-from rsd.export.runtimes import MAIN
 from rsd.machine.errors import UserError
 from rsd.machine.options import Options
 from rsd.run.records import Rounded
@@ -25,9 +24,7 @@ class Fp16(Precision[Options]):
     tolerance = 1e-2
     golden = 1e-2
 
-    def graph(
-        self, graph: onnx.ModelProto, options: Options, images: Images, *, runs_on: str = MAIN
-    ) -> onnx.ModelProto:
+    def graph(self, graph: onnx.ModelProto, options: Options, images: Images, *, runs_on: str) -> onnx.ModelProto:
         return to_half(graph)
 
     def convert(self, exported: Exported, options: Options) -> Converted:

@@ -4,7 +4,6 @@ import onnx
 
 from rsd.export.parity import MaxDifference
 from rsd.export.precisions.base import Precision
-from rsd.export.runtimes import MAIN
 from rsd.machine.options import Options
 from rsd.sources.images import Images
 
@@ -16,9 +15,7 @@ class Fp32(Precision[Options]):
     tolerance = 1e-4
     golden = 1e-3
 
-    def graph(
-        self, graph: onnx.ModelProto, options: Options, images: Images, *, runs_on: str = MAIN
-    ) -> onnx.ModelProto:
+    def graph(self, graph: onnx.ModelProto, options: Options, images: Images, *, runs_on: str) -> onnx.ModelProto:
         return graph
 
 

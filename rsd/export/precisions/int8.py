@@ -13,14 +13,12 @@ from rsd.export.parity import GateError, compare
 from rsd.export.precisions.base import Converted, Exported, Precision
 from rsd.export.quantize import Calibrated, Int8Options, harms, quantized, tries
 from rsd.export.run_graph import logits_in
-from rsd.export.runtimes import MAIN
 from rsd.machine.errors import UserError
 from rsd.run.records import Details, Harm
 from rsd.sources.images import Images, sample_indices
 
 CALIBRATIONS = ("min_max", "percentile", "entropy")
-SEARCH_IMAGES = 256
-"""Validation images that say which nodes int8 hurts most."""
+SEARCH_IMAGES = 256  # validation images that say which nodes int8 hurts most
 
 
 class Int8Details(Details):
@@ -48,9 +46,7 @@ class Int8(Precision[Int8Options]):
     # From 21 on QuantizeLinear names its type; ONNX Runtime 1.32 keeps that name where it turns the int8 of a
     # transformer into uint8, and then refuses its own graph.
 
-    def graph(
-        self, graph: onnx.ModelProto, options: Int8Options, images: Images, *, runs_on: str = MAIN
-    ) -> onnx.ModelProto:
+    def graph(self, graph: onnx.ModelProto, options: Int8Options, images: Images, *, runs_on: str) -> onnx.ModelProto:
         return quantized(graph, chosen(graph, images, options, runs_on=runs_on))
 
     def convert(self, exported: Exported, options: Int8Options) -> Converted:

@@ -23,8 +23,7 @@ def names() -> list[str]:
 
 def get(name: str) -> "Runtime":
     """What the file of this name, one of `names`, holds as `RUNTIME`."""
-    runtime: Runtime = importlib.import_module(f"{__name__}.{name}").RUNTIME
-    return runtime
+    return importlib.import_module(f"{__name__}.{name}").RUNTIME
 
 
 def readers() -> list[str]:

@@ -42,11 +42,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def load(self) -> str:
-        """Import the library; its version.
-
-        Raises:
-            ImportError: it is not installed, or its shared libraries are not.
-        """
+        """Import the library; its version. ImportError if it, or a shared library that it needs, is not installed."""
 
     @abstractmethod
     def open(

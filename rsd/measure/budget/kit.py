@@ -76,7 +76,7 @@ def write_kit(
     calibration: Images | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[KitStudent]:
-    """Write `path`, a folder or, if its name ends with .tar.gz, an archive of one; the same arguments, the same bytes.
+    """Write `path`, a folder or, if it ends with .tar.gz, an archive of one, always the same bytes; what is packed.
 
     Args:
         students: the candidates; the weights are random, since latency does not depend on them.
@@ -84,9 +84,6 @@ def write_kit(
         precisions: all that there are if None.
         ready: precision -> an exported file of the *first* student, which is packed as it is.
         calibration: uint8 `[N, H, W, C]` for int8; noise if None.
-
-    Returns:
-        The packed candidates.
 
     Raises:
         UserError: none of the students can be exported for these images. If some can, `say` names those left out.

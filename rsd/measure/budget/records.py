@@ -4,32 +4,27 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, Field, JsonValue, model_validator
 
 from rsd.machine.errors import UserError
 from rsd.machine.faults import read_checked
 from rsd.measure.budget.runner import FORMAT
 from rsd.measure.latency import statistics
 from rsd.run.records import LatencyRecord, Name
+from rsd.run.records.base import Part
 from rsd.run.snapshot import Snapshot
 
-LARGEST = 500_000_000
-"""Bytes of a device's JSON; 60 rows of 20,000 samples take a fortieth of it."""
+LARGEST = 500_000_000  # bytes of a device's JSON; 60 rows of 20,000 samples take a fortieth of it
 
-Args = dict[Name, JsonValue]
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Architecture(_Strict):
+class Architecture(Part):
     """An architecture for images of one shape: latency belongs to it, whatever its weights are."""
 
     model: Name
     """timm name."""
-    args: Args
+    args: dict[Name, JsonValue]
     image: tuple[int, int, int]
     """Height, width, channels."""
     classes: int = Field(ge=1)
@@ -38,7 +33,7 @@ class Architecture(_Strict):
         return all(getattr(self, key) == getattr(other, key) for key in Architecture.model_fields)
 
 
-class Packed(_Strict):
+class Packed(Part):
     """One file of a kit."""
 
     path: Name
@@ -96,11 +91,7 @@ class TrainedStudent(Architecture):
 
 
 def read_device(path: Path) -> KitRecord:
-    """A device's JSON.
-
-    Raises:
-        UserError: it is missing, no JSON, too large, or does not hold together; the sentence names the first fault.
-    """
+    """A device's JSON; UserError names the first fault if it is missing, too large, or does not hold together."""
     return _checked(path, KitRecord, "the JSON that a kit's run.py wrote", "run the kit again and copy the file")
 
 
@@ -111,7 +102,7 @@ def read_trained(path: Path) -> list[TrainedStudent]:
     return _checked(path, _Ledger, "what `rsd budget keep` wrote", "restore or delete it").students
 
 
-class _Ledger(_Strict):
+class _Ledger(Part):
     students: list[TrainedStudent]
 
 

@@ -48,11 +48,7 @@ class Answer(TypedDict):
 def run_kit(
     folder: Path, plan: Plan, threads: Sequence[int], *, progress: Callable[[str], object] = lambda _: None
 ) -> Answer:
-    """Time the files of a kit on this device; the answer is what `rsd budget import` reads.
-
-    Raises:
-        ValueError: a file is missing or is not the one that was packed.
-    """
+    """Time a kit's files on this device, for `rsd budget import`; ValueError for a file that is not the packed one."""
     kit = json.loads((folder / "kit.json").read_text())
     waiting: list[Candidate] = []
     candidates: list[Candidate] = []

@@ -27,11 +27,10 @@ def accuracy_side_by_side(models: pd.DataFrame) -> alt.LayerChart:
         rows.append({"method": method, "mean": mean, "seeds": count, **bounds})
     means = pd.DataFrame(rows)
     bounds_drawn = [name for name in ("low", "high") if name in means]
-    extremes = [points["top1"].min(), points["top1"].max(), *(means[name].dropna() for name in bounds_drawn)]
-    flat = np.concatenate([np.atleast_1d(np.asarray(value, dtype=float)) for value in extremes])
-    margin = max(0.08 * float(flat.max() - flat.min()), 0.1)
+    drawn = np.concatenate([points["top1"], *(means[name].dropna() for name in bounds_drawn)])
+    margin = max(0.08 * float(drawn.max() - drawn.min()), 0.1)
     scale = alt.Scale(
-        domain=[rounded(max(0.0, flat.min() - margin)), rounded(min(100.0, flat.max() + margin))], nice=False
+        domain=[rounded(max(0.0, drawn.min() - margin)), rounded(min(100.0, drawn.max() + margin))], nice=False
     )
     x = alt.X("top1:Q", title="test top-1, %", scale=scale, axis=alt.Axis(grid=True, format=".4~g"))
     y = alt.Y(

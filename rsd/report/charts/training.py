@@ -11,8 +11,7 @@ from rsd.report.table import method_name
 
 LEARNING_CURVE_POINTS = 200
 MOST_LABELS = 5
-MOST_ROWS = 3000
-"""Of one chart, over all models; a page holds some twenty of these."""
+MOST_ROWS = 3000  # of one chart, over all models; a page holds some twenty of these
 
 # What the history holds beside the loss terms; the chance level is drawn into the curve it belongs to.
 _NOT_A_TERM = {"model", "method", "seed", "epoch", "validation_top1", "validation_loss", "off_diagonal_chance"}

@@ -36,12 +36,6 @@ class Metric:
     within: tuple[float, float] = PERCENT
     """The values it can have."""
 
-    @property
-    def change_within(self) -> tuple[float, float]:
-        """The differences of two values there can be."""
-        low, high = self.within
-        return low - high, high - low
-
 
 METRICS = (
     Metric("top1", "top-1, %", 1),
@@ -182,9 +176,9 @@ def _metric(metric: Metric, method: str, run: ComparedRun, first: ComparedRun) -
         return Cell("-")
     mean = values.mean()
     text = signed(mean, metric.digits) if metric.key == "gain" else f"{mean:.{metric.digits}f}"
-    change = (
-        difference(first.scores(method, metric.key), values, within=metric.change_within) if run is not first else None
-    )
+    low, high = metric.within
+    within = low - high, high - low  # of the differences of two values
+    change = None if run is first else difference(first.scores(method, metric.key), values, within=within)
     if change is None:
         return Cell(text, _bounds(interval(values, within=metric.within), metric.digits))
     state = {1: "good", -1: "bad", 0: ""}[change.sign * metric.better]

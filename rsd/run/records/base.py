@@ -18,11 +18,7 @@ class Section(RootModel[dict[str, JsonValue]]):
     """A section of the params as a record holds it. Its type stands in a room below this one."""
 
     def of(self, kind: type[Kind]) -> Kind:
-        """The section as its type.
-
-        Raises:
-            ValidationError: it is not of this type.
-        """
+        """The section as its type; ValidationError if it is not of it."""
         return kind.model_validate(self.root)
 
 

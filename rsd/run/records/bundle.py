@@ -120,11 +120,7 @@ class Manifest(Written):
 
     @classmethod
     def of(cls, bundle: Path) -> Self:
-        """The manifest of a bundle, wherever that lies.
-
-        Raises:
-            UserError: there is none, or it is damaged.
-        """
+        """The manifest of a bundle, wherever that lies; UserError if there is none, or it is damaged."""
         then = "run `dvc repro bundle`, or name another folder"
         return read_checked(bundle / "manifest.json", cls, what="the manifest of a bundle", then=then)
 

@@ -47,10 +47,8 @@ class Cifar100(ArraySource):
             files = _read_folder(place) if place.is_dir() else _read_archive(place)
         except (OSError, EOFError, zlib.error, tarfile.TarError, _TooLargeError) as error:
             raise UserError(f"expected CIFAR-100 in {place}, found: {error}; fetch it again") from error
-        classes = _names(_fields(files.pop("meta"), place / "meta"), place / "meta")
-        train, test = (
-            _images(_fields(files.pop(part), place / part), place / part, classes) for part in ("train", "test")
-        )
+        classes = _names(files.pop("meta"), place / "meta")
+        train, test = (_images(files.pop(part), place / part, classes) for part in ("train", "test"))
         return train, test
 
     def _find(self) -> Path:
@@ -129,8 +127,8 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _names(fields: dict[str, Any], path: Path) -> list[str]:
-    names = fields.get("fine_label_names")
+def _names(content: bytes, path: Path) -> list[str]:
+    names = _fields(content, path).get("fine_label_names")
     names = [_text(name) for name in names if isinstance(name, bytes | str)] if isinstance(names, list) else []
     if len(set(names)) != 100:
         raise UserError(
@@ -140,15 +138,16 @@ def _names(fields: dict[str, Any], path: Path) -> list[str]:
     return names
 
 
-def _images(fields: dict[str, Any], path: Path, classes: list[str]) -> LabelledImages:
+def _images(content: bytes, path: Path, classes: list[str]) -> LabelledImages:
+    fields = _fields(content, path)
     data, labels = fields.get("data"), fields.get("fine_labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * 32 * 32:
-        content = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else "none"
-        raise UserError(f"expected images uint8 [N, 3072] as `data` in {path}, found {content}; fetch it again")
+        other = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else "none"
+        raise UserError(f"expected images uint8 [N, 3072] as `data` in {path}, found {other}; fetch it again")
     if not isinstance(labels, list) or len(labels) != len(data) or not len(data):
-        content = f"{len(labels)}" if isinstance(labels, list) else "no list"
+        other = f"{len(labels)}" if isinstance(labels, list) else "no list"
         raise UserError(
-            f"expected as many `fine_labels` as images ({len(data)}) in {path}, found {content}; fetch it again"
+            f"expected as many `fine_labels` as images ({len(data)}) in {path}, found {other}; fetch it again"
         )
     wrong = [label for label in labels if type(label) is not int or not 0 <= label < len(classes)]
     if wrong:

@@ -31,11 +31,7 @@ class FashionMnist(ArraySource):
         return [] if self.download else [self.root]  # a download has a known checksum
 
     def load(self) -> tuple[LabelledImages, LabelledImages]:
-        """The official training and test images, uint8 `[N, 28, 28, 1]`.
-
-        Raises:
-            UserError: the folder or a file of it is missing, or a file is not what its name says.
-        """
+        """The official training and test images, uint8 `[N, 28, 28, 1]`; UserError for a missing or damaged file."""
         if self.download:
             _download(self.root)
         if not self.root.is_dir():

@@ -16,7 +16,7 @@ from rsd.sources.exclusions import drop_labelled_copies, exclude_copies, identit
 from rsd.sources.file_table import FileTable, inspect_all
 from rsd.sources.image_file import SUFFIXES
 from rsd.sources.images import DatasetRecord, write_index
-from rsd.sources.label_file import read_labelled
+from rsd.sources.label_file import labelled_layout, read_rows
 from rsd.sources.labels import NO_LABEL, hide_labels
 from rsd.sources.layout import read_layout
 
@@ -128,7 +128,8 @@ def index_folder(options: Folder, *, findings_file: Path | None = None, workers:
         UserError: the folder is laid out in another way, something in it cannot be used and `on_bad` is `stop`, or
             less than two classes are left.
     """
-    layout = read_labelled(options.root, options.labels) if options.labels else read_layout(options.root)
+    root, table_file = options.root, options.labels
+    layout = labelled_layout(root, read_rows(table_file), table_file) if table_file else read_layout(root)
     splits = list(layout.files)
     classes = sorted(set().union(*layout.files.values()))
     table, faults = inspect_all(options.root, layout, classes, served=options.size, workers=workers)
@@ -162,15 +163,7 @@ def index_folder(options: Folder, *, findings_file: Path | None = None, workers:
         train = indices["train"]
         labels = hide_labels(train.labels, options.labelled, names, seed=options.seed)
         indices["train"] = train._replace(labels=labels)
-    return FolderIndex(
-        indices,
-        names,
-        mean,
-        std,
-        lines,
-        layout.ignored,
-        labelled_copies,
-    )
+    return FolderIndex(indices, names, mean, std, lines, layout.ignored, labelled_copies)
 
 
 def _split(

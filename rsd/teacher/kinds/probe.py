@@ -13,11 +13,10 @@ from rsd.models.pixels import PixelNormalize
 from rsd.models.predict import predict
 from rsd.run.records import ProbeRecord, Validation
 from rsd.sources.images import LabelledImages
-from rsd.teacher.base import Fitted, FromWeights, Start
+from rsd.teacher.base import FromWeights, Start
 from rsd.teacher.probe import Examples, check_labels, fit_probe, knn_top1, right_by_pixels
 
-BATCH_SIZE = 64
-"""Images per forward pass."""
+BATCH_SIZE = 64  # images per forward pass
 
 
 class Probe(FromWeights):
@@ -32,7 +31,9 @@ class Probe(FromWeights):
     """What chooses the probe's regularisation: the validation images, or cross-validation on the labelled training
     images."""
 
-    def fit(self, start: Start, train: LabelledImages, validation: LabelledImages, *, workers: int) -> Fitted:
+    def fit(
+        self, start: Start, train: LabelledImages, validation: LabelledImages, *, workers: int
+    ) -> tuple[Validation, ProbeRecord]:
         labelled = np.flatnonzero(train.labels >= 0)
         check_labels(train.labels[labelled], train.classes)
         model = start.model.eval()
@@ -59,23 +60,21 @@ class Probe(FromWeights):
         logits = torch.from_numpy(probe.logits(judged.embedding))
         target = torch.from_numpy(judged.label)
         right = (logits.argmax(dim=1) == target).numpy()
+        top1, loss = 100 * float(right.mean()), float(nn.functional.cross_entropy(logits, target))
         knn, neighbours = knn_top1(known, judged)
         by_pixels = right_by_pixels(train, validation, select=self.select, seed=self.seed)
         won, lost = int((right & ~by_pixels).sum()), int((by_pixels & ~right).sum())
-        return Fitted(
-            Validation(top1=100 * float(right.mean()), loss=float(nn.functional.cross_entropy(logits, target))),
-            ProbeRecord(
-                top1=100 * float(right.mean()),
-                images=len(right),
-                knn_top1=knn,
-                neighbours=neighbours,
-                labels=len(labelled),
-                regularisation=probe.regularisation,
-                select=self.select,
-                select_labels=probe.chosen_on,
-                pixels_top1=100 * float(by_pixels.mean()),
-                beats_pixels=at_least(won, won + lost, 0.5) < SIGNIFICANCE,
-            ),
+        return Validation(top1=top1, loss=loss), ProbeRecord(
+            top1=top1,
+            images=len(right),
+            knn_top1=knn,
+            neighbours=neighbours,
+            labels=len(labelled),
+            regularisation=probe.regularisation,
+            select=self.select,
+            select_labels=probe.chosen_on,
+            pixels_top1=100 * float(by_pixels.mean()),
+            beats_pixels=at_least(won, won + lost, 0.5) < SIGNIFICANCE,
         )
 
     def _head(self, model: nn.Module, normalize: PixelNormalize, images: LabelledImages) -> nn.Linear:

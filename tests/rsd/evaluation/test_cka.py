@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from rsd.evaluation.cka import MinibatchCKA, compare_layers, layer_features
+from rsd.evaluation.cka import compare_layers, layer_features, minibatch_cka
 from rsd.machine.errors import UserError
 from rsd.models.outputs import outputs
 from rsd.models.pixels import PixelNormalize
@@ -45,10 +45,7 @@ def full_batch(x, y):
 
 
 def cka(pairs):
-    accumulated = MinibatchCKA()
-    for first, second in pairs:
-        accumulated.update([first], [second])
-    return accumulated.compute().item()
+    return minibatch_cka(({"first": first}, {"second": second}) for first, second in pairs).iloc[0, 0]
 
 
 @pytest.mark.parametrize("n", [4, 5, 12, 60])
@@ -100,13 +97,11 @@ def test_unchanged_by_rotation_isotropic_scale_and_shift():
 
 
 def test_symmetric_in_the_two_models():
-    layers = [batch(20, 4), related(batch(20, 4), 6)]
-    others = [related(batch(20, 4), 3, seed=7), batch(20, 5, seed=9), batch(20, 2, 3, 3, seed=11)]
-    one, other = MinibatchCKA(), MinibatchCKA()
-    one.update(layers, others)
-    other.update(others, layers)
-    assert one.compute().shape == (2, 3)
-    assert torch.allclose(one.compute(), other.compute().T, rtol=1e-12)
+    layers = {"a": batch(20, 4), "b": related(batch(20, 4), 6)}
+    others = {"c": related(batch(20, 4), 3, seed=7), "d": batch(20, 5, seed=9), "e": batch(20, 2, 3, 3, seed=11)}
+    one, other = minibatch_cka([(layers, others)]), minibatch_cka([(others, layers)])
+    assert (list(one.index), list(one.columns)) == (["a", "b"], ["c", "d", "e"])
+    assert np.allclose(one, other.T, rtol=1e-12)
 
 
 def test_wide_layers_in_parts_make_no_difference(monkeypatch):
@@ -130,9 +125,7 @@ def test_a_constant_layer_has_no_cka():
 @pytest.mark.parametrize("sizes", [(3, 3), (8, 9)])
 def test_too_few_images_or_different_ones_are_refused(sizes):
     with pytest.raises(ValueError, match="expected layers"):
-        MinibatchCKA().update([batch(sizes[0], 2)], [batch(sizes[1], 2)])
-    with pytest.raises(ValueError, match="at least one minibatch"):
-        MinibatchCKA().compute()
+        cka([(batch(sizes[0], 2), batch(sizes[1], 2))])
 
 
 TINY_VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}

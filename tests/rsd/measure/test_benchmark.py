@@ -14,7 +14,7 @@ from rsd.machine.errors import UserError
 from rsd.machine.files import write_json
 from rsd.measure import benchmark as module
 from rsd.measure.benchmark import BenchmarkOptions, benchmark
-from rsd.measure.latency import scenario
+from rsd.measure.latency import untimed
 from rsd.run.records import DeviceRecord, Latency, LatencyRecord
 
 QUICK = BenchmarkOptions(
@@ -27,7 +27,7 @@ QUICK = BenchmarkOptions(
     baseline=False,
     runtimes=["onnxruntime"],
 )
-ROW = Latency(file="m.onnx", precision="fp32", runtime="onnxruntime", threads=1, status="waiting", **scenario(1))
+ROW = Latency(**untimed("m.onnx", "fp32", "onnxruntime", 1), status="waiting")
 DEVICE = DeviceRecord.model_validate({"cpu": {"name": "x", "logical_cores": 2}, "gpus": []})
 
 

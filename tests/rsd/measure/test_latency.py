@@ -11,11 +11,10 @@ from rsd.measure.latency import (
     Plan,
     Row,
     Turn,
-    Warmup,
     measured,
-    scenario,
     statistics,
     take_turns,
+    untimed,
     warm_up,
 )
 
@@ -24,7 +23,7 @@ QUICK = Plan(warmup_seconds=0, min_seconds=0, min_samples=10, rounds=3, cold_sta
 
 
 def row(file: str, batch: int) -> Row:
-    return Row(file=file, precision="fp32", runtime="onnxruntime", threads=1, **scenario(batch))
+    return untimed(file, "fp32", "onnxruntime", 1, batch)
 
 
 def test_statistics_are_numpys_own_over_all_samples():
@@ -82,18 +81,17 @@ class Clock:
 
 def test_a_warm_up_ends_when_two_windows_agree(monkeypatch):
     clock = Clock(monkeypatch, lambda call: max(1.0, 9.0 - call))
-    result = warm_up(clock.infer, 0.005)
-    assert result.settled
-    assert clock.calls == result.calls >= 10  # not before it was as fast as it gets
+    calls, settled = warm_up(clock.infer, 0.005)
+    assert settled
+    assert clock.calls == calls >= 10  # not before it was as fast as it gets
     clock = Clock(monkeypatch, lambda call: 1.0)
-    assert warm_up(clock.infer, 0.005) == Warmup(10, True)  # two windows of 5 ms
+    assert warm_up(clock.infer, 0.005) == (10, True)  # two windows of 5 ms
 
 
 def test_a_warm_up_without_end_says_so(monkeypatch):
     clock = Clock(monkeypatch, lambda call: 1.1 ** (call // 3))
-    assert not warm_up(clock.infer, 0.001).settled
-    turn = Turn([1, 1], 0.0, Warmup(3, False))
-    outcome = measured(row("m.onnx", 1), [Turn([1, 1], 0.0, Warmup(3, True)), turn])
+    assert not warm_up(clock.infer, 0.001)[1]
+    outcome = measured(row("m.onnx", 1), [Turn([1, 1], 0.0, 3, True), Turn([1, 1], 0.0, 3, False)])
     assert (outcome["settled"], outcome["warmup_calls"]) == (False, 6)
 
 

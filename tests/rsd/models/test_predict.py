@@ -23,7 +23,7 @@ def test_workers_and_parts_give_the_same_bits():
     normalize = PixelNormalize([0.5], [0.5])
     alone, helped, part = (
         predict(model, normalize, images, batch_size=2, **how)
-        for how in ({}, {"workers": 2}, {"numbers": range(1, 3), "workers": 1})
+        for how in ({}, {"workers": 2}, {"index": np.arange(2, 6), "workers": 1})
     )
     assert torch.equal(alone.logits, helped.logits)
     assert torch.equal(alone.embedding, helped.embedding)

@@ -5,7 +5,7 @@ import pytest
 from rsd.machine.errors import UserError
 from rsd.measure.budget.records import KitRecord
 from rsd.measure.budget.runner import FORMAT
-from rsd.measure.latency import Row, Turn, Warmup, measured, scenario
+from rsd.measure.latency import Turn, measured, untimed
 from rsd.report.charts.speed import latencies
 from rsd.report.charts.style import svg
 from rsd.report.latency_table import markdown, read
@@ -25,9 +25,10 @@ def record(**changes):
         precision="int8",
         runtime="onnxruntime",
         threads=1,
+        scenario="single stream",
+        batch=1,
         status="measured",
         **{**FIGURES, **changes},
-        **scenario(1),
     )
     missing = row.model_copy(update={"status": "not measured: no CUDA device", "runtime": "tensorrt", "threads": None})
     state = {"affinity": [0, 1], "clock_mhz": [2600, 2600], "governor": None, "load": 0.1}
@@ -90,8 +91,8 @@ def a_kits() -> KitRecord:
     digest = hashlib.sha256(b"").hexdigest()
     packed = {"path": "models/m-fp32.onnx", "bytes": 1, "sha256": digest}
     model = {"model": "m", "args": {}, "image": [4, 4, 1], "classes": 2, "name": "m", "parameters": 1}
-    row = Row(file="models/m-fp32.onnx", precision="fp32", runtime="onnxruntime", threads=1, **scenario(1))
-    turn = Turn([1_000_000] * 700, 0.7, Warmup(3, True))
+    row = untimed("models/m-fp32.onnx", "fp32", "onnxruntime", 1)
+    turn = Turn([1_000_000] * 700, 0.7, 3, True)
     base = record()
     device = base.device.model_dump() | {"machine": None}
     return KitRecord.model_validate(

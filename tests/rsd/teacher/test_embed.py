@@ -154,7 +154,7 @@ def test_a_small_disk_is_refused_at_once(tmp_path, monkeypatch):
 def test_pages_given_back_keep_their_content(tmp_path, monkeypatch):
     (tmp_path / "whole").mkdir()
     write(tmp_path / "whole")
-    monkeypatch.setattr(store, "HELD_BYTES", 1)  # after every batch
+    monkeypatch.setattr(store, "RESIDENT_BYTES", 1)  # after every batch
     write(tmp_path)
     for name in ("embedding.npy", "logits.npy"):
         assert (tmp_path / "views" / name).read_bytes() == (tmp_path / "whole" / "views" / name).read_bytes()

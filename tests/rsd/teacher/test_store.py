@@ -78,7 +78,7 @@ def opened(store):
 @pytest.mark.parametrize("held", [1, 1 << 30], ids=["given back", "held"])
 @pytest.mark.parametrize("size", [1, 2, 7, 200])
 def test_rows_are_the_files_in_any_order(store, size, held, monkeypatch):
-    monkeypatch.setattr(module, "HELD_BYTES", held)
+    monkeypatch.setattr(module, "RESIDENT_BYTES", held)
     stored, chance = opened(store), np.random.default_rng(size)
     batches = [(chance.integers(0, 10, size), chance.integers(0, 3, size)) for _ in range(6)]
     for number, (index, view) in enumerate(batches):
@@ -103,7 +103,7 @@ def test_a_large_store_takes_little_memory(tmp_path, monkeypatch):
         np.lib.format.open_memmap(tmp_path / f"{name}.npy", mode="w+", dtype=np.float16, shape=(1, images, width))
     header = StoreHeader(views=1, seed=0, images=images, made_from={}, embedding_width=2048, logits_width=1000)
     (tmp_path / "header.json").write_text(header.model_dump_json(exclude_none=True))
-    monkeypatch.setattr(module, "HELD_BYTES", 32 << 20)
+    monkeypatch.setattr(module, "RESIDENT_BYTES", 32 << 20)
     stored = StoredTeacher(tmp_path, made_from={}, device=torch.device("cpu"))
     before, most = resident_files(), 0
     for index in np.random.default_rng(0).permutation(images).reshape(-1, 250):

@@ -350,7 +350,7 @@ def test_accumulated_parts_of_a_partly_labelled_batch_agree():
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_stores_rows_are_read_ahead(tmp_path, monkeypatch, accumulation):
-    monkeypatch.setattr(store_module, "HELD_BYTES", 1)  # as if it were large
+    monkeypatch.setattr(store_module, "RESIDENT_BYTES", 1)  # as if it were large
     store = random_store(tmp_path, len(TRAIN.labels), 6, 2, torch.device("cpu"))
     recipe = RECIPE.model_copy(update={"accumulation": accumulation, "epochs": 2})
 

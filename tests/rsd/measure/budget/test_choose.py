@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from rsd.measure.budget.choose import BudgetRow, best, feasible, pareto
-from rsd.measure.latency import scenario
 from rsd.run.records import Latency
 
 
@@ -16,7 +15,8 @@ def row(name, p99, top1, device="board", samples=700, parameters=1):
         p99_ms=p99,
         p50_ms=1.0,
         samples=samples,
-        **scenario(1),
+        scenario="single stream",
+        batch=1,
     )
     return BudgetRow(device, name, parameters, "fp32", latency, top1, "rsd-0" if top1 else None)
 

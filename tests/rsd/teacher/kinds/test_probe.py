@@ -59,7 +59,7 @@ def test_no_validation_label_enters_with_cross_validation(tmp_path):
     start, known = fitted(teacher, train, validation)
     other, _ = fitted(teacher, train, validation._replace(labels=validation.labels[::-1].copy()))
     assert same(start.model, other.model)
-    assert (known.probe.select_labels, known.probe.labels) == (30, 30)
+    assert (known[1].select_labels, known[1].labels) == (30, 30)
 
 
 def test_a_grey_vit_of_another_size_is_adapted(tmp_path):
