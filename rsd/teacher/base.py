@@ -73,7 +73,7 @@ class TeacherOptions(Kind, ModelOptions):
         return []
 
     def start(self, data: DatasetRecord) -> Start:
-        """The teacher with its first weights, or random ones from torch's state; UserError if they are no use."""
+        """The teacher with its first weights, or random ones from torch's state; UserError if they do not fit."""
         raise NotImplementedError
 
     def start_from_timm(self, data: DatasetRecord, file: Path | None = None) -> Start:
