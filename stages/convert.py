@@ -69,11 +69,7 @@ def main() -> None:
 
 
 def convert(name: str, runtime: str, exported: ExportRecord, graph: onnx.ModelProto) -> Converted:
-    """The graph in a precision, as a runtime wants it, held to the precision's gate there.
-
-    Raises:
-        UserError: the gate is missed, or the runtime is not installed; no engine needs to run here.
-    """
+    """The graph in a precision for a runtime, held to its gate there; UserError if that is missed, or none is here."""
     if not runtimes.get(runtime).builds and (reason := runtimes.get(runtime).missing()):
         raise UserError(reason)
     options, threads = OUT.section("export", export_options()), OUT.section("compute", ComputeOptions).threads

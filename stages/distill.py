@@ -163,7 +163,7 @@ def write(folder: Path, start: StudentStart, trained: Trained, data: DatasetReco
 def _teacher(
     seed: int, recipe: Recipe, device: torch.device, setting: Setting, *, staged: bool
 ) -> tuple[Teacher, Setting, ViewChoice, dict[str, str]]:
-    """The teacher, stored or live, the setting with it, the views that it answers, and digests of what it is of."""
+    """The teacher, stored or live, the setting with it, the views it answers, and digests of what it was made from."""
     options = OUT.section("views", ViewOptions)
     weights = OUT.teacher_folder / WEIGHTS
     if options.count:

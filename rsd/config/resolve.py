@@ -59,11 +59,7 @@ _TOP = {"pair", "data", "recipe", "methods", "seeds", "precisions", "protocol", 
 
 
 def param_files(params: Path, conf: Path) -> dict[str, JsonValue]:
-    """The files of out/params/ by their names: the sections, those of methods in `method/`, and each method's code.
-
-    Raises:
-        UserError: as `resolve`.
-    """
+    """The files of out/params/ by name: sections, methods' sections in `method/`, their code. Errors as `resolve`."""
     resolved = resolve(params, conf)
     methods = resolved.pop("method")
     return {

@@ -40,7 +40,7 @@ _EXPECTED = {
 
 
 def in_words(fault: ErrorDetails, known: Iterable[str] = ()) -> str:
-    """A sentence of one of a `ValidationError`'s `errors()`, without its place; `known` keys for an unknown one."""
+    """A sentence of one of a `ValidationError`'s `errors()`, without its place; `known` keys help with others."""
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "extra_forbidden":
         return f"unknown key{near(fault['loc'][-1], known)}"

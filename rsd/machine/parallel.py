@@ -17,11 +17,7 @@ TIMEOUT = timedelta(minutes=10)  # how long a process waits for the others, unle
 
 
 def join(device: torch.device, processes: int) -> torch.device:
-    """Join the processes that torchrun has started, and return the device of this one: with `cuda` its own GPU.
-
-    Raises:
-        UserError: torchrun has started another number, or this machine has fewer GPUs than processes.
-    """
+    """Join torchrun's processes; this one's device, its own GPU with `cuda`. UserError for a wrong number of either."""
     if "RANK" not in os.environ:
         return device
     if (started := int(os.environ["WORLD_SIZE"])) != processes:

@@ -65,11 +65,7 @@ def staged_outputs(model: nn.Module, inputs: Tensor) -> StagedOutputs:
 
 @torch.no_grad()
 def stage_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[StageShape, ...]:
-    """Shapes of the four stages for images of `image_shape` (height, width, channels), measured on a black image.
-
-    Raises:
-        UserError: timm cannot take the model apart into four stages.
-    """
+    """The four stages' shapes for images (height, width, channels); UserError if timm cannot take the model apart."""
     height, width, channels = image_shape
     parameter = next(model.parameters())
     was_training = model.training

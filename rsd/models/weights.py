@@ -57,11 +57,7 @@ def watched_weights(weights: str) -> list[Path]:
 
 
 def local_weights(weights: str, *, role: str = "teacher") -> Path | None:
-    """The file of weights, fetched if need be, with its `config.json` beside it if it has one; None for timm's hub.
-
-    Raises:
-        UserError: there is no such file, or it cannot be fetched.
-    """
+    """The file of weights, fetched if need be, and its `config.json` if any; None for timm's hub. UserError if none."""
     if weights == HUB:
         return None
     if not weights.startswith(_REPOSITORY):

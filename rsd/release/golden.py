@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from rsd.sources.image_file import decode
 from rsd.sources.images import ArrayImages, DatasetRecord, ImageFiles, Images
 
 IMAGES = 8
 PIXELS = 3  # levels of 255 by which a pixel of a decoded file may differ: JPEG decoders round differently
-_ORIENTATION = 0x0112
 
 
 def write_files(folder: Path, images: Images, record: DatasetRecord) -> tuple[list[str], np.ndarray]:
@@ -25,7 +24,7 @@ def write_files(folder: Path, images: Images, record: DatasetRecord) -> tuple[li
     """
     height, width = record.height, record.width
     on_its_side = Image.Exif()
-    on_its_side[_ORIENTATION] = 6
+    on_its_side[ExifTags.Base.Orientation] = 6
     kinds: list[tuple[str, tuple[int, int], dict[str, Any]]] = [
         ("as-served.png", (width, height), {}),
         ("wide.jpg", (3 * width, 2 * height), {"quality": 90}),

@@ -52,11 +52,7 @@ class Mistake:
 
 
 def worst(records: Records, data: Path, *, most: int = MOST) -> list[Mistake]:
-    """The mistakes of the shipped student on the prepared `data`, the surest first; empty if it made none.
-
-    Raises:
-        UserError: there is no such student, its logits or the images are missing, or their shapes disagree.
-    """
+    """The surest mistakes of the shipped student on the prepared `data`; UserError without its logits or the images."""
     shipped = records.shipped
     if shipped is None or not records.exports:
         raise UserError("expected an exported student, found none; run `dvc repro convert`")

@@ -14,7 +14,6 @@ from rsd.measure.budget import choose
 from rsd.report import html, verdict
 from rsd.report.charts import accuracy, cost, inside, style, training
 from rsd.report.charts import speed as latency
-from rsd.report.charts.strays import strays_over_depth
 from rsd.report.flat import flat, section_order
 from rsd.report.html import Figure, figure
 from rsd.report.labels import advantage, labels_used
@@ -192,7 +191,7 @@ def _figures(records: Records) -> dict[str, Figure]:
     if records.exports:
         charts["size"] = cost.size_against_accuracy(_sizes(records))
         if len(strayed := _strays(records)):
-            charts["strays"] = strays_over_depth(strayed)
+            charts["strays"] = inside.strays_over_depth(strayed)
     if records.samples is not None:
         charts["distribution"] = latency.latency_distribution(records.samples[records.samples["batch"] == 1])
     return {name: figure(name, chart) for name, chart in charts.items()}

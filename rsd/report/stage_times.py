@@ -15,11 +15,7 @@ PAUSE = 600.0  # seconds without a stage, after which the next one belongs to an
 
 
 def summary(run: Run) -> str:
-    """The seconds of each stage of the last run and of DVC between them, and what came from the cache.
-
-    Raises:
-        UserError: nothing was noted.
-    """
+    """The seconds of the last run's stages, of DVC between them, and what the cache gave; UserError without any."""
     project = run.folder.parent
     known = times.read(project / times.FILE)
     installations = {time.stage: time for time in known if time.stage.startswith(INSTALLATION)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from rsd.machine.errors import UserError
 
@@ -21,7 +21,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """As Pillow calls them. A device takes the same ones."""
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\0", b"MM\0*")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
-_ORIENTATION = 0x0112
 # The transposition that turns an image upright, by EXIF's orientation (CIPA DC-008, "Orientation"); 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -163,7 +162,7 @@ def _depth(image: Image.Image, content: bytes) -> int:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata of an image that is fine
         return 1
     return value if value in _UPRIGHT else 1

@@ -73,11 +73,7 @@ class TeacherOptions(Kind, ModelOptions):
         return []
 
     def start(self, data: DatasetRecord) -> Start:
-        """Make the teacher with the weights it starts from; new weights are drawn from torch's random state.
-
-        Raises:
-            UserError: the weights are missing, cannot be read safely or fetched, or do not fit the model and classes.
-        """
+        """The teacher with its first weights, or random ones from torch's state; UserError if they do not fit."""
         raise NotImplementedError
 
     def start_from_timm(self, data: DatasetRecord, file: Path | None = None) -> Start:

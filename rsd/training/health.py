@@ -60,13 +60,9 @@ def check_validation(loss: float, *, step: int, last: Mapping[str, Tensor | floa
 def check_varied(
     logits: Tensor, *, epoch: int, warmup_epochs: int, step: int, last: Mapping[str, Tensor | float]
 ) -> None:
-    """Stop at a collapsed student: one that gives the same logits for every image after the warm-up.
+    """Stop at a collapsed student: the same logits `[N, classes]` for all validation images after the warm-up.
 
     A model that begins with logits of exactly 0, as timm's MLPs do, gives different ones after its first update.
-
-    Args:
-        logits: `[N, classes]`, of the validation split.
-        epoch: epochs done.
     """
     if epoch <= warmup_epochs or len(logits) < 2:
         return
@@ -82,13 +78,7 @@ def check_varied(
 def one_class(
     logits: Tensor, labels: np.ndarray, classes: Sequence[str], *, epoch: int, warmup_epochs: int
 ) -> str | None:
-    """A warning of a student that gives one class for all images after the warm-up; None where it gives several.
-
-    Args:
-        logits: `[N, classes]`, of the validation split.
-        labels: of these images, int64 `[N]`.
-        epoch: epochs done.
-    """
+    """A warning where all validation images, of logits `[N, classes]`, get one class after the warm-up; else None."""
     answers = logits.argmax(dim=1)
     if epoch <= warmup_epochs or bool((answers != answers[0]).any()) or not (labels != labels[0]).any():
         return None

@@ -62,10 +62,9 @@ class OneGraph:
         self, raw: Tensor, target: Tensor, number: Tensor, teacher: Outputs | None, logged: bool
     ) -> dict[str, Tensor]:
         now = [raw, target, number, *(teacher or ())]
-        self.rates = self.rates or [
-            torch.tensor(group["lr"], device=raw.device) for group in self.optimizer.param_groups
-        ]
-        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+        groups = self.optimizer.param_groups
+        self.rates = self.rates or [torch.tensor(group["lr"], device=raw.device) for group in groups]
+        for rate, group in zip(self.rates, groups, strict=True):
             rate.fill_(group["lr"])
         if self.warm_up:
             self.warm_up -= 1

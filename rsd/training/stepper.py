@@ -74,8 +74,7 @@ class Stepper:
             for module in task.trainable_module.modules():
                 if isinstance(module, nn.Conv2d) and module.stride[1] > 1 and module.kernel_size[1] > 1:
                     module.register_forward_pre_hook(_check_wide_enough)
-        self.channels_last = compute.channels_last
-        if self.channels_last:
+        if compute.channels_last:
             task.trainable_module.to(memory_format=torch.channels_last)
         self.has_average = recipe.ema_decay is not None
         if recipe.ema_decay is not None:
@@ -196,7 +195,7 @@ class Stepper:
 
     def _forward(self, raw: Tensor, target: Tensor, numbers: Tensor, teacher: Any, logged: bool) -> dict[str, Tensor]:
         inputs = self.normalize(raw)
-        if self.channels_last:
+        if self.compute.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return self.task(inputs, target, teacher, numbers, labelled=self.labelled, logged=logged)
 

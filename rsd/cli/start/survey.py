@@ -60,11 +60,7 @@ class Survey:
 
 
 def survey(root: Path, labels: Path | None) -> Survey:
-    """Read every image below `root` once.
-
-    Raises:
-        UserError: there is no such folder, no image in it, nothing that says the classes, or fewer than two of them.
-    """
+    """Read every image below `root` once; UserError without a folder, images, or two classes that something names."""
     if not root.is_dir():
         raise UserError(f"expected a folder of images at {root}, found none; correct the path")
     listed = every_image(root)

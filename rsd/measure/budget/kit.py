@@ -125,11 +125,7 @@ def write_kit(
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path]:
-    """The folder of a kit; an archive is unpacked into a temporary folder, and nothing of it lands elsewhere.
-
-    Raises:
-        UserError: it is no kit, or the archive holds links, devices or paths that lead out of it.
-    """
+    """A kit's folder, of an archive a temporary one; UserError if it is no kit, or would be unpacked elsewhere."""
     if path.is_dir():
         yield _kit(path, path)
         return

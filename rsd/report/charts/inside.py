@@ -1,11 +1,11 @@
-"""What the student's layers and dimensions have in common with the teacher's."""
+"""What the student's layers and dimensions have in common with the teacher's, and a file's values with fp32's."""
 
 from collections.abc import Sequence
 
 import altair as alt
 import pandas as pd
 
-from rsd.report.charts.style import NEGATIVE, POSITIVE, data, layered, rounded
+from rsd.report.charts.style import NEGATIVE, POSITIVE, PRECISION_COLOURS, data, layered, rounded
 
 
 def layer_likeness(likeness: pd.DataFrame) -> alt.LayerChart:
@@ -60,3 +60,25 @@ def correlation_matrix(matrix: Sequence[Sequence[float]], *, most: float) -> alt
         .transform_calculate(magnitude="abs(datum.r)")
     )
     return layered(cells, height=300)
+
+
+def strays_over_depth(rows: pd.DataFrame) -> alt.LayerChart:
+    """The error of every value within a file, from the pixels on the left to the logits on the right.
+
+    `rows`: precision, depth (0 to 1), error (share of the value's standard deviation), value, part.
+    """
+    precisions = list(dict.fromkeys(rows["precision"]))
+    paint = alt.Scale(domain=precisions, range=[PRECISION_COLOURS.get(name, "#888888") for name in precisions])
+    base = alt.Chart(data(rows.assign(error=100 * rows["error"]))).encode(
+        x=alt.X(
+            "depth:Q", title="depth: pixels to logits", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(labels=False)
+        ),
+        y=alt.Y("error:Q", title="error, % of the value's spread", scale=alt.Scale(type="symlog", constant=0.1)),
+        color=alt.Color("precision:N", title=None, scale=paint),
+        tooltip=["precision:N", "part:N", "value:N", alt.Tooltip("error:Q", title="%", format=".2g")],
+    )
+    worst = base.transform_joinaggregate(most="max(error)", groupby=["precision"]).transform_filter(
+        "datum.error == datum.most"
+    )
+    names = worst.mark_text(dy=-9, fontSize=10).encode(text="part:N")
+    return layered(base.mark_line(strokeWidth=1, opacity=0.5), base.mark_point(size=24, filled=True), names, height=220)

@@ -139,7 +139,11 @@ def index_folder(options: Folder, *, findings_file: Path | None = None, workers:
     labelled_copies = drop_labelled_copies(table, usable)
     complete, incomplete = whole_classes(layout, classes, table, identity, usable, parts=4 - len(splits))
     lines = [str(finding) for finding in sorted([*layout.findings, *faults, *copies, *incomplete])]
-    _write_findings(findings_file, lines)
+    if findings_file and lines:
+        with written_aside(findings_file) as aside:
+            aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    elif findings_file:
+        findings_file.unlink(missing_ok=True)
     if lines and options.on_bad == "stop":
         raise UserError(
             f"expected a folder of images that can all be used in {options.root}, found {len(lines)} to correct, or to "
@@ -217,14 +221,6 @@ def _statistics(sums: np.ndarray) -> tuple[list[float], list[float]]:
         (pixels * square - total**2) / (255 * pixels) ** 2 for total, square in zip(totals[:3], totals[3:], strict=True)
     ]
     return means, [sqrt(variance) for variance in variances]
-
-
-def _write_findings(path: Path | None, lines: list[str]) -> None:
-    if path and lines:
-        with written_aside(path) as aside:
-            aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    elif path:
-        path.unlink(missing_ok=True)
 
 
 def numbered(lines: list[str], path: Path | None) -> str:

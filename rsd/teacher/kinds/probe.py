@@ -78,11 +78,7 @@ class Probe(FromWeights):
         )
 
     def _head(self, model: nn.Module, normalize: PixelNormalize, images: LabelledImages) -> nn.Linear:
-        """The model's classifier, which the probe's weights are written into.
-
-        Raises:
-            UserError: it has several, or one that is not a linear layer on the embedding.
-        """
+        """The model's classifier, for the probe's weights; UserError unless it is one linear layer on the embedding."""
         head = model.get_classifier()  # type: ignore[operator]
         if isinstance(head, tuple | list):
             raise UserError(

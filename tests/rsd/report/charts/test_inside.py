@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 
 from rsd.report.charts import inside
+from rsd.report.charts.style import svg
 from tests.rsd.report.charts.drawn import datasets, scale
 
 
@@ -29,3 +30,15 @@ def test_a_correlations_colour_shows_sign_and_size() -> None:
         (0, 0): 0.9, (0, 1): -0.1, (1, 0): 0.2, (1, 1): 0.8
     }  # fmt: skip
     assert scale(chart, "opacity")["domain"] == [0, 0.9]
+
+
+def test_the_part_that_strays_most_is_named():
+    rows = [
+        {"precision": precision, "depth": i / 3, "error": error, "value": f"v{i}", "part": f"blocks.{i}"}
+        for precision, errors in (("fp16", [0, 1e-4, 3e-4, 2e-4]), ("int8", [0, 0.05, 0.01, 0.02]))
+        for i, error in enumerate(errors)
+    ]
+    drawn = svg(inside.strays_over_depth(pd.DataFrame(rows)))
+    assert "blocks.2" in drawn
+    assert "blocks.1" in drawn
+    assert ">blocks.3<" not in drawn
