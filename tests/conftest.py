@@ -14,7 +14,6 @@ gc.disable()  # until the tests are imported: see `pytest_collection_finish`
 def pytest_collection_finish() -> None:
     """What was imported is never garbage; to look through it again and again took a fifth of the time of the tests."""
     gc.freeze()
-    gc.set_threshold(20_000)  # from 700 new objects: another twenty-fifth
     gc.enable()
 
 

@@ -1,5 +1,7 @@
 """Items that other processes prepare ahead of time, in the same order and with the same content."""
 
+import gc
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
@@ -13,6 +15,9 @@ Item = TypeVar("Item")
 
 # The user chose how many; PyTorch would warn in every process of every stage that has more of them than cores.
 warnings.filterwarnings("ignore", message="This DataLoader will create")
+# A worker is forked. What is garbage by then, such as a session of ONNX Runtime, must not be collected in it: that would
+# wait for ever for threads that only the first process has.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 def in_order(dataset: Dataset[Item], numbers: range, *, workers: int = 0) -> Iterator[Item]:

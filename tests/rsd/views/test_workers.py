@@ -1,3 +1,5 @@
+import gc
+import os
 import subprocess
 import sys
 
@@ -22,6 +24,33 @@ def test_workers_report_a_bad_image_alike(workers):
     assert list(in_order(Images(), range(2), workers=workers)) == [0, 1]
     with pytest.raises(UserError, match="^expected a usable image in 2.png, found: empty$"):
         list(in_order(Images(), range(4), workers=workers))
+
+
+class Collects(Dataset):
+    def __getitem__(self, number):
+        gc.collect()
+        return number
+
+
+class Garbage:
+    """Part of a cycle; its end leaves a file with the number of the process."""
+
+    def __init__(self, folder):
+        self.folder, self.itself = folder, self
+
+    def __del__(self):
+        (self.folder / str(os.getpid())).touch()
+
+
+def test_a_worker_leaves_its_parents_garbage_alone(tmp_path):
+    gc.disable()
+    try:
+        Garbage(tmp_path)
+        assert list(in_order(Collects(), range(2), workers=1)) == [0, 1]
+    finally:
+        gc.enable()
+    gc.collect()
+    assert [file.name for file in tmp_path.iterdir()] == [str(os.getpid())]
 
 
 def test_more_workers_than_cores_warn_nobody():
