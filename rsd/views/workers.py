@@ -15,8 +15,8 @@ Item = TypeVar("Item")
 
 # The user chose how many; PyTorch would warn in every process of every stage that has more of them than cores.
 warnings.filterwarnings("ignore", message="This DataLoader will create")
-# A worker is forked. What is garbage by then, such as a session of ONNX Runtime, must not be collected in it: that would
-# wait for ever for threads that only the first process has.
+# A worker is forked. What is garbage by then, such as a session of ONNX Runtime, must not be collected in it: that
+# would wait for ever for threads that only the first process has.
 os.register_at_fork(after_in_child=gc.freeze)
 
 
