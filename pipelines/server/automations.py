@@ -109,8 +109,10 @@ def _automations(pool: str, lost_after: float) -> list[AutomationCore]:
                 within=timedelta(hours=2),  # each try may take `BEGIN_SECONDS`
             ),
             actions=[
+                # Not failed: a worker that asked for runs just before would still take a failed one, and this automation
+                # gives up only once in two hours.
                 ChangeFlowRunState(
-                    state=StateType.FAILED,
+                    state=StateType.CANCELLED,
                     force=True,
                     message=f"expected this run to begin, found its process dead {MOST_STARTS + 1} times; see the "
                     "worker's log (a module that cannot be imported? a missing image?), then start another",

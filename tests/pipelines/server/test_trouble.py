@@ -151,14 +151,18 @@ def test_a_run_that_never_begins_is_given_up(prefect_worker: Site, tmp_path: Pat
     run = run_deployment("broken/default", timeout=0, as_subflow=False)
     assert isinstance(run, FlowRun)
 
-    wait_for(run, "Failed", 600)
+    wait_for(run, "Cancelled", 600)
+    time.sleep(5)  # a worker that had asked for it just before would take it by now
 
     with get_client(sync_client=True) as client:
         flow_run = client.read_flow_run(run.id)
         states = [state.name for state in client.read_flow_run_states(run.id)]
     assert flow_run.run_count == 0
     each_start = ["Pending", "Crashed", "AwaitingRetry"]  # a death is reported twice, and counts once
-    assert [name for name in states if name in (*each_start, "Failed")] == [*each_start * (MOST_STARTS + 1), "Failed"]
+    counted = [name for name in states if name in (*each_start, "Cancelled")]
+    starts, end = counted[: 3 * (MOST_STARTS + 1)], counted[3 * (MOST_STARTS + 1) :]
+    assert starts == each_start * (MOST_STARTS + 1)
+    assert end in (["Cancelled"], ["Pending", "Cancelled"])  # the worker may be the first
     assert "expected this run to begin, found its process dead 6 times" in str(flow_run.state)
 
 
