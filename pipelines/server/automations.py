@@ -109,8 +109,8 @@ def _automations(pool: str, lost_after: float) -> list[AutomationCore]:
                 within=timedelta(hours=2),  # each try may take `BEGIN_SECONDS`
             ),
             actions=[
-                # Not failed: a worker that asked for runs just before would still take a failed one, and this automation
-                # gives up only once in two hours.
+                # Not failed: a worker that asked for runs just before would still take a failed one, and this
+                # automation gives up only once in two hours.
                 ChangeFlowRunState(
                     state=StateType.CANCELLED,
                     force=True,
