@@ -2,12 +2,12 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import typer
 
-from rsd.machine.errors import UserError
+from rsd.machine.errors import UserError, near
 
 Clock = Literal["wall", "cpu"]
 CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -25,3 +25,11 @@ def command(main: Callable[..., None], description: str | None) -> None:
         app()
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def named(names: Sequence[str] | None, rows: Iterable[str]) -> list[str]:
+    """The rows of a table that an option names, or all of them; UserError for a name that is none of theirs."""
+    known = [*rows]
+    if unknown := [name for name in names or () if name not in known]:
+        raise UserError(f"expected one of {', '.join(known)}, found '{unknown[0]}'{near(unknown[0], known)}")
+    return [*(names or known)]

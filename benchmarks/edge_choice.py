@@ -31,7 +31,7 @@ from rsd_edge.model import Model
 from rsd_edge.selftest import golden_images, singles
 from tqdm import tqdm
 
-from benchmarks.command import command
+from benchmarks.command import command, named
 from benchmarks.interleaved import markdown
 from benchmarks.runtimes import CALIBRATION, MODELS, pictures, write
 from rsd.export import precisions
@@ -131,7 +131,7 @@ def main(
     times: int = TIMES,
 ) -> None:
     rows, near = [], []
-    for name in only or ["default student", "ResNet18"]:
+    for name in named(only or ["default student", "ResNet18"], MODELS):
         rows_of_model, count = compare(name, times)
         rows += rows_of_model
         near.append(count)

@@ -26,7 +26,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.command import CLOCKS, Clock, command
+from benchmarks.command import CLOCKS, Clock, command, named
 from benchmarks.interleaved import interleaved, markdown, spread
 from benchmarks.pair import Bench, Case, bench
 from benchmarks.rsd_step import bare_step
@@ -141,8 +141,8 @@ def main(
     clock: Clock = "wall",
 ) -> None:
     torch.set_num_threads(1)
-    timed = method or rows_of_the_table()
-    rows = [row for name in only or CASES for row in compare(name, timed, rounds or ROUNDS[name], clock)]
+    pairs, timed = named(only, CASES), named(method, rows_of_the_table())
+    rows = [row for name in pairs for row in compare(name, timed, rounds or ROUNDS[name], clock)]
     print(f"{clock} clock\n\n{markdown(rows)}")
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.command import command
+from benchmarks.command import command, named
 from benchmarks.interleaved import interleaved, markdown, spread
 from benchmarks.study.charts import save
 from rsd.export import runtimes, write_int8
@@ -230,7 +230,7 @@ def main(
         low, high = ratio.quantile(0.25), ratio.quantile(0.75)
         print(f"overhead: median {np.median(ratio):+.2%} (quartiles {low:+.2%}, {high:+.2%})")
         return
-    record, cosines = compare(Plan(min_seconds=2.0, rounds=10), only or list(MODELS))
+    record, cosines = compare(Plan(min_seconds=2.0, rounds=10), named(only, MODELS))
     print(table(record, cosines))
     print(*[f"- {line}" for line in notes(record)], sep="\n")
     if plot:

@@ -1,8 +1,10 @@
+import pytest
 import torch
 
 from benchmarks import method_steps
 from benchmarks.pair import Case, bench
 from benchmarks.view_store import CASES
+from rsd.machine.errors import UserError
 from rsd.methods import methods
 
 
@@ -13,6 +15,13 @@ def test_every_method_has_a_row(monkeypatch):
     assert {row["method"] for row in rows} == {"bare", "AAD alone", *methods()} - {"scratch"}
     beside = {row["method"]: row["beside"] for row in rows if row["beside"] != "scratch"}
     assert beside == {"bare": "bare scratch", "fitnet": "scratch + teacher"}
+
+
+def test_an_unknown_row_is_one_sentence():
+    with pytest.raises(UserError, match="^expected one of bare, AAD alone, .*, found 'rds'; did you mean rsd.$"):
+        method_steps.main(method=["rds"])
+    with pytest.raises(UserError, match="^expected one of digits, 16 px, .*, found 'digits'"):
+        method_steps.main(only=["digits"])
 
 
 def test_the_aad_alone_trains_its_scaffold(tmp_path):
