@@ -48,6 +48,13 @@ def releases(tmp_path):
 
 
 @pytest.fixture
+def short_choices(monkeypatch):
+    """A choice tries each pair with one thread in one turn; else it forks a child for each count of threads."""
+    monkeypatch.setattr(timing, "thread_counts", lambda: [1])
+    monkeypatch.setattr(timing, "TURNS", 1)
+
+
+@pytest.fixture
 def times(monkeypatch):
     """Milliseconds of each way, in place of what this machine measures; 1 for those that are not in it."""
     given: dict[tuple[Pair, int], list[float]] = {}

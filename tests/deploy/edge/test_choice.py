@@ -68,9 +68,11 @@ def test_recover_serves_on_where_nothing_is_right(device, workshop, monkeypatch,
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"{", b"[]", b"\0" * 500, "another digest", "a byte", "threads"])
-def test_a_lost_or_damaged_choice_is_made_again(device, workshop, damage):
-    device.activate(workshop.keys)
-    path = choices.path_of(device.root, "tiny-1")
+@pytest.mark.usefixtures("short_choices")
+def test_a_lost_or_damaged_choice_is_made_again(shared, releases, damage):
+    releases.install(shared.bundle(1), shared.keys)
+    releases.activate(shared.keys)
+    path = choices.path_of(releases.root, "tiny-1")
     whole = path.read_bytes()
     if damage is None:
         path.unlink()
@@ -82,13 +84,13 @@ def test_a_lost_or_damaged_choice_is_made_again(device, workshop, damage):
         path.write_bytes(whole.replace(b'"threads": 1,', b'"threads": 7,', 1))
     else:
         edit(path, lambda sealed: sealed["choice"].update(threads=1000))
-    assert device.status()["choice"] is None
+    assert releases.status()["choice"] is None
     sentences: list[str] = []
-    model = choosing.open_model(device.root, device.current(), Pins(), sentences.append)
+    model = choosing.open_model(releases.root, releases.current(), Pins(), sentences.append)
     assert (model.pair, model.threads) == (ORT32, 1)
     assert len(sentences) == 1
-    device.recover(workshop.keys)
-    assert chosen(device) == (ORT32, 1)
+    releases.recover(shared.keys)
+    assert chosen(releases) == (ORT32, 1)
 
 
 def test_a_lost_choice_never_serves_a_wrong_pair(workshop, releases, times):

@@ -19,6 +19,8 @@ from tests.bundles import packed
 from tests.deploy.edge.device import contents, lose_state, works
 from tests.deploy.edge.serving import Tiny, always, ask, process, served, until
 
+pytestmark = pytest.mark.usefixtures("short_choices")
+
 SOURCE = Path(rsd_edge.__file__).parent
 UNITS = SOURCE.parents[1] / "systemd"
 

@@ -26,6 +26,8 @@ from rsd_edge.releases import Releases
 from tests.bundles import packed
 from tests.deploy.edge.device import works
 
+pytestmark = pytest.mark.usefixtures("short_choices")
+
 OURS = (str(Path(rsd_edge.__file__).parent), shutil.__file__)
 
 

@@ -21,6 +21,8 @@ from tests.bundles import edit
 from tests.deploy.edge.device import lose_state, works
 from tests.junk import ARRAYS, DEEP, mutate
 
+pytestmark = pytest.mark.usefixtures("short_choices")
+
 
 def outcome(folder: Path) -> str:
     """Whether a device takes a release whose signature is valid."""

@@ -19,6 +19,8 @@ from tests.bundles import Workshop, edit
 from tests.deploy.edge.device import contents, events, lose_state, works
 from tests.deploy.edge.serving import ask, process
 
+pytestmark = pytest.mark.usefixtures("short_choices")
+
 
 def test_a_release_is_installed_then_current_then_good(shared, releases):
     assert releases.install(shared.first, shared.keys) == ("tiny-1", True)

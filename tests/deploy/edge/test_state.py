@@ -7,6 +7,8 @@ from rsd_edge.errors import EdgeError
 
 from tests.deploy.edge.device import lose_state, works
 
+pytestmark = pytest.mark.usefixtures("short_choices")
+
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b"null", b'{"who": 1}'])
 def test_a_lost_state_is_rebuilt_from_undamaged_releases(shared, releases, content):
