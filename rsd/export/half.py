@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rsd.machine.errors import UserError
 
 # What normalisation consists of: these nodes, followed from the input on, stay float32 in an fp16 graph.
-PIXEL_OPERATORS = {"Cast", "Div", "Mul", "Sub", "Add", "Transpose", "BatchNormalization"}
+PIXEL_OPERATORS = {"Cast", "Transpose", "BatchNormalization"}
 
 
 def to_half(proto: onnx.ModelProto) -> onnx.ModelProto:

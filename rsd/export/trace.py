@@ -18,7 +18,6 @@ from rsd.export import precisions
 from rsd.export.divergence import first_divergence, graph_values, in_words
 from rsd.export.graph import check_runs, checked
 from rsd.export.ladder import Ladder
-from rsd.export.one_step_pixels import one_step_pixels
 from rsd.export.parity import Gate
 from rsd.export.pytorch_values import parts, torch_values
 from rsd.machine.errors import UserError, first_line
@@ -67,7 +66,6 @@ def trace(
     plain = copy.deepcopy(model).cpu().float().eval()
     proto, program = _exported(RawPixels(plain, mean, std).eval(), image_shape, opset)
     _strip(proto)
-    one_step_pixels(proto)
     _check_size(proto, plain)
     proto.ir_version = ir_version
     proto = checked(proto)

@@ -14,7 +14,7 @@ def per_channel(values: Sequence[float], channels: int) -> list[float]:
 class PixelNormalize(nn.Module):
     """Raw pixels to model input: uint8 `[N, H, W, C]` -> standardised float32 `[N, C, H, W]`.
 
-    Training, evaluation and the exported graph all use this module, so they feed the model the same.
+    Training and evaluation use this module, so they feed the model the same.
 
     Args:
         mean, std: per channel, of pixels in [0, 1].
@@ -41,7 +41,6 @@ class PixelNormalize(nn.Module):
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        # The cast comes first: TensorRT allows no other operation on uint8.
         pixels = image.float() / 255.0
         if self.size is not None and pixels.shape[1:3] != self.size:
             planes = pixels.permute(0, 3, 1, 2)
@@ -51,12 +50,25 @@ class PixelNormalize(nn.Module):
 
 
 class RawPixels(nn.Module):
-    """A model that normalises its input itself: uint8 `[N, H, W, C]` -> float32 logits `[N, classes]`."""
+    """A model that normalises its input itself: uint8 `[N, H, W, C]` -> float32 logits `[N, classes]`.
+
+    The same as `PixelNormalize` but for rounding, by one batch norm: one node of an exported graph. For three
+    broadcasts ONNX Runtime takes as long as for a sixth of a MobileNetV2.
+
+    Args:
+        mean, std: per channel, of pixels in [0, 1].
+    """
+
+    mean: Tensor
+    variance: Tensor
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.normalize = PixelNormalize(mean, std)
         self.model = model
+        self.register_buffer("mean", 255 * torch.tensor(mean), persistent=False)
+        self.register_buffer("variance", (255 * torch.tensor(std)).square(), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model(self.normalize(image)).float()
+        # The cast comes first: TensorRT allows no other operation on uint8.
+        planes = image.float().permute(0, 3, 1, 2)
+        return self.model(nn.functional.batch_norm(planes, self.mean, self.variance, eps=0.0)).float()

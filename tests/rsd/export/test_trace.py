@@ -75,7 +75,15 @@ def test_an_fp16_graph_keeps_float32_pixel_statistics(exported):
     full = [t for t in graph.initializer if t.data_type == TensorProto.FLOAT]
     assert types["model.pos_embed"] == TensorProto.FLOAT16
     assert sum(int(np.prod(t.dims)) for t in full) <= 4  # scale, shift, 0 and 1 of their BatchNormalization
-    assert types["pixels.scale"] == types["pixels.shift"] == TensorProto.FLOAT
+    (normalisation,) = [node for node in graph.node if node.op_type == "BatchNormalization"]
+    assert {types[name] for name in normalisation.input[1:]} == {TensorProto.FLOAT}
+
+
+def test_pixels_are_normalised_in_one_step(traced):
+    kinds = [node.op_type for node in traced("vit").traced.proto.graph.node]
+    first = kinds.index("Cast")
+    assert kinds[first : first + 3] == ["Cast", "Transpose", "BatchNormalization"]
+    assert not {"Sub", "Div"} & {*kinds[: first + 5]}
 
 
 def test_the_same_model_gives_the_same_bytes(exported, tmp_path, capfd):

@@ -40,6 +40,12 @@ def test_images_of_the_right_size_stay():
     assert torch.equal(PixelNormalize([0.3], [0.2], size=6)(image), PixelNormalize([0.3], [0.2])(image))
 
 
+def test_raw_pixels_normalises_as_in_training():
+    image = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
+    mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
+    assert torch.allclose(RawPixels(torch.nn.Identity(), mean, std)(image), PixelNormalize(mean, std)(image), atol=1e-6)
+
+
 def test_raw_pixels_adds_no_parameter():
     model = create(RESNET, classes=5, image_shape=SHAPE)
     assert parameter_count(RawPixels(model, [0.5], [0.5])) == parameter_count(model)
