@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -20,7 +22,6 @@ def site(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_the_site_needs_no_network(site):
     for page in site.rglob("*.html"):
         loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=\"?(?:https?:)?//[^\s>]+|<link[^>]* href=\"?https?://[^>]+",
@@ -28,7 +29,6 @@ def test_the_site_needs_no_network(site):
         assert not loaded, f"{page.name}: {loaded}"
 
 
-@pytest.mark.slow
 def test_every_module_and_equation_is_shown(site):
     modules = [file for file in (ROOT / "rsd").rglob("*.py") if not file.stem.startswith("_")]
     for file in modules:

@@ -44,11 +44,15 @@ nextvit_small pnasnet5large poolformerv2_s12 pvt_v2_b0 qwen3_vit_88m rdnet_tiny 
 resnetv2_18 rexnet_100 sam2_hiera_tiny selecsls42 shvit_s1 skresnet18 starnet_s050 tiny_vit_5m_224 tresnet_m xception41
 """
 """Models that take images of 32 x 32 as they are. PNASNet costs most: no argument makes a smaller one."""
+SWINS = ("swin_tiny_patch4_window7_224", "swinv2_cr_tiny_224", "swinv2_tiny_window16_256")
 LARGE: dict[str, dict[str, Any]] = {
     **{name: {"img_size": 32} for name in OF_32.split()},
     **{name: {} for name in ANY_SIZE.split()},
     "crossvit_tiny_240": {},
     "csatv2": {},
+    "davit_tiny": {"depths": (1, 1), "embed_dims": (96, 192), "num_heads": (3, 6)},
+    "densenet121": {"growth_rate": 8, "block_config": (2, 2)},
+    "dpn48b": {"k_sec": (1, 1, 1, 1)},
     "efficientformer_l1": {},
     "inception_resnet_v2": {},
     "inception_v3": {},
@@ -65,9 +69,15 @@ LARGE: dict[str, dict[str, Any]] = {
         "num_features": 128,
     },
     "nasnetalarge": {"num_features": 192, "stem_size": 8},
+    "rdnet_tiny": {"num_blocks_list": (1,) * 7},
+    "repvit_m0_9": {"embed_dim": (48, 96), "depth": (2, 2)},
+    "resnest26d": {"layers": (1, 1, 1, 1)},
+    "rexnet_100": {"width_mult": 0.5, "depth_mult": 0.5},
+    "sam2_hiera_tiny": {"stages": (1, 1, 2, 1), "global_att_blocks": (3,)},
     "sequencer2d_s": {"img_size": 28},
+    **{name: {"img_size": 32, "depths": (2, 2), "num_heads": (3, 6)} for name in SWINS},
 }
-"""Models that lose their repeated blocks."""
+"""Models that lose their repeated blocks; of some, stages as well."""
 SMALL: dict[str, dict[str, Any]] = {
     "deepseek_vit_412m": {"embed_dim": 64, "depth": 1, "num_heads": 2},
     "edgenext_xx_small": {"depths": (1, 1, 2, 1)},

@@ -27,6 +27,8 @@ from rsd.views.augment import AugmentOptions, ViewChoice
 from tests.rsd.methods.tiny import BATCH, CLASSES, IMAGES, SHAPE, images, target, teacher_outputs, vit
 from tests.rsd.teacher import test_embed
 
+pytestmark = pytest.mark.xdist_group("parallel")
+
 PROCESSES, MORE = 2, 3
 
 

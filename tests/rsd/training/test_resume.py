@@ -27,6 +27,8 @@ from rsd.views.augment import ViewChoice
 from stages import run as stage
 from tests.rsd.training.test_loop import DATA, RECIPE, student, teacher
 
+pytestmark = pytest.mark.xdist_group("resume")
+
 FULL = RECIPE.model_copy(update={"ema_decay": 0.9, "clip_gradient": 1.0, "label_smoothing": 0.1})
 STEPS = 4 * 4
 
