@@ -99,31 +99,41 @@ def main() -> None:
     before = student_side(task, normalize, glance) if leads() else None
     trained = train(task, Data(train_split, validation, normalize), recipe, session)
     if leads():
-        record |= {
-            "parameters": parameter_count(student),
-            "extra_parameters": task.extra_parameters,
-            "embedding_width": embedding_width(student),
-            "effective_batch_size": trained.batch_size,
-            "steps": trained.steps,
-            "validation": {
-                "top1": trained.selected["validation_top1"],
-                "loss": trained.selected["validation_loss"],
-                "epoch": int(trained.selected["epoch"]),
-            },
-            "warnings": advice,
-            "versions": unfinished.software_versions(),
-        }
-        inputs = [OUT.section_file(part) for part in (f"method/{method}", "recipe", "student")]
-        inputs += [OUT.dataset]
-        inputs += [OUT.sources_file("student")] if student_options.watched else []
-        inputs += [OUT.section_file("views"), OUT.teacher_folder / WEIGHTS] if teacher_digests else []
-        record["made_from"] = OUT.digests(*inputs)
+        made_from = _made_from(method, watched=bool(student_options.watched), taught=bool(teacher_digests))
+        record |= _outcome(task, trained) | {"warnings": advice, "made_from": made_from}
         look = inside(name, task, trained, before, normalize, glance)
         OUT.write(look)
         record["inside_sha256"] = sha256(look.file)
         write(OUT.student_folder(name), start, trained, data, record)
         unfinished.forget(state)
     leave()
+
+
+def _outcome(task: Distiller, trained: Trained) -> dict[str, object]:
+    """What the record says after training."""
+    student, selected = task.get_eval_model(), trained.selected
+    return {
+        "parameters": parameter_count(student),
+        "extra_parameters": task.extra_parameters,
+        "embedding_width": embedding_width(student),
+        "effective_batch_size": trained.batch_size,
+        "steps": trained.steps,
+        "validation": {
+            "top1": selected["validation_top1"],
+            "loss": selected["validation_loss"],
+            "epoch": int(selected["epoch"]),
+        },
+        "versions": unfinished.software_versions(),
+    }
+
+
+def _made_from(method: str, *, watched: bool, taught: bool) -> dict[str, str]:
+    """Digests of the files that the student was made from; `watched`: its weights lie outside the project."""
+    inputs = [OUT.section_file(part) for part in (f"method/{method}", "recipe", "student")]
+    inputs += [OUT.dataset]
+    inputs += [OUT.sources_file("student")] if watched else []
+    inputs += [OUT.section_file("views"), OUT.teacher_folder / WEIGHTS] if taught else []
+    return OUT.digests(*inputs)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rsd.machine import parallel
 from rsd.machine.errors import UserError
@@ -93,16 +93,8 @@ def write_store(
             resident.add(len(batch.images))
             answers = outputs(teacher, normalize(batch.raw.to(normalize.mean.device)))
             for name, value in answers._asdict().items():
-                half = value.half()
-                if not torch.isfinite(half).all():
-                    raise UserError(
-                        f"expected teacher outputs that fit into fp16, found a {name} beyond 65,504 or not "
-                        "finite; check the teacher, or run it live with views.count 0"
-                    )
-                arrays[name][batch.views, batch.images] = half.cpu().numpy()
-            labels = batch.target.argmax(dim=1) if batch.target.ndim == 2 else batch.target
-            right = (answers.logits.argmax(dim=1).cpu() == labels).numpy()
-            correct += int(right[images.labels[batch.images] >= 0].sum())
+                arrays[name][batch.views, batch.images] = _half(name, value)
+            correct += _correct(answers.logits, batch.target, has_label=images.labels[batch.images] >= 0)
             done += 1
             bar.update(len(batch.images))
             if time.monotonic() - saved >= save_seconds or done == own.stop:
@@ -123,6 +115,22 @@ def write_store(
             file.unlink(missing_ok=True)
     parallel.wait(patiently=True)
     return header
+
+
+def _half(name: str, values: Tensor) -> np.ndarray:
+    half = values.half()
+    if not torch.isfinite(half).all():
+        raise UserError(
+            f"expected teacher outputs that fit into fp16, found a {name} beyond 65,504 or not finite; check the "
+            "teacher, or run it live with views.count 0"
+        )
+    return half.cpu().numpy()
+
+
+def _correct(logits: Tensor, target: Tensor, *, has_label: np.ndarray) -> int:
+    """How many images with a label the teacher names rightly; of mixed labels the larger counts."""
+    labels = target.argmax(dim=1) if target.ndim == 2 else target
+    return int((logits.argmax(dim=1).cpu() == labels).numpy()[has_label].sum())
 
 
 _MADE_FOR = "processes.json"
