@@ -4,7 +4,7 @@
     python -m benchmarks.flow_overhead --rounds 5 --stages 8
 
 Works on a throw-away project of stages that only sleep, in a chain, so that nothing runs side by side; on a server of
-its own. Each way runs the whole project anew in every round, turn by turn. Thirteen minutes on two busy cores.
+its own. Each way runs the whole project anew in every round, turn by turn. Seven minutes on two quiet cores.
 """
 
 import os

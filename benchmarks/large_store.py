@@ -1,6 +1,6 @@
 """A view store larger than memory: how fast it is written and read from the disk, and what that takes of memory.
 
-    python -m benchmarks.large_store                                 # 23 GB, which are deleted; seven minutes
+    python -m benchmarks.large_store                                 # 23 GB, which are deleted; three minutes or more
     python -m benchmarks.large_store --folder /mnt/disk --seconds 30
 
 The store has ImageNet's images (1,281,167), an embedding of 768 and 1,000 logits of each, and five views. The stage's
