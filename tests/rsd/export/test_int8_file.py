@@ -110,7 +110,8 @@ def test_bad_arguments_get_a_sentence(source, images, tmp_path):
 
 
 def test_a_runtime_that_is_absent_is_named(source, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.runtimes.get("openvino"), "missing", lambda: "OpenVINO is not installed (no module)")
+    openvino = type(module.runtimes.get("openvino"))  # an instance would keep the restored method as its own
+    monkeypatch.setattr(openvino, "missing", lambda self: "OpenVINO is not installed (no module)")
     with pytest.raises(UserError, match="OpenVINO is not installed .*; pip install 'rsd.openvino.'"):
         write_int8(source("vit"), tmp_path / "int8.onnx", images, runs_on="openvino")
 
