@@ -68,9 +68,9 @@ def test_recover_serves_on_where_nothing_is_right(device, workshop, monkeypatch,
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"{", b"[]", b"\0" * 500, "another digest", "a byte", "threads"])
-@pytest.mark.usefixtures("short_choices")
+@pytest.mark.usefixtures("times", "short_choices")
 def test_a_lost_or_damaged_choice_is_made_again(shared, releases, damage):
-    releases.install(shared.bundle(1), shared.keys)
+    releases.install(shared.first, shared.keys)
     releases.activate(shared.keys)
     path = choices.path_of(releases.root, "tiny-1")
     whole = path.read_bytes()
