@@ -1,5 +1,6 @@
 """The Pearson cross-correlation of two batches, and its two sums with their gradient in closed form."""
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +43,10 @@ def correlate(student: Tensor, teacher: Tensor, *, weights: tuple[float, float] 
     Raises:
         ValueError: the shapes differ, are not two-dimensional, or B is 1.
     """
-    return Correlation(*_Correlate.apply(*pair(student, teacher, at_least=2), *weights))
+    student, teacher = pair(student, teacher, at_least=2)
+    grad = torch.is_grad_enabled()
+    wanted = grad and student.requires_grad, grad and teacher.requires_grad
+    return Correlation(*_Correlate.apply(student, teacher, weights, wanted))
 
 
 class _Correlate(torch.autograd.Function):
@@ -51,56 +55,64 @@ class _Correlate(torch.autograd.Function):
     With `c_j = P_jj`, `q_j = B^2 sum_i P_ij^2` and `H = Zt Zt' Zs` the gradient at Zs is `G = u Zt + v H` with
     `u = 2 (a (c - 1) - b c) / B` and `v = 2 b / B^2`. Its column means are zero, and those of `G * Zs` are
     `m = u c + v q / B`; so at the student it is `G / (sigma + eps) - Zs m / sigma`.
+
+    The gradient is made beside the loss, of which it is all that is kept. A small batch takes the time that its
+    operations take to start, and an operation that the step has just used starts sooner: so these are few and plain.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, of_invariance: float, of_redundancy: float
+        ctx: Any, student: Tensor, teacher: Tensor, weights: tuple[float, float], wanted: tuple[bool, bool]
     ) -> tuple[Tensor, ...]:
-        (z_s, *scales_s), (z_t, *scales_t) = _standardized(student), _standardized(teacher)
-        batch, width = z_s.shape
-        with torch.autocast(z_s.device.type, enabled=False):
-            if batch < width:
-                product = z_t @ z_t.T @ z_s  # H
-                squares = (z_s * product).sum(dim=0)
-                diagonal = (z_t * z_s).mean(dim=0)
-            else:
-                product = z_t.T @ z_s  # B P
-                squares = (product * product).sum(dim=0)
-                diagonal = product.diagonal() / batch
-        away = diagonal - 1
-        invariance = (away * away).sum()
-        redundancy = squares.sum() / batch**2 - (diagonal * diagonal).sum()
-        ctx.save_for_backward(z_s, z_t, *scales_s, *scales_t, diagonal, away, squares, product)
-        ctx.weights = of_invariance, of_redundancy
-        ctx.mark_non_differentiable(invariance, redundancy, diagonal)
-        return of_invariance * invariance + of_redundancy * redundancy, invariance, redundancy, diagonal
+        device = student.device.type
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            correlation, gradients = _sums_and_gradients(student, teacher, weights, wanted)
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(*correlation[1:])
+        return correlation
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_loss: Tensor, *_: Any) -> tuple[Any, ...]:
-        z_s, z_t, *scales, diagonal, away, squares, product = ctx.saved_tensors
-        batch, width = z_s.shape
-        a, b = (2 * weight / batch for weight in ctx.weights)
-        u, v = (a * away).sub_(diagonal, alpha=b).mul_(of_loss), of_loss * (b / batch)
+        return *(None if gradient is None else gradient * of_loss for gradient in ctx.saved_tensors), None, None
 
-        def gradient(own: Tensor, other: Tensor, h: Tensor, q: Tensor, inverse: Tensor, factor: Tensor) -> Tensor:
-            mean = (u * diagonal).addcmul_(q, v, value=1 / batch)
-            result = h * (v * factor) if h is product else h.mul_(v * factor)
-            result.addcmul_(other, u * factor).addcmul_(own, mean * inverse, value=-1)
-            return result.sub_(
-                result.mean(dim=0)
-            )  # zero but for rounding, which would add up in the gradient of a bias
 
-        for_student = for_teacher = None
-        with torch.autocast(z_s.device.type, enabled=False):
-            if ctx.needs_input_grad[0]:
-                h = product if batch < width else z_t @ product
-                for_student = gradient(z_s, z_t, h, squares, *scales[:2])
-            if ctx.needs_input_grad[1]:
-                h = z_s @ (z_s.T @ z_t)
-                for_teacher = gradient(z_t, z_s, h, (z_t * h).sum(dim=0), *scales[2:])
-        return for_student, for_teacher, None, None
+def _sums_and_gradients(
+    student: Tensor, teacher: Tensor, weights: tuple[float, float], wanted: tuple[bool, bool]
+) -> tuple[tuple[Tensor, ...], list[Tensor | None]]:
+    batch, width = student.shape
+    z, inverse, factor = _standardized(torch.cat([student, teacher], dim=1))
+    z_s, z_t = z[:, :width], z[:, width:]
+    gram = batch < width
+    if gram:
+        product = z_t @ z_t.T @ z_s  # H
+        squares = (z_s * product).sum(dim=0)
+        diagonal = (z_t * z_s).mean(dim=0)
+    else:
+        product = z_t.T @ z_s  # B P
+        squares = (product * product).sum(dim=0)
+        diagonal = product.diagonal() / batch
+    away = diagonal - 1
+    invariance = (away * away).sum()
+    redundancy = squares.sum() / batch**2 - (diagonal * diagonal).sum()
+    a, b = weights
+    loss = a * invariance + b * redundancy
+    u, v = (away * a - diagonal * b) * (2 / batch), 2 * b / batch**2
+
+    def gradient(own: Tensor, other: Tensor, h: Tensor, q: Tensor, side: slice) -> Tensor:
+        mean = u * diagonal + q * (v / batch)
+        h *= factor[side] * v
+        h.addcmul_(other, factor[side] * u).addcmul_(own, inverse[side] * mean, value=-1)
+        h -= h.mean(dim=0)  # zero but for rounding, which would add up in the gradient of a bias
+        return h
+
+    for_student = for_teacher = None
+    if wanted[0]:
+        for_student = gradient(z_s, z_t, product if gram else z_t @ product, squares, slice(width))
+    if wanted[1]:
+        h = z_s @ (z_s.T @ z_t)
+        for_teacher = gradient(z_t, z_s, h, (z_t * h).sum(dim=0), slice(width, None))
+    return (loss, invariance, redundancy, diagonal), [for_student, for_teacher]
 
 
 def _standardized(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,6 +123,7 @@ def _standardized(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     # One kernel for mean, deviation and both passes over the batch.
     result, mean, inverse = torch.native_batch_norm(z, None, None, None, None, True, 0.0, _LEAST**2)
-    rounding = mean.abs_().mul_(8 * torch.finfo(z.dtype).eps).add_(2 * _LEAST)
-    share = (rounding.mul_(inverse) < 1) / (inverse * _EPS).add_(1)
-    return result.mul_(share), inverse, inverse * share
+    rounding = mean.abs() * (8 * torch.finfo(z.dtype).eps) + 2 * _LEAST
+    share = (rounding * inverse < 1) / (inverse * _EPS + 1)
+    result *= share
+    return result, inverse, inverse * share

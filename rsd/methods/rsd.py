@@ -55,7 +55,8 @@ class AAD(nn.Sequential):
 
     `Linear(D_s, gamma * D_s) -> BatchNorm -> GELU -> Linear(gamma * D_s, D_t)`, both without bias, weights
     truncated-normal with standard deviation 0.02 (arXiv 2507.21844). It soaks up what is peculiar to the
-    two architectures, so that the student's own embedding need not.
+    two architectures, so that the student's own embedding need not. As it never serves, the batch norm keeps no running
+    statistics: in eval mode, too, it is over the batch.
 
     Args:
         max_hidden: a cap on the hidden width `gamma * D_s`, for students with a wide embedding; None for none.
@@ -68,7 +69,7 @@ class AAD(nn.Sequential):
         hidden = hidden if max_hidden is None else min(hidden, max_hidden)
         super().__init__(
             nn.Linear(student_width, hidden, bias=False),
-            nn.BatchNorm1d(hidden),
+            nn.BatchNorm1d(hidden, track_running_stats=False),
             nn.GELU(),
             nn.Linear(hidden, teacher_width, bias=False),
         )
@@ -79,11 +80,8 @@ class AAD(nn.Sequential):
 
 @torch.no_grad()
 def decoupled(aad: nn.Module, embedding: Tensor) -> Tensor:
-    """An embedding `[N, D_s]` after the AAD as the loss sees it, with batch norm over these images.
-
-    A fresh batch norm has no running statistics to speak of. The AAD stays as it is.
-    """
-    return copy.deepcopy(aad).to(embedding.device).train()(embedding)
+    """An embedding `[N, D_s]` after the AAD, on the embedding's device. Batch norm is over these N images."""
+    return copy.deepcopy(aad).to(embedding.device)(embedding)
 
 
 def rsd_terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,13 +119,13 @@ class Correlated(nn.Module):
         self.over_processes = over_processes
 
     def forward(self, student: Outputs, teacher: Outputs) -> dict[str, tuple[Tensor, Tensor]]:
-        return {space: self.pair(space, student, teacher) for space in self.spaces}
-
-    def pair(self, space: str, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
-        own, other = getattr(student, space), getattr(teacher, space)
-        if self.over_processes:  # before the AAD: its batch norm then sees the whole batch
-            own, other = gather(own), gather(other)
-        return (self.aads[space](own) if space in self.aads else own), other
+        pairs = {space: (getattr(student, space), getattr(teacher, space)) for space in self.spaces}
+        if self.over_processes and processes() > 1:  # before the AAD: its batch norm then sees the whole batch
+            pairs = {space: (gather(own), gather(other)) for space, (own, other) in pairs.items()}
+        return {
+            space: (self.aads[space](own) if space in self.aads else own, other)
+            for space, (own, other) in pairs.items()
+        }
 
 
 class RSDDistiller(Distiller, method="rsd"):
