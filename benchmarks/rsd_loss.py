@@ -23,7 +23,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.command import command
 from benchmarks.interleaved import interleaved, markdown, spread
-from rsd.methods._batches import centre
 from rsd.methods.rsd import rsd_loss
 
 
@@ -55,6 +54,19 @@ def textbook(student: Tensor, teacher: Tensor, kappa: float = 0.01) -> Tensor:
     p = z_t.T @ z_s / len(z_s)
     diagonal = torch.eye(len(p), dtype=torch.bool)
     return (p[diagonal] - 1).square().sum() + kappa * p[~diagonal].square().sum()
+
+
+def centre(z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """`z` with zero mean along `dim`, and its biased standard deviation there, kept as a dimension of 1.
+
+    What is constant but for rounding becomes zeros without a gradient, with a deviation of 1: the
+    definition's gradient is unbounded there, noise that overflows in fp16.
+    """
+    mean = z.mean(dim=dim, keepdim=True)
+    centred = z - mean
+    variance = centred.square().mean(dim=dim, keepdim=True)
+    varies = ~(variance <= (8 * torch.finfo(z.dtype).eps * mean).square())  # NaN varies, so that it is noticed
+    return torch.where(varies, centred, 0.0), torch.where(varies, variance, 1.0).sqrt()  # sqrt has no gradient at 0
 
 
 def by_autograd(student: Tensor, teacher: Tensor, kappa: float = 0.01) -> Tensor:

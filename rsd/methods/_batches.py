@@ -1,4 +1,4 @@
-"""What several losses share: two batches in one precision, centred columns, the divergence of two softmaxes.
+"""What several losses share: two batches in one precision, standardised rows, the divergence of two softmaxes.
 
 Half-precision inputs are computed in float32, also under autocast; float64 stays float64.
 """
@@ -6,6 +6,9 @@ Half-precision inputs are computed in float32, also under autocast; float64 stay
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+LEAST = 1e-15
+"""A standard deviation that counts as none."""
 
 
 def pair(student: Tensor, teacher: Tensor, *, width: bool = True, at_least: int = 1) -> tuple[Tensor, Tensor]:
@@ -30,17 +33,22 @@ def pair(student: Tensor, teacher: Tensor, *, width: bool = True, at_least: int 
     return student.to(dtype), teacher.to(dtype)
 
 
-def centre(z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """`z` with zero mean along `dim`, and its biased standard deviation there, kept as a dimension of 1.
+def varies(mean: Tensor, inverse: Tensor) -> Tensor:
+    """Whether what has this mean, and this inverse of its standard deviation, varies by more than rounding.
 
-    What is constant but for rounding becomes zeros without a gradient, with a deviation of 1: the
-    definition's gradient is unbounded there, noise that overflows in fp16.
+    Where it does not, standardising makes noise of it, and the gradient has no bound. `inverse` comes from a norm with
+    `LEAST**2` in the place of its eps.
     """
-    mean = z.mean(dim=dim, keepdim=True)
-    centred = z - mean
-    variance = centred.square().mean(dim=dim, keepdim=True)
-    varies = ~(variance <= (8 * torch.finfo(z.dtype).eps * mean).square())  # NaN varies, so that it is noticed
-    return torch.where(varies, centred, 0.0), torch.where(varies, variance, 1.0).sqrt()  # sqrt has no gradient at 0
+    return (mean.abs() * (8 * torch.finfo(mean.dtype).eps) + 2 * LEAST) * inverse < 1
+
+
+def standardized(z: Tensor) -> Tensor:
+    """Each row of `[N, D]` with zero mean and unit biased deviation.
+
+    What is constant but for rounding becomes zeros without a gradient. What is not finite stays so.
+    """
+    result, mean, inverse = torch.native_layer_norm(z, z.shape[1:], None, None, LEAST**2)
+    return result * varies(mean, inverse)
 
 
 def divergence(of: Tensor, against: Tensor) -> Tensor:

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rsd.methods._batches import pair
+from rsd.methods._batches import LEAST, pair, varies
 
 _EPS = 1e-5
 """Added to the standard deviation."""
-_LEAST = 1e-15
-"""A standard deviation that counts as none."""
 
 
 class Correlation(NamedTuple):
@@ -45,8 +43,8 @@ def correlate(student: Tensor, teacher: Tensor, *, weights: tuple[float, float] 
     """
     student, teacher = pair(student, teacher, at_least=2)
     grad = torch.is_grad_enabled()
-    wanted = grad and student.requires_grad, grad and teacher.requires_grad
-    return Correlation(*_Correlate.apply(student, teacher, weights, wanted))
+    needs = grad and student.requires_grad, grad and teacher.requires_grad
+    return Correlation(*_Correlate.apply(student, teacher, weights, needs))
 
 
 class _Correlate(torch.autograd.Function):
@@ -62,11 +60,11 @@ class _Correlate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, weights: tuple[float, float], wanted: tuple[bool, bool]
+        ctx: Any, student: Tensor, teacher: Tensor, weights: tuple[float, float], needs: tuple[bool, bool]
     ) -> tuple[Tensor, ...]:
         device = student.device.type
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            correlation, gradients = _sums_and_gradients(student, teacher, weights, wanted)
+            correlation, gradients = _sums_and_gradients(student, teacher, weights, needs)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(*correlation[1:])
         return correlation
@@ -78,8 +76,9 @@ class _Correlate(torch.autograd.Function):
 
 
 def _sums_and_gradients(
-    student: Tensor, teacher: Tensor, weights: tuple[float, float], wanted: tuple[bool, bool]
+    student: Tensor, teacher: Tensor, weights: tuple[float, float], needs: tuple[bool, bool]
 ) -> tuple[tuple[Tensor, ...], list[Tensor | None]]:
+    """What `_Correlate` says; a gradient that nobody needs is None."""
     batch, width = student.shape
     z, inverse, factor = _standardized(torch.cat([student, teacher], dim=1))
     z_s, z_t = z[:, :width], z[:, width:]
@@ -107,9 +106,9 @@ def _sums_and_gradients(
         return h
 
     for_student = for_teacher = None
-    if wanted[0]:
+    if needs[0]:
         for_student = gradient(z_s, z_t, product if gram else z_t @ product, squares, slice(width))
-    if wanted[1]:
+    if needs[1]:
         h = z_s @ (z_s.T @ z_t)
         for_teacher = gradient(z_t, z_s, h, (z_t * h).sum(dim=0), slice(width, None))
     return (loss, invariance, redundancy, diagonal), [for_student, for_teacher]
@@ -122,8 +121,7 @@ def _standardized(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     definition's is unbounded there. What is not finite stays so.
     """
     # One kernel for mean, deviation and both passes over the batch.
-    result, mean, inverse = torch.native_batch_norm(z, None, None, None, None, True, 0.0, _LEAST**2)
-    rounding = mean.abs() * (8 * torch.finfo(z.dtype).eps) + 2 * _LEAST
-    share = (rounding * inverse < 1) / (inverse * _EPS + 1)
+    result, mean, inverse = torch.native_batch_norm(z, None, None, None, None, True, 0.0, LEAST**2)
+    share = varies(mean, inverse) / (inverse * _EPS + 1)
     result *= share
     return result, inverse, inverse * share

@@ -1,11 +1,12 @@
 """DIST: distillation from a stronger teacher (NeurIPS 2022, arXiv 2205.10536)."""
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from rsd.machine.parallel import gather
-from rsd.methods._batches import centre, pair
+from rsd.methods._batches import pair, standardized
 from rsd.methods.base import Distiller, MethodOptions, Step, WeightOptions
 
 
@@ -32,14 +33,17 @@ def dist_loss(
         student_logits, teacher_logits: `[B, classes]`; `p = softmax(logits / temperature)`.
     """
     student, teacher = pair(student_logits, teacher_logits, at_least=2)
-    p_s, p_t = F.softmax(student / temperature, dim=1), F.softmax(teacher / temperature, dim=1)
-    rows, columns = _pearson(p_s, p_t, dim=1).mean(), _pearson(p_s, p_t, dim=0).mean()
+    batch, classes = student.shape
+    p = F.softmax(torch.cat([student, teacher]) / temperature, dim=1)
+    rows = _mean_correlation(p)
+    columns = _mean_correlation(p.view(2, batch, classes).transpose(1, 2).reshape(2 * classes, batch))
     return temperature**2 * (beta * (1 - rows) + gamma * (1 - columns))
 
 
-def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    (centred_a, deviation_a), (centred_b, deviation_b) = centre(a, dim), centre(b, dim)
-    return ((centred_a / deviation_a) * (centred_b / deviation_b)).mean(dim=dim)
+def _mean_correlation(both: Tensor) -> Tensor:
+    """Of the first half's rows with the other half's."""
+    z_s, z_t = standardized(both).chunk(2)
+    return (z_s * z_t).mean()
 
 
 class DISTDistiller(Distiller, method="dist"):

@@ -231,6 +231,13 @@ def test_the_aad_has_two_linears_and_a_norm():
     assert sum(p.numel() for p in aad.parameters()) == 6 * 12 + 24 + 12 * 10
 
 
+def test_the_aad_keeps_nothing_of_earlier_batches():
+    aad, batch = AAD(6, 10), torch.randn(5, 6)
+    before = aad(batch)
+    aad(torch.randn(5, 6) + 3)
+    assert torch.equal(aad.eval()(batch), before)
+
+
 def test_the_aads_weights_start_at_deviation_002():
     aad = AAD(64, 512, gamma=2.0)
     assert abs(aad.get_parameter("3.weight").std().item() - 0.02) < 0.001
