@@ -146,7 +146,9 @@ def test_engines_are_built_or_say_why_not(reproduced):
             assert hashlib.sha256((folder / "model.engine").read_bytes()).hexdigest() == record["engine_sha256"]
             assert (folder / "build.log").read_text()
             assert str(reproduced.folder) not in json.dumps(record) + (folder / "build.log").read_text()
-            model = onnx.load(reproduced.out / "convert" / precision / "model.onnx")
+            source = reproduced.out / "convert" / precision  # of int8 TensorRT has a file of its own
+            pairs = json.loads((source / "convert.json").read_text())["pairs"]
+            model = onnx.load(source / pairs["tensorrt"]["file"])
             assert record["metadata"] == {entry.key: entry.value for entry in model.metadata_props}
             assert {"classes", "preprocessing", "license", "test_top1", "training_record_sha256"} <= {
                 *record["metadata"]
