@@ -50,7 +50,7 @@ test: $(READY) ## run the fast tests, under 10 minutes
 	@python -m pytest -m "not slow"
 
 test-slow: $(READY) ## run the slow tests, more of them than cores at once: many wait
-	@python -m pytest -m slow -n 4
+	@python -m pytest -m slow -n 3
 
 lint: $(READY) ## check the code with ruff (lint, format) and mypy
 	@ruff check .
