@@ -99,6 +99,7 @@ def _sums_and_gradients(
     u, v = (away * a - diagonal * b) * (2 / batch), 2 * b / batch**2
 
     def gradient(own: Tensor, other: Tensor, h: Tensor, q: Tensor, side: slice) -> Tensor:
+        """Of the loss at `own`, written over `h`."""
         mean = u * diagonal + q * (v / batch)
         h *= factor[side] * v
         h.addcmul_(other, factor[side] * u).addcmul_(own, inverse[side] * mean, value=-1)
